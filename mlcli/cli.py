@@ -1,0 +1,179 @@
+"""Every command's signature and help line. Heavy imports wait inside the function bodies, so that help is instant."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlcli import __version__
+from mlcli.errors import ConfigError, ExitCode, UserError
+
+app = typer.Typer(
+    help="Train, measure and explain PyTorch models from one YAML file.",
+    rich_markup_mode=None,  # importing rich costs more than everything else in --help
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+runs_app = typer.Typer(help="Table of runs, or what differs between some.\n\nExample: mlcli runs compare mlp cnn")
+app.add_typer(runs_app, name="runs", invoke_without_command=True)
+
+FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
+
+  mlcli init digits              write config.yaml (handwritten digits, included, no download)
+  mlcli train config.yaml        train, log to TensorBoard, keep the best model
+  mlcli evaluate RUN             measure the saved model on a split
+  mlcli predict RUN FILES        labels and probabilities for your own files
+  mlcli runs                     what was trained, and how well
+  mlcli --help                   everything else"""
+
+Out = Annotated[Path, typer.Option("--out", help="Folder that holds all runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback(invoke_without_command=True)
+def first_screen(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        print(f"mlcli {__version__}")
+    elif context.invoked_subcommand is None:
+        print(FIRST_SCREEN)
+
+
+@app.command()
+def init(
+    what: Annotated[str, typer.Argument(metavar="[digits|xor|DIR|FILE.csv]", help="What to learn from.")] = "digits",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("config.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
+) -> None:
+    """Write a commented YAML to start from; for a folder or CSV it looks at the data first.
+
+    Example: mlcli init photos/ -o photos.yaml
+    """
+    from mlcli.commands import init
+
+    init.run(what, output, force)
+
+
+@app.command()
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference of every key instead.")] = False,
+) -> None:
+    """Print the JSON schema of the YAML, for editors.
+
+    Example: mlcli schema > mlcli.schema.json
+    """
+    from mlcli.commands import schema
+
+    schema.run(markdown)
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[X.yaml] [KEY=VALUE ...]", help="The experiment, and keys to override.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the YAML's own unless given.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
+    out: Out = Path("runs"),
+) -> None:
+    """Train a model, keep the best, and say how good it is.
+
+    Example: mlcli train config.yaml optimizer.lr=0.05 train.epochs=30 --name hot
+    """
+    from mlcli.commands import train
+
+    config, overrides = split_arguments(arguments or [])
+    raise typer.Exit(train.run(config, overrides, name=name, resume=resume, root=out))
+
+
+def split_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Tell the YAML (the argument without `=`) from overrides. Raises ConfigError for two YAMLs."""
+    overrides = [text for text in arguments if "=" in text and not Path(text).is_file()]
+    files = [text for text in arguments if text not in overrides]
+    if len(files) > 1:
+        raise ConfigError(f"one YAML at a time, got {', '.join(files)}", fix="an override needs a =, as in train.epochs=5")
+    return (Path(files[0]) if files else None), overrides
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Keys to override.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="train, val or test; test unless given.")] = None,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="best or last.")] = "best",
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Measure the saved model on one split of its data.
+
+    Example: mlcli evaluate digits --split val
+    """
+    from mlcli.commands import evaluate
+
+    evaluate.run(run, split, overrides or [], checkpoint=checkpoint, root=out, as_json=as_json)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="FILES|DIRS...", help="Images, folders of images, or a CSV.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write, .jsonl or .csv.")] = None,
+    pictures: Annotated[Path | None, typer.Option("--pictures", help="Folder for the images with the answers.")] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="Swap dark and bright, as for ink on paper.")] = False,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="best or last.")] = "best",
+    out: Out = Path("runs"),
+) -> None:
+    """Labels and probabilities for files the model has not seen.
+
+    Example: mlcli predict digits photos/ -o answers.csv --pictures shown/
+    """
+    from mlcli.commands import predict
+
+    raise typer.Exit(
+        predict.run(run, inputs, output=output, pictures=pictures, invert=invert, checkpoint=checkpoint, root=out)
+    )
+
+
+@runs_app.callback()
+def runs(context: typer.Context, out: Out = Path("runs"), as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        from mlcli.commands import runs
+
+        runs.run_list(out, as_json)
+
+
+@runs_app.command("compare")
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="A B ...", help="Runs, by folder or name.")],
+    out: Out = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """What differed in the config, and what came out.
+
+    Example: mlcli runs compare mlp cnn
+    """
+    from mlcli.commands import runs
+
+    runs.run_compare(names, out, as_json)
+
+
+def main() -> None:
+    """Run a command; turn what went wrong into a message and an exit code (see errors.py)."""
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
+    except Exception:
+        traceback.print_exc()
+        print("This is a bug in mlcli; the lines above say where.", file=sys.stderr)
+        sys.exit(ExitCode.BUG)

@@ -1,0 +1,181 @@
+"""`mlcli evaluate`: how good the saved model of a run is on one split of its data."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcli.errors import CheckpointError, DataError
+from mlcli.experiment import TASKS, config_type
+from mlcli.report.tables import number, table
+
+if TYPE_CHECKING:
+    from mlcli.engine.contract import Metrics, Task
+    from mlcli.engine.runtime import Runtime
+
+MOST_CLASSES = 30
+"""Rows of the table of classes on the screen; the JSON has them all."""
+LARGEST_MATRIX = 20
+"""Classes up to which a confusion matrix is printed."""
+
+
+def run(
+    run: str,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: str = "best",
+    root: Path = Path("runs"),
+    as_json: bool = False,
+) -> None:
+    """Measure a run's model, print the result and write it as evaluation-<split>.json into the run folder.
+
+    Args:
+        run: folder or name of a run.
+        split: train, val or test; None for test, or for val where there is no test split.
+        overrides: `key=value` changes to the run's config, such as where the data now are.
+        checkpoint: "best" or "last".
+
+    Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
+    """
+    from mlcli.engine.checkpoint import load_checkpoint
+    from mlcli.engine.run import open_run
+    from mlcli.engine.runtime import decide_runtime
+
+    folder = open_run(run, root)
+    path = folder.checkpoint(checkpoint)
+    saved = load_checkpoint(path)
+    config = _config(folder.path / "resolved.yaml", overrides)
+    runtime = decide_runtime(config.train)
+    task = config.build()
+    refuse_other_data(saved["facts"]["data"], task.facts["data"])
+    task.adopt(saved["facts"])
+    split, note = _chosen_split(split, task.splits)
+    scores, metrics = _measure(task, saved, split, runtime, path)
+    result = {
+        "run": folder.name,
+        "checkpoint": path.name,
+        "step": saved["step"],
+        "epoch": saved["epoch"],
+        "split": split,
+        "samples": task.splits[split],
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "overrides": list(overrides),
+        "metrics": scores,
+        **_details(metrics),
+    }
+    text = json.dumps(result, indent=2)
+    folder.write_text(f"evaluation-{split}.json", text + "\n")
+    print(text if as_json else _page(result, note, folder.path / f"evaluation-{split}.json"))
+
+
+def _config(path: Path, overrides: Sequence[str]) -> Any:
+    """The config a run was started with, changed. Unlike in a YAML, relative paths start from the working directory:
+    nobody means them to start inside the run folder."""
+    from mlcli.schema.read import choose, read, validate
+
+    document = read(path, overrides)
+    kind = config_type(choose(document.tree, "task", TASKS))
+    return validate(document.tree, kind, Path.cwd()).from_scratch()
+
+
+def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise CheckpointError, naming both sides, if the model was made for other classes, shapes or columns.
+
+    saved, found: `DataInfo.to_plain()` of the checkpoint and of the data there are now.
+    """
+    for name, was, now in (
+        ("classes", saved["class_names"], found["class_names"]),
+        ("features", saved["preparation"].get("features", []), found["preparation"].get("features", [])),
+    ):
+        if was != now:
+            sides = {"the checkpoint": [n for n in was if n not in now], "the data": [n for n in now if n not in was]}
+            differ = "; ".join(f"only in {side}: {_some(names)}" for side, names in sides.items() if names)
+            raise CheckpointError(
+                f"the model knows {len(was)} {name}, the data have {len(now)}; {differ or 'their order differs'}",
+                where=name,
+                fix="evaluate on the data set the model was trained for",
+            )
+    for key in ("kind", "input_shape", "target"):
+        if saved[key] != found[key]:
+            raise CheckpointError(
+                f"the checkpoint has {key} {saved[key]}, the data {found[key]}",
+                where=key,
+                fix="evaluate on data of the same form; key=value arguments change the run's config",
+            )
+
+
+def _chosen_split(asked: str | None, splits: dict[str, int]) -> tuple[str, str]:
+    """The split to measure, and what a person should hear about the choice."""
+    if asked is None:
+        if "test" in splits:
+            return "test", ""
+        fallback = "val" if "val" in splits else "train"
+        return fallback, f"the data have no test split, so this is {fallback}"
+    if asked not in splits:
+        known = ", ".join(f"{name} ({count:,})" for name, count in splits.items())
+        raise DataError(f"there is no split '{asked}'", where=f"splits there are: {known}", fix=f"--split {next(iter(splits))}")
+    return asked, ""
+
+
+def _measure(
+    task: "Task", saved: dict[str, Any], split: str, runtime: "Runtime", path: Path
+) -> tuple[dict[str, float], "Metrics"]:
+    from mlcli.engine.checkpoint import model_weights
+    from mlcli.engine.evaluate import evaluate_split
+    from mlcli.models.start import load_saved
+
+    load_saved(task.model, model_weights(saved), path)
+    runtime.place(task.model)
+    feed = task.feed(runtime)
+    try:
+        return evaluate_split(task, task.model, feed.eval_batches(split), runtime)
+    finally:
+        feed.close()
+
+
+def _details(metrics: "Metrics") -> dict[str, Any]:
+    """What single numbers do not tell: each class, and what it is taken for."""
+    from mlcli.tasks.classification.metrics import ClassificationMetrics
+
+    if not isinstance(metrics, ClassificationMetrics):
+        return {}
+    return {"classes": metrics.per_class(), "confusion": metrics.confusion.tolist()}
+
+
+def _page(result: dict[str, Any], note: str, path: Path) -> str:
+    """The result as text for a terminal."""
+    head = [
+        ["run", f"{result['run']} ({result['checkpoint']}, epoch {result['epoch']})"],
+        ["split", f"{result['split']}, {result['samples']:,} samples" + (f" ({note})" if note else "")],
+        ["device", f"{result['device']}, {result['precision']}"],
+    ]
+    scores = [[name.replace("_", " "), number(value)] for name, value in result["metrics"].items()]
+    parts = [table(head[0], head[1:], left=2), table(scores[0], scores[1:])]
+    if "classes" in result:
+        parts.append(_class_table(result["classes"]))
+        if len(result["classes"]) <= LARGEST_MATRIX:
+            parts.append(_matrix([c["name"] for c in result["classes"]], result["confusion"]))
+    return "\n\n".join([*parts, f"written: {path}"])
+
+
+def _class_table(classes: list[dict[str, Any]]) -> str:
+    rows = [
+        [c["name"], *(number(c[key]) for key in ("precision", "recall", "f1")), f"{c['support']:,}"]
+        for c in classes[:MOST_CLASSES]
+    ]
+    text = table(["class", "precision", "recall", "f1", "samples"], rows)
+    left_out = len(classes) - len(rows)
+    return text + (f"\n... and {left_out} more classes; all of them with --json" if left_out else "")
+
+
+def _matrix(names: list[str], confusion: list[list[int]]) -> str:
+    """Counts with a dot for zero, so that mistakes stand out."""
+    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    rows = [[name, *(str(count) if count else "·" for count in row)] for name, row in zip(short, confusion, strict=True)]
+    return "confusion: rows are the truth, columns what the model said\n" + table(["", *short], rows)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

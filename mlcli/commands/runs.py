@@ -1,0 +1,160 @@
+"""`mlcli runs`: what was trained and how well; `mlcli runs compare`: what differed, and what came out."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcli.errors import CheckpointError
+from mlcli.report.tables import ABSENT, duration, number, table
+
+if TYPE_CHECKING:
+    from mlcli.engine.run import RunFolder
+
+WIDEST_VALUE = 40
+"""Characters of a config value in the comparison; longer ones are cut."""
+
+
+def run_list(root: Path, as_json: bool = False) -> None:
+    """Print a table of all runs under `root`, oldest first. A folder that cannot be read is listed as unreadable."""
+    summaries = [summary(run) for run in _found(root)]
+    if as_json:
+        print(json.dumps(summaries, indent=2))
+    elif not summaries:
+        print(f"no runs in {root}/ yet; the first: mlcli init digits && mlcli train config.yaml")
+    else:
+        header = ["run", "state", "started", "epochs", "best", "test", "time"]
+        print(table(header, [_row(s) for s in summaries], left=3))
+        for s in summaries:
+            if s["state"] == "unreadable":
+                print(f"{s['run']}: {s['error']}")
+
+
+def run_compare(runs: Sequence[str], root: Path, as_json: bool = False) -> None:
+    """Print the config keys in which runs differ, then their results, one column a run.
+
+    A name with several runs stands for the newest of them. Raises CheckpointError if one cannot be found or read.
+    """
+    from mlcli.engine.resume import flatten
+    from mlcli.engine.run import open_run
+
+    if len(set(runs)) < 2:
+        known = ", ".join(run.name for run in _found(root)[-4:]) or "none yet"
+        raise CheckpointError("name at least two runs to compare", fix=f"mlcli runs compare A B; runs there are: {known}")
+    folders = [open_run(name, root) for name in runs]
+    configs = [flatten(folder.config_plain()) for folder in folders]
+    summaries = [summary(folder) for folder in folders]
+    for s in summaries:
+        if s["state"] == "unreadable":
+            raise CheckpointError(s["error"], where=s["path"])
+    differing = _differing(configs)
+    if as_json:
+        print(json.dumps({"runs": summaries, "config": differing}, indent=2))
+        return
+    rows = [[key, *map(_value, values)] for key, values in differing.items()] or [["(same config)"] + [""] * len(runs)]
+    rows += [[""] * (len(runs) + 1), *_outcomes(summaries)]
+    print(table(["", *(s["run"] for s in summaries)], rows))
+
+
+def summary(run: "RunFolder") -> dict[str, Any]:
+    """What a person wants to know of a run, as plain data; state "unreadable" and the reason if it is damaged."""
+    known = {"run": run.name, "path": str(run.path)}
+    try:
+        status = run.status()
+        if not isinstance(status, dict) or "state" not in status:
+            raise CheckpointError("status.json does not say what became of the run")
+        best = status.get("best") or {}
+        return {
+            **known,
+            "state": str(status["state"]),
+            "started": status.get("started"),
+            "epochs_done": int(status.get("epoch") or 0),
+            "epochs": _planned_epochs(run, status),
+            "best": {key: best.get(key) for key in ("metric", "split", "value", "epoch")} if best else None,
+            "scores": {split: dict(values) for split, values in (status.get("scores") or {}).items()},
+            "seconds": status.get("seconds"),
+        }
+    except CheckpointError as error:
+        return {**known, "state": "unreadable", "error": error.what}
+    except (TypeError, ValueError, AttributeError) as error:  # valid JSON of another shape
+        return {**known, "state": "unreadable", "error": f"status.json is not as it was written ({error})"}
+
+
+def _differing(configs: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Dotted key -> its value in each config, None where it lacks, for the keys whose values are not all the same."""
+    keys = dict.fromkeys(key for config in configs for key in config)  # each once, in the order of the files
+    columns = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
+
+
+def _found(root: Path) -> list["RunFolder"]:
+    """The runs there are, and folders that were begun as runs but have no status."""
+    from mlcli.engine.run import RunFolder, list_runs
+
+    runs = list_runs(root)
+    known = {run.path for run in runs}
+    begun = {path.parent.absolute() for path in root.glob("*/*/checkpoints")} - known
+    return sorted([*runs, *map(RunFolder, begun)], key=lambda run: (run.path.name, str(run.path)))
+
+
+def _planned_epochs(run: "RunFolder", status: dict[str, Any]) -> int | None:
+    """As the status says, or else the config."""
+    if status.get("epochs") is not None:
+        return int(status["epochs"])
+    try:
+        return int(run.config_plain()["train"]["epochs"])
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _row(s: dict[str, Any]) -> list[str]:
+    if s["state"] == "unreadable":
+        return [s["run"], "unreadable", *[ABSENT] * 5]
+    return [s["run"], s["state"], _when(s["started"]), _epochs(s), _best(s), _test(s), duration(s["seconds"])]
+
+
+def _outcomes(summaries: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [
+        ["state", *(s["state"] for s in summaries)],
+        ["epochs", *map(_epochs, summaries)],
+        ["best", *map(_best, summaries)],
+    ]
+    scores = dict.fromkeys(
+        (split, metric) for s in summaries for split, values in s["scores"].items() for metric in values
+    )
+    for split, metric in scores:
+        values = [s["scores"].get(split, {}).get(metric) for s in summaries]
+        rows.append([f"{split} {metric}", *map(number, values)])
+    return [*rows, ["time", *(duration(s["seconds"]) for s in summaries)]]
+
+
+def _when(started: str | None) -> str:
+    """UTC as stored -> the local time of whoever reads it, to the minute."""
+    if not started:
+        return ABSENT
+    moment = datetime.fromisoformat(started)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _epochs(s: dict[str, Any]) -> str:
+    return f"{s['epochs_done']}/{s['epochs'] or '?'}"
+
+
+def _best(s: dict[str, Any]) -> str:
+    best = s["best"]
+    if not best or best["value"] is None:
+        return ABSENT
+    return f"{best['split'] or 'val'} {best['metric']} {number(best['value'])}"
+
+
+def _test(s: dict[str, Any]) -> str:
+    """The metric that decided what is best, on the test split."""
+    metric = (s["best"] or {}).get("metric")
+    return number(s["scores"].get("test", {}).get(metric))
+
+
+def _value(value: Any) -> str:
+    text = ABSENT if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= WIDEST_VALUE else f"{text[: WIDEST_VALUE - 1]}…"

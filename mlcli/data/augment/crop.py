@@ -1,0 +1,132 @@
+"""Cutting parts out of images: crop with padding, resized crop, cutout. Every sample of a batch is cut elsewhere.
+
+Images are [B, C, H, W], uint8 or float32 in 0..255; what comes out has the type of what went in unless pixels are
+interpolated.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlcli.data.config import RandomCrop, RandomResizedCrop
+from mlcli.data.randomness import KeyedRandom
+
+_CROP_TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+# --- crop with padding -----------------------------------------------------------------------------------------------
+
+
+def random_crop(images: Tensor, random: KeyedRandom, config: RandomCrop) -> Tensor:
+    """Pad by `config.padding` on each side, then cut [H, W] out at a place of its own for each sample."""
+    top, left = random.integers(2 * config.padding + 1, (2,)).unbind(1)
+    return crop(pad(images, config.padding, config.fill), top, left, images.shape[-2:])
+
+
+def pad(images: Tensor, padding: int, fill: str) -> Tensor:
+    """[B, C, H + 2 padding, W + 2 padding]; fill: zero, reflect (without repeating the edge) or edge."""
+    if fill == "zero":
+        return F.pad(images, [padding] * 4)
+    for dim in (2, 3):  # F.pad cannot reflect uint8
+        images = images.index_select(dim, _source_positions(images.shape[dim], padding, fill, images.device))
+    return images
+
+
+def _source_positions(size: int, padding: int, fill: str, device: torch.device) -> Tensor:
+    positions = torch.arange(-padding, size + padding, device=device)
+    if fill == "reflect":
+        positions = (size - 1) - ((size - 1) - positions.abs()).abs()
+    return positions.clamp(0, size - 1)
+
+
+def crop(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, *size], cut out of sample b at row top[b] and column left[b] (int64 [B]).
+
+    Reads whole rows: every run of `width` pixels anywhere in memory is one row of an overlapping view, and index_select
+    copies the wanted ones. Twice as fast as gather, four times as fast as advanced indexing (32x32, one CPU core).
+    """
+    batch, channels, tall, wide = images.shape
+    height, width = size
+    planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * (tall * wide)
+    rows = torch.arange(height, device=images.device) * wide
+    starts = planes + rows + (top * wide + left).view(-1, 1, 1)
+    runs = images.contiguous().flatten().unfold(0, width, 1)
+    return runs.index_select(0, starts.flatten()).view(batch, channels, height, width)
+
+
+# --- resized crop ----------------------------------------------------------------------------------------------------
+
+
+def sample_crop_boxes(random: KeyedRandom, config: RandomResizedCrop, aspect: Tensor | float) -> Tensor:
+    """Boxes as torchvision's RandomResizedCrop draws them: float32 [B, 4], (top, left, height, width) as fractions.
+
+    Area and log(width / height) are uniform; ten boxes are tried, and if none fits into the image, the largest centred
+    one within the allowed ratios is taken. aspect: width / height of each image ([B]), or of all.
+    """
+    aspect = torch.as_tensor(aspect, dtype=torch.float32).expand(len(random)).unsqueeze(1)
+    area = random.uniform(*config.area, (_CROP_TRIES,))
+    ratio = random.uniform(*(math.log(bound) for bound in config.ratio), (_CROP_TRIES,)).exp()
+    place = random.uniform(shape=(2,))
+
+    height, width = (area * aspect / ratio).sqrt(), (area * ratio / aspect).sqrt()
+    fits = (height <= 1) & (width <= 1)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    nearest_ratio = aspect.clamp(*config.ratio)
+    height = torch.where(fits.any(1, keepdim=True), height.gather(1, first), (aspect / nearest_ratio).clamp(max=1))
+    width = torch.where(fits.any(1, keepdim=True), width.gather(1, first), (nearest_ratio / aspect).clamp(max=1))
+
+    sides = torch.cat([height, width], dim=1)
+    corner = torch.where(fits.any(1, keepdim=True), place, 0.5) * (1 - sides)
+    return torch.cat([corner, sides], dim=1)
+
+
+def random_resized_crop(images: Tensor, random: KeyedRandom, config: RandomResizedCrop) -> Tensor:
+    """The same for images that are held at their final size; float32."""
+    return resized_crop(images, sample_crop_boxes(random, config, images.shape[-1] / images.shape[-2]))
+
+
+def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Each sample's box (float32 [B, 4], see `sample_crop_boxes`) blown up to [H, W], bilinearly; float32.
+
+    A box is never larger than the image it fills, so pixels are only ever spread out and nothing needs antialiasing.
+    """
+    rows = _sample_positions(boxes[:, 0], boxes[:, 2], images.shape[2])  # [B, H]
+    columns = _sample_positions(boxes[:, 1], boxes[:, 3], images.shape[3])  # [B, W]
+    height, width = images.shape[-2:]
+    grid = torch.stack([columns[:, None].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], dim=-1)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _sample_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where each of `size` pixels looks, [B, size] in grid_sample's -1..1, never past the box's outermost pixels."""
+    start, length = start[:, None] * size, length[:, None] * size  # fractions to pixels
+    offsets = (torch.arange(size, device=start.device) + 0.5) * (length / size)
+    half = (length / 2).clamp(max=0.5)
+    return (start + offsets.clamp(half, length - half)) * (2 / size) - 1
+
+
+# --- cutout ----------------------------------------------------------------------------------------------------------
+
+
+def cutout(images: Tensor, random: KeyedRandom, size: int, p: float, fill: Tensor) -> Tensor:
+    """Blank a square whose centre may be any pixel, so that near the border less is lost.
+
+    fill: float32 [C], what stands in the square in 0..255; the data set's mean, which normalisation turns into the
+    paper's zero.
+    """
+    height, width = images.shape[-2:]
+    top = random.integers(height) - size // 2
+    left = random.integers(width) - size // 2
+    rows = _within(top, size, height) & random.bernoulli(p)[:, None]
+    blank = rows[:, None, :, None] & _within(left, size, width)[:, None, None, :]
+    if images.dtype == torch.uint8:
+        fill = fill.round()
+    return torch.where(blank, fill.to(images).view(-1, 1, 1), images)
+
+
+def _within(start: Tensor, length: int, size: int) -> Tensor:
+    """bool [B, size]: positions start[b] .. start[b] + length - 1."""
+    positions = torch.arange(size, device=start.device)
+    return (positions >= start[:, None]) & (positions < start[:, None] + length)

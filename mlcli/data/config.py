@@ -1,0 +1,349 @@
+"""The data sets a YAML can name. No torch in here.
+
+Each class is one kind of source; its `build()` reads it into a `Source` (see sources/): the splits with their samples,
+and the `DataInfo` found by looking at them.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mlcli.schema import ConfigPath, Strict
+
+if TYPE_CHECKING:
+    from mlcli.data.source import Source
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Channels = Literal[1, 3]
+
+
+class Splits(Strict):
+    """How samples without a given split are divided: stratified by class, and the same for the same seed."""
+
+    val: Share = 0.15
+    """Share of the samples held out for validation."""
+    test: Share = 0.15
+    """Share of the samples held out for the final test."""
+    split_seed: NonNegativeInt = 0
+    """Which samples fall where; independent of train.seed, so that runs stay comparable."""
+
+    @model_validator(mode="after")
+    def some_are_left_to_train_on(self):
+        if self.val + self.test >= 1:
+            raise ValueError(f"val ({self.val}) and test ({self.test}) leave nothing to train on")
+        return self
+
+
+class Digits(Splits):
+    """1,797 handwritten digits, 8x8 pixels, grey (scikit-learn's copy of the UCI test set); included, no download."""
+
+    name: Literal["digits"]
+    test: Share = 0.2
+    """Share of the samples held out for the final test."""
+
+    def build(self) -> "Source":
+        from mlcli.data.sources.embedded import digits
+
+        return digits(self)
+
+
+class TorchvisionSet(Strict):
+    """MNIST and its relatives, CIFAR and SVHN, read from a folder in their original file formats."""
+
+    name: Literal["mnist", "fashion_mnist", "kmnist", "emnist", "cifar10", "cifar100", "svhn"]
+    root: ConfigPath = Field(default="data", validate_default=True)
+    """Folder that holds the data set's files, as torchvision lays them out."""
+    download: bool = False
+    """Whether missing files may be fetched from the network."""
+    emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced"
+    """Which of EMNIST's six label sets is used; other data sets ignore it."""
+    val: Share = 0.1
+    """Share of the official training set held out for validation; the official test set is the test split."""
+    split_seed: NonNegativeInt = 0
+    """Which samples are held out; independent of train.seed."""
+
+    def build(self) -> "Source":
+        from mlcli.data.sources.torchvision_sets import torchvision_set
+
+        return torchvision_set(self)
+
+
+class ImageFiles(Splits):
+    """What sources of image files have in common."""
+
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Side, or height and width, in pixels that each image is brought to; null if all are of one size already."""
+    fit: Literal["crop", "stretch", "pad"] = "crop"
+    """How: crop (shorter side resized, middle kept), stretch (aspect ratio lost), pad (longer side resized, grey bars)."""
+    channels: Channels = 3
+    """3 for colour, 1 for grey."""
+    normalize: Literal["train", "imagenet"] = "train"
+    """Mean and standard deviation from the training split, or ImageNet's, which pretrained weights expect."""
+    bad_images: Literal["error", "skip"] = "error"
+    """What an unreadable image does: stop with its name, or be left out and listed."""
+    max_bad_share: Share = 0.01
+    """With skip: the share of unreadable images above which it is an error all the same."""
+
+
+class ImageFolder(ImageFiles):
+    """A folder per class: root/train/cat/*.jpg with val/ and test/ beside train/, or root/cat/*.jpg to be split."""
+
+    name: Literal["folder"]
+    root: ConfigPath
+    """The folder. Without val/ or test/ in it, `val` and `test` say what is split off."""
+
+    def build(self) -> "Source":
+        from mlcli.data.sources.files import image_folder
+
+        return image_folder(self)
+
+
+class ImageCsv(ImageFiles):
+    """A CSV file with a column of image paths and a column of labels."""
+
+    name: Literal["image_csv"]
+    file: ConfigPath
+    """The CSV file, with a header line."""
+    root: ConfigPath | None = None
+    """Folder that the paths are relative to; null for the CSV file's own."""
+    path_column: str = "path"
+    """Column of image paths."""
+    label_column: str = "label"
+    """Column of labels."""
+    split_column: str | None = None
+    """Column that says train, val or test; null to split by `val` and `test`."""
+
+    def build(self) -> "Source":
+        from mlcli.data.sources.files import image_csv
+
+        return image_csv(self)
+
+
+class FeatureSelection(Strict):
+    """Keep the features that say most about the target, judged on the training split only."""
+
+    method: Literal["mutual_info", "univariate"] = "mutual_info"
+    """mutual_info finds any dependence; univariate is the F-test, which finds linear ones and is faster."""
+    keep: PositiveInt
+    """How many features (after one-hot encoding) are kept."""
+
+
+class TableFile(Splits):
+    """A CSV file of numbers and categories, one sample a row."""
+
+    name: Literal["csv"]
+    file: ConfigPath
+    """The CSV file, with a header line."""
+    target: str
+    """Column to predict."""
+    drop: tuple[str, ...] = ()
+    """Columns that are not used."""
+    categorical: tuple[str, ...] = ()
+    """Columns of numbers that are to be read as categories; columns of text are categories anyway."""
+    split_column: str | None = None
+    """Column that says train, val or test; null to split by `val` and `test`."""
+    select: FeatureSelection | None = None
+    """Keep only the most telling features; null for all."""
+
+    def build(self, *, regression: bool) -> "Source":
+        from mlcli.data.sources.tables import table_file
+
+        return table_file(self, regression=regression)
+
+
+class EmbeddedTable(Splits):
+    """A table that comes with scikit-learn; no download."""
+
+    name: Literal["iris", "wine", "breast_cancer", "diabetes"]
+    select: FeatureSelection | None = None
+    """Keep only the most telling features; null for all."""
+
+    def build(self, *, regression: bool) -> "Source":
+        from mlcli.data.sources.embedded import embedded_table
+
+        return embedded_table(self, regression=regression)
+
+
+class ClassificationTable(EmbeddedTable):
+    """Iris (4 features, 3 classes), wine (13, 3) or breast cancer (30, 2) from scikit-learn; no download."""
+
+    name: Literal["iris", "wine", "breast_cancer"]  # type: ignore[assignment]
+
+
+class RegressionTable(EmbeddedTable):
+    """Diabetes (442 people, 10 features, disease progression after a year) from scikit-learn; no download."""
+
+    name: Literal["diabetes"]  # type: ignore[assignment]
+
+
+class Xor(Strict):
+    """The exclusive or: four points no straight line separates (Minsky & Papert 1969). Every split holds all four."""
+
+    name: Literal["xor"]
+    repeats: PositiveInt = 1
+    """How often each of the four points occurs."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of Gaussian noise on the coordinates, drawn anew for each split."""
+    split_seed: NonNegativeInt = 0
+    """Which noise is drawn."""
+
+    def build(self) -> "Source":
+        from mlcli.data.sources.embedded import xor
+
+        return xor(self)
+
+
+ClassificationData = Annotated[
+    Digits | TorchvisionSet | ImageFolder | ImageCsv | TableFile | ClassificationTable | Xor,
+    Field(discriminator="name"),
+]
+RegressionData = Annotated[TableFile | RegressionTable, Field(discriminator="name")]
+
+
+# --- augmentation ----------------------------------------------------------------------------------------------------
+
+Odds = Annotated[float, Field(ge=0, le=1)]
+
+
+class RandomCrop(Strict):
+    """Pad all around, then cut the original size out at a random place (He et al. 2015, section 4.2)."""
+
+    name: Literal["random_crop"]
+    padding: PositiveInt = 4
+    """Pixels added on each side."""
+    fill: Literal["zero", "reflect", "edge"] = "zero"
+    """What the added pixels show: black, the mirrored image, or its repeated edge."""
+
+
+class RandomResizedCrop(Strict):
+    """Cut out a random area of random shape and resize it to the image size (Szegedy et al. 2015, section 6)."""
+
+    name: Literal["random_resized_crop"]
+    area: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    """Smallest and largest share of the image's area."""
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    """Smallest and largest width / height."""
+
+
+class HorizontalFlip(Strict):
+    """Mirror left and right."""
+
+    name: Literal["horizontal_flip"]
+    p: Odds = 0.5
+    """Probability."""
+
+
+class VerticalFlip(Strict):
+    """Mirror top and bottom."""
+
+    name: Literal["vertical_flip"]
+    p: Odds = 0.5
+    """Probability."""
+
+
+class Rotation(Strict):
+    """Rotate about the middle, bilinearly, black where nothing was."""
+
+    name: Literal["rotation"]
+    degrees: PositiveFloat = 15.0
+    """Largest angle to either side."""
+
+
+class Affine(Strict):
+    """Rotate, shift, scale and shear about the middle, bilinearly, black where nothing was."""
+
+    name: Literal["affine"]
+    degrees: Annotated[float, Field(ge=0)] = 10.0
+    """Largest rotation to either side."""
+    translate: Share = 0.1
+    """Largest shift to either side, as a share of width and height."""
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
+    """Smallest and largest magnification."""
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    """Largest shear to either side, in degrees."""
+
+
+class ColorJitter(Strict):
+    """Change brightness, contrast, saturation and hue, each by its own random amount."""
+
+    name: Literal["color_jitter"]
+    brightness: Annotated[float, Field(ge=0)] = 0.2
+    """Factor drawn from [1 - value, 1 + value], as for contrast and saturation."""
+    contrast: Annotated[float, Field(ge=0)] = 0.2
+    """Blend with the image's mean grey."""
+    saturation: Annotated[float, Field(ge=0)] = 0.2
+    """Blend with the image in grey."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest turn of the hue circle to either side, in full turns."""
+
+
+class Grayscale(Strict):
+    """Take the colour away, keep three channels."""
+
+    name: Literal["grayscale"]
+    p: Odds = 0.1
+    """Probability."""
+
+
+class Cutout(Strict):
+    """Blank a square at a random place (DeVries & Taylor 2017, arXiv:1708.04552)."""
+
+    name: Literal["cutout"]
+    size: PositiveInt = 8
+    """Side of the square in pixels; parts outside the image are cut off."""
+    p: Odds = 1.0
+    """Probability."""
+
+
+class RandAugment(Strict):
+    """Apply `num_ops` random operations at one strength (Cubuk et al. 2020, arXiv:1909.13719)."""
+
+    name: Literal["rand_augment"]
+    num_ops: PositiveInt = 2
+    """Operations applied one after the other."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of each, 0 to 30."""
+
+
+class TrivialAugment(Strict):
+    """Apply one random operation at a random strength (Müller & Hutter 2021, arXiv:2103.10158)."""
+
+    name: Literal["trivial_augment"]
+
+
+class Mixup(Strict):
+    """Blend each image and label with another of the batch (Zhang et al. 2018, arXiv:1710.09412)."""
+
+    name: Literal["mixup"]
+    alpha: PositiveFloat = 0.2
+    """The blend is drawn from Beta(alpha, alpha): small values stay near the originals."""
+    p: Odds = 1.0
+    """Probability per batch; with CutMix beside it, one of the two is drawn."""
+
+
+class CutMix(Strict):
+    """Paste a rectangle of another image of the batch, labels by area (Yun et al. 2019, arXiv:1905.04899)."""
+
+    name: Literal["cutmix"]
+    alpha: PositiveFloat = 1.0
+    """The kept area is drawn from Beta(alpha, alpha)."""
+    p: Odds = 1.0
+    """Probability per batch; with mixup beside it, one of the two is drawn."""
+
+
+Augmentation = Annotated[
+    RandomCrop
+    | RandomResizedCrop
+    | HorizontalFlip
+    | VerticalFlip
+    | Rotation
+    | Affine
+    | ColorJitter
+    | Grayscale
+    | Cutout
+    | RandAugment
+    | TrivialAugment
+    | Mixup
+    | CutMix,
+    Field(discriminator="name"),
+]

@@ -1,0 +1,283 @@
+"""Image files to 8-bit pixels: the one place that decodes, and its written policy. Pillow only, no torch in here.
+
+torchvision's decoder ended the process by SIGSEGV on 59 of 60 PNGs with one flipped bit; Pillow raised an error on each.
+
+| what the file holds                       | what comes out                                                             |
+|-------------------------------------------|----------------------------------------------------------------------------|
+| EXIF orientation 1-8 (also from XMP)      | applied once; every size and box below means the upright image             |
+| grey (L), bilevel (1), palette (P)        | converted; grey to colour repeats it, colour to grey is ITU-R 601-2 luma   |
+| alpha (LA, RGBA, PA) or a transparent key | laid over white: pictures with alpha are mostly drawn for a white page     |
+| CMYK, YCCK                                | converted to RGB without a colour profile; embedded profiles are ignored   |
+| 16 bits of grey (I;16, I)                 | 0..65535 scaled to 0..255, never clipped; values outside are refused       |
+| floats (F)                                | 0..1 scaled to 0..255; anything else is refused, its range being unknown   |
+| animation or pages (GIF, WebP, TIFF, MPO) | the first frame                                                            |
+| truncated or damaged, as far as Pillow    | DataError: a partly grey picture is not data (LOAD_TRUNCATED_IMAGES stays  |
+| can tell (JPEG has no checksum)           | False)                                                                     |
+| more than 89 million pixels               | DataError: a decompression bomb                                            |
+| empty file, HTML, LAB and other modes     | DataError                                                                  |
+
+Resizing is bilinear and antialiased, as torchvision's. Two short cuts keep large photographs cheap: JPEGs are decoded at
+1/2, 1/4 or 1/8 size (by their DCT) and boxes are averaged, each only while twice the wanted resolution remains.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mlcli.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageSource = str | os.PathLike[str] | bytes
+"""A path, or the bytes of a file."""
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom in pixels of the upright image."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""All that is ever opened. Pillow knows more, but some (EPS) start another program to be read."""
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_PIXELS = 2**28 // 3  # a quarter of a GiB as RGB, where Pillow begins to warn
+PAD_VALUE = 128  # middle grey, next to zero after normalisation
+GAP = 2.0  # resolution left by the short cuts, as a multiple of the wanted one; Image.thumbnail's default
+
+# `opened` refuses bombs itself, at the size from which Pillow only warns.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image of any size becomes pixels of one shape. `Preparation.from_plain(p.to_plain()) == p`
+
+    image_size: (height, width) in pixels.
+    fit: crop (shorter side resized, middle kept), stretch (aspect ratio lost), pad (longer side resized, grey bars).
+    channels: 3 for RGB, 1 for grey.
+    """
+
+    image_size: tuple[int, int]
+    fit: Literal["crop", "stretch", "pad"] = "crop"
+    channels: Literal[1, 3] = 3
+
+    def to_plain(self) -> dict[str, Any]:
+        return asdict(self) | {"image_size": list(self.image_size)}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Preparation":
+        height, width = plain["image_size"]
+        return cls((height, width), plain["fit"], plain["channels"])
+
+    def decode(self, source: ImageSource, out: np.ndarray, *, name: str = "", exact: bool = False) -> None:
+        """Write the image into `out`, uint8 [C, H, W]. `exact` refuses images that are not of `image_size` already.
+
+        `name` stands for the source in errors. Raises DataError.
+        """
+
+        def whole_or_middle(width: int, height: int) -> Box:
+            if exact and (height, width) != self.image_size:
+                raise DataError(
+                    f"image is {width}x{height} pixels, but the data set's other images are "
+                    f"{self.image_size[1]}x{self.image_size[0]}",
+                    where=_name_of(source, name),
+                    fix=f"set data.image_size, for example data.image_size={max(self.image_size)}",
+                )
+            return _middle(width, height, self.image_size) if self.fit == "crop" else (0.0, 0.0, width, height)
+
+        pixels, box = self._decoded(source, whole_or_middle, name)
+        height, width = self.image_size
+        if self.fit == "pad":
+            scale = min(width / (box[2] - box[0]), height / (box[3] - box[1]))
+            width = max(1, round((box[2] - box[0]) * scale))
+            height = max(1, round((box[3] - box[1]) * scale))
+            out[...] = PAD_VALUE
+        top, left = (self.image_size[0] - height) // 2, (self.image_size[1] - width) // 2
+        _write(pixels, box, out[:, top : top + height, left : left + width])
+
+    def decode_region(self, source: ImageSource, box_xywh: Sequence[float], out: np.ndarray, *, name: str = "") -> None:
+        """Cut a box (left, top, width, height in pixels of the upright image) out and resize it to fill `out`."""
+        left, top, width, height = map(float, box_xywh)
+        pixels, box = self._decoded(source, lambda w, h: _clamped(left, top, left + width, top + height, w, h), name)
+        _write(pixels, box, out)
+
+    def decode_crop(self, source: ImageSource, crop: Sequence[float], out: np.ndarray, *, name: str = "") -> None:
+        """As decode_region, with the crop as (top, left, height, width) in shares 0..1 of the upright image."""
+        top, left, height, width = map(float, crop)
+        pixels, box = self._decoded(
+            source,
+            lambda w, h: _clamped(left * w, top * h, (left + width) * w, (top + height) * h, w, h),
+            name,
+        )
+        _write(pixels, box, out)
+
+    def _decoded(self, source: ImageSource, choose: Callable[[int, int], Box], name: str) -> tuple[Image.Image, Box]:
+        """The image in its final mode, perhaps at a fraction of its size, and the chosen box in its pixels."""
+        shrink = 1.0
+        with opened(source, name) as image:
+            if image.format in ("JPEG", "MPO"):
+                size = upright_size(image)
+                shrink = _draft(image, size, choose(*size), self.image_size)
+            else:
+                size = None  # an orientation may stand behind the pixels (PNG), so it is known only after loading
+            upright = _upright(image)
+            box = choose(*(size or upright.size))
+            pixels = _in_mode(upright, self.channels)
+        left, top, right, bottom = (edge / shrink for edge in box)
+        return pixels, (left, top, min(right, pixels.width), min(bottom, pixels.height))
+
+
+def read_image(source: ImageSource, channels: int, *, name: str = "") -> Image.Image:
+    """The whole upright image at its own size, in mode RGB (3 channels) or L (1 channel). Raises DataError."""
+    with opened(source, name) as image:
+        return _in_mode(_upright(image), channels)
+
+
+def read_files(preparation: dict[str, Any], paths: Sequence[str | os.PathLike[str]]) -> "Tensor":
+    """Images prepared as a checkpoint's `DataInfo.preparation` says: uint8 [B, C, H, W]. Raises DataError."""
+    import torch
+
+    prepare = Preparation.from_plain(preparation)
+    buffer = np.empty((len(paths), prepare.channels, *prepare.image_size), dtype=np.uint8)
+    for path, out in zip(paths, buffer, strict=True):
+        prepare.decode(path, out)
+    return torch.from_numpy(buffer)
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of the upright image, from the file's header alone. Raises DataError.
+
+    An orientation stored behind the pixels (some PNGs) is not seen here.
+    """
+    with opened(path) as image:
+        return upright_size(image)
+
+
+@contextmanager
+def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
+    """The image with its header read. Whatever Pillow raises, here or in the body, becomes a DataError."""
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+            yield image
+    except DataError as error:
+        error.where = error.where or _name_of(source, name)
+        raise
+    except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, ... depending on which byte is wrong
+        raise DataError(
+            f"cannot read image: {_cause(error, source)}",
+            where=_name_of(source, name),
+            fix="replace or remove the file; a data set of files can leave such out by data.bad_images=skip",
+        ) from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once the EXIF orientation is applied, without loading the pixels."""
+    if image.format == "TIFF":  # Pillow has turned it already
+        return image.size
+    exif = Image.Image.getexif(image) if image.format != "PNG" or "exif" in image.info else {}  # PNG's own would load
+    sideways = exif.get(0x0112, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if sideways else image.size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _draft(image: Image.Image, upright: tuple[int, int], box: Box, image_size: tuple[int, int]) -> float:
+    """Let the JPEG decoder shrink by 2, 4 or 8 if that leaves `GAP` times the wanted resolution; by how much it did."""
+    wanted_width = min(upright[0], int(np.ceil(GAP * image_size[1] * upright[0] / (box[2] - box[0]))))
+    wanted_height = min(upright[1], int(np.ceil(GAP * image_size[0] * upright[1] / (box[3] - box[1]))))
+    full_width, turned = image.width, upright != image.size
+    drafted = image.draft(None, (wanted_height, wanted_width) if turned else (wanted_width, wanted_height))
+    return full_width / drafted[1][2] if drafted else 1.0
+
+
+def _in_mode(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "RGB" if channels == 3 else "L"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits, scaled. `convert` would clip it to white: 7 levels were left of a 16-bit ramp."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    top = 1 if image.mode == "F" else 65535
+    if not (low >= 0 and high <= top):  # also when NaN
+        raise DataError(f"grey values from {low} to {high}; only 0 to {top} can be scaled to 8 bits")
+    scaled = np.rint(values * (255 / top)).astype(np.uint8)
+    if "transparency" in image.info:
+        scaled[values == image.info["transparency"]] = 255
+    return Image.fromarray(scaled)
+
+
+def _middle(width: int, height: int, image_size: tuple[int, int]) -> Box:
+    """The largest box of the wanted shape in the middle: resizing it is resizing the shorter side, then cropping."""
+    scale = min(width / image_size[1], height / image_size[0])
+    box_width, box_height = image_size[1] * scale, image_size[0] * scale
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return left, top, left + box_width, top + box_height
+
+
+def _clamped(left: float, top: float, right: float, bottom: float, width: int, height: int) -> Box:
+    box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+    if not (box[0] < box[2] and box[1] < box[3]):
+        raise DataError(
+            f"box from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) is outside of {width}x{height} pixels"
+        )
+    return box
+
+
+def _write(pixels: Image.Image, box: Box, out: np.ndarray) -> None:
+    height, width = out.shape[1:]
+    if pixels.size != (width, height) or box != (0, 0, width, height):
+        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)
+    values = np.asarray(pixels)
+    out[...] = values.transpose(2, 0, 1) if values.ndim == 3 else values
+
+
+def _name_of(source: ImageSource, name: str) -> str:
+    return name or ("bytes" if isinstance(source, bytes) else os.fspath(source))
+
+
+def _cause(error: Exception, source: ImageSource) -> str:
+    match error:
+        case FileNotFoundError():
+            return "there is no such file"
+        case PermissionError():
+            return "no permission to read it"
+        case IsADirectoryError():
+            return "it is a folder"
+        case Image.DecompressionBombError():
+            return f"more than {MAX_PIXELS:,} pixels, which looks like a decompression bomb"
+        case MemoryError():
+            return "not enough memory"
+    head = _head(source).lstrip().lower()
+    if not head:
+        return "the file is empty"
+    if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg")):
+        return "it is a web page or XML text, not an image"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; the image itself was not fetched (git lfs pull)"
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is damaged or not one of {', '.join(FORMATS)}"
+    return f"it is damaged or of a rare kind ({error})"
+
+
+def _head(source: ImageSource) -> bytes:
+    if isinstance(source, bytes):
+        return source[:64]
+    with open(source, "rb") as file:
+        return file.read(64)

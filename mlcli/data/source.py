@@ -1,0 +1,58 @@
+"""What a data set is once it has been found: splits of samples that can be read by index, and the facts about them."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlcli.data.info import DataInfo
+
+
+class Samples(Protocol):
+    """One split of a data set."""
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 [N] labels or float32 [N] numbers, on the CPU."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """Some samples' inputs: uint8 [B, C, H, W] or float32 [B, F] on the CPU. Raises DataError, naming the file."""
+
+    def name(self, index: int) -> str:
+        """The file or row behind a sample, for messages and predictions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A split that lies in memory: inputs uint8 [N, C, H, W] or float32 [N, F].
+
+    A sample is named `origin:number`: its line in a CSV file, its place in the data set. Without `numbers`, its index.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    origin: str
+    numbers: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        return self.inputs.index_select(0, torch.from_numpy(np.asarray(indices, dtype=np.int64)))
+
+    def name(self, index: int) -> str:
+        return f"{self.origin}:{index if self.numbers is None else self.numbers[index]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set as found: its splits ("train" always, "val" and "test" where they exist) and what is known of it."""
+
+    info: DataInfo
+    splits: dict[str, Samples]
+    notes: tuple[str, ...] = field(default=())
+    """What a person should hear: images skipped, classes merged, where the split came from."""

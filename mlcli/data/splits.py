@@ -1,0 +1,131 @@
+"""Which samples are for training, validation and test: stratified by class (scikit-learn) and fixed by a seed alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlcli.errors import DataError
+
+
+def split_indices(
+    num_samples: int,
+    shares: dict[str, float],
+    seed: int,
+    *,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    unit: str = "images",
+    where: str = "",
+) -> dict[str, np.ndarray]:
+    """Sorted, disjoint indices per split: "train" and one for each share above 0.
+
+    The same samples in the same order give the same splits for the same seed.
+
+    Args:
+        shares: what part of all samples each held-out split takes, such as {"val": 0.15, "test": 0.15}.
+        labels: int [N]; every split then has each class in proportion. None for regression.
+        unit, where: how errors call the samples and their place.
+
+    Raises DataError if a class, or the whole, is too small to be divided.
+    """
+    from sklearn.model_selection import train_test_split
+
+    counts = {split: max(1, round(share * num_samples)) for split, share in shares.items() if share > 0}
+    if sum(counts.values()) >= num_samples:
+        raise DataError(
+            f"{num_samples} {unit} are too few to be divided into {_listed(['train', *counts])}",
+            where=where,
+            fix=f"use more {unit}, or smaller shares: " + " ".join(f"data.{split}=0" for split in counts),
+        )
+    if labels is not None:
+        _check_classes(labels, class_names, counts, shares, unit, where)
+    rest = np.arange(num_samples)
+    splits = {}
+    for split, count in counts.items():
+        # A class that is down to its last sample stays in training; it cannot be stratified any further.
+        movable = rest if labels is None else rest[np.bincount(labels[rest])[labels[rest]] > 1]
+        _, held_out = train_test_split(
+            movable, test_size=count, random_state=seed, stratify=None if labels is None else labels[movable]
+        )
+        splits[split] = np.sort(held_out)
+        rest = np.setdiff1d(rest, held_out, assume_unique=True)
+    return {"train": rest, **splits}
+
+
+def _check_classes(
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    counts: dict[str, int],
+    shares: dict[str, float],
+    unit: str,
+    where: str,
+) -> None:
+    sizes = np.bincount(labels, minlength=len(class_names))
+    parts = 1 + len(counts)
+    small = [f"'{class_names[label]}' has {sizes[label]}" for label in np.flatnonzero(sizes < parts).tolist()]
+    if small and counts:
+        raise DataError(
+            f"classes too small to be divided: {first_few(small)}; each needs at least {parts} {unit}, "
+            f"one for each of {_listed(['train', *counts])}",
+            where=where,
+            fix=f"add {unit} to these classes or remove them",
+        )
+    for split, count in counts.items():
+        if count < len(class_names):
+            enough = np.ceil(100 * len(class_names) / len(labels)) / 100
+            raise DataError(
+                f"data.{split}: {shares[split]} of {len(labels)} {unit} is {count}, fewer than the {len(class_names)} "
+                "classes, each of which must be in it",
+                where=where,
+                fix=f"data.{split}={enough:g} or larger, data.{split}=0 for none, or more {unit}",
+            )
+    left = len(labels) - sum(counts.values())
+    if left < len(class_names):
+        raise DataError(
+            f"data.val and data.test leave {left} {unit} to train on, fewer than the {len(class_names)} classes",
+            where=where,
+            fix=f"smaller data.val and data.test, or more {unit}",
+        )
+
+
+def check_same_classes(labels: dict[str, np.ndarray], class_names: Sequence[str], unit: str, where: str) -> None:
+    """Every split must know every class: what is never trained cannot be recognised, what is never tested is not known.
+
+    labels: int [N] for each split. Raises DataError naming all classes that a split lacks.
+    """
+    faults = []
+    for split, present in labels.items():
+        absent = np.flatnonzero(np.bincount(present, minlength=len(class_names)) == 0).tolist()
+        if absent:
+            faults.append(f"{split} has no {unit} of {first_few([repr(class_names[label]) for label in absent])}")
+    if faults:
+        raise DataError(
+            "the splits do not hold the same classes: " + "; ".join(faults),
+            where=where,
+            fix=f"spell the classes alike in all splits, and add {unit} of those that are missing or remove them",
+        )
+
+
+def first_few(faults: Sequence[str]) -> str:
+    """The first five, and how many more there are."""
+    return ", ".join(faults[:5]) + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
+
+
+def class_balance(targets: np.ndarray | Sequence[int], names: Sequence[str]) -> str:
+    """One line about the classes' shares: "10 classes, balanced (9.6-10.3 %)", or the largest and smallest by name."""
+    sizes = np.bincount(np.asarray(targets), minlength=len(names))
+    percent = 100 * sizes / max(1, sizes.sum())
+    low, high = int(percent.argmin()), int(percent.argmax())
+    if sizes[high] <= 1.5 * sizes[low]:
+        spread = (
+            f"{percent[low]:.1f}-{percent[high]:.1f} %" if sizes[low] != sizes[high] else f"{percent[low]:.1f} % each"
+        )
+        return f"{len(names)} classes, balanced ({spread})"
+    return (
+        f"{len(names)} classes, unbalanced: from '{names[low]}' ({sizes[low]}, {percent[low]:.1f} %) "
+        f"to '{names[high]}' ({sizes[high]}, {percent[high]:.1f} %)"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,76 @@
+"""A few batches through a copy of the model before anything is written: shape errors show here, and the speed."""
+
+import copy
+import math
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from mlcli.engine.contract import Batch, Task, total
+from mlcli.engine.runtime import Runtime
+from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
+
+
+def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> float:
+    """Forward and backward over some batches on a copy of the model, which is left as it was.
+
+    Returns the seconds one micro-batch takes, by the fastest of them. Raises ConfigError naming the layer that cannot
+    take its input, OutOfMemoryError, or DivergedError if the very first loss is not finite.
+    """
+    task.train_mode(0)
+    rehearsal = copy.deepcopy(task.model)
+    trace = LayerTrace(rehearsal)
+    fastest_s = math.inf
+    for batch in batches:
+        began = time.perf_counter()
+        try:
+            runtime.seed_step(0)
+            with runtime.autocast():
+                terms = task.losses(rehearsal, batch)
+            loss = total(terms)
+            loss.backward()
+            value = loss.item()
+        except (RuntimeError, ValueError) as error:
+            raise explain(error, trace, len(batch)) from error
+        fastest_s = min(fastest_s, time.perf_counter() - began)
+        if not math.isfinite(value):
+            parts = ", ".join(f"{name} = {term.item():.4g}" for name, term in terms.items())
+            raise DivergedError(f"the very first loss is not finite: {parts}", where="check before training",
+                                fix="look for NaN or huge values in the inputs and targets")  # fmt: skip
+    trace.remove()
+    return fastest_s
+
+
+class LayerTrace:
+    """Remembers the innermost layer that was entered last, and the shape of what it was given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.last = ""
+        leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+        self._hooks = [module.register_forward_pre_hook(self._enter(name)) for name, module in leaves]
+
+    def _enter(self, name: str):
+        def remember(module: nn.Module, inputs: tuple) -> None:
+            shape = list(inputs[0].shape) if inputs and isinstance(inputs[0], torch.Tensor) else "?"
+            self.last = f"layer {name or 'model'} ({type(module).__name__}), given {shape}"
+
+        return remember
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def explain(error: Exception, trace: LayerTrace, batch_size: int) -> UserError:
+    """The error of a forward or backward pass in words for a person."""
+    reason = str(error).split("\n")[0]
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+        return OutOfMemoryError(
+            f"a micro-batch of {batch_size} samples does not fit into memory",
+            where=trace.last,
+            fix="train.accumulate=2 (same step in two halves), a smaller train.batch_size, or a smaller model",
+        )
+    return ConfigError(f"the model cannot take this input: {reason}", where=trace.last,
+                       fix="a larger image_size, or a model with fewer poolings and strides")  # fmt: skip

@@ -1,0 +1,117 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, the progress bar and one line per epoch."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from mlcli.engine.files import cannot_write
+from mlcli.engine.run import RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+TIME_FIELDS = ("samples_per_s", "wait_share", "seconds", "time")
+"""Fields that differ between two runs with the same seed; everything else in metrics.jsonl is reproducible."""
+
+
+class RunLog:
+    """Writes each (split, step) once, also after a run was killed and resumed.
+
+    Args:
+        run: the folder to write to.
+        offset: length in bytes of metrics.jsonl at the checkpoint resumed from; what came later is cut off.
+        step: optimizer step resumed from; TensorBoard is told to forget what came later.
+    """
+
+    def __init__(self, run: RunFolder, offset: int, step: int) -> None:
+        self.path = run.path / "metrics.jsonl"
+        try:
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+            os.ftruncate(self._file, offset)
+            os.lseek(self._file, offset, os.SEEK_SET)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self.offset = offset
+        self._purge_step = step + 1 if step else None
+        self._tensorboard_folder = run.path / "tensorboard"
+        self._tensorboard: SummaryWriter | None = None
+
+    @property
+    def tensorboard(self) -> "SummaryWriter":
+        """The event file's writer, opened when first needed: importing it costs about a second."""
+        if self._tensorboard is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self._tensorboard_folder), purge_step=self._purge_step)
+        return self._tensorboard
+
+    def scalars(self, split: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """One line in metrics.jsonl and one point per value in TensorBoard, as `<metric>/<split>`.
+
+        JSON has no NaN or infinity; such values are written as null.
+        """
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        line = json.dumps({"split": split, "step": step, "epoch": epoch, **finite, "time": round(time.time(), 3)})
+        try:
+            self.offset += os.write(self._file, line.encode() + b"\n")  # one write a line: never half a line
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        for name, value in values.items():
+            self.tensorboard.add_scalar(f"{name}/{split}", value, step)
+
+    def close(self) -> None:
+        os.close(self._file)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+class Screen:
+    """What a person sees while a run goes on: a bar in a terminal, and one plain line per epoch everywhere."""
+
+    def __init__(self, steps_per_epoch: int, metric: str) -> None:
+        self.steps_per_epoch, self.metric = steps_per_epoch, metric
+        self._bar: tqdm | None = None
+        self._headed = False
+
+    def step(self, epoch: int, done: int) -> None:
+        """One optimizer step of `epoch` (from 0) is done; `done` of the epoch's steps so far."""
+        if self._bar is None:
+            self._bar = tqdm(total=self.steps_per_epoch, initial=done - 1, desc=f"epoch {epoch + 1}", unit="step",
+                             leave=False, disable=None, mininterval=0.2)  # fmt: skip
+        self._bar.update()
+
+    def clear(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def epoch(self, epoch: int, scores: dict[str, dict[str, float]], lr: float, rate: float, wait: float, best: bool) -> None:
+        """The line of an epoch (from 0). `scores` by split; a missing split leaves its column out."""
+        self.clear()
+        columns = [("epoch", f"{epoch + 1}")]
+        for split, values in scores.items():
+            columns += [(f"{split} {name}", f"{values[name]:.4f}") for name in ("loss", self.metric) if name in values]
+        columns += [("lr", f"{lr:.2e}"), ("samples/s", f"{rate:,.0f}"), ("wait", f"{wait:.0%}")]
+        widths = [max(len(title), 8) + 2 for title, _ in columns]
+        if not self._headed:
+            print("\n" + "".join(title.rjust(width) for (title, _), width in zip(columns, widths, strict=True)))
+            self._headed = True
+        row = "".join(text.rjust(width) for (_, text), width in zip(columns, widths, strict=True))
+        print(row + ("  * best" if best else ""), flush=True)

@@ -1,0 +1,57 @@
+"""Step 3, find the best function: which parameters move how fast, and by which rule."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlcli.engine import settings as S
+
+
+def parameter_groups(model: nn.Module, decay_norm_and_bias: bool, lr_scale: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Parameters sorted by (learning rate share, whether weight decay applies).
+
+    Matrices and kernels decay; biases and normalisation scales (one dimension or none) do not, unless asked for: decay
+    on them brings no regularisation and can hurt (He et al. 2019, arXiv:1812.01187, section 3.1). Frozen parameters are
+    in the groups as well: without a gradient the optimizer leaves them alone, and they can be thawed later.
+
+    Returns groups with the keys params, lr_scale and decays, in order of first appearance in the model.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        groups[lr_scale(name), decay_norm_and_bias or parameter.ndim >= 2].append(parameter)
+    return [{"params": p, "lr_scale": scale, "decays": decays} for (scale, decays), p in groups.items()]
+
+
+def build_optimizer(config: S.Optimizer, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer of the YAML over these groups."""
+    for group in groups:
+        group["weight_decay"] = config.weight_decay if group.pop("decays") else 0.0
+    fused = device.type in ("cpu", "cuda")
+    match config:
+        case S.Sgd():
+            return torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+        case S.AdamW():  # before Adam, which it extends
+            betas = (config.beta1, config.beta2)
+            return torch.optim.AdamW(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
+        case S.Adam():
+            betas = (config.beta1, config.beta2)
+            return torch.optim.Adam(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
+        case S.RmsProp():
+            return torch.optim.RMSprop(groups, config.lr, alpha=config.alpha, eps=config.eps, momentum=config.momentum)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], config: S.Optimizer) -> None:
+    """Bound the gradients as configured: by their common norm (Pascanu et al. 2013), element by element, or not at all."""
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    elif config.clip_value is not None:
+        nn.utils.clip_grad_value_(parameters, config.clip_value)

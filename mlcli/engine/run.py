@@ -1,0 +1,160 @@
+"""The run folder: made by a bare mkdir, held by a lock, and able to say what became of it."""
+
+import json
+import os
+import secrets
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from mlcli.engine.checkpoint import by_age
+from mlcli.engine.files import cannot_write, write_atomically
+from mlcli.errors import BusyError, CheckpointError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class RunFolder:
+    """One run's folder: `<root>/<name>/<UTC time>-<suffix>/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._lock_file: IO[str] | None = None
+
+    @property
+    def name(self) -> str:
+        """`<name>/<UTC time>-<suffix>`, which `open_run` finds again."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def config_plain(self) -> dict[str, Any]:
+        """The resolved config the run was started with."""
+        return self._read_json("config.json")
+
+    def status(self) -> dict[str, Any]:
+        """What became of the run; state "killed" if it says running but nobody holds its lock."""
+        status = self._read_json("status.json")
+        if status.get("state") == "running" and not self.is_held():
+            status["state"] = "killed"
+        return status
+
+    def update_status(self, **changes: Any) -> None:
+        """Change some entries of status.json, atomically."""
+        path = self.path / "status.json"
+        status = self._read_json("status.json") if path.exists() else {}
+        write_atomically(path, json.dumps({**status, **changes}, indent=2).encode() + b"\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
+
+    def checkpoint(self, which: str = "best") -> Path:
+        """The path of the "best" or the "last" checkpoint; the last where no best was chosen yet."""
+        best, numbered = self.checkpoints / "best.ckpt", by_age(self.checkpoints)
+        if which == "best" and best.exists():
+            return best
+        if not numbered:
+            raise CheckpointError("the run has no checkpoint yet", where=str(self.path), fix="wait for its first epoch")
+        return numbered[0]
+
+    def lock(self) -> None:
+        """Become the only writer of this run. Raises BusyError, naming the other, if there is one.
+
+        POSIX record locks belong to the process: they end with it even by kill -9, and are not handed to forked
+        workers, as flock's would be.
+        """
+        file = (self.path / "run.lock").open("a+")
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise BusyError(f"the run is being written by {file.read().strip() or 'another process'}",
+                                where=str(self.path), fix="wait for it, or stop it first") from error  # fmt: skip
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {utc_now()}\n")
+        file.flush()
+        self._lock_file = file
+
+    def is_held(self) -> bool:
+        """Whether a living process holds the lock."""
+        if self._lock_file is not None:
+            return True
+        path = self.path / "run.lock"
+        if fcntl is None or not path.exists():
+            return False
+        with path.open("a+") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"not a run folder: {name} cannot be read ({error})", where=str(self.path)) from error
+
+
+def utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_writable(root: Path) -> None:
+    """Raise OutputError early if runs cannot be written under `root`. Leaves nothing behind."""
+    existing = root.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise OutputError("the output path goes through a file", where=str(existing), fix="choose another with --out")
+    probe = existing / f".mlcli-probe-{secrets.token_hex(4)}"
+    try:
+        probe.write_bytes(b"probe")
+        probe.unlink()
+    except OSError as error:
+        raise cannot_write(probe, error) from error
+
+
+def create_run(root: Path, name: str) -> RunFolder:
+    """Make and lock a new run folder. mkdir itself is the arbiter between simultaneous starts."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    try:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        while True:
+            path = root / name / f"{stamp}-{secrets.token_hex(2)}"
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                continue
+        (path / "checkpoints").mkdir()
+    except OSError as error:
+        raise cannot_write(root / name, error) from error
+    run = RunFolder(path.absolute())
+    run.lock()
+    return run
+
+
+def open_run(text: str | Path, root: Path = Path("runs")) -> RunFolder:
+    """Find a run by its folder, by `name/time`, or by `name` (its newest run).
+
+    Raises CheckpointError if there is none, naming what there is.
+    """
+    for candidate in (Path(text), root / text):
+        if (candidate / "status.json").exists():
+            return RunFolder(candidate.absolute())
+        runs = list_runs(candidate) if candidate.is_dir() else []
+        if runs:
+            return runs[-1]
+    known = ", ".join(sorted({run.path.parent.name for run in list_runs(root)})[:8]) or "none yet"
+    raise CheckpointError(f"'{text}' is not a run folder", where=f"looked in . and {root}/", fix=f"runs there are: {known}")
+
+
+def list_runs(root: Path) -> list[RunFolder]:
+    """Every run at or below `root` (root/run or root/name/run), oldest first."""
+    found = {path.parent for pattern in ("*/status.json", "*/*/status.json") for path in root.glob(pattern)}
+    return [RunFolder(path.absolute()) for path in sorted(found, key=lambda p: (p.name, str(p)))]

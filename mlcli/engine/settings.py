@@ -1,0 +1,263 @@
+"""What the train, optimizer, schedule and loader sections of a YAML may say. No torch in here.
+
+The third of machine learning's three steps lives in these sections: find the best function. Every field's docstring
+gives its unit; the reference in docs/config.md is written from them.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mlcli.schema import Strict
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+# --- optimizer -------------------------------------------------------------------------------------------------------
+
+
+class OptimizerBase(Strict):
+    lr: PositiveFloat
+    """Peak learning rate; the schedule multiplies it."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty (SGD, Adam, RMSprop) or decoupled decay (AdamW), per step and relative to the learning rate."""
+    decay_norm_and_bias: bool = False
+    """Whether weight decay also pulls on biases and normalisation layers; usually it should not."""
+    clip_norm: PositiveFloat | None = None
+    """Scale all gradients down together when their common L2 norm exceeds this: the cure for exploding gradients."""
+    clip_value: PositiveFloat | None = None
+    """Clamp each gradient element to [-clip_value, clip_value]."""
+
+    @model_validator(mode="after")
+    def one_kind_of_clipping(self):
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError("set clip_norm or clip_value, not both")
+        return self
+
+
+class Sgd(OptimizerBase):
+    """Stochastic gradient descent with momentum (Polyak 1964) and Nesterov's look-ahead (Sutskever et al. 2013)."""
+
+    name: Literal["sgd"]
+    lr: PositiveFloat = 0.1
+    momentum: Decay = 0.9
+    """Share of the previous step's direction that is kept."""
+    nesterov: bool = False
+    """Look ahead along the momentum before measuring the gradient."""
+
+    @model_validator(mode="after")
+    def nesterov_needs_momentum(self):
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Adam(OptimizerBase):
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
+
+    name: Literal["adam"]
+    lr: PositiveFloat = 1e-3
+    beta1: Decay = 0.9
+    """Decay of the running mean of gradients."""
+    beta2: Decay = 0.999
+    """Decay of the running mean of squared gradients."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    name: Literal["adamw"]  # type: ignore[assignment]
+    weight_decay: NonNegativeFloat = 1e-2
+    """Decoupled decay, per step and relative to the learning rate."""
+
+
+class RmsProp(OptimizerBase):
+    """RMSprop (Hinton, Coursera lecture 6e, 2012)."""
+
+    name: Literal["rmsprop"]
+    lr: PositiveFloat = 1e-3
+    alpha: Decay = 0.99
+    """Decay of the running mean of squared gradients."""
+    momentum: Decay = 0.0
+    """Share of the previous step's direction that is kept."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+
+
+Optimizer = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name")]
+
+
+# --- schedule --------------------------------------------------------------------------------------------------------
+
+
+class ScheduleBase(Strict):
+    warmup_epochs: NonNegativeFloat = 0.0
+    """Epochs (fractions allowed) in which the learning rate climbs linearly from near 0 to where the curve starts."""
+
+
+class Constant(ScheduleBase):
+    """The same learning rate from the end of warm-up to the end."""
+
+    name: Literal["constant"]
+
+
+class Step(ScheduleBase):
+    """Multiply the learning rate by `factor` at each milestone."""
+
+    name: Literal["step"]
+    milestones: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 0.75)
+    """Where to step: fractions of the whole training when all are below 1, otherwise epochs."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What the learning rate is multiplied by."""
+
+    @model_validator(mode="after")
+    def milestones_ascend(self):
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must ascend, without repeats")
+        return self
+
+
+class Cosine(ScheduleBase):
+    """Half a cosine from the peak to `final` (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts)."""
+
+    name: Literal["cosine"]
+    final: Probability = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+
+class OneCycle(ScheduleBase):
+    """Up from `start` to the peak and down to `final`, both along half a cosine (Smith & Topin 2018, arXiv:1708.07120)."""
+
+    name: Literal["one_cycle"]
+    peak_at: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the training (after warm-up) at which the peak is reached."""
+    start: Probability = 0.04
+    """First learning rate, as a share of the peak."""
+    final: Probability = 1e-4
+    """Last learning rate, as a share of the peak."""
+
+
+class Polynomial(ScheduleBase):
+    """`(1 - progress) ** power` from the peak down to `final`; power 1 is a straight line."""
+
+    name: Literal["polynomial"]
+    power: PositiveFloat = 1.0
+    """Exponent of the curve."""
+    final: Probability = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+
+class Plateau(ScheduleBase):
+    """Multiply the learning rate by `factor` when the watched validation metric has stopped improving."""
+
+    name: Literal["plateau"]
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What the learning rate is multiplied by."""
+    patience: PositiveInt = 5
+    """Evaluations without improvement before the learning rate drops."""
+    min_delta: NonNegativeFloat = 1e-4
+    """Smallest change that counts as an improvement."""
+    final: Probability = 1e-3
+    """Lowest learning rate, as a share of the peak."""
+
+
+Schedule = Annotated[Constant | Step | Cosine | OneCycle | Polynomial | Plateau, Field(discriminator="name")]
+
+
+# --- train and loader ------------------------------------------------------------------------------------------------
+
+
+class Ema(Strict):
+    """An exponential moving average of the weights; it is what is evaluated and saved as the best model."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Share of the old average kept per step; the first steps use less: min(decay, (1 + step) / (10 + step))."""
+
+
+class EarlyStopping(Strict):
+    """Stop when the watched validation metric has not improved for a while: a guard against overfitting."""
+
+    patience: PositiveInt = 10
+    """Evaluations without improvement before training stops."""
+    min_delta: NonNegativeFloat = 0.0
+    """Smallest change that counts as an improvement."""
+
+
+class Checkpoints(Strict):
+    """When the state of the run is saved, and how much of it is kept. The best model is always kept besides."""
+
+    every_epochs: PositiveInt = 1
+    """Epochs between checkpoints."""
+    every_steps: PositiveInt | None = None
+    """Optimizer steps between further checkpoints inside an epoch; null for none."""
+    keep_last: Annotated[int, Field(ge=2)] = 2
+    """How many of the newest checkpoints stay; at least 2, so that one good one is left if the newest is damaged."""
+
+
+class Train(Strict):
+    epochs: PositiveInt = 10
+    """Passes over the training split."""
+    batch_size: PositiveInt = 64
+    """Samples per optimizer step. The remainder of an epoch that fills no batch is left out of that epoch."""
+    accumulate: PositiveInt = 1
+    """Micro-batches each batch is cut into to save memory; gradients are summed, so the step stays the same."""
+    watch: str | None = None
+    """Validation metric that decides best, early stopping and plateau; null for the task's own (accuracy, rmse)."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when the watched metric has not improved for a while; null to train all epochs."""
+    ema: Ema | None = None
+    """Average the weights over the steps; null for none."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes cuda, then mps, then cpu."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Number format of matrix products and convolutions; auto takes bf16 on a GPU that has it, otherwise fp32."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Keep images as height x width x channels in memory; auto does so for convolutional networks on cuda."""
+    compile: bool = False
+    """Compile the model with torch.compile: slower start, sometimes faster steps."""
+    seed: NonNegativeInt = 0
+    """Every random choice of the run follows from it."""
+    deterministic: bool = False
+    """Only use operations that give the same bits each time, also on a GPU; slower there."""
+    threads: PositiveInt | None = None
+    """CPU threads torch may use; null for all usable ones. Results differ in the last bits with their number."""
+    evaluate_every: PositiveInt = 1
+    """Epochs between evaluations on the validation split."""
+    log_every: PositiveInt = 50
+    """Optimizer steps between entries in metrics.jsonl and TensorBoard."""
+    checkpoints: Checkpoints = Checkpoints()
+
+    @model_validator(mode="after")
+    def accumulate_fits(self):
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) cannot exceed batch_size ({self.batch_size})")
+        return self
+
+
+class Loader(Strict):
+    cache: Literal["auto", "none", "ram", "device"] = "auto"
+    """Where decoded samples are kept: nowhere, in RAM, or on the device; auto takes RAM when a quarter of it suffices."""
+    workers: NonNegativeInt | Literal["auto"] = "auto"
+    """Processes that read and decode files; auto takes the usable CPUs, at most 8. Data held in memory need none."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """shuffle visits each sample once an epoch; balanced draws with replacement so that classes come equally often."""
+    prefetch: PositiveInt = 2
+    """Batches each worker prepares ahead."""
+    timeout: PositiveFloat = 120.0
+    """Seconds without a batch after which a worker is held to hang."""
+
+
+class TrainerSettings(Strict):
+    """The sections that every task shares."""
+
+    optimizer: Optimizer = Sgd(name="sgd")
+    """Step 3, how the best function is searched for."""
+    schedule: Schedule = Cosine(name="cosine")
+    """How the learning rate changes from step to step."""
+    train: Train = Train()
+    """Length, batch size, device and precision of the training."""
+    loader: Loader = Loader()
+    """How samples are read and kept."""

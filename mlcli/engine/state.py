@@ -1,0 +1,141 @@
+"""Everything that changes while training: one object, saved and restored as a whole."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlcli.engine.best import Watch
+from mlcli.engine.contract import Feed, Task
+from mlcli.engine.ema import WeightAverage
+from mlcli.engine.optimizer import build_optimizer, parameter_groups
+from mlcli.engine.runtime import Runtime
+from mlcli.engine.schedule import LearningRate
+from mlcli.engine.settings import TrainerSettings
+from mlcli.errors import CheckpointError
+
+
+@dataclass
+class Progress:
+    """How far the run is. Steps and epochs count from 0; `step` is the number of optimizer steps done.
+
+    judged_step: the step at whose epoch's end the model was last judged; best_*: the best evaluation so far;
+    reference: the value early stopping compares with, and stale: evaluations without improvement on it;
+    skipped: steps that fp16 overflow left out, for which schedule and average do not advance.
+    """
+
+    step: int = 0
+    judged_step: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+    best_epoch: int = 0
+    reference: float | None = None
+    stale: int = 0
+    skipped: int = 0
+
+
+class MeanTerms:
+    """Means of named loss terms over steps, kept on the device until read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+
+    @torch.no_grad()
+    def add(self, terms: dict[str, Tensor], share: float) -> None:
+        """Take in a micro-batch's terms; its share of the step weighs them."""
+        for name, term in terms.items():
+            part = term.detach().float() * share
+            self.sums[name] = self.sums[name] + part if name in self.sums else part
+
+    def pour_into(self, other: "MeanTerms") -> None:
+        """Add everything to `other` and be empty again."""
+        for name, value in self.sums.items():
+            other.sums[name] = other.sums[name] + value if name in other.sums else value
+        other.steps += self.steps
+        self.clear()
+
+    def clear(self) -> None:
+        self.sums, self.steps = {}, 0
+
+    def read(self) -> dict[str, float]:
+        """{"loss": the sum of the means, and each term by name where there are several}. Waits for the device."""
+        means = {name: value.item() / max(1, self.steps) for name, value in self.sums.items()}
+        return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.steps = state["steps"]
+
+
+@dataclass
+class TrainingState:
+    """Model, optimizer, scaler, average, schedule and progress, built together and saved together.
+
+    `model` is what is saved, counted and clipped; `net` is what is called: the same, or its compiled form.
+    """
+
+    model: nn.Module
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: WeightAverage
+    schedule: LearningRate
+    device: torch.device
+    progress: Progress = field(default_factory=Progress)
+    window: MeanTerms = field(default_factory=MeanTerms)
+    """Loss since the last log point."""
+    epoch_loss: MeanTerms = field(default_factory=MeanTerms)
+    """Loss since the start of the epoch, up to the last log point."""
+
+    @classmethod
+    def start(cls, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, watch: Watch) -> "TrainingState":
+        """The state before the first step."""
+        model = runtime.place(task.model)
+        groups = parameter_groups(model, settings.optimizer.decay_norm_and_bias, task.lr_scale)
+        optimizer = build_optimizer(settings.optimizer, groups, runtime.device)
+        schedule = LearningRate(
+            settings.schedule, settings.optimizer.lr, feed.steps_per_epoch, settings.train.epochs, watch
+        )
+        return cls(
+            model=model,
+            net=runtime.callable_form(model),
+            optimizer=optimizer,
+            scaler=runtime.scaler(),
+            ema=WeightAverage(model, settings.train.ema),
+            schedule=schedule,
+            device=runtime.device,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only; restoring it makes the run go on as if it had never stopped."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": asdict(self.progress),
+            "window": self.window.state_dict(),
+            "epoch_loss": self.epoch_loss.state_dict(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Raises CheckpointError if the checkpoint is of another model or optimizer."""
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            self.ema.load_state_dict(saved["ema"])
+            self.schedule.load_state_dict(saved["schedule"])
+            self.progress = Progress(**saved["progress"])
+            self.window.load_state_dict(saved["window"], self.device)
+            self.epoch_loss.load_state_dict(saved["epoch_loss"], self.device)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise CheckpointError(f"the checkpoint does not fit this model and config: {reason}",
+                                  fix="resume with the config of the run, or start a new run") from error  # fmt: skip

@@ -1,0 +1,90 @@
+"""What can go wrong for a person, and the exit code each kind of trouble ends with.
+
+A `UserError` is for people: what happened, where, and how to fix it, in at most five lines and without a traceback.
+Everything else that escapes is a bug of ours (exit code 1, traceback kept). `assert` is for our own invariants only.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command; scripts may rely on them."""
+
+    OK = 0
+    BUG = 1
+    CONFIG = 2
+    """Configuration or usage."""
+    DIVERGED = 3
+    """The loss became NaN or infinite."""
+    DATA = 4
+    CHECKPOINT = 5
+    """A checkpoint or run folder was refused: damaged, foreign or not fitting."""
+    OUTPUT = 6
+    """Reading or writing files failed: disk full, no permission."""
+    BUSY = 7
+    """Somebody else is writing to this run."""
+    OUT_OF_MEMORY = 8
+    RANK_FAILED = 9
+    INTERRUPTED = 130
+    """Stopped by SIGINT; the run can be resumed."""
+    TERMINATED = 143
+    """Stopped by SIGTERM; the run can be resumed."""
+
+
+class UserError(Exception):
+    """Trouble that a person can mend.
+
+    Args:
+        what: what happened, with the value and the bound it broke.
+        where: file, line, key, layer or sample it happened at; may be empty.
+        fix: what to type or change; may be empty.
+    """
+
+    code = ExitCode.CONFIG
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        lines = [f"error: {self.what}"]
+        if self.where:
+            lines.append(f"where: {self.where}")
+        if self.fix:
+            lines.append(f"fix:   {self.fix}")
+        return "\n".join(lines)
+
+    def __reduce__(self):  # worker processes send their errors to the trainer by pickle
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+def _rebuild(kind: type[UserError], what: str, where: str, fix: str) -> UserError:
+    return kind(what, where=where, fix=fix)
+
+
+class ConfigError(UserError):
+    code = ExitCode.CONFIG
+
+
+class DivergedError(UserError):
+    code = ExitCode.DIVERGED
+
+
+class DataError(UserError):
+    code = ExitCode.DATA
+
+
+class CheckpointError(UserError):
+    code = ExitCode.CHECKPOINT
+
+
+class OutputError(UserError):
+    code = ExitCode.OUTPUT
+
+
+class BusyError(UserError):
+    code = ExitCode.BUSY
+
+
+class OutOfMemoryError(UserError):
+    code = ExitCode.OUT_OF_MEMORY

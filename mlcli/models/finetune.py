@@ -1,0 +1,243 @@
+"""Fine-tuning: start from weights learned elsewhere, keep some of them still for a while (Yosinski et al. 2014).
+
+Weight files come from strangers, so only tensors are read from them: never code, by no flag.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights
+from mlcli.errors import CheckpointError, ConfigError
+from mlcli.models.layers import last_layer
+from mlcli.models.normalized import Normalized
+
+NESTS = ("state_dict", "model")
+"""Keys under which training scripts keep the weights beside other things."""
+
+KINDS = "a run folder, .ckpt, .safetensors, .pth or .pt"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor, by name.
+
+    loaded, missing: the model's, found in the file or not (those not found stay as they were initialised).
+    unexpected: the file's, for which the model has no place.
+    mismatched: the model's, whose shape in the file is another: name -> (shape in the file, shape in the model).
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def lines(self) -> list[str]:
+        """For people: one line of counts, then one for each kind of tensor left out."""
+        wanted = len(self.loaded) + len(self.missing) + len(self.mismatched)
+        lines = [f"loaded {len(self.loaded)} of {wanted} tensors"]
+        if self.mismatched:
+            shapes = [f"{name} {_sides(there)} -> {_sides(here)}" for name, (there, here) in self.mismatched.items()]
+            lines.append(f"other shape in the file, left as initialised: {_some(shapes)}")
+        if self.missing:
+            lines.append(f"not in the file, left as initialised: {_some(self.missing)}")
+        if self.unexpected:
+            lines.append(f"in the file only, not used: {_some(self.unexpected)}")
+        return lines
+
+
+def load_matching(model: nn.Module, weights_path: Path) -> LoadReport:
+    """Copy the tensors of a file whose name and shape fit into `model`.
+
+    Names may differ by the `net.` of `Normalized`. Its mean and std are never overwritten: they describe the data that
+    this model is about to see. Raises CheckpointError if the file cannot be read or nothing in it fits.
+    """
+    return copy_matching(model, read_weights(weights_path), weights_path)
+
+
+def copy_matching(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> LoadReport:
+    """`load_matching` with the tensors at hand; `origin` is the file named in errors."""
+    own = model.state_dict()
+    if isinstance(model, Normalized):
+        own = {name: tensor for name, tensor in own.items() if name.startswith("net.")}
+        weights = {name: tensor for name, tensor in weights.items() if name not in ("mean", "std")}
+    loaded, unexpected = [], []
+    mismatched = {}
+    for name, tensor in weights.items():
+        place = next((n for n in (name, f"net.{name}", name.removeprefix("net.")) if n in own), None)
+        if place is None:
+            unexpected.append(name)
+        elif own[place].shape != tensor.shape:
+            mismatched[place] = (tuple(tensor.shape), tuple(own[place].shape))
+        else:
+            own[place].copy_(tensor)  # state_dict shares its memory with the model, detached from gradients
+            loaded.append(place)
+    if not loaded:
+        raise CheckpointError(
+            f"none of the {len(weights)} tensors in {origin} fits the model",
+            where=f"file: {_some(weights)}; model: {_some(own)}",
+            fix="train the model these weights come from, or choose other weights",
+        )
+    # Files from before PyTorch 0.4.1 do not count batches; a momentum-driven batch norm never reads that count.
+    left = own.keys() - set(loaded) - mismatched.keys()
+    missing = tuple(name for name in own if name in left and not name.endswith("num_batches_tracked"))
+    return LoadReport(tuple(loaded), missing, tuple(unexpected), mismatched)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a weight file by name, on the CPU, without the wrappers' prefixes.
+
+    Raises CheckpointError if the path does not exist, is of no known kind, is damaged, or holds more than plain data.
+    """
+    if path.is_dir():
+        return _read_run(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}", fix=f"give {KINDS} file that exists")
+    match path.suffix:
+        case ".ckpt":
+            content: Any = model_weights(load_checkpoint(path))
+        case ".safetensors":
+            content = _read_safetensors(path)
+        case ".pth" | ".pt":
+            content = _read_pickle(path)
+        case _:
+            raise CheckpointError(f"{path} is not {KINDS} file", fix="rename it if its ending is wrong")
+    for nest in NESTS:
+        if isinstance(content, dict) and isinstance(content.get(nest), dict):
+            content = content[nest]
+            break
+    tensors = {
+        _bare(name): value
+        for name, value in (content.items() if isinstance(content, dict) else ())
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no named tensors",
+            fix="save the weights with torch.save(model.state_dict(), path), or as safetensors",
+        )
+    return tensors
+
+
+def _read_run(run: Path) -> dict[str, Tensor]:
+    """The best weights of a run, or its newest whole ones."""
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise CheckpointError(f"{run} is not a run folder: it has no checkpoints", fix=f"give {KINDS} file")
+    best = folder / "best.ckpt"
+    return model_weights(load_checkpoint(best) if best.is_file() else load_newest(folder)[0])
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}", fix="copy or download it again") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    """What torch.save wrote, if it is tensors and plain data only: a pickle may otherwise run any program."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if culprit is None:
+            raise CheckpointError(f"{path} is damaged or no weight file", fix="copy or download it again") from None
+        raise CheckpointError(
+            f"{path} was refused: besides tensors it holds {culprit[1]}, and loading that could run a program",
+            fix="save the weights alone where they come from: torch.save(model.state_dict(), path)",
+        ) from None
+    except Exception as error:  # torch tells a damaged file by half a dozen types, from EOFError to RuntimeError
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} cannot be read: {reason}", fix="copy or download it again") from None
+
+
+def _bare(name: str) -> str:
+    """Without what torch.compile (`_orig_mod.`) and DataParallel (`module.`) put around a name."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+class Freezer:
+    """Keeps parameters still by name until an epoch; what is still in an epoch depends on nothing but its number.
+
+    Args:
+        model: as saved, usually `Normalized`; patterns match the names within its `net`.
+        patterns: as for file names: `layer1.*`, `*.bias`. None: nothing is ever frozen.
+        unfreeze_at: epoch, counted from 1, from whose start nothing is frozen; None for never.
+
+    Raises ConfigError if a pattern matches nothing or nothing is left to train.
+    """
+
+    def __init__(self, model: nn.Module, patterns: tuple[str, ...], unfreeze_at: int | None) -> None:
+        self._model = model
+        self._net = model.net if isinstance(model, Normalized) else model
+        self._unfreeze_at = unfreeze_at
+        names = [name for name, _ in self._net.named_parameters()]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise _unknown_pattern(pattern, names)
+        self.frozen = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+        """Names of the frozen parameters, without `net.`."""
+        if len(self.frozen) == len(names):
+            raise ConfigError(
+                f"all {len(names)} parameters are frozen, so nothing can be learned",
+                where="finetune.freeze",
+                fix="leave out a pattern, so that at least the last layer can learn",
+            )
+
+    def apply(self, epoch: int) -> None:
+        """Training mode for epoch 0, 1, ...: frozen parameters get no gradient, frozen batch norms stop adapting."""
+        frozen = self.frozen if self._unfreeze_at is None or epoch + 1 < self._unfreeze_at else frozenset()
+        self._model.train()
+        for name, parameter in self._net.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        for layer in self._net.modules():
+            # Its running statistics are no parameters: without this they would drift towards the new data.
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and _all_still(layer.parameters()):
+                layer.eval()
+
+
+def head_names(model: nn.Module) -> set[str]:
+    """Parameters of the last layer with weights, named as in `model.named_parameters()`."""
+    name, layer = last_layer(model)
+    prefix = f"{name}." if name else ""
+    return {prefix + parameter for parameter, _ in layer.named_parameters()}
+
+
+def _all_still(parameters: Iterable[nn.Parameter]) -> bool:
+    trained = [parameter.requires_grad for parameter in parameters]
+    return bool(trained) and not any(trained)
+
+
+def _unknown_pattern(pattern: str, names: list[str]) -> ConfigError:
+    # Every module is a pattern one may have meant: layer1.0.conv1.weight gives layer1.*, layer1.0.*, layer1.0.conv1.*
+    parts = [name.split(".") for name in names]
+    modules = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
+    near = get_close_matches(pattern, sorted(modules) + names, n=3, cutoff=0.5)
+    return ConfigError(
+        f"freeze pattern '{pattern}' matches no parameter",
+        where="finetune.freeze",
+        fix=f"did you mean {' or '.join(near)}?" if near else f"use names such as {_some(sorted(modules))}",
+    )
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+    """The first few names, and how many more."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

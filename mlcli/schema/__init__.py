@@ -1,0 +1,28 @@
+"""Strict YAML: one typed, frozen object from a file, or every mistake in it at once with file, line and column.
+
+yaml12.py reads the text, overrides.py applies `key=value` from the command line, read.py joins both with pydantic's
+verdict, explain.py and words.py put that verdict in plain words, places.py points at the spot. No torch in here.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+
+class Strict(BaseModel):
+    """Base of everything a YAML can say: unknown keys are errors, values are finite and cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _beside_the_yaml(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path())
+    try:
+        return (base / path.expanduser()).absolute()
+    except RuntimeError:  # ~name of somebody who is not a user of this machine
+        raise ValueError(f"there is no home directory for {path.parts[0]}") from None
+
+
+ConfigPath = Annotated[Path, AfterValidator(_beside_the_yaml)]
+"""A path in a YAML: relative to the folder the YAML stands in (in an override, too), absolute once read."""

@@ -1,0 +1,228 @@
+"""pydantic's verdict on a configuration in plain words: where, what is wrong with which value, what was probably meant."""
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mlcli.schema.places import Problem
+from mlcli.schema.words import Slot, Spot, bounds, follow, in_words, slots, walk, with_article
+from mlcli.schema.yaml12 import KeyPath, Tree, scalar
+
+SHOWN_VALUE = 60
+"""Characters of an offending value that a message shows."""
+
+_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+_SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size", "num_workers": "workers"}
+"""What other trainers call our keys."""
+
+
+def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[Problem]:
+    """Every mistake pydantic found in `tree.data`, each at its place in the YAML; one a place."""
+    found = [(follow(root, details["loc"]), details) for details in error.errors(include_url=False)]
+    paths = {spot.path for spot, _ in found}
+    problems: dict[KeyPath, Problem] = {}
+    meant: set[KeyPath] = set()
+    """Keys that a misspelt one was probably meant to be; they are not reported as missing besides."""
+    for spot, details in found:
+        if details["type"] == "extra_forbidden":
+            message, suggestion = _unknown_key(spot, root, tree)
+            problems[spot.path] = Problem(message, tree.keys.get(spot.path))
+            meant.add((*spot.path[:-1], suggestion))
+    for spot, details in found:
+        kind, path = details["type"], spot.path
+        if kind == "value_error":
+            message = str(details["ctx"]["error"])
+            path = _named_in(message, path, tree)
+            problems[path] = Problem(_titled(spot.path, message), tree.keys.get(path))
+        elif kind == "union_tag_not_found":
+            path, problem = _nameless(spot, tree)
+            problems[path] = problem
+        elif kind == "missing" and isinstance(path[-1], str):
+            if path not in meant:
+                problems[path] = _missing(path, with_article(in_words(spot.slot)), tree)
+        elif kind == "too_short" and any(path == other[:-1] for other in paths):
+            continue  # pydantic leaves wrong elements out, and then finds the list too short
+        elif kind != "extra_forbidden":
+            path, message = _wrong_value(kind, spot, root, details["loc"], tree)
+            problems.setdefault(path, Problem(_titled(path, message), tree.values.get(path)))
+    return list(problems.values())
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def _unknown_key(spot: Spot, root: type[BaseModel], tree: Tree) -> tuple[str, str]:
+    """What to say of a key that its section does not have, and the key that was probably meant ("" if none)."""
+    key, parent = str(spot.path[-1]), spot.path[:-1]
+    given = tree.at(parent)
+    known = list(spot.section.model_fields)
+    if same := _same_spelling(_SYNONYMS.get(key, key), known):
+        return f"unknown key '{key}' (did you mean '{same}'?)", same
+    relatives = [name for name, section in spot.alternatives.items() if key in section.model_fields]
+    if relatives:
+        return _belongs_to_a_relative(key, parent, relatives, tree), ""
+    homes = [".".join(path) for path, section in walk(root) if key in section.model_fields and key != "name"]
+    if homes:
+        return f"unknown key '{key}' ({_home(homes, parent)})", ""
+    guess = closest(key, [name for name in known if name not in given]) or closest(key, known)
+    return f"unknown key '{key}'{_did_you_mean(guess)}" + ("" if guess else _list_of(spot.section)), guess
+
+
+def _belongs_to_a_relative(key: str, parent: KeyPath, relatives: list[str], tree: Tree) -> str:
+    """The key is right for another `name` of this section, which an override may have changed under it."""
+    name, where = tree.at((*parent, "name")), ".".join(map(str, parent))
+    chosen_at, key_at = tree.values.get((*parent, "name")), tree.keys.get((*parent, key))
+    if chosen_at and key_at and chosen_at.origin.number > key_at.origin.number:
+        return (
+            f"key '{key}' does not fit {where} '{name}', which {chosen_at} chose; it belongs to {', '.join(relatives)} "
+            f"(remove it, or replace the whole section: '{where}={{name: {name}}}')"
+        )
+    return f"unknown key '{key}' in {where} '{name}' (it belongs to {', '.join(relatives)})"
+
+
+def _home(homes: list[str], parent: KeyPath) -> str:
+    places = [home or "the top level" for home in dict.fromkeys(homes)]
+    return f"it belongs in {' or '.join(places[:3])}"
+
+
+def _list_of(section: type[BaseModel]) -> str:
+    keys = sorted(section.model_fields, key=lambda key: key != "name")
+    return f" (there are: {', '.join(keys)})" if len(keys) <= 16 else ""
+
+
+def _nameless(spot: Spot, tree: Tree) -> tuple[KeyPath, Problem]:
+    """A section without the `name` that says which it is, or with a misspelt one."""
+    sections = spot.slot.values[0].sections
+    known = {key for section in sections.values() for key in section.model_fields}
+    if typo := closest("name", [key for key in tree.at(spot.path) if key not in known]):
+        path = (*spot.path, typo)
+        return path, Problem(f"unknown key '{typo}' (did you mean 'name'?)", tree.keys.get(path))
+    path = (*spot.path, "name")
+    return path, _missing(path, f"one of {', '.join(sections)}", tree)
+
+
+def _missing(path: KeyPath, expected: str, tree: Tree) -> Problem:
+    place = tree.keys.get(path[:-1]) or tree.values.get(path[:-1])
+    return Problem(_titled(path[:-1], f"missing key '{path[-1]}' ({expected})"), place)
+
+
+def _named_in(message: str, section: KeyPath, tree: Tree) -> KeyPath:
+    """A check across keys points at the first of them that its message names and the YAML has."""
+    words = message.replace("(", " ").replace(",", " ").split()
+    return next(((*section, word) for word in words if (*section, word) in tree.keys), section)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _wrong_value(
+    kind: str, spot: Spot, root: type[BaseModel], location: tuple[str | int, ...], tree: Tree
+) -> tuple[KeyPath, str]:
+    """The path and the message of a value that may not stand where it does."""
+    path, slot = spot.path, spot.slot
+    if kind == "missing":  # an element short of a list of fixed length: the list is what is wrong
+        path, slot = path[:-1], follow(root, location[:-1]).slot
+    given = tree.at(path)
+    if kind == "union_tag_invalid":
+        return (*path, "name"), not_one_of(given["name"], slot.values[0].sections)
+    if isinstance(given, float) and not math.isfinite(given):
+        return path, f"must be a finite number, got {show(given)}"
+    if len(slot.values) == 1 and kind == "literal_error":
+        return path, not_one_of(given, slot.choices)
+    if len(slot.values) == 1 and kind in _BOUNDS:
+        limit = _BOUNDS[kind]
+        return path, f"must be{bounds({limit: slot.values[0].limits[limit]})}, got {show(given)}"
+    if kind == "too_short" and given == []:
+        return path, "must not be empty"
+    return path, f"must be {with_article(in_words(slot))}, got {show(given)}{_hint(given, slot)}"
+
+
+def not_one_of(given: Any, choices: Iterable[Any]) -> str:
+    choices = [show(choice, quotes=False) for choice in choices]
+    guess = closest(given, choices) if isinstance(given, str) else ""
+    return f"{show(given)} is not one of {', '.join(choices)}{_did_you_mean(guess)}"
+
+
+def _hint(given: Any, slot: Slot) -> str:
+    """What to write instead, where the value shows what was meant."""
+    written = _rewritten(given, slot)
+    if written:
+        return f" (write {written})"
+    texts = [str(choice) for choice in slot.choices if isinstance(choice, str)]
+    return _did_you_mean(closest(given, texts)) if isinstance(given, str) else ""
+
+
+def _rewritten(given: Any, slot: Slot) -> str:
+    value = slot.values[0]
+    text = given.lower() if isinstance(given, str) else None
+    if slot.nullable and text in ("none", "nil", ""):
+        return "null"
+    if slot.takes(bool) and (text in ("yes", "on", "y", "true") or given in (1,)):
+        return "true"
+    if slot.takes(bool) and (text in ("no", "off", "n", "false") or given in (0,)):
+        return "false"
+    if slot.takes(int, float) and text and isinstance(number := _number(text), int | float):
+        return f"{number:g}, without quotes" if "_" not in text else f"{number}"
+    if slot.takes(int) and isinstance(given, float) and given.is_integer():
+        return str(int(given))
+    if slot.takes(str) and isinstance(given, int | float):
+        return f"'{show(given)}', in quotes"
+    if value.is_list and given is not None and not isinstance(given, list):
+        return "a list: [{...}]" if isinstance(given, dict) else f"[{show(given, quotes=False)}]"
+    if value.discriminator and given in list(value.sections):
+        return f"{{name: {given}}}"
+    return ""
+
+
+def _number(text: str) -> Any:
+    try:
+        number = scalar(text.strip().replace("_", ""))
+    except OverflowError:
+        return None
+    return None if isinstance(number, bool) else number
+
+
+def show(value: Any, *, quotes: bool = True) -> str:
+    """A value as a YAML would have it, shortened."""
+    if isinstance(value, dict):
+        return "a section"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        text = f"[{', '.join(show(item) for item in value[:SHOWN_VALUE])}]"
+    else:
+        text = repr(value) if quotes else str(value)
+    return text if len(text) <= SHOWN_VALUE else f"{text[:SHOWN_VALUE]}..."
+
+
+# --- suggestions -----------------------------------------------------------------------------------------------------
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, "" if none is near."""
+    known = list(known)
+    # difflib's usual 0.6 finds nothing for a wrong letter in a word of two.
+    near = get_close_matches(word.lower(), known, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
+    containing = [name for name in known if len(word) > 2 and word.lower() in name]
+    return _same_spelling(word, known) or "".join(near or containing[:1])
+
+
+def _same_spelling(word: str, known: Iterable[str]) -> str:
+    """The known word that differs in nothing but case, hyphens and underscores."""
+    bare = _bare(word)
+    return next((name for name in known if _bare(name) == bare), "")
+
+
+def _bare(word: str) -> str:
+    return word.lower().replace("_", "").replace("-", "")
+
+
+def _did_you_mean(guess: str) -> str:
+    return f" (did you mean '{guess}'?)" if guess else ""
+
+
+def _titled(path: KeyPath, message: str) -> str:
+    return f"{'.'.join(map(str, path))}: {message}" if path else message

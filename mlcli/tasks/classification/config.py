@@ -1,0 +1,125 @@
+"""What the YAML of a classification may say. No torch in here."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from mlcli.data.config import Augmentation, ClassificationData
+from mlcli.engine.settings import TrainerSettings
+from mlcli.models.config import FineTune, Model, TorchvisionModel
+from mlcli.schema import Strict
+
+if TYPE_CHECKING:
+    from mlcli.tasks.classification.task import Classifier, ClassificationTask
+
+ClassWeights = Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
+
+
+class CrossEntropy(Strict):
+    """Negative log-likelihood of the true class under softmax."""
+
+    name: Literal["cross_entropy"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread over all classes (Szegedy et al. 2016, section 7)."""
+    class_weights: ClassWeights = "none"
+    """balanced weighs each class by 1 / its frequency (mean 1); or one weight per class in label order."""
+
+
+class Hinge(Strict):
+    """Multi-class hinge (Weston & Watkins 1999); a linear model with it and weight decay is a linear SVM."""
+
+    name: Literal["hinge"]
+    margin: PositiveFloat = 1.0
+    """How far the true class's score must lead."""
+    power: Literal[1, 2] = 1
+    """1 for the hinge, 2 for the squared hinge."""
+    class_weights: ClassWeights = "none"
+    """As for cross_entropy."""
+
+
+class BinaryCrossEntropy(Strict):
+    """One yes-or-no question per class: sigmoid and binary cross-entropy, averaged over classes."""
+
+    name: Literal["bce"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Targets move from 0 and 1 towards 0.5 by half of this."""
+    class_weights: ClassWeights = "none"
+    """As for cross_entropy."""
+
+
+class Focal(Strict):
+    """Cross-entropy that fades out for samples already right (Lin et al. 2017, arXiv:1708.02002, softmax form)."""
+
+    name: Literal["focal"]
+    gamma: NonNegativeFloat = 2.0
+    """How fast: the loss is multiplied by (1 - p) ** gamma; 0 is plain cross-entropy."""
+    class_weights: ClassWeights = "none"
+    """As for cross_entropy; the paper's alpha."""
+
+
+class ProbabilityError(Strict):
+    """Distance between softmax and the one-hot target, summed over classes: squared (Brier 1950) or absolute."""
+
+    name: Literal["mse", "l1"]
+    class_weights: ClassWeights = "none"
+    """As for cross_entropy."""
+
+
+class SmoothProbabilityError(Strict):
+    """Distance between softmax and the one-hot target: squared where small, absolute beyond (Girshick 2015)."""
+
+    name: Literal["smooth_l1"]
+    beta: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Where the one turns into the other; probabilities differ by at most 1, so 1 is half of mse."""
+    class_weights: ClassWeights = "none"
+    """As for cross_entropy."""
+
+
+Loss = Annotated[
+    CrossEntropy | Hinge | BinaryCrossEntropy | Focal | ProbabilityError | SmoothProbabilityError,
+    Field(discriminator="name"),
+]
+
+
+class Classification(TrainerSettings):
+    """One label out of several for each image or row."""
+
+    task: Literal["classification"]
+    data: ClassificationData
+    """What is learned from."""
+    augment: tuple[Augmentation, ...] = ()
+    """Random changes to training images, in this order; images only."""
+    model: Model
+    """Step 1, the set of functions that is searched."""
+    loss: Loss = CrossEntropy(name="cross_entropy")
+    """Step 2, how wrong a function is."""
+    finetune: FineTune | None = None
+    """Start from weights learned elsewhere; null to start from scratch."""
+
+    @model_validator(mode="after")
+    def sections_fit_together(self):
+        if self.augment and self.data.name in ("csv", "iris", "wine", "breast_cancer", "xor"):
+            raise ValueError(f"augment changes images, but data '{self.data.name}' has rows of features")
+        mixes = [a.name for a in self.augment if a.name in ("mixup", "cutmix")]
+        if mixes and self.loss.name == "hinge":
+            raise ValueError(f"{mixes[0]} blends labels, which the hinge loss cannot express; use cross_entropy or bce")
+        return self
+
+    def build(self) -> "ClassificationTask":
+        from mlcli.tasks.classification.task import ClassificationTask
+
+        return ClassificationTask(self)
+
+    def from_scratch(self) -> "Classification":
+        """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
+        model = self.model
+        if isinstance(model, TorchvisionModel):
+            model = model.model_copy(update={"weights": "none"})
+        return self.model_copy(update={"model": model, "finetune": None})
+
+    def predictor(self, facts: dict[str, Any]) -> "Classifier":
+        """What predicts with a checkpoint of this run, from the facts saved in it; the data are not touched."""
+        from mlcli.data.info import DataInfo
+        from mlcli.tasks.classification.task import Classifier
+
+        return Classifier(self.from_scratch(), DataInfo.from_plain(facts["data"]))

@@ -1,0 +1,111 @@
+"""Classification: one label out of several for each image or row.
+
+`Classifier` is what a saved model can do without any data; `ClassificationTask` adds what it is learned from.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from mlcli.data.config import EmbeddedTable, TableFile
+from mlcli.data.describe import describe_data
+from mlcli.data.feed import SampleFeed
+from mlcli.data.info import DataInfo
+from mlcli.engine.contract import Batch
+from mlcli.engine.runtime import Runtime
+from mlcli.models.start import Start, build_seeded, describe_model
+from mlcli.tasks.classification.config import Classification
+from mlcli.tasks.classification.losses import Criterion, class_weights, probabilities
+from mlcli.tasks.classification.metrics import ClassificationMetrics
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Classifier:
+    """A model and the classes it knows: all that predicting needs.
+
+    Args:
+        config: of the run; its data section is not looked at.
+        info: what was found in the training data.
+    """
+
+    def __init__(self, config: Classification, info: DataInfo) -> None:
+        self.config, self.info = config, info
+        self.model = build_seeded(config.model, info, config.train.seed)
+
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Hold to the facts of a checkpoint from here on; they must be of the same classes and shape."""
+        self.info = DataInfo.from_plain(facts["data"])
+
+    def predict(self, net: nn.Module, inputs: Tensor) -> Tensor:
+        """inputs as in `Batch.inputs` -> probabilities float32 [B, C]."""
+        return probabilities(net(inputs), self.config.loss.name)
+
+    def records(self, predictions: Tensor) -> list[dict[str, Any]]:
+        """Probabilities [B, C] as plain data: label, its probability, and the probabilities in label order."""
+        names = self.info.class_names
+        best, rows = predictions.argmax(dim=1).tolist(), predictions.tolist()
+        return [
+            {"label": names[c], "probability": row[c], "probabilities": dict(zip(names, row, strict=True))}
+            for c, row in zip(best, rows, strict=True)
+        ]
+
+    def picture(self, image_path: Path, record: dict[str, Any]) -> "Image.Image":
+        """An image with its answer below it. Raises DataError if it cannot be read."""
+        from mlcli.tasks.classification.pictures import annotate
+
+        return annotate(image_path, record["label"], record["probability"])
+
+
+class ClassificationTask(Classifier):
+    """What the trainer needs to learn a classification; see `mlcli.engine.contract.Task`.
+
+    Raises DataError, ConfigError or CheckpointError for data, sections or weights that do not fit together.
+    """
+
+    primary = "accuracy"
+
+    def __init__(self, config: Classification) -> None:
+        data = config.data
+        source = data.build(regression=False) if isinstance(data, TableFile | EmbeddedTable) else data.build()
+        super().__init__(config, source.info)
+        self.source = source
+        self.start = Start(self.model, config.finetune)
+        labels = source.splits["train"].targets
+        self.criterion = Criterion(
+            config.loss, class_weights(config.loss.class_weights, labels, source.info.num_classes)
+        )
+        self.splits = {name: len(samples) for name, samples in source.splits.items()}
+        self.facts: dict[str, Any] = {"task": "classification", "data": source.info.to_plain()}
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What a person should see before training: subject and line."""
+        lines = [("data", describe_data(self.config.data, self.source))]
+        lines += [("", note) for note in self.source.notes]
+        lines += [("model", describe_model(self.config.model, self.info, self.model))]
+        return lines + [("", line) for line in self.start.describe()]
+
+    def feed(self, runtime: Runtime) -> SampleFeed:
+        train, loader = self.config.train, self.config.loader
+        return SampleFeed(self.source, self.config.augment, train=train, loader=loader, device=runtime.device)
+
+    def train_mode(self, epoch: int) -> None:
+        self.start.train_mode(epoch)
+
+    def lr_scale(self, parameter_name: str) -> float:
+        return self.start.lr_scale(parameter_name)
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {self.config.loss.name: self.criterion(net(batch.inputs), batch.targets)}
+
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss term and probabilities [B, C]."""
+        logits = net(batch.inputs)
+        loss = self.config.loss.name
+        return {loss: self.criterion(logits, batch.targets)}, probabilities(logits, loss)
+
+    def metrics(self) -> ClassificationMetrics:
+        device = next(self.model.parameters()).device
+        return ClassificationMetrics(self.info.num_classes, self.info.class_names, device)

@@ -1,0 +1,66 @@
+"""What the YAML of a regression may say. No torch in here."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat
+
+from mlcli.data.config import RegressionData
+from mlcli.engine.settings import TrainerSettings
+from mlcli.models.config import FineTune, Linear, Mlp
+from mlcli.schema import Strict
+
+if TYPE_CHECKING:
+    from mlcli.tasks.regression.task import RegressionTask, Regressor
+
+
+class Mse(Strict):
+    """Mean squared error: large misses dominate; its best constant answer is the mean."""
+
+    name: Literal["mse"]
+
+
+class L1(Strict):
+    """Mean absolute error: every miss counts by its size; its best constant answer is the median."""
+
+    name: Literal["l1"]
+
+
+class SmoothL1(Strict):
+    """Squared near zero, absolute beyond (Huber 1964; Girshick 2015, section 2.3)."""
+
+    name: Literal["smooth_l1"]
+    beta: PositiveFloat = 1.0
+    """Where the one turns into the other, in standard deviations of the target."""
+
+
+Loss = Annotated[Mse | L1 | SmoothL1, Field(discriminator="name")]
+
+
+class Regression(TrainerSettings):
+    """A number for each row. The target is standardised while learning; metrics are in its own unit."""
+
+    task: Literal["regression"]
+    data: RegressionData
+    """What is learned from."""
+    model: Annotated[Linear | Mlp, Field(discriminator="name")]
+    """Step 1, the set of functions that is searched."""
+    loss: Loss = Mse(name="mse")
+    """Step 2, how wrong a function is."""
+    finetune: FineTune | None = None
+    """Start from weights learned elsewhere; null to start from scratch."""
+
+    def build(self) -> "RegressionTask":
+        from mlcli.tasks.regression.task import RegressionTask
+
+        return RegressionTask(self)
+
+    def from_scratch(self) -> "Regression":
+        """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
+        return self.model_copy(update={"finetune": None})
+
+    def predictor(self, facts: dict[str, Any]) -> "Regressor":
+        """What predicts with a checkpoint of this run, from the facts saved in it; the data are not touched."""
+        from mlcli.data.info import DataInfo
+        from mlcli.tasks.regression.task import Regressor
+
+        return Regressor(self.from_scratch(), DataInfo.from_plain(facts["data"]))

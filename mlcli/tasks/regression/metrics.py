@@ -1,0 +1,66 @@
+"""How far off a regression is on a split, in the target's own unit, gathered on the device.
+
+The spread of the targets is merged batch by batch from means and squared deviations (Chan, Golub & LeVeque 1983),
+which stays exact where sums of squares would cancel.
+"""
+
+import torch
+from torch import Tensor
+
+from mlcli.engine.contract import Batch, Direction
+
+
+class RegressionMetrics:
+    """Sums over batches, and the figures that follow from them.
+
+    Args:
+        device: where predictions arrive; `update` leaves everything there.
+    """
+
+    directions: dict[str, Direction] = {"mae": "min", "rmse": "min", "r2": "max"}
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        decimals = torch.float32 if torch.device(device).type == "mps" else torch.float64  # mps has no float64
+        zero = torch.zeros((), dtype=decimals, device=device)
+        self._count, self._mean, self._spread = zero.clone(), zero.clone(), zero.clone()
+        self._absolute, self._squared = zero.clone(), zero.clone()
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        """Take in predictions [B] and batch.targets [B] without waiting for the device."""
+        if not len(batch):
+            return
+        truth = batch.targets.to(self._mean.dtype)
+        miss = predictions.to(self._mean.dtype) - truth
+        self._absolute += miss.abs().sum()
+        self._squared += miss.square().sum()
+        mean = truth[0] + (truth - truth[0]).mean()  # exact when all are equal, where r2 is a special case
+        self._merge_spread(torch.full_like(self._count, len(batch)), mean, (truth - mean).square().sum())
+
+    def merge(self, other: "RegressionMetrics") -> None:
+        """Add what another set of metrics has seen."""
+        device = self._mean.device
+        self._absolute += other._absolute.to(device)
+        self._squared += other._squared.to(device)
+        self._merge_spread(other._count.to(device), other._mean.to(device), other._spread.to(device))
+
+    def _merge_spread(self, count: Tensor, mean: Tensor, spread: Tensor) -> None:
+        total = self._count + count
+        share = count / total.clamp(min=1)
+        gap = mean - self._mean
+        self._mean += gap * share
+        self._spread += spread + gap.square() * self._count * share
+        self._count = total
+
+    def compute(self) -> dict[str, float]:
+        """mae and rmse in the target's unit; r2 the share of its variance explained, at most 1.
+
+        Of a constant target r2 is 1 if it is met exactly and 0 otherwise, as in scikit-learn.
+        """
+        count, spread, absolute, squared = torch.stack(
+            [self._count, self._spread, self._absolute, self._squared]
+        ).tolist()
+        if spread > 0:
+            r2 = 1 - squared / spread
+        else:
+            r2 = 1.0 if squared == 0 else 0.0
+        return {"mae": absolute / max(count, 1), "rmse": (squared / max(count, 1)) ** 0.5, "r2": r2}

@@ -1,0 +1,132 @@
+"""What every augmentation promises: its own amount for each sample, range, type, shape, any size, one channel or three."""
+
+import pytest
+import torch
+
+from mlcli.data import config as c
+from mlcli.data.augment import Augment, resized_crop_of
+from mlcli.data.info import DataInfo
+from mlcli.data.randomness import sample_keys
+from mlcli.errors import ConfigError
+
+BATCH = 24
+ALL = {
+    "crop": c.RandomCrop(name="random_crop", padding=3),
+    "crop reflect": c.RandomCrop(name="random_crop", padding=3, fill="reflect"),
+    "crop edge": c.RandomCrop(name="random_crop", padding=9, fill="edge"),
+    "resized crop": c.RandomResizedCrop(name="random_resized_crop"),
+    "horizontal flip": c.HorizontalFlip(name="horizontal_flip"),
+    "vertical flip": c.VerticalFlip(name="vertical_flip"),
+    "rotation": c.Rotation(name="rotation"),
+    "affine": c.Affine(name="affine", shear=10.0),
+    "color jitter": c.ColorJitter(name="color_jitter", hue=0.2),
+    "grayscale": c.Grayscale(name="grayscale", p=0.5),
+    "cutout": c.Cutout(name="cutout", size=5),
+    "rand augment": c.RandAugment(name="rand_augment"),
+    "trivial augment": c.TrivialAugment(name="trivial_augment"),
+    "mixup": c.Mixup(name="mixup"),
+    "cutmix": c.CutMix(name="cutmix"),
+}
+PER_SAMPLE = [name for name in ALL if name not in ("mixup", "cutmix")]
+
+
+def info(channels: int, height: int, width: int) -> DataInfo:
+    return DataInfo("image", (channels, height, width), ("a", "b", "c"), "label", (0.5,) * channels, (0.2,) * channels)
+
+
+def pixels(batch: int, channels: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    shape = (batch, channels, height, width)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def run(augment: tuple, images: torch.Tensor, epoch: int = 0, rows: slice = slice(None)):
+    apply = Augment(augment, info(*images.shape[1:]))
+    keys = sample_keys(0, epoch, torch.arange(len(images)))
+    return apply(images[rows], (torch.arange(len(images)) % 3)[rows], keys[rows])
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 9), (3, 9, 9), (3, 8, 13), (1, 13, 8)], ids=str)
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("name", ALL)
+def test_shape_type_and_range_are_kept(name, batch, shape):
+    images = pixels(batch, *shape)
+    before = images.clone()
+    inputs, targets = run((ALL[name],), images)
+    assert inputs.shape == images.shape and len(targets) == batch
+    assert inputs.dtype in (torch.uint8, torch.float32)
+    assert inputs.isfinite().all() and inputs.min() >= 0 and inputs.max() <= 255
+    assert torch.equal(images, before), "the held images were changed in place"
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_each_sample_has_its_own_amount(name):
+    images = pixels(1, 3, 12, 12).expand(BATCH, -1, -1, -1)
+    inputs, targets = run((ALL[name],), images)
+    kinds = len({sample.numpy().tobytes() for sample in inputs})
+    assert kinds == 2 if "flip" in name or name == "grayscale" else kinds > BATCH // 2
+    assert targets.dtype == torch.int64
+    again, _ = run((ALL[name],), images)
+    later, _ = run((ALL[name],), images, epoch=1)
+    assert torch.equal(inputs, again) and not torch.equal(inputs, later)
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch(name):
+    images = pixels(BATCH, 3, 12, 12)
+    together, _ = run((ALL[name],), images)
+    for rows in (slice(0, 1), slice(5, 12)):
+        alone, _ = run((ALL[name],), images, rows=rows)
+        torch.testing.assert_close(alone, together[rows], rtol=0, atol=1e-3 if alone.is_floating_point() else 0)
+
+
+@pytest.mark.parametrize("name", ["rotation", "color jitter", "cutout", "crop"])
+def test_floats_from_an_earlier_augmentation_are_taken(name):
+    images = pixels(6, 3, 12, 12)
+    whole, _ = run((ALL[name],), images)
+    apply = Augment((ALL[name],), info(3, 12, 12))
+    from_float, _ = apply(images.float(), torch.zeros(6, dtype=torch.int64), sample_keys(0, 0, torch.arange(6)))
+    assert from_float.dtype == torch.float32
+    assert torch.allclose(from_float, whole.float(), atol=0.51 if name == "cutout" else 1e-3)
+
+
+def test_nothing_asked_for_returns_what_came_in():
+    images, targets = pixels(4, 3, 8, 8), torch.arange(4)
+    inputs, same_targets = Augment((), info(3, 8, 8))(images, targets, torch.arange(4))
+    assert inputs is images and same_targets is targets
+
+
+def test_the_same_augmentation_twice_draws_twice():
+    flip = ALL["horizontal flip"]
+    images = pixels(BATCH, 3, 8, 8)
+    once, twice = run((flip,), images)[0], run((flip, flip), images)[0]
+    restored = (twice == images).flatten(1).all(1)
+    flipped_first = (once != images).flatten(1).any(1)
+    assert 0 < restored.sum() < BATCH and (flipped_first & restored).any() and (flipped_first & ~restored).any()
+
+
+def test_order_is_that_of_the_yaml():
+    black = c.ColorJitter(name="color_jitter", brightness=0, contrast=0, saturation=0)
+    grey, cut = c.Grayscale(name="grayscale", p=1.0), c.Cutout(name="cutout", size=40)
+    facts = DataInfo("image", (3, 8, 8), ("a",), "label", (0.2, 0.4, 0.6), (1.0,) * 3)
+    images, keys = pixels(2, 3, 8, 8), torch.arange(2)
+    cut_last, _ = Augment((black, grey, cut), facts)(images, keys, keys)
+    cut_first, _ = Augment((black, cut, grey), facts)(images, keys, keys)
+    assert cut_last[0, :, 4, 4].tolist() == [51, 102, 153]
+    assert len(set(cut_first[0, :, 4, 4].tolist())) == 1
+
+
+def test_resized_crop_is_left_to_the_reader_and_the_rest_draws_as_before():
+    augment = (ALL["resized crop"], ALL["horizontal flip"])
+    images, keys = pixels(BATCH, 3, 8, 8), sample_keys(0, 0, torch.arange(BATCH))
+    read, _ = Augment(augment, info(3, 8, 8), already_cropped=True)(images, keys, keys)
+    assert read.dtype == torch.uint8
+    assert resized_crop_of(augment) == (augment[0], 0) and resized_crop_of(augment[1:]) is None
+    whole, _ = Augment(augment, info(3, 8, 8))(images, keys, keys)
+    cropped, _ = Augment(augment[:1], info(3, 8, 8))(images, keys, keys)
+    flipped = (read != images).flatten(1).any(1)
+    assert torch.equal(whole, torch.where(flipped.view(-1, 1, 1, 1), cropped.flip(3), cropped))
+
+
+def test_reflection_wider_than_the_image_is_refused():
+    with pytest.raises(ConfigError, match="cannot reflect 8 pixels"):
+        Augment((c.RandomCrop(name="random_crop", padding=8, fill="reflect"),), info(3, 8, 20))

@@ -1,0 +1,120 @@
+"""A checkpoint is whole or refused; loading one never runs code; a damaged newest one does not lose the run."""
+
+import os
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlcli.engine.checkpoint import (
+    MAGIC,
+    by_age,
+    checkpoint_path,
+    load_checkpoint,
+    load_newest,
+    model_weights,
+    prune,
+    save_checkpoint,
+)
+from mlcli.errors import CheckpointError, ExitCode, OutputError
+from tests.engine.rig import archive
+
+CONTENT = {"model": {"w": torch.arange(200.0)}, "step": 3, "config": {"a": [1, 2.5, "x", None, True]}}
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    path = tmp_path / "step-00000003.ckpt"
+    save_checkpoint(path, CONTENT)
+    return path
+
+
+def test_what_is_loaded_is_what_was_saved(saved):
+    loaded = load_checkpoint(saved)
+    assert torch.equal(loaded["model"]["w"], CONTENT["model"]["w"])
+    assert loaded["config"] == CONTENT["config"]
+    assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_any_flipped_bit_is_noticed(saved):
+    good = saved.read_bytes()
+    chooser = random.Random(0)
+    for _ in range(200):
+        bad = bytearray(good)
+        bad[chooser.randrange(len(bad))] ^= 1 << chooser.randrange(8)
+        saved.write_bytes(bad)
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(saved)
+        assert str(saved) in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 1, 47, 48, 49, 500, -1, -48])
+def test_any_truncation_is_noticed(saved, length):
+    saved.write_bytes(saved.read_bytes()[:length])
+    with pytest.raises(CheckpointError):
+        load_checkpoint(saved)
+
+
+def test_resuming_falls_back_to_the_newest_good_one_and_names_the_bad(tmp_path):
+    for step in (1, 2, 3):
+        save_checkpoint(checkpoint_path(tmp_path, step), {**CONTENT, "step": step})
+    checkpoint_path(tmp_path, 3).write_bytes(b"")
+    content, path, problems = load_newest(tmp_path)
+    assert (content["step"], path.name) == (2, "step-00000002.ckpt")
+    assert problems[0].startswith("step-00000003.ckpt: ")
+
+
+def test_no_checkpoint_at_all_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="there is none yet"):
+        load_newest(tmp_path)
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def test_a_pickled_payload_is_refused_without_running(tmp_path):
+    import hashlib
+
+    canary, path = tmp_path / "canary", tmp_path / "evil.ckpt"
+    body = archive({"model": {}, "evil": Payload(canary)})
+    path.write_bytes(body + MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest())
+    with pytest.raises(CheckpointError, match="more than tensors and plain values") as caught:
+        load_checkpoint(path)
+    assert caught.value.code == ExitCode.CHECKPOINT
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Payload(canary)))  # the payload does work where nobody is careful
+    assert canary.exists()
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save_checkpoint(saved, {**CONTENT, "step": 9})
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_pruning_keeps_the_newest(tmp_path):
+    for step in (1, 20, 3):
+        save_checkpoint(checkpoint_path(tmp_path, step), CONTENT)
+    (tmp_path / "best.ckpt").write_bytes(b"kept")
+    prune(tmp_path, 2)
+    assert [path.name for path in by_age(tmp_path)] == ["step-00000020.ckpt", "step-00000003.ckpt"]
+    assert (tmp_path / "best.ckpt").exists()
+
+
+def test_the_average_is_what_is_evaluated():
+    weights = model_weights({"model": {"w": 1, "count": 5}, "ema": {"w": 2}})
+    assert weights == {"w": 2, "count": 5}

@@ -1,0 +1,76 @@
+"""Parameter groups, optimizers and clipping."""
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from mlcli.engine.optimizer import build_optimizer, clip_gradients, parameter_groups, set_lr
+from mlcli.engine.settings import Optimizer
+
+
+def parse(**config):
+    return TypeAdapter(Optimizer).validate_python(config)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
+
+
+def plain_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(2, 2))
+
+
+def test_norms_and_biases_do_not_decay_unless_asked():
+    config = parse(name="sgd", weight_decay=0.1)
+    optimizer = build_optimizer(config, parameter_groups(net(), False, lambda name: 1.0), torch.device("cpu"))
+    decays = {tuple(p.shape): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {(2, 1, 3, 3): 0.1, (2,): 0.0, (2, 2): 0.1}
+    groups = parameter_groups(net(), True, lambda name: 1.0)
+    assert len(groups) == 1
+
+
+def test_each_group_takes_its_share_of_the_learning_rate():
+    groups = parameter_groups(net(), True, lambda name: 0.1 if name.startswith("0.") else 1.0)
+    optimizer = build_optimizer(parse(name="sgd"), groups, torch.device("cpu"))
+    set_lr(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("config", "reference"),
+    [
+        ({"name": "sgd", "lr": 0.1, "nesterov": True}, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True)),
+        ({"name": "adam", "lr": 0.1}, lambda p: torch.optim.Adam(p, 0.1)),
+        ({"name": "adamw", "lr": 0.1, "decay_norm_and_bias": True}, lambda p: torch.optim.AdamW(p, 0.1)),
+        ({"name": "rmsprop", "lr": 0.1, "momentum": 0.5}, lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.5)),
+    ],
+    ids=["sgd", "adam", "adamw", "rmsprop"],
+)
+def test_a_step_is_the_step_of_torch(config, reference):
+    # No normalisation here: the bias before one has no gradient but rounding noise, which Adam blows up to full steps.
+    parsed, (ours, theirs) = parse(**config), (plain_net(), plain_net())
+    groups = parameter_groups(ours, parsed.decay_norm_and_bias, lambda name: 1.0)
+    optimizer, other = build_optimizer(parsed, groups, torch.device("cpu")), reference(theirs.parameters())
+    set_lr(optimizer, parsed.lr)
+    for step in range(3):
+        for model, stepper in ((ours, optimizer), (theirs, other)):
+            torch.manual_seed(step)
+            stepper.zero_grad()
+            model(torch.randn(4, 1, 3, 3)).square().sum().backward()
+            stepper.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_clipping_by_norm_and_by_value():
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    clip_gradients([parameter], parse(name="sgd"))
+    assert parameter.grad.tolist() == [3, 4]
+    clip_gradients([parameter], parse(name="sgd", clip_norm=1.0))
+    assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-4)
+    clip_gradients([parameter], parse(name="sgd", clip_value=0.7))
+    assert parameter.grad.tolist() == pytest.approx([0.6, 0.7], rel=1e-4)

@@ -1,0 +1,88 @@
+"""Device and precision are decided with reasons; limits are read from control groups; seeds are keyed by step."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from mlcli.engine.limits import available_memory_bytes, usable_cpus
+from mlcli.engine.runtime import decide_runtime
+from mlcli.engine.settings import Train
+from mlcli.engine.stop import StopRequest
+from mlcli.errors import ConfigError, ExitCode
+
+
+def test_auto_says_what_it_chose_and_why():
+    runtime = decide_runtime(Train())
+    assert {choice.what for choice in runtime.choices} >= {"device", "precision"}
+    assert all(choice.why for choice in runtime.choices)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("wish", [{"device": "cuda"}, {"precision": "tf32", "device": "cpu"}], ids=str)
+def test_what_is_absent_is_refused(wish):
+    with pytest.raises(ConfigError) as caught:
+        decide_runtime(Train(**wish))
+    assert "auto" in caught.value.fix
+
+
+def test_random_numbers_are_a_function_of_seed_and_step():
+    runtime = decide_runtime(Train(device="cpu"))
+    runtime.seed_step(5)
+    first = torch.rand(3)
+    runtime.seed_step(6)
+    assert not torch.equal(first, torch.rand(3))
+    torch.rand(100)
+    runtime.seed_step(5)
+    assert torch.equal(first, torch.rand(3))
+    other = decide_runtime(Train(device="cpu", seed=1))
+    other.seed_step(5)
+    assert not torch.equal(first, torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+    ids=["v2 unlimited", "v2 one", "v2 half", "v1 one", "v1 unlimited", "none"],
+)
+def test_cpus_are_bounded_by_the_control_group(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert usable_cpus(tmp_path) == (expected or len(os.sched_getaffinity(0)))
+
+
+def test_memory_is_bounded_by_the_control_group(tmp_path):
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert available_memory_bytes(tmp_path) == 600000
+    assert available_memory_bytes(tmp_path / "none") > 2**20
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_a_signal_asks_to_stop_and_handlers_are_put_back(number, code):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop.exit_code == ExitCode(code)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_stops_at_once():
+    child = os.fork()
+    if child == 0:
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143

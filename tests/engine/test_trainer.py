@@ -1,0 +1,177 @@
+"""The loop: it learns, it equals a hand-written loop, micro-batches add up, it stops and refuses as promised."""
+
+import json
+
+import pytest
+import torch
+
+from mlcli.engine.checkpoint import by_age, load_checkpoint
+from mlcli.engine.log import TIME_FIELDS, read_metrics
+from mlcli.errors import ConfigError, DivergedError
+from tests.engine.rig import StopAfter, fingerprint, settings_of, train, training
+from tests.engine.toy import ToyFeed, ToyTask
+
+
+def test_it_equals_a_loop_written_by_hand(tmp_path):
+    schedule = {"name": "polynomial"}
+    t, outcome = train(tmp_path, ToyTask(), settings_of(schedule=schedule))
+    assert outcome == "finished"
+
+    task = ToyTask()
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.05, momentum=0.9)
+    batches = ToyFeed(task).train_batches(0)
+    for step in range(12):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 11)
+        batch = next(batches)
+        loss = (task.model(batch.inputs) - batch.targets).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for ours, theirs in zip(t.state.model.parameters(), task.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_micro_batches_make_the_same_step_as_one_batch(tmp_path, accumulate):
+    """batch 6 in 4 parts is 2 + 2 + 1 + 1: unequal parts must weigh by their size."""
+    whole, _ = train(tmp_path, ToyTask(), settings_of())
+    parts, _ = train(
+        tmp_path, ToyTask(accumulate=accumulate), settings_of(train={"accumulate": accumulate})
+    )
+    for a, b in zip(whole.state.model.parameters(), parts.state.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_it_learns_and_keeps_the_best(tmp_path):
+    t, _ = train(tmp_path, ToyTask(samples=120), settings_of(optimizer={"name": "sgd", "lr": 0.01}, train={"epochs": 40}))
+    best = load_checkpoint(t.run.checkpoint("best"))
+    assert best["scores"]["mae"] < 0.1
+    assert best["scores"]["mae"] == t.state.progress.best_value
+    scores = [line["mae"] for line in read_metrics(t.log.path) if line["split"] == "val"]
+    assert t.state.progress.best_value == min(scores)
+    assert t.state.progress.best_epoch == scores.index(min(scores)) + 1
+
+
+@pytest.mark.parametrize("stop_after", range(1, 16))
+def test_a_stopped_run_goes_on_as_if_it_never_stopped(tmp_path, stop_after):
+    """Stopped before each step in turn, in the middle of evaluations too; dropout, batch norm, EMA, warm-up, plateau."""
+    settings = settings_of(
+        optimizer={"name": "adamw", "lr": 0.01, "clip_norm": 1.0},
+        schedule={"name": "plateau", "patience": 1, "min_delta": 0.5, "warmup_epochs": 0.5},
+        train={"accumulate": 2, "ema": {"decay": 0.9}, "log_every": 3, "epochs": 2},
+    )
+    toy = {"dropout": 0.3, "norm": True, "accumulate": 2}
+    whole, _ = train(tmp_path / "whole", ToyTask(**toy), settings)
+
+    cut, outcome = train(tmp_path / "cut", ToyTask(**toy), settings, stop=StopAfter(stop_after))
+    assert outcome == "interrupted"
+    torch.manual_seed(999)  # whatever the new process's generators hold must not matter
+    rest, outcome = train(tmp_path / "cut", ToyTask(**toy), settings, run=cut.run)
+    assert outcome == "finished"
+    assert fingerprint(rest.state) == fingerprint(whole.state)
+    assert lines_without_times(rest) == lines_without_times(whole)
+
+
+def lines_without_times(t):
+    return [{k: v for k, v in line.items() if k not in TIME_FIELDS} for line in read_metrics(t.log.path)]
+
+
+def test_evaluating_and_logging_change_nothing(tmp_path):
+    toy = {"dropout": 0.3, "norm": True}
+    often, _ = train(tmp_path, ToyTask(**toy), settings_of(train={"log_every": 1}))
+    seldom, _ = train(tmp_path, ToyTask(**toy), settings_of(train={"log_every": 100, "evaluate_every": 3}))
+    for a, b in zip(often.state.model.state_dict().values(), seldom.state.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_early_stopping_stops_when_the_metric_stands_still(tmp_path):
+    settings = settings_of(
+        optimizer={"name": "sgd", "lr": 1e-12},
+        train={"epochs": 50, "early_stopping": {"patience": 3, "min_delta": 0.01}},
+    )
+    t, outcome = train(tmp_path, ToyTask(), settings)
+    assert outcome == "stopped early"
+    assert t.state.progress.step == 4 * 4  # one evaluation to compare with, then three without improvement
+    assert by_age(t.run.checkpoints)[0].name == "step-00000016.ckpt"
+
+
+def test_watching_a_metric_that_is_better_when_larger(tmp_path):
+    t, _ = train(tmp_path, ToyTask(samples=60), settings_of(train={"watch": "hits", "epochs": 10}))
+    scores = [line["hits"] for line in read_metrics(t.log.path) if line["split"] == "val"]
+    assert t.state.progress.best_value == max(scores)
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="no metric is called 'accuracy'") as caught:
+        training(tmp_path, ToyTask(), settings_of(train={"watch": "accuracy"}))
+    assert caught.value.fix == "one of hits, loss, mae"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
+    with pytest.raises(DivergedError, match="mse = nan|loss = nan"):
+        train(tmp_path, ToyTask(bad_step=6), settings_of(train={"epochs": 10}))
+    (run,) = (tmp_path / "toy").iterdir()
+    for path in by_age(run / "checkpoints"):
+        assert all(torch.isfinite(value).all() for value in load_checkpoint(path)["model"].values())
+    assert by_age(run / "checkpoints")[0].name == "step-00000004.ckpt"
+
+
+def test_only_the_last_checkpoints_are_kept_and_the_best_besides(tmp_path):
+    t, _ = train(tmp_path, ToyTask(), settings_of(train={"epochs": 5, "checkpoints": {"keep_last": 3, "every_steps": 1}}))
+    assert [path.name for path in by_age(t.run.checkpoints)] == [f"step-{s:08d}.ckpt" for s in (20, 19, 18)]
+    assert t.run.checkpoint("best").name == "best.ckpt"
+
+
+def test_the_average_is_evaluated_and_saved_not_the_raw_weights(tmp_path):
+    t, _ = train(tmp_path, ToyTask(), settings_of(train={"ema": {"decay": 0.5}, "epochs": 1}))
+    best, last = load_checkpoint(t.run.checkpoint("best")), load_checkpoint(t.run.checkpoint("last"))
+    for name, average in last["ema"].items():
+        assert torch.equal(best["model"][name], average)
+    assert not torch.equal(best["model"]["0.weight"], last["model"]["0.weight"])
+
+
+def test_fp16_overflow_skips_the_step_and_the_schedule_waits(tmp_path):
+    task = ToyTask()
+    task.targets = task.targets * 1e4  # gradients beyond 65504 once scaled by 65536
+    t, _ = train(tmp_path, task, settings_of(train={"precision": "fp16", "epochs": 1}, schedule={"name": "polynomial"}))
+    assert t.state.progress.skipped > 0
+    assert t.state.scaler.get_scale() < 65536
+    last = [line for line in read_metrics(t.log.path) if line["split"] == "train"][-1]
+    assert last["lr"] == pytest.approx(0.05 * (1 - (3 - t.state.progress.skipped) / 3), abs=0.05 / 3 + 1e-9)
+
+
+def test_status_and_metrics_tell_what_happened(tmp_path, capsys):
+    t, _ = train(tmp_path, ToyTask(), settings_of())
+    status = json.loads((t.run.path / "status.json").read_text())
+    assert (status["epoch"], status["step"]) == (3, 12)
+    assert status["best"]["metric"] == "mae"
+    lines = read_metrics(t.log.path)
+    assert [(line["split"], line["step"]) for line in lines] == [
+        ("train", 2), ("train", 4), ("val", 4), ("train", 6), ("train", 8), ("val", 8),
+        ("train", 10), ("train", 12), ("val", 12),
+    ]  # fmt: skip
+    assert {"loss", "lr", "samples_per_s", "wait_share"} <= lines[0].keys()
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert len(printed) == 4
+    assert "train loss" in printed[0]
+    assert "val mae" in printed[0]
+
+
+def test_tensorboard_holds_every_point_once_after_a_resume(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cut, _ = train(tmp_path, ToyTask(), settings_of(), stop=StopAfter(9))
+    train(tmp_path, ToyTask(), settings_of(), run=cut.run)
+    events = EventAccumulator(str(cut.run.path / "tensorboard"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss/train")] == [2, 4, 6, 8, 10, 12]
+    assert [point.step for point in events.Scalars("mae/val")] == [4, 8, 12]
+
+
+def test_a_compiled_model_is_saved_under_the_same_names(tmp_path, monkeypatch):
+    real_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: real_compile(model, backend="eager"))
+    compiled, _ = train(tmp_path, ToyTask(), settings_of(train={"compile": True, "epochs": 1}))
+    plain, _ = train(tmp_path, ToyTask(), settings_of(train={"epochs": 1}))
+    assert compiled.state.state_dict()["model"].keys() == plain.state.state_dict()["model"].keys()
+    assert fingerprint(compiled.state) == fingerprint(plain.state)
