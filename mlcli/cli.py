@@ -74,7 +74,8 @@ def schema(
 @app.command()
 def train(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[X.yaml] [KEY=VALUE ...]", help="The experiment, and keys to override.")
+        list[str] | None,
+        typer.Argument(metavar="[X.yaml] [KEY=VALUE ...]", help="The experiment, and keys to override."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the YAML's own unless given.")] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
@@ -95,7 +96,9 @@ def split_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
     overrides = [text for text in arguments if "=" in text and not Path(text).is_file()]
     files = [text for text in arguments if text not in overrides]
     if len(files) > 1:
-        raise ConfigError(f"one YAML at a time, got {', '.join(files)}", fix="an override needs a =, as in train.epochs=5")
+        raise ConfigError(
+            f"one YAML at a time, got {', '.join(files)}", fix="an override needs a =, as in train.epochs=5"
+        )
     return (Path(files[0]) if files else None), overrides
 
 
@@ -123,6 +126,7 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(metavar="FILES|DIRS...", help="Images, folders of images, or a CSV.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write, .jsonl or .csv.")] = None,
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Folder for the images with the answers.")] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Only the most probable classes.")] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and bright, as for ink on paper.")] = False,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best or last.")] = "best",
     out: Out = Path("runs"),
@@ -134,7 +138,9 @@ def predict(
     from mlcli.commands import predict
 
     raise typer.Exit(
-        predict.run(run, inputs, output=output, pictures=pictures, invert=invert, checkpoint=checkpoint, root=out)
+        predict.run(
+            run, inputs, output=output, pictures=pictures, top=top, invert=invert, checkpoint=checkpoint, root=out
+        )
     )
 
 

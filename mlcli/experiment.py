@@ -51,12 +51,22 @@ class Experiment:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = ()) -> "Experiment":
-        """Read a YAML file, or standard input for `-`. Raises ConfigError, with every mistake at its line and column."""
+    def load(cls, path: Path, overrides: Sequence[str] = (), *, base: Path | None = None) -> "Experiment":
+        """Read a YAML file, or standard input for `-`.
+
+        `base` is what relative paths start from, the YAML's folder unless given. Raises ConfigError, with every mistake
+        at its line and column.
+        """
         document = read(path, overrides)
         kind = config_type(choose(document.tree, "task", TASKS))
-        config = validate(document.tree, kind, document.base)
+        config = validate(document.tree, kind, base or document.base)
         return cls(config, document.text, None if str(path) == "-" else path, tuple(overrides))
+
+    @classmethod
+    def of_run(cls, folder: Path, overrides: Sequence[str] = ()) -> "Experiment":
+        """What a run was told to do, changed by overrides; relative paths in these start from the working directory,
+        for nobody means them to start inside the run folder."""
+        return cls.load(folder / "resolved.yaml", overrides, base=Path.cwd())
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Experiment":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli.errors import CheckpointError, DataError
-from mlcli.experiment import TASKS, config_type
+from mlcli.experiment import Experiment
 from mlcli.report.tables import number, table
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(
     folder = open_run(run, root)
     path = folder.checkpoint(checkpoint)
     saved = load_checkpoint(path)
-    config = _config(folder.path / "resolved.yaml", overrides)
+    config = Experiment.of_run(folder.path, overrides).config.from_scratch()
     runtime = decide_runtime(config.train)
     task = config.build()
     refuse_other_data(saved["facts"]["data"], task.facts["data"])
@@ -62,22 +62,13 @@ def run(
         "device": str(runtime.device),
         "precision": runtime.precision,
         "overrides": list(overrides),
+        "caveat": task.caveat,
         "metrics": scores,
         **_details(metrics),
     }
     text = json.dumps(result, indent=2)
     folder.write_text(f"evaluation-{split}.json", text + "\n")
     print(text if as_json else _page(result, note, folder.path / f"evaluation-{split}.json"))
-
-
-def _config(path: Path, overrides: Sequence[str]) -> Any:
-    """The config a run was started with, changed. Unlike in a YAML, relative paths start from the working directory:
-    nobody means them to start inside the run folder."""
-    from mlcli.schema.read import choose, read, validate
-
-    document = read(path, overrides)
-    kind = config_type(choose(document.tree, "task", TASKS))
-    return validate(document.tree, kind, Path.cwd()).from_scratch()
 
 
 def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
@@ -115,7 +106,8 @@ def _chosen_split(asked: str | None, splits: dict[str, int]) -> tuple[str, str]:
         return fallback, f"the data have no test split, so this is {fallback}"
     if asked not in splits:
         known = ", ".join(f"{name} ({count:,})" for name, count in splits.items())
-        raise DataError(f"there is no split '{asked}'", where=f"splits there are: {known}", fix=f"--split {next(iter(splits))}")
+        where, fix = f"splits there are: {known}", f"--split {next(iter(splits))}"
+        raise DataError(f"there is no split '{asked}'", where=where, fix=fix)
     return asked, ""
 
 
@@ -151,6 +143,8 @@ def _page(result: dict[str, Any], note: str, path: Path) -> str:
         ["split", f"{result['split']}, {result['samples']:,} samples" + (f" ({note})" if note else "")],
         ["device", f"{result['device']}, {result['precision']}"],
     ]
+    if result["caveat"]:
+        head.append(["caveat", result["caveat"]])
     scores = [[name.replace("_", " "), number(value)] for name, value in result["metrics"].items()]
     parts = [table(head[0], head[1:], left=2), table(scores[0], scores[1:])]
     if "classes" in result:
@@ -173,7 +167,8 @@ def _class_table(classes: list[dict[str, Any]]) -> str:
 def _matrix(names: list[str], confusion: list[list[int]]) -> str:
     """Counts with a dot for zero, so that mistakes stand out."""
     short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
-    rows = [[name, *(str(count) if count else "·" for count in row)] for name, row in zip(short, confusion, strict=True)]
+    counts = [[str(count) if count else "·" for count in row] for row in confusion]
+    rows = [[name, *row] for name, row in zip(short, counts, strict=True)]
     return "confusion: rows are the truth, columns what the model said\n" + table(["", *short], rows)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WIDEST_VALUE = 40
 """Characters of a config value in the comparison; longer ones are cut."""
+MOST_COLUMNS = 4
+"""Runs of one name that are compared unasked; more do not fit a terminal."""
 
 
 def run_list(root: Path, as_json: bool = False) -> None:
@@ -34,15 +36,15 @@ def run_list(root: Path, as_json: bool = False) -> None:
 def run_compare(runs: Sequence[str], root: Path, as_json: bool = False) -> None:
     """Print the config keys in which runs differ, then their results, one column a run.
 
-    A name with several runs stands for the newest of them. Raises CheckpointError if one cannot be found or read.
+    A name stands for the newest of its runs; named alone, for the newest few. Raises CheckpointError if a run cannot
+    be found or read.
     """
     from mlcli.engine.resume import flatten
-    from mlcli.engine.run import open_run
+    from mlcli.engine.run import list_runs, open_run
 
-    if len(set(runs)) < 2:
-        known = ", ".join(run.name for run in _found(root)[-4:]) or "none yet"
-        raise CheckpointError("name at least two runs to compare", fix=f"mlcli runs compare A B; runs there are: {known}")
     folders = [open_run(name, root) for name in runs]
+    if len(runs) == 1:
+        folders = list_runs(root / runs[0])[-MOST_COLUMNS:] or folders
     configs = [flatten(folder.config_plain()) for folder in folders]
     summaries = [summary(folder) for folder in folders]
     for s in summaries:
@@ -52,8 +54,10 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps({"runs": summaries, "config": differing}, indent=2))
         return
-    rows = [[key, *map(_value, values)] for key, values in differing.items()] or [["(same config)"] + [""] * len(runs)]
-    rows += [[""] * (len(runs) + 1), *_outcomes(summaries)]
+    rows = [[key, *map(_value, values)] for key, values in differing.items()] or [
+        ["(no difference in config)", *[""] * len(folders)]
+    ]
+    rows += [[""] * (len(folders) + 1), *_outcomes(summaries)]
     print(table(["", *(s["run"] for s in summaries)], rows))
 
 
@@ -77,6 +81,8 @@ def summary(run: "RunFolder") -> dict[str, Any]:
         }
     except CheckpointError as error:
         return {**known, "state": "unreadable", "error": error.what}
+    except OSError as error:
+        return {**known, "state": "unreadable", "error": str(error)}
     except (TypeError, ValueError, AttributeError) as error:  # valid JSON of another shape
         return {**known, "state": "unreadable", "error": f"status.json is not as it was written ({error})"}
 

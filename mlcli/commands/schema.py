@@ -7,4 +7,7 @@ from mlcli import experiment
 
 def run(markdown: bool = False) -> None:
     """Print the JSON schema, or with `markdown` the text of docs/config.md."""
-    print(experiment.reference() if markdown else json.dumps(experiment.json_schema(), indent=2), end="" if markdown else "\n")
+    if markdown:
+        print(experiment.reference(), end="")
+    else:
+        print(json.dumps(experiment.json_schema(), indent=2))

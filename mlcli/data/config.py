@@ -6,7 +6,7 @@ and the `DataInfo` found by looking at them.
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mlcli.schema import ConfigPath, Strict
 
@@ -74,7 +74,7 @@ class ImageFiles(Splits):
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Side, or height and width, in pixels that each image is brought to; null if all are of one size already."""
     fit: Literal["crop", "stretch", "pad"] = "crop"
-    """How: crop (shorter side resized, middle kept), stretch (aspect ratio lost), pad (longer side resized, grey bars)."""
+    """How: crop (shorter side resized, middle kept), stretch (to the shape), pad (longer side resized, grey bars)."""
     channels: Channels = 3
     """3 for colour, 1 for grey."""
     normalize: Literal["train", "imagenet"] = "train"
@@ -203,6 +203,16 @@ RegressionData = Annotated[TableFile | RegressionTable, Field(discriminator="nam
 # --- augmentation ----------------------------------------------------------------------------------------------------
 
 Odds = Annotated[float, Field(ge=0, le=1)]
+AreaShare = Annotated[float, Field(gt=0, le=1)]
+
+
+def _ascend(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the smaller bound comes first: [{bounds[1]:g}, {bounds[0]:g}]")
+    return bounds
+
+
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascend)]
 
 
 class RandomCrop(Strict):
@@ -219,9 +229,9 @@ class RandomResizedCrop(Strict):
     """Cut out a random area of random shape and resize it to the image size (Szegedy et al. 2015, section 6)."""
 
     name: Literal["random_resized_crop"]
-    area: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0)
+    area: Annotated[tuple[AreaShare, AreaShare], AfterValidator(_ascend)] = (0.08, 1.0)
     """Smallest and largest share of the image's area."""
-    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    ratio: Range = (3 / 4, 4 / 3)
     """Smallest and largest width / height."""
 
 
@@ -257,7 +267,7 @@ class Affine(Strict):
     """Largest rotation to either side."""
     translate: Share = 0.1
     """Largest shift to either side, as a share of width and height."""
-    scale: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.1)
+    scale: Range = (0.9, 1.1)
     """Smallest and largest magnification."""
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
     """Largest shear to either side, in degrees."""

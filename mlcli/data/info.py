@@ -47,4 +47,5 @@ class DataInfo:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "DataInfo":
         """`DataInfo.from_plain(info.to_plain()) == info`"""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+        return cls(**values)

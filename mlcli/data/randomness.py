@@ -75,7 +75,7 @@ class KeyedRandom:
     def integers(self, high: int | Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """int64 in 0 .. high - 1; `high` (at most 2^31) is one bound or broadcasts against [B, *shape].
 
-        Scales 32 bits up by `high` (Lemire 2019, arXiv:1805.10941, without the rejection): off by less than high / 2^32.
+        Scales 32 bits up by `high` (Lemire 2019, arXiv:1805.10941, without rejection): off by less than high / 2^32.
         """
         return _shift_right(_shift_right(self._bits(shape), 32) * high, 32)
 

@@ -49,6 +49,14 @@ def split_indices(
         )
         splits[split] = np.sort(held_out)
         rest = np.setdiff1d(rest, held_out, assume_unique=True)
+    if labels is not None:
+        lost = np.setdiff1d(labels, labels[rest]).tolist()
+        if lost:  # seen with a class of three and 60 % held out
+            raise DataError(
+                f"no {unit} are left to train on of {first_few([repr(class_names[label]) for label in lost])}",
+                where=where,
+                fix=f"smaller {_listed([f'data.{split}' for split in counts])}, or more {unit} of these classes",
+            )
     return {"train": rest, **splits}
 
 

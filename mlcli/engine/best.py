@@ -33,6 +33,8 @@ def choose_watch(asked: str | None, primary: str, directions: dict[str, Directio
     metric = asked or primary
     if metric not in known:
         raise ConfigError(
-            f"train.watch: no metric is called '{metric}'", where="train.watch", fix=f"one of {', '.join(sorted(known))}"
+            f"train.watch: no metric is called '{metric}'",
+            where="train.watch",
+            fix=f"one of {', '.join(sorted(known))}",
         )
     return Watch(metric, known[metric], "val" if has_val else "train")

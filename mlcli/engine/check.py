@@ -1,16 +1,31 @@
 """A few batches through a copy of the model before anything is written: shape errors show here, and the speed."""
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
-from mlcli.engine.contract import Batch, Task, total
+from mlcli.engine.contract import Batch, Feed, Task, total
 from mlcli.engine.runtime import Runtime
 from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
+
+REHEARSED_BATCHES = 3
+"""The first is always slow, so two would tell no speed."""
+
+
+def rehearse(task: Task, feed: Feed, runtime: Runtime, start_step: int) -> tuple[Iterator[Batch], float]:
+    """Check the first batches from `start_step` on.
+
+    Returns all batches from there, those checked included, and the seconds a micro-batch takes.
+    Raises as check_batches.
+    """
+    batches = feed.train_batches(start_step)
+    first = list(itertools.islice(batches, REHEARSED_BATCHES))
+    return itertools.chain(first, batches), check_batches(task, runtime, first)
 
 
 def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> float:

@@ -1,12 +1,13 @@
 """Checkpoints: one file each, written whole or not at all, checksummed, and read without ever running foreign code.
 
 A file is a torch archive of tensors and plain values, then a trailer of 48 bytes: 8 of magic, the archive's length (8,
-little endian) and its SHA-256 (32). `torch.load` itself does not notice a flipped bit (pytorch#28858), the trailer does.
+little endian) and its SHA-256 (32). `torch.load` itself does not notice a flipped bit (pytorch#28858).
 """
 
 import hashlib
 import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlcli.errors import CheckpointError
 
 MAGIC = b"MLCLI\x00\x01\n"
 TRAILER_BYTES = len(MAGIC) + 8 + 32
+PLAIN = (int, float, str, bool, type(None))
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -25,12 +27,26 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     `content`: tensors, numbers, strings, None, and lists or dicts of them, so that `weights_only` loading can read it.
     """
+    _assert_plain(content)
     buffer = io.BytesIO()  # to memory first: straight to a full disk torch.save loses the reason (pytorch#156955)
     torch.save(content, buffer)
     archive = buffer.getbuffer()
     digest = hashlib.sha256(archive).digest()
     write_atomically(path, b"".join((archive, MAGIC, len(archive).to_bytes(8, "little"), digest)))
     read_verified(path)
+
+
+def _assert_plain(value: Any, at: str = "checkpoint") -> None:
+    """Our own promise: whatever is saved can be loaded again. A NumPy number or a version object could not be."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            assert type(key) in PLAIN, f"{at} has a key of {type(key)}"
+            _assert_plain(item, f"{at}.{key}")
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            _assert_plain(item, f"{at}[{position}]")
+    else:
+        assert isinstance(value, Tensor) or type(value) in PLAIN, f"{at} is a {type(value)}"
 
 
 def read_verified(path: Path) -> bytes:
@@ -57,8 +73,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"the checkpoint holds more than tensors and plain values: {reason}", where=str(path),
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"the checkpoint holds more than tensors and plain values: {named[1] if named else 'foreign objects'}"
+        raise CheckpointError(what, where=str(path),
                               fix="it was not written by mlcli; do not open it") from error  # fmt: skip
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError("the file is no mlcli checkpoint: it holds no model", where=str(path))
@@ -84,7 +101,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
 
     Raises CheckpointError if there is none.
     """
-    problems = []
+    problems: list[str] = []
     for path in by_age(folder):
         try:
             return load_checkpoint(path), path, problems

@@ -6,7 +6,7 @@ say how wrong one of them is, and the trainer's optimizer looks for a better one
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from mlcli.engine.runtime import Runtime
 
 Direction = Literal["max", "min"]
+
+
+class Choice(NamedTuple):
+    """One thing that was decided for the user: what, which value, why."""
+
+    what: str
+    value: str
+    why: str
 
 
 @dataclass
@@ -59,6 +67,8 @@ class Feed(Protocol):
     """Batches on the device, as a pure function of (seed, step): nothing to replay when a run resumes."""
 
     steps_per_epoch: int
+    choices: list[Choice]
+    """What was decided where the YAML said auto."""
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`."""
@@ -84,6 +94,9 @@ class Task(Protocol):
     """Plain data saved in every checkpoint: what a stranger needs to use the model (classes, shapes, preparation)."""
     primary: str
     """The metric that decides what is best unless train.watch names another."""
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Lines (subject, text) a person should see before training: the data, the model."""
 
     def feed(self, runtime: "Runtime") -> Feed:
         """Where batches come from, on this device."""

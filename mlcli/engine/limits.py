@@ -1,47 +1,69 @@
-"""How many CPUs and how much memory this process may really use: affinity and control groups, not what is built in.
+"""What this process may use of the machine: CPUs and memory, within the limits of its control group. No torch in here.
 
-A container given 2 of 64 CPUs still counts 64 with os.cpu_count(); threads or workers started for all of them only get
-in each other's way.
+A container sees all CPUs and all memory of its host; what it may use stands in the files of its control group (Linux
+kernel documentation, admin-guide/cgroup-v2 and cgroup-v1). A limit of any enclosing group holds too.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def usable_cpus(cgroup: Path = CGROUP) -> int:
-    """CPUs this process may use at once: the smaller of its affinity and its control group's quota, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cpu_quota(cgroup)
-    return max(1, min(affinity, int(quota)) if quota else affinity)
+def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """CPUs this process may keep busy: its affinity, or its group's share of time in whole CPUs; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _folders(cgroups, membership, "cpu"):
+        quota_and_period = _numbers(folder / "cpu.max") or _numbers(
+            folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
+        )
+        if quota_and_period:
+            allowed = min(allowed, quota_and_period[0] // quota_and_period[1])
+    return max(allowed, 1)
 
 
-def _cpu_quota(cgroup: Path) -> float | None:
-    """CPUs granted by the control group (v2 cpu.max, v1 cfs_quota_us), or None without a limit."""
-    if text := _read(cgroup / "cpu.max"):
-        quota, period = text.split()
-        return None if quota == "max" else max(1.0, float(quota) / float(period))
-    quota, period = _read(cgroup / "cpu/cpu.cfs_quota_us"), _read(cgroup / "cpu/cpu.cfs_period_us")
-    if quota and period and float(quota) > 0:
-        return max(1.0, float(quota) / float(period))
-    return None
+def available_memory_bytes(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Memory that can still be taken without swapping; cached files count as free, since they give way."""
+    available = psutil.virtual_memory().available
+    for folder in _folders(cgroups, membership, "memory"):
+        for limit_file, used_file, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit_and_use = _numbers(folder / limit_file, folder / used_file)
+            if limit_and_use:
+                stat = _words(folder / "memory.stat")
+                reclaimable = int(stat[stat.index(cached) + 1]) if cached in stat else 0
+                available = min(available, limit_and_use[0] - limit_and_use[1] + reclaimable)
+    return max(available, 0)
 
 
-def available_memory_bytes(cgroup: Path = CGROUP) -> int:
-    """Memory that can be taken without swapping: what the system has left, or what the control group still grants."""
-    free = psutil.virtual_memory().available
-    for limit_file, used_file in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        limit, used = _read(cgroup / limit_file), _read(cgroup / used_file)
-        if limit and used and limit != "max":
-            free = min(free, max(0, int(limit) - int(used)))
-    return free
-
-
-def _read(path: Path) -> str:
+def _folders(cgroups: Path, membership: Path, controller: str) -> Iterator[Path]:
+    """The group this process is in and all that enclose it. Inside a container only the outermost may be visible."""
     try:
-        return path.read_text().strip()
+        lines = membership.read_text().splitlines()
     except OSError:
-        return ""
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or controller in controllers.split(","):
+            root = cgroups / controller if controllers else cgroups  # version 1 keeps a tree for each controller
+            group = Path(path.lstrip("/"))
+            yield from (root / part for part in (group, *group.parents))
+
+
+def _numbers(*files: Path) -> list[int]:
+    """The two numbers in these files; nothing where one is missing, or is "max" or -1 for no limit."""
+    words = [word for file in files for word in _words(file)]
+    return [int(word) for word in words] if len(words) == 2 and all(word.isdecimal() for word in words) else []
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []

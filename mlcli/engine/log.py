@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from mlcli.engine.files import cannot_write
+from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
 
 if TYPE_CHECKING:
@@ -102,13 +103,17 @@ class Screen:
             self._bar.close()
             self._bar = None
 
-    def epoch(self, epoch: int, scores: dict[str, dict[str, float]], lr: float, rate: float, wait: float, best: bool) -> None:
+    def epoch(self, epoch: int, scores: dict[str, dict[str, float]], lr: float, rates: Rates, best: bool) -> None:
         """The line of an epoch (from 0). `scores` by split; a missing split leaves its column out."""
         self.clear()
         columns = [("epoch", f"{epoch + 1}")]
         for split, values in scores.items():
             columns += [(f"{split} {name}", f"{values[name]:.4f}") for name in ("loss", self.metric) if name in values]
-        columns += [("lr", f"{lr:.2e}"), ("samples/s", f"{rate:,.0f}"), ("wait", f"{wait:.0%}")]
+        columns += [
+            ("lr", f"{lr:.2e}"),
+            ("samples/s", f"{rates.samples_per_s:,.0f}"),
+            ("wait", f"{rates.wait_share:.0%}"),
+        ]
         widths = [max(len(title), 8) + 2 for title, _ in columns]
         if not self._headed:
             print("\n" + "".join(title.rjust(width) for (title, _), width in zip(columns, widths, strict=True)))

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlcli.engine import settings as S
+from mlcli.engine import settings
 
 
-def parameter_groups(model: nn.Module, decay_norm_and_bias: bool, lr_scale: Callable[[str], float]) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, decay_norm_and_bias: bool, lr_scale: Callable[[str], float]
+) -> list[dict[str, Any]]:
     """Parameters sorted by (learning rate share, whether weight decay applies).
 
     Matrices and kernels decay; biases and normalisation scales (one dimension or none) do not, unless asked for: decay
@@ -25,21 +27,23 @@ def parameter_groups(model: nn.Module, decay_norm_and_bias: bool, lr_scale: Call
     return [{"params": p, "lr_scale": scale, "decays": decays} for (scale, decays), p in groups.items()]
 
 
-def build_optimizer(config: S.Optimizer, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: settings.Optimizer, groups: list[dict[str, Any]], device: torch.device
+) -> torch.optim.Optimizer:
     """The optimizer of the YAML over these groups."""
     for group in groups:
         group["weight_decay"] = config.weight_decay if group.pop("decays") else 0.0
     fused = device.type in ("cpu", "cuda")
     match config:
-        case S.Sgd():
+        case settings.Sgd():
             return torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
-        case S.AdamW():  # before Adam, which it extends
+        case settings.AdamW():  # before Adam, which it extends
             betas = (config.beta1, config.beta2)
             return torch.optim.AdamW(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
-        case S.Adam():
+        case settings.Adam():
             betas = (config.beta1, config.beta2)
             return torch.optim.Adam(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
-        case S.RmsProp():
+        case settings.RmsProp():
             return torch.optim.RMSprop(groups, config.lr, alpha=config.alpha, eps=config.eps, momentum=config.momentum)
 
 
@@ -49,8 +53,8 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], config: S.Optimizer) -> None:
-    """Bound the gradients as configured: by their common norm (Pascanu et al. 2013), element by element, or not at all."""
+def clip_gradients(parameters: Iterable[nn.Parameter], config: settings.Optimizer) -> None:
+    """Bound the gradients as configured: by their common norm (Pascanu et al. 2013), one by one, or not at all."""
     if config.clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     elif config.clip_value is not None:

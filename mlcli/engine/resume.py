@@ -1,7 +1,10 @@
-"""Going on with a run: what may have changed since it was started, and what that does to the schedule."""
+"""Going on with a run: from its newest whole checkpoint, as the same experiment, on the same data."""
 
 from typing import Any
 
+from mlcli.engine.checkpoint import load_newest
+from mlcli.engine.run import RunFolder
+from mlcli.engine.state import TrainingState
 from mlcli.errors import CheckpointError, ConfigError
 
 MAY_CHANGE = (
@@ -20,6 +23,33 @@ MAY_CHANGE = (
 """Keys that leave the meaning of the steps already taken as it is. `loader.sampler` is the exception, refused below."""
 
 
+def resume(
+    state: TrainingState, run: RunFolder, config: dict[str, Any], facts: dict[str, Any], steps_per_epoch: int
+) -> tuple[int, list[tuple[str, str]]]:
+    """Bring a fresh state to where the run's newest whole checkpoint was.
+
+    Args:
+        config, facts: of the experiment as it is now, as plain data.
+    Returns the length of metrics.jsonl at that time, and lines (subject, text) a person should see.
+    Raises CheckpointError, or ConfigError if the run is complete or would become another experiment.
+    """
+    saved, path, problems = load_newest(run.checkpoints)
+    _refuse_other_experiment(saved["config"], config)
+    _refuse_other_data(saved["facts"]["data"], facts["data"])
+    state.load_state_dict(saved)
+    done, epochs, before = state.progress.step, config["train"]["epochs"], saved["config"]["train"]["epochs"]
+    if done >= steps_per_epoch * epochs:
+        raise ConfigError(f"the run is complete: {done // steps_per_epoch} of {epochs} epochs", where=run.name,
+                          fix=f"train.epochs={2 * epochs} to go on")  # fmt: skip
+    lines = [("warning", f"{problem}; going back to {path.name}") for problem in problems]
+    lines.append(("resume", f"{run.name} from step {done}, epoch {done / steps_per_epoch:.4g} of {epochs}"))
+    if before != epochs:
+        was, now = saved["optimizer"]["param_groups"][0]["lr"], state.schedule.lr_at(done)
+        text = f"{epochs} epochs instead of {before}: the curve is stretched, the learning rate goes on at {now:.3g}"
+        lines.append(("schedule", f"{text} (it was {was:.3g})"))
+    return saved["metrics_bytes"], lines
+
+
 def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:
     """A nested config as {"optimizer.lr": 0.1, ...}; lists are values."""
     if not isinstance(plain, dict):
@@ -36,8 +66,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
 
 
-def refuse_other_experiment(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise ConfigError if a resumed run would no longer be the same experiment."""
+def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any]) -> None:
     changed = {
         key: values
         for key, values in differences(old, new).items()
@@ -49,12 +78,12 @@ def refuse_other_experiment(old: dict[str, Any], new: dict[str, Any]) -> None:
                           fix="take these keys back, or start a new run without --resume")  # fmt: skip
 
 
-def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raise CheckpointError if the data found now are not what the checkpoint's model was made for."""
-    for key in ("class_names", "input_shape", "target"):
-        was, now = saved["data"].get(key), found["data"].get(key)
-        if was != now:
-            raise CheckpointError(f"the data have changed: {key} was {_short(was)}, is {_short(now)}",
+def _refuse_other_data(was: dict[str, Any], now: dict[str, Any]) -> None:
+    """The statistics must agree as well: other samples in the training split would make another experiment."""
+    for key in was.keys() | now.keys():
+        if was.get(key) != now.get(key):
+            before, after = _short(was.get(key)), _short(now.get(key))
+            raise CheckpointError(f"the data have changed since the run began: {key} was {before}, is {after}",
                                   where="data", fix="restore the data, or start a new run")  # fmt: skip
 
 

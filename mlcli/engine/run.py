@@ -10,12 +10,17 @@ from typing import IO, Any
 
 from mlcli.engine.checkpoint import by_age
 from mlcli.engine.files import cannot_write, write_atomically
-from mlcli.errors import BusyError, CheckpointError, OutputError
+from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
+from mlcli.schema.read import read
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+_held: dict[Path, IO[str]] = {}
+"""Lock files this process holds. Opening one a second time and closing it would release the lock (POSIX, fcntl)."""
 
 
 class RunFolder:
@@ -24,7 +29,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self._lock_file: IO[str] | None = None
 
     @property
     def name(self) -> str:
@@ -32,8 +36,11 @@ class RunFolder:
         return f"{self.path.parent.name}/{self.path.name}"
 
     def config_plain(self) -> dict[str, Any]:
-        """The resolved config the run was started with."""
-        return self._read_json("config.json")
+        """The resolved config the run was started with. Raises CheckpointError if the run has none that can be read."""
+        try:
+            return read(self.path / "resolved.yaml").tree.data
+        except ConfigError as error:
+            raise CheckpointError(f"the run's config cannot be read: {error.what}", where=str(self.path)) from error
 
     def status(self) -> dict[str, Any]:
         """What became of the run; state "killed" if it says running but nobody holds its lock."""
@@ -42,11 +49,14 @@ class RunFolder:
             status["state"] = "killed"
         return status
 
+    def status_or_empty(self) -> dict[str, Any]:
+        """The status as written; nothing for a run that was just made."""
+        return self._read_json("status.json") if (self.path / "status.json").exists() else {}
+
     def update_status(self, **changes: Any) -> None:
         """Change some entries of status.json, atomically."""
-        path = self.path / "status.json"
-        status = self._read_json("status.json") if path.exists() else {}
-        write_atomically(path, json.dumps({**status, **changes}, indent=2).encode() + b"\n")
+        status = {**self.status_or_empty(), **changes}
+        write_atomically(self.path / "status.json", json.dumps(status, indent=2).encode() + b"\n")
 
     def write_text(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
@@ -66,22 +76,31 @@ class RunFolder:
         POSIX record locks belong to the process: they end with it even by kill -9, and are not handed to forked
         workers, as flock's would be.
         """
+        if self.path in _held:
+            raise BusyError("this process is writing the run already", where=str(self.path))
         file = (self.path / "run.lock").open("a+")
         if fcntl is not None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 file.seek(0)
-                raise BusyError(f"the run is being written by {file.read().strip() or 'another process'}",
-                                where=str(self.path), fix="wait for it, or stop it first") from error  # fmt: skip
+                owner = file.read().strip() or "another process"
+                file.close()
+                raise BusyError(f"the run is being written by {owner}", where=str(self.path),
+                                fix="wait for it, or stop it first") from error  # fmt: skip
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()} since {utc_now()}\n")
         file.flush()
-        self._lock_file = file
+        _held[self.path] = file
+
+    def unlock(self) -> None:
+        """Let others write; nothing happens if the lock is not ours."""
+        if file := _held.pop(self.path, None):
+            file.close()
 
     def is_held(self) -> bool:
         """Whether a living process holds the lock."""
-        if self._lock_file is not None:
+        if self.path in _held:
             return True
         path = self.path / "run.lock"
         if fcntl is None or not path.exists():
@@ -151,7 +170,9 @@ def open_run(text: str | Path, root: Path = Path("runs")) -> RunFolder:
         if runs:
             return runs[-1]
     known = ", ".join(sorted({run.path.parent.name for run in list_runs(root)})[:8]) or "none yet"
-    raise CheckpointError(f"'{text}' is not a run folder", where=f"looked in . and {root}/", fix=f"runs there are: {known}")
+    raise CheckpointError(
+        f"'{text}' is not a run folder", where=f"looked in . and {root}/", fix=f"runs there are: {known}"
+    )
 
 
 def list_runs(root: Path) -> list[RunFolder]:

@@ -7,18 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mlcli.engine.contract import Choice
 from mlcli.engine.limits import usable_cpus
 from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One thing that was decided for the user: what, which value, why."""
-
-    what: str
-    value: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -117,8 +109,12 @@ def _decide_device(asked: str) -> tuple[torch.device, str]:
             fix="train.device=auto takes what is there",
         )
     if asked == "mps" and not mps:
-        raise ConfigError("train.device is mps, but this machine has none", where="train.device", fix="train.device=auto")
-    return torch.device("cuda", torch.cuda.current_device()) if asked == "cuda" else torch.device(asked), "as configured"
+        raise ConfigError(
+            "train.device is mps, but this machine has none", where="train.device", fix="train.device=auto"
+        )
+    return torch.device("cuda", torch.cuda.current_device()) if asked == "cuda" else torch.device(
+        asked
+    ), "as configured"
 
 
 def _why_no_cuda() -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mlcli.engine import settings as S
+from mlcli.engine import settings
 from mlcli.engine.best import Watch
 
 
@@ -18,11 +18,11 @@ class LearningRate:
         watch: the validation metric that `plateau` looks at.
     """
 
-    def __init__(self, config: S.Schedule, peak: float, steps_per_epoch: int, epochs: int, watch: Watch) -> None:
+    def __init__(self, config: settings.Schedule, peak: float, steps_per_epoch: int, epochs: int, watch: Watch) -> None:
         self.peak = peak
         self.total_steps = steps_per_epoch * epochs
         self.warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), self.total_steps)
-        self.plateau = PlateauMemory(config, watch) if isinstance(config, S.Plateau) else None
+        self.plateau = PlateauMemory(config, watch) if isinstance(config, settings.Plateau) else None
         self.curve = self._curve(config, epochs)
 
     def lr_at(self, step: int) -> float:
@@ -47,27 +47,27 @@ class LearningRate:
         if self.plateau and state:
             self.plateau.load_state_dict(state)
 
-    def _curve(self, config: S.Schedule, epochs: int) -> Callable[[float], float]:
+    def _curve(self, config: settings.Schedule, epochs: int) -> Callable[[float], float]:
         """Share of the peak as a function of progress, which runs from 0 to 1 after warm-up."""
         match config:
-            case S.Constant():
+            case settings.Constant():
                 return lambda progress: 1.0
-            case S.Step(milestones=milestones, factor=factor):
+            case settings.Step(milestones=milestones, factor=factor):
                 shares = [m if milestones[-1] < 1 else m / epochs for m in milestones]
                 # Milestones count from the very start, progress from the end of warm-up.
                 start = self.warmup_steps / max(1, self.total_steps)
                 return lambda progress: factor ** sum(start + progress * (1 - start) >= share for share in shares)
-            case S.Cosine(final=final):
+            case settings.Cosine(final=final):
                 return lambda progress: _half_cosine(1.0, final, progress)
-            case S.OneCycle(peak_at=peak_at, start=first, final=final):
+            case settings.OneCycle(peak_at=peak_at, start=first, final=final):
                 return lambda progress: (
                     _half_cosine(first, 1.0, progress / peak_at)
                     if progress < peak_at
                     else _half_cosine(1.0, final, (progress - peak_at) / (1 - peak_at))
                 )
-            case S.Polynomial(power=power, final=final):
+            case settings.Polynomial(power=power, final=final):
                 return lambda progress: final + (1 - final) * (1 - progress) ** power
-            case S.Plateau(final=final):
+            case settings.Plateau(final=final):
                 assert self.plateau is not None
                 memory = self.plateau
                 return lambda progress: max(memory.factor, final)
@@ -80,7 +80,7 @@ def _half_cosine(first: float, last: float, progress: float) -> float:
 class PlateauMemory:
     """What `plateau` has seen: its best value, how long ago that was, and the factor reached."""
 
-    def __init__(self, config: S.Plateau, watch: Watch) -> None:
+    def __init__(self, config: settings.Plateau, watch: Watch) -> None:
         self.config, self.watch = config, watch
         self.factor, self.best, self.stale = 1.0, None, 0  # type: float, float | None, int
 

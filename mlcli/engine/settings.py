@@ -129,7 +129,7 @@ class Cosine(ScheduleBase):
 
 
 class OneCycle(ScheduleBase):
-    """Up from `start` to the peak and down to `final`, both along half a cosine (Smith & Topin 2018, arXiv:1708.07120)."""
+    """Up from `start` to the peak and down to `final`, along half cosines (Smith & Topin 2018, arXiv:1708.07120)."""
 
     name: Literal["one_cycle"]
     peak_at: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -239,7 +239,7 @@ class Train(Strict):
 
 class Loader(Strict):
     cache: Literal["auto", "none", "ram", "device"] = "auto"
-    """Where decoded samples are kept: nowhere, in RAM, or on the device; auto takes RAM when a quarter of it suffices."""
+    """Where decoded samples are kept: nowhere, in RAM or on the device; auto takes RAM if a quarter of it suffices."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
     """Processes that read and decode files; auto takes the usable CPUs, at most 8. Data held in memory need none."""
     sampler: Literal["shuffle", "balanced"] = "shuffle"

@@ -93,7 +93,9 @@ class TrainingState:
     """Loss since the start of the epoch, up to the last log point."""
 
     @classmethod
-    def start(cls, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, watch: Watch) -> "TrainingState":
+    def start(
+        cls, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, watch: Watch
+    ) -> "TrainingState":
         """The state before the first step."""
         model = runtime.place(task.model)
         groups = parameter_groups(model, settings.optimizer.decay_norm_and_bias, task.lr_scale)

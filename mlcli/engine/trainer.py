@@ -109,7 +109,7 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
 
 
 def take_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
-    """Let the optimizer step unless fp16 gradients overflowed. Returns whether it did. Waits for the device in fp16 only."""
+    """Let the optimizer step, unless fp16 gradients overflowed. Returns whether it did."""
     scale = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
@@ -144,15 +144,15 @@ def refuse_to_diverge(means: dict[str, float], step: int) -> None:
     raise DivergedError(
         f"the loss is no longer finite: {terms}",
         where=f"at or shortly before step {step}",
-        fix="a lower optimizer.lr, schedule.warmup_epochs=1, or optimizer.clip_norm=1; checkpoints from before are kept",
+        fix="a lower optimizer.lr, schedule.warmup_epochs=1 or optimizer.clip_norm=1; earlier checkpoints are kept",
     )
 
 
 def finish_epoch(t: Training, epoch: int, meter: Meter) -> None:
-    """Judge the model after `epoch` (from 0), remember it if it is the best, save. Raises Interrupted, nothing changed."""
+    """Judge the model after `epoch` (from 0), keep it if it is the best, save. Raises Interrupted, nothing changed."""
     progress = t.state.progress
     if is_judged(t, epoch):
-        rates = meter.span()
+        rates, lr = meter.span(), t.state.schedule.lr_at(progress.step - progress.skipped - 1)
         t.screen.clear()
         with t.state.ema.in_place_of(t.state.model):
             batches = t.feed.eval_batches(t.watch.split)
@@ -163,7 +163,7 @@ def finish_epoch(t: Training, epoch: int, meter: Meter) -> None:
                 save_checkpoint(t.run.checkpoints / "best.ckpt", {"model": weights, "scores": scores, **describe(t)})
         t.log.scalars(t.watch.split, progress.step, epoch + 1, scores)
         shown = {"train": t.state.epoch_loss.read(), t.watch.split: scores}
-        t.screen.epoch(epoch, shown, t.state.optimizer.param_groups[0]["lr"], rates.samples_per_s, rates.wait_share, best)
+        t.screen.epoch(epoch, shown, lr, rates, best)
         t.state.epoch_loss.clear()
         meter.restart()
     progress.judged_step = progress.step
@@ -174,7 +174,7 @@ def finish_epoch(t: Training, epoch: int, meter: Meter) -> None:
 
 
 def is_best(t: Training, value: float, epoch: int) -> bool:
-    """Take note of the watched metric: for the schedule, for early stopping, and as the best so far. Returns the latter."""
+    """Take note of the watched metric: for the schedule, early stopping, and as the best. Returns whether it is."""
     progress, early = t.state.progress, t.settings.train.early_stopping
     t.state.schedule.observe(value)
     if t.watch.improves(value, progress.reference, early.min_delta if early else 0.0):

@@ -1,0 +1,1 @@
+"""Step 1, the sets of functions shared by tasks."""

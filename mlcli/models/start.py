@@ -35,6 +35,8 @@ class Start:
     def __init__(self, model: nn.Module, finetune: FineTune | None) -> None:
         self._finetune = finetune or FineTune()
         weights = self._finetune.weights
+        # A model with weights of its own (model.weights) says in its notes what of them did not fit.
+        self._notes = list(getattr(getattr(model, "net", model), "notes", ()))
         self._loaded = load_matching(model, weights).lines() if weights else []
         self._freezer = Freezer(model, self._finetune.freeze, self._finetune.unfreeze_at)
         self._head = head_names(model)
@@ -52,6 +54,7 @@ class Start:
         lines = list(self._loaded)
         if lines:
             lines[0] += f" from {self._finetune.weights}"
+        lines = self._notes + lines
         if self._freezer.frozen:
             until = self._finetune.unfreeze_at
             lines.append(f"{len(self._freezer.frozen)} tensors frozen" + (f" until epoch {until}" if until else ""))

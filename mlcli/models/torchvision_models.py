@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from mlcli.data.info import DataInfo
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.models.config import TorchvisionModel
-from mlcli.models.finetune import LoadReport, copy_matching, read_weights
+from mlcli.models.finetune import LoadReport, copy_matching
 from mlcli.models.init import initialise
 from mlcli.models.layers import image_shape, last_layer
+from mlcli.models.weights import read_weights
 
 INCEPTIONS = ("googlenet", "inception_v3")
 """Their auxiliary classifiers are left out: batch norm made them needless (Szegedy et al. 2016, section 4)."""
@@ -53,7 +54,9 @@ def torchvision_model(config: TorchvisionModel, info: DataInfo) -> nn.Module:
     try:
         net = models.get_model(config.arch, weights=None, num_classes=info.num_outputs, **_extras(config, info))
     except ValueError as error:  # maxvit cuts images into windows of 7x7
-        raise ConfigError(f"{config.arch} cannot take these images: {error}", where="model.arch") from None
+        raise ConfigError(
+            f"{config.arch} cannot take these images: {error}", where="model.arch", fix="set data.image_size to 224"
+        ) from None
 
     notes: list[str] = []
     if config.weights == "none":
@@ -85,8 +88,8 @@ def _check_fit(config: TorchvisionModel, info: DataInfo, default_weights: Any) -
         raise misfit("ends in a ReLU and can predict no negative number", "choose another arch for regression")
     if not config.arch.startswith(LOOSE_MIN_SIZE) and min(height, width) < least:
         raise misfit(
-            f"needs images of {least}x{least} or more: its last pooling has nothing left of {height}x{width}",
-            f"use images of that size (data.image_size: {least} for image files) or a smaller arch",
+            f"needs images of {least}x{least} or more, the data have {height}x{width}",
+            f"use images of that size (data.image_size: {least} for image files) or another arch, such as resnet18",
         )
     if config.arch.startswith("vit"):
         patch = int(config.arch.rpartition("_")[2])

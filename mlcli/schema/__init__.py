@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 
 class Strict(BaseModel):
-    """Base of everything a YAML can say: unknown keys are errors, values are finite and cannot be changed afterwards."""
+    """Base of everything a YAML can say: unknown keys are errors, numbers are finite, nothing changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""pydantic's verdict on a configuration in plain words: where, what is wrong with which value, what was probably meant."""
+"""pydantic's verdict on a configuration in plain words: where, what is wrong with which value, what was meant."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mlcli.schema.places import Problem
-from mlcli.schema.words import Slot, Spot, bounds, follow, in_words, slots, walk, with_article
+from mlcli.schema.words import Slot, Spot, bounds, follow, in_words, walk, with_article
 from mlcli.schema.yaml12 import KeyPath, Tree, scalar
 
 SHOWN_VALUE = 60
@@ -43,7 +43,7 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[P
         elif kind == "missing" and isinstance(path[-1], str):
             if path not in meant:
                 problems[path] = _missing(path, with_article(in_words(spot.slot)), tree)
-        elif kind == "too_short" and any(path == other[:-1] for other in paths):
+        elif kind == "too_short" and any(path == other[: len(path)] != other for other in paths):
             continue  # pydantic leaves wrong elements out, and then finds the list too short
         elif kind != "extra_forbidden":
             path, message = _wrong_value(kind, spot, root, details["loc"], tree)
@@ -66,7 +66,7 @@ def _unknown_key(spot: Spot, root: type[BaseModel], tree: Tree) -> tuple[str, st
         return _belongs_to_a_relative(key, parent, relatives, tree), ""
     homes = [".".join(path) for path, section in walk(root) if key in section.model_fields and key != "name"]
     if homes:
-        return f"unknown key '{key}' ({_home(homes, parent)})", ""
+        return f"unknown key '{key}' ({_home(homes)})", ""
     guess = closest(key, [name for name in known if name not in given]) or closest(key, known)
     return f"unknown key '{key}'{_did_you_mean(guess)}" + ("" if guess else _list_of(spot.section)), guess
 
@@ -83,7 +83,7 @@ def _belongs_to_a_relative(key: str, parent: KeyPath, relatives: list[str], tree
     return f"unknown key '{key}' in {where} '{name}' (it belongs to {', '.join(relatives)})"
 
 
-def _home(homes: list[str], parent: KeyPath) -> str:
+def _home(homes: list[str]) -> str:
     places = [home or "the top level" for home in dict.fromkeys(homes)]
     return f"it belongs in {' or '.join(places[:3])}"
 

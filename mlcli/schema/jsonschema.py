@@ -24,9 +24,9 @@ def field_docs(section: type[BaseModel]) -> dict[str, str]:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
         for statement, below in pairwise(body):
-            if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
-                if isinstance(below.value, ast.Constant) and isinstance(statement.target, ast.Name):
-                    docs[statement.target.id] = inspect.cleandoc(below.value.value)
+            match statement, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = inspect.cleandoc(text)
     return docs
 
 
@@ -44,6 +44,9 @@ class _Generator(GenerateJsonSchema):
 
 def json_schema(kinds: dict[str, type[BaseModel]]) -> dict[str, Any]:
     """One schema for the YAMLs of all tasks; the key `task` chooses."""
-    union = Annotated[Union[tuple(kinds.values())], Field(discriminator="task")]  # noqa: UP007 (made at run time)
-    schema = TypeAdapter(union).json_schema(schema_generator=_Generator)
+    union: Any = Annotated[Union[tuple(kinds.values())], Field(discriminator="task")]  # noqa: UP007 (made at run time)
+    schema = TypeAdapter[Any](union).json_schema(schema_generator=_Generator)
+    defaults = {field.default for kind in kinds.values() for field in kind.model_fields.values()}
+    for default in {type(value).__name__ for value in defaults if hasattr(value, "name")}:
+        schema["$defs"][default]["required"].remove("name")  # may be left out, see read.fill_in_names
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mlcli configuration", **schema}

@@ -33,7 +33,8 @@ def _apply(tree: Tree, override: str, place: Place) -> None:
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys) or len(keys) > MAX_DEPTH:
         raise ConfigErrors([Problem("an override is written key.sub=value, such as optimizer.lr=0.01", place)])
-    section, path = tree.data, ()
+    section: Any = tree.data
+    path: KeyPath = ()
     for key in keys[:-1]:
         section, path = _enter(tree, section, path, key, place)
     if isinstance(section, list):
@@ -45,7 +46,7 @@ def _apply(tree: Tree, override: str, place: Place) -> None:
 
 def _enter(tree: Tree, section: Any, path: KeyPath, key: str, place: Place) -> tuple[Any, KeyPath]:
     """One step down; a section that is missing or null is made."""
-    step: str | int = _index(section, path, key, place) if isinstance(section, list) else key
+    step: Any = _index(section, path, key, place) if isinstance(section, list) else key
     here = (*path, step)
     inner = section[step] if isinstance(section, list) else section.get(step)
     if inner is None:

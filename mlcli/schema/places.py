@@ -12,7 +12,7 @@ SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Origin:
-    """A text that was read: the file (number 0), or an override from the command line (1, 2, ... as they were given)."""
+    """A text that was read: the file (number 0), or an override from the command line (1, 2, ... as given)."""
 
     name: str
     lines: tuple[str, ...]
@@ -43,7 +43,7 @@ class Place:
             return ""
         line = self.origin.lines[self.line]
         start = max(0, self.column - SHOWN_WIDTH // 2) if len(line) > SHOWN_WIDTH else 0
-        shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in line[start : start + SHOWN_WIDTH])
+        shown = _printable(line[start : start + SHOWN_WIDTH])
         # Tabs are kept before the caret so that it stays below its column whatever the terminal's tab width is.
         indent = "".join("\t" if c == "\t" else " " for c in shown[: self.column - start])
         return f"\n    {shown}\n    {indent}^"
@@ -57,11 +57,18 @@ class Problem:
     place: Place | None = None
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}{self.place.excerpt()}" if self.place else self.message
+        if self.place is None:
+            return _printable(self.message)
+        return _printable(f"{self.place}: {self.message}") + self.place.excerpt()
 
     @property
     def order(self) -> tuple[int, int, int]:
         return self.place.order if self.place else (-1, 0, 0)
+
+
+def _printable(text: str) -> str:
+    """Text that cannot move the cursor or recolour the terminal it is shown in."""
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
 class ConfigErrors(ConfigError):

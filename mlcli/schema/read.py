@@ -60,11 +60,26 @@ def choose(tree: Tree, key: str, choices: Sequence[str]) -> str:
     raise ConfigErrors([*tree.problems, problem])
 
 
+def fill_in_names(tree: Tree, kind: type[BaseModel]) -> None:
+    """Let `optimizer: {lr: 0.1}` mean the optimizer there would be without the section: its `name` may be left out."""
+    for key, name in default_names(kind).items():
+        section = tree.data.get(key)
+        if isinstance(section, dict) and "name" not in section:
+            tree.data[key] = {"name": name, **section}
+
+
+def default_names(kind: type[BaseModel]) -> dict[str, str]:
+    """{"optimizer": "sgd", ...} for the sections of a configuration that may be left out."""
+    defaults = {key: field.default for key, field in kind.model_fields.items()}
+    return {key: default.name for key, default in defaults.items() if hasattr(default, "name")}
+
+
 def validate(tree: Tree, kind: type[Section], base: Path) -> Section:
     """The typed form of plain data. Raises ConfigErrors with every mistake in it."""
     problems = list(tree.problems)
+    fill_in_names(tree, kind)
     try:
-        # Strictly, so that true is no 1 and "5" no 5; by way of JSON, whose arrays and text strict tuples and paths take.
+        # Strictly, so that true is no 1 and "5" no 5; as JSON, from whose arrays and text strict tuples and paths come.
         section = kind.model_validate_json(json.dumps(tree.data), strict=True, context={"base": base})
     except ValidationError as error:
         problems += explain(error, kind, tree)

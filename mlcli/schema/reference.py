@@ -5,7 +5,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -19,6 +18,7 @@ INTRODUCTION = """\
 <!-- Written by `mlcli schema --markdown > docs/config.md`; change the docstrings of the config classes instead. -->
 
 One YAML file describes one experiment. Only `task`, `data` and `model` must be there; everything else has a default.
+A section that has one may leave its `name` out: `optimizer: {lr: 0.05}` is SGD.
 
 ```yaml
 # yaml-language-server: $schema=./mlcli.schema.json
@@ -35,10 +35,11 @@ loader:    {workers: auto}
 
 * **Overrides** on the command line change single keys: `mlcli train x.yaml optimizer.lr=0.01 model.hidden=[256,128]`.
   Numbers count list elements from 0: `augment.0.padding=2`. The last of several overrides of one key wins.
-* **Paths** are relative to the folder the YAML lies in, in overrides too; for standard input (`-`) to the working folder.
+* **Paths** are relative to the folder the YAML lies in, also in overrides. Where the YAML comes from standard input
+  (`-`), they are relative to the working folder.
 * **Values** follow YAML 1.2: `1e-3` is a number, `no` and `on` are text, `null` means off. A key set twice, anchors,
   aliases, merge keys and tags are errors, and so is every key that is not on this page.
-* **Editors** complete and check the file with the schema of its first line; `mlcli schema > mlcli.schema.json` writes it.
+* **Editors** complete and check the file by the schema in its first line: `mlcli schema > mlcli.schema.json`.
 """
 
 
@@ -89,7 +90,9 @@ def _sections(path: str, variants: list[type[BaseModel]], only_for: dict[type[Ba
             yield f"All of them have these keys:\n\n{_table(path, variants[0], shared)}"
         for variant in variants:
             yield f"### {titles[variant]}"
-            yield (f"Only for {only_for[variant]}. " if variant in only_for else "") + inspect.cleandoc(variant.__doc__ or "")
+            yield (f"Only for {only_for[variant]}. " if variant in only_for else "") + inspect.cleandoc(
+                variant.__doc__ or ""
+            )
             yield _table(path, variant, [key for key in variant.model_fields if key not in (*shared, "name")])
     for key, inner in {key: _variants(slot) for v in variants for key, slot in slots(v).items()}.items():
         if inner:
@@ -100,7 +103,9 @@ def _sections(path: str, variants: list[type[BaseModel]], only_for: dict[type[Ba
 def _table(path: str, section: type[BaseModel], keys: list[str]) -> str:
     if not keys:
         return ""
-    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *(_row(path, section, k) for k in keys)])
+    return "\n".join(
+        ["| key | value | default | meaning |", "|---|---|---|---|", *(_row(path, section, k) for k in keys)]
+    )
 
 
 def _row(path: str, section: type[BaseModel], key: str) -> str:
@@ -111,7 +116,9 @@ def _row(path: str, section: type[BaseModel], key: str) -> str:
     if _variants(slot):
         what = "list of sections" if any(value.is_list for value in slot.values) else "section"
         words = f"{what}, see [{path}.{key}](#{_slug(f'{path}.{key}')})" + (", or null" if slot.nullable else "")
-    text = field_docs(section).get(key, "").replace("|", "\\|").replace("\n", " ")
+    inner = next(iter(_variants(slot)), None)
+    text = field_docs(section).get(key) or inspect.cleandoc((inner and inner.__doc__) or "")
+    text = text.replace("|", "\\|").replace("\n", " ")
     return f"| `{key}` | {words} | {_default(section.model_fields[key])} | {text} |"
 
 

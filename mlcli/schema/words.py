@@ -145,7 +145,7 @@ def walk(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple
 def in_words(slot: Slot) -> str:
     """`whole number above 0`, `auto, cpu or cuda`, `list of 2 numbers above 0, or null`, ..."""
     words = [_one(member, plural=False) for member in slot.values]
-    return _either(words + ["null"] if slot.nullable else words)
+    return _either([*words, "null"] if slot.nullable else words)
 
 
 def with_article(words: str) -> str:

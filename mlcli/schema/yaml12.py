@@ -19,13 +19,14 @@ from mlcli.schema.places import ConfigErrors, Origin, Place, Problem
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
+MAX_KEY = 100
 MAX_VALUES = 20_000
 """Far above any real configuration (hundreds); keeps a hostile megabyte under a second."""
 INT64 = 2**63
 
 _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 20 times as fast; wheels always have it
 
-_WORDS = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
+_WORDS: dict[str, Any] = {"null": None, "Null": None, "NULL": None, "~": None, "": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -81,7 +82,7 @@ def read_text(path: Path) -> str:
             with path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}", fix="mlcli init digits writes a config.yaml to start from") from None
+        raise ConfigError(f"there is no file {path}", fix="mlcli init writes one to start from") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder, not a YAML file") from None
     except OSError as error:
@@ -111,7 +112,7 @@ def parse(text: str, origin: Origin) -> Tree:
     return tree
 
 
-def _node(events: "_Events", event: yaml.Event, path: KeyPath, tree: Tree) -> Any:
+def _node(events: "_Events", event: Any, path: KeyPath, tree: Tree) -> Any:
     """The value that starts with `event`; its parts are written down in `tree` on the way."""
     if isinstance(event, yaml.AliasEvent):
         events.refuse(event, f"aliases (*{event.anchor}) are not allowed; write the value out")
@@ -140,6 +141,8 @@ def _mapping(events: "_Events", path: KeyPath, tree: Tree) -> dict[str, Any]:
         if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
             events.refuse(event, "a key must be plain text")
         key, place = event.value, events.place(event)
+        if len(key) > MAX_KEY:
+            events.refuse(event, f"a key of more than {MAX_KEY} characters")
         if key == "<<" and event.implicit[0]:
             events.refuse(event, "merge keys (<<) are not allowed; write the keys out")
         here = (*path, key)
@@ -165,7 +168,9 @@ class _Events:
         try:
             yield from yaml.parse(text, Loader=_Parser)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
+            mark: Any = error.problem_mark or error.context_mark
+            if str(error.context) == "while scanning a simple key":  # the mistake is where the key starts
+                mark = error.context_mark
             self._fail(_plain_words(error, self._char(mark)), mark.line, mark.column)
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
@@ -174,11 +179,12 @@ class _Events:
         except UnicodeEncodeError as error:  # an override in bytes that are no UTF-8
             self._fail("not UTF-8 text", 0, error.start)
 
-    def take(self) -> yaml.Event:
+    def take(self) -> Any:
+        """The next event; PyYAML's classes of events have no common attributes but their marks."""
         event = next(self._stream)
         return self.take() if isinstance(event, yaml.DocumentStartEvent) else event
 
-    def place(self, event: yaml.Event) -> Place:
+    def place(self, event: Any) -> Place:
         return Place(self.origin, event.start_mark.line, event.start_mark.column)
 
     def value(self, event: yaml.ScalarEvent) -> Any:
@@ -189,7 +195,7 @@ class _Events:
         except OverflowError:
             self.refuse(event, "this whole number does not fit in 64 bits")
 
-    def refuse(self, event: yaml.Event, message: str) -> NoReturn:
+    def refuse(self, event: Any, message: str) -> NoReturn:
         self._fail(message, event.start_mark.line, event.start_mark.column)
 
     def _fail(self, message: str, line: int, column: int) -> NoReturn:
@@ -207,8 +213,10 @@ def _plain_words(error: yaml.MarkedYAMLError, char: str) -> str:
         if char == "\t":
             return "a tab cannot indent in YAML; use spaces"
         return f"a value cannot start with {char!r}; put it in quotes"
+    if "could not find expected ':'" in problem:
+        return "a key needs a ':' and a blank before its value: 'key: value'"
     if "mapping values are not allowed" in problem:
-        return "a ':' does not fit here; is the line above complete ('key: value' with a space) and the indentation right?"
+        return "a ':' does not fit here; has the line above its 'key: value' with a space, and the right indentation?"
     context = f"{error.context}: " if error.context else ""
     return f"not valid YAML: {context}{problem}"
 
@@ -226,8 +234,10 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         reads_as_text = isinstance(scalar(value), str)
     except OverflowError:
         reads_as_text = False
-    # PyYAML itself puts quotes around what YAML 1.1 would take for something else, such as no and 12:30.
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if reads_as_text else '"')
+    # PyYAML itself puts quotes around what YAML 1.1 would take for something else, such as no and 12:30, but its other
+    # styles lose some line breaks (U+0085).
+    plain = reads_as_text and value.isprintable()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
 
 
 _Dumper.add_representer(str, _text)

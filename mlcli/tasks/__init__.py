@@ -1,0 +1,1 @@
+"""One room per task: what is learned, and how it is judged."""

@@ -1,4 +1,4 @@
-"""What every augmentation promises: its own amount for each sample, range, type, shape, any size, one channel or three."""
+"""What every augmentation promises: an amount of its own for each sample, range, type and shape, for any size."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from mlcli.data.randomness import sample_keys
 from mlcli.errors import ConfigError
 
 BATCH = 24
-ALL = {
+ALL: dict[str, c.Augmentation] = {
     "crop": c.RandomCrop(name="random_crop", padding=3),
     "crop reflect": c.RandomCrop(name="random_crop", padding=3, fill="reflect"),
     "crop edge": c.RandomCrop(name="random_crop", padding=9, fill="edge"),
@@ -52,9 +52,12 @@ def test_shape_type_and_range_are_kept(name, batch, shape):
     images = pixels(batch, *shape)
     before = images.clone()
     inputs, targets = run((ALL[name],), images)
-    assert inputs.shape == images.shape and len(targets) == batch
+    assert inputs.shape == images.shape
+    assert len(targets) == batch
     assert inputs.dtype in (torch.uint8, torch.float32)
-    assert inputs.isfinite().all() and inputs.min() >= 0 and inputs.max() <= 255
+    assert inputs.isfinite().all()
+    assert inputs.min() >= 0
+    assert inputs.max() <= 255
     assert torch.equal(images, before), "the held images were changed in place"
 
 
@@ -67,7 +70,8 @@ def test_each_sample_has_its_own_amount(name):
     assert targets.dtype == torch.int64
     again, _ = run((ALL[name],), images)
     later, _ = run((ALL[name],), images, epoch=1)
-    assert torch.equal(inputs, again) and not torch.equal(inputs, later)
+    assert torch.equal(inputs, again)
+    assert not torch.equal(inputs, later)
 
 
 @pytest.mark.parametrize("name", PER_SAMPLE)
@@ -92,7 +96,8 @@ def test_floats_from_an_earlier_augmentation_are_taken(name):
 def test_nothing_asked_for_returns_what_came_in():
     images, targets = pixels(4, 3, 8, 8), torch.arange(4)
     inputs, same_targets = Augment((), info(3, 8, 8))(images, targets, torch.arange(4))
-    assert inputs is images and same_targets is targets
+    assert inputs is images
+    assert same_targets is targets
 
 
 def test_the_same_augmentation_twice_draws_twice():
@@ -101,7 +106,9 @@ def test_the_same_augmentation_twice_draws_twice():
     once, twice = run((flip,), images)[0], run((flip, flip), images)[0]
     restored = (twice == images).flatten(1).all(1)
     flipped_first = (once != images).flatten(1).any(1)
-    assert 0 < restored.sum() < BATCH and (flipped_first & restored).any() and (flipped_first & ~restored).any()
+    assert 0 < restored.sum() < BATCH
+    assert (flipped_first & restored).any()
+    assert (flipped_first & ~restored).any()
 
 
 def test_order_is_that_of_the_yaml():
@@ -120,7 +127,8 @@ def test_resized_crop_is_left_to_the_reader_and_the_rest_draws_as_before():
     images, keys = pixels(BATCH, 3, 8, 8), sample_keys(0, 0, torch.arange(BATCH))
     read, _ = Augment(augment, info(3, 8, 8), already_cropped=True)(images, keys, keys)
     assert read.dtype == torch.uint8
-    assert resized_crop_of(augment) == (augment[0], 0) and resized_crop_of(augment[1:]) is None
+    assert resized_crop_of(augment) == (augment[0], 0)
+    assert resized_crop_of(augment[1:]) is None
     whole, _ = Augment(augment, info(3, 8, 8))(images, keys, keys)
     cropped, _ = Augment(augment[:1], info(3, 8, 8))(images, keys, keys)
     flipped = (read != images).flatten(1).any(1)
@@ -130,3 +138,26 @@ def test_resized_crop_is_left_to_the_reader_and_the_rest_draws_as_before():
 def test_reflection_wider_than_the_image_is_refused():
     with pytest.raises(ConfigError, match="cannot reflect 8 pixels"):
         Augment((c.RandomCrop(name="random_crop", padding=8, fill="reflect"),), info(3, 8, 20))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("rand augment", "trivial augment")])
+def test_everything_happens_where_the_images_are(name):
+    """On torch's meta device, which stands for a GPU: a tensor made on the CPU by mistake does not mix with it."""
+    images, targets = pixels(4, 3, 12, 12).to("meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    inputs, mixed = Augment((ALL[name],), info(3, 12, 12))(images, targets, torch.arange(4))
+    assert inputs.is_meta
+    assert mixed.is_meta
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (c.RandomResizedCrop, {"area": (0.5, 0.2)}, "smaller bound comes first"),
+        (c.RandomResizedCrop, {"area": (0.5, 1.2)}, "less than or equal to 1"),
+        (c.RandomResizedCrop, {"ratio": (2.0, 0.5)}, "smaller bound comes first"),
+        (c.Affine, {"scale": (1.1, 0.9)}, "smaller bound comes first"),
+    ],
+)
+def test_impossible_ranges_are_refused(config, values, message):
+    with pytest.raises(ValueError, match=message):
+        config(name=config.model_fields["name"].annotation.__args__[0], **values)

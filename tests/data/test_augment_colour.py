@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import functional
 
 from mlcli.data import config as c
 from mlcli.data.augment import colour
@@ -22,12 +22,12 @@ def pixels(channels: int, batch: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "ours, reference, amounts",
+    ("ours", "reference", "amounts"),
     [
-        (colour.brightness, F.adjust_brightness, FACTORS),
-        (colour.contrast, F.adjust_contrast, FACTORS),
-        (colour.saturation, F.adjust_saturation, FACTORS),
-        (colour.hue, F.adjust_hue, TURNS),
+        (colour.brightness, functional.adjust_brightness, FACTORS),
+        (colour.contrast, functional.adjust_contrast, FACTORS),
+        (colour.saturation, functional.adjust_saturation, FACTORS),
+        (colour.hue, functional.adjust_hue, TURNS),
     ],
     ids=["brightness", "contrast", "saturation", "hue"],
 )
@@ -42,7 +42,7 @@ def test_as_torchvision(ours, reference, amounts, channels, dtype):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_as_torchvision(channels):
     images = pixels(channels)
-    expected = F.rgb_to_grayscale(images.float(), num_output_channels=channels)
+    expected = functional.rgb_to_grayscale(images.float(), num_output_channels=channels)
     torch.testing.assert_close(colour.grey(images), expected, rtol=0, atol=1e-3)
 
 
@@ -50,9 +50,10 @@ def test_random_grey_keeps_type_and_some_colour():
     images = pixels(3, batch=400)
     changed = colour.random_grey(images, KeyedRandom(sample_keys(0, 0, torch.arange(400))), 0.25)
     is_grey = (changed == changed[:, :1]).flatten(1).all(1)
-    assert changed.dtype == torch.uint8 and 70 < is_grey.sum() < 130
+    assert changed.dtype == torch.uint8
+    assert 70 < is_grey.sum() < 130
     assert torch.equal(changed[~is_grey], images[~is_grey])
-    reference = F.rgb_to_grayscale(images[is_grey], num_output_channels=3).int()
+    reference = functional.rgb_to_grayscale(images[is_grey], num_output_channels=3).int()
     assert (changed[is_grey].int() - reference).abs().max() <= 1  # torchvision cuts decimals off
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop as Reference
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import functional
 
 from mlcli.data import config as c
 from mlcli.data.augment import crop
@@ -22,11 +22,11 @@ def keyed(batch: int) -> KeyedRandom:
     return KeyedRandom(sample_keys(0, 0, torch.arange(batch)))
 
 
-@pytest.mark.parametrize("fill, mode", [("zero", "constant"), ("reflect", "reflect"), ("edge", "edge")])
+@pytest.mark.parametrize(("fill", "mode"), [("zero", "constant"), ("reflect", "reflect"), ("edge", "edge")])
 @pytest.mark.parametrize("shape", [(1, 5, 9), (3, 8, 8)], ids=str)
 def test_pad_as_torchvision(fill, mode, shape):
     images = pixels(2, *shape)
-    assert torch.equal(crop.pad(images, 4, fill), F.pad(images, [4], padding_mode=mode))
+    assert torch.equal(crop.pad(images, 4, fill), functional.pad(images, [4], padding_mode=mode))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -36,8 +36,8 @@ def test_crop_as_torchvision(dtype, shape):
     top, left = torch.tensor([0, 1, 2, 3, 0, 3]), torch.tensor([2, 0, 1, 2, 0, 1])
     height, width = shape[1] - 3, shape[2] - 2
     ours = crop.crop(images, top, left, (height, width))
-    for image, cut, t, l in zip(images, ours, top.tolist(), left.tolist(), strict=True):
-        assert torch.equal(cut, F.crop(image, t, l, height, width))
+    for image, cut, row, column in zip(images, ours, top.tolist(), left.tolist(), strict=True):
+        assert torch.equal(cut, functional.crop(image, row, column, height, width))
 
 
 def test_random_crop_reaches_every_place_equally_often():
@@ -46,24 +46,25 @@ def test_random_crop_reaches_every_place_equally_often():
     config = c.RandomCrop(name="random_crop", padding=1, fill="edge")
     middle = crop.random_crop(image, keyed(4000), config)[:, 0, 2, 2].long() - 1
     counts = torch.bincount(middle, minlength=25).view(5, 5)[1:4, 1:4]
-    assert counts.sum() == 4000 and stats.chisquare(counts.flatten().numpy()).pvalue > 1e-3
+    assert counts.sum() == 4000
+    assert stats.chisquare(counts.flatten().numpy()).pvalue > 1e-3
 
 
 # --- resized crop ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("height, width", [(9, 9), (7, 12)])
+@pytest.mark.parametrize(("height", "width"), [(9, 9), (7, 12)])
 def test_resized_crop_as_torchvision(height, width):
     images = pixels(4, 3, height, width)
     boxes = torch.tensor([[0, 0, height, width], [2, 3, 4, 5], [1, 0, 1, 6], [height - 2, width - 1, 2, 1]])
     fractions = boxes / torch.tensor([height, width, height, width])
     ours = crop.resized_crop(images, fractions)
     for image, cut, box in zip(images.float(), ours, boxes.tolist(), strict=True):
-        reference = F.resized_crop(image, *box, size=[height, width], antialias=False)
+        reference = functional.resized_crop(image, *box, size=[height, width], antialias=False)
         torch.testing.assert_close(cut, reference, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("width, height", [(400, 400), (640, 320), (300, 900)])
+@pytest.mark.parametrize(("width", "height"), [(400, 400), (640, 320), (300, 900)])
 def test_boxes_are_distributed_as_torchvisions(width, height):
     config = c.RandomResizedCrop(name="random_resized_crop")
     ours = crop.sample_crop_boxes(keyed(2000), config, width / height).numpy()
@@ -74,7 +75,8 @@ def test_boxes_are_distributed_as_torchvisions(width, height):
     for column in range(4):
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
     assert stats.ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-3
-    assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= 1 + 1e-6).all()
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= 1 + 1e-6).all()
 
 
 @pytest.mark.parametrize("aspect", [0.05, 20.0])
@@ -101,7 +103,8 @@ def test_each_image_has_its_own_aspect():
 def test_cutout_blanks_one_square_around_any_pixel(size):
     images = torch.zeros(3000, 2, 6, 7, dtype=torch.uint8)
     blank = crop.cutout(images, keyed(3000), size, 1.0, torch.tensor([100.4, 200.6]))
-    assert set(blank[:, 0].unique().tolist()) <= {0, 100} and set(blank[:, 1].unique().tolist()) <= {0, 201}
+    assert set(blank[:, 0].unique().tolist()) <= {0, 100}
+    assert set(blank[:, 1].unique().tolist()) <= {0, 201}
     expected = {naive_square(row, column, size, 6, 7) for row in range(6) for column in range(7)}
     assert {image.numpy().tobytes() for image in blank[:, 0] > 0} == expected
 

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from mlcli.data import config as c
 from mlcli.data.augment import geometry
@@ -19,7 +18,7 @@ def pixels(channels: int, height: int, width: int, batch: int = 5) -> torch.Tens
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize("dim, reference", [(2, F.vertical_flip), (3, F.horizontal_flip)])
+@pytest.mark.parametrize(("dim", "reference"), [(2, functional.vertical_flip), (3, functional.horizontal_flip)])
 def test_flip_as_torchvision(dim, reference, dtype):
     images, chosen = pixels(3, 6, 9).to(dtype), torch.tensor([True, False, True, True, False])
     expected = [reference(image) if flip else image for image, flip in zip(images, chosen, strict=True)]
@@ -37,7 +36,7 @@ def test_rotation_as_torchvision(shape):
     images = pixels(*shape)
     ours = geometry.warp(images, geometry.rotation_map(ANGLES))
     for image, angle, turned in zip(images.float(), ANGLES.tolist(), ours, strict=True):
-        torch.testing.assert_close(turned, F.rotate(image, angle, BILINEAR), rtol=0, atol=5e-3)
+        torch.testing.assert_close(turned, functional.rotate(image, angle, BILINEAR), rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 9), (3, 8, 13)], ids=str)
@@ -47,7 +46,7 @@ def test_affine_as_torchvision(shape):
     scales, shears = torch.tensor([1.0, 1.3, 0.7, 0.9, 1.1]), torch.tensor([0.0, 0.0, 20.0, -10.0, 35.0])
     ours = geometry.warp(images, geometry.affine_map(ANGLES, shifts, scales, shears))
     for row, image in enumerate(images.float()):
-        reference = F.affine(
+        reference = functional.affine(
             image,
             angle=ANGLES[row].item(),
             translate=shifts[row].tolist(),
@@ -63,7 +62,8 @@ def test_random_rotation_stays_within_its_bounds_and_uses_them():
     images = pixels(3, 16, 16, batch=200)
     random, same = (KeyedRandom(sample_keys(0, 0, torch.arange(200))) for _ in range(2))
     angles = same.uniform(-20, 20)
-    assert angles.min() < -18 and angles.max() > 18
+    assert angles.min() < -18
+    assert angles.max() > 18
     ours = geometry.random_rotation(images, random, 20.0)
     assert torch.equal(ours, geometry.warp(images, geometry.rotation_map(angles)))
 
@@ -83,5 +83,7 @@ def test_random_affine_shifts_by_shares_of_width_and_height():
     mass = moved.sum((1, 2))
     rows = (moved.sum(2) * torch.arange(40)).sum(1) / mass - 19.5
     columns = (moved.sum(1) * torch.arange(80)).sum(1) / mass - 39.5
-    assert 9 < rows.abs().max() < 10.1 and 18 < columns.abs().max() < 20.1
-    assert rows.min() < 0 < rows.max() and columns.min() < 0 < columns.max()
+    assert 9 < rows.abs().max() < 10.1
+    assert 18 < columns.abs().max() < 20.1
+    assert rows.min() < 0 < rows.max()
+    assert columns.min() < 0 < columns.max()

@@ -25,7 +25,7 @@ def pixels(channels: int = 3, batch: int = 1, height: int = 24, width: int = 31)
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("level", [0, 9, 17, 30])
-@pytest.mark.parametrize("name, their_name", list(zip(NAMES, THEIR_NAMES, strict=True)))
+@pytest.mark.parametrize(("name", "their_name"), list(zip(NAMES, THEIR_NAMES, strict=True)))
 @pytest.mark.parametrize("peer", PEERS)
 def test_operation_as_torchvision(peer, name, their_name, level, channels):
     theirs, limits = PEERS[peer]

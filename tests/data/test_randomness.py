@@ -33,7 +33,9 @@ def test_shift_right_is_logical(bits):
 def test_uniform_is_uniform(axis):
     keys = KEYS if axis == "over keys" else KEYS[:1]
     draws = KeyedRandom(keys).uniform(-1, 3, (16_000 // len(keys),)).flatten().numpy()
-    assert draws.dtype == np.float32 and draws.min() >= -1 and draws.max() < 3
+    assert draws.dtype == np.float32
+    assert draws.min() >= -1
+    assert draws.max() < 3
     assert stats.kstest(draws, "uniform", (-1, 4)).pvalue > PLAUSIBLE
 
 
@@ -41,13 +43,16 @@ def test_uniform_is_uniform(axis):
 def test_integers_are_equally_frequent(high):
     draws = KeyedRandom(KEYS).integers(high, (5,)).flatten().numpy()
     counts = np.bincount(draws, minlength=high)
-    assert len(counts) == high and stats.chisquare(counts).pvalue > PLAUSIBLE
+    assert len(counts) == high
+    assert stats.chisquare(counts).pvalue > PLAUSIBLE
 
 
 def test_integers_take_one_bound_per_sample():
     bounds = torch.arange(1, len(KEYS) + 1)
     draws = KeyedRandom(KEYS).integers(bounds)
-    assert (draws >= 0).all() and (draws < bounds).all() and draws[:1] == 0
+    assert (draws >= 0).all()
+    assert (draws < bounds).all()
+    assert draws[:1] == 0
     assert stats.kstest((draws / bounds)[100:].numpy(), "uniform").pvalue > PLAUSIBLE
 
 
@@ -60,13 +65,15 @@ def test_bernoulli_has_its_probability(p):
 
 def test_normal_is_normal():
     draws = KeyedRandom(KEYS).normal((4,))
-    assert draws.dtype == torch.float32 and stats.kstest(draws.flatten().numpy(), "norm").pvalue > PLAUSIBLE
+    assert draws.dtype == torch.float32
+    assert stats.kstest(draws.flatten().numpy(), "norm").pvalue > PLAUSIBLE
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_beta_is_beta(alpha):
     draws = KeyedRandom(KEYS).beta(alpha, (2,)).flatten().numpy()
-    assert draws.dtype == np.float32 and stats.kstest(draws, "beta", (alpha, alpha)).pvalue > PLAUSIBLE
+    assert draws.dtype == np.float32
+    assert stats.kstest(draws, "beta", (alpha, alpha)).pvalue > PLAUSIBLE
 
 
 def neighbours(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,9 +139,12 @@ def test_balanced_draw_takes_classes_equally_often_and_members_evenly():
     targets = torch.tensor([0] * 900 + [1] * 90 + [3] * 10)  # class 2 has no sample
     draw = balanced_draw(targets, 0, 0)
     counts = np.bincount(targets.numpy()[draw])
-    assert draw.dtype == np.int64 and len(draw) == 1000
-    assert counts[2] == 0 and sorted(counts[[0, 1, 3]]) == [333, 333, 334]
+    assert draw.dtype == np.int64
+    assert len(draw) == 1000
+    assert counts[2] == 0
+    assert sorted(counts[[0, 1, 3]]) == [333, 333, 334]
     rare = np.concatenate([balanced_draw(targets, 0, epoch) for epoch in range(10)])
     assert stats.chisquare(np.bincount(rare[rare >= 990] - 990, minlength=10)).pvalue > PLAUSIBLE
-    assert (balanced_draw(targets, 0, 0) == draw).all() and (balanced_draw(targets, 0, 1) != draw).any()
+    assert (balanced_draw(targets, 0, 0) == draw).all()
+    assert (balanced_draw(targets, 0, 1) != draw).any()
     assert stats.kstest(np.flatnonzero(targets.numpy()[draw] == 3), "uniform", (0, 1000)).pvalue > PLAUSIBLE

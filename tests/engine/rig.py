@@ -34,7 +34,9 @@ def settings_of(**sections) -> TrainerSettings:
     return TrainerSettings.model_validate({**sections, "train": train})
 
 
-def training(root: Path, task: ToyTask, settings: TrainerSettings, *, run: RunFolder | None = None, stop=None) -> Training:
+def training(
+    root: Path, task: ToyTask, settings: TrainerSettings, *, run: RunFolder | None = None, stop=None
+) -> Training:
     """A fresh training below `root`, or one that goes on with `run`."""
     runtime = decide_runtime(settings.train)
     feed = task.feed(runtime)
@@ -65,7 +67,11 @@ def fingerprint(state: TrainingState) -> str:
     def feed(value) -> None:
         if isinstance(value, torch.Tensor):
             digest.update(str((value.dtype, tuple(value.shape))).encode())
-            digest.update(value.detach().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else value.numpy().tobytes())
+            digest.update(
+                value.detach().contiguous().view(torch.uint8).numpy().tobytes()
+                if value.ndim
+                else value.numpy().tobytes()
+            )
         elif isinstance(value, dict):
             for key in value:
                 digest.update(repr(key).encode())

@@ -5,6 +5,7 @@ import pickle
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,12 +86,19 @@ def test_a_pickled_payload_is_refused_without_running(tmp_path):
     canary, path = tmp_path / "canary", tmp_path / "evil.ckpt"
     body = archive({"model": {}, "evil": Payload(canary)})
     path.write_bytes(body + MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest())
-    with pytest.raises(CheckpointError, match="more than tensors and plain values") as caught:
+    with pytest.raises(CheckpointError, match=r"more than tensors and plain values: \\S+touch|getattr") as caught:
         load_checkpoint(path)
     assert caught.value.code == ExitCode.CHECKPOINT
     assert not canary.exists()
     pickle.loads(pickle.dumps(Payload(canary)))  # the payload does work where nobody is careful
     assert canary.exists()
+
+
+@pytest.mark.parametrize("value", [np.float64(1), torch.__version__, {1, 2}], ids=["numpy", "version", "set"])
+def test_what_could_not_be_loaded_again_is_never_saved(tmp_path, value):
+    with pytest.raises(AssertionError, match=r"checkpoint\.config\.a\[0\] is a"):
+        save_checkpoint(tmp_path / "x.ckpt", {"model": {}, "config": {"a": [value]}})
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved, monkeypatch):

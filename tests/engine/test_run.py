@@ -64,8 +64,7 @@ def hold(path, ready, release) -> None:
 def test_a_run_in_use_is_refused_and_free_again_after_a_kill(tmp_path):
     run = create_run(tmp_path, "a")
     run.update_status(state="running")
-    run._lock_file.close()  # as if this process had ended
-    run._lock_file = None
+    run.unlock()
     context = multiprocessing.get_context("fork")
     ready, release = context.Event(), context.Event()
     owner = context.Process(target=hold, args=(run.path, ready, release))

@@ -6,7 +6,6 @@ import signal
 import pytest
 import torch
 
-from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import Train
 from mlcli.engine.stop import StopRequest
@@ -39,32 +38,6 @@ def test_random_numbers_are_a_function_of_seed_and_step():
     other = decide_runtime(Train(device="cpu", seed=1))
     other.seed_step(5)
     assert not torch.equal(first, torch.rand(3))
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu.max": "100000 100000"}, 1),
-        ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
-    ],
-    ids=["v2 unlimited", "v2 one", "v2 half", "v1 one", "v1 unlimited", "none"],
-)
-def test_cpus_are_bounded_by_the_control_group(tmp_path, files, expected):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    assert usable_cpus(tmp_path) == (expected or len(os.sched_getaffinity(0)))
-
-
-def test_memory_is_bounded_by_the_control_group(tmp_path):
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("400000\n")
-    assert available_memory_bytes(tmp_path) == 600000
-    assert available_memory_bytes(tmp_path / "none") > 2**20
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])

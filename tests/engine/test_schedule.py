@@ -1,5 +1,7 @@
 """Learning rates: against torch's own schedulers where they exist, and by their promised ends."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -50,11 +52,13 @@ def test_polynomial_of_power_one_is_a_straight_line_to_its_end():
     ours = rates(name="polynomial", final=0.5)
     assert ours[0] == 0.2
     assert ours[-1] == pytest.approx(0.1)
-    steps = [a - b for a, b in zip(ours, ours[1:], strict=False)]
+    steps = [a - b for a, b in pairwise(ours)]
     assert steps == pytest.approx([0.1 / 39] * 39)
 
 
-@pytest.mark.parametrize(("milestones", "drops"), [((0.5, 0.75), (20, 30)), ((1, 3), (10, 30))], ids=["shares", "epochs"])
+@pytest.mark.parametrize(
+    ("milestones", "drops"), [((0.5, 0.75), (20, 30)), ((1, 3), (10, 30))], ids=["shares", "epochs"]
+)
 def test_steps_fall_at_their_milestones(milestones, drops):
     ours = rates(name="step", milestones=milestones, factor=0.1)
     expected = [0.2 * 0.1 ** sum(step >= drop for drop in drops) for step in range(40)]

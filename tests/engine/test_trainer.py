@@ -35,15 +35,15 @@ def test_it_equals_a_loop_written_by_hand(tmp_path):
 def test_micro_batches_make_the_same_step_as_one_batch(tmp_path, accumulate):
     """batch 6 in 4 parts is 2 + 2 + 1 + 1: unequal parts must weigh by their size."""
     whole, _ = train(tmp_path, ToyTask(), settings_of())
-    parts, _ = train(
-        tmp_path, ToyTask(accumulate=accumulate), settings_of(train={"accumulate": accumulate})
-    )
+    parts, _ = train(tmp_path, ToyTask(accumulate=accumulate), settings_of(train={"accumulate": accumulate}))
     for a, b in zip(whole.state.model.parameters(), parts.state.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_it_learns_and_keeps_the_best(tmp_path):
-    t, _ = train(tmp_path, ToyTask(samples=120), settings_of(optimizer={"name": "sgd", "lr": 0.01}, train={"epochs": 40}))
+    t, _ = train(
+        tmp_path, ToyTask(samples=120), settings_of(optimizer={"name": "sgd", "lr": 0.01}, train={"epochs": 40})
+    )
     best = load_checkpoint(t.run.checkpoint("best"))
     assert best["scores"]["mae"] < 0.1
     assert best["scores"]["mae"] == t.state.progress.best_value
@@ -54,7 +54,7 @@ def test_it_learns_and_keeps_the_best(tmp_path):
 
 @pytest.mark.parametrize("stop_after", range(1, 16))
 def test_a_stopped_run_goes_on_as_if_it_never_stopped(tmp_path, stop_after):
-    """Stopped before each step in turn, in the middle of evaluations too; dropout, batch norm, EMA, warm-up, plateau."""
+    """Stopped before each step in turn and in mid-evaluation; with dropout, batch norm, EMA, warm-up and plateau."""
     settings = settings_of(
         optimizer={"name": "adamw", "lr": 0.01, "clip_norm": 1.0},
         schedule={"name": "plateau", "patience": 1, "min_delta": 0.5, "warmup_epochs": 0.5},
@@ -108,7 +108,7 @@ def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
-    with pytest.raises(DivergedError, match="mse = nan|loss = nan"):
+    with pytest.raises(DivergedError, match="loss = nan"):
         train(tmp_path, ToyTask(bad_step=6), settings_of(train={"epochs": 10}))
     (run,) = (tmp_path / "toy").iterdir()
     for path in by_age(run / "checkpoints"):
@@ -117,7 +117,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
 
 
 def test_only_the_last_checkpoints_are_kept_and_the_best_besides(tmp_path):
-    t, _ = train(tmp_path, ToyTask(), settings_of(train={"epochs": 5, "checkpoints": {"keep_last": 3, "every_steps": 1}}))
+    t, _ = train(
+        tmp_path, ToyTask(), settings_of(train={"epochs": 5, "checkpoints": {"keep_last": 3, "every_steps": 1}})
+    )
     assert [path.name for path in by_age(t.run.checkpoints)] == [f"step-{s:08d}.ckpt" for s in (20, 19, 18)]
     assert t.run.checkpoint("best").name == "best.ckpt"
 

@@ -8,9 +8,8 @@ from mlcli.engine.contract import Batch
 
 
 class ToyMetrics:
-    directions = {"mae": "min", "hits": "max"}
-
     def __init__(self) -> None:
+        self.directions = {"mae": "min", "hits": "max"}
         self.error, self.hits, self.count = torch.zeros(()), torch.zeros(()), 0
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
@@ -25,9 +24,8 @@ class ToyMetrics:
 class ToyFeed:
     """Batches as a pure function of (seed, step)."""
 
-    choices: list = []
-
     def __init__(self, task: "ToyTask") -> None:
+        self.choices: list = []
         self.task = task
         self.steps_per_epoch = task.samples // task.batch_size
 
@@ -57,7 +55,9 @@ class ToyFeed:
 class ToyTask:
     primary = "mae"
 
-    def __init__(self, *, samples=24, batch_size=6, accumulate=1, seed=0, dropout=0.0, norm=False, bad_step=None) -> None:
+    def __init__(
+        self, *, samples=24, batch_size=6, accumulate=1, seed=0, dropout=0.0, norm=False, bad_step=None
+    ) -> None:
         self.samples, self.batch_size, self.accumulate, self.seed = samples, batch_size, accumulate, seed
         generator = torch.Generator().manual_seed(seed)
         self.inputs = torch.randn(samples, 4, generator=generator)

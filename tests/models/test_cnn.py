@@ -55,6 +55,7 @@ FITTING = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
 @pytest.mark.parametrize("blocks", FITTING.values(), ids=FITTING.keys())
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 17, 22)], ids=["grey", "colour"])
 def test_blocks_that_fit_run(blocks, shape, images, build):
@@ -65,8 +66,20 @@ def test_blocks_that_fit_run(blocks, shape, images, build):
 POOLS = [{"name": "pool"}] * 5
 MISFITS = {
     "one pool too many": (POOLS, 4, "(pool)", "3x1x1", "fewer pool blocks"),
-    "kernel larger than the image": ([{**CONV, "kernel": 19, "padding": 0}], 0, "spans 19 pixels", "3x16x16", "smaller"),
-    "dilated too far": ([CONV, {**CONV, "kernel": 9, "dilation": 2, "padding": 0}], 1, "spans 17", "8x16x16", "smaller"),
+    "kernel larger than the image": (
+        [{**CONV, "kernel": 19, "padding": 0}],
+        0,
+        "spans 19 pixels",
+        "3x16x16",
+        "smaller",
+    ),
+    "dilated too far": (
+        [CONV, {**CONV, "kernel": 9, "dilation": 2, "padding": 0}],
+        1,
+        "spans 17",
+        "8x16x16",
+        "smaller",
+    ),
     "convolution after flatten": ([{"name": "flatten"}, CONV], 1, "flattened already", "768", "before"),
     "pool after dense": ([{"name": "linear", "features": 5}, POOLS[0]], 1, "flattened already", "5", "before"),
     "global pool twice": ([{"name": "global_pool"}] * 2, 1, "flattened already", "3", "before"),

@@ -50,7 +50,9 @@ def test_convolutions_are_torchvisions(name, images, build):
 def test_too_small_images_are_refused_with_the_layer(height, width, pooling, least, images, build):
     with pytest.raises(ConfigError) as caught:
         build(images(1, height, width), name="vgg", depth=16)
-    assert f"image {height}x{width} is too small for the {pooling} pooling of vgg16: at least {least}" in str(caught.value)
+    assert f"image {height}x{width} is too small for the {pooling} pooling of vgg16: at least {least}" in str(
+        caught.value
+    )
     assert "32x32" in caught.value.what
 
 

@@ -117,7 +117,7 @@ def test_every_metric_has_a_direction_and_plain_numbers():
     scores = metrics.compute()
     assert scores.keys() == metrics.directions.keys()
     assert all(type(score) is float and 0 <= score <= 1 for score in scores.values())
-    assert metrics.directions["ece"] == "min" and metrics.directions["accuracy"] == "max"
+    assert {name for name, direction in metrics.directions.items() if direction == "min"} == {"ece"}
 
 
 def test_nothing_seen_and_nan_predictions_do_not_crash():

@@ -5,10 +5,11 @@ interpolated.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mlcli.data.config import RandomCrop, RandomResizedCrop
 from mlcli.data.randomness import KeyedRandom
@@ -28,8 +29,8 @@ def random_crop(images: Tensor, random: KeyedRandom, config: RandomCrop) -> Tens
 def pad(images: Tensor, padding: int, fill: str) -> Tensor:
     """[B, C, H + 2 padding, W + 2 padding]; fill: zero, reflect (without repeating the edge) or edge."""
     if fill == "zero":
-        return F.pad(images, [padding] * 4)
-    for dim in (2, 3):  # F.pad cannot reflect uint8
+        return functional.pad(images, [padding] * 4)
+    for dim in (2, 3):  # functional.pad cannot reflect uint8
         images = images.index_select(dim, _source_positions(images.shape[dim], padding, fill, images.device))
     return images
 
@@ -41,7 +42,7 @@ def _source_positions(size: int, padding: int, fill: str, device: torch.device) 
     return positions.clamp(0, size - 1)
 
 
-def crop(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
+def crop(images: Tensor, top: Tensor, left: Tensor, size: Sequence[int]) -> Tensor:
     """[B, C, *size], cut out of sample b at row top[b] and column left[b] (int64 [B]).
 
     Reads whole rows: every run of `width` pixels anywhere in memory is one row of an overlapping view, and index_select
@@ -65,15 +66,16 @@ def sample_crop_boxes(random: KeyedRandom, config: RandomResizedCrop, aspect: Te
     Area and log(width / height) are uniform; ten boxes are tried, and if none fits into the image, the largest centred
     one within the allowed ratios is taken. aspect: width / height of each image ([B]), or of all.
     """
-    aspect = torch.as_tensor(aspect, dtype=torch.float32).expand(len(random)).unsqueeze(1)
+    narrowest, widest = config.ratio
     area = random.uniform(*config.area, (_CROP_TRIES,))
-    ratio = random.uniform(*(math.log(bound) for bound in config.ratio), (_CROP_TRIES,)).exp()
+    ratio = random.uniform(math.log(narrowest), math.log(widest), (_CROP_TRIES,)).exp()
     place = random.uniform(shape=(2,))
+    aspect = area.new_ones(len(random), 1) * (aspect.to(area)[:, None] if isinstance(aspect, Tensor) else aspect)
 
     height, width = (area * aspect / ratio).sqrt(), (area * ratio / aspect).sqrt()
     fits = (height <= 1) & (width <= 1)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)
-    nearest_ratio = aspect.clamp(*config.ratio)
+    nearest_ratio = aspect.clamp(narrowest, widest)
     height = torch.where(fits.any(1, keepdim=True), height.gather(1, first), (aspect / nearest_ratio).clamp(max=1))
     width = torch.where(fits.any(1, keepdim=True), width.gather(1, first), (nearest_ratio / aspect).clamp(max=1))
 
@@ -96,7 +98,7 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
     columns = _sample_positions(boxes[:, 1], boxes[:, 3], images.shape[3])  # [B, W]
     height, width = images.shape[-2:]
     grid = torch.stack([columns[:, None].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], dim=-1)
-    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _sample_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
@@ -123,7 +125,7 @@ def cutout(images: Tensor, random: KeyedRandom, size: int, p: float, fill: Tenso
     blank = rows[:, None, :, None] & _within(left, size, width)[:, None, None, :]
     if images.dtype == torch.uint8:
         fill = fill.round()
-    return torch.where(blank, fill.to(images).view(-1, 1, 1), images)
+    return torch.where(blank, fill.to(images, non_blocking=True).view(-1, 1, 1), images)
 
 
 def _within(start: Tensor, length: int, size: int) -> Tensor:

@@ -7,8 +7,8 @@ float32 [B, 2, 3] and say where an output pixel (x, y), measured in pixels from 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mlcli.data.config import Affine
 from mlcli.data.randomness import KeyedRandom
@@ -34,13 +34,13 @@ def random_rotation(images: Tensor, random: KeyedRandom, degrees: float) -> Tens
 
 
 def random_affine(images: Tensor, random: KeyedRandom, config: Affine) -> Tensor:
-    """Turn, magnify, shear along x and shift each sample by its own amounts; float32. Shifts may be parts of a pixel."""
+    """Turn, magnify, shear along x and shift each sample by its own amounts; float32. Shifts are no whole pixels."""
     height, width = images.shape[-2:]
     angle = random.uniform(-config.degrees, config.degrees)
-    shift = random.uniform(-config.translate, config.translate, (2,)) * torch.tensor([width, height]).to(angle)
+    across, down = random.uniform(-config.translate, config.translate, (2,)).unbind(1)
     scale = random.uniform(*config.scale)
     shear = random.uniform(-config.shear, config.shear)
-    return warp(images, affine_map(angle, shift, scale, shear))
+    return warp(images, affine_map(angle, torch.stack([across * width, down * height], 1), scale, shear))
 
 
 def rotation_map(degrees: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def rotation_map(degrees: Tensor) -> Tensor:
 
 
 def affine_map(degrees: Tensor, shift: Tensor, scale: Tensor, shear_degrees: Tensor) -> Tensor:
-    """torchvision's `affine`: shear along x, turn clockwise, magnify, then shift by (x, y) pixels. All [B], shift [B, 2].
+    """torchvision's `affine`: shear along x, turn clockwise, magnify, shift by (x, y) pixels. All [B], shift [B, 2].
 
     The inverse of shift * scale * [[cos, -cos tan - sin], [sin, -sin tan + cos]], whose determinant is scale^2.
     """
@@ -62,9 +62,12 @@ def affine_map(degrees: Tensor, shift: Tensor, scale: Tensor, shear_degrees: Ten
 
 
 def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Fetch every pixel from where `maps` (float32 [B, 2, 3], see above) says, bilinearly, black from outside; float32."""
+    """Fetch every pixel from where `maps` (float32 [B, 2, 3]) says, bilinearly and black from outside; float32."""
     height, width = images.shape[-2:]
-    half = torch.tensor([width / 2, height / 2, 1.0]).to(maps)  # affine_grid counts -1..1 from border to border
-    theta = maps * half / half[:2, None]
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    (a, b, x), (c, d, y) = (row.unbind(1) for row in maps.unbind(1))
+    # affine_grid counts from -1 to 1 between the borders. Numbers, not a tensor of them: a GPU would wait for its copy.
+    across = torch.stack([a, b * (height / width), x * (2 / width)], 1)
+    down = torch.stack([c * (width / height), d, y * (2 / height)], 1)
+    theta = torch.stack([across, down], 1)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -4,9 +4,8 @@ How much is mixed is drawn once per batch, as in both papers' code, from the key
 a partner by a permutation of the batch that follows from all keys; some may get themselves.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mlcli.data.config import CutMix, Mixup
 from mlcli.data.randomness import KeyedRandom
@@ -25,8 +24,8 @@ class Mix:
         """images [B, C, H, W]; targets int64 [B]; keys int64 [B], on the CPU so that a GPU need not be waited for."""
         if not self._choices:
             return images, targets
-        targets = F.one_hot(targets, self._num_classes).float()
-        partners = KeyedRandom(keys, self._stream).uniform().argsort(stable=True).to(images.device)
+        targets = functional.one_hot(targets, self._num_classes).float()
+        partners = KeyedRandom(keys, self._stream).uniform().argsort(stable=True).to(images.device, non_blocking=True)
         batch = KeyedRandom(keys[:1], self._stream + 1)
         choice = self._choices[int(batch.integers(len(self._choices)))]
         share = float(batch.beta(choice.alpha))

@@ -62,7 +62,7 @@ def apply(images: Tensor, operation: Tensor, strength: Tensor, limits: Limits) -
     """Apply OPERATIONS[operation[b]] to sample b. strength: float32 [B] in -1..1, the sign being the side; uint8."""
     changed = images.clone()
     for number, function in enumerate(OPERATIONS.values()):
-        rows = (operation == number).nonzero().squeeze(1)
+        rows = (operation == number).nonzero().squeeze(1)  # a GPU is waited for here, once per operation
         if len(rows):
             changed[rows] = _to_uint8(function(images[rows], strength[rows], limits))
     return changed

@@ -1,5 +1,6 @@
 """Sources made of rows of numbers: selection and statistics, judged on the training split only."""
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def _select(
         score = mutual_info_classif if classify else mutual_info_regression
         scores = score(rows, targets, discrete_features=~numeric, random_state=0)
     else:
-        with np.errstate(all="ignore"):  # a constant feature scores 0/0
+        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # a constant feature scores 0/0
             scores = (f_classif if classify else f_regression)(rows, targets)[0]
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0, posinf=np.finfo(float).max), kind="stable")
     return np.sort(order[: select.keep])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MISSING = ("", "na", "n/a", "null", "none", "?")
 """Cells that hold no value, in any case. "nan" is not among them: it is what a failed computation writes."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 FEW = 20  # so many different values say nothing yet about what a column is
 
 
@@ -167,7 +168,7 @@ def _fit_column(file: CsvFile, name: str, train: np.ndarray, categorical: bool, 
     if not categorical and len(values) > max(FEW, len(known) / 2):
         comma = "; numbers need a decimal point, not a comma" if _is_comma_number(values[0]) else ""
         raise DataError(
-            f"column '{name}' has {len(values)} different texts in {len(known)} rows ('{values[0]}', ...): no categories",
+            f"column '{name}' has {len(values)} different texts in {len(known)} rows, such as '{values[0]}'",
             where=str(file.path),
             fix=f"data.drop=[{name}], or data.categorical=[{name}] to use it all the same{comma}",
         )
@@ -203,7 +204,7 @@ def _bad_number(cell: str) -> bool:
     if _is_missing(cell):
         return False
     try:
-        return not abs(float(cell)) <= np.finfo(np.float32).max  # also when NaN
+        return not abs(float(cell)) <= FLOAT32_MAX  # also when NaN
     except ValueError:
         return True
 

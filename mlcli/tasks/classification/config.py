@@ -10,7 +10,7 @@ from mlcli.models.config import FineTune, Model, TorchvisionModel
 from mlcli.schema import Strict
 
 if TYPE_CHECKING:
-    from mlcli.tasks.classification.task import Classifier, ClassificationTask
+    from mlcli.tasks.classification.task import ClassificationTask, Classifier
 
 ClassWeights = Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
 

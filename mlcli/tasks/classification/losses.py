@@ -7,8 +7,8 @@ so that a blended sample costs exactly its blend: `loss(a * t + (1 - a) * u) == 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mlcli.errors import ConfigError
 from mlcli.tasks.classification.config import (
@@ -76,7 +76,7 @@ def as_rows(targets: Tensor, logits: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """-log softmax of the true class; smoothing as in Szegedy et al. 2016 (arXiv:1512.00567), section 7."""
-    log_p = F.log_softmax(logits, dim=1)
+    log_p = functional.log_softmax(logits, dim=1)
     smoothed = (1 - label_smoothing) * log_p + label_smoothing * log_p.mean(dim=1, keepdim=True)
     return -(targets * smoothed).sum(dim=1)
 
@@ -97,15 +97,15 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float
     Row sums of `targets` other than 1 are class weights: they count for the "no" answers too.
     """
     half = torch.full_like(logits, label_smoothing / 2)
-    if_yes = F.binary_cross_entropy_with_logits(logits, 1 - half, reduction="none")
-    if_no = F.binary_cross_entropy_with_logits(logits, half, reduction="none")
+    if_yes = functional.binary_cross_entropy_with_logits(logits, 1 - half, reduction="none")
+    if_no = functional.binary_cross_entropy_with_logits(logits, half, reduction="none")
     weight = targets.sum(dim=1, keepdim=True)
     return (targets * if_yes + (weight - targets) * if_no).mean(dim=1)
 
 
 def focal(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
     """`(1 - p) ** gamma * -log p` of the true class (Lin et al. 2017, arXiv:1708.02002, eq. 4, with softmax's p)."""
-    log_p = F.log_softmax(logits, dim=1)
+    log_p = functional.log_softmax(logits, dim=1)
     # 1 - p without cancellation; the floor keeps the slope of x ** gamma finite at 0 when gamma is below 1
     miss = (-torch.expm1(log_p)).clamp(min=1e-12)
     return -(targets * miss**gamma * log_p).sum(dim=1)
@@ -123,7 +123,7 @@ def absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
 
 def smooth_l1(logits: Tensor, targets: Tensor, beta: float = 0.5) -> Tensor:
     """Squared below `beta`, absolute above it, summed over classes (Girshick 2015, arXiv:1504.08083, eq. 3)."""
-    return F.smooth_l1_loss(logits.softmax(dim=1), targets, beta=beta, reduction="none").sum(dim=1)
+    return functional.smooth_l1_loss(logits.softmax(dim=1), targets, beta=beta, reduction="none").sum(dim=1)
 
 
 def probabilities(logits: Tensor, loss: str) -> Tensor:
@@ -134,7 +134,7 @@ def probabilities(logits: Tensor, loss: str) -> Tensor:
     """
     logits = logits.float()
     if loss == "bce":
-        logits = F.logsigmoid(logits)  # sigmoid / sum of sigmoids == softmax of log sigmoid, without 0 / 0
+        logits = functional.logsigmoid(logits)  # sigmoid / sum of sigmoids == softmax of log sigmoid, without 0 / 0
     return logits.softmax(dim=1)
 
 

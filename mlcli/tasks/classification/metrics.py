@@ -53,11 +53,11 @@ class ClassificationMetrics:
 
     def compute(self) -> dict[str, float]:
         """Each a share from 0 to 1; top5_accuracy only where there are more than 5 classes."""
-        confusion = self.confusion.double().cpu()
+        confusion = self.confusion.cpu().double()
         total = confusion.sum().clamp(min=1)
         precision, recall, f1 = _per_class(confusion)
         occurs = (confusion.sum(0) + confusion.sum(1)) > 0
-        samples, confidence, hits = self._bins.double().cpu()
+        _, confidence, hits = self._bins.cpu().double()
         scores = {
             "accuracy": confusion.diagonal().sum() / total,
             "top5_accuracy": self._top5_hits.cpu() / total,
@@ -70,7 +70,7 @@ class ClassificationMetrics:
 
     def per_class(self) -> list[dict]:
         """name, precision, recall, f1 and support (samples of that class) of each class, in label order."""
-        confusion = self.confusion.double().cpu()
+        confusion = self.confusion.cpu().double()
         columns = (*_per_class(confusion), confusion.sum(1))
         return [
             {"name": name, "precision": p, "recall": r, "f1": f, "support": int(s)}

@@ -33,7 +33,14 @@ class Classifier:
 
     def __init__(self, config: Classification, info: DataInfo) -> None:
         self.config, self.info = config, info
-        self.model = build_seeded(config.model, info, config.train.seed)
+        self.model: nn.Module = build_seeded(config.model, info, config.train.seed)
+
+    @property
+    def caveat(self) -> str:
+        """What a person should know about the predictions; empty if nothing."""
+        if self.config.loss.name == "hinge":
+            return "the hinge loss defines no probabilities; these are softmaxed scores, right in order only"
+        return ""
 
     def adopt(self, facts: dict[str, Any]) -> None:
         """Hold to the facts of a checkpoint from here on; they must be of the same classes and shape."""
@@ -44,9 +51,13 @@ class Classifier:
         return probabilities(net(inputs), self.config.loss.name)
 
     def records(self, predictions: Tensor) -> list[dict[str, Any]]:
-        """Probabilities [B, C] as plain data: label, its probability, and the probabilities in label order."""
+        """Probabilities [B, C] as plain data: label, its probability, and the probabilities in label order.
+
+        Rounded to 6 decimals; a float32 knows no more.
+        """
         names = self.info.class_names
-        best, rows = predictions.argmax(dim=1).tolist(), predictions.tolist()
+        best = predictions.argmax(dim=1).tolist()
+        rows = predictions.cpu().double().round(decimals=6).tolist()
         return [
             {"label": names[c], "probability": row[c], "probabilities": dict(zip(names, row, strict=True))}
             for c, row in zip(best, rows, strict=True)

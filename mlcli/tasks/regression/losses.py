@@ -1,7 +1,7 @@
 """Step 2, how wrong a regression is: means over the batch, between standardised numbers."""
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from mlcli.tasks.regression.config import L1, Loss, SmoothL1
 
@@ -14,8 +14,8 @@ def regression_loss(config: Loss, predictions: Tensor, targets: Tensor) -> Tenso
     """
     match config:
         case L1():
-            return F.l1_loss(predictions, targets)
+            return functional.l1_loss(predictions, targets)
         case SmoothL1(beta=beta):
-            return F.smooth_l1_loss(predictions, targets, beta=beta)
+            return functional.smooth_l1_loss(predictions, targets, beta=beta)
         case _:
-            return F.mse_loss(predictions, targets)
+            return functional.mse_loss(predictions, targets)

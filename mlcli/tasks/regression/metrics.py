@@ -17,9 +17,8 @@ class RegressionMetrics:
         device: where predictions arrive; `update` leaves everything there.
     """
 
-    directions: dict[str, Direction] = {"mae": "min", "rmse": "min", "r2": "max"}
-
     def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.directions: dict[str, Direction] = {"mae": "min", "rmse": "min", "r2": "max"}
         decimals = torch.float32 if torch.device(device).type == "mps" else torch.float64  # mps has no float64
         zero = torch.zeros((), dtype=decimals, device=device)
         self._count, self._mean, self._spread = zero.clone(), zero.clone(), zero.clone()
@@ -33,7 +32,7 @@ class RegressionMetrics:
         miss = predictions.to(self._mean.dtype) - truth
         self._absolute += miss.abs().sum()
         self._squared += miss.square().sum()
-        mean = truth[0] + (truth - truth[0]).mean()  # exact when all are equal, where r2 is a special case
+        mean = truth[0] + (truth - truth[0]).mean()  # exactly equal to all if they are equal, in float32 too
         self._merge_spread(torch.full_like(self._count, len(batch)), mean, (truth - mean).square().sum())
 
     def merge(self, other: "RegressionMetrics") -> None:
@@ -59,8 +58,6 @@ class RegressionMetrics:
         count, spread, absolute, squared = torch.stack(
             [self._count, self._spread, self._absolute, self._squared]
         ).tolist()
-        if spread > 0:
-            r2 = 1 - squared / spread
-        else:
-            r2 = 1.0 if squared == 0 else 0.0
+        of_a_constant = 1.0 if squared == 0 else 0.0
+        r2 = 1 - squared / spread if spread > 0 else of_a_constant
         return {"mae": absolute / max(count, 1), "rmse": (squared / max(count, 1)) ** 0.5, "r2": r2}

@@ -31,10 +31,15 @@ class Regressor:
 
     def __init__(self, config: Regression, info: DataInfo) -> None:
         self.config, self.info = config, info
-        self.model = build_seeded(config.model, info, config.train.seed)
+        self.model: nn.Module = build_seeded(config.model, info, config.train.seed)
+
+    @property
+    def caveat(self) -> str:
+        """What a person should know about the predictions: nothing."""
+        return ""
 
     def adopt(self, facts: dict[str, Any]) -> None:
-        """Hold to the facts of a checkpoint from here on: its model answers in the scale of its own training targets."""
+        """Hold to the facts of a checkpoint from here on: its model answers in the scale of its training targets."""
         self.info = DataInfo.from_plain(facts["data"])
 
     @property
@@ -56,8 +61,8 @@ class Regressor:
         return outputs[:, 0].float() * self.target_std + self.target_mean
 
     def records(self, predictions: Tensor) -> list[dict[str, Any]]:
-        """Predictions [B] as plain data, each under the target's name."""
-        return [{self.info.target: value} for value in predictions.tolist()]
+        """Predictions [B] as plain data, each under the target's name, to the 7 digits a float32 knows."""
+        return [{self.info.target: float(f"{value:.7g}")} for value in predictions.tolist()]
 
 
 class RegressionTask(Regressor):

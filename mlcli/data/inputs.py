@@ -1,0 +1,163 @@
+"""Files that a saved model is asked about: found, named and prepared exactly as its training data were.
+
+One that cannot be read does not keep the others from being answered: its error is handed back in its place.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlcli.data.decode import EXTENSIONS, Preparation
+from mlcli.data.info import DataInfo
+from mlcli.data.sources.csv_file import read_csv
+from mlcli.data.sources.tables import prepare_rows
+from mlcli.engine.limits import usable_cpus
+from mlcli.errors import ConfigError, DataError
+
+Errors = dict[int, str]
+"""What is wrong with an input, by its position."""
+
+
+class Inputs(Protocol):
+    """Samples without answers."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The file or row behind each."""
+
+    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
+        """The positions that could be read, their inputs as in `Samples.read`, and what was wrong with the others."""
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Image files.
+
+    invert: swap dark and bright first: data sets of handwriting are white on black, most paper is not.
+    """
+
+    paths: list[Path]
+    preparation: Preparation
+    invert: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The paths, with bytes that are no text escaped, so that they can always be written."""
+        return [os.fsencode(path).decode(errors="backslashreplace") for path in self.paths]
+
+    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
+        """uint8 [B, C, H, W]; files are decoded in threads, as Pillow lets go of the interpreter meanwhile."""
+        prepare = self.preparation
+        pixels = np.empty((len(positions), prepare.channels, *prepare.image_size), dtype=np.uint8)
+
+        def decode(slot: int) -> str:
+            try:
+                prepare.decode(self.paths[positions[slot]], pixels[slot])
+            except DataError as error:
+                return error.what
+            return ""
+
+        with ThreadPoolExecutor(usable_cpus()) as pool:
+            faults = list(pool.map(decode, range(len(positions))))
+        good = [slot for slot, fault in enumerate(faults) if not fault]
+        inputs = torch.from_numpy(pixels[good])
+        errors = {positions[slot]: fault for slot, fault in enumerate(faults) if fault}
+        return [positions[slot] for slot in good], 255 - inputs if self.invert else inputs, errors
+
+
+@dataclass(frozen=True)
+class RowInputs:
+    """Rows of a table, each a dict of cells by column."""
+
+    names: list[str]
+    rows: list[dict[str, str]]
+    preparation: dict
+
+    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
+        """float32 [B, F]"""
+        try:
+            return list(positions), prepare_rows(self.preparation, [self.rows[p] for p in positions]), {}
+        except DataError as error:
+            if len(positions) == 1:
+                nothing = torch.empty(0, len(self.preparation["features"]))
+                return [], nothing, {positions[0]: error.what}
+        parts = [self.read([position]) for position in positions]  # one of them is bad: find out which
+        good = [position for found, _, _ in parts for position in found]
+        errors = {position: fault for _, _, faults in parts for position, fault in faults.items()}
+        return good, torch.cat([rows for _, rows, _ in parts]), errors
+
+
+def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "path", invert: bool = False) -> Inputs:
+    """What a person named on the command line, in that order, each once.
+
+    Args:
+        paths: for images, files, folders (searched recursively) and CSV files with a column of paths, relative to the
+            CSV's folder; for tables, one CSV file.
+        info: of the saved model.
+
+    Raises DataError for what does not exist or holds nothing, ConfigError for what the model cannot take.
+    """
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise DataError(f"no such file or folder: {', '.join(missing[:5])}", fix="check the spelling")
+    if info.kind == "features":
+        return _table(paths, info, invert)
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            found |= dict.fromkeys(_images_below(path))
+        elif path.suffix.lower() == ".csv":
+            found |= dict.fromkeys(_listed_in(path, path_column))
+        else:
+            found[path] = None
+    return ImageInputs(list(found), Preparation.from_plain(info.preparation), invert)
+
+
+def _table(paths: Sequence[Path], info: DataInfo, invert: bool) -> RowInputs:
+    if invert:
+        raise ConfigError("only images can be inverted; this model takes rows of a table", where="--invert")
+    if len(paths) != 1 or paths[0].is_dir():
+        raise ConfigError(
+            f"this model takes rows of one CSV file, got {len(paths)} paths" if len(paths) > 1 else
+            f"this model takes rows of a CSV file, and {paths[0]} is a folder",
+            fix="mlcli predict RUN FILE.csv",
+        )  # fmt: skip
+    file = read_csv(paths[0])
+    prepare_rows(info.preparation, [dict.fromkeys(file.header, "")])  # raises DataError if a column is missing
+    rows = [dict(zip(file.header, cells, strict=True)) for cells in file.rows]
+    return RowInputs([f"{paths[0]}:{line}" for line in file.lines], rows, info.preparation)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Sorted; hidden files are passed over: macOS puts a `._photo.jpg` that is none beside each photo."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read the folder: {error.strerror}", where=str(error.filename)) from error
+
+    found = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+    ]
+    if not found:
+        raise DataError("no images in this folder", where=str(folder), fix=f"files that end in {' '.join(EXTENSIONS)}")
+    return sorted(found)
+
+
+def _listed_in(path: Path, column: str) -> list[Path]:
+    file = read_csv(path)
+    if column not in file.header:
+        raise DataError(
+            f"no column '{column}' with the images' paths",
+            where=f"columns of {path}: {', '.join(file.header[:20])}",
+            fix=f"name the column of paths '{column}'",
+        )
+    return [path.parent / cell for cell in file.column(column)]

@@ -1,0 +1,212 @@
+"""Reading image files ahead of the trainer: worker processes that each fill whole micro-batches.
+
+Why not torch's DataLoader: it raises the death of a worker from a signal handler, wherever the trainer happens to be;
+it names neither the worker's files nor, with a timeout, the death before the timeout is over; its batches go through
+/dev/shm, which is 64 MB in a container. Here a worker answers on its own pipe and reads into memory shared by fork.
+"""
+
+import atexit
+import ctypes
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from math import prod
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+from torch import Tensor
+
+from mlcli.data.order import Part
+from mlcli.data.reading import FileReader
+from mlcli.errors import DataError, UserError
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class WorkerPool:
+    """Worker processes that read micro-batches ahead, in turn, each into slots of shared memory.
+
+    Part n goes to worker n % num_workers, so who reads what does not depend on speed. Workers start with the first
+    `fetch` and live until `close`; they ignore SIGINT and SIGTERM, which are for the trainer, and die with it (more
+    exactly, with the thread that started them).
+
+    Args:
+        read: what a worker does with a part.
+        copy: moves a batch out of its slot, for example to a GPU; it must not return the slot's own memory.
+        num_workers: processes.
+        prefetch: batches each worker may be ahead; as many slots does it have.
+        batch_shape: of the largest batch, [B, C, H, W]; uint8.
+        timeout_s: how long one batch may take before its worker is held to hang.
+    """
+
+    def __init__(
+        self,
+        read: FileReader,
+        copy: Callable[[Tensor], Tensor],
+        *,
+        num_workers: int,
+        prefetch: int,
+        batch_shape: tuple[int, ...],
+        timeout_s: float,
+    ) -> None:
+        self._read, self._copy, self._timeout_s = read, copy, timeout_s
+        self._num_workers, self._prefetch, self._batch_shape = num_workers, prefetch, batch_shape
+        self._workers: list[_Worker] = []
+
+    def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
+        """Raises the DataError a worker met, or one that names the files in flight when a worker dies or hangs."""
+        self._open()
+        for worker in self._workers:
+            while worker.asked:  # by an earlier round that was not taken to its end
+                worker.answer(self._timeout_s)
+        places = [(worker, slot) for slot in range(self._prefetch) for worker in self._workers]
+        parts = iter(parts)
+        pending: deque[tuple[_Worker, int, Part]] = deque()
+        for worker, slot in places:
+            pending.extend(_ask(worker, slot, part) for part in islice(parts, 1))
+        while pending:
+            worker, slot, part = pending.popleft()
+            error = worker.answer(self._timeout_s)
+            if error is not None:
+                raise error
+            images = self._copy(worker.slots[slot, : len(part)])
+            pending.extend(_ask(worker, slot, following) for following in islice(parts, 1))
+            yield part, images
+
+    def close(self) -> None:
+        """End the workers at once; they hold nothing that could be lost."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []
+        atexit.unregister(self.close)
+
+    def _open(self) -> None:
+        if not self._workers:
+            # Before multiprocessing's own handler, which would wait for ever: it ends children by SIGTERM.
+            atexit.register(self.close)
+            self._workers = [self._start() for _ in range(self._num_workers)]
+
+    def _start(self) -> "_Worker":
+        # Forking is quick and shares the file list; macOS and Windows cannot fork safely and start afresh.
+        linux = sys.platform == "linux"
+        context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
+        slots = _shared((self._prefetch, *self._batch_shape), torch.uint8)
+        questions = _shared((self._prefetch, 2, self._batch_shape[0]), torch.int64)
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(self._read, there, questions, slots, os.getpid()), daemon=True)
+        process.start()
+        there.close()  # so that the pipe ends when the worker does
+        return _Worker(process, here, questions, slots, self._read.samples.name)
+
+
+def _ask(worker: "_Worker", slot: int, part: Part) -> tuple["_Worker", int, Part]:
+    worker.ask(slot, part)
+    return worker, slot, part
+
+
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that a worker process sees too."""
+    if sys.platform != "linux":
+        return torch.zeros(shape, dtype=dtype).share_memory_()
+    # Anonymous memory is inherited by fork and, unlike /dev/shm, as large as the machine allows.
+    return torch.frombuffer(mmap.mmap(-1, prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+
+
+class _Worker:
+    """The trainer's side of one worker process.
+
+    asked: parts it has not yet answered, oldest first.
+    slots: uint8 [prefetch, B, C, H, W], where it puts what it has read.
+    """
+
+    def __init__(
+        self, process: BaseProcess, pipe: Connection, questions: Tensor, slots: Tensor, name: Callable[[int], str]
+    ) -> None:
+        self._process, self._pipe, self._questions, self._name = process, pipe, questions, name
+        self.slots = slots
+        self.asked: deque[Part] = deque()
+
+    def ask(self, slot: int, part: Part) -> None:
+        """Have a part read into a slot. Indices go by shared memory: a pipe may be too small for them, and block."""
+        self._questions[slot, 0, : len(part)] = part.indices
+        self._questions[slot, 1, : len(part)] = part.keys
+        self.asked.append(part)
+        try:
+            self._pipe.send((slot, len(part)))
+        except OSError:
+            raise self._died() from None
+
+    def answer(self, timeout_s: float) -> Exception | None:
+        """Wait for the oldest part asked for: None if its slot is filled, otherwise what went wrong in the worker."""
+        if not wait([self._pipe, self._process.sentinel], timeout_s):
+            raise DataError(
+                f"a worker (process {self._process.pid}) has not delivered a batch within {timeout_s:g} s",
+                where=f"while reading {self._in_flight()}",
+                fix="is the disk or network reachable? A slow one needs a larger loader.timeout",
+            )
+        try:
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._died() from None
+        self.asked.popleft()
+        return RuntimeError(f"in a worker process:\n{answer}") if isinstance(answer, str) else answer
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _died(self) -> DataError:
+        self._process.join(1)  # its pipe may close a moment before it is gone
+        code = self._process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return DataError(
+            f"a worker (process {self._process.pid}) {how}",
+            where=f"while reading {self._in_flight()}",
+            fix="SIGKILL mostly means that memory ran out: lower loader.workers or loader.prefetch; "
+            "loader.workers=0 reads without workers",
+        )
+
+    def _in_flight(self) -> str:
+        indices = self.asked[0].indices.tolist()
+        shown = ", ".join(self._name(index) for index in indices[:3])
+        return f"{shown} and {len(indices) - 3} more" if len(indices) > 3 else shown
+
+
+# --- in the worker process -------------------------------------------------------------------------------------------
+
+
+def _serve(read: FileReader, pipe: Connection, questions: Tensor, slots: Tensor, parent: int) -> None:
+    """Fill slots as asked; answers None, the UserError, or the traceback of anything else."""
+    _belong_to(parent)
+    torch.set_num_threads(1)  # one process a core is parallel enough
+    while True:
+        try:
+            slot, count = pipe.recv()
+        except EOFError:  # the trainer is gone
+            return
+        answer: UserError | str | None = None
+        try:
+            slots[slot, :count] = read(Part(*questions[slot, :, :count].clone()))
+        except UserError as error:
+            answer = error
+        except Exception:
+            answer = traceback.format_exc()
+        pipe.send(answer)
+
+
+def _belong_to(parent: int) -> None:
+    """Leave signals to the trainer, which stops its workers itself, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)

@@ -1,0 +1,130 @@
+"""`mlcli evaluate` on real runs: the numbers, the page, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
+
+from mlcli.commands import evaluate, predict
+from mlcli.commands.evaluate import refuse_other_data
+from mlcli.engine.run import open_run
+from mlcli.errors import CheckpointError, DataError
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], run: str, root: Path, *overrides: str, **options) -> dict:
+    capsys.readouterr()
+    evaluate.run(run, overrides=overrides, root=root, as_json=True, **options)
+    return json.loads(capsys.readouterr().out)
+
+
+def answers(run: str, root: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and truth of a split, without the feed, the metrics and the evaluation loop."""
+    predictor, _ = predict.load_predictor(run, "best", root)
+    data = predictor.config.data
+    source = data.build(regression=True) if predictor.config.task == "regression" else data.build()
+    samples = source.splits[split]
+    with torch.inference_mode():
+        inputs = samples.read(torch.arange(len(samples)).numpy())
+        return predictor.predict(predictor.model, inputs), samples.targets
+
+
+def test_classification_against_scikit_learn(runs_root, capsys):
+    result = evaluated(capsys, "digits", runs_root)
+    p, truth = answers("digits", runs_root, "test")
+    assert result["split"] == "test"
+    assert result["samples"] == len(truth)
+    assert result["metrics"]["accuracy"] == pytest.approx(accuracy_score(truth, p.argmax(1)))
+    assert result["metrics"]["macro_f1"] == pytest.approx(f1_score(truth, p.argmax(1), average="macro"))
+    assert result["metrics"]["loss"] == pytest.approx(-p.log()[torch.arange(len(truth)), truth].mean().item(), rel=1e-4)
+    assert [c["support"] for c in result["classes"]] == torch.bincount(truth).tolist()
+    assert sum(map(sum, result["confusion"])) == len(truth)
+
+
+def test_regression_against_scikit_learn(runs_root, capsys):
+    result = evaluated(capsys, "diabetes", runs_root)
+    predictions, truth = answers("diabetes", runs_root, "test")
+    assert result["metrics"]["rmse"] == pytest.approx(root_mean_squared_error(truth, predictions))
+    assert result["metrics"]["r2"] == pytest.approx(r2_score(truth, predictions), rel=1e-4)
+    assert "classes" not in result
+
+
+@pytest.mark.parametrize("run", ["digits", "diabetes", "wine"])
+def test_it_measures_what_training_measured(run, runs_root, capsys):
+    status = open_run(run, runs_root).status()
+    best = status["best"]
+    assert evaluated(capsys, run, runs_root, split="val")["metrics"][best["metric"]] == pytest.approx(best["value"])
+    assert evaluated(capsys, run, runs_root)["metrics"] == pytest.approx(status["scores"]["test"])
+
+
+def test_the_page_and_the_file(runs_root, capsys):
+    capsys.readouterr()
+    evaluate.run("digits", root=runs_root)
+    page = capsys.readouterr().out
+    written = json.loads((open_run("digits", runs_root).path / "evaluation-test.json").read_text())
+    assert f"accuracy         {written['metrics']['accuracy']:.4f}" in page
+    for word in ("top5 accuracy", "macro precision", "ece", "samples", "confusion"):
+        assert word in page
+    assert max(map(len, page.splitlines()[:-1])) < 100
+
+
+def test_the_last_checkpoint_can_be_asked_for(runs_root, capsys):
+    assert evaluated(capsys, "digits", runs_root, checkpoint="last")["checkpoint"].startswith("step-")
+
+
+def test_without_a_test_split_val_is_measured_and_said(runs_root, capsys):
+    capsys.readouterr()
+    evaluate.run("diabetes", overrides=["data.test=0"], root=runs_root)
+    assert "the data have no test split, so this is val" in capsys.readouterr().out
+    with pytest.raises(DataError, match="no split 'test'") as error:
+        evaluate.run("diabetes", "test", ["data.test=0"], root=runs_root)
+    assert "train (" in error.value.where
+    assert "val (" in error.value.where
+
+
+def test_moved_data_are_found_by_an_override_relative_to_the_working_directory(
+    runs_root, capsys, tmp_path, monkeypatch
+):
+    (tmp_path / "moved.csv").write_bytes((runs_root.parent / "wine.csv").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    moved = evaluated(capsys, "wine", runs_root, "data.file=moved.csv")
+    assert moved["metrics"] == evaluated(capsys, "wine", runs_root)["metrics"]
+    assert moved["overrides"] == ["data.file=moved.csv"]
+
+
+def test_data_with_other_classes_are_refused(runs_root, tmp_path):
+    text = (runs_root.parent / "wine.csv").read_text().replace(",white", ",sparkling")
+    (tmp_path / "other.csv").write_text(text)
+    with pytest.raises(CheckpointError) as error:
+        evaluate.run("wine", None, [f"data.file={tmp_path / 'other.csv'}"], root=runs_root)
+    assert error.value.what == (
+        "the model knows 3 classes, the data have 3; only in the checkpoint: white; only in the data: sparkling"
+    )
+
+
+def test_data_with_other_columns_are_refused(runs_root, tmp_path):
+    text = (runs_root.parent / "wine.csv").read_text().replace("alcohol,", "spirit,", 1)
+    (tmp_path / "other.csv").write_text(text)
+    with pytest.raises(CheckpointError, match="only in the checkpoint: alcohol; only in the data: spirit"):
+        evaluate.run("wine", None, [f"data.file={tmp_path / 'other.csv'}"], root=runs_root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_shape": [3, 32, 32]}, r"checkpoint has input_shape \[1, 8, 8\], the data \[3, 32, 32\]"),
+        ({"class_names": ["b", "a"]}, "2 classes, the data have 2; their order differs"),
+    ],
+    ids=["shape", "order_of_classes"],
+)
+def test_both_sides_are_named(change, message):
+    saved = {"kind": "image", "input_shape": [1, 8, 8], "class_names": ["a", "b"], "target": "label", "preparation": {}}
+    refuse_other_data(saved, dict(saved))
+    with pytest.raises(CheckpointError, match=message):
+        refuse_other_data(saved, saved | change)
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(runs_root):
+    with pytest.raises(CheckpointError, match=r"do not fit .*hidden1"):
+        evaluate.run("digits", None, ["model.hidden=[16]"], root=runs_root)

@@ -1,0 +1,295 @@
+"""`mlcli train` as a person types it: what it prints and leaves behind, resuming, and every way of being refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlcli.engine.checkpoint import load_checkpoint
+from mlcli.engine.log import TIME_FIELDS, read_metrics
+from mlcli.engine.run import list_runs
+
+DIGITS = """
+task: classification
+data: {name: digits}
+model: {name: mlp, hidden: [32], dropout: 0.1}
+train: {epochs: 3, batch_size: 64, device: cpu, threads: 1}
+"""
+
+
+@pytest.fixture
+def digits(tmp_path) -> Path:
+    path = tmp_path / "digits.yaml"
+    path.write_text(DIGITS)
+    return path
+
+
+def photos(root: Path, counts: dict[str, int], size=(16, 12)) -> Path:
+    """A folder of noise photographs, `counts` per class folder."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def folder_yaml(tmp_path: Path, *lines: str, data: str = "root: photos", model: str = "{name: linear}") -> Path:
+    path = tmp_path / "photos.yaml"
+    head = ["task: classification", f"data: {{name: folder, {data}}}", f"model: {model}"]
+    path.write_text("\n".join([*head, "train: {epochs: 1, batch_size: 4, device: cpu, threads: 1}", *lines]))
+    return path
+
+
+def test_a_run_says_what_it_does_and_leaves_everything_behind(mlcli, digits, tmp_path):
+    done = mlcli("train", digits, "--name", "first")
+    assert done.code == 0, done.err
+    for word in ("1,168 train", "2,410 parameters", "cpu (1 thread)", "precision", "check", "epoch", "wait", "* best",
+                 "best epoch", "test", "tensorboard --logdir runs", "mlcli evaluate first/"):  # fmt: skip
+        assert word in done.out
+    (run,) = list_runs(tmp_path / "runs")
+    assert run.path.parent.name == "first"
+    files = {path.name for path in run.path.iterdir()}
+    assert files >= {"config.yaml", "resolved.yaml", "environment.json", "status.json", "metrics.jsonl", "checkpoints",
+                     "tensorboard", "model.safetensors"}  # fmt: skip
+    status = run.status()
+    assert (status["state"], status["exit_code"], status["epoch"]) == ("finished", 0, 3)
+    assert status["scores"]["test"]["accuracy"] > 0.8
+    assert (run.path / "config.yaml").read_text() == DIGITS
+    assert not list(run.path.rglob("*.tmp"))
+
+
+def test_the_resolved_config_is_a_yaml_that_trains_to_the_same_bits(mlcli, digits, tmp_path):
+    mlcli("train", digits, "optimizer.lr=0.05", "--name", "a")
+    (first,) = list_runs(tmp_path / "runs")
+    again = mlcli("train", first.path / "resolved.yaml", "--name", "b")
+    assert again.code == 0, again.err
+    second = next(run for run in list_runs(tmp_path / "runs") if run.path.parent.name == "b")
+    assert first.config_plain() == second.config_plain()
+    assert first.config_plain()["optimizer"]["lr"] == 0.05
+    ours, theirs = (load_checkpoint(run.checkpoint("last"))["model"] for run in (first, second))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def metrics_of(run) -> list[dict]:
+    lines = read_metrics(run.path / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key not in TIME_FIELDS} for line in lines]
+
+
+def test_resuming_with_more_epochs_goes_on_and_says_what_it_does_to_the_schedule(mlcli, digits, tmp_path):
+    mlcli("train", digits)
+    (run,) = list_runs(tmp_path / "runs")
+    complete = mlcli("train", "--resume", run.path)
+    assert complete.code == 2
+    assert "the run is complete: 3 of 3 epochs" in complete.err
+    more = mlcli("train", digits, "train.epochs=5", "--resume", run.path)
+    assert more.code == 0, more.err
+    assert "5 epochs instead of 3: the curve is stretched" in more.out
+    assert run.status()["epoch"] == 5
+    assert len(list_runs(tmp_path / "runs")) == 1
+    steps = [line["step"] for line in metrics_of(run) if line["split"] == "val"]
+    assert steps == sorted(set(steps))
+    assert len(steps) == 5
+
+
+def test_resuming_as_another_experiment_is_refused(mlcli, digits, tmp_path):
+    mlcli("train", digits)
+    (run,) = list_runs(tmp_path / "runs")
+    refused = mlcli("train", digits, "train.epochs=9", "optimizer.lr=0.5", "--resume", run.path)
+    assert refused.code == 2
+    assert "optimizer.lr was 0.1, is 0.5" in refused.err
+    assert run.status()["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state"),
+    [(signal.SIGTERM, 143, "interrupted"), (signal.SIGINT, 130, "interrupted"), (signal.SIGKILL, -9, "killed")],
+    ids=["TERM", "INT", "KILL"],
+)
+def test_a_stopped_process_resumes_to_the_bits_of_one_that_was_not(mlcli, digits, tmp_path, number, code, state):
+    long = "train.epochs=60"
+    process = subprocess.Popen([sys.executable, "-m", "mlcli", "train", str(digits), long, "--name", "cut"],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    for line in process.stdout:
+        if line.split()[:1] == ["3"]:  # the third epoch's line
+            break
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait(60) == code
+    (run,) = list_runs(tmp_path / "runs")
+    assert run.status()["state"] == state
+    if number != signal.SIGKILL:
+        assert f"to go on: mlcli train --resume runs/{run.name}" in rest
+    resumed = mlcli("train", "--resume", run.path)
+    assert resumed.code == 0, resumed.err
+    whole = mlcli("train", digits, long, "--name", "whole")
+    assert whole.code == 0
+    other = next(r for r in list_runs(tmp_path / "runs") if r.path.parent.name == "whole")
+    ours, theirs = (load_checkpoint(r.checkpoint("last"))["model"] for r in (run, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert metrics_of(run) == metrics_of(other)
+
+
+def test_a_run_in_use_is_not_resumed(mlcli, digits, tmp_path):
+    mlcli("train", digits)
+    (run,) = list_runs(tmp_path / "runs")
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            run.lock()
+            os.write(ready[1], b"x")
+            os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    os.read(ready[0], 1)
+    busy = mlcli("train", "--resume", run.path, "train.epochs=9")
+    os.write(done[1], b"x")
+    os.waitpid(child, 0)
+    assert busy.code == 7
+    assert f"pid {child}" in busy.err
+
+
+def refused(result, code: int, *words: str, runs: Path) -> None:
+    """A refusal: the exit code, the words, at most five lines, no traceback, and no run folder."""
+    assert result.code == code, result.err
+    for word in words:
+        assert word in result.err
+    assert "Traceback" not in result.err + result.out
+    assert len(result.err.strip().splitlines()) <= 5, result.err
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.hiden=[3]"], ["unknown key 'hiden' (did you mean 'hidden'?)"]),
+        (["optimizer.lr=fast"], ["optimizer.lr"]),
+        (["train.epochs=0"], ["train.epochs: must be above 0, got 0"]),
+        (["train.batch_size=5000"], ["5000", "1168"]),
+        (["train.watch=f1"], ["no metric is called 'f1'"]),
+        (["train.epochs"], ["one YAML at a time"]),
+        (["augment=[{name: mixup}]", "loss.name=hinge"], ["mixup"]),
+    ],
+    ids=["typo", "type", "range", "batch larger than data", "metric", "no equals sign", "mixup with hinge"],
+)
+def test_a_config_that_cannot_be_is_refused(mlcli, digits, tmp_path, overrides, words):
+    result = mlcli("train", digits, *overrides)
+    assert result.code == 2, result.err
+    assert all(word in result.err.replace("1,168", "1168").replace("5,000", "5000") for word in words), result.err
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_duplicate_key_is_refused_with_both_places(mlcli, tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(DIGITS + "model: {name: linear}\n")
+    result = mlcli("train", path)
+    assert result.code == 2
+    assert f"{path}:6:1" in result.err
+    assert "twice" in result.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_asked_for_and_absent(mlcli, digits, tmp_path):
+    refused(mlcli("train", digits, "train.device=cuda"), 2, "train.device is cuda", runs=tmp_path / "runs")
+
+
+def test_a_missing_yaml(mlcli, tmp_path):
+    refused(mlcli("train", "none.yaml"), 2, "none.yaml", runs=tmp_path / "runs")
+
+
+def test_an_output_that_cannot_be_written(mlcli, digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(mlcli("train", digits, "--out", tmp_path / "file"), 6, str(tmp_path / "file"), runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"], ["predict"]], ids=lambda c: c[0])
+def test_a_folder_that_is_no_run(mlcli, tmp_path, command):
+    (tmp_path / "other").mkdir()
+    more = [tmp_path / "x.png"] if command == ["predict"] else []
+    refused(mlcli(*command, tmp_path / "other", *more), 5, "is not a run folder", runs=tmp_path / "runs")
+
+
+def test_an_empty_class_folder(mlcli, tmp_path):
+    photos(tmp_path / "photos", {"cat": 8, "dog": 8, "owl": 0})
+    refused(mlcli("train", folder_yaml(tmp_path)), 4, "owl", runs=tmp_path / "runs")
+
+
+def test_a_class_in_one_split_only(mlcli, tmp_path):
+    photos(tmp_path / "photos/train", {"cat": 8, "dog": 8})
+    photos(tmp_path / "photos/val", {"cat": 4, "owl": 4})
+    refused(mlcli("train", folder_yaml(tmp_path)), 4, "owl", runs=tmp_path / "runs")
+
+
+def test_no_such_folder(mlcli, tmp_path):
+    refused(mlcli("train", folder_yaml(tmp_path)), 4, "photos", runs=tmp_path / "runs")
+
+
+def test_a_corrupt_image_is_named_and_may_be_skipped(mlcli, tmp_path):
+    photos(tmp_path / "photos", {"cat": 30, "dog": 30})
+    whole = (tmp_path / "photos/cat/3.png").read_bytes()
+    (tmp_path / "photos/cat/3.png").write_bytes(whole[: len(whole) // 2])
+    strict = folder_yaml(tmp_path)
+    refused(mlcli("train", strict), 4, "3.png", runs=tmp_path / "runs")
+    too_many = mlcli("train", strict, "data.bad_images=skip")
+    refused(too_many, 4, "max_bad_share", runs=tmp_path / "runs")
+    lenient = mlcli("train", strict, "data.bad_images=skip", "data.max_bad_share=0.05")
+    assert lenient.code == 0, lenient.err
+    assert "3.png" in lenient.out
+
+
+def test_an_image_too_small_for_the_network_names_the_layer(mlcli, tmp_path):
+    photos(tmp_path / "photos", {"cat": 12, "dog": 12})
+    blocks = "{name: cnn, blocks: [{name: pool}, {name: pool}, {name: pool}, {name: pool}, {name: pool}]}"
+    refused(mlcli("train", folder_yaml(tmp_path, model=blocks)), 2, "model.blocks.3", runs=tmp_path / "runs")
+    vgg = folder_yaml(tmp_path, model="{name: vgg}")
+    refused(mlcli("train", vgg), 2, "too small for the 4th pooling", runs=tmp_path / "runs")
+
+
+def test_images_of_several_sizes_need_an_image_size(mlcli, tmp_path):
+    photos(tmp_path / "photos", {"cat": 12})
+    photos(tmp_path / "photos", {"dog": 12}, size=(20, 20))
+    refused(mlcli("train", folder_yaml(tmp_path)), 4, "image_size", runs=tmp_path / "runs")
+
+
+def test_numbers_survive_a_crash_while_writing_a_line(digits, mlcli, tmp_path):
+    mlcli("train", digits)
+    (run,) = list_runs(tmp_path / "runs")
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"split": "val", "st')
+    before = metrics_of(run)
+    assert mlcli("train", "--resume", run.path, "train.epochs=4").code == 0
+    text = (run.path / "metrics.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()]
+    assert metrics_of(run)[: len(before) - 1] == before[:-1]
+
+
+def test_a_loss_that_explodes_ends_with_its_own_code(mlcli, digits, tmp_path):
+    result = mlcli("train", digits, "optimizer.lr=1e30", "train.epochs=5")
+    assert result.code == 3
+    assert "no longer finite" in result.err
+    (run,) = list_runs(tmp_path / "runs")
+    assert run.status()["state"] == "diverged"
+
+
+def test_it_stops_within_seconds_of_being_told_to(digits, tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "mlcli", "train", str(digits), "train.epochs=100000"],
+                               cwd=tmp_path, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    for line in process.stdout:
+        if line.split()[:1] == ["2"]:
+            break
+    began = time.monotonic()
+    process.terminate()
+    process.stdout.read()
+    assert process.wait(60) == 143
+    assert time.monotonic() - began < 30  # a bound for a hang, not a measurement

@@ -1,0 +1,81 @@
+"""The order of training: complete, repeatable, and the same from any step on."""
+
+from itertools import islice
+
+import pytest
+import torch
+
+from mlcli.data.order import TrainOrder, in_order
+from mlcli.engine.settings import Train
+from mlcli.errors import ConfigError
+
+TARGETS = torch.tensor([0] * 20 + [1] * 5 + [2] * 2)
+
+
+def take(count: int, *, start: int = 0, sampler: str = "shuffle", **train) -> list:
+    return list(islice(TrainOrder(TARGETS, Train(**train), sampler).parts(start), count))
+
+
+def test_an_epoch_visits_every_sample_once():
+    parts = take(6, batch_size=9)
+    for epoch in (parts[:3], parts[3:]):
+        assert sorted(torch.cat([part.indices for part in epoch]).tolist()) == list(range(27))
+    assert parts[0].indices.tolist() != parts[3].indices.tolist()
+
+
+def test_what_fills_no_batch_is_left_out():
+    order = TrainOrder(TARGETS, Train(batch_size=10), "shuffle")
+    assert order.steps_per_epoch == 2
+    indices = torch.cat([part.indices for part in islice(order.parts(0), 2)])
+    assert len(indices.unique()) == 20
+
+
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("start", [1, 2, 3, 7])
+def test_starting_later_equals_skipping(start, accumulate, sampler):
+    options = {"batch_size": 10, "accumulate": accumulate, "sampler": sampler}
+    whole, later = take((start + 4) * accumulate, **options), take(4 * accumulate, start=start, **options)
+    for expected, part in zip(whole[start * accumulate :], later, strict=True):
+        assert torch.equal(part.indices, expected.indices)
+        assert torch.equal(part.keys, expected.keys)
+        assert part.share == expected.share
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate", "sizes"), [(10, 3, [3, 3, 4]), (5, 5, [1] * 5), (8, 2, [4, 4])])
+def test_parts_of_a_step_are_nearly_equal_and_make_up_the_whole(batch_size, accumulate, sizes):
+    parts, whole = take(accumulate, batch_size=batch_size, accumulate=accumulate), take(1, batch_size=batch_size)[0]
+    assert [len(part) for part in parts] == sizes
+    assert [part.share for part in parts] == [size / batch_size for size in sizes]
+    assert torch.equal(torch.cat([part.indices for part in parts]), whole.indices)
+    assert torch.equal(torch.cat([part.keys for part in parts]), whole.keys)
+
+
+def test_keys_follow_the_sample_not_its_place():
+    large, small = take(1, batch_size=27)[0], take(3, batch_size=9)
+    assert torch.equal(large.keys, torch.cat([part.keys for part in small]))
+    by_sample = dict(zip(large.indices.tolist(), large.keys.tolist(), strict=True))
+    _, later = take(2, batch_size=27)
+    assert all(by_sample[index] != key for index, key in zip(later.indices.tolist(), later.keys.tolist(), strict=True))
+
+
+def test_balanced_repeats_samples_with_new_keys():
+    part = take(1, batch_size=27, sampler="balanced")[0]
+    assert torch.bincount(TARGETS[part.indices]).tolist() == [9, 9, 9]
+    assert len(part.keys.unique()) == 27
+
+
+def test_in_order_has_a_smaller_last_part():
+    parts = list(in_order(7, 3))
+    assert [part.indices.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_batch_larger_than_the_split_is_refused():
+    with pytest.raises(ConfigError, match="batch_size 28 is more than the 27 samples") as error:
+        TrainOrder(TARGETS, Train(batch_size=28), "shuffle")
+    assert error.value.fix == "train.batch_size=27"
+
+
+def test_balanced_needs_classes():
+    with pytest.raises(ConfigError, match="needs classes"):
+        TrainOrder(torch.rand(9), Train(batch_size=3), "balanced")

@@ -1,0 +1,281 @@
+"""Tables: encoding against scikit-learn's, statistics from training rows only, and every fault with its lines."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import OneHotEncoder
+
+from mlcli.data.config import FeatureSelection, TableFile
+from mlcli.data.info import DataInfo
+from mlcli.data.sources.tables import prepare_rows
+from mlcli.errors import DataError
+
+COLOURS = ("blue", "green", "red")
+
+
+def rows(count: int = 60, seed: int = 0) -> list[list[str]]:
+    """length, colour, code, answer: some lengths and colours are missing."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        length = "" if number % 9 == 4 else f"{random.normal(5, 2):.3f}"
+        colour = "NA" if number % 11 == 3 else COLOURS[number % 3]
+        made.append([length, colour, str(number % 2), ("yes", "no", "maybe")[number % 3]])
+    return made
+
+
+HEADER = ["length", "colour", "code", "answer"]
+
+
+def write(path: Path, lines: list[list[str]], *, header=HEADER, delimiter=",", encoding="utf-8") -> Path:
+    path.write_text("\n".join(delimiter.join(cells) for cells in [header, *lines]) + "\n", encoding=encoding)
+    return path
+
+
+def build(file: Path, *, target="answer", regression=False, **options):
+    return TableFile(name="csv", file=file, target=target, **options).build(regression=regression)
+
+
+def fault(file: Path, **options) -> DataError:
+    with pytest.raises(DataError) as caught:
+        build(file, **options)
+    assert caught.value.code == 4
+    assert caught.value.where
+    return caught.value
+
+
+def lines_of(samples) -> list[int]:
+    return [int(samples.name(index).rsplit(":", 1)[1]) for index in range(len(samples))]
+
+
+def all_inputs(samples) -> torch.Tensor:
+    return samples.read(np.arange(len(samples)))
+
+
+# --- encoding --------------------------------------------------------------------------------------------------------
+
+
+def test_encoding_agrees_with_scikit_learn(tmp_path):
+    table = rows()
+    source = build(write(tmp_path / "t.csv", table), categorical=("code",))
+    train = [line - 2 for line in lines_of(source.splits["train"])]
+    lengths = np.array([[float(row[0]) if row[0] else np.nan] for row in table])
+    texts = np.array([[row[1], row[2]] for row in table])
+    imputer = SimpleImputer(strategy="median").fit(lengths[train])
+    encoder = OneHotEncoder(categories=[list(COLOURS), ["0", "1"]], handle_unknown="ignore", sparse_output=False)
+    encoder.fit(np.array([["blue", "0"], ["green", "1"], ["red", "1"]]))
+    expected = np.concatenate([imputer.transform(lengths), encoder.transform(texts)], axis=1)
+    for samples in source.splits.values():
+        places = [line - 2 for line in lines_of(samples)]
+        assert np.allclose(all_inputs(samples), expected[places])
+        answers = [source.info.class_names[label] for label in samples.targets]
+        assert answers == [table[place][3] for place in places]
+    assert source.info.class_names == ("maybe", "no", "yes")
+    assert source.info.preparation["features"] == [
+        "length",
+        "colour=blue",
+        "colour=green",
+        "colour=red",
+        "code=0",
+        "code=1",
+    ]
+
+
+def test_statistics_are_of_the_training_split_and_leave_one_hot_alone(tmp_path):
+    source = build(write(tmp_path / "t.csv", rows()))
+    train = all_inputs(source.splits["train"]).double()
+    assert source.info.mean[0] == pytest.approx(train[:, 0].mean().item(), rel=1e-5)
+    assert source.info.std[0] == pytest.approx(train[:, 0].std(correction=0).item(), rel=1e-5)
+    assert source.info.mean[1:4] == (0.0, 0.0, 0.0)
+    assert source.info.std[1:4] == (1.0, 1.0, 1.0)
+
+
+def test_nothing_is_learned_from_the_other_splits(tmp_path):
+    """Extreme values, and a category, in the test split only: neither median, statistics nor features know of them."""
+    table = [[*row, "train"] for row in rows(40)] + [["9999", "purple", "1", row[3], "test"] for row in rows(6)]
+    header = [*HEADER, "part"]
+    with_test = build(write(tmp_path / "a.csv", table, header=header), split_column="part")
+    alone = build(write(tmp_path / "b.csv", table[:40], header=header), split_column="part")
+    assert with_test.info == alone.info
+    assert all_inputs(with_test.splits["test"])[:, 1:4].sum() == 0
+    assert any("'purple'" in note for note in with_test.notes)
+    assert "part" not in str(with_test.info.preparation)
+
+
+def test_gaps_are_told(tmp_path):
+    notes = " ".join(build(write(tmp_path / "t.csv", rows())).notes)
+    assert "column 'length': 7 missing values become the training median" in notes
+    assert "column 'colour': 6 missing values are all zeros" in notes
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):
+    plain = build(write(tmp_path / "a.csv", rows()))
+    other = build(write(tmp_path / "b.csv", rows(), delimiter=delimiter, encoding=encoding))
+    assert other.info == plain.info
+
+
+def test_quotes_blank_lines_and_line_ends(tmp_path):
+    text = 'x,"a, b",y\r\n1,"p, ""q""",no\r\n\r\n 2 ,"two\nlines",yes\r\n' + "3,r,no\r\n4,r,yes\r\n"
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    source = build(tmp_path / "t.csv", target="y", val=0, test=0)
+    assert source.info.preparation["columns"][1]["values"] == ['p, "q"', "r", "two\nlines"]
+    assert all_inputs(source.splits["train"])[:, 0].tolist() == [1, 2, 3, 4]
+    assert lines_of(source.splits["train"]) == [2, 5, 6, 7]
+
+
+def test_whole_numbers_as_classes_are_sorted_by_value(tmp_path):
+    table = [[str(number), str((number % 3) * 5 + 5)] for number in range(30)]
+    source = build(write(tmp_path / "t.csv", table, header=["x", "y"]), target="y")
+    assert source.info.class_names == ("5", "10", "15")
+
+
+def test_dropped_columns_are_not_needed_to_predict(tmp_path):
+    source = build(write(tmp_path / "t.csv", rows()), drop=("length",))
+    assert [column["name"] for column in source.info.preparation["columns"]] == ["colour", "code"]
+
+
+@pytest.mark.parametrize("method", ["mutual_info", "univariate"])
+def test_selection_finds_the_telling_column(tmp_path, method):
+    random = np.random.default_rng(0)
+    table = [[*(f"{value:.4f}" for value in random.normal(size=4)), "7"] for _ in range(200)]
+    table = [[*row, "up" if float(row[2]) > 0 else "down"] for row in table]
+    header = ["a", "b", "c", "d", "constant", "answer"]
+    select = FeatureSelection(method=method, keep=1)
+    source = build(write(tmp_path / "t.csv", table, header=header), select=select)
+    assert source.info.preparation["features"] == ["c"]
+    assert [column["name"] for column in source.info.preparation["columns"]] == ["c"]
+    assert prepare_rows(source.info.preparation, [{"c": "1.5"}]).tolist() == [[1.5]]
+    too_many = FeatureSelection(method=method, keep=6)
+    assert "there are 5" in fault(tmp_path / "t.csv", select=too_many).what
+
+
+def test_regression(tmp_path):
+    table = [[f"{number}", f"{2.5 * number - 7}"] for number in range(40)]
+    source = build(write(tmp_path / "t.csv", table, header=["x", "price"]), target="price", regression=True)
+    train = source.splits["train"]
+    assert train.targets.dtype == torch.float32
+    assert torch.allclose(train.targets, 2.5 * all_inputs(train)[:, 0] - 7)
+    assert source.info.target == "price"
+    assert source.info.class_names == ()
+    assert source.info.preparation["target_mean"] == pytest.approx(train.targets.mean().item())
+    assert source.info.preparation["target_std"] == pytest.approx(train.targets.std(correction=0).item())
+
+
+# --- new rows --------------------------------------------------------------------------------------------------------
+
+
+def test_new_rows_are_encoded_as_the_training_rows_were(tmp_path):
+    table = rows()
+    source = build(write(tmp_path / "t.csv", table))
+    stored = DataInfo.from_plain(source.info.to_plain()).preparation
+    samples = source.splits["test"]
+    new = [dict(zip(HEADER, table[line - 2], strict=True)) for line in lines_of(samples)]
+    assert torch.equal(prepare_rows(stored, new), all_inputs(samples))
+    unseen = prepare_rows(stored, [{"code": "", "colour": "purple", "length": " "}])
+    median = stored["columns"][0]["missing"]
+    assert unseen[0].tolist() == pytest.approx([median, 0, 0, 0, stored["columns"][2]["missing"]])
+
+
+def test_new_rows_with_faults(tmp_path):
+    preparation = build(write(tmp_path / "t.csv", rows())).info.preparation
+    with pytest.raises(DataError, match="'length'"):
+        prepare_rows(preparation, [{"colour": "red", "code": "1"}])
+    with pytest.raises(DataError, match="'long' in column 'length' is not a finite number") as caught:
+        prepare_rows(preparation, [{"length": text, "colour": "", "code": ""} for text in ("1", "long", "inf")])
+    assert caught.value.where == "rows 2, 3"
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_ragged_rows(tmp_path):
+    table = rows()
+    table[3] = table[3][:2]
+    table[8] = [*table[8], "extra"]
+    error = fault(write(tmp_path / "t.csv", table))
+    assert "line 5: 2 cells, line 10: 5 cells" in error.what
+
+
+@pytest.mark.parametrize("cell", ["long", "nan", "inf", "-inf", "1e39", "3,5"])
+def test_cells_that_are_no_finite_numbers(tmp_path, cell):
+    table = rows()
+    table[5][0] = table[20][0] = cell
+    error = fault(write(tmp_path / "t.csv", table, delimiter=";"))
+    assert "column 'length'" in error.what
+    assert f"line 7: '{cell}', line 22: '{cell}'" in error.what
+    assert "data.categorical=[length]" in error.fix
+
+
+def test_column_of_different_texts(tmp_path):
+    table = [[f"name {number}", *row[1:]] for number, row in enumerate(rows())]
+    error = fault(write(tmp_path / "t.csv", table))
+    assert "column 'length' has 42 different texts in 42 rows" in error.what
+    assert "data.drop=[length]" in error.fix
+    assert len(build(tmp_path / "t.csv", categorical=("length",)).info.mean) > 42
+
+
+def test_decimal_commas_are_recognised(tmp_path):
+    table = [[f"{number},5", *row[1:]] for number, row in enumerate(rows())]
+    assert "decimal point" in fault(write(tmp_path / "t.csv", table, delimiter=";")).fix
+
+
+def test_missing_and_constant_targets(tmp_path):
+    table = rows()
+    table[2][3], table[4][3] = "", "NA"
+    assert "target 'answer' is missing: line 4, line 6" in fault(write(tmp_path / "t.csv", table)).what
+    table = [[*row[:3], "yes"] for row in rows()]
+    assert "'yes' in every row" in fault(write(tmp_path / "t.csv", table)).what
+    table = [[*row[:3], "3.5"] for row in rows()]
+    assert "3.5 in every row" in fault(write(tmp_path / "t.csv", table), regression=True).what
+
+
+def test_targets_of_the_wrong_task(tmp_path):
+    file = write(tmp_path / "t.csv", rows())
+    error = fault(file, regression=True)
+    assert "line 2: 'yes'" in error.what
+    assert "classification" in error.fix
+    table = [["1", str(number / 7)] for number in range(50)]
+    error = fault(write(tmp_path / "n.csv", table, header=["x", "y"]), target="y")
+    assert "50 different numbers in 50 rows" in error.what
+    assert "regression" in error.fix
+
+
+def test_class_in_one_split_only(tmp_path):
+    table = [[*row, "train"] for row in rows(12)] + [["1", "red", "0", "never", "test"]]
+    error = fault(write(tmp_path / "t.csv", table, header=[*HEADER, "part"]), split_column="part")
+    assert "train has no rows of 'never'" in error.what
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"a,b\n", "no rows"),
+        (b"a,a,b\n1,2,3\n", "same name: a"),
+        (b",a,answer\n0,1,yes\n", "without a name in the header line: number 1"),
+        (b"1,2,3\n4,5,6\n", "not the columns' names"),
+        (b"a,answer\n\xff,yes\n", "line 2 is not UTF-8"),
+        (b'a,answer\n"x"y,yes\n', "line 2 is not CSV"),
+        (b"a,b\n1,2\n", "no column 'answer'"),
+        (b"answer\nyes\nno\n" * 8, "no column is left"),
+        (b"a,answer\n,yes\n,no\n,yes\n,no\n,yes\n,no\n,yes\n,no\n", "column 'a' is empty"),
+    ],
+)
+def test_files_that_are_no_tables(tmp_path, content, says):
+    (tmp_path / "t.csv").write_bytes(content)
+    assert says in fault(tmp_path / "t.csv", val=0.25, test=0.25).what
+
+
+def test_unknown_columns_in_the_config(tmp_path):
+    file = write(tmp_path / "t.csv", rows())
+    assert "did you mean 'answer'?" in fault(file, target="anwser").what
+    assert "data.drop" in fault(file, drop=("size",)).where
+    assert "data.categorical" in fault(file, categorical=("size",)).where
+    assert "data.split_column" in fault(file, split_column="size").where
+    assert "no such file" in fault(tmp_path / "none.csv").what

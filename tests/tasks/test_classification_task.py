@@ -1,0 +1,179 @@
+"""The classification task as the trainer and the commands use it, on real small data."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from mlcli.engine.checkpoint import save_checkpoint
+from mlcli.engine.contract import Batch
+from mlcli.engine.evaluate import evaluate_split
+from mlcli.engine.runtime import Runtime, decide_runtime
+from mlcli.errors import CheckpointError, ConfigError
+from mlcli.tasks.classification.config import Classification
+from mlcli.tasks.classification.losses import class_weights
+from mlcli.tasks.classification.task import ClassificationTask
+
+
+def config_of(**sections) -> Classification:
+    plain = {
+        "task": "classification",
+        "data": {"name": "wine"},
+        "model": {"name": "mlp", "hidden": [8]},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "train": {"batch_size": 32, "device": "cpu", "threads": 1},
+    }
+    return TypeAdapter(Classification).validate_python(plain | sections)
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return decide_runtime(config_of().train)
+
+
+def weights_of(task: ClassificationTask) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in task.model.parameters()])
+
+
+def some_batch(task: ClassificationTask, size: int = 16) -> Batch:
+    samples, rows = task.source.splits["train"], torch.arange(size)
+    return Batch(samples.read(rows.numpy()), samples.targets[rows], rows)
+
+
+def test_first_weights_follow_from_the_seed_alone():
+    before = torch.get_rng_state()
+    first = weights_of(ClassificationTask(config_of()))
+    assert torch.equal(torch.get_rng_state(), before), "the global generator was touched"
+    torch.rand(5)
+    assert torch.equal(first, weights_of(ClassificationTask(config_of())))
+    other = config_of(train={"seed": 1, "device": "cpu", "threads": 1})
+    assert not torch.equal(first, weights_of(ClassificationTask(other)))
+
+
+def test_facts_are_plain_data_and_enough_to_predict(tmp_path):
+    """The predictor made from a checkpoint's config and facts answers alike, its data being gone."""
+    rows = "\n".join(f"{i},{i % 7},{'ab'[i % 2]}" for i in range(60))
+    (tmp_path / "data.csv").write_text("x,y,label\n" + rows)
+    config = config_of(data={"name": "csv", "file": tmp_path / "data.csv", "target": "label"})
+    task = ClassificationTask(config)
+    save_checkpoint(tmp_path / "c.ckpt", {"model": task.model.state_dict(), "facts": task.facts})  # plain data only
+    batch = some_batch(task)
+    (tmp_path / "data.csv").unlink()
+    saved = torch.load(tmp_path / "c.ckpt", weights_only=True)
+    predictor = config.predictor(saved["facts"])
+    predictor.model.load_state_dict(saved["model"])
+    task.model.eval(), predictor.model.eval()
+    expected = task.evaluate(task.model, batch)[1]
+    torch.testing.assert_close(predictor.predict(predictor.model, batch.inputs), expected)
+    assert predictor.records(expected)[0]["label"] in ("a", "b")
+
+
+def test_evaluation_through_the_feed_is_that_of_one_large_batch(runtime):
+    task = ClassificationTask(config_of())
+    feed = task.feed(runtime)
+    scores, metrics = evaluate_split(task, task.model, feed.eval_batches("val"), runtime)
+    feed.close()
+    samples = task.source.splits["val"]
+    rows = torch.arange(len(samples))
+    whole = Batch(samples.read(rows.numpy()), samples.targets, rows)
+    terms, p = task.evaluate(task.model, whole)
+    assert scores["loss"] == pytest.approx(terms["cross_entropy"].item(), rel=1e-5)
+    assert scores["accuracy"] == pytest.approx((p.argmax(1) == samples.targets).double().mean().item())
+    assert task.splits["val"] == metrics.confusion.sum()
+    assert scores.keys() - {"loss"} == metrics.directions.keys()
+    assert task.primary in metrics.directions
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "hinge", "bce", "focal", "mse"])
+def test_micro_batches_of_a_step_add_up_to_the_batch(loss, runtime):
+    sections = {"model": {"name": "linear"}, "loss": {"name": loss, "class_weights": "balanced"}}
+    gradients = []
+    for accumulate in (1, 3):
+        train = {"batch_size": 32, "accumulate": accumulate, "device": "cpu", "threads": 1}
+        task = ClassificationTask(config_of(train=train, **sections))
+        task.train_mode(0)
+        feed = task.feed(runtime)
+        batches = feed.train_batches(0)
+        for _ in range(accumulate):
+            batch = next(batches)
+            (sum(task.losses(task.model, batch).values()) * batch.share).backward()
+        feed.close()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in task.model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_a_few_steps_learn_wine(runtime):
+    task = ClassificationTask(config_of())
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1, momentum=0.9)
+    task.train_mode(0)
+    feed = task.feed(runtime)
+    for _, batch in zip(range(60), feed.train_batches(0), strict=False):
+        optimizer.zero_grad()
+        sum(task.losses(task.model, batch).values()).backward()
+        optimizer.step()
+    scores, _ = evaluate_split(task, task.model, feed.eval_batches("test"), runtime)
+    feed.close()
+    assert scores["accuracy"] > 0.9
+
+
+def test_class_weights_come_from_the_training_split():
+    task = ClassificationTask(config_of(loss={"name": "cross_entropy", "class_weights": "balanced"}))
+    expected = class_weights("balanced", task.source.splits["train"].targets, 3)
+    torch.testing.assert_close(task.criterion.class_weights, expected)
+    with pytest.raises(ConfigError, match="2 class weights for 3 classes"):
+        ClassificationTask(config_of(loss={"name": "hinge", "class_weights": [1, 2]}))
+
+
+def test_fine_tuning_loads_freezes_and_slows_the_trunk(tmp_path):
+    teacher = ClassificationTask(config_of(train={"seed": 5, "device": "cpu", "threads": 1}))
+    torch.save(teacher.model.state_dict(), tmp_path / "teacher.pth")
+    finetune = {"weights": tmp_path / "teacher.pth", "freeze": ["hidden1.*"], "unfreeze_at": 2, "trunk_lr": 0.1}
+    task = ClassificationTask(config_of(finetune=finetune))
+    torch.testing.assert_close(weights_of(task), weights_of(teacher))
+    named = dict(task.model.named_parameters())
+    task.train_mode(0)
+    assert not named["net.hidden1.weight"].requires_grad
+    task.train_mode(1)
+    assert named["net.hidden1.weight"].requires_grad
+    assert task.lr_scale("net.hidden1.weight") == 0.1
+    assert task.lr_scale("net.output.bias") == 1
+    told = "\n".join(line for _, line in task.describe())
+    assert f"loaded 4 of 4 tensors from {tmp_path / 'teacher.pth'}" in told
+    assert "2 tensors frozen until epoch 2" in told
+    assert "0.1 of the learning rate" in told
+
+
+def test_a_saved_run_needs_no_weights_from_elsewhere(tmp_path):
+    config = config_of(
+        model={"name": "torchvision", "arch": "squeezenet1_1", "weights": tmp_path / "gone.pth"},
+        finetune={"weights": tmp_path / "gone.ckpt"},
+    )
+    assert config.from_scratch().model.weights == "none"
+    assert config.from_scratch().finetune is None
+    with pytest.raises(CheckpointError):
+        ClassificationTask(config_of(finetune={"weights": tmp_path / "gone.ckpt"}))
+    ClassificationTask(config_of(finetune={"weights": tmp_path / "gone.ckpt"}).from_scratch())
+
+
+def test_what_is_told_before_training():
+    told = dict(ClassificationTask(config_of(data={"name": "digits"}, model={"name": "linear"})).describe())
+    assert told["data"].startswith("digits (included)  1,168 train · 270 val · 359 test · 10 classes, balanced")
+    assert told["data"].endswith("8x8 grey")
+    assert told["model"].startswith("linear 64-10  650 parameters (0.00 MB)")
+
+
+def test_records_give_every_class_its_probability():
+    task = ClassificationTask(config_of())
+    (record,) = task.records(torch.tensor([[0.2, 0.7, 0.1]]))
+    assert record == {
+        "label": "class_1",
+        "probability": 0.7,
+        "probabilities": {"class_0": 0.2, "class_1": 0.7, "class_2": 0.1},
+    }
+
+
+def test_nothing_is_written_to_the_working_directory(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ClassificationTask(config_of()).describe()
+    assert not list(tmp_path.iterdir())
