@@ -6,16 +6,13 @@ Each loader delivers float32 batches on the CPU. They run in turn, several round
 the cores too, OMP_NUM_THREADS=1 keeps torch from waiting for threads that are not running.
 """
 
-import datetime
-import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import torch
+from machine_line import machine_line
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -39,8 +36,7 @@ def main() -> None:
         "hand-written tensor loop": (hand_written(images, labels), 400),
         "torchvision dataset, DataLoader with 2 workers": (torchvision_loader(images, labels), 24),
     }
-    print(f"{datetime.date.today()}, {cpu_name()}, {len(os.sched_getaffinity(0))} CPUs, load {os.getloadavg()[0]:.1f}")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {ROUNDS} rounds\n")
+    print(f"{machine_line()}, {ROUNDS} rounds\n")
     rates: dict[str, list[float]] = {name: [] for name in loaders}
     for number in range(ROUNDS):
         for name in reversed(loaders) if number % 2 else loaders:
@@ -117,13 +113,6 @@ def torchvision_loader(images: Tensor, labels: Tensor) -> Iterator[Tensor]:
     while True:
         for batch, _ in loader:
             yield batch
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

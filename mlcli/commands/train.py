@@ -77,6 +77,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
 
 def _train(t: Any, batches: Any) -> ExitCode:
     """Train inside the run folder; whatever happens, status.json says so."""
+    from mlcli.engine.check import is_out_of_memory, out_of_memory
     from mlcli.engine.conclude import conclude
     from mlcli.engine.run import utc_now
     from mlcli.engine.trainer import fit
@@ -106,6 +107,10 @@ def _train(t: Any, batches: Any) -> ExitCode:
         end("diverged" if error.code == ExitCode.DIVERGED else "failed", error.code, error=error.what)
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            end("failed", ExitCode.OUT_OF_MEMORY, error="out of memory")
+            batch_size = t.settings.train.batch_size // t.settings.train.accumulate
+            raise out_of_memory(batch_size, f"step {t.state.progress.step + 1}") from error
         t.run.write_text("crash.txt", traceback.format_exc())
         end("failed", ExitCode.BUG, error=f"bug: {error!r}")
         print(f"the traceback is also in {shown(t.run.path / 'crash.txt')}", file=sys.stderr)

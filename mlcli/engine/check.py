@@ -81,11 +81,18 @@ class LayerTrace:
 def explain(error: Exception, trace: LayerTrace, batch_size: int) -> UserError:
     """The error of a forward or backward pass in words for a person."""
     reason = str(error).split("\n")[0]
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
-        return OutOfMemoryError(
-            f"a micro-batch of {batch_size} samples does not fit into memory",
-            where=trace.last,
-            fix="train.accumulate=2 (same step in two halves), a smaller train.batch_size, or a smaller model",
-        )
+    if is_out_of_memory(error):
+        return out_of_memory(batch_size, trace.last)
     return ConfigError(f"the model cannot take this input: {reason}", where=trace.last,
                        fix="a larger image_size, or a model with fewer poolings and strides")  # fmt: skip
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the host ("DefaultCPUAllocator: can't allocate memory"), has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(batch_size: int, where: str) -> OutOfMemoryError:
+    """What a person can do about it, the largest lever first."""
+    fix = "train.accumulate=2 (same step in two halves), a smaller train.batch_size, or a smaller model"
+    return OutOfMemoryError(f"a micro-batch of {batch_size} samples does not fit into memory", where=where, fix=fix)

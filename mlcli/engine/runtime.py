@@ -77,7 +77,9 @@ def decide_runtime(train: Train) -> Runtime:
     """
     device, device_why = _decide_device(train.device)
     precision, precision_why = _decide_precision(train.precision, device)
-    channels_last = device.type == "cuda" if train.channels_last == "auto" else train.channels_last
+    channels_last, channels_why = train.channels_last, "as configured"
+    if channels_last == "auto":
+        channels_last, channels_why = device.type == "cuda", "convolutions are faster channels_last on cuda only"
     threads = train.threads or usable_cpus()
     torch.set_num_threads(threads)
     # The legacy call: mixing it with torch.backends.*.fp32_precision breaks torch.compile (pytorch#166387).
@@ -85,13 +87,12 @@ def decide_runtime(train: Train) -> Runtime:
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    choices = [
+    choices = (
         Choice("device", _device_name(device, threads), device_why),
         Choice("precision", precision, precision_why),
-    ]
-    if train.channels_last == "auto" and channels_last:
-        choices.append(Choice("memory", "channels_last", "convolutions on cuda are faster this way"))
-    return Runtime(device, precision, train.seed, threads, channels_last, train.compile, tuple(choices))
+        Choice("layout", "channels_last" if channels_last else "channels_first", channels_why),
+    )
+    return Runtime(device, precision, train.seed, threads, channels_last, train.compile, choices)
 
 
 def _decide_device(asked: str) -> tuple[torch.device, str]:
