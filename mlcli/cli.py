@@ -23,10 +23,12 @@ app.add_typer(runs_app, name="runs", invoke_without_command=True)
 FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
 
   mlcli init digits              write config.yaml (handwritten digits, included, no download)
+  mlcli bench-io config.yaml     is reading faster than training?
   mlcli train config.yaml        train, log to TensorBoard, keep the best model
   mlcli evaluate RUN             measure the saved model on a split
   mlcli predict RUN FILES        labels and probabilities for your own files
   mlcli runs                     what was trained, and how well
+  mlcli env-check                is the chain GPU - driver - CUDA - PyTorch healthy?
   mlcli --help                   everything else"""
 
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds all runs.")]
@@ -69,6 +71,56 @@ def schema(
     from mlcli.commands import schema
 
     schema.run(markdown)
+
+
+@app.command("env-check")
+def env_check(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
+    """Is the chain GPU - driver - CUDA - PyTorch healthy? Ends in the command to type.
+
+    Exit code 0: fine; 1: warnings; 2: the GPU, or PyTorch itself, cannot be used.
+
+    Example: mlcli env-check
+    """
+    from mlcli.commands import env_check
+
+    raise typer.Exit(env_check.run(as_json))
+
+
+@app.command("bench-io")
+def bench_io(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Take 10 seconds instead of 60.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Read all data once besides, and time it.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the advice into the YAML; comments stay.")] = False,
+    fail_under: Annotated[
+        float | None,
+        typer.Option("--fail-under", metavar="R", min=0, help="Exit 1 if the loader feeds less than R x the model."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    out: Out = Path("runs"),
+) -> None:
+    """Measure whether reading is faster than training, and say what to change.
+
+    Example: mlcli bench-io config.yaml loader.workers=4 --quick
+    """
+    from mlcli.commands import bench_io
+
+    config, overrides = split_arguments(arguments or [])
+    raise typer.Exit(
+        bench_io.run(
+            config,
+            overrides,
+            budget_s=bench_io.QUICK_S if quick else bench_io.FULL_S,
+            full=full,
+            apply=apply,
+            fail_under=fail_under,
+            as_json=as_json,
+            root=out,
+        )
+    )
 
 
 @app.command()

@@ -108,7 +108,7 @@ class Screen:
         self.clear()
         columns = [("epoch", f"{epoch + 1}")]
         for split, values in scores.items():
-            columns += [(f"{split} {name}", f"{values[name]:.4f}") for name in ("loss", self.metric) if name in values]
+            columns += [(f"{split} {name}", _short(values[name])) for name in ("loss", self.metric) if name in values]
         columns += [
             ("lr", f"{lr:.2e}"),
             ("samples/s", f"{rates.samples_per_s:,.0f}"),
@@ -120,3 +120,8 @@ class Screen:
             self._headed = True
         row = "".join(text.rjust(width) for (_, text), width in zip(columns, widths, strict=True))
         print(row + ("  * best" if best else ""), flush=True)
+
+
+def _short(value: float) -> str:
+    """Four decimals below 1000, four digits from there."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"

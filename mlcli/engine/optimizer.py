@@ -27,13 +27,14 @@ def parameter_groups(
     return [{"params": p, "lr_scale": scale, "decays": decays} for (scale, decays), p in groups.items()]
 
 
-def build_optimizer(
-    config: settings.Optimizer, groups: list[dict[str, Any]], device: torch.device
-) -> torch.optim.Optimizer:
-    """The optimizer of the YAML over these groups."""
+def build_optimizer(config: settings.Optimizer, groups: list[dict[str, Any]], *, fused: bool) -> torch.optim.Optimizer:
+    """The optimizer of the YAML over these groups.
+
+    fused: one kernel for all parameters, which the CPU and CUDA have. Not with a loss scaler: when the first step of
+    all overflows, torch's fused SGD leaves its momentum uninitialised (torch/optim/sgd.py, `_fused_sgd`).
+    """
     for group in groups:
         group["weight_decay"] = config.weight_decay if group.pop("decays") else 0.0
-    fused = device.type in ("cpu", "cuda")
     match config:
         case settings.Sgd():
             return torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mlcli.engine.contract import Choice
-from mlcli.engine.limits import usable_cpus
+from mlcli.engine.limits import has_bf16_units, usable_cpus
 from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError
 
@@ -135,8 +135,9 @@ def _decide_precision(asked: str, device: torch.device) -> tuple[str, str]:
     if asked == "auto":
         if cuda and torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU computes it natively, and it needs no loss scaling"
-        # On a CPU without bf16 units autocast was measured 15 times slower, so it is never chosen unasked.
-        return "fp32", "safe everywhere" if cuda else f"the default on {device.type}"
+        if device.type == "cpu" and has_bf16_units():
+            return "fp32", "reproducible on any CPU; this one has bf16 units, try train.precision=bf16 for large models"
+        return "fp32", "this GPU has no native bf16" if cuda else f"the format {device.type} is sure to be fast in"
     if asked == "tf32" and not cuda:
         raise ConfigError(f"tf32 exists on NVIDIA GPUs only, the device is {device.type}", where="train.precision",
                           fix="train.precision=auto")  # fmt: skip

@@ -99,7 +99,9 @@ class TrainingState:
         """The state before the first step."""
         model = runtime.place(task.model)
         groups = parameter_groups(model, settings.optimizer.decay_norm_and_bias, task.lr_scale)
-        optimizer = build_optimizer(settings.optimizer, groups, runtime.device)
+        scaler = runtime.scaler()
+        fused = runtime.device.type in ("cpu", "cuda") and not scaler.is_enabled()
+        optimizer = build_optimizer(settings.optimizer, groups, fused=fused)
         schedule = LearningRate(
             settings.schedule, settings.optimizer.lr, feed.steps_per_epoch, settings.train.epochs, watch
         )
@@ -107,7 +109,7 @@ class TrainingState:
             model=model,
             net=runtime.callable_form(model),
             optimizer=optimizer,
-            scaler=runtime.scaler(),
+            scaler=scaler,
             ema=WeightAverage(model, settings.train.ema),
             schedule=schedule,
             device=runtime.device,

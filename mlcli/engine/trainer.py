@@ -67,10 +67,9 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
                 finish_epoch(t, epoch - 1, meter)
             except Interrupted:
                 break
-            prepared_epoch = -1  # evaluation has put the model into evaluation mode
         if progress.step >= t.total_steps or has_stopped_improving(t):
             return "finished" if progress.step >= t.total_steps else "stopped early"
-        if prepared_epoch != epoch:
+        if prepared_epoch != epoch:  # evaluations come between epochs only, so training mode lasts for one
             t.task.train_mode(epoch)
             prepared_epoch = epoch
 

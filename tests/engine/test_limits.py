@@ -5,7 +5,7 @@ import os
 import psutil
 import pytest
 
-from mlcli.engine.limits import available_memory_bytes, usable_cpus
+from mlcli.engine.limits import available_memory_bytes, has_bf16_units, usable_cpus
 
 MIB = 2**20
 ALL_CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -76,3 +76,12 @@ def test_available_memory_without_limits_is_the_machines(tmp_path):
     assert available_memory_bytes(**none) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     assert usable_cpus() >= 1
     assert available_memory_bytes() > 0
+
+
+def test_bf16_units_are_read_off_the_flags(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name : x\nflags : fpu avx512f avx512_bf16 fma\n")
+    assert has_bf16_units(cpuinfo)
+    cpuinfo.write_text("model name : bf16er\nflags : fpu avx2 fma\n")
+    assert not has_bf16_units(cpuinfo)
+    assert not has_bf16_units(tmp_path / "none")

@@ -25,7 +25,7 @@ def plain_net() -> nn.Module:
 
 def test_norms_and_biases_do_not_decay_unless_asked():
     config = parse(name="sgd", weight_decay=0.1)
-    optimizer = build_optimizer(config, parameter_groups(net(), False, lambda name: 1.0), torch.device("cpu"))
+    optimizer = build_optimizer(config, parameter_groups(net(), False, lambda name: 1.0), fused=True)
     decays = {tuple(p.shape): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {(2, 1, 3, 3): 0.1, (2,): 0.0, (2, 2): 0.1}
     groups = parameter_groups(net(), True, lambda name: 1.0)
@@ -34,7 +34,7 @@ def test_norms_and_biases_do_not_decay_unless_asked():
 
 def test_each_group_takes_its_share_of_the_learning_rate():
     groups = parameter_groups(net(), True, lambda name: 0.1 if name.startswith("0.") else 1.0)
-    optimizer = build_optimizer(parse(name="sgd"), groups, torch.device("cpu"))
+    optimizer = build_optimizer(parse(name="sgd"), groups, fused=True)
     set_lr(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]
 
@@ -53,7 +53,7 @@ def test_a_step_is_the_step_of_torch(config, reference):
     # No normalisation here: the bias before one has no gradient but rounding noise, which Adam blows up to full steps.
     parsed, (ours, theirs) = parse(**config), (plain_net(), plain_net())
     groups = parameter_groups(ours, parsed.decay_norm_and_bias, lambda name: 1.0)
-    optimizer, other = build_optimizer(parsed, groups, torch.device("cpu")), reference(theirs.parameters())
+    optimizer, other = build_optimizer(parsed, groups, fused=True), reference(theirs.parameters())
     set_lr(optimizer, parsed.lr)
     for step in range(3):
         for model, stepper in ((ours, optimizer), (theirs, other)):

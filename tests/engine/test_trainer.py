@@ -7,6 +7,7 @@ import torch
 
 from mlcli.engine.checkpoint import by_age, load_checkpoint
 from mlcli.engine.log import TIME_FIELDS, read_metrics
+from mlcli.engine.trainer import fit
 from mlcli.errors import ConfigError, DivergedError
 from tests.engine.rig import StopAfter, fingerprint, settings_of, train, training
 from tests.engine.toy import ToyFeed, ToyTask
@@ -72,6 +73,75 @@ def test_a_stopped_run_goes_on_as_if_it_never_stopped(tmp_path, stop_after):
     assert lines_without_times(rest) == lines_without_times(whole)
 
 
+@pytest.mark.parametrize("stop_after", [3, 7, 11])
+def test_a_stopped_fp16_run_keeps_its_loss_scale(tmp_path, stop_after):
+    settings = settings_of(train={"precision": "fp16", "epochs": 3})
+    whole, _ = train(tmp_path, overflowing_task(), settings)
+    cut, _ = train(tmp_path, overflowing_task(), settings, stop=StopAfter(stop_after))
+    rest, _ = train(tmp_path, overflowing_task(), settings, run=cut.run)
+    assert rest.state.scaler.get_scale() < 65536
+    assert fingerprint(rest.state) == fingerprint(whole.state)
+
+
+def overflowing_task() -> ToyTask:
+    """Its gradients pass 65504, the largest fp16 number, once scaled by 65536."""
+    task = ToyTask()
+    task.targets = task.targets * 1e4
+    return task
+
+
+@pytest.mark.parametrize("stop_after", [6, 10, 14])
+def test_patience_and_the_best_survive_a_stop(tmp_path, stop_after):
+    settings = settings_of(
+        optimizer={"name": "sgd", "lr": 1e-12},
+        train={"epochs": 50, "early_stopping": {"patience": 3, "min_delta": 0.01}},
+    )
+    whole, _ = train(tmp_path, ToyTask(), settings)
+    cut, _ = train(tmp_path, ToyTask(), settings, stop=StopAfter(stop_after))
+    rest, outcome = train(tmp_path, ToyTask(), settings, run=cut.run)
+    assert outcome == "stopped early"
+    assert rest.state.progress == whole.state.progress
+
+
+def test_a_resumed_epoch_shows_the_mean_loss_of_all_its_steps(tmp_path, capsys):
+    train(tmp_path, ToyTask(), settings_of())
+    second_epoch = capsys.readouterr().out.splitlines()[-2].split()[:4]
+    cut, _ = train(tmp_path, ToyTask(), settings_of(), stop=StopAfter(11))
+    assert cut.state.progress.step == 7  # in the second of three epochs of four steps, after its first log point
+    train(tmp_path, ToyTask(), settings_of(), run=cut.run)
+    assert capsys.readouterr().out.splitlines()[-2].split()[:4] == second_epoch
+
+
+def test_what_was_logged_after_the_last_checkpoint_is_not_logged_twice(tmp_path):
+    """As after kill -9: the log has got further than the newest checkpoint."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = settings_of(train={"checkpoints": {"every_steps": 1, "keep_last": 20}})
+    whole, _ = train(tmp_path, ToyTask(), settings)
+    expected = lines_without_times(whole)
+    for path in by_age(whole.run.checkpoints)[:6]:  # steps 12 to 7
+        path.unlink()
+    rest = training(tmp_path, ToyTask(), settings, run=whole.run)
+    assert rest.log.path.stat().st_size == rest.log.offset
+    fit(rest, rest.feed.train_batches(6))
+    rest.log.close()
+    assert lines_without_times(rest) == expected
+    events = EventAccumulator(str(rest.run.path / "tensorboard"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss/train")] == [2, 4, 6, 8, 10, 12]
+
+
+def test_clipped_gradients_move_the_weights_less(tmp_path):
+    free, _ = train(tmp_path, ToyTask(), settings_of(train={"epochs": 1}))
+    clip = {"name": "sgd", "lr": 0.05, "momentum": 0.0, "clip_norm": 1e-3}
+    clipped, _ = train(tmp_path, ToyTask(), settings_of(optimizer=clip, train={"epochs": 1}))
+    start = list(ToyTask().model.parameters())
+    moved = [sum((a - b).square().sum() for a, b in zip(t.state.model.parameters(), start, strict=True)).sqrt()
+             for t in (free, clipped)]  # fmt: skip
+    assert moved[1] <= 4 * 0.05 * 1e-3 + 1e-6
+    assert moved[0] > 10 * moved[1]
+
+
 def lines_without_times(t):
     return [{k: v for k, v in line.items() if k not in TIME_FIELDS} for line in read_metrics(t.log.path)]
 
@@ -133,9 +203,11 @@ def test_the_average_is_evaluated_and_saved_not_the_raw_weights(tmp_path):
 
 
 def test_fp16_overflow_skips_the_step_and_the_schedule_waits(tmp_path):
-    task = ToyTask()
-    task.targets = task.targets * 1e4  # gradients beyond 65504 once scaled by 65536
-    t, _ = train(tmp_path, task, settings_of(train={"precision": "fp16", "epochs": 1}, schedule={"name": "polynomial"}))
+    t, _ = train(
+        tmp_path,
+        overflowing_task(),
+        settings_of(train={"precision": "fp16", "epochs": 1}, schedule={"name": "polynomial"}),
+    )
     assert t.state.progress.skipped > 0
     assert t.state.scaler.get_scale() < 65536
     last = [line for line in read_metrics(t.log.path) if line["split"] == "train"][-1]
