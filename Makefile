@@ -15,7 +15,8 @@ demo: install
 	$(BIN)/mlcli train configs/classification/mlp-digits.yaml --name demo
 
 test: install
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not alone" -n auto
 
 lint: install
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
 
 
 def has_bf16_units(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether the CPU multiplies bf16 numbers itself (AVX-512 BF16, AMX, Arm bf16). Without, bf16 is 15 times slower."""
+    """Whether the CPU computes with bf16 numbers itself (AVX-512 BF16, AMX, Arm); without, they are far slower."""
     flags = _words(cpuinfo)
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 

@@ -164,9 +164,9 @@ def finish_epoch(t: Training, epoch: int, meter: Meter) -> None:
         shown = {"train": t.state.epoch_loss.read(), t.watch.split: scores}
         t.screen.epoch(epoch, shown, lr, rates, best)
         t.state.epoch_loss.clear()
+        t.run.update_status(epoch=epoch + 1, step=progress.step, best=best_so_far(t))
         meter.restart()
     progress.judged_step = progress.step
-    t.run.update_status(epoch=epoch + 1, step=progress.step, best=best_so_far(t))
     last = progress.step >= t.total_steps or has_stopped_improving(t)
     if last or (epoch + 1) % t.settings.train.checkpoints.every_epochs == 0:
         save(t)

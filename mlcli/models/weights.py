@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights
+from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError
 
 NESTS = ("state_dict", "model")
@@ -55,13 +56,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_run(run: Path) -> dict[str, Tensor]:
-    """The best weights of a run, or its newest whole ones."""
-    folder = run / "checkpoints"
-    if not folder.is_dir():
-        raise CheckpointError(f"{run} is not a run folder: it has no checkpoints", fix=f"give {KINDS} file")
-    best = folder / "best.ckpt"
-    return model_weights(load_checkpoint(best) if best.is_file() else load_newest(folder)[0])
+def _read_run(folder: Path) -> dict[str, Tensor]:
+    """The best weights of a run, or its newest whole ones. A folder of several runs stands for the newest of them."""
+    run = open_run(folder)
+    best = run.checkpoints / "best.ckpt"
+    return model_weights(load_checkpoint(best) if best.is_file() else load_newest(run.checkpoints)[0])
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -5,10 +5,8 @@ from typing import Any
 
 from mlcli.engine.log import read_metrics
 from mlcli.engine.trainer import Training
+from mlcli.machine.verdict import TOLERATED_WAIT
 from mlcli.report.tables import duration, number, table
-
-TOLERATED_WAIT = 0.10
-"""Share of the training time spent waiting for batches above which the last lines name bench-io."""
 
 
 def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]], seconds: float) -> str:
@@ -20,7 +18,6 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
     rows = [[split, *(number(values.get(name)) for name in names)] for split, values in scores.items()]
     split = "test" if "test" in scores else t.watch.split
     folder, epochs = shown(run.path), progress.step // t.steps_per_epoch
-    waiting = waiting_line(t)
     return f"""
 {done} in {duration(seconds)}; best epoch {progress.best_epoch} of {epochs} by {t.watch.split} {metric}
 
@@ -29,17 +26,18 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
 files  {folder}/   config.yaml, metrics.jsonl, checkpoints/, model.safetensors, tensorboard/
 next   mlcli evaluate {run.name} --split {split}
        mlcli predict {run.name} FILES
-       tensorboard --logdir {shown(run.path.parent.parent)}{waiting and f"{chr(10)}{waiting}"}"""
+       tensorboard --logdir {shown(run.path.parent.parent)}{waiting_line(t)}"""
 
 
 def waiting_line(t: Training) -> str:
-    """One line naming bench-io if the model waited for batches too long; empty otherwise."""
+    """A further line, naming bench-io, if the model waited for batches too long; empty otherwise."""
     share = wait_share(read_metrics(t.run.path / "metrics.jsonl"), t.settings.train.batch_size)
     if share <= TOLERATED_WAIT:
         return ""
     in_memory = any(what == "cache" and value != "none" for what, value, _ in t.feed.choices)
     spent = "was spent making batches (the data are in memory)" if in_memory else "was spent waiting for data"
-    return f"wait   {share:.0%} of the training time {spent}; why: mlcli bench-io {shown(t.run.path / 'resolved.yaml')}"
+    config = shown(t.run.path / "resolved.yaml")
+    return f"\nwait   {share:.0%} of the training time {spent}; why: mlcli bench-io {config}"
 
 
 def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:

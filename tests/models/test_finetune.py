@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mlcli.engine.checkpoint import save_checkpoint
+from mlcli.engine.run import create_run
 from mlcli.errors import CheckpointError, ConfigError, ExitCode
 from mlcli.models.finetune import Freezer, head_names, load_matching
 from mlcli.models.normalized import Normalized
@@ -109,16 +110,16 @@ def test_old_files_without_batch_counts_miss_nothing(model, tmp_path):
 
 
 def test_a_run_folder_gives_its_best_weights_or_its_newest(model, tmp_path):
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    old, new, best = model(), model(), model()
+    run = create_run(tmp_path, "earlier")
+    run.update_status(state="finished")
+    folder, old, new, best = run.checkpoints, model(), model(), model()
     save_checkpoint(folder / "step-00000009.ckpt", {"model": old.state_dict()})
     save_checkpoint(folder / "step-00000100.ckpt", {"model": new.state_dict()})
     target = model()
-    load_matching(target, tmp_path)
+    load_matching(target, run.path)
     assert states_equal(target, new)
     save_checkpoint(folder / "best.ckpt", {"model": best.state_dict()})
-    load_matching(target, tmp_path)
+    load_matching(target, run.path.parent)  # a folder of runs stands for its newest
     assert states_equal(target, best)
 
 

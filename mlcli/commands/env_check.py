@@ -1,0 +1,76 @@
+"""`mlcli env-check`: is the chain GPU -> driver -> CUDA -> PyTorch healthy, and if not, what to type."""
+
+import json
+import textwrap
+from dataclasses import asdict
+
+from mlcli.machine.chain import Row, machine_rows, torch_rows
+from mlcli.machine.compatibility import load_table
+from mlcli.machine.diagnose import Diagnosis, diagnose
+from mlcli.machine.facts import Facts
+from mlcli.machine.probe import probe_machine, probe_torch_too
+
+WIDTHS = (8, 36, 44)
+"""Columns of the chain; fixed, since its first rows are printed before the last are known."""
+WIDTH = 100
+
+
+def run(as_json: bool = False) -> int:
+    """Print what was found and the one thing to do.
+
+    Returns 0 if all is fine, 1 if there are warnings, 2 if the GPU, or PyTorch itself, cannot be used. The rows that
+    need no PyTorch appear at once; asking PyTorch takes seconds.
+    """
+    table = load_table()
+    facts = probe_machine()
+    if not as_json:
+        print("GPU -> driver -> CUDA -> PyTorch")
+        _print_rows(machine_rows(facts, table))
+    facts = probe_torch_too(facts)
+    diagnosis = diagnose(facts, table)
+    if as_json:
+        print(json.dumps({"facts": asdict(facts), **asdict(diagnosis), "table": table.checked}, indent=2))
+    else:
+        _print_rows(torch_rows(facts, table))
+        _print_installed(facts)
+        _print_diagnosis(diagnosis)
+    return diagnosis.exit_code
+
+
+def _print_rows(rows: list[Row]) -> None:
+    for row in rows:
+        cells = (row.link, row.what, row.detail)
+        padded = " ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True))
+        print(f"  {padded} {row.state}".rstrip(), flush=True)
+
+
+def _print_installed(facts: Facts) -> None:
+    """Packages by the place they came from; more than one place is often the trouble."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for package in facts.python.packages:
+        if not package.name.startswith("nvidia-") or package.name.startswith("nvidia-cudnn"):
+            known = f"{package.name} {package.build or package.version}"
+            known += f" (from {package.origin})" if package.origin else ""
+            places.setdefault((package.installer, package.location), []).append(known)
+    print("\ninstalled")
+    for (installer, location), names in places.items():
+        print(f"  by {installer or 'unknown means'} in {location}")
+        print(textwrap.fill(", ".join(names), WIDTH, initial_indent="    ", subsequent_indent="    "))
+    from_conda = [name for name in facts.python.conda_packages if name.startswith(("pytorch", "torchvision", "cuda"))]
+    if from_conda:
+        print(textwrap.fill(", ".join(from_conda), WIDTH, initial_indent="  by conda: ", subsequent_indent="    "))
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    print("\nfindings")
+    for finding in diagnosis.findings:
+        if finding.text in diagnosis.verdict:
+            continue
+        start = f"  {finding.severity:<8} {finding.subject:<12} "
+        print(textwrap.fill(finding.text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)))
+        if finding.fix and finding.severity != "error":
+            print(f"{' ' * len(start)}{finding.fix}")
+    print()
+    print(textwrap.fill(diagnosis.verdict, WIDTH, break_long_words=False, break_on_hyphens=False))
+    print(f"\n  {diagnosis.command}\n")
+    print(f"({diagnosis.sources})   exit {diagnosis.exit_code}")

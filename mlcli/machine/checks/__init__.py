@@ -1,0 +1,1 @@
+"""What can be wrong with a machine: small pure functions from facts to findings."""

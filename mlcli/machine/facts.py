@@ -1,0 +1,200 @@
+"""What is known of a machine, as plain data. No torch in here.
+
+Every field has a default that says "unknown" or "none": a fact that could not be found out stays at it, and the checks
+that would need it are silent. `dataclasses.asdict` turns the tree into JSON.
+"""
+
+from dataclasses import dataclass, field
+
+CudaVersion = tuple[int, int]
+"""Major and minor: (13, 2)."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVML (the library behind nvidia-smi) sees it."""
+
+    index: int
+    name: str
+    capability: CudaVersion | None = None
+    """Compute capability: (6, 1) for a GTX 1080 Ti."""
+    uuid: str = ""
+    memory_bytes: int | None = None
+    used_bytes: int | None = None
+    processes: int | None = None
+    compute_mode: str = "default"
+    """"default", "exclusive" (one process at a time) or "prohibited"."""
+    mig: bool = False
+    """Split into instances (Multi-Instance GPU)."""
+    slowed_by: tuple[str, ...] = ()
+    """Why clocks are held down right now: "heat", "power brake", "hardware slowdown"."""
+    temperature_c: int | None = None
+    pcie_lanes: int | None = None
+    pcie_lanes_max: int | None = None
+
+
+@dataclass(frozen=True)
+class BusDevice:
+    """A display controller on the PCI bus, seen by the kernel with or without a driver."""
+
+    address: str
+    vendor: str
+    """"nvidia", "amd" or "intel"."""
+    name: str = ""
+    """From the machine's pci.ids; empty where it has none."""
+    driver: str = ""
+    """The kernel driver that holds it: "nvidia", "nouveau", "vfio-pci"; empty if none does."""
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    bus: tuple[BusDevice, ...] = ()
+    device_files: tuple[str, ...] = ()
+    """Names in /dev that start with nvidia, and dxg (the GPU of WSL2)."""
+    modules: tuple[str, ...] = ()
+    """Which of the kernel modules nvidia, nvidia_uvm and nouveau are loaded."""
+    kernel_driver: str = ""
+    """Version of the loaded kernel module; a container shows its host's."""
+    nvml_code: int | None = None
+    """Error number of NVML; None if it answered or was not asked."""
+    nvml_error: str = ""
+    driver: str = ""
+    """Driver version by NVML."""
+    driver_cuda: CudaVersion | None = None
+    """Newest CUDA the driver runs, by NVML."""
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package, read from its files without importing it."""
+
+    name: str
+    version: str
+    build: str = ""
+    """Version with its flavour: "2.15.0+cu132"; empty if the files do not say."""
+    cuda: str | None = None
+    """CUDA it was built for: "13.2"; "" for a CPU build; None if the files do not say."""
+    installer: str = ""
+    """"pip", "conda", "uv"; empty if not recorded."""
+    location: str = ""
+    origin: str = ""
+    """URL it was installed from where that was no package index: a folder, a repository."""
+
+
+@dataclass(frozen=True)
+class PythonFacts:
+    version: str = ""
+    executable: str = ""
+    environment: str = ""
+    """"venv", "conda" or "system"."""
+    prefix: str = ""
+    packages: tuple[Package, ...] = ()
+    conda_packages: tuple[str, ...] = ()
+    """Packages conda put into this environment: "pytorch-2.5.1-py3.11_cuda12.4_0"."""
+    requires: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Package -> what it requires, as its metadata says."""
+    torch_requires_python: str = ""
+
+    def package(self, name: str) -> Package | None:
+        return next((package for package in self.packages if package.name == name), None)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One computation on one device, compared with the same in float64 on the CPU."""
+
+    device: str
+    name: str
+    outcome: str
+    """"ok", "wrong" (another answer than the CPU's), "failed" (an error) or "skipped"."""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TorchFacts:
+    """What PyTorch says of itself, asked in a process of its own."""
+
+    state: str = "ok"
+    """"ok", "missing", "import failed", "crashed" or "timed out"."""
+    stage: str = ""
+    """What was being done when it crashed or timed out."""
+    error: str = ""
+    version: str = ""
+    cuda: str | None = None
+    """CUDA it was built for: "13.2"; "" for a build without; None if it could not be asked."""
+    hip: str = ""
+    """ROCm it was built for; empty for other builds."""
+    codes: tuple[str, ...] = ()
+    """GPU code inside: "sm_75" is machine code for capability 7.5, "compute_120" a text the driver can translate."""
+    cudnn: int | None = None
+    """91002 is 9.10.2."""
+    cuda_available: bool | None = None
+    cuda_error: str = ""
+    """Why CUDA did not start."""
+    device_count: int | None = None
+    nccl: bool | None = None
+    no_peer_access: tuple[str, ...] = ()
+    """Pairs of GPUs that cannot read each other's memory: "0-1"."""
+    mps_available: bool | None = None
+    vision_version: str = ""
+    vision_error: str = ""
+    vision_library_error: str = ""
+    """What the loader says of torchvision's compiled part, which its own error hides."""
+    kernels: tuple[Kernel, ...] = ()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where the command was typed: there the data and the runs usually lie."""
+
+    path: str
+    filesystem: str = ""
+    """Type of the mount: "ext4", "nfs4", "9p", "overlay"."""
+    rotational: bool | None = None
+    free_bytes: int | None = None
+    cold_read_mb_s: float | None = None
+    """Megabytes a second read from a large file that was dropped from the page cache before."""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    system: str = ""
+    """"Linux", "Windows" or "Darwin"."""
+    machine: str = ""
+    """"x86_64", "aarch64", "arm64"."""
+    distribution: str = ""
+    """ID of /etc/os-release: "ubuntu"."""
+    container: bool = False
+    wsl: bool = False
+    wsl_libcuda: bool = False
+    """Windows lends its driver: /usr/lib/wsl/lib/libcuda.so exists."""
+    foreign_libcuda: str = ""
+    """A libcuda.so in WSL that is not the one Windows lends."""
+    rosetta: bool = False
+    """An Intel Python translated on Apple silicon."""
+    cpus: int | None = None
+    cpus_usable: int | None = None
+    """Within affinity and control group."""
+    memory_bytes: int | None = None
+    memory_available_bytes: int | None = None
+    """Within the control group."""
+    shm_bytes: int | None = None
+    open_files: int | None = None
+    """Soft limit of this process (`ulimit -n`); None for no limit."""
+    folder: Folder | None = None
+    cudnn_on_path: tuple[str, ...] = ()
+    """libcudnn files in folders of LD_LIBRARY_PATH."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """The environment variables that matter here and are set."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    host: HostFacts = HostFacts()
+    gpu: GpuFacts = GpuFacts()
+    python: PythonFacts = PythonFacts()
+    torch: TorchFacts | None = None
+    """None until PyTorch was asked."""
+    unknown: tuple[str, ...] = ()
+    """Facts that could not be found out, and why."""

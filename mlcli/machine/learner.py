@@ -1,0 +1,132 @@
+"""The model's own appetite: the trainer's step, timed whole and in its three parts."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from time import perf_counter
+
+from mlcli.engine.best import choose_watch
+from mlcli.engine.contract import Batch, Feed, Task, total
+from mlcli.engine.meter import Meter
+from mlcli.engine.optimizer import clip_gradients, set_lr
+from mlcli.engine.runtime import Runtime
+from mlcli.engine.settings import TrainerSettings
+from mlcli.engine.state import TrainingState
+from mlcli.engine.trainer import take_step
+from mlcli.machine.findings import Appetite, Together
+from mlcli.machine.timing import Timing, repeat, shortest_lap_s
+
+SMALLEST_BATCH = 2  # of one, batch normalisation refuses
+
+
+class Learner:
+    """A model that learns as in `engine.trainer.fit`, but for the clock. Its weights are worth nothing afterwards."""
+
+    def __init__(self, task: Task, settings: TrainerSettings, runtime: Runtime, feed: Feed) -> None:
+        self.task, self.settings, self.runtime = task, settings, runtime
+        watch = choose_watch(settings.train.watch, task.primary, task.metrics().directions, "val" in task.splits)
+        self.state = TrainingState.start(task, feed, settings, runtime, watch)
+        self.parameters = list(self.state.model.parameters())
+        task.train_mode(0)
+
+    def step(self, batches: Iterator[Batch], meter: Meter) -> int:
+        """One optimizer step. Returns the samples it took; waiting for them is on the meter."""
+        state, runtime, samples = self.state, self.runtime, 0
+        runtime.seed_step(state.progress.step)
+        set_lr(state.optimizer, state.schedule.lr_at(0))
+        for _ in range(self.settings.train.accumulate):
+            with meter:
+                batch = next(batches)
+            self._backward(batch)
+            samples += len(batch)
+        self._optimize()
+        return samples
+
+    def _backward(self, batch: Batch) -> None:
+        with self.runtime.autocast():
+            terms = self.task.losses(self.state.net, batch)
+        self.state.scaler.scale(total(terms) * batch.share).backward()
+        self.state.window.add(terms, batch.share)
+
+    def _optimize(self) -> None:
+        state = self.state
+        state.scaler.unscale_(state.optimizer)
+        clip_gradients(self.parameters, self.settings.optimizer)
+        if take_step(state.scaler, state.optimizer):
+            state.ema.update(state.progress.step)
+        state.optimizer.zero_grad(set_to_none=True)
+
+    def one_step(self, batch: Batch, size: int) -> float:
+        """Seconds for a step on the first `size` samples of a batch."""
+        began = perf_counter()
+        self._backward(Batch(batch.inputs[:size], batch.targets[:size], batch.indices[:size]))
+        self._optimize()
+        self.runtime.synchronize()
+        return perf_counter() - began
+
+    def appetite(self, batches: list[Batch], budget_s: float) -> Appetite:
+        """batches: on the device, as many as make a step or more."""
+        endless, meter = itertools.cycle(batches), Meter()
+
+        def work() -> int:
+            samples = self.step(endless, meter)
+            self.runtime.synchronize()
+            return samples
+
+        whole = repeat(work, budget_s / 2)
+        return Appetite(whole, *self._parts(batches, budget_s / 2))
+
+    def _parts(self, batches: list[Batch], budget_s: float) -> tuple[Timing, Timing, Timing]:
+        """Forward, backward and optimizer step, the device waited for after each."""
+        laps: list[tuple[float, float, float]] = []
+        began = perf_counter()
+        for batch in itertools.cycle(batches):
+            start = perf_counter()
+            with self.runtime.autocast():
+                loss = total(self.task.losses(self.state.net, batch)) * batch.share
+            self.runtime.synchronize()
+            forward = perf_counter()
+            self.state.scaler.scale(loss).backward()
+            self.runtime.synchronize()
+            backward = perf_counter()
+            self._optimize()
+            self.runtime.synchronize()
+            optimizer_s = (perf_counter() - backward) / self.settings.train.accumulate
+            count = len(batch)
+            laps.append(((forward - start) / count, (backward - forward) / count, optimizer_s / count))
+            if perf_counter() - began > budget_s:
+                break
+        forward_laps, backward_laps, optimizer_laps = zip(*(laps[1:] or laps), strict=True)
+        return Timing.of(forward_laps), Timing.of(backward_laps), Timing.of(optimizer_laps)
+
+    def together(self, workers: int, batches: Iterator[Batch], budget_s: float) -> Together:
+        """Learn from a loader that is at work meanwhile, as training does; what was read ahead is used up first."""
+        steps_a_lap = max(1, math.ceil(workers / self.settings.train.accumulate))  # every worker has its turn in a lap
+        warming = Meter()
+        for _ in range(steps_a_lap + 1):
+            self.step(batches, warming)
+        self.runtime.synchronize()
+        laps: list[float] = []
+        meter, began = Meter(), perf_counter()
+        while len(laps) < 2 or perf_counter() - began < budget_s:
+            lap_began, samples, lap_s = perf_counter(), 0, 0.0
+            while lap_s < shortest_lap_s(budget_s):
+                samples += sum(self.step(batches, meter) for _ in range(steps_a_lap))
+                self.runtime.synchronize()
+                lap_s = perf_counter() - lap_began
+            laps.append(lap_s / samples)
+        return Together(workers, Timing.of(laps), meter.span().wait_share)
+
+
+def fitting_batch(learner: Learner, batch: Batch, limit_s: float) -> int:
+    """The whole batch if a step on it takes no longer than the limit, otherwise what of 2, 4, 8, ... samples does.
+
+    A size has two chances: the first step is slow, because memory is allocated and kernels are chosen or compiled.
+    """
+    fits = size = min(SMALLEST_BATCH, len(batch))
+    while any(learner.one_step(batch, size) <= limit_s for _ in range(2)):
+        fits = size
+        if size == len(batch):
+            break
+        size = min(2 * size, len(batch))
+    return fits

@@ -1,0 +1,228 @@
+"""What bench-io prints: stages, loader, model, verdict and advice, for a terminal."""
+
+import textwrap
+from collections.abc import Iterable
+
+from mlcli.machine.findings import Findings, Stage
+from mlcli.machine.timing import LARGE_SPREAD, Timing
+from mlcli.machine.verdict import (
+    ENOUGH,
+    CacheOption,
+    Verdict,
+    expected_wait_share,
+    slots_bytes,
+    spreads,
+    times,
+)
+from mlcli.report.tables import ABSENT, duration, table
+
+WIDTH = 118
+
+
+def page(findings: Findings, verdict: Verdict, model: str, next_lines: list[tuple[str, str]]) -> str:
+    """model: its description; next_lines: subject and text to end with (apply, saved)."""
+    parts = [
+        _lines([("data", _data(findings)), ("machine", _machine(findings))]),
+        _stages(findings),
+        _loader(findings),
+        _lines(_model(findings, model)),
+        _caches(findings, verdict.caches),
+        _lines([("VERDICT", verdict.sentence), *(("advice", line) for line in advice(findings, verdict)), *next_lines]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def advice(findings: Findings, verdict: Verdict) -> list[str]:
+    """What to change and what to beware of, one sentence each."""
+    data, lines = findings.data, []
+    if verdict.workers is not None:
+        why = f"the fewest that feed {ENOUGH}x" if verdict.fewest_workers is not None else "the fastest measured"
+        lines.append(f"loader.workers: {verdict.workers}   {why}")
+    if verdict.cache is not None:
+        lines.append(f"loader.cache: {verdict.cache}   all samples are read once and kept")
+    if verdict.nothing_to_do and verdict.fewest_workers is not None and verdict.fewest_workers < data.workers:
+        lines.append(f"{_workers(verdict.fewest_workers)} would already be enough; more do no harm but take memory")
+    if not data.in_memory and data.cache == "none":
+        lines += _memory_advice(findings, verdict) + _disk_advice(findings)
+    if data.crops and verdict.fewest_workers is None and not data.in_memory:
+        lines.append("loader.cache: ram is not advised: random_resized_crop would cut from the small images held")
+    if findings.batch_size < findings.asked_batch_size:
+        lines.append(f"the model is slow here: measured with batches of {findings.batch_size} instead of "
+                     f"{findings.asked_batch_size}, to keep within the time")  # fmt: skip
+    if wide := spreads(findings):
+        shown = ", ".join(f"{name} {spread:.0%}" for name, spread in wide[:4])
+        busy = f"the machine was busy, with spreads above {LARGE_SPREAD:.0%}"
+        lines.append(f"{busy}: {shown}; measure again when it is quiet")
+    return lines
+
+
+def _memory_advice(findings: Findings, verdict: Verdict) -> list[str]:
+    workers = findings.data.workers if verdict.workers is None else verdict.workers
+    needed, available = slots_bytes(findings, workers), findings.machine.available_bytes
+    if needed > available / 2:
+        return [f"{_workers(workers)} x {findings.prefetch} batches take {_size(needed)} of the {_size(available)} of "
+                "memory available: lower loader.prefetch"]  # fmt: skip
+    return []
+
+
+def _disk_advice(findings: Findings) -> list[str]:
+    """Whether the disk itself, read without help of the page cache, is too slow."""
+    cold = next((stage.timing for stage in findings.stages if stage.name == "read file, cold"), None)
+    model_s, workers = findings.model.step.seconds, max(1, findings.data.workers)
+    warm_s = sum(s.timing.seconds for s in findings.stages if s.by == "worker" and s.timing)
+    if cold is None or cold.seconds < max(warm_s, workers * model_s / ENOUGH):
+        return []
+    fits = findings.data.bytes_on_disk < findings.machine.available_bytes
+    when = "the first epoch" if fits else "every epoch, since the files do not fit into memory,"
+    return [f"the disk delivers {_count(cold.per_s)} files/s when the page cache is cold: {when} will wait for it"]
+
+
+def _data(findings: Findings) -> str:
+    data = findings.data
+    unit = "images" if data.unit == "img" else "rows"
+    parts = [f"{data.name}  {data.samples:,} {unit}"]
+    if data.bytes_on_disk:
+        parts.append(f"mean {_size(data.bytes_on_disk // data.samples)}")
+        parts.append(f"{_size(data.bytes_on_disk)}  {data.file_system}".rstrip())
+    how = {"none": "files read while training", "ram": "held in RAM", "device": "held on the device"}[data.cache]
+    if data.cache != "none" and not data.in_memory:
+        how += " after the first reading"
+    return "  ".join([*parts, how])
+
+
+def _machine(findings: Findings) -> str:
+    m = findings.machine
+    limit = f" (of {m.cpus}: limited by affinity or control group)" if m.usable_cpus < m.cpus else ""
+    parts = [f"{m.usable_cpus} usable CPUs{limit}", f"{_size(m.available_bytes)} RAM available", m.device_name]
+    if m.shm_bytes is not None:
+        parts.insert(2, f"/dev/shm {_size(m.shm_bytes)} (not used: workers hand over batches in memory shared by fork)")
+    return " · ".join(parts)
+
+
+def _stages(findings: Findings) -> str:
+    chain_s = sum(s.timing.seconds for s in findings.stages if s.timing and s.by != "comparison" and not s.part)
+    unit = "image" if findings.data.unit == "img" else "row"
+    rows = []
+    for stage in findings.stages:
+        share = ABSENT if stage.by == "comparison" or stage.timing is None else f"{stage.timing.seconds / chain_s:.0%}"
+        name = f"    {stage.name}" if stage.part else stage.name
+        by = {"worker": "worker", "trainer": "trainer", "comparison": ""}[stage.by]
+        rows.append([name, by, *_figures(stage), share])
+    header = ["stage", "in", f"{findings.data.unit}/s", "MB/s", f"per {unit}", "spread", "share"]
+    text = table(header, rows, left=2)
+    notes = [f"{stage.name}: {stage.note}" for stage in findings.stages if stage.note]
+    return "\n".join([text, *(f"  {note}" for note in notes)])
+
+
+def _figures(stage: Stage) -> list[str]:
+    if stage.timing is None:
+        return [ABSENT] * 4
+    speed = f"{stage.bytes_per_sample * stage.timing.per_s / 1e6:,.0f}" if stage.bytes_per_sample else ""
+    return [_count(stage.timing.per_s), speed, _time(stage.timing.seconds), _spread(stage.timing)]
+
+
+def _loader(findings: Findings) -> str:
+    data, unit = findings.data, f"{findings.data.unit}/s"
+    header = [
+        "loader",
+        f"alone {unit}",
+        "spread",
+        "first batch",
+        "with model",
+        "spread",
+        "waits",
+        "if not sharing",
+    ]
+    rows = []
+    model_s, own_s = findings.model.step.seconds, findings.own_s
+    joints = {joint.workers: joint for joint in findings.together}
+    for loading in findings.loader:
+        timing, row = loading.timing, [_workers(loading.workers) + (" *" if loading.workers == data.workers else "")]
+        row += [_count(timing.per_s), _spread(timing), duration(loading.first_batch_s)]
+        if data.cache == "none":
+            joint = joints[loading.workers]
+            read_s = timing.seconds if loading.workers else max(timing.seconds - own_s, 0.0)
+            alone = expected_wait_share(read_s, own_s, model_s, loading.workers)
+            row += [_count(joint.timing.per_s), _spread(joint.timing), f"{joint.wait_share:.0%}", f"{alone:.0%}"]
+        rows.append(row)
+    if data.cache != "none":
+        rows = [[*row, *[ABSENT] * 4] for row in rows] if rows else rows
+        fed, joint = findings.fed, findings.together[0]
+        alone = expected_wait_share(fed.seconds, 0, model_s, 0)
+        where = "memory" if data.in_memory else data.cache
+        rows.append([f"from {where} *", _count(fed.per_s), _spread(fed), ABSENT,
+                     _count(joint.timing.per_s), _spread(joint.timing), f"{joint.wait_share:.0%}",
+                     f"{alone:.0%}"])  # fmt: skip
+    return table(header, rows)
+
+
+def _model(findings: Findings, model: str) -> Iterable[tuple[str, str]]:
+    m, appetite = findings.machine, findings.model
+    parts = {"forward": appetite.forward, "backward": appetite.backward, "optimizer": appetite.optimizer}
+    total_s = sum(timing.seconds for timing in parts.values())
+    shares = ", ".join(f"{name} {timing.seconds / total_s:.0%}" for name, timing in parts.items())
+    unit = findings.data.unit
+    yield "model", model
+    yield "", (f"eats {_count(appetite.step.per_s)} {unit}/s (spread {_spread(appetite.step)}) in batches of "
+               f"{findings.batch_size}, {m.precision} on {m.device}: {shares}")  # fmt: skip
+    train, together = findings.data.train, next(j for j in findings.together if _is_configured(findings, j.workers))
+    fed_s, eaten_s = train * findings.fed.seconds, train * appetite.step.seconds
+    both_s = train * together.timing.seconds
+    yield "epoch", f"loader alone {duration(fed_s)} · model alone {duration(eaten_s)} · together {duration(both_s)}"
+    if findings.scan:
+        scan = findings.scan
+        yield "scan", (f"all {scan.samples:,} samples read once in {duration(scan.seconds)}, "
+                       f"{_count(scan.samples / scan.seconds)} {unit}/s: every one can be read")  # fmt: skip
+
+
+def _is_configured(findings: Findings, workers: int) -> bool:
+    return workers == (findings.data.workers if findings.data.cache == "none" else 0)
+
+
+def _caches(findings: Findings, caches: tuple[CacheOption, ...]) -> str:
+    """What holding the samples costs and brings; nothing to say for data that are in memory anyway on a CPU."""
+    if findings.data.in_memory and len(caches) == 1:
+        return ""
+    rows = []
+    for cache in caches:
+        fits = "" if cache.fits else "  too much for this machine"
+        fill = duration(cache.fill_s) if cache.fill_s else ABSENT
+        rows.append([cache.cache, _size(cache.bytes), fill, times(cache.ratio), f"{cache.wait_share:.0%}{fits}"])
+    text = table(["cache", "memory", "to fill", "feeds", "waits"], rows)
+    if findings.machine.device == "cpu":
+        text += "\ndevice  the same memory as ram, the device being the CPU"
+    return text
+
+
+def _lines(lines: Iterable[tuple[str, str]]) -> str:
+    """Subject and text, wrapped; a subject that repeats is shown once."""
+    out, last = [], ""
+    for subject, text in lines:
+        head = f"{subject if subject != last else '':<10}"
+        out.append(textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=" " * 10, break_on_hyphens=False))
+        last = subject or last
+    return "\n".join(out)
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count != 1 else ''}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _spread(timing: Timing) -> str:
+    return ABSENT if timing.spread is None else f"{timing.spread:.0%}"
+
+
+def _time(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.2f} us"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

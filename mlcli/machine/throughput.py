@@ -1,0 +1,233 @@
+"""All that bench-io measures of one experiment: the stages, the loader, the model, and both together."""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mlcli.data.augment import resized_crop_of
+from mlcli.data.feed import SampleFeed
+from mlcli.data.order import TrainOrder
+from mlcli.data.randomness import sample_keys
+from mlcli.data.reading import FileReader, FileSamples
+from mlcli.data.source import Arrays, Source
+from mlcli.engine.contract import Batch
+from mlcli.engine.limits import available_memory_bytes, usable_cpus
+from mlcli.engine.runtime import Runtime
+from mlcli.machine.describe import bytes_on_disk, describe_data, describe_machine
+from mlcli.machine.disk import warm_up
+from mlcli.machine.findings import Cache, Findings, Held, Loading, Scan, Stage, Together
+from mlcli.machine.learner import Learner, fitting_batch
+from mlcli.machine.stages import MOST_FILES, assembly_stage, augment_stages, copy_stages, reading_stages
+from mlcli.machine.timing import repeat
+
+LONGEST_STEP = 0.025  # of the whole time, so that a slow model still takes some forty steps in all
+HELD_BYTES = 2**28  # a stand-in for a cache: larger than any processor's own, quick to fill
+_SHARES = {"files": 0.12, "augment": 0.06, "assembly": 0.03, "model": 0.18, "held": 0.04, "warm up": 0.05,
+           "loader": 0.22, "together": 0.30}  # fmt: skip
+
+
+class Bench:
+    """One experiment to be measured.
+
+    Args:
+        task: as its config builds it; its `source` is what is read.
+        settings: the task's config.
+        runtime: where it computes.
+        budget_s: about how long all of it may take.
+        cpus: as many workers are tried at most; None for those this process may use.
+        say: is told what is being measured.
+
+    Raises UserError, as training would, for data and settings that do not fit together.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        settings: Any,
+        runtime: Runtime,
+        *,
+        budget_s: float,
+        cpus: int | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.task, self.settings, self.runtime, self.budget_s, self.say = task, settings, runtime, budget_s, say
+        self.source: Source = task.source
+        self.cpus = cpus or usable_cpus()
+        self.augment = getattr(settings, "augment", ())
+        self.data = describe_data(self.source, settings, runtime)
+
+    def measure(self, *, full: bool = False) -> Findings:
+        """Everything; `full` reads all splits once besides. Raises UserError."""
+        began, asked = time.perf_counter(), self._micro_batch()
+        self.say("files" if not self.data.in_memory else "data in memory")
+        stages, images = self._reading()
+        self.data = replace(self.data, bytes_on_disk=bytes_on_disk(self.data, stages))
+        self.say("the model")
+        memory = self._memory(images)
+        learner = Learner(self.task, self.settings, self.runtime, self._feed(memory, "ram", 0))
+        self._limit_batch(learner, memory)
+        model = learner.appetite(self._batches(memory), self._share("model"))
+        self.say("making batches")
+        stages += self._making_batches(images)
+        loader = self._loader_alone()
+        held = self._held(memory)
+        together = self._together(learner, memory)
+        return Findings(
+            data=self.data,
+            machine=describe_machine(self.runtime, self.cpus),
+            batch_size=self._micro_batch(),
+            asked_batch_size=asked,
+            prefetch=self.settings.loader.prefetch,
+            stages=tuple(stages),
+            loader=loader,
+            held=held,
+            model=model,
+            together=together,
+            scan=self._scan() if full else None,
+            seconds=time.perf_counter() - began,
+        )
+
+    # --- what it is fed from ---
+
+    def _feed(self, source: Source, cache: str, workers: int) -> SampleFeed:
+        loader = self.settings.loader.model_copy(update={"cache": cache, "workers": workers})
+        return SampleFeed(source, self.augment, train=self.settings.train, loader=loader, device=self.runtime.device)
+
+    def _memory(self, images: Tensor) -> Source:
+        """The data as they lie in memory; for files a stand-in, made of those that were read, repeated."""
+        if self.data.in_memory:
+            return self.source
+        targets = self.source.splits["train"].targets
+        rows = min(len(targets), max(self.settings.train.batch_size, HELD_BYTES // images[0].nbytes))
+        chosen = torch.linspace(0, len(targets) - 1, rows).long()  # of all classes, also where files are sorted by them
+        inputs = images[torch.arange(rows) % len(images)]
+        return Source(self.source.info, {"train": Arrays(inputs, targets[chosen], "memory")})
+
+    def _batches(self, memory: Source) -> list[Batch]:
+        """Two steps' batches, ready on the device."""
+        feed = self._feed(memory, "ram", 0)
+        return list(itertools.islice(feed.train_batches(0), 2 * self.settings.train.accumulate))
+
+    def _micro_batch(self) -> int:
+        return math.ceil(self.settings.train.batch_size / self.settings.train.accumulate)
+
+    def _limit_batch(self, learner: Learner, memory: Source) -> None:
+        """Smaller batches where a step would take too much of the time."""
+        # `Learner.together` takes w + 1 steps to begin with, then twice as many as there are workers.
+        steps = sum(3 * max(1, workers) + 1 for workers in self._counts_together())
+        limit_s = min(LONGEST_STEP * self.budget_s, self._share("together") / steps)
+        micro_batch = self._batches(memory)[0]
+        fitting = fitting_batch(learner, micro_batch, limit_s)
+        if fitting < len(micro_batch):
+            train = self.settings.train.model_copy(update={"batch_size": fitting, "accumulate": 1})
+            self.settings = learner.settings = self.settings.model_copy(update={"train": train})
+
+    def _order(self) -> TrainOrder:
+        return TrainOrder(self.source.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
+
+    # --- what is measured ---
+
+    def _share(self, part: str) -> float:
+        return _SHARES[part] * self.budget_s
+
+    def _reading(self) -> tuple[list[Stage], Tensor]:
+        """The stages of reading, and some samples as read."""
+        order = self._order()
+        steps = min(order.steps_per_epoch, max(1, MOST_FILES // self.settings.train.batch_size))
+        parts = list(itertools.islice(order.parts(0), steps * self.settings.train.accumulate))
+        samples = self.source.splits["train"]
+        if self.data.in_memory:
+            return [], samples.read(torch.cat([part.indices for part in parts])[:MOST_FILES].numpy())
+        crop = resized_crop_of(self.augment) if self.data.cache == "none" else None
+        return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
+
+    def _making_batches(self, images: Tensor) -> list[Stage]:
+        held, num = self.data.cache != "none", self._micro_batch()
+        targets = self.source.splits["train"].targets
+        raw = images[torch.arange(num) % len(images)]
+        keys = sample_keys(self.settings.train.seed, 0, torch.arange(num))
+        batch = raw.to(self.runtime.device), targets[:num].to(self.runtime.device), keys
+        return [
+            assembly_stage(held, images, num, targets, self.runtime, self._share("assembly")),
+            *augment_stages(self.augment, self.source.info, batch, self.runtime, self._share("augment"),
+                            already_cropped=not held),
+            *copy_stages(raw, self.runtime, self._share("assembly") / 2),
+        ]  # fmt: skip
+
+    def _loader_alone(self) -> tuple[Loading, ...]:
+        """Reading files with 0, 1, 2, 4, ... workers; nothing where there are no files."""
+        if self.data.in_memory:
+            return ()
+        self._warm_up()
+        counts = worker_counts(self.cpus, self.data.workers)
+        return tuple(self._alone(self.source, "none", count, self._share("loader") / len(counts)) for count in counts)
+
+    def _warm_up(self) -> None:
+        """Files that fit into memory come from the disk in the first epoch only; the rate of the others is wanted."""
+        path_of = getattr(self.source.splits["train"], "path", None)
+        if path_of is not None and self.data.bytes_on_disk < available_memory_bytes() / 2:
+            parts = itertools.islice(self._order().parts(0), self._order().steps_per_epoch)
+            warm_up((path_of(index) for part in parts for index in part.indices.tolist()), self._share("warm up"))
+
+    def _held(self, memory: Source) -> tuple[Held, ...]:
+        """Batches from memory, for each place that could hold the samples."""
+        caches: list[Cache] = ["ram"]
+        if self.runtime.device.type != "cpu" or self.data.cache == "device":
+            caches.append("device")
+        budget_s = self._share("held") / len(caches)
+        return tuple(Held(cache, self._alone(memory, cache, 0, budget_s).timing) for cache in caches)
+
+    def _alone(self, source: Source, cache: str, workers: int, budget_s: float) -> Loading:
+        """The loader with nobody but the clock to take its batches."""
+        self.say(f"the loader with {workers} workers" if source is self.source and cache == "none" else "memory")
+        with contextlib.closing(self._feed(source, cache, workers)) as feed:
+            began = time.perf_counter()
+            batches = feed.train_batches(0)
+            next(batches)
+            self.runtime.synchronize()
+            first_batch_s = time.perf_counter() - began
+
+            def work() -> int:
+                samples = sum(len(next(batches)) for _ in range(max(1, workers)))  # every worker has its turn
+                self.runtime.synchronize()
+                return samples
+
+            return Loading(workers, repeat(work, budget_s, least=2), first_batch_s)
+
+    def _counts_together(self) -> list[int]:
+        return worker_counts(self.cpus, self.data.workers) if self.data.cache == "none" else [0]
+
+    def _together(self, learner: Learner, memory: Source) -> tuple[Together, ...]:
+        """The loader and the model at once: for every number of workers, or from memory if that is configured."""
+        cache = self.data.cache
+        source = self.source if cache == "none" else memory
+        counts, found = self._counts_together(), []
+        for count in counts:
+            self.say(f"loader and model together, {count} workers")
+            with contextlib.closing(self._feed(source, cache, count)) as feed:
+                batches = feed.train_batches(0)
+                found.append(learner.together(count, batches, self._share("together") / len(counts)))
+        return tuple(found)
+
+    def _scan(self) -> Scan:
+        """Read every sample of every split once. Raises DataError, naming the file that cannot be read."""
+        self.say("all data once")
+        began, samples = time.perf_counter(), 0
+        with contextlib.closing(self._feed(self.source, "none", self.data.workers)) as feed:
+            for split in self.source.splits:
+                samples += sum(len(batch) for batch in feed.eval_batches(split))
+        self.runtime.synchronize()
+        return Scan(samples, time.perf_counter() - began)
+
+
+def worker_counts(usable: int, configured: int) -> list[int]:
+    """0, 1, 2, 4, ... up to the usable CPUs, these and the configured number included."""
+    doubled = itertools.takewhile(lambda count: count <= usable, (2**power for power in itertools.count()))
+    return sorted({0, *doubled, usable, configured})

@@ -1,0 +1,207 @@
+"""What PyTorch says of itself and computes, as lines of JSON: a program of its own, run in a process of its own.
+
+A broken PyTorch can raise, crash or hang on import, so nothing else imports it here, and this file imports nothing of
+mlcli. Each line is printed at once: what was found out before a crash is kept, and the last `stage` says where it was.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 5e-2}
+"""Largest difference allowed, as a share of the largest value. fp32 leaves room for TF32, which keeps 10 bits."""
+
+
+def main() -> None:
+    # Libraries print to stdout as they please; the report keeps it for itself.
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def tell(**facts: Any) -> None:
+        report.write(json.dumps(facts) + "\n")
+        report.flush()
+
+    tell(stage="import torch")
+    try:
+        import torch
+    except BaseException as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        tell(state="missing" if missing else "import failed", error=_text(error))
+        return
+    torch.set_num_threads(1)
+    _tell_build(torch, tell)
+    _tell_devices(torch, tell)
+    vision = _tell_vision(tell)
+    for device in _devices(torch):
+        _tell_kernels(torch, vision, device, tell)
+    tell(stage="")
+
+
+def _tell_build(torch: Any, tell: Callable[..., None]) -> None:
+    tell(stage="ask for the build", version=str(torch.__version__), cuda=torch.version.cuda or "")
+    with contextlib.suppress(Exception):
+        tell(hip=torch.version.hip or "")
+    with contextlib.suppress(Exception):  # get_arch_list() is empty where CUDA does not start; the flags never are
+        tell(codes=torch._C._cuda_getArchFlags().split() if torch.version.cuda else [])
+    with contextlib.suppress(Exception):
+        tell(stage="load cuDNN", cudnn=torch.backends.cudnn.version())
+    with contextlib.suppress(Exception):
+        tell(nccl=bool(torch.distributed.is_available() and torch.distributed.is_nccl_available()))
+    with contextlib.suppress(Exception):
+        tell(mps_available=bool(torch.backends.mps.is_available()))
+
+
+def _tell_devices(torch: Any, tell: Callable[..., None]) -> None:
+    if not torch.version.cuda and not torch.version.hip:
+        return
+    tell(stage="start CUDA")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tell(cuda_available=bool(torch.cuda.is_available()))
+        try:
+            torch.cuda.init()
+            count = torch.cuda.device_count()
+            tell(device_count=count)
+            tell(
+                no_peer_access=[
+                    f"{a}-{b}"
+                    for a in range(count)
+                    for b in range(a + 1, count)
+                    if not torch.cuda.can_device_access_peer(a, b)
+                ]
+            )
+        except Exception as error:
+            tell(cuda_error=_text(error))
+
+
+def _tell_vision(tell: Callable[..., None]) -> Any:
+    tell(stage="import torchvision")
+    try:
+        import torchvision
+
+        tell(vision_version=str(torchvision.__version__))
+        return torchvision
+    except Exception as error:
+        tell(vision_error=_text(error))
+    spec = importlib.util.find_spec("torchvision")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for library in sorted(Path(folder).glob("_C*.so")):
+            try:
+                ctypes.CDLL(str(library))
+            except OSError as error:
+                tell(vision_library_error=_text(error))
+    return None
+
+
+def _devices(torch: Any) -> list[str]:
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        if torch.cuda.is_available():
+            return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            return ["mps"]
+    return ["cpu"]
+
+
+def _tell_kernels(torch: Any, vision: Any, device: str, tell: Callable[..., None]) -> None:
+    """Each computation on the device, compared with float64 on the CPU. `is_available()` alone proves nothing."""
+    small = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    computations: list[tuple[str, Callable[[], str]]] = [
+        *((f"matmul {name}", lambda name=name: _matmul(torch, device, small[name], TOLERANCE[name])) for name in small),
+        ("convolution", lambda: _convolution(torch, device)),
+        ("NMS", lambda: _nms(torch, vision, device)),
+        ("optimizer step", lambda: _optimizer_step(torch, device)),
+    ]
+    for name, compute in computations:
+        tell(stage=f"{name} on {device}")
+        if name == "NMS" and vision is None:
+            outcome, detail = "skipped", "torchvision does not load"
+        elif name == "matmul bf16" and device.startswith("cuda") and torch.cuda.get_device_capability(device) < (8, 0):
+            outcome, detail = "skipped", "made for capability 8.0 and newer"
+        else:
+            try:
+                detail = compute()
+                outcome = "wrong" if detail else "ok"
+            except Exception as error:
+                outcome, detail = "failed", _text(error)
+        tell(kernel={"device": device, "name": name, "outcome": outcome, "detail": detail})
+
+
+def _matmul(torch: Any, device: str, dtype: Any, tolerance: float) -> str:
+    a, b = (_random(torch, 96, 96, seed=seed) for seed in (1, 2))
+    return _compare(a @ b, a.to(device, dtype) @ b.to(device, dtype), tolerance)
+
+
+def _convolution(torch: Any, device: str) -> str:
+    images, filters = _random(torch, 4, 8, 16, 16, seed=3), _random(torch, 16, 8, 3, 3, seed=4)
+    got = torch.nn.functional.conv2d(images.to(device, torch.float32), filters.to(device, torch.float32), padding=1)
+    return _compare(torch.nn.functional.conv2d(images, filters, padding=1), got, TOLERANCE["fp32"])
+
+
+def _nms(torch: Any, vision: Any, device: str) -> str:
+    corners = _random(torch, 64, 2, seed=5).abs() * 20
+    boxes_xyxy = torch.cat([corners, corners + 5 + _random(torch, 64, 2, seed=6).abs() * 10], 1).float()
+    scores = _random(torch, 64, seed=7).float()
+    kept = vision.ops.nms(boxes_xyxy.to(device), scores.to(device), 0.5).tolist()
+    return "" if kept == _nms_by_hand(torch, boxes_xyxy, scores) else "keeps other boxes than the definition says"
+
+
+def _nms_by_hand(torch: Any, boxes_xyxy: Any, scores: Any) -> list[int]:
+    """Greedy: the best box stays, those that overlap a kept one by more than half go."""
+    sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)
+    low = torch.maximum(boxes_xyxy[:, None, :2], boxes_xyxy[None, :, :2])
+    high = torch.minimum(boxes_xyxy[:, None, 2:], boxes_xyxy[None, :, 2:])
+    common = (high - low).clamp(min=0).prod(2)
+    overlap = common / (sides[:, None] + sides[None] - common)
+    kept: list[int] = []
+    for box in scores.argsort(descending=True).tolist():
+        if all(overlap[box, other] <= 0.5 for other in kept):
+            kept.append(box)
+    return kept
+
+
+def _optimizer_step(torch: Any, device: str) -> str:
+    def weights_after_step(where: str, dtype: Any) -> Any:
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+        )
+        with torch.no_grad():
+            for number, weight in enumerate(model.parameters()):
+                weight.copy_(_random(torch, *weight.shape, seed=10 + number) / 10)
+        model.to(where, dtype)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        targets = (torch.arange(8) % 5).to(where)
+        loss = torch.nn.functional.cross_entropy(model(_random(torch, 8, 3, 8, 8, seed=8).to(where, dtype)), targets)
+        loss.backward()
+        optimizer.step()
+        return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+    return _compare(
+        weights_after_step("cpu", torch.float64), weights_after_step(device, torch.float32), TOLERANCE["fp32"]
+    )
+
+
+def _compare(want: Any, got: Any, tolerance: float) -> str:
+    off = float((got.cpu().double() - want).abs().max() / want.abs().max())
+    return "" if off <= tolerance else f"off by {off:.1e} of the largest value, at most {tolerance:.0e} is rounding"
+
+
+def _random(torch: Any, *shape: int, seed: int) -> Any:
+    """float64 on the CPU; moved to the device and rounded there by the caller. MPS has no float64."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float().double()
+
+
+def _text(error: BaseException) -> str:
+    first = re.split(r"\n\s*\n|\nFor debugging|\nCUDA kernel errors", str(error).strip())[0]
+    return f"{type(error).__name__}: {' '.join(first.split())[:400]}"
+
+
+if __name__ == "__main__":
+    main()

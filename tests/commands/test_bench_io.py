@@ -1,0 +1,199 @@
+"""`mlcli bench-io` as it is typed: the page, the JSON, the files, the YAML and the exit codes."""
+
+import json
+import re
+import struct
+
+import pytest
+
+from mlcli import cli
+from mlcli.commands import bench_io, runs
+from mlcli.experiment import Experiment
+from mlcli.report.summary import wait_share
+from tests.machine.slow import write_images
+
+YAML = """# my photographs
+task: classification
+data: {name: folder, root: images, image_size: 8}   # small ones
+augment:
+  - {name: horizontal_flip}
+model: {name: linear}
+
+loader:
+  # read anew each time
+  cache: none
+  workers: 2
+train: {batch_size: 8, device: cpu, threads: 1}
+"""
+TABLE = """
+task: regression
+data: {name: diabetes}
+model: {name: linear}
+train: {batch_size: 32, device: cpu, threads: 1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(bench_io, "QUICK_S", 1.0)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    write_images(tmp_path / "images", per_class=20)
+    path = tmp_path / "photos.yaml"
+    path.write_text(YAML)
+    return path
+
+
+def test_the_page_and_the_files(photos, mlcli, tmp_path):
+    typed = mlcli("bench-io", "photos.yaml", "--quick", "--full")
+    assert typed.code == 0, typed.err
+    for head in ("data", "machine", "stage", "loader", "model", "epoch", "scan", "cache", "VERDICT", "saved"):
+        assert re.search(rf"^{head}\b", typed.out, re.MULTILINE), head
+    assert "2 workers *" in typed.out
+    (folder,) = (tmp_path / "runs" / "bench-io").iterdir()
+    assert f"runs/bench-io/{folder.name}/report.json" in typed.out
+    report = json.loads((folder / "report.json").read_text())
+    assert report["config"] == "photos.yaml"
+    assert report["verdict"]["ratio"] > 0
+    picture = (folder / "plot.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert struct.unpack(">2I", picture[16:24]) > (800, 400)
+
+
+def test_it_is_no_run(photos, mlcli, tmp_path, capsys):
+    mlcli("bench-io", "photos.yaml", "--quick")
+    capsys.readouterr()
+    runs.run_list(tmp_path / "runs")
+    assert "no runs in" in capsys.readouterr().out
+
+
+def test_json_and_a_floor_for_the_ratio(mlcli, tmp_path):
+    (tmp_path / "table.yaml").write_text(TABLE)
+    typed = mlcli("bench-io", "table.yaml", "train.batch_size=16", "--quick", "--json", "--fail-under", "1e9")
+    assert typed.code == 1
+    assert "less than the 1e+09x asked for" in typed.err
+    report = json.loads(typed.out)
+    assert report["batch_size"] == 16
+    assert report["overrides"] == ["train.batch_size=16"]
+    assert report["verdict"]["nothing_to_do"]
+    assert {"stages", "loader", "held", "model", "together", "machine", "data", "advice"} <= set(report)
+
+
+def test_apply_writes_what_the_verdict_says_and_nothing_else(photos, mlcli):
+    typed = mlcli("bench-io", "photos.yaml", "--quick", "--apply", "--json", "--fail-under", "0")
+    assert typed.code == 0
+    verdict = json.loads(typed.out)["verdict"]
+    expected = YAML
+    if verdict["workers"] is not None:
+        expected = expected.replace("workers: 2", f"workers: {verdict['workers']}")
+    if verdict["cache"] is not None:
+        expected = expected.replace("cache: none", f"cache: {verdict['cache']}")
+    assert photos.read_text() == expected
+    Experiment.load(photos)
+
+
+def test_nothing_to_apply(mlcli, tmp_path):
+    (tmp_path / "table.yaml").write_text(TABLE)
+    typed = mlcli("bench-io", "table.yaml", "--quick", "--apply")
+    assert typed.code == 0
+    assert "nothing to write: table.yaml stays as it is" in typed.out
+    assert (tmp_path / "table.yaml").read_text() == TABLE
+
+
+def _empty(folder):
+    for path in (folder / "images").rglob("*.jpg"):
+        path.unlink()
+
+
+def _one_image(folder):
+    for path in sorted((folder / "images").rglob("*.jpg"))[1:]:
+        path.unlink()
+
+
+def _damaged(folder):
+    path = sorted((folder / "images").rglob("*.jpg"))[17]
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _file_in_the_way(folder):
+    (folder / "runs").write_text("a file where a folder should be")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "message"),
+    [
+        pytest.param(_empty, 4, "error: ", id="empty"),
+        pytest.param(_one_image, 4, "error: ", id="one image"),
+        pytest.param(_damaged, 4, "cannot read image", id="a damaged file"),
+        pytest.param(_file_in_the_way, 6, "the output path goes through a file", id="no place for the report"),
+    ],
+)
+def test_bad_input(photos, mlcli, tmp_path, spoil, code, message):
+    spoil(tmp_path)
+    typed = mlcli("bench-io", "photos.yaml", "--quick")
+    assert typed.code == code
+    assert message in typed.err
+    assert "Traceback" not in typed.err
+    assert len(typed.err.splitlines()) <= 5
+    assert not (tmp_path / "runs" / "bench-io").exists()
+
+
+def test_no_space_for_the_report(photos, mlcli):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # what a full disk does, without filling one
+    try:
+        typed = mlcli("bench-io", "photos.yaml", "--quick")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert typed.code == 6
+    assert "cannot write" in typed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param([], "which YAML?", id="no YAML"),
+        pytest.param(["none.yaml"], "there is no file", id="no such file"),
+        pytest.param(["photos.yaml", "loader.wrokers=2"], "did you mean 'workers'", id="a typo"),
+        pytest.param(["photos.yaml", "train.batch_size=500"], "batch_size 500 is more than", id="too large a batch"),
+    ],
+)
+def test_usage(photos, mlcli, arguments, message):
+    typed = mlcli("bench-io", *arguments, "--quick")
+    assert typed.code == 2
+    assert message in typed.err
+
+
+def test_a_runs_own_yaml_is_not_changed(photos, mlcli, tmp_path):
+    mlcli("train", "photos.yaml", "train.epochs=1")
+    (run,) = (tmp_path / "runs" / "photos").iterdir()
+    typed = mlcli("bench-io", run / "resolved.yaml", "--quick", "--apply")
+    assert typed.code == 2
+    assert "belongs to a run" in typed.err
+
+
+def test_training_names_bench_io_when_it_waited(photos, mlcli, tmp_path):
+    typed = mlcli("train", "photos.yaml", "train.epochs=20", "loader.workers=0")
+    (run,) = (tmp_path / "runs" / "photos").iterdir()
+    assert re.search(
+        r"^wait +\d+% of the training time was spent waiting for data; why: mlcli bench-io ", typed.out, re.M
+    )
+    assert f"mlcli bench-io runs/photos/{run.name}/resolved.yaml" in typed.out
+
+
+def test_the_share_of_waiting_over_windows_of_different_length():
+    entries = [
+        {"split": "train", "step": 10, "samples_per_s": 80.0, "wait_share": 0.5},  # 10 steps of 8 samples: 1 s
+        {"split": "val", "step": 10, "loss": 1.0},
+        {"split": "train", "step": 40, "samples_per_s": 80.0, "wait_share": 0.1},  # 3 s
+    ]
+    assert wait_share(entries, 8) == pytest.approx((0.5 * 1 + 0.1 * 3) / 4)
+    assert wait_share([], 8) == 0
+
+
+def test_the_first_screen_names_it():
+    assert "mlcli bench-io config.yaml" in cli.FIRST_SCREEN

@@ -1,0 +1,190 @@
+"""What is measured of real little data sets, and what becomes of broken ones."""
+
+import faulthandler
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+from PIL import Image
+
+from mlcli.data.config import CutMix, HorizontalFlip, RandomCrop, RandomResizedCrop
+from mlcli.data.source import Source
+from mlcli.engine.runtime import decide_runtime
+from mlcli.errors import ConfigError, DataError, ExitCode
+from mlcli.machine.throughput import Bench, worker_counts
+from mlcli.machine.verdict import judge
+from mlcli.tasks.classification.config import Classification
+from mlcli.tasks.regression.config import Regression
+from tests.machine.slow import BATCH, SIDE, SlowFiles, config_of, slow_task, write_images
+
+BUDGET_S = 0.8
+TRAIN = {"batch_size": 8, "device": "cpu", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), per_class=40)
+
+
+def measure(config, task=None, *, full: bool = False, budget_s: float = BUDGET_S):
+    bench = Bench(task or config.build(), config, decide_runtime(config.train), budget_s=budget_s, cpus=2)
+    return bench.measure(full=full)
+
+
+def named(found):
+    return {stage.name: stage for stage in found.stages}
+
+
+def test_every_stage_of_the_stream_path(images):
+    augment = (HorizontalFlip(name="horizontal_flip"), CutMix(name="cutmix"), RandomCrop(name="random_crop"))
+    config = config_of(images).model_copy(update={"augment": augment})
+    found = measure(config, full=True)
+    names = [stage.name for stage in found.stages]
+    assert names == ["read file, cold", "read file, warm", "decode and resize", "take batch from worker", "augment",
+                     "horizontal_flip", "random_crop", "cutmix", "copy to the device"]  # fmt: skip
+    assert all(stage.timing for stage in found.stages[1:-1])
+    assert [loading.workers for loading in found.loader] == [0, 1, 2]
+    assert [joint.workers for joint in found.together] == [0, 1, 2]
+    assert all(loading.first_batch_s > 0 for loading in found.loader)
+    assert found.scan is not None
+    assert found.scan.samples == 80
+    assert found.data.bytes_on_disk == pytest.approx(80 * named(found)["read file, warm"].bytes_per_sample)
+    assert found.data.bytes_as_tensors == 80 * 3 * SIDE * SIDE
+    assert found.batch_size == BATCH
+
+
+def test_a_random_resized_crop_is_cut_while_decoding(images):
+    config = config_of(images).model_copy(update={"augment": (RandomResizedCrop(name="random_resized_crop"),)})
+    found = measure(config)
+    assert "decode and crop" in named(found)
+    assert "augment" not in named(found)
+    assert found.data.crops
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(Classification(task="classification", data={"name": "digits"}, model={"name": "linear"},
+                                    augment=({"name": "horizontal_flip"},), train=TRAIN), id="images"),
+        pytest.param(Classification(task="classification", data={"name": "iris"}, model={"name": "linear"},
+                                    train=TRAIN), id="rows"),
+        pytest.param(Regression(task="regression", data={"name": "diabetes"}, model={"name": "linear"},
+                                train={**TRAIN, "accumulate": 2}), id="regression"),
+    ],
+)  # fmt: skip
+def test_data_in_memory_have_one_number(config):
+    found = measure(config, full=True)
+    assert found.loader == ()
+    assert [held.cache for held in found.held] == ["ram"]
+    assert [joint.workers for joint in found.together] == [0]
+    assert found.data.in_memory
+    assert "read file, warm" not in named(found)
+    assert judge(found).nothing_to_do
+    assert found.scan is not None
+    assert found.scan.samples == found.data.samples
+
+
+def test_a_cached_set_of_files(images):
+    found = measure(config_of(images, cache="ram"))
+    assert [loading.workers for loading in found.loader] == [0, 1, 2]  # what filling the cache takes
+    assert [joint.workers for joint in found.together] == [0]
+    assert found.fed == found.held[0].timing
+    assert judge(found).nothing_to_do
+
+
+def test_the_data_are_not_touched_and_nothing_runs_on(images):
+    import multiprocessing
+
+    before = {path: path.read_bytes() for path in images.rglob("*.jpg")}
+    measure(config_of(images))
+    assert {path: path.read_bytes() for path in images.rglob("*.jpg")} == before
+    assert multiprocessing.active_children() == []
+
+
+class SlowLearner(torch.nn.Module):
+    """Takes its time for every image."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs):
+        time.sleep(0.01 * len(inputs))
+        return self.model(inputs)
+
+
+def test_a_slow_model_is_given_smaller_batches(images):
+    config = config_of(images)
+    task = config.build()
+    task.model = SlowLearner(task.model)
+    found = measure(config, task, budget_s=1.2)  # a step may take 30 ms
+    assert found.batch_size in (2, 3)
+    assert found.asked_batch_size == BATCH
+    assert found.model.step.seconds == pytest.approx(0.01, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "configured", "counts"),
+    [(1, 0, [0, 1]), (2, 2, [0, 1, 2]), (6, 6, [0, 1, 2, 4, 6]), (8, 8, [0, 1, 2, 4, 8]), (2, 12, [0, 1, 2, 12])],
+)
+def test_worker_counts(limit, configured, counts):
+    assert worker_counts(limit, configured) == counts
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_fewer_samples_than_a_batch(images):
+    config = config_of(images)
+    train = config.train.model_copy(update={"batch_size": 1000})
+    with pytest.raises(ConfigError, match="batch_size 1000 is more than the 56 samples"):
+        measure(config.model_copy(update={"train": train}))
+
+
+def test_an_unreadable_file_that_only_a_full_scan_meets(tmp_path):
+    root = write_images(tmp_path / "images", per_class=40)
+    config = config_of(root)
+    task = config.build()
+    damaged = task.source.splits["val"].path(3)
+    with open(damaged, "r+b") as file:
+        file.truncate(200)
+    measure(config, task)
+    with pytest.raises(DataError) as error:
+        measure(config, task, full=True)
+    assert error.value.where == damaged
+
+
+@dataclass(frozen=True, eq=False)
+class DeadlyFiles(SlowFiles):
+    """Files whose reading kills a worker, but not this process."""
+
+    here: int = 0
+
+    def read(self, indices):
+        if os.getpid() != self.here:
+            faulthandler.disable()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(indices)
+
+
+def test_workers_that_die(images):
+    config = config_of(images)
+    task = slow_task(config)
+    splits = {split: DeadlyFiles(**vars(samples), here=os.getpid()) for split, samples in task.source.splits.items()}
+    task.source = Source(task.source.info, splits)
+    with pytest.raises(DataError, match="was killed by SIGKILL") as error:
+        measure(config, task)
+    assert error.value.code == ExitCode.DATA
+
+
+def test_an_image_of_another_size_is_named(tmp_path):
+    root = write_images(tmp_path / "images", per_class=20)
+    config = config_of(root)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": None})})
+    task = config.build()
+    Image.new("RGB", (5, 5)).save(task.source.splits["train"].path(0))
+    with pytest.raises(DataError, match="image is 5x5 pixels"):
+        measure(config, task)

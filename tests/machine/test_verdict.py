@@ -1,0 +1,212 @@
+"""The arithmetic from rates to a verdict, on measurements that are made up."""
+
+from dataclasses import replace
+
+import pytest
+
+from mlcli.machine.findings import Appetite, Data, Findings, Held, Loading, Machine, Stage, Together
+from mlcli.machine.page import advice, page
+from mlcli.machine.timing import Timing
+from mlcli.machine.verdict import expected_wait_share, judge, slots_bytes, spreads, times
+
+GB = 10**9
+
+
+def steady(seconds: float, spread: float = 0.01) -> Timing:
+    return Timing(seconds, spread, 9)
+
+
+def findings(
+    *,
+    read_ms: float,
+    model_ms: float,
+    own_ms: float = 0.0,
+    held_ms: float = 0.01,
+    workers: int = 2,
+    counts: tuple[int, ...] = (0, 1, 2, 4, 8),
+    crops: bool = False,
+    tensors: int = GB // 10,
+    together: dict[int, tuple[float, float]] | None = None,
+) -> Findings:
+    """Stages of these milliseconds per image that do not disturb each other, unless `together` says otherwise:
+    workers -> (milliseconds with the model, share of waiting)."""
+    loader, joint = [], []
+    for count in counts:
+        alone = max(read_ms / count, own_ms) if count else read_ms + own_ms
+        wait = expected_wait_share(alone if count else read_ms, own_ms, model_ms, count)
+        whole = model_ms / (1 - wait)
+        if together and count in together:
+            whole, wait = together[count]
+        loader.append(Loading(count, steady(alone / 1e3), 0.1))
+        joint.append(Together(count, steady(whole / 1e3), wait))
+    third = steady(model_ms / 3e3)
+    return Findings(
+        data=Data("folder", 10_000, 8_000, "img", "none", workers, False, crops, tensors, 10**8, "ext4 on /dev/sda"),
+        machine=Machine(8, 8, 8 * GB, 64_000_000, "cpu", "cpu (8 threads)", "fp32", 8),
+        batch_size=64,
+        asked_batch_size=64,
+        prefetch=2,
+        stages=(Stage("decode", steady(read_ms / 1e3), "worker"), Stage("augment", steady(own_ms / 1e3 + 1e-12))),
+        loader=tuple(loader),
+        held=(Held("ram", steady((held_ms + own_ms) / 1e3)),),
+        model=Appetite(steady(model_ms / 1e3), third, third, third),
+        together=tuple(joint),
+        scan=None,
+        seconds=1.0,
+    )
+
+
+def in_memory(found: Findings, *, fed_ms: float, wait: float) -> Findings:
+    data = replace(found.data, cache="ram", workers=0, in_memory=True)
+    whole = Together(0, steady(found.model.step.seconds / (1 - wait)), wait)
+    return replace(found, data=data, loader=(), held=(Held("ram", steady(fed_ms / 1e3)),), together=(whole,))
+
+
+@pytest.mark.parametrize(
+    ("read_s", "own_s", "model_s", "workers", "share"),
+    [
+        pytest.param(3, 0, 1, 0, 0.75, id="without workers all adds up"),
+        pytest.param(2, 0, 1, 2, 0.5, id="the slower of the two sets the pace"),
+        pytest.param(0.5, 0, 1, 2, 0.0, id="hidden behind the model"),
+        pytest.param(0.5, 1, 1, 2, 0.5, id="the trainer's own work is never hidden"),
+        pytest.param(4, 1, 1, 1, 0.75, id="but counts once where reading is slower"),
+    ],
+)
+def test_expected_wait(read_s, own_s, model_s, workers, share):
+    assert expected_wait_share(read_s, own_s, model_s, workers) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("read_ms", "model_ms", "fewest"),
+    [
+        pytest.param(0.1, 2.0, 0, id="reading costs 5 %: no worker needed"),
+        pytest.param(1.0, 2.0, 1, id="one worker is twice as fast as the model"),
+        pytest.param(1.0, 1.2, 2, id="1.2x is too close"),
+        pytest.param(1.0, 1.25, 1, id="1.25x is enough"),
+        pytest.param(6.0, 2.0, 4, id="four workers feed 1.33x"),
+        pytest.param(12.0, 2.0, 8, id="eight workers feed 1.33x"),
+        pytest.param(20.0, 2.0, None, id="nobody can"),
+    ],
+)
+def test_the_fewest_workers_that_are_enough(read_ms, model_ms, fewest):
+    verdict = judge(findings(read_ms=read_ms, model_ms=model_ms))
+    assert verdict.fewest_workers == fewest
+    enough = {rating.workers for rating in verdict.ratings if rating.enough}
+    assert enough == ({n for n in (0, 1, 2, 4, 8) if n >= fewest} if fewest is not None else set())
+
+
+def test_what_is_configured_and_enough_is_left_alone():
+    verdict = judge(findings(read_ms=1.0, model_ms=4.0, workers=4))
+    assert verdict.nothing_to_do
+    assert (verdict.workers, verdict.cache, verdict.fewest_workers) == (None, None, 1)
+    assert verdict.ratio == pytest.approx(16)
+    assert verdict.sentence.endswith("Reading is faster than training: nothing to do.")
+    assert "1 worker would already be enough" in advice(findings(read_ms=1.0, model_ms=4.0, workers=4), verdict)[0]
+
+
+def test_too_few_workers():
+    verdict = judge(findings(read_ms=6.0, model_ms=2.0, workers=1))
+    assert verdict.ratio == pytest.approx(1 / 3)
+    assert verdict.wait_share == pytest.approx(2 / 3)
+    assert (verdict.nothing_to_do, verdict.workers, verdict.cache) == (False, 4, None)
+    assert verdict.sentence == (
+        "As configured (with 1 worker) the loader feeds 0.33x what the model eats; the model would wait 67% of the "
+        "time. With 4 workers it feeds 1.3x, waiting 0%. Reading is then faster than training."
+    )
+
+
+def test_a_cache_where_workers_are_not_enough():
+    verdict = judge(findings(read_ms=40.0, model_ms=2.0, workers=8))
+    assert (verdict.workers, verdict.cache) == (None, "ram")
+    (ram,) = verdict.caches
+    assert ram.bytes == GB // 10
+    assert ram.fill_s == pytest.approx(10_000 * 0.005)
+    assert ram.wait_share == pytest.approx(0.01 / 2.01)
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        pytest.param({"crops": True}, id="crops would be cut from smaller images"),
+        pytest.param({"tensors": 5 * GB}, id="more than half of the memory"),
+        pytest.param({"held_ms": 39.0}, id="it brings nothing"),
+    ],
+)
+def test_no_cache_is_advised(obstacle):
+    verdict = judge(findings(read_ms=40.0, model_ms=2.0, workers=1, **obstacle))
+    assert verdict.cache is None
+    assert verdict.workers == 8  # not enough, but the fastest there is
+    assert "the best this machine can do" in verdict.sentence
+
+
+def test_on_a_cpu_workers_take_the_models_cores():
+    alone = judge(findings(read_ms=2.0, model_ms=4.0, workers=2, counts=(0, 1, 2)))
+    assert alone.nothing_to_do
+    # Alone, two workers would feed 4x; beside the model they starve it, and one worker does better.
+    fighting = findings(read_ms=2.0, model_ms=4.0, workers=2, counts=(0, 1, 2), together={1: (4.4, 0.05), 2: (9, 0.4)})
+    verdict = judge(fighting)
+    assert verdict.ratio == pytest.approx(0.6)
+    assert verdict.wait_share == 0.4
+    assert verdict.workers == 1
+
+
+def test_augmentation_is_not_blamed_on_reading():
+    found = findings(read_ms=1.0, own_ms=3.0, model_ms=3.0, workers=2)
+    verdict = judge(found)
+    assert verdict.nothing_to_do
+    assert verdict.wait_share == pytest.approx(0.5)
+    assert "making batches in the trainer's own process" in verdict.sentence
+    assert "most of it: augment" in verdict.sentence
+
+
+def test_data_in_memory():
+    found = in_memory(findings(read_ms=1.0, model_ms=2.0), fed_ms=0.01, wait=0.02)
+    verdict = judge(found)
+    assert verdict.nothing_to_do
+    assert verdict.ratio == pytest.approx(200)
+    assert verdict.sentence == (
+        "The data are in memory: the loader feeds 200x what the model eats, which waits 2% of the time. "
+        "Nothing is read while training: nothing to do."
+    )
+    assert "from memory *" in page(found, verdict, "mlp", [])
+
+
+def test_spreads_are_said_aloud():
+    found = findings(read_ms=6.0, model_ms=2.0)
+    assert spreads(found) == []
+    shaky = replace(found, model=replace(found.model, step=steady(0.002, spread=0.22)))
+    assert spreads(shaky) == [("model", 0.22)]
+    assert advice(shaky, judge(shaky))[-1] == (
+        "the machine was busy, with spreads above 15%: model 22%; measure again when it is quiet"
+    )
+
+
+def test_memory_of_the_slots():
+    found = findings(read_ms=6.0, model_ms=2.0, workers=1)
+    assert slots_bytes(found, 4) == 4 * 2 * 64 * (GB // 10 // 10_000)
+    tight = replace(found, machine=replace(found.machine, available_bytes=5_000_000))
+    assert any("lower loader.prefetch" in line for line in advice(tight, judge(tight)))
+
+
+def test_a_cold_disk_is_mentioned():
+    found = findings(read_ms=1.0, model_ms=2.0)
+    slow_disk = Stage("read file, cold", steady(0.010), "comparison", 10_000)
+    found = replace(found, stages=(slow_disk, *found.stages))
+    assert any("100 files/s" in line and "the first epoch" in line for line in advice(found, judge(found)))
+    vast = replace(found, data=replace(found.data, bytes_on_disk=100 * GB))
+    assert any("every epoch" in line for line in advice(vast, judge(vast)))
+
+
+def test_the_page_has_every_part():
+    found = findings(read_ms=6.0, own_ms=0.2, model_ms=2.0, workers=1)
+    text = page(found, judge(found), "resnet 11,173,962 parameters", [("saved", "there")])
+    heads = [line.split()[0] for line in text.splitlines() if line[:1].strip()]
+    assert heads[:3] == ["data", "machine", "stage"]
+    assert {"loader", "model", "epoch", "cache", "VERDICT", "advice", "saved"} <= set(heads)
+    assert "1 worker *" in text
+    assert "loader.workers: 4   the fewest that feed 1.25x" in text
+
+
+@pytest.mark.parametrize(("ratio", "text"), [(0.833, "0.83x"), (1.62, "1.6x"), (9.94, "9.9x"), (250.4, "250x")])
+def test_times(ratio, text):
+    assert times(ratio) == text
