@@ -53,14 +53,8 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
             offset, lines = go_on(state, folder, experiment.plain(), task.facts, feed.steps_per_epoch)
             _say(lines)
         batches, batch_s = rehearse(task, feed, runtime, state.progress.step)
-        _say(
-            [
-                (
-                    "check",
-                    f"first batches forward and backward: ok, about {_estimate(batch_s, task, feed, state, settings)}",
-                )
-            ]
-        )
+        estimate = _estimate(batch_s, task, feed, state, settings)
+        _say([("check", f"first batches forward and backward: ok, about {estimate} to go")])
         folder = folder or create_run(root, name or experiment.name)
         _say([("run", shown(folder.path))])
         _write_documents(folder, experiment, runtime)
