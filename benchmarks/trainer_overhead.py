@@ -32,7 +32,8 @@ from mlcli.tasks.classification.task import ClassificationTask
 def experiment(steps: int, threads: int) -> Classification:
     """One epoch of digits has 18 steps of 64; evaluation only after the last."""
     epochs = steps // 18
-    train = {"epochs": epochs, "batch_size": 64, "threads": threads, "evaluate_every": epochs, "device": "cpu"}
+    train = {"epochs": epochs, "batch_size": 64, "threads": threads, "device": "cpu"}
+    train |= {"evaluate_every": epochs, "checkpoints": {"every_epochs": epochs}}
     model, data = {"name": "mlp", "hidden": [128]}, {"name": "digits"}
     return Classification.model_validate({"task": "classification", "data": data, "model": model, "train": train})
 

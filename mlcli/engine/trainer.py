@@ -81,7 +81,8 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
                 batch = next(batches)  # already on the device
             with runtime.autocast():
                 terms = t.task.losses(net, batch)  # 1. a function from the set  2. how wrong it is
-            scaler.scale(total(terms) * batch.share).backward()
+            loss = total(terms) if batch.share == 1 else total(terms) * batch.share
+            scaler.scale(loss).backward()
             state.window.add(terms, batch.share)
             meter.count(len(batch))
         scaler.unscale_(optimizer)
