@@ -4,6 +4,7 @@ yaml12.py reads the text, overrides.py applies `key=value` from the command line
 verdict, explain.py and words.py put that verdict in plain words, places.py points at the spot. No torch in here.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ class Strict(BaseModel):
 def _beside_the_yaml(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path())
     try:
-        return (base / path.expanduser()).absolute()
+        return Path(os.path.abspath(base / path.expanduser()))  # absolute() would leave a/../b in every message
     except RuntimeError:  # ~name of somebody who is not a user of this machine
         raise ValueError(f"there is no home directory for {path.parts[0]}") from None
 
