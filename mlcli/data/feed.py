@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mlcli.data.augment import Augment, resized_crop_of
-from mlcli.data.config import Augmentation
+from mlcli.data.augmentations import Augmentation
 from mlcli.data.held import READ_BATCH, DecodedInputs, HeldInputs
 from mlcli.data.order import TrainOrder, in_order
 from mlcli.data.reading import FileReader, FileSamples, Inputs, ReadHere

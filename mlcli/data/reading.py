@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlcli.data.augment.crop import sample_crop_boxes
-from mlcli.data.config import RandomResizedCrop
+from mlcli.data.augmentations import RandomResizedCrop
 from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom
 from mlcli.data.source import Samples

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mlcli.data.augment import Augment, resized_crop_of
-from mlcli.data.config import Augmentation, CutMix, Mixup
+from mlcli.data.augmentations import Augmentation, CutMix, Mixup
 from mlcli.data.info import DataInfo
 from mlcli.data.order import Part
 from mlcli.data.reading import FileReader

@@ -7,7 +7,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop as Reference
 from torchvision.transforms.v2 import functional
 
-from mlcli.data import config as c
+from mlcli.data import augmentations as c
 from mlcli.data.augment import crop
 from mlcli.data.randomness import KeyedRandom, sample_keys
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from mlcli.data import config as c
+from mlcli.data import augmentations as c
 from mlcli.data.augment import geometry
 from mlcli.data.randomness import KeyedRandom, sample_keys
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mlcli.data import config as c
+from mlcli.data import augmentations as c
 from mlcli.data.augment import mix
 from mlcli.data.augment.mix import Mix
 from mlcli.data.randomness import sample_keys

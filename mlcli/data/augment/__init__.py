@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mlcli.data import config as c
+from mlcli.data import augmentations as c
 from mlcli.data.augment import colour, crop, geometry, policy
 from mlcli.data.augment.mix import Mix
 from mlcli.data.info import DataInfo

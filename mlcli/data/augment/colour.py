@@ -7,7 +7,7 @@ torchvision. Images of one channel have no saturation and no hue, so those leave
 import torch
 from torch import Tensor
 
-from mlcli.data.config import ColorJitter
+from mlcli.data.augmentations import ColorJitter
 from mlcli.data.randomness import KeyedRandom
 
 _LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601, as torchvision rounds them

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlcli.data.config import RandomCrop, RandomResizedCrop
+from mlcli.data.augmentations import RandomCrop, RandomResizedCrop
 from mlcli.data.randomness import KeyedRandom
 
 _CROP_TRIES = 10  # as torchvision's RandomResizedCrop

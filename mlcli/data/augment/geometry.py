@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlcli.data.config import Affine
+from mlcli.data.augmentations import Affine
 from mlcli.data.randomness import KeyedRandom
 
 

@@ -7,7 +7,7 @@ a partner by a permutation of the batch that follows from all keys; some may get
 from torch import Tensor
 from torch.nn import functional
 
-from mlcli.data.config import CutMix, Mixup
+from mlcli.data.augmentations import CutMix, Mixup
 from mlcli.data.randomness import KeyedRandom
 
 

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from mlcli.data.config import Augmentation, ClassificationData
+from mlcli.data.augmentations import Augmentation
+from mlcli.data.config import ClassificationData
 from mlcli.engine.settings import TrainerSettings
 from mlcli.models.config import FineTune, Model, TorchvisionModel
 from mlcli.schema import Strict
