@@ -47,7 +47,6 @@ def with_trainer(config: Classification) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run = create_run(Path(folder), "overhead")
         log, stop = RunLog(run, 0, 0), StopAtLastStep(state, feed.steps_per_epoch * config.train.epochs)
-        log.tensorboard.flush()  # opened before the clock starts
         identity = {"config": {}, "facts": task.facts, "versions": {}}
         t = Training(task, feed, config, runtime, watch, state, run, log, Screen(18, "accuracy"), stop, identity)
         batches = feed.train_batches(0)

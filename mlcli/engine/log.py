@@ -5,16 +5,12 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from mlcli.engine.files import cannot_write
 from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 TIME_FIELDS = ("samples_per_s", "wait_share", "seconds", "time")
 """Fields that differ between two runs with the same seed; everything else in metrics.jsonl is reproducible."""
@@ -38,18 +34,10 @@ class RunLog:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         self.offset = offset
-        self._purge_step = step + 1 if step else None
-        self._tensorboard_folder = run.path / "tensorboard"
-        self._tensorboard: SummaryWriter | None = None
+        # Importing it costs a second: here, before the first step, not within it.
+        from torch.utils.tensorboard import SummaryWriter
 
-    @property
-    def tensorboard(self) -> "SummaryWriter":
-        """The event file's writer, opened when first needed: importing it costs about a second."""
-        if self._tensorboard is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(self._tensorboard_folder), purge_step=self._purge_step)
-        return self._tensorboard
+        self.tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else None)
 
     def scalars(self, split: str, step: int, epoch: int, values: dict[str, float]) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard, as `<metric>/<split>`.
@@ -67,8 +55,7 @@ class RunLog:
 
     def close(self) -> None:
         os.close(self._file)
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        self.tensorboard.close()
 
 
 def read_metrics(path: Path) -> list[dict]:
