@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.errors import CheckpointError, DataError
+from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
 from mlcli.report.tables import number, table
 
@@ -104,6 +104,8 @@ def _chosen_split(asked: str | None, splits: dict[str, int]) -> tuple[str, str]:
             return "test", ""
         fallback = "val" if "val" in splits else "train"
         return fallback, f"the data have no test split, so this is {fallback}"
+    if asked not in ("train", "val", "test"):
+        raise ConfigError(f"'{asked}' is no split", where="--split", fix="train, val or test")
     if asked not in splits:
         known = ", ".join(f"{name} ({count:,})" for name, count in splits.items())
         where, fix = f"splits there are: {known}", f"--split {next(iter(splits))}"

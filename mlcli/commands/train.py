@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli import __version__
-from mlcli.errors import ConfigError, ExitCode, UserError
+from mlcli.errors import ConfigError, ExitCode, OutOfMemoryError, UserError
 from mlcli.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     Everything that can be refused is refused before a run folder is made. Returns OK, or INTERRUPTED / TERMINATED for a
     run that was stopped and can be resumed. Raises UserError.
     """
+    _refuse_names(name, resume)
     experiment = _experiment(config, overrides, resume, root)
 
     from mlcli.engine.best import choose_watch
-    from mlcli.engine.check import rehearse
+    from mlcli.engine.check import is_out_of_memory, rehearse
     from mlcli.engine.log import RunLog, Screen
     from mlcli.engine.resume import resume as go_on
     from mlcli.engine.run import check_writable, create_run, open_run
@@ -62,6 +63,11 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         identity = {"config": experiment.plain(), "facts": task.facts, "versions": _versions()}
         training = Training(task, feed, settings, runtime, watch, state, folder, log, screen, StopRequest(), identity)
         return _train(training, batches)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = "a smaller model, data.image_size or train.batch_size"
+        raise OutOfMemoryError(f"it does not fit into memory: {error}", where="before training", fix=fix) from error
     finally:
         if feed:
             feed.close()
@@ -122,6 +128,14 @@ def _experiment(config: Path | None, overrides: list[str], resume: str | None, r
     from mlcli.engine.run import open_run
 
     return Experiment.of_run(open_run(resume, root).path, overrides)
+
+
+def _refuse_names(name: str | None, resume: str | None) -> None:
+    """Raise ConfigError for a name that is no single folder's, or that would rename a run resumed."""
+    if name is not None and resume is not None:
+        raise ConfigError("a resumed run keeps its name", where="--name", fix="leave --name out")
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name or "\\" in name):
+        raise ConfigError(f"'{name}' cannot name a folder of runs", where="--name", fix="a name without slashes")
 
 
 def _say(lines: Any) -> None:

@@ -158,9 +158,9 @@ def _says_splits(cells: list[str]) -> bool:
 
 
 def _lists_images(cells: list[str], root: Path) -> bool:
-    return all(cell.lower().endswith(EXTENSIONS) for cell in cells) and any(
-        (root / cell).is_file() for cell in cells[:50]
-    )
+    """Most cells: a list with a few bad rows is still a list of images, and training names those rows."""
+    named = sum(cell.lower().endswith(EXTENSIONS) for cell in cells)
+    return 2 * named > len(cells) and any((root / cell).is_file() for cell in cells[:50])
 
 
 def _is_amount(cells: list[str]) -> bool:

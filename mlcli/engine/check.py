@@ -83,8 +83,10 @@ def explain(error: Exception, trace: LayerTrace, batch_size: int) -> UserError:
     reason = str(error).split("\n")[0]
     if is_out_of_memory(error):
         return out_of_memory(batch_size, trace.last)
-    return ConfigError(f"the model cannot take this input: {reason}", where=trace.last,
-                       fix="a larger image_size, or a model with fewer poolings and strides")  # fmt: skip
+    fix = "a larger image_size, or a model with fewer poolings and strides"
+    if "more than 1 value per channel" in reason:
+        fix = "batch normalisation needs two samples at once: a larger train.batch_size or a smaller train.accumulate"
+    return ConfigError(f"the model cannot take this input: {reason}", where=trace.last, fix=fix)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -84,7 +84,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The weights to evaluate: the moving average where one was kept, laid over the model's own."""
-    return {**checkpoint["model"], **checkpoint.get("ema", {})}
+    weights = checkpoint["model"]
+    weights.update(checkpoint.get("ema", {}))  # in place: a copy would lose the versions of layers that torch keeps
+    return weights
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

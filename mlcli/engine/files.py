@@ -1,6 +1,7 @@
 """Files that are either the old or the new one, whole, whatever happens in between."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -43,5 +44,6 @@ def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> OutputError
     with contextlib.suppress(OSError, AttributeError):
         free = os.statvfs(path.parent)
         need += f", {free.f_bavail * free.f_frsize / 2**20:.1f} MB free"
-    return OutputError(f"cannot write: {error.strerror or error}{need}", where=str(path),
-                       fix="free some space or choose another folder with --out")  # fmt: skip
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    fix = "free some space, or choose another place" if full else "choose a place that exists and can be written"
+    return OutputError(f"cannot write: {error.strerror or error}{need if full else ''}", where=str(path), fix=fix)

@@ -40,7 +40,12 @@ def resume(
     done, epochs, before = state.progress.step, config["train"]["epochs"], saved["config"]["train"]["epochs"]
     if done >= steps_per_epoch * epochs:
         raise ConfigError(f"the run is complete: {done // steps_per_epoch} of {epochs} epochs", where=run.name,
-                          fix=f"train.epochs={2 * epochs} to go on")  # fmt: skip
+                          fix=f"train.epochs={2 * done // steps_per_epoch} to go on")  # fmt: skip
+    early = config["train"]["early_stopping"]
+    if early and state.progress.stale >= early["patience"]:
+        stale = state.progress.stale
+        raise ConfigError(f"the run had stopped: {stale} evaluations brought no improvement", where=run.name,
+                          fix=f"train.early_stopping.patience={2 * stale}, or train.early_stopping=null")  # fmt: skip
     lines = [("warning", f"{problem}; going back to {path.name}") for problem in problems]
     lines.append(("resume", f"{run.name} from step {done}, epoch {done / steps_per_epoch:.4g} of {epochs}"))
     if before != epochs:

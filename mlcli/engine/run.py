@@ -63,6 +63,8 @@ class RunFolder:
 
     def checkpoint(self, which: str = "best") -> Path:
         """The path of the "best" or the "last" checkpoint; the last where no best was chosen yet."""
+        if which not in ("best", "last"):
+            raise ConfigError(f"'{which}' is no checkpoint of a run", where="--checkpoint", fix="best or last")
         best, numbered = self.checkpoints / "best.ckpt", by_age(self.checkpoints)
         if which == "best" and best.exists():
             return best
@@ -166,9 +168,10 @@ def open_run(text: str | Path, root: Path = Path("runs")) -> RunFolder:
     for candidate in (Path(text), root / text):
         if (candidate / "status.json").exists():
             return RunFolder(candidate.absolute())
-        runs = list_runs(candidate) if candidate.is_dir() else []
+        # A folder of runs stands for its newest; the folder of all names, or one with runs deep below, for none.
+        runs = sorted(status.parent for status in candidate.glob("*/status.json"))
         if runs:
-            return runs[-1]
+            return RunFolder(runs[-1].absolute())
     known = ", ".join(sorted({run.path.parent.name for run in list_runs(root)})[:8]) or "none yet"
     raise CheckpointError(
         f"'{text}' is not a run folder", where=f"looked in . and {root}/", fix=f"runs there are: {known}"

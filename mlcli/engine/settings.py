@@ -222,7 +222,7 @@ class Train(Strict):
     """Every random choice of the run follows from it."""
     deterministic: bool = False
     """Only use operations that give the same bits each time, also on a GPU; slower there."""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads torch may use; null for all usable ones. Results differ in the last bits with their number."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation split."""

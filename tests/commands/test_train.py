@@ -139,6 +139,59 @@ def test_a_stopped_process_resumes_to_the_bits_of_one_that_was_not(mlcli, digits
     assert metrics_of(run) == metrics_of(other)
 
 
+def test_a_complete_run_says_how_to_go_on_from_what_was_done(mlcli, digits, tmp_path):
+    mlcli("train", digits)
+    refused = mlcli("train", "--resume", "digits", "train.epochs=2")
+    assert (refused.code, "train.epochs=6 to go on" in refused.err) == (2, True)
+
+
+def test_a_run_that_had_stopped_improving_is_not_resumed_into_nothing(mlcli, digits):
+    early = "train.early_stopping={patience: 1, min_delta: 1}"
+    assert "stopped early" in mlcli("train", digits, "train.epochs=9", early).out
+    refused = mlcli("train", "--resume", "digits", "train.epochs=30")
+    assert refused.code == 2
+    assert "train.early_stopping.patience=2" in refused.err
+    assert mlcli("train", "--resume", "digits", "train.early_stopping=null", "train.epochs=9").code == 0
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", "..", ""])
+def test_a_name_stays_in_the_folder_of_runs(mlcli, digits, tmp_path, name):
+    refused(mlcli("train", digits, "--name", name), 2, "cannot name a folder of runs", runs=tmp_path / "runs")
+
+
+def test_a_resumed_run_keeps_its_name(mlcli, digits):
+    mlcli("train", digits)
+    assert mlcli("train", "--resume", "digits", "train.epochs=9", "--name", "other").code == 2
+
+
+def test_a_folder_with_runs_deep_below_is_no_run(mlcli, digits, tmp_path):
+    mlcli("train", digits)
+    assert mlcli("evaluate", ".").code == 5
+    assert mlcli("evaluate", "runs").code == 5
+    assert mlcli("evaluate", "runs/digits").code == 0
+    assert mlcli("evaluate", "digits", "--checkpoint", "middle").code == 2
+    assert mlcli("evaluate", "digits", "--split", "tset").code == 2
+
+
+def test_layers_that_count_versions_are_loaded_again(mlcli, tmp_path):
+    """MNASNet refuses weights whose layer versions were lost on the way through a checkpoint."""
+    photos(tmp_path / "photos", {"cat": 12, "dog": 12}, size=(40, 40))
+    yaml = folder_yaml(tmp_path, data="root: photos, image_size: 64", model="{name: torchvision, arch: mnasnet0_5}")
+    done = mlcli("train", yaml)
+    assert done.code == 0, done.err
+    assert mlcli("evaluate", "photos").code == 0
+
+
+@pytest.mark.parametrize("greed", ["model.hidden=[99999999999]", "model.hidden=[9999999,9999999]"])
+def test_a_model_beyond_all_memory(mlcli, digits, tmp_path, greed):
+    refused(mlcli("train", digits, greed), 8, "does not fit into memory", runs=tmp_path / "runs")
+
+
+def test_batch_norm_over_one_sample(mlcli, digits, tmp_path):
+    result = mlcli("train", digits, "model.batch_norm=true", "train.accumulate=64")
+    refused(result, 2, "a smaller train.accumulate", runs=tmp_path / "runs")
+
+
 def test_a_run_in_use_is_not_resumed(mlcli, digits, tmp_path):
     mlcli("train", digits)
     (run,) = list_runs(tmp_path / "runs")
