@@ -43,6 +43,9 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
     except OSError as error:
         raise OutputError(f"cannot write {error.filename or output}: {error.strerror}") from None
     print(f"wrote {output} ({len(text.splitlines())} lines) and {schema}, with which editors complete and check it")
+    for line in text.splitlines():
+        if line.startswith("# WARNING: "):
+            print(f"warning: {line.removeprefix('# WARNING: ')}")
     print(f"next: mlcli train {shlex.quote(str(output))}")
 
 

@@ -114,6 +114,11 @@ def test_missing_test_split_is_held_out(mlcli):
     assert set(config.data.build().splits) == {"train", "val", "test"}
 
 
+def test_what_is_warned_of_in_the_file_is_said_on_the_screen_too(mlcli):
+    pictures(Path("few"), {"cat": 1, "dog": 20})
+    assert "warning: cat has 1 images" in mlcli("init", "few", "-o", "few.yaml").out
+
+
 def test_unreadable_images_are_counted_and_skipped(mlcli):
     pictures(Path("pets"), {"cat": 20, "dog": 20})
     Path("pets/cat/broken.png").write_text("no picture")
