@@ -1,14 +1,15 @@
 """Every command's signature and help line. Heavy imports wait inside the function bodies, so that help is instant."""
 
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from mlcli import __version__
-from mlcli.errors import ConfigError, ExitCode, UserError
+from mlcli.errors import ConfigError, ExitCode, OutputError, UserError
 
 app = typer.Typer(
     help="Train, measure and explain PyTorch models from one YAML file.",
@@ -92,7 +93,7 @@ def bench_io(
         list[str] | None,
         typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Take 10 seconds instead of 60.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take about 10 seconds after start-up instead of 60.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Read all data once besides, and time it.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Write the advice into the YAML; comments stay.")] = False,
     fail_under: Annotated[
@@ -219,19 +220,64 @@ def compare(
     runs.run_compare(names, out, as_json)
 
 
+class StdoutFailed(BaseException):
+    """Standard output cannot be written; the cause is its OSError. No command may take it for trouble of its own."""
+
+
+class Stdout:
+    """Standard output, its failure told from that of any other file or pipe: typer would end in exit code 1."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            raise StdoutFailed from error
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError as error:
+            raise StdoutFailed from error
+
+
 def main() -> None:
     """Run a command; turn what went wrong into a message and an exit code (see errors.py)."""
+    stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None if the caller closed it
+    sys.stdout = Stdout(stdout)  # type: ignore[assignment]
+    try:
+        code = _run_command()
+        sys.stdout.flush()
+    except StdoutFailed as failed:
+        # What is still buffered must go somewhere, or Python fails on it once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        code = ExitCode.OK
+        if not isinstance(failed.__cause__, BrokenPipeError):  # then the reader, such as head, has had enough
+            print(OutputError(f"standard output cannot be written: {failed.__cause__}"), file=sys.stderr)
+            code = ExitCode.OUTPUT
+    finally:
+        sys.stdout = stdout
+    sys.exit(code)
+
+
+def _run_command() -> Any:
+    """What to exit with; messages are printed."""
     try:
         app()
+    except SystemExit as stopped:
+        return stopped.code
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.code)
+        return error.code
     except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output, such as head, has had enough
-        sys.stderr.close()
-        sys.exit(ExitCode.OK)
+        return ExitCode.INTERRUPTED
     except Exception:
         traceback.print_exc()
         print("This is a bug in mlcli; the lines above say where.", file=sys.stderr)
-        sys.exit(ExitCode.BUG)
+        return ExitCode.BUG
+    return ExitCode.OK

@@ -1,18 +1,24 @@
 """`mlcli env-check`: is the chain GPU -> driver -> CUDA -> PyTorch healthy, and if not, what to type."""
 
 import json
+import sys
 import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from mlcli.machine.chain import Row, machine_rows, torch_rows
 from mlcli.machine.compatibility import load_table
 from mlcli.machine.diagnose import Diagnosis, diagnose
 from mlcli.machine.facts import Facts
-from mlcli.machine.probe import probe_machine, probe_torch_too
+from mlcli.machine.probe import TORCH_TIMEOUT_S, probe_machine, probe_torch_too
 
 WIDTHS = (8, 36, 44)
 """Columns of the chain; fixed, since its first rows are printed before the last are known."""
 WIDTH = 100
+PATIENCE_S = 15.0
+"""A healthy PyTorch on a local disk answers in some 5 s; longer silence wants an explanation."""
 
 
 def run(as_json: bool = False) -> int:
@@ -26,7 +32,8 @@ def run(as_json: bool = False) -> int:
     if not as_json:
         print("GPU -> driver -> CUDA -> PyTorch")
         _print_rows(machine_rows(facts, table))
-    facts = probe_torch_too(facts)
+    with waiting_for_torch():
+        facts = probe_torch_too(facts)
     diagnosis = diagnose(facts, table)
     if as_json:
         print(json.dumps({"facts": asdict(facts), **asdict(diagnosis), "table": table.checked}, indent=2))
@@ -35,6 +42,30 @@ def run(as_json: bool = False) -> int:
         _print_installed(facts)
         _print_diagnosis(diagnosis)
     return diagnosis.exit_code
+
+
+@contextmanager
+def waiting_for_torch(patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """Say on stderr what is waited for: on a terminal at once, erased afterwards; anywhere if it takes longer."""
+    if sys.stderr is None:  # closed by the caller; print would fall back on stdout
+        yield
+        return
+    limit = f"(up to {TORCH_TIMEOUT_S:g} s)"
+    asking = f"  asking PyTorch {limit} ..." if sys.stderr.isatty() else ""
+    erase = f"\r{' ' * len(asking)}\r" if asking else ""
+
+    def say(text: str) -> None:
+        print(text, end="", file=sys.stderr, flush=True)
+
+    late = threading.Timer(patience_s, say, [f"{erase}still waiting for PyTorch {limit}\n"])
+    late.daemon = True
+    say(asking)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
+        say(erase)
 
 
 def _print_rows(rows: list[Row]) -> None:

@@ -86,7 +86,7 @@ def probe_torch(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(  # -P: of Python files lying around none is PyTorch
             [python, "-P", str(PROBE)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to; closed by our death, which tells the process to end
             stdout=out,  # files, not pipes: a grandchild that holds a pipe open would make us wait for it
             stderr=err,
             env=dict(environment) if environment is not None else None,
@@ -99,6 +99,7 @@ def probe_torch(
             timed_out = True
         finally:
             _end(process)
+            process.stdin.close()  # type: ignore[union-attr]
         out.seek(0)
         err.seek(0)
         told = _told(out.read().decode(errors="replace"))

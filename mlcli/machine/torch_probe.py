@@ -2,6 +2,7 @@
 
 A broken PyTorch can raise, crash or hang on import, so nothing else imports it here, and this file imports nothing of
 mlcli. Each line is printed at once: what was found out before a crash is kept, and the last `stage` says where it was.
+Standard input is a pipe that the asking process holds open and never writes to: at its end this program ends too.
 """
 
 import contextlib
@@ -10,6 +11,9 @@ import importlib.util
 import json
 import os
 import re
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +21,12 @@ from typing import Any
 
 TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 5e-2}
 """Largest difference allowed, as a share of the largest value. fp32 leaves room for TF32, which keeps 10 bits."""
+PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
 
 
 def main() -> None:
+    _die_with_parent()
     # Libraries print to stdout as they please; the report keeps it for itself.
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -42,6 +49,21 @@ def main() -> None:
     for device in _devices(torch):
         _tell_kernels(torch, vision, device, tell)
     tell(stage="")
+
+
+def _die_with_parent() -> None:
+    """A session of its own gets no Ctrl+C, and nobody is left to end a hanging PyTorch once the parent was killed."""
+    if sys.platform == "linux":  # a thread cannot run while PyTorch hangs with Python's lock held, as in the driver
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nothing that PyTorch starts is to read the pipe
+
+    def watch() -> None:  # works on every system, and if the parent died before the call above
+        os.read(parent, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _tell_build(torch: Any, tell: Callable[..., None]) -> None:

@@ -1,8 +1,15 @@
 """`mlcli env-check` on the machine at hand."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+import threading
+
+import pytest
+
+from mlcli.commands.env_check import waiting_for_torch
 
 
 def test_it_ends_in_a_verdict_and_a_command(mlcli):
@@ -50,3 +57,51 @@ def test_json_says_the_same_and_torch_stays_out_of_this_process(tmp_path):
 def test_help_names_an_example(mlcli):
     assert "Example: mlcli env-check" in mlcli("env-check", "--help").out
     assert "mlcli env-check" in mlcli().out
+
+
+def run_without_torch(folder, stderr) -> str:
+    """What env-check --json prints on stdout with a PyTorch that fails at once."""
+    (folder / "torch").mkdir()
+    (folder / "torch/__init__.py").write_text("raise ImportError('broken')")
+    arguments = [sys.executable, "-m", "mlcli", "env-check", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(arguments, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment).stdout
+
+
+def test_a_terminal_shows_what_is_waited_for_and_then_no_more(tmp_path):
+    pty = pytest.importorskip("pty", reason="needs a Unix terminal")
+    ours, terminal = pty.openpty()
+    report = json.loads(run_without_torch(tmp_path, terminal))
+    shown = os.read(ours, 1000).decode()
+    os.close(terminal)
+    os.close(ours)
+    assert report["facts"]["torch"]["state"] == "import failed"
+    line = "  asking PyTorch (up to 120 s) ..."
+    assert shown == f"{line}\r{' ' * len(line)}\r"
+
+
+def test_off_a_terminal_nothing_is_shown_soon(tmp_path):
+    with (tmp_path / "errors").open("w") as errors:
+        json.loads(run_without_torch(tmp_path, errors))
+    assert (tmp_path / "errors").read_text() == ""
+
+
+class Written(io.StringIO):
+    """Text that says when its first line is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = threading.Event()
+
+    def flush(self) -> None:
+        if "\n" in self.getvalue():
+            self.line.set()
+
+
+def test_a_long_wait_is_explained(monkeypatch, capsys):
+    errors = Written()
+    monkeypatch.setattr(sys, "stderr", errors)
+    with waiting_for_torch(patience_s=0):
+        assert errors.line.wait(20)
+    assert errors.getvalue() == "still waiting for PyTorch (up to 120 s)\n"
+    assert capsys.readouterr().out == ""

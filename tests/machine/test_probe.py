@@ -2,6 +2,9 @@
 
 import json
 import os
+import select
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 
 from mlcli.machine import probe_gpu, probe_host, probe_python
 from mlcli.machine.facts import BusDevice
-from mlcli.machine.probe import ask_all, probe_machine, probe_torch
+from mlcli.machine.probe import PROBE, ask_all, probe_machine, probe_torch
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -207,6 +210,59 @@ def test_torch_that_dies(tmp_path):
 def test_torch_that_hangs(tmp_path):
     found = torch_of(tmp_path, "import threading\nthreading.Event().wait()", timeout_s=1.5)
     assert (found.state, found.stage, found.error) == ("timed out", "import torch", "no end after 1.5 s")
+
+
+HANGS = "threading.Event().wait()"
+HANGS_WITH_THE_LOCK = "ctypes.PyDLL(None).pause()"  # no other thread of Python runs meanwhile
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize(
+    "hang",
+    [
+        HANGS,
+        pytest.param(HANGS_WITH_THE_LOCK, marks=pytest.mark.skipif(sys.platform != "linux", reason="prctl of Linux")),
+    ],
+    ids=["waiting", "holding Python's lock"],
+)
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_hanging_torch_dies_with_who_asked(tmp_path, hang, sent):
+    """The package opens a named pipe and hangs: its bytes say that it runs, the end of the pipe that it died."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    tell = f"os.write(os.open({str(pipe)!r}, os.O_WRONLY), b'%d' % os.getpid())"
+    write(tmp_path, {"torch/__init__.py": f"import ctypes, os, threading\n{tell}\n{hang}"})
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "mlcli", "env-check", "--json"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert select.select([end], [], [], 60)[0], "it never imported torch"
+        child = int(os.read(end, 20))
+        asking.send_signal(sent)
+        assert asking.wait(20) == -sent
+        ended = bool(select.select([end], [], [], 20)[0])
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+        assert ended, "it lives on"
+    finally:
+        asking.kill()
+        asking.wait()
+        os.close(end)
+
+
+def test_a_torch_whose_asker_died_before_is_not_waited_for(tmp_path):
+    write(tmp_path, {"torch/__init__.py": f"import threading\n{HANGS}"})
+    done = subprocess.run(
+        [sys.executable, "-P", str(PROBE)],
+        input=b"",
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        timeout=60,
+    )
+    assert done.returncode == 1
 
 
 HALF_A_TORCH = """
