@@ -2,22 +2,25 @@
 
 import json
 import secrets
+import shutil
 import sys
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli import __version__
-from mlcli.errors import ConfigError, ExitCode
+from mlcli.errors import ConfigError, ExitCode, OutputError
 from mlcli.experiment import Experiment
 
 if TYPE_CHECKING:
     from mlcli.machine.findings import Findings
     from mlcli.machine.verdict import Verdict
 
-FULL_S, QUICK_S = 57.0, 7.0
-"""Seconds of measuring, without and with --quick; opening loaders brings them to about 60 and 10."""
+FULL_S, QUICK_S = 58.0, 8.0
+"""Seconds from the command's start to the end of measuring, without and with --quick; a picture follows."""
+LEAST_S = 4.0  # of measuring, however long the start took
 
 
 def run(
@@ -34,13 +37,14 @@ def run(
     """Measure, print the report and write it under `<root>/bench-io/`.
 
     Args:
-        budget_s: about how long measuring may take; finding the data and `full` come on top.
+        budget_s: about how long it may take until all is measured; `full` comes on top.
         full: read all data once besides.
         apply: write the advice into the YAML.
         fail_under: ratio of the loader's rate to the model's below which 1 is returned.
 
     Returns OK, or 1 for `fail_under`. Raises UserError.
     """
+    began = time.perf_counter()
     if config is None:
         raise ConfigError("which YAML?", where="mlcli bench-io", fix="mlcli bench-io config.yaml")
     experiment = Experiment.load(config, overrides)
@@ -48,17 +52,20 @@ def run(
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.machine.apply import refuse_to_apply
-    from mlcli.machine.page import advice, page
+    from mlcli.machine.page import advice, page, paragraphs
     from mlcli.machine.throughput import Bench
     from mlcli.machine.verdict import judge
+    from mlcli.report.summary import shown
 
     if apply:
         refuse_to_apply(config)
+        _refuse_overrides(overrides)
     check_writable(root)
     runtime = decide_runtime(experiment.config.train)
     task = experiment.config.build()
     model = dict(task.describe())["model"]
-    bench = Bench(task, experiment.config, runtime, budget_s=budget_s, say=_say)
+    left_s = time_left(budget_s, time.perf_counter() - began)
+    bench = Bench(task, experiment.config, runtime, budget_s=left_s, say=_say)
     findings = bench.measure(full=full)
     _say("")
     verdict = judge(findings)
@@ -70,19 +77,19 @@ def run(
         "advice": advice(findings, verdict),
         **findings.plain(),
     }
-    folder = _save(root, report, findings, verdict, f"{experiment.name}: {model}")
-    ending = _apply(config, verdict, apply)
+    folder = _new_folder(root)
+    # Shown before anything is written: a full disk must not cost what took a minute to measure.
     if as_json:
-        print(json.dumps({**report, "report": str(folder)}, indent=2))
+        print(json.dumps({**report, "report": shown(folder.absolute())}, indent=2), flush=True)
     else:
-        print(
-            page(
-                findings,
-                verdict,
-                model,
-                [*ending, ("saved", f"{folder}/report.json, plot.png   measured in {findings.seconds:.0f} s")],
-            )
-        )
+        print(page(findings, verdict, model, [] if apply else _hint(config, verdict)), flush=True)
+    _save(folder, report, findings, verdict, f"{experiment.name}: {model}")
+    saved = f"{shown(folder.absolute())}/report.json, plot.png   measured in {findings.seconds:.0f} s"
+    ending = [("saved", saved), *(_apply(config, verdict) if apply else [])]
+    if not as_json:
+        print(paragraphs(ending))
+    for doubt in verdict.doubts if fail_under is not None else ():
+        print(doubt, file=sys.stderr)
     if fail_under is not None and verdict.ratio < fail_under:
         print(f"the loader feeds {verdict.ratio:.2f}x what the model eats, less than the {fail_under:g}x asked for",
               file=sys.stderr)  # fmt: skip
@@ -90,38 +97,67 @@ def run(
     return ExitCode.OK
 
 
-def _apply(config: Path, verdict: "Verdict", apply: bool) -> list[tuple[str, str]]:
-    """Write the advice if asked to. Returns what to say about it."""
+def time_left(budget_s: float, spent_s: float) -> float:
+    """Seconds for measuring, when finding and opening the data took some already."""
+    return max(min(LEAST_S, budget_s), budget_s - spent_s)
+
+
+def _refuse_overrides(overrides: list[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key == "loader" or key.startswith("loader."):
+            raise ConfigError("with --apply, loader keys cannot be overridden: the file is what is judged",
+                              where=override, fix="drop the override or the --apply")  # fmt: skip
+
+
+def _changes(verdict: "Verdict") -> dict[str, int | str]:
+    advised = {"workers": verdict.workers, "cache": verdict.cache}
+    return {key: value for key, value in advised.items() if value is not None}
+
+
+def _told(changes: dict[str, int | str]) -> str:
+    return ", ".join(f"loader.{key}: {value}" for key, value in changes.items())
+
+
+def _hint(config: Path, verdict: "Verdict") -> list[tuple[str, str]]:
+    """How to have the advice written."""
+    told = _told(_changes(verdict))
+    return [("apply", f"mlcli bench-io {config} --apply   writes {told}, keeps comments and order")] if told else []
+
+
+def _apply(config: Path, verdict: "Verdict") -> list[tuple[str, str]]:
+    """Write the advice. Returns what to say about it."""
     from mlcli.machine import apply as yaml
 
-    changes = {
-        key: value for key, value in (("workers", verdict.workers), ("cache", verdict.cache)) if value is not None
-    }
-    told = ", ".join(f"loader.{key}: {value}" for key, value in changes.items())
+    changes = _changes(verdict)
     if not changes:
-        return [("apply", f"nothing to write: {config} stays as it is")] if apply else []
-    if not apply:
-        return [("apply", f"mlcli bench-io {config} --apply   writes {told}, keeps comments and order")]
+        return [("apply", f"nothing to write: {config} stays as it is")]
     yaml.apply(config, "loader", changes)
     Experiment.load(config)
-    return [("apply", f"wrote {told} into {config}")]
+    return [("apply", f"wrote {_told(changes)} into {config}")]
 
 
-def _save(root: Path, report: dict[str, Any], findings: "Findings", verdict: "Verdict", title: str) -> Path:
-    """report.json and plot.png in a new folder; mkdir is the arbiter between simultaneous starts."""
+def _new_folder(root: Path) -> Path:
+    """A name nobody has taken."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return root / "bench-io" / f"{stamp}-{secrets.token_hex(2)}"
+
+
+def _save(folder: Path, report: dict[str, Any], findings: "Findings", verdict: "Verdict", title: str) -> None:
+    """report.json and plot.png in a new folder, or nothing; mkdir is the arbiter between simultaneous starts."""
     from mlcli.engine.files import cannot_write, write_atomically
     from mlcli.machine.plot import picture
-    from mlcli.report.summary import shown
 
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = root / "bench-io" / f"{stamp}-{secrets.token_hex(2)}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    write_atomically(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")
-    write_atomically(folder / "plot.png", picture(findings, verdict, title))
-    return Path(shown(folder.absolute()))
+    try:
+        write_atomically(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")
+        write_atomically(folder / "plot.png", picture(findings, verdict, title))
+    except OutputError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _say(what: str) -> None:

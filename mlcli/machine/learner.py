@@ -17,6 +17,7 @@ from mlcli.machine.findings import Appetite, Together
 from mlcli.machine.timing import Timing, repeat, shortest_lap_s
 
 SMALLEST_BATCH = 2  # of one, batch normalisation refuses
+TRIES = 3  # steps of a size; the fastest counts: the first allocates memory, and the scheduler stalls any of them
 
 
 class Learner:
@@ -119,14 +120,30 @@ class Learner:
 
 
 def fitting_batch(learner: Learner, batch: Batch, limit_s: float) -> int:
-    """The whole batch if a step on it takes no longer than the limit, otherwise what of 2, 4, 8, ... samples does.
+    """The whole batch if a step on it takes no longer than the limit, otherwise as many samples as do.
 
-    A size has two chances: the first step is slow, because memory is allocated and kernels are chosen or compiled.
+    Tries 2, 4, 8, ... samples and interpolates between the last that fit and the first that did not.
     """
-    fits = size = min(SMALLEST_BATCH, len(batch))
-    while any(learner.one_step(batch, size) <= limit_s for _ in range(2)):
-        fits = size
-        if size == len(batch):
+    fits, fits_s, size = 0, 0.0, min(SMALLEST_BATCH, len(batch))
+    while True:
+        step_s = _fastest_step(learner, batch, size, limit_s)
+        if step_s > limit_s and fits_s * size <= limit_s * fits:  # half of it was quick: a stall, or so it seems
+            step_s = min(step_s, _fastest_step(learner, batch, size, limit_s))
+        if step_s > limit_s:
             break
-        size = min(2 * size, len(batch))
-    return fits
+        if size == len(batch):
+            return size
+        fits, fits_s, size = size, step_s, min(2 * size, len(batch))
+    if not fits:
+        return size
+    return fits + int((size - fits) * (limit_s - fits_s) / (step_s - fits_s))
+
+
+def _fastest_step(learner: Learner, batch: Batch, size: int, limit_s: float) -> float:
+    """Seconds for the fastest of some steps; one that is within the limit is enough."""
+    fastest_s = math.inf
+    for _ in range(TRIES):
+        fastest_s = min(fastest_s, learner.one_step(batch, size))
+        if fastest_s <= limit_s:
+            break
+    return fastest_s

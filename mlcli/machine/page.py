@@ -7,6 +7,7 @@ from mlcli.machine.findings import Findings, Stage
 from mlcli.machine.timing import LARGE_SPREAD, Timing
 from mlcli.machine.verdict import (
     ENOUGH,
+    GAIN,
     CacheOption,
     Verdict,
     expected_wait_share,
@@ -22,12 +23,14 @@ WIDTH = 118
 def page(findings: Findings, verdict: Verdict, model: str, next_lines: list[tuple[str, str]]) -> str:
     """model: its description; next_lines: subject and text to end with (apply, saved)."""
     parts = [
-        _lines([("data", _data(findings)), ("machine", _machine(findings))]),
+        paragraphs([("data", _data(findings)), ("machine", _machine(findings))]),
         _stages(findings),
         _loader(findings),
-        _lines(_model(findings, model)),
+        paragraphs(_model(findings, model)),
         _caches(findings, verdict.caches),
-        _lines([("VERDICT", verdict.sentence), *(("advice", line) for line in advice(findings, verdict)), *next_lines]),
+        paragraphs(
+            [("VERDICT", verdict.sentence), *(("advice", line) for line in advice(findings, verdict)), *next_lines]
+        ),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -36,12 +39,16 @@ def advice(findings: Findings, verdict: Verdict) -> list[str]:
     """What to change and what to beware of, one sentence each."""
     data, lines = findings.data, []
     if verdict.workers is not None:
-        why = f"the fewest that feed {ENOUGH}x" if verdict.fewest_workers is not None else "the fastest measured"
+        best = next(rating for rating in verdict.ratings if rating.workers == verdict.workers)
+        why = "the fewest that are enough" if best.workers == verdict.fewest_workers else "the fastest measured"
+        if best.workers == verdict.fewest_workers and best.ratio >= ENOUGH:
+            why = f"the fewest that feed {ENOUGH}x"
         lines.append(f"loader.workers: {verdict.workers}   {why}")
     if verdict.cache is not None:
         lines.append(f"loader.cache: {verdict.cache}   all samples are read once and kept")
-    if verdict.nothing_to_do and verdict.fewest_workers is not None and verdict.fewest_workers < data.workers:
-        lines.append(f"{_workers(verdict.fewest_workers)} would already be enough; more do no harm but take memory")
+    fewest = _fewer_that_do(findings, verdict)
+    if fewest is not None:
+        lines.append(f"{_workers(fewest)} would already be enough; more do no harm but take memory")
     if not data.in_memory and data.cache == "none":
         lines += _memory_advice(findings, verdict) + _disk_advice(findings)
     if data.crops and verdict.fewest_workers is None and not data.in_memory:
@@ -54,6 +61,15 @@ def advice(findings: Findings, verdict: Verdict) -> list[str]:
         busy = f"the machine was busy, with spreads above {LARGE_SPREAD:.0%}"
         lines.append(f"{busy}: {shown}; measure again when it is quiet")
     return lines
+
+
+def _fewer_that_do(findings: Findings, verdict: Verdict) -> int | None:
+    """Fewer workers than configured with which training is as fast."""
+    step_s = {rating.workers: rating.step_s for rating in verdict.ratings}
+    fewest, configured = verdict.fewest_workers, findings.data.workers
+    if verdict.doubts or not verdict.nothing_to_do or fewest is None or fewest >= configured:
+        return None
+    return fewest if step_s[fewest] <= (1 + GAIN) * step_s[configured] else None
 
 
 def _memory_advice(findings: Findings, verdict: Verdict) -> list[str]:
@@ -194,7 +210,7 @@ def _caches(findings: Findings, caches: tuple[CacheOption, ...]) -> str:
     return text
 
 
-def _lines(lines: Iterable[tuple[str, str]]) -> str:
+def paragraphs(lines: Iterable[tuple[str, str]]) -> str:
     """Subject and text, wrapped; a subject that repeats is shown once."""
     out, last = [], ""
     for subject, text in lines:

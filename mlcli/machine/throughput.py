@@ -29,8 +29,10 @@ from mlcli.machine.timing import repeat
 
 LONGEST_STEP = 0.025  # of the whole time, so that a slow model still takes some forty steps in all
 HELD_BYTES = 2**28  # a stand-in for a cache: larger than any processor's own, quick to fill
-_SHARES = {"files": 0.12, "augment": 0.06, "assembly": 0.03, "model": 0.18, "held": 0.04, "warm up": 0.05,
-           "loader": 0.22, "together": 0.30}  # fmt: skip
+_SHARES = {"files": 0.12, "model": 0.18, "assembly": 0.03, "augment": 0.06, "warm up": 0.05, "loader": 0.22,
+           "held": 0.04, "together": 0.30}  # fmt: skip
+"""Of the whole time, in the order in which it is spent."""
+LEAST = 0.5  # of its share that every part has, however late it is: fewer laps would tell nothing
 
 
 class Bench:
@@ -59,13 +61,14 @@ class Bench:
     ) -> None:
         self.task, self.settings, self.runtime, self.budget_s, self.say = task, settings, runtime, budget_s, say
         self.source: Source = task.source
+        self.began = time.perf_counter()
         self.cpus = cpus or usable_cpus()
         self.augment = getattr(settings, "augment", ())
         self.data = describe_data(self.source, settings, runtime)
 
     def measure(self, *, full: bool = False) -> Findings:
         """Everything; `full` reads all splits once besides. Raises UserError."""
-        began, asked = time.perf_counter(), self._micro_batch()
+        self.began, asked = time.perf_counter(), self._micro_batch()
         self.say("files" if not self.data.in_memory else "data in memory")
         stages, images = self._reading()
         self.data = replace(self.data, bytes_on_disk=bytes_on_disk(self.data, stages))
@@ -91,7 +94,7 @@ class Bench:
             model=model,
             together=together,
             scan=self._scan() if full else None,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - self.began,
         )
 
     # --- what it is fed from ---
@@ -135,7 +138,11 @@ class Bench:
     # --- what is measured ---
 
     def _share(self, part: str) -> float:
-        return _SHARES[part] * self.budget_s
+        """Seconds for a part: less than planned where others, opening loaders say, took longer than planned."""
+        planned_s, parts = _SHARES[part] * self.budget_s, list(_SHARES)
+        ahead_s = self.budget_s * sum(_SHARES[later] for later in parts[parts.index(part) :])
+        left_s = self.budget_s - (time.perf_counter() - self.began)
+        return planned_s * min(1.0, max(LEAST, left_s / ahead_s))
 
     def _reading(self) -> tuple[list[Stage], Tensor]:
         """The stages of reading, and some samples as read."""
@@ -167,7 +174,8 @@ class Bench:
             return ()
         self._warm_up()
         counts = worker_counts(self.cpus, self.data.workers)
-        return tuple(self._alone(self.source, "none", count, self._share("loader") / len(counts)) for count in counts)
+        budget_s = self._share("loader") / len(counts)
+        return tuple(self._alone(self.source, "none", count, budget_s) for count in counts)
 
     def _warm_up(self) -> None:
         """Files that fit into memory come from the disk in the first epoch only; the rate of the others is wanted."""
@@ -199,7 +207,8 @@ class Bench:
                 self.runtime.synchronize()
                 return samples
 
-            return Loading(workers, repeat(work, budget_s, least=2), first_batch_s)
+            left_s = max(LEAST * budget_s, budget_s - first_batch_s)
+            return Loading(workers, repeat(work, left_s, least=2), first_batch_s)
 
     def _counts_together(self) -> list[int]:
         return worker_counts(self.cpus, self.data.workers) if self.data.cache == "none" else [0]
@@ -209,11 +218,12 @@ class Bench:
         cache = self.data.cache
         source = self.source if cache == "none" else memory
         counts, found = self._counts_together(), []
+        budget_s = self._share("together") / len(counts)
         for count in counts:
             self.say(f"loader and model together, {count} workers")
             with contextlib.closing(self._feed(source, cache, count)) as feed:
                 batches = feed.train_batches(0)
-                found.append(learner.together(count, batches, self._share("together") / len(counts)))
+                found.append(learner.together(count, batches, budget_s))
         return tuple(found)
 
     def _scan(self) -> Scan:

@@ -34,6 +34,11 @@ class Timing:
         return cls(median, (high - low) / median, len(laps))
 
 
+def is_above(timing: Timing, bound: float) -> bool:
+    """Whether the spread exceeds a bound, in whole percent, as both are shown: no 15% is above 15%."""
+    return timing.spread is not None and round(100 * timing.spread) > round(100 * bound)
+
+
 def shortest_lap_s(budget_s: float) -> float:
     """How long the laps are that a budget is divided into."""
     return max(SHORTEST_LAP_S, budget_s / MOST_LAPS)

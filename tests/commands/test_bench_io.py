@@ -140,7 +140,7 @@ def test_bad_input(photos, mlcli, tmp_path, spoil, code, message):
     assert not (tmp_path / "runs" / "bench-io").exists()
 
 
-def test_no_space_for_the_report(photos, mlcli):
+def test_no_space_for_the_report(photos, mlcli, tmp_path):
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -151,6 +151,34 @@ def test_no_space_for_the_report(photos, mlcli):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert typed.code == 6
     assert "cannot write" in typed.err
+    assert "VERDICT" in typed.out  # what was measured is not lost
+    assert "saved" not in typed.out
+    assert list((tmp_path / "runs" / "bench-io").iterdir()) == []
+
+
+@pytest.mark.parametrize("override", ["loader.workers=1", "loader={cache: none}"])
+def test_apply_judges_the_file_and_nothing_else(photos, mlcli, tmp_path, override):
+    typed = mlcli("bench-io", "photos.yaml", override, "--quick", "--apply")
+    assert typed.code == 2
+    assert "with --apply, loader keys cannot be overridden: the file is what is judged" in typed.err
+    assert photos.read_text() == YAML
+    assert not (tmp_path / "runs" / "bench-io").exists()
+
+
+def test_a_floor_does_not_pass_in_silence_on_a_busy_machine(mlcli, tmp_path, monkeypatch):
+    from mlcli.machine import verdict
+
+    (tmp_path / "table.yaml").write_text(TABLE)
+    monkeypatch.setattr(verdict, "USELESS_SPREAD", -1.0)  # every machine is too busy
+    typed = mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "0")
+    assert typed.code == 0
+    assert "too busy for a verdict to be relied on; measure again" in typed.err
+
+
+def test_the_start_is_taken_off_the_time_for_measuring():
+    assert bench_io.time_left(8.0, spent_s=2.5) == pytest.approx(5.5)
+    assert bench_io.time_left(8.0, spent_s=20.0) == bench_io.LEAST_S
+    assert bench_io.time_left(1.0, spent_s=20.0) == 1.0
 
 
 @pytest.mark.parametrize(

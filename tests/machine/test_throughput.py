@@ -12,8 +12,10 @@ from PIL import Image
 
 from mlcli.data.augmentations import CutMix, HorizontalFlip, RandomCrop, RandomResizedCrop
 from mlcli.data.source import Source
+from mlcli.engine.contract import Batch
 from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import ConfigError, DataError, ExitCode
+from mlcli.machine.learner import fitting_batch
 from mlcli.machine.throughput import Bench, worker_counts
 from mlcli.machine.verdict import judge
 from mlcli.tasks.classification.config import Classification
@@ -124,6 +126,44 @@ def test_a_slow_model_is_given_smaller_batches(images):
     assert found.batch_size in (2, 3)
     assert found.asked_batch_size == BATCH
     assert found.model.step.seconds == pytest.approx(0.01, rel=0.5)
+
+
+class Steps:
+    """Steps of a millisecond per sample, but for those, counted from 0, in which the scheduler has other plans."""
+
+    def __init__(self, stalled=()):
+        self.stalled, self.taken = stalled, 0
+
+    def one_step(self, batch, size):
+        self.taken += 1
+        return 5.0 if self.taken - 1 in self.stalled else 0.001 * size
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "stalled", "fitting"),
+    [
+        pytest.param(1.0, (), 64, id="all"),
+        pytest.param(1.0, (0, 1), 64, id="a stall at the start"),
+        pytest.param(1.0, (1, 2), 64, id="a stall of two steps"),
+        pytest.param(1.0, (1, 2, 3, 4), 64, id="a long stall"),
+        pytest.param(0.048, (), 48, id="no further than needed"),
+        pytest.param(0.001, (), 2, id="not below two"),
+    ],
+)
+def test_the_batch_is_cut_for_a_slow_model_but_not_for_a_stall(limit_s, stalled, fitting):
+    batch = Batch(torch.zeros(64, 1), torch.zeros(64), torch.arange(64))
+    assert fitting_batch(Steps(stalled), batch, limit_s) == pytest.approx(fitting, abs=1)
+
+
+def test_a_late_part_gets_less_time_but_never_nothing(images):
+    config = config_of(images)
+    bench = Bench(config.build(), config, decide_runtime(config.train), budget_s=100.0, cpus=2)
+    bench.began = time.perf_counter()
+    assert bench._share("together") == pytest.approx(30)
+    bench.began -= 80
+    assert bench._share("together") == pytest.approx(20, abs=0.1)
+    bench.began -= 80
+    assert bench._share("together") == pytest.approx(15)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from mlcli.machine.findings import Appetite, Data, Findings, Held, Loading, Machine, Stage, Together
 from mlcli.machine.page import advice, page
 from mlcli.machine.timing import Timing
-from mlcli.machine.verdict import expected_wait_share, judge, slots_bytes, spreads, times
+from mlcli.machine.verdict import TOO_BUSY, expected_wait_share, judge, slots_bytes, spreads, times
 
 GB = 10**9
 
@@ -179,6 +179,129 @@ def test_spreads_are_said_aloud():
     assert advice(shaky, judge(shaky))[-1] == (
         "the machine was busy, with spreads above 15%: model 22%; measure again when it is quiet"
     )
+
+
+def test_no_spread_is_shown_as_the_bound_it_exceeds():
+    found = findings(read_ms=6.0, model_ms=2.0)
+    just = replace(found, model=replace(found.model, step=steady(0.002, spread=0.153)))  # shown as 15%
+    assert spreads(just) == []
+
+
+QUIET = {"read_ms": 1.0, "model_ms": 4.0, "workers": 2}
+
+
+def _shaky_model(found):
+    return replace(found, model=replace(found.model, step=steady(0.004, spread=0.6)))
+
+
+def _shaky_loader(found):
+    loader = [replace(one, timing=steady(one.timing.seconds, 0.6 if one.workers == 2 else 0)) for one in found.loader]
+    return replace(found, loader=tuple(loader))
+
+
+def _shaky_together(found):
+    joint = [replace(one, timing=steady(one.timing.seconds, 0.6 if one.workers == 2 else 0)) for one in found.together]
+    return replace(found, together=tuple(joint))
+
+
+def _faster_together_than_the_model(found):
+    return replace(found, together=tuple(replace(one, timing=steady(0.003)) for one in found.together))
+
+
+def _faster_together_than_the_loader(found):
+    return replace(found, loader=tuple(Loading(one.workers, steady(0.006), 0.1) for one in found.loader))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _shaky_model,
+        _shaky_loader,
+        _shaky_together,
+        _faster_together_than_the_model,
+        _faster_together_than_the_loader,
+    ],
+)
+def test_no_verdict_is_relied_on_that_a_busy_machine_gave(spoil):
+    assert judge(findings(**QUIET)).doubts == ()
+    verdict = judge(spoil(findings(**QUIET)))
+    assert verdict.doubts == (TOO_BUSY,)
+    assert verdict.sentence.endswith("The machine was too busy for a verdict to be relied on; measure again.")
+
+
+def test_a_number_of_workers_that_is_not_judged_may_be_shaky():
+    found = findings(**QUIET)
+    loader = [
+        replace(one, timing=steady(one.timing.seconds, 0.01 if one.workers == 2 else 0.6)) for one in found.loader
+    ]
+    assert judge(replace(found, loader=tuple(loader))).doubts == ()
+
+
+@pytest.mark.parametrize("cached", [pytest.param(False, id="files"), pytest.param(True, id="in memory")])
+def test_smaller_batches_than_asked_for_give_a_guess(cached):
+    found = replace(findings(**QUIET), batch_size=2)
+    verdict = judge(in_memory(found, fed_ms=0.01, wait=0.02) if cached else found)
+    assert verdict.sentence.endswith(
+        "probably nothing to do (measured with batches of 2 instead of 64, so this is a rough guess)."
+    )
+    assert verdict.doubts == ("measured with batches of 2 instead of 64, so this is a rough guess",)
+    assert not any("would already be enough" in line for line in advice(found, verdict))
+
+
+def test_no_workers_at_all_are_not_enough_at_any_ratio():
+    # 0 workers read slower than the model learns; that they wait little beside it cannot be trusted.
+    waits = {0: (4.6, 0.09), 1: (4.5, 0.3)}
+    found = findings(read_ms=6.0, model_ms=4.0, workers=1, counts=(0, 1), together=waits)
+    verdict = judge(found)
+    assert (verdict.workers, verdict.fewest_workers) == (None, None)
+    assert "faster than training" not in verdict.sentence
+
+
+def test_who_waits_little_is_left_alone():
+    found = findings(read_ms=6.0, model_ms=4.0, workers=1, counts=(0, 1), together={0: (4.9, 0.14), 1: (4.3, 0.07)})
+    verdict = judge(found)
+    assert (verdict.nothing_to_do, verdict.workers, verdict.cache) == (True, None, None)
+    assert "Reading hardly holds training up: nothing to do." in verdict.sentence
+
+
+@pytest.mark.parametrize(("step_ms", "advised"), [pytest.param(4.9, None, id="2 %"), pytest.param(4.4, 1, id="12 %")])
+def test_fewer_workers_only_where_that_is_clearly_faster(step_ms, advised):
+    together = {1: (step_ms, 0.05), 2: (5.0, 0.2)}
+    found = findings(read_ms=2.0, model_ms=4.0, workers=2, counts=(0, 1, 2), together=together)
+    assert judge(found).workers == advised
+
+
+def test_fewer_workers_that_are_slower_are_not_said_to_be_enough():
+    together = {0: (4.8, 0.08), 4: (4.1, 0.01)}
+    found = findings(read_ms=0.35, model_ms=4.0, workers=4, counts=(0, 4), together=together)
+    verdict = judge(found)
+    assert verdict.fewest_workers == 0
+    assert not any("would already be enough" in line for line in advice(found, verdict))
+
+
+def test_the_fewest_that_feed_is_said_only_of_those_that_do():
+    # Making batches takes the trainer's process 4 ms: whoever reads in less does not hold it up, and feeds 0.8x.
+    found = findings(read_ms=8.0, own_ms=4.0, model_ms=3.2, workers=1, counts=(1, 2, 4))
+    verdict = judge(found)
+    assert verdict.workers == verdict.fewest_workers == 2
+    assert "faster than training" not in verdict.sentence
+    assert "loader.workers: 2   the fewest that are enough" in advice(found, verdict)
+
+
+def test_ratio_and_waiting_that_disagree_are_explained():
+    found = findings(read_ms=64.0, model_ms=2.0, workers=1, counts=(0, 1), together={0: (80, 0.16), 1: (70, 0.16)})
+    sentence = judge(found).sentence
+    assert sentence.startswith(
+        "As configured (with 1 worker) the loader feeds 0.84x what the model eats (alone it would be 0.031x; together "
+        "both slow down, as they share the CPU); the model would wait 16% of the time."
+    )
+    without = replace(found, data=replace(found.data, workers=0))
+    assert "(alone; together both slow down, as they share the CPU)" in judge(without).sentence
+
+
+def test_taking_turns_is_no_sharing():
+    sentence = judge(findings(read_ms=2.0, model_ms=4.0, workers=0, counts=(0, 1))).sentence
+    assert "feeds 2x what the model eats (making batches and training take turns); the model would wait 33%" in sentence
 
 
 def test_memory_of_the_slots():
