@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/mlcli train configs/classification/mlp-digits.yaml --name demo
 
 test: install
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone --reruns 2  # a measurement that others disturbed is repeated
 	$(BIN)/python -m pytest -m "not alone" -n auto
 
 lint: install
