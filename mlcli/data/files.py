@@ -56,13 +56,6 @@ class ImageFilesSamples:
             self.preparation.decode_crop(self.path(index), crop, out, name=self.name(index))
         return torch.from_numpy(batch)
 
-    def read_regions(self, indices: np.ndarray, boxes_xywh: np.ndarray) -> Tensor:
-        """As read_crops, with boxes [B, 4] (left, top, width, height) in pixels of each upright original."""
-        batch = self._empty(len(indices))
-        for index, box, out in zip(indices, boxes_xywh, batch, strict=True):
-            self.preparation.decode_region(self.path(index), box, out, name=self.name(index))
-        return torch.from_numpy(batch)
-
     def sizes(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """Width and height of each upright original: int32 [B, 2], from the headers alone."""
         return np.array([read_size(self.path(index)) for index in indices], dtype=np.int32).reshape(-1, 2)
