@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from mlcli.data.config import Digits
 from mlcli.engine.best import choose_watch
+from mlcli.engine.board import Board
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.run import create_run
 from mlcli.engine.runtime import decide_runtime
@@ -48,7 +49,8 @@ def with_trainer(config: Classification) -> float:
         run = create_run(Path(folder), "overhead")
         log, stop = RunLog(run, 0, 0), StopAtLastStep(state, feed.steps_per_epoch * config.train.epochs)
         identity = {"config": {}, "facts": task.facts, "versions": {}}
-        t = Training(task, feed, config, runtime, watch, state, run, log, Screen(18, "accuracy"), stop, identity)
+        board, screen = Board(log.tensorboard), Screen(18, "accuracy")
+        t = Training(task, feed, config, runtime, watch, state, run, log, board, screen, stop, identity)
         batches = feed.train_batches(0)
         stop.began = time.perf_counter()
         fit(t, batches)

@@ -20,14 +20,20 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(help="Table of runs, or what differs between some.\n\nExample: mlcli runs compare mlp cnn")
 app.add_typer(runs_app, name="runs", invoke_without_command=True)
+data_app = typer.Typer(help="Look a data set over, or convert its annotations.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
 
   mlcli init digits              write config.yaml (handwritten digits, included, no download)
+  mlcli data check config.yaml   what is wrong with the data?
+  mlcli inspect config.yaml      the model layer by layer, and a batch as it sees it
+  mlcli lr-find config.yaml      which learning rate to begin with
   mlcli bench-io config.yaml     is reading faster than training?
   mlcli train config.yaml        train, log to TensorBoard, keep the best model
   mlcli evaluate RUN             measure the saved model on a split
   mlcli predict RUN FILES        labels and probabilities for your own files
+  mlcli report RUN               one HTML page about a run (made at its end as well)
   mlcli runs                     what was trained, and how well
   mlcli env-check                is the chain GPU - driver - CUDA - PyTorch healthy?
   mlcli --help                   everything else"""
@@ -125,6 +131,83 @@ def bench_io(
 
 
 @app.command()
+def inspect(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
+    ] = None,
+    arithmetic: Annotated[bool, typer.Option("--arithmetic", help="Show how each output size comes about.")] = False,
+    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Modules inside modules that are shown.")] = None,
+    as_json: Json = False,
+    out: Out = Path("runs"),
+) -> None:
+    """Take the model apart: shapes, parameters, FLOPs, receptive field, memory; and one batch as a picture.
+
+    Example: mlcli inspect config.yaml --arithmetic
+    """
+    from mlcli.commands import inspect
+
+    config, overrides = split_arguments(arguments or [])
+    inspect.run(config, overrides, arithmetic=arithmetic, depth=depth, as_json=as_json, root=out)
+
+
+@app.command("lr-find")
+def lr_find(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the suggestion into the YAML; comments stay.")] = False,
+    as_json: Json = False,
+    out: Out = Path("runs"),
+) -> None:
+    """Try learning rates from tiny to huge on a copy of the model, and suggest one.
+
+    Example: mlcli lr-find config.yaml
+    """
+    from mlcli.commands import lr_find
+
+    config, overrides = split_arguments(arguments or [])
+    lr_find.run(config, overrides, apply=apply, as_json=as_json, root=out)
+
+
+@data_app.command("check")
+def data_check(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
+    ] = None,
+    as_json: Json = False,
+    out: Out = Path("runs"),
+) -> None:
+    """Find what is wrong with the data, all of it in one pass: damage, duplicates, leaks, labels, balance.
+
+    Exit code 0: nothing that matters; 4: an error was found.
+
+    Example: mlcli data check config.yaml
+    """
+    from mlcli.commands import data
+
+    config, overrides = split_arguments(arguments or [])
+    raise typer.Exit(data.run_check(config, overrides, as_json=as_json, root=out))
+
+
+@data_app.command("convert")
+def data_convert(
+    config: Annotated[Path, typer.Argument(metavar="X.yaml", help="A detection experiment; its data are converted.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made if it is not there.")],
+    to: Annotated[str, typer.Option("--to", help="coco, voc, yolo_txt or csv.")] = "coco",
+) -> None:
+    """Write boxes in another format: COCO, Pascal VOC, YOLO or CSV.
+
+    Example: mlcli data convert raccoon.yaml converted/ --to coco
+    """
+    from mlcli.commands import data
+
+    data.run_convert(config, target, to)
+
+
+@app.command()
 def train(
     arguments: Annotated[
         list[str] | None,
@@ -177,9 +260,17 @@ def evaluate(
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")],
     inputs: Annotated[list[Path], typer.Argument(metavar="FILES|DIRS...", help="Images, folders of images, or a CSV.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write, .jsonl or .csv.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write: .jsonl, .csv; .json for boxes.")
+    ] = None,
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Folder for the images with the answers.")] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Only the most probable classes.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", min=0, max=1, help="Least score of objects that are shown; the run's best unless given."
+        ),
+    ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and bright, as for ink on paper.")] = False,
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best or last.")] = "best",
     out: Out = Path("runs"),
@@ -192,9 +283,31 @@ def predict(
 
     raise typer.Exit(
         predict.run(
-            run, inputs, output=output, pictures=pictures, top=top, invert=invert, checkpoint=checkpoint, root=out
+            run,
+            inputs,
+            output=output,
+            pictures=pictures,
+            top=top,
+            score_threshold=threshold,
+            invert=invert,
+            checkpoint=checkpoint,
+            root=out,
         )
     )
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")],
+    out: Out = Path("runs"),
+) -> None:
+    """Write report.html again: curves, baselines, mistakes and all, in one file that needs no network.
+
+    Example: mlcli report digits
+    """
+    from mlcli.commands import report
+
+    report.run(run, out)
 
 
 @runs_app.callback()

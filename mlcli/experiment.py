@@ -12,21 +12,38 @@ from mlcli.schema.yaml12 import Tree, dump
 
 if TYPE_CHECKING:
     from mlcli.tasks.classification.config import Classification
+    from mlcli.tasks.detection.config import Detection
     from mlcli.tasks.regression.config import Regression
 
-TaskName = Literal["classification", "regression"]
+TaskName = Literal["classification", "detection", "regression"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-SECTIONS = ("task", "data", "augment", "model", "loss", "finetune", "optimizer", "schedule", "train", "loader")
+SECTIONS = (
+    "task",
+    "data",
+    "augment",
+    "min_visibility",
+    "model",
+    "loss",
+    "finetune",
+    "optimizer",
+    "schedule",
+    "train",
+    "loader",
+)
 """The order in which a configuration is written out and explained: the three steps, then how and where."""
 
 
-def config_type(task: str) -> "type[Classification] | type[Regression]":
+def config_type(task: str) -> "type[Classification] | type[Detection] | type[Regression]":
     """What the YAML of a task may say; only the chosen task's classes are built, which takes a tenth of a second."""
     match task:
         case "classification":
             from mlcli.tasks.classification.config import Classification
 
             return Classification
+        case "detection":
+            from mlcli.tasks.detection.config import Detection
+
+            return Detection
         case "regression":
             from mlcli.tasks.regression.config import Regression
 
@@ -45,7 +62,7 @@ class Experiment:
     overrides: the `key=value` texts that were applied, in order.
     """
 
-    config: "Classification | Regression"
+    config: "Classification | Detection | Regression"
     source_text: str
     path: Path | None = None
     overrides: tuple[str, ...] = ()

@@ -94,7 +94,7 @@ TORCH_FREE = [
     "mlcli.engine.settings",
     "mlcli.data.info",
     "mlcli.data.augmentations",
-    *(name_of(p) for p in MODULES if p.name == "config.py"),
+    *(name_of(p) for p in MODULES if p.name.startswith("config")),
     *(name_of(p) for p in MODULES if "schema" in p.parts[:-1] and p.parent.name == "schema"),
 ]
 

@@ -39,6 +39,7 @@ def run(
     Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
     """
     from mlcli.engine.checkpoint import load_checkpoint
+    from mlcli.engine.conclude import evaluation_record
     from mlcli.engine.run import open_run
     from mlcli.engine.runtime import decide_runtime
 
@@ -52,20 +53,8 @@ def run(
     task.adopt(saved["facts"])
     split, note = _chosen_split(split, task.splits)
     scores, metrics = _measure(task, saved, split, runtime, path)
-    result = {
-        "run": folder.name,
-        "checkpoint": path.name,
-        "step": saved["step"],
-        "epoch": saved["epoch"],
-        "split": split,
-        "samples": task.splits[split],
-        "device": str(runtime.device),
-        "precision": runtime.precision,
-        "overrides": list(overrides),
-        "caveat": task.caveat,
-        "metrics": scores,
-        **_details(metrics),
-    }
+    result = evaluation_record(folder, path.name, saved, task, split, runtime, scores, metrics)
+    result["overrides"] = list(overrides)
     text = json.dumps(result, indent=2)
     folder.write_text(f"evaluation-{split}.json", text + "\n")
     print(text if as_json else _page(result, note, folder.path / f"evaluation-{split}.json"))
@@ -124,18 +113,9 @@ def _measure(
     runtime.place(task.model)
     feed = task.feed(runtime)
     try:
-        return evaluate_split(task, task.model, feed.eval_batches(split), runtime)
+        return evaluate_split(task, task.model, feed, split, runtime)
     finally:
         feed.close()
-
-
-def _details(metrics: "Metrics") -> dict[str, Any]:
-    """What single numbers do not tell: each class, and what it is taken for."""
-    from mlcli.tasks.classification.metrics import ClassificationMetrics
-
-    if not isinstance(metrics, ClassificationMetrics):
-        return {}
-    return {"classes": metrics.per_class(), "confusion": metrics.confusion.tolist()}
 
 
 def _page(result: dict[str, Any], note: str, path: Path) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WIDEST_VALUE = 40
 """Characters of a config value in the comparison; longer ones are cut."""
+LONGEST_FILE_NAME = 100
+"""Characters of the picture's name; file systems take 255 bytes."""
 MOST_COLUMNS = 4
 """Runs of one name that are compared unasked; more do not fit a terminal."""
 
@@ -33,11 +35,11 @@ def run_list(root: Path, as_json: bool = False) -> None:
                 print(f"{s['run']}: {s['error']}")
 
 
-def run_compare(runs: Sequence[str], root: Path, as_json: bool = False) -> None:
-    """Print the config keys in which runs differ, then their results, one column a run.
+def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture: Path | None = None) -> None:
+    """Print the config keys in which runs differ, then their results, one column a run; draw their curves in one PNG.
 
-    A name stands for the newest of its runs; named alone, for the newest few. Raises CheckpointError if a run cannot
-    be found or read.
+    A name stands for the newest of its runs; named alone, for the newest few. The picture lies in `root`, or at
+    `picture`. Raises CheckpointError if a run cannot be found or read, OutputError if the picture cannot be written.
     """
     from mlcli.engine.resume import flatten
     from mlcli.engine.run import list_runs, open_run
@@ -51,14 +53,36 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False) -> None:
         if s["state"] == "unreadable":
             raise CheckpointError(s["error"], where=s["path"])
     differing = _differing(configs)
+    drawn = _draw(folders, picture or root / f"{_picture_name(folders)}.png")
     if as_json:
-        print(json.dumps({"runs": summaries, "config": differing}, indent=2))
+        print(json.dumps({"runs": summaries, "config": differing, "picture": str(drawn) if drawn else None}, indent=2))
         return
     rows = [[key, *map(_value, values)] for key, values in differing.items()] or [
         ["(no difference in config)", *[""] * len(folders)]
     ]
     rows += [[""] * (len(folders) + 1), *_outcomes(summaries)]
     print(table(["", *(s["run"] for s in summaries)], rows))
+    if drawn:
+        print(f"\ncurves: {drawn}")
+
+
+def _draw(folders: list["RunFolder"], path: Path) -> Path | None:
+    """Write the picture of the runs' curves; None if there are none."""
+    from mlcli.engine.files import write_atomically
+    from mlcli.report.comparison import comparison
+    from mlcli.report.record import Record
+
+    png = comparison([Record.read(folder) for folder in folders])
+    if png is None:
+        return None
+    write_atomically(path, png)
+    return path
+
+
+def _picture_name(folders: list["RunFolder"]) -> str:
+    """compare-mlp-cnn, each name once."""
+    names = "-".join(dict.fromkeys(folder.path.parent.name for folder in folders))
+    return f"compare-{names}"[:LONGEST_FILE_NAME]
 
 
 def summary(run: "RunFolder") -> dict[str, Any]:

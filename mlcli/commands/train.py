@@ -13,6 +13,7 @@ from mlcli.errors import ConfigError, ExitCode, OutOfMemoryError, UserError
 from mlcli.experiment import Experiment
 
 if TYPE_CHECKING:
+    from mlcli.engine.contract import Task
     from mlcli.engine.run import RunFolder
     from mlcli.engine.runtime import Runtime
 
@@ -27,6 +28,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     experiment = _experiment(config, overrides, resume, root)
 
     from mlcli.engine.best import choose_watch
+    from mlcli.engine.board import Board
     from mlcli.engine.check import is_out_of_memory, rehearse
     from mlcli.engine.log import RunLog, Screen
     from mlcli.engine.resume import resume as go_on
@@ -58,11 +60,14 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         _say([("check", f"first batches forward and backward: ok, about {estimate} to go")])
         folder = folder or create_run(root, name or experiment.name)
         _say([("run", shown(folder.path))])
-        _write_documents(folder, experiment, runtime)
+        _write_documents(folder, experiment, runtime, task)
         log, screen = RunLog(folder, offset, state.progress.step), Screen(feed.steps_per_epoch, watch.metric)
+        board = Board(log.tensorboard, resumed=state.progress.step > 0)
         identity = {"config": experiment.plain(), "facts": task.facts, "versions": _versions()}
-        training = Training(task, feed, settings, runtime, watch, state, folder, log, screen, StopRequest(), identity)
-        return _train(training, batches)
+        training = Training(
+            task, feed, settings, runtime, watch, state, folder, log, board, screen, StopRequest(), identity
+        )
+        return _train(training, _introduced(training, batches, experiment))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -73,6 +78,22 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
             feed.close()
         if folder:
             folder.unlock()
+
+
+def _introduced(t: Any, batches: Any, experiment: Experiment) -> Any:
+    """Show in TensorBoard what is about to be trained, on what. Returns all batches, the first one shown included."""
+    import itertools
+
+    shown, step = t.settings.train.tensorboard, t.state.progress.step
+    first = next(batches)
+    t.board.opening(["loss", *t.task.metrics().directions], [*t.task.splits], experiment.to_yaml())
+    if shown.graph and step == 0:
+        t.board.graph(t.task.model, first.inputs)
+    picture = t.task.batch_picture(first) if shown.pictures else None
+    if picture is not None:
+        t.board.pictures("train", {"batch after augmentation": picture}, step)
+        t.run.write_picture("train batch after augmentation", picture)
+    return itertools.chain([first], batches)
 
 
 def _train(t: Any, batches: Any) -> ExitCode:
@@ -90,7 +111,9 @@ def _train(t: Any, batches: Any) -> ExitCode:
     def end(state: str, code: ExitCode, **more: Any) -> None:
         t.screen.clear()
         seconds = round(before.get("seconds", 0.0) + time.monotonic() - began, 1)
-        t.run.update_status(state=state, exit_code=int(code), finished=utc_now(), seconds=seconds, **more)
+        spent = before.get("times", {})
+        times = {name: round(value + spent.get(name, 0.0), 3) for name, value in t.meter.times().items()}
+        t.run.update_status(state=state, exit_code=int(code), finished=utc_now(), seconds=seconds, times=times, **more)
 
     try:
         with t.stop:
@@ -163,11 +186,16 @@ def _versions() -> dict[str, str]:
             "platform": platform.platform()}  # fmt: skip
 
 
-def _write_documents(folder: "RunFolder", experiment: Experiment, runtime: "Runtime") -> None:
-    """The files that say what this run is: the YAML as given, all of it spelled out, and the machine."""
+def _write_documents(folder: "RunFolder", experiment: Experiment, runtime: "Runtime", task: "Task") -> None:
+    """The files that say what this run is: the YAML as given, all of it spelled out, the data and model, the machine."""
+    from mlcli.models.summary import count_parameters
+
     folder.write_text("config.yaml", experiment.source_text)
     folder.write_text("resolved.yaml", experiment.to_yaml())
     choices = {what: f"{value}: {why}" for what, value, why in runtime.choices}
     environment = {**_versions(), "threads": runtime.threads, "choices": choices, "arguments": sys.argv[1:],
                    "overrides": list(experiment.overrides)}  # fmt: skip
+    summary = {"describe": task.describe(), "splits": task.splits, "facts": task.facts,
+               "parameters": count_parameters(task.model)[0]}  # fmt: skip
+    folder.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
     folder.write_text("environment.json", json.dumps(environment, indent=2) + "\n")

@@ -5,16 +5,17 @@ processes. Either way augmentation happens here, on whole batches and on the dev
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mlcli.data.augment import Augment, resized_crop_of
-from mlcli.data.augmentations import Augmentation
+from mlcli.data.augmentations import Augmentation, RandomResizedCrop
 from mlcli.data.held import READ_BATCH, DecodedInputs, HeldInputs
-from mlcli.data.order import TrainOrder, in_order
+from mlcli.data.order import Part, TrainOrder, in_order
 from mlcli.data.reading import FileReader, FileSamples, Inputs, ReadHere
 from mlcli.data.source import Arrays, Source
 from mlcli.data.workers import WorkerPool
@@ -29,12 +30,12 @@ _EVAL_FACTOR = 4  # without gradients to keep, this many training batches fit at
 _EVAL_LIMIT = {"image": 256, "features": 1024}  # ... but beyond these nothing is gained
 
 
-class SampleFeed:
-    """The trainer's `Feed` (engine/contract.py) for samples that are one tensor each.
+class BatchFeed(ABC):
+    """The trainer's `Feed` (engine/contract.py) but for what its samples' targets are, which each kind of data says.
 
     Args:
         source: the data set.
-        augment: random changes to training images, as in the YAML.
+        crop: the random resized crop to be cut from original pixels and its stream; None where there is none.
         train: batch size, accumulation and seed.
         loader: cache, workers, sampler, prefetch and timeout.
         device: where batches are wanted.
@@ -49,7 +50,7 @@ class SampleFeed:
     def __init__(
         self,
         source: Source,
-        augment: tuple[Augmentation, ...],
+        crop: tuple[RandomResizedCrop, int] | None,
         *,
         train: Train,
         loader: Loader,
@@ -58,25 +59,29 @@ class SampleFeed:
         self._source, self._loader, self._device = source, loader, device
         self._order = TrainOrder(source.splits["train"].targets, train, loader.sampler)
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._crop = resized_crop_of(augment)
-        self._cache, why_cache = _choose_cache(source, loader, device, crops=self._crop is not None)
+        self._crop = crop
+        self._cache, why_cache = _choose_cache(source, loader, device, crops=crop is not None)
         self._num_workers, why_workers = _choose_workers(source, loader, self._cache)
         self.choices = [
             Choice("cache", self._cache, why_cache),
             Choice("workers", str(self._num_workers), why_workers),
         ]
-        self._augment = Augment(augment, source.info, already_cropped=self._cache == "none")
         part, limit = self._order.largest_part, _EVAL_LIMIT[source.info.kind]
         self._eval_batch_size = max(part, min(_EVAL_FACTOR * part, limit))
         self._inputs: dict[tuple[str, bool], Inputs] = {}
-        self._targets: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def changed(self, inputs: Tensor, part: Part) -> tuple[Any, Any]:
+        """Inputs and targets of a training micro-batch, changed at random as its keys say."""
+
+    @abstractmethod
+    def targets(self, split: str, part: Part) -> Any:
+        """Targets of consecutive samples of a split, as they are."""
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`."""
-        targets_of_all = self._targets_of("train")
         for part, inputs in self._inputs_of("train", training=True).fetch(self._order.parts(start_step)):
-            targets = targets_of_all.index_select(0, part.indices.to(self._device, non_blocking=True))
-            inputs, targets = self._augment(inputs, targets, part.keys)
+            inputs, targets = self.changed(inputs, part)
             yield Batch(inputs, targets, part.indices, part.share)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
@@ -85,11 +90,9 @@ class SampleFeed:
         Batches are four times a training micro-batch, as no gradients are kept, within 256 images or 1024 rows. Workers
         of the stream path stay for the next evaluation.
         """
-        targets_of_all = self._targets_of(split)
-        parts = in_order(len(targets_of_all), self._eval_batch_size)
+        parts = in_order(len(self._source.splits[split]), self._eval_batch_size)
         for part, inputs in self._inputs_of(split, training=False).fetch(parts):
-            first = int(part.indices[0])
-            yield Batch(inputs, targets_of_all[first : first + len(part)], part.indices)
+            yield Batch(inputs, self.targets(split, part), part.indices)
 
     def names(self, split: str, indices: Tensor) -> list[str]:
         """The files or rows behind some samples."""
@@ -99,11 +102,6 @@ class SampleFeed:
         """Stop the worker processes."""
         for inputs in self._inputs.values():
             inputs.close()
-
-    def _targets_of(self, split: str) -> Tensor:
-        if split not in self._targets:
-            self._targets[split] = self._source.splits[split].targets.to(self._device)
-        return self._targets[split]
 
     def _inputs_of(self, split: str, *, training: bool) -> Inputs:
         """Held samples are the same for training and evaluation; a stream of files is not, having other crops."""
@@ -141,6 +139,44 @@ class SampleFeed:
         if self._device.type == "cuda":
             return images.pin_memory().to(self._device, non_blocking=True)
         return images.to(self._device, copy=True)
+
+
+class SampleFeed(BatchFeed):
+    """Batches of samples whose target is one number: a label, or what is to be predicted.
+
+    Args:
+        source: the data set.
+        augment: random changes to training images, as in the YAML.
+        train, loader, device: as above.
+
+    Raises ConfigError as above.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        augment: tuple[Augmentation, ...],
+        *,
+        train: Train,
+        loader: Loader,
+        device: torch.device,
+    ) -> None:
+        super().__init__(source, resized_crop_of(augment), train=train, loader=loader, device=device)
+        self._augment = Augment(augment, source.info, already_cropped=self._cache == "none")
+        self._targets: dict[str, Tensor] = {}
+
+    def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        targets = self._targets_of("train").index_select(0, part.indices.to(self._device, non_blocking=True))
+        return self._augment(inputs, targets, part.keys)
+
+    def targets(self, split: str, part: Part) -> Tensor:
+        first = int(part.indices[0])
+        return self._targets_of(split)[first : first + len(part)]
+
+    def _targets_of(self, split: str) -> Tensor:
+        if split not in self._targets:
+            self._targets[split] = self._source.splits[split].targets.to(self._device)
+        return self._targets[split]
 
 
 def _choose_cache(source: Source, loader: Loader, device: torch.device, *, crops: bool) -> tuple[str, str]:

@@ -18,11 +18,13 @@ class Part:
 
     indices, keys: int64 [B] on the CPU: positions in the split, and what each sample's random changes follow from.
     share: the micro-batch's part of its optimizer step.
+    epoch: passes over the split before this one; 0 where nothing is random.
     """
 
     indices: Tensor
     keys: Tensor
     share: float = 1.0
+    epoch: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -70,7 +72,7 @@ class TrainOrder:
                 begin = step * self._batch_size
                 for start, stop in self._cuts:
                     rows = slice(begin + start, begin + stop)
-                    yield Part(indices[rows], keys[rows], (stop - start) / self._batch_size)
+                    yield Part(indices[rows], keys[rows], (stop - start) / self._batch_size, epoch)
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Indices and keys of a whole epoch, int64 [N] each."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mlcli.engine.runtime import Runtime
 
 Direction = Literal["max", "min"]
@@ -62,6 +64,14 @@ class Metrics(Protocol):
     def compute(self) -> dict[str, float]:
         """The metrics so far, as plain numbers. Waits for the device."""
 
+    def details(self) -> dict[str, Any]:
+        """What single numbers do not tell, as JSON's types: tables, matrices, curves. Waits for the device.
+
+        Keys that others know how to show: "classes", a list of dicts that begin with "name"; "confusion", counts by
+        truth (row) and answer (column); "confusion_names", where its rows are more than the classes; "pr_curves", for
+        each class name the lists threshold, precision, recall, tp, fp, tn, fn; "mistakes", a list of dicts.
+        """
+
 
 class Feed(Protocol):
     """Batches on the device, as a pure function of (seed, step): nothing to replay when a run resumes."""
@@ -95,6 +105,10 @@ class Task(Protocol):
     primary: str
     """The metric that decides what is best unless train.watch names another."""
 
+    @property
+    def caveat(self) -> str:
+        """What a person should know about the answers; empty if nothing."""
+
     def describe(self) -> list[tuple[str, str]]:
         """Lines (subject, text) a person should see before training: the data, the model."""
 
@@ -114,7 +128,17 @@ class Task(Protocol):
         """
 
     def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Any]:
-        """Loss terms and predictions from one pass, in evaluation mode."""
+        """Loss terms (none where they would cost another pass) and predictions from one pass, in evaluation mode."""
 
-    def metrics(self) -> Metrics:
-        """A fresh, empty set of metrics."""
+    def metrics(self, split: str = "train") -> Metrics:
+        """A fresh, empty set of metrics for one split."""
+
+    def batch_picture(self, batch: Batch) -> "Image | None":
+        """The first samples of a training batch after augmentation with what they should be; None if there is nothing
+        to be seen."""
+
+    def pictures(self, split: str, metrics: Metrics) -> dict[str, "Image"]:
+        """What a person should look at after an evaluation of `split`, by title: mistakes, confusion, residuals, boxes.
+
+        `metrics` has seen the whole split; the model is in evaluation mode.
+        """

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mlcli.engine.files import cannot_write
+from mlcli.engine.files import cannot_write, write_atomically
 from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
+from mlcli.engine.vitals import Look
 
-TIME_FIELDS = ("samples_per_s", "wait_share", "seconds", "time")
+TIME_FIELDS = ("samples_per_s", "wait_share", "memory_mb", "seconds", "time")
 """Fields that differ between two runs with the same seed; everything else in metrics.jsonl is reproducible."""
 
 
@@ -26,7 +27,8 @@ class RunLog:
     """
 
     def __init__(self, run: RunFolder, offset: int, step: int) -> None:
-        self.path = run.path / "metrics.jsonl"
+        self.path, self._layers_path = run.path / "metrics.jsonl", run.path / "layers.jsonl"
+        self._forget_layers_after(step)
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
             os.ftruncate(self._file, offset)
@@ -53,13 +55,29 @@ class RunLog:
         for name, value in values.items():
             self.tensorboard.add_scalar(f"{name}/{split}", value, step)
 
+    def look(self, look: Look) -> None:
+        """One line in layers.jsonl; what is wrong also as text in TensorBoard."""
+        try:
+            with self._layers_path.open("a") as file:
+                file.write(json.dumps(look.to_plain()) + "\n")
+        except OSError as error:
+            raise cannot_write(self._layers_path, error) from error
+        for text in look.notes:
+            self.tensorboard.add_text("notes", text, look.step)
+
+    def _forget_layers_after(self, step: int) -> None:
+        """A resumed run sees those steps again."""
+        if self._layers_path.exists():
+            kept = [line for line in read_metrics(self._layers_path) if line["step"] <= step]
+            write_atomically(self._layers_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
     def close(self) -> None:
         os.close(self._file)
         self.tensorboard.close()
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """The lines of a metrics.jsonl or layers.jsonl; a last line cut short by a crash is left out."""
     lines = path.read_text().splitlines() if path.exists() else []
     entries = []
     for line in lines:
@@ -77,6 +95,15 @@ class Screen:
         self.steps_per_epoch, self.metric = steps_per_epoch, metric
         self._bar: tqdm | None = None
         self._headed = False
+        self._noted: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Something is wrong; the same, whatever its figures in parentheses, is said once only."""
+        kind = text.partition(" (")[0]
+        if kind not in self._noted:
+            self._noted.add(kind)
+            self.clear()
+            print(f"warning    {text}", flush=True)
 
     def step(self, epoch: int, done: int) -> None:
         """One optimizer step of `epoch` (from 0) is done; `done` of the epoch's steps so far."""

@@ -1,7 +1,11 @@
 """What the run costs: samples per second and the share of time spent waiting for data, from the host's clock only."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+PHASES = ("forward", "backward", "optimizer")
+"""What a step does once it has its batch, in this order."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +32,59 @@ class Reading:
 class Meter:
     """Counts samples and waiting time since the last line on the screen, and since the last log point within that.
 
-    As a context, `with meter:` marks waiting for a batch. It never looks at the device: on a GPU the host runs ahead,
-    and only a reading taken after a synchronisation (a log point reads the loss) spans the true time.
+    As a context, `with meter:` marks waiting for a batch. On a GPU the host runs ahead, and only a reading taken after
+    a synchronisation (a log point reads the loss) spans the true time. So the phases of a step are timed in some steps
+    only, and taken to be the same in the others.
+
+    Args:
+        synchronize: waits until the device has done what it was told.
     """
 
-    def __init__(self) -> None:
-        self.samples, self.wait_s = 0, 0.0
+    def __init__(self, synchronize: Callable[[], None] = lambda: None) -> None:
+        self._synchronize = synchronize
+        self.samples, self.wait_s, self.training_s, self.evaluation_s = 0, 0.0, 0.0, 0.0
+        self._phase_s = dict.fromkeys(PHASES, 0.0)
+        self._timed, self._steps, self._timed_steps = False, 0, 0
         self.restart()
+
+    def begin_step(self, *, timed: bool) -> None:
+        """A step begins; `timed` has its phases measured, which makes a GPU wait."""
+        self._timed = timed
+        self._steps += 1
+        self._timed_steps += timed
+
+    def mark(self, phase: str) -> None:
+        """This phase of the step is over."""
+        if self._timed:
+            self._synchronize()
+            now = time.perf_counter()
+            self._phase_s[phase] += now - self._marked
+            self._marked = now
 
     def restart(self) -> None:
         """Begin a new span and a new lap in it."""
         self._span = self._lap = self._now()
 
+    def judged(self, seconds: float) -> None:
+        """An evaluation, with what was drawn and saved around it, has taken that long; a new span begins."""
+        self.evaluation_s += seconds
+        self.training_s += self._now().time_s - self._span.time_s - seconds
+        self.restart()
+
+    def times(self) -> dict[str, float]:
+        """Seconds so far: data, forward, backward, optimizer, evaluation, and other (logging, saving, this program)."""
+        seconds = self.training_s + self._now().time_s - self._span.time_s
+        share = self._steps / max(1, self._timed_steps)
+        phases = {name: phase_s * share for name, phase_s in self._phase_s.items()}
+        other = max(0.0, seconds - self.wait_s - sum(phases.values()))
+        return {"data": self.wait_s, **phases, "evaluation": self.evaluation_s, "other": other}
+
     def __enter__(self) -> None:
         self._waiting_since = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.wait_s += time.perf_counter() - self._waiting_since
+        self._marked = time.perf_counter()
+        self.wait_s += self._marked - self._waiting_since
 
     def count(self, samples: int) -> None:
         self.samples += samples

@@ -1,17 +1,21 @@
 """The run folder: made by a bare mkdir, held by a lock, and able to say what became of it."""
 
+import io
 import json
 import os
 import secrets
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mlcli.engine.checkpoint import by_age
 from mlcli.engine.files import cannot_write, write_atomically
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
 from mlcli.schema.read import read
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 try:
     import fcntl
@@ -60,6 +64,17 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         write_atomically(self.path / name, text.encode())
+
+    def write_picture(self, title: str, picture: "Image") -> None:
+        """pictures/<title>.png, with hyphens for spaces."""
+        png = io.BytesIO()
+        picture.save(png, "PNG")
+        folder = self.path / "pictures"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        write_atomically(folder / f"{title.replace(' ', '-')}.png", png.getvalue())
 
     def checkpoint(self, which: str = "best") -> Path:
         """The path of the "best" or the "last" checkpoint; the last where no best was chosen yet."""

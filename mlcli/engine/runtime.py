@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import nn
 
@@ -61,6 +62,14 @@ class Runtime:
     def callable_form(self, model: nn.Module) -> nn.Module:
         """What is called in place of the model: its compiled form, or itself. Weights are shared, names unchanged."""
         return torch.compile(model) if self.compile else model  # type: ignore[return-value]
+
+    def memory_mb(self) -> float:
+        """Most memory the GPU has held since the last call, or what this process holds now; in MB (10**6 bytes)."""
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return round(peak / 1e6, 1)
+        return round(psutil.Process().memory_info().rss / 1e6, 1)
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was told; for timing only."""

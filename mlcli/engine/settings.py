@@ -197,6 +197,21 @@ class Checkpoints(Strict):
     """How many of the newest checkpoints stay; at least 2, so that one good one is left if the newest is damaged."""
 
 
+class TensorBoard(Strict):
+    """What is written for looking at besides the numbers of metrics.jsonl."""
+
+    layers: bool = True
+    """Watch each layer at log points: gradient and weight norms, update ratio, histograms, activations."""
+    pictures: bool = True
+    """Draw after evaluations: a batch after augmentation, mistakes, filters, confusion, curves; always at the end."""
+    graph: bool = True
+    """Draw the model's graph once."""
+    embeddings: bool = False
+    """Keep what the layer before the last makes of the judged split, for the projector; classification only."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Most of the training time that all this may take; what does not fit is done less often."""
+
+
 class Train(Strict):
     epochs: PositiveInt = 10
     """Passes over the training split."""
@@ -229,6 +244,9 @@ class Train(Strict):
     log_every: PositiveInt = 50
     """Optimizer steps between entries in metrics.jsonl and TensorBoard."""
     checkpoints: Checkpoints = Checkpoints()
+    tensorboard: TensorBoard = TensorBoard()
+    baselines: bool = True
+    """Compare with simple classical models (scikit-learn) after training; cached per data set."""
 
     @model_validator(mode="after")
     def accumulate_fits(self):

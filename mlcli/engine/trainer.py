@@ -1,6 +1,7 @@
 """The one trainer: three steps, repeated. It knows no task; what is learned comes in as a `Task`."""
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import torch
 
 from mlcli.engine.best import Watch
+from mlcli.engine.board import Board
+from mlcli.engine.budget import Budget
 from mlcli.engine.checkpoint import checkpoint_path, prune, save_checkpoint
-from mlcli.engine.contract import Batch, Feed, Task, total
+from mlcli.engine.contract import Batch, Feed, Metrics, Task, total
 from mlcli.engine.evaluate import Interrupted, evaluate_split
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.meter import Meter
@@ -19,7 +22,11 @@ from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
 from mlcli.engine.stop import StopRequest
+from mlcli.engine.vitals import Look, Vitals
 from mlcli.errors import DivergedError
+
+FIRST_COST_S = {"layers": 0.01, "pictures": 1.0}
+"""Seconds, before it is known: importing matplotlib and drawing take about one."""
 
 
 @dataclass
@@ -37,9 +44,16 @@ class Training:
     state: TrainingState
     run: RunFolder
     log: RunLog
+    board: Board
     screen: Screen
     stop: StopRequest
     identity: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        shown = self.settings.train.tensorboard
+        self.meter = Meter(self.runtime.synchronize)
+        self.budget = Budget(shown.share, FIRST_COST_S)
+        self.vitals = Vitals(self.state.model, self.budget, active=shown.layers)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,13 +72,14 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
     """
     state, progress, runtime = t.state, t.state.progress, t.runtime
     model, net, optimizer, scaler = state.model, state.net, state.optimizer, state.scaler
-    parameters, meter, prepared_epoch = list(model.parameters()), Meter(), -1
+    parameters, meter, prepared_epoch = list(model.parameters()), t.meter, -1
+    each_step_is_timed = runtime.device.type == "cpu"  # a GPU would have to wait
 
     while not t.stop():
         epoch, step_in_epoch = divmod(progress.step, t.steps_per_epoch)
         if step_in_epoch == 0 and progress.judged_step < progress.step:
             try:
-                finish_epoch(t, epoch - 1, meter)
+                finish_epoch(t, epoch - 1)
             except Interrupted:
                 break
         if progress.step >= t.total_steps or has_stopped_improving(t):
@@ -73,6 +88,9 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
             t.task.train_mode(epoch)
             prepared_epoch = epoch
 
+        logs = is_log_point(t, epoch, step_in_epoch)
+        look = t.vitals.look(progress.step + 1, is_log_point=logs)  # mostly one that does nothing
+        meter.begin_step(timed=logs or each_step_is_timed)
         runtime.seed_step(progress.step)  # dropout and the like: a function of (seed, step)
         lr = state.schedule.lr_at(progress.step - progress.skipped)
         set_lr(optimizer, lr)
@@ -82,23 +100,30 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
             with runtime.autocast():
                 terms = t.task.losses(net, batch)  # 1. a function from the set  2. how wrong it is
             loss = total(terms) if batch.share == 1 else total(terms) * batch.share
+            meter.mark("forward")
             scaler.scale(loss).backward()
+            meter.mark("backward")
             state.window.add(terms, batch.share)
             meter.count(len(batch))
         scaler.unscale_(optimizer)
+        look.gradients()
         clip_gradients(parameters, t.settings.optimizer)
         if take_step(scaler, optimizer):  # 3. a better function
             state.ema.update(progress.step)
         else:
             progress.skipped += 1
+            note(t, t.vitals.overflowed())
+        look.updated()
         optimizer.zero_grad(set_to_none=True)
+        meter.mark("optimizer")
 
         progress.step += 1
         state.window.steps += 1
         t.screen.step(epoch, step_in_epoch + 1)
+        if logs:
+            log_window(t, epoch, lr)
+            show_layers(t, look.result())
         epoch_is_over = step_in_epoch + 1 == t.steps_per_epoch
-        if progress.step % t.settings.train.log_every == 0 or (epoch_is_over and is_judged(t, epoch)):
-            log_window(t, epoch, lr, meter)
         every_steps = t.settings.train.checkpoints.every_steps
         if every_steps and progress.step % every_steps == 0 and not epoch_is_over:
             save(t)
@@ -116,6 +141,12 @@ def take_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) ->
     return scaler.get_scale() >= scale
 
 
+def is_log_point(t: Training, epoch: int, step_in_epoch: int) -> bool:
+    """Whether the step (both from 0) is followed by an entry in the log: every so often, and before an evaluation."""
+    every, epoch_is_over = t.settings.train.log_every, step_in_epoch + 1 == t.steps_per_epoch
+    return (t.state.progress.step + 1) % every == 0 or (epoch_is_over and is_judged(t, epoch))
+
+
 def is_judged(t: Training, epoch: int) -> bool:
     """Whether the model is evaluated after this epoch (from 0); always after the last."""
     return (epoch + 1) % t.settings.train.evaluate_every == 0 or epoch + 1 == t.settings.train.epochs
@@ -126,14 +157,33 @@ def has_stopped_improving(t: Training) -> bool:
     return early is not None and t.state.progress.stale >= early.patience
 
 
-def log_window(t: Training, epoch: int, lr: float, meter: Meter) -> None:
+def log_window(t: Training, epoch: int, lr: float) -> None:
     """Write the mean loss since the last log point. Reading it is the only time the loop waits for the device."""
     means = t.state.window.read()
     refuse_to_diverge(means, t.state.progress.step)
-    rates = meter.lap()
-    values = {**means, "lr": lr, "samples_per_s": rates.samples_per_s, "wait_share": rates.wait_share}
+    rates, memory_mb = t.meter.lap(), t.runtime.memory_mb()
+    speed = {"samples_per_s": rates.samples_per_s, "wait_share": rates.wait_share, "memory_mb": memory_mb}
+    values = {**means, "lr": lr, **speed}
     t.log.scalars("train", t.state.progress.step, epoch + 1, values)
     t.state.window.pour_into(t.state.epoch_loss)
+
+
+def show_layers(t: Training, look: Look | None) -> None:
+    """Write down how each layer does; what is wrong with one is said on the screen, once."""
+    if look is None:
+        return
+    began = time.perf_counter()
+    t.log.look(look)
+    t.board.look(look)
+    for text in look.notes:
+        t.screen.note(text)
+    t.budget.spend("layers", time.perf_counter() - began + look.cost_s)
+
+
+def note(t: Training, text: str) -> None:
+    """Say that something is wrong at this step: in the log, and on the screen unless it was said before."""
+    t.log.look(Look(t.state.progress.step + 1, [], notes=[text]))
+    t.screen.note(text)
 
 
 def refuse_to_diverge(means: dict[str, float], step: int) -> None:
@@ -148,29 +198,39 @@ def refuse_to_diverge(means: dict[str, float], step: int) -> None:
     )
 
 
-def finish_epoch(t: Training, epoch: int, meter: Meter) -> None:
+def finish_epoch(t: Training, epoch: int) -> None:
     """Judge the model after `epoch` (from 0), keep it if it is the best, save. Raises Interrupted, nothing changed."""
-    progress = t.state.progress
+    progress, began = t.state.progress, time.perf_counter()
     if is_judged(t, epoch):
-        rates, lr = meter.span(), t.state.schedule.lr_at(progress.step - progress.skipped - 1)
+        rates, lr = t.meter.span(), t.state.schedule.lr_at(progress.step - progress.skipped - 1)
         t.screen.clear()
         with t.state.ema.in_place_of(t.state.model):
-            batches = t.feed.eval_batches(t.watch.split)
-            scores, _ = evaluate_split(t.task, t.state.net, batches, t.runtime, should_stop=t.stop)
+            scores, metrics = evaluate_split(t.task, t.state.net, t.feed, t.watch.split, t.runtime, should_stop=t.stop)
             best = is_best(t, scores[t.watch.metric], epoch)
             if best:
                 weights = t.state.model.state_dict()
                 save_checkpoint(t.run.checkpoints / "best.ckpt", {"model": weights, "scores": scores, **describe(t)})
+            show_answers(t, metrics)
         t.log.scalars(t.watch.split, progress.step, epoch + 1, scores)
         shown = {"train": t.state.epoch_loss.read(), t.watch.split: scores}
         t.screen.epoch(epoch, shown, lr, rates, best)
         t.state.epoch_loss.clear()
         t.run.update_status(epoch=epoch + 1, step=progress.step, best=best_so_far(t))
-        meter.restart()
     progress.judged_step = progress.step
     last = progress.step >= t.total_steps or has_stopped_improving(t)
     if last or (epoch + 1) % t.settings.train.checkpoints.every_epochs == 0:
         save(t)
+    t.meter.judged(time.perf_counter() - began)
+
+
+def show_answers(t: Training, metrics: Metrics) -> None:
+    """Draw what the model answers, while it is in evaluation mode, if time allows."""
+    if not (t.settings.train.tensorboard.pictures and t.budget.allows("pictures")):
+        return
+    began, split, step = time.perf_counter(), t.watch.split, t.state.progress.step
+    t.board.evaluation(split, metrics.details(), step)
+    t.board.pictures(split, t.task.pictures(split, metrics), step)
+    t.budget.spend("pictures", time.perf_counter() - began)
 
 
 def is_best(t: Training, value: float, epoch: int) -> bool:

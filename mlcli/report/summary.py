@@ -1,32 +1,155 @@
-"""The last lines of a training run: how good, by what, where it lies, and what to type next."""
+"""The last lines of a training run: how good, beside what, why, what by, where it lies, and what to type next."""
 
+import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from mlcli.engine.log import read_metrics
 from mlcli.engine.trainer import Training
 from mlcli.machine.verdict import TOLERATED_WAIT
+from mlcli.report.confusion import Confusion
+from mlcli.report.evidence import Evidence
+from mlcli.report.record import SPLITS, Record
 from mlcli.report.tables import duration, number, table
+from mlcli.report.verdict import Verdict, judge
+
+WIDTH = 100
+"""Columns of the screen that are used."""
+INDENT = 10
+MOST_PAIRS, MOST_NOTES, MOST_REASONS, LONGEST_NAME = 4, 2, 3, 24
+BLOCKS = "█▓▒░"
+"""Neighbours in the bar of times must look different."""
+BAR = 60
+FILES = ("report.html", "model.safetensors", "config.yaml", "metrics.jsonl", "pictures", "checkpoints", "tensorboard")
+"""Of a run folder, worth naming; the page that shows everything first."""
 
 
 def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]], seconds: float) -> str:
-    """Scores of the best model by split, files, three next commands. `outcome` as returned by `fit`."""
-    progress, run, metric = t.state.progress, t.run, t.watch.metric
+    """What to print when a run has ended, from its folder, whose status.json already has the scores.
+
+    `outcome` as returned by `fit`. At most 30 lines of 100 columns, but for long paths, names and scores.
+    """
+    progress, record = t.state.progress, Record.read(t.run)
     done = "done" if outcome == "finished" else outcome
-    names = list(dict.fromkeys(name for values in scores.values() for name in values))
-    header = ["", *(name.replace("_", " ") for name in names)]
-    rows = [[split, *(number(values.get(name)) for name in names)] for split, values in scores.items()]
-    split = "test" if "test" in scores else t.watch.split
-    folder, epochs = shown(run.path), progress.step // t.steps_per_epoch
-    return f"""
-{done} in {duration(seconds)}; best epoch {progress.best_epoch} of {epochs} by {t.watch.split} {metric}
+    epochs = progress.step // t.steps_per_epoch
+    best = f"best epoch {progress.best_epoch} of {epochs} by {t.watch.split} {t.watch.metric}"
+    verdict = judge(Evidence.of(record))
+    lines = [
+        *_verdict_lines(verdict),
+        *_confused_lines(record),
+        *_labelled("layers", layer_troubles(record.layers)[-MOST_NOTES:]),
+        *time_lines(record.status.get("times")),
+        *_file_lines(record),
+        *_next_lines(record, verdict, "test" if "test" in scores else t.watch.split),
+    ]
+    closing = "\n".join(lines)
+    return f"\n{done} in {duration(seconds)}; {best}\n\n{score_table(record, scores)}\n\n{closing}{waiting_line(t)}"
 
-{table(header, rows)}
 
-files  {folder}/   config.yaml, metrics.jsonl, checkpoints/, model.safetensors, tensorboard/
-next   mlcli evaluate {run.name} --split {split}
-       mlcli predict {run.name} FILES
-       tensorboard --logdir {shown(run.path.parent.parent)}{waiting_line(t)}"""
+def score_table(record: Record, scores: dict[str, dict[str, float]]) -> str:
+    """A row per split, then one per classical model on the headline's split; metrics that do not fit are left out."""
+    names = list(dict.fromkeys(name for split in scores.values() for name in split))
+    simple = record.baselines if record.baselines and record.baselines.split in scores else None
+    notes = {
+        e.name: f"on {e.rows:,} of {simple.rows_there:,} rows"
+        for e in (simple.entries if simple else ())
+        if simple and e.rows < simple.rows_there
+    }
+    order = [split for split in reversed(SPLITS) if split in scores]
+    while True:
+        rows = [[split, *(number(scores[split].get(name)) for name in names)] for split in order]
+        if simple:
+            sign = -1 if record.direction == "max" else 1
+            entries = sorted(simple.entries, key=lambda e: sign * e.scores.get(record.metric, 0.0))
+            rows += [[f"  {e.name}", *(number(e.scores.get(n)) for n in names), notes.get(e.name, "")] for e in entries]
+            rows = [[*row, ""] if len(row) <= len(names) + 1 else row for row in rows]
+            rows.insert(len(order), [f"beside it, {simple.split}", *[""] * (len(names) + 1)])
+        text = table(["", *(name.replace("_", " ") for name in names), *([""] if simple else [])], rows)
+        if len(names) <= 2 or max(map(len, text.splitlines())) <= WIDTH:
+            return text
+        names.remove(next(name for name in reversed(names) if name != record.metric))
+
+
+def _verdict_lines(verdict: Verdict | None) -> list[str]:
+    if verdict is None:
+        return []
+    reasons = verdict.reasons[:MOST_REASONS]
+    first, *others = [reason[0].lower() + reason[1:] for reason in reasons]
+    return _labelled("verdict", [f"{verdict.kind}: {first}", *others])
+
+
+def _confused_lines(record: Record) -> list[str]:
+    confusion = Confusion.of(record.detail)
+    pairs = confusion.pairs(MOST_PAIRS) if confusion else []
+    told = [f"{_cut(p.truth)} -> {_cut(p.answer)} ({p.count} of {p.of})" for p in pairs]
+    return _labelled("confused", [" · ".join(told)]) if told else []
+
+
+def layer_troubles(looks: list[dict[str, Any]]) -> list[str]:
+    """What was wrong with layers, each kind of trouble where it was seen last, in the order of these steps."""
+    last: dict[str, str] = {}
+    for look in looks:
+        for note in look.get("notes") or []:
+            kind = str(note).partition(" (")[0]
+            last.pop(kind, None)
+            last[kind] = f"{note} at step {look.get('step')}"
+    return list(last.values())
+
+
+def time_lines(times: Any) -> list[str]:
+    """Where the time went: a bar of blocks, and its legend. times: seconds by what they were spent on."""
+    if not isinstance(times, dict) or not (total := sum(times.values())):
+        return []
+    parts = [(str(name), seconds / total) for name, seconds in times.items()]
+    marks = {name: BLOCKS[i % len(BLOCKS)] for i, (name, _) in enumerate(parts)}
+    bar, told = "", 0.0
+    for name, share in parts:
+        told += share
+        bar += marks[name] * (round(BAR * told) - len(bar))
+    legend = "  ".join(f"{marks[name]} {name} {share:.0%}" for name, share in parts)
+    return [f"{'time':<{INDENT}}{bar}", f"{'':<{INDENT}}{legend}"]
+
+
+def _file_lines(record: Record) -> list[str]:
+    there = [name + "/" * (record.path / name).is_dir() for name in FILES if (record.path / name).exists()]
+    return _labelled("files", [f"{shown(record.path)}/", ", ".join(there)])
+
+
+def _next_lines(record: Record, verdict: Verdict | None, split: str) -> list[str]:
+    tries = [command_for(record, advice.override) for advice in (verdict.advice if verdict else ())]
+    commands = [
+        *tries[:2],
+        f"mlcli evaluate {record.name} --split {split}",
+        f"mlcli predict {record.name} FILES",
+        f"tensorboard --logdir {shlex.quote(shown(record.path.parent.parent))}",
+    ]
+    return [f"{'next' if i == 0 else '':<{INDENT}}{command}" for i, command in enumerate(commands)]
+
+
+def command_for(record: Record, override: str) -> str:
+    """What to type to train again with one change: the command that was typed, or the resolved config, and the change.
+
+    An `override` that is itself a command, such as `mlcli lr-find`, is given the config.
+    """
+    resolved, typed = shown(record.path / "resolved.yaml"), record.environment.get("arguments")
+    arguments = [str(word) for word in typed] if isinstance(typed, list) else []
+    if arguments[:1] != ["train"] or "--resume" in arguments:
+        arguments = ["train", resolved, "--name", record.path.parent.name]
+    if override.startswith("mlcli "):
+        config = next((word for word in arguments if word.endswith((".yaml", ".yml"))), resolved)
+        return f"{override} {shlex.quote(config)}"
+    return f"mlcli {shlex.join(arguments)} {override}"
+
+
+def _labelled(label: str, texts: list[str]) -> list[str]:
+    """Texts below each other beside their label, wrapped."""
+    lines = [line for text in texts for line in textwrap.wrap(text, WIDTH - INDENT, break_on_hyphens=False)]
+    return [f"{label if i == 0 else '':<{INDENT}}{line}" for i, line in enumerate(lines)]
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def waiting_line(t: Training) -> str:
@@ -37,7 +160,7 @@ def waiting_line(t: Training) -> str:
     in_memory = any(what == "cache" and value != "none" for what, value, _ in t.feed.choices)
     spent = "was spent making batches (the data are in memory)" if in_memory else "was spent waiting for data"
     config = shown(t.run.path / "resolved.yaml")
-    return f"\nwait   {share:.0%} of the training time {spent}; why: mlcli bench-io {config}"
+    return f"\n{'wait':<{INDENT}}{share:.0%} of the training time {spent};\n{'':<{INDENT}}why: mlcli bench-io {config}"
 
 
 def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 ABSENT = "-"
+SHARES = ("accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1")
+"""Metrics that are, or behave like, a share of samples that went right."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
@@ -23,6 +25,13 @@ def number(value: float | None) -> str:
     if value is None:
         return ABSENT
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def score_text(metric: str, value: float | None) -> str:
+    """A score as a sentence says it: 97.8 % for shares of samples, otherwise as `number`."""
+    if value is None:
+        return ABSENT
+    return f"{100 * value:.1f} %" if metric in SHARES else number(value)
 
 
 def duration(seconds: float | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mlcli.engine.best import choose_watch
+from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_newest
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.run import RunFolder, create_run
@@ -50,7 +51,8 @@ def training(
     run.update_status(state="running")
     log, screen = RunLog(run, offset, state.progress.step), Screen(feed.steps_per_epoch, watch.metric)
     identity = {"config": settings.model_dump(mode="json"), "facts": task.facts, "versions": {}}
-    return Training(task, feed, settings, runtime, watch, state, run, log, screen, stop or StopAfter(), identity)
+    board, stop = Board(log.tensorboard), stop or StopAfter()
+    return Training(task, feed, settings, runtime, watch, state, run, log, board, screen, stop, identity)
 
 
 def train(root: Path, task: ToyTask, settings: TrainerSettings, **more) -> tuple[Training, str]:

@@ -1,7 +1,10 @@
 """A real, tiny task for the trainer's tests: a linear or dropout network on numbers made from a seed."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from mlcli.engine.contract import Batch
@@ -19,6 +22,9 @@ class ToyMetrics:
 
     def compute(self) -> dict[str, float]:
         return {"mae": self.error.item() / self.count, "hits": self.hits.item() / self.count}
+
+    def details(self) -> dict[str, Any]:
+        return {"residuals": [self.error.item()]}
 
 
 class ToyFeed:
@@ -54,6 +60,7 @@ class ToyFeed:
 
 class ToyTask:
     primary = "mae"
+    caveat = ""
 
     def __init__(
         self, *, samples=24, batch_size=6, accumulate=1, seed=0, dropout=0.0, norm=False, bad_step=None
@@ -91,5 +98,11 @@ class ToyTask:
         predictions = net(batch.inputs).float()
         return {"mse": (predictions - batch.targets).square().mean()}, predictions
 
-    def metrics(self) -> ToyMetrics:
+    def metrics(self, split: str = "train") -> ToyMetrics:
         return ToyMetrics()
+
+    def batch_picture(self, batch: Batch) -> Image.Image | None:
+        return None
+
+    def pictures(self, split: str, metrics: ToyMetrics) -> dict[str, Image.Image]:
+        return {"error": Image.new("RGB", (4, 3), (round(metrics.error.item()) % 256, 0, 0))}

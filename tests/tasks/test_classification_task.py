@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import TypeAdapter
 
 from mlcli.engine.checkpoint import save_checkpoint
@@ -72,7 +74,7 @@ def test_facts_are_plain_data_and_enough_to_predict(tmp_path):
 def test_evaluation_through_the_feed_is_that_of_one_large_batch(runtime):
     task = ClassificationTask(config_of())
     feed = task.feed(runtime)
-    scores, metrics = evaluate_split(task, task.model, feed.eval_batches("val"), runtime)
+    scores, metrics = evaluate_split(task, task.model, feed, "val", runtime)
     feed.close()
     samples = task.source.splits["val"]
     rows = torch.arange(len(samples))
@@ -112,7 +114,7 @@ def test_a_few_steps_learn_wine(runtime):
         optimizer.zero_grad()
         sum(task.losses(task.model, batch).values()).backward()
         optimizer.step()
-    scores, _ = evaluate_split(task, task.model, feed.eval_batches("test"), runtime)
+    scores, _ = evaluate_split(task, task.model, feed, "test", runtime)
     feed.close()
     assert scores["accuracy"] > 0.9
 
@@ -177,3 +179,85 @@ def test_nothing_is_written_to_the_working_directory(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     ClassificationTask(config_of()).describe()
     assert not list(tmp_path.iterdir())
+
+
+def judged(task: ClassificationTask, split: str = "val"):
+    runtime = decide_runtime(task.config.train)
+    feed = task.feed(runtime)
+    _, metrics = evaluate_split(task, task.model, feed, split, runtime)
+    feed.close()
+    return metrics
+
+
+def image_folder(root: Path, image_size: int) -> dict:
+    """Files in folders by split and class, and the data section for them."""
+    for split, count in (("train", 14), ("val", 4), ("test", 1)):
+        for number, name in enumerate(("ant", "bee", "cow")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (20, 12), (80 * number, 10 * i, 200)).save(root / split / name / f"{i}.png")
+    return {"name": "folder", "root": root, "image_size": image_size}
+
+
+def test_images_get_all_pictures_and_rows_of_features_what_can_be_drawn(tmp_path):
+    data = image_folder(tmp_path, 16)
+    block = [{"name": "conv", "channels": 4}, {"name": "global_pool"}]
+    images = ClassificationTask(config_of(data=data, model={"name": "cnn", "blocks": block}))
+    drawn = images.pictures("val", judged(images))
+    assert drawn.keys() == {"confusion", "calibration", "mistakes", "filters", "feature maps"}
+    linear = ClassificationTask(config_of(data={"name": "digits"}, model={"name": "linear"}))
+    assert linear.pictures("val", judged(linear)).keys() == {"confusion", "calibration", "mistakes", "filters"}
+    rows = ClassificationTask(config_of())
+    assert rows.pictures("val", judged(rows)).keys() == {"confusion", "calibration"}
+    assert rows.batch_picture(some_batch(rows)) is None
+
+
+def test_without_mistakes_there_is_no_sheet_of_them():
+    task = ClassificationTask(config_of(data={"name": "digits"}, model={"name": "linear"}))
+    metrics, labels = task.metrics("val"), task.source.splits["val"].targets
+    metrics.update(torch.eye(10)[labels], Batch(None, labels, torch.arange(len(labels))))
+    assert "mistakes" not in task.pictures("val", metrics)
+
+
+def test_a_training_batch_is_drawn_with_blended_labels():
+    task = ClassificationTask(
+        config_of(data={"name": "digits"}, model={"name": "linear"}, augment=[{"name": "mixup", "alpha": 1.0}])
+    )
+    feed = task.feed(decide_runtime(task.config.train))
+    batch = next(feed.train_batches(0))
+    feed.close()
+    assert batch.targets.ndim == 2
+    assert isinstance(task.batch_picture(batch), Image.Image)
+
+
+def test_details_name_the_files_behind_mistakes(tmp_path):
+    task = ClassificationTask(config_of(data=image_folder(tmp_path, 16)))
+    mistakes = judged(task).details()["mistakes"]
+    assert mistakes
+    for mistake in mistakes:
+        assert mistake["name"] == task.source.splits["val"].name(mistake["index"])
+        assert mistake["truth"] in mistake["name"], "files lie in folders of their classes"
+
+
+def test_embeddings_are_the_inputs_of_the_last_layer():
+    task = ClassificationTask(config_of(data={"name": "digits"}, model={"name": "mlp", "hidden": [5]}))
+    features, labels, sprites = task.embeddings("val", limit=30)
+    assert features.shape == (30, 5)
+    samples = task.source.splits["val"]
+    last = len(samples) - 1
+    assert labels[0] == task.info.class_names[samples.targets[0]]
+    assert labels[-1] == task.info.class_names[samples.targets[last]], "the whole split is sampled, not its beginning"
+    expected = torch.nn.Sequential(*list(task.model.net)[:-1])(
+        torch.addcmul(task.model.shift, samples.read(np.array([0, last])), task.model.scale)
+    )
+    torch.testing.assert_close(features[[0, -1]], expected.detach())
+    assert sprites.shape == (30, 3, 32, 32)
+    assert sprites.dtype == torch.uint8
+    assert task.embeddings("val", limit=10**6).features.shape[0] == len(samples)
+    assert ClassificationTask(config_of()).embeddings("val", 9).sprites is None
+
+
+def test_embeddings_of_maps_are_their_means(tmp_path):
+    model = {"name": "torchvision", "arch": "squeezenet1_1"}
+    task = ClassificationTask(config_of(data=image_folder(tmp_path, 32), model=model))
+    assert task.embeddings("val", limit=3).features.shape == (3, 512)

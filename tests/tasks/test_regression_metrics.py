@@ -1,5 +1,6 @@
 """The regression metrics against scikit-learn, where sums of squares would fail, and for constant targets."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
@@ -64,3 +65,48 @@ def test_update_reads_no_values():
 
     with FakeTensorMode(), torch.inference_mode():
         RegressionMetrics().update(torch.rand(4), Batch(None, torch.rand(4), torch.arange(4)))
+
+
+# --- residuals -------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_split_is_kept_whole_and_in_order():
+    predictions, truth = CASES["plain"]
+    found = measured(predictions, truth).details()["residuals"]
+    assert found["index"] == list(range(50))
+    assert found["count"] == 50
+    assert found["truth"] == pytest.approx(truth.tolist())
+    assert found["answer"] == pytest.approx(predictions.tolist())
+    misses = (predictions - truth).double().numpy()
+    for share, value in found["quantiles"].items():
+        assert value == pytest.approx(np.quantile(misses, float(share.split()[0]) / 100))
+    assert list(found["quantiles"]) == ["0 %", "5 %", "25 %", "50 %", "75 %", "95 %", "100 %"]
+
+
+def large(count: int = 9000) -> tuple[Tensor, Tensor]:
+    truth = torch.arange(count).float()
+    return truth + 0.5, truth
+
+
+def test_of_a_large_split_an_even_sample_is_kept_whatever_the_batches():
+    found = measured(*large(), batch_size=256).details()["residuals"]
+    assert (len(found["index"]), found["count"]) == (2000, 9000)
+    assert found["truth"] == [float(index) for index in found["index"]], "truth, answer and index belong together"
+    assert found["answer"] == [index + 0.5 for index in found["index"]]
+    in_each_tenth = np.histogram(found["index"], bins=10, range=(0, 9000))[0]
+    assert in_each_tenth == pytest.approx([200] * 10, abs=20)
+    assert measured(*large(), batch_size=4500).details()["residuals"] == found
+
+
+def test_merging_keeps_the_same_sample():
+    predictions, truth = large()
+    metrics = [RegressionMetrics(), RegressionMetrics()]
+    for rows in torch.arange(9000).split(1000):
+        metrics[int(rows[0]) % 2000 // 1000].update(predictions[rows], Batch(None, truth[rows], rows))
+    metrics[0].merge(metrics[1])
+    assert metrics[0].details() == measured(predictions, truth, batch_size=256).details()
+
+
+def test_nothing_seen_has_no_residuals():
+    found = RegressionMetrics().details()["residuals"]
+    assert found == {"count": 0, "index": [], "truth": [], "answer": [], "quantiles": {}}

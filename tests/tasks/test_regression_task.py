@@ -86,10 +86,40 @@ def test_a_few_steps_explain_half_the_variance():
         optimizer.zero_grad()
         sum(task.losses(task.model, batch).values()).backward()
         optimizer.step()
-    scores, metrics = evaluate_split(task, task.model, feed.eval_batches("train"), runtime)
+    scores, metrics = evaluate_split(task, task.model, feed, "train", runtime)
     feed.close()
     assert 0.45 < scores["r2"] < 0.6  # least squares reaches 0.52 on all 442 rows
     assert task.primary in metrics.directions
+
+
+def test_answers_and_misses_are_drawn():
+    task = RegressionTask(config_of())
+    batch = whole(task, "val")
+    drawn = {}
+    for offset in (0.0, 90.0):
+        metrics = task.metrics("val")
+        metrics.update(batch.targets + offset, batch)
+        drawn[offset] = task.pictures("val", metrics)
+    assert drawn[0.0].keys() == {"predicted and true", "residuals"}
+    for title, exact in drawn[0.0].items():
+        assert (np.asarray(exact)[:, -2:] == 255).all(), "nothing runs off the page"
+        assert np.asarray(exact).shape == np.asarray(drawn[90.0][title]).shape
+        assert (np.asarray(exact) != np.asarray(drawn[90.0][title])).any(), "the misses show"
+    assert task.batch_picture(batch) is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
+def test_answers_that_are_not_finite_are_left_out_of_pictures(value):
+    task = RegressionTask(config_of())
+    batch, metrics = whole(task, "val"), task.metrics("val")
+    answers = batch.targets.clone()
+    answers[3] = value
+    metrics.update(answers, batch)
+    assert 3 not in metrics.details()["residuals"]["index"]
+    assert len(task.pictures("val", metrics)) == 2
+    hopeless = task.metrics("val")
+    hopeless.update(torch.full_like(answers, value), batch)
+    assert task.pictures("val", hopeless) == {}
 
 
 def test_predicting_needs_no_data(tmp_path):

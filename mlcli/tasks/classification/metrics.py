@@ -1,15 +1,18 @@
-"""How well a classifier does on a split: confusion matrix, top-5 and calibration, gathered on the device.
+"""How well a classifier does on a split: confusion matrix, top-5, calibration and curves, gathered on the device.
 
 Precision, recall and F1 follow scikit-learn: 0 where undefined, macro averages over the classes that occur in truth or
 prediction. Expected calibration error: Guo et al. 2017 (arXiv:1706.04599), eq. 3, with 15 bins as in their section 5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlcli.engine.contract import Batch, Direction
+from mlcli.tasks.classification.curves import PrecisionRecallCounts
+from mlcli.tasks.classification.mistakes import TopMistakes, confused_pairs
 
 TOP = 5
 CALIBRATION_BINS = 15
@@ -22,9 +25,16 @@ class ClassificationMetrics:
         num_classes: C.
         class_names: C names in label order.
         device: where predictions arrive; `update` leaves everything there.
+        name_of: the file or row behind a position in the split, for `details`; None if they have no names.
     """
 
-    def __init__(self, num_classes: int, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        class_names: Sequence[str],
+        device: torch.device | str = "cpu",
+        name_of: Callable[[int], str] | None = None,
+    ) -> None:
         self.num_classes, self.class_names = num_classes, tuple(class_names)
         self.directions: dict[str, Direction] = {"accuracy": "max"}
         if num_classes > TOP:
@@ -35,6 +45,8 @@ class ClassificationMetrics:
         self._top5_hits = torch.zeros((), dtype=torch.int64, device=device)
         decimals = torch.float32 if torch.device(device).type == "mps" else torch.float64  # mps has no float64
         self._bins = torch.zeros(3, CALIBRATION_BINS, dtype=decimals, device=device)  # samples, confidence, hits
+        self._curves, self.mistakes = PrecisionRecallCounts(num_classes, device), TopMistakes(device)
+        self._name_of = name_of
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
         """Take in probabilities [B, C] and batch.targets int64 [B]. Shapes are static: nothing waits for the device."""
@@ -44,12 +56,16 @@ class ClassificationMetrics:
         self.confusion.view(-1).scatter_add_(0, cells, torch.ones_like(cells))
         self._top5_hits += (_rank_of_truth(predictions, truth) < TOP).sum()
         self._bins += _calibration(confidence, answer == truth).to(self._bins.dtype)
+        self._curves.update(predictions, truth)
+        self.mistakes.update(confidence, answer, truth, batch.indices.to(truth.device, non_blocking=True))
 
     def merge(self, other: "ClassificationMetrics") -> None:
         """Add what another set of metrics has seen."""
         self.confusion += other.confusion.to(self.confusion.device)
         self._top5_hits += other._top5_hits.to(self._top5_hits.device)
         self._bins += other._bins.to(self._bins.device)
+        self._curves.merge(other._curves)
+        self.mistakes.merge(other.mistakes)
 
     def compute(self) -> dict[str, float]:
         """Each a share from 0 to 1; top5_accuracy only where there are more than 5 classes."""
@@ -76,6 +92,36 @@ class ClassificationMetrics:
             {"name": name, "precision": p, "recall": r, "f1": f, "support": int(s)}
             for name, p, r, f, s in zip(self.class_names, *(column.tolist() for column in columns), strict=True)
         ]
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """Of each bin of confidence that holds samples, from low to high: samples, mean confidence and accuracy."""
+        rows = self._bins.cpu().double().T.tolist()
+        return [{"samples": int(n), "confidence": c / n, "accuracy": hits / n} for n, c, hits in rows if n]
+
+    def details(self) -> dict[str, Any]:
+        """What single numbers do not tell, as plain data; see `mlcli.engine.contract.Metrics.details`.
+
+        classes: `per_class`. confusion: counts, a list of rows by truth. pr_curves: at 101 thresholds, by class name.
+        mistakes: index, name, truth, answer (names of classes) and probability of the answer, the surest first.
+        confused_pairs: truth, answer, count, share. calibration: samples, confidence, accuracy of each bin.
+        """
+        return {
+            "classes": self.per_class(),
+            "confusion": self.confusion.tolist(),
+            "pr_curves": self._curves.curves(self.class_names),
+            "mistakes": [
+                {
+                    "index": position,
+                    **({"name": self._name_of(position)} if self._name_of else {}),
+                    "truth": self.class_names[truth],
+                    "answer": self.class_names[answer],
+                    "probability": probability,
+                }
+                for position, truth, answer, probability in self.mistakes.read()
+            ],
+            "confused_pairs": confused_pairs(self.confusion, self.class_names),
+            "calibration": self.calibration(),
+        }
 
 
 def _rank_of_truth(predictions: Tensor, truth: Tensor) -> Tensor:

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mlcli.data.decode import read_image
+from mlcli.models.drawing import INK, PAPER, TRACK, font, shortened
 
 MIN_SIDE, MAX_SIDE = 320, 960
 """Pixels of the longer side: digits of 8x8 are enlarged until a caption fits, photographs reduced to fit a screen."""
 MIN_WIDTH = 240
 """Pixels a caption needs."""
-INK, PAPER, TRACK = (32, 33, 36), (255, 255, 255), (232, 234, 237)
 SURE, UNSURE = (24, 128, 56), (217, 119, 6)
 
 
@@ -26,13 +26,13 @@ def caption(image: Image.Image, label: str, probability: float) -> Image.Image:
     """An RGB image with the bar of `annotate` below it."""
     image = _resized(image.convert("RGB"))
     unit = min(36, max(16, image.width // 16))  # the text's height in pixels; everything else follows from it
-    font = ImageFont.load_default(size=unit)
+    type_ = font(unit)
     bar = Image.new("RGB", (image.width, round(2.6 * unit)), PAPER)
     draw, edge, line_y = ImageDraw.Draw(bar), round(0.6 * unit), round(2.05 * unit)
     share = f"{probability:.1%}"
-    share_x = bar.width - edge - draw.textlength(share, font=font)
-    draw.text((share_x, 1.35 * unit), share, fill=INK, font=font, anchor="ls")
-    draw.text((edge, 1.35 * unit), _shortened(label, font, share_x - 2 * edge), fill=INK, font=font, anchor="ls")
+    share_x = bar.width - edge - draw.textlength(share, font=type_)
+    draw.text((share_x, 1.35 * unit), share, fill=INK, font=type_, anchor="ls")
+    draw.text((edge, 1.35 * unit), shortened(label, type_, share_x - 2 * edge), fill=INK, font=type_, anchor="ls")
     length = bar.width - 2 * edge
     height, color = max(3, unit // 5), SURE if probability >= 0.5 else UNSURE
     draw.rounded_rectangle((edge, line_y, edge + length, line_y + height), height // 2, fill=TRACK)
@@ -59,12 +59,3 @@ def _resized(image: Image.Image) -> Image.Image:
     wide = Image.new("RGB", (MIN_WIDTH, image.height), TRACK)  # too narrow for a caption: grey on both sides
     wide.paste(image, ((wide.width - image.width) // 2, 0))
     return wide
-
-
-def _shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, or as much of it as fits with an ellipsis."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

@@ -6,13 +6,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from mlcli.data.config import EmbeddedTable, TableFile
 from mlcli.data.describe import describe_data
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
-from mlcli.engine.contract import Batch
+from mlcli.engine.contract import Batch, Metrics
 from mlcli.engine.runtime import Runtime
 from mlcli.models.start import Start, build_seeded, describe_model
 from mlcli.tasks.classification.config import Classification
@@ -21,6 +22,8 @@ from mlcli.tasks.classification.metrics import ClassificationMetrics
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from mlcli.tasks.classification.embeddings import Embeddings
 
 
 class Classifier:
@@ -117,6 +120,54 @@ class ClassificationTask(Classifier):
         loss = self.config.loss.name
         return {loss: self.criterion(logits, batch.targets)}, probabilities(logits, loss)
 
-    def metrics(self) -> ClassificationMetrics:
+    def metrics(self, split: str = "train") -> ClassificationMetrics:
         device = next(self.model.parameters()).device
-        return ClassificationMetrics(self.info.num_classes, self.info.class_names, device)
+        name_of = self.source.splits[split].name
+        return ClassificationMetrics(self.info.num_classes, self.info.class_names, device, name_of)
+
+    def batch_picture(self, batch: Batch) -> "Image.Image | None":
+        """The first images of a training batch with their labels; None of rows of features."""
+        from mlcli.tasks.classification.sheets import batch_sheet
+
+        if self.info.kind != "image":
+            return None
+        return batch_sheet(batch.inputs, batch.targets, self.info.class_names)
+
+    def pictures(self, split: str, metrics: Metrics) -> "dict[str, Image.Image]":
+        """confusion, calibration; of images also mistakes, filters and feature maps, as far as there are any."""
+        from mlcli.models.pictures import feature_maps, filters
+        from mlcli.tasks.classification.figures import calibration_figure, confusion_figure
+
+        assert isinstance(metrics, ClassificationMetrics)
+        drawn: dict[str, Image.Image | None] = {
+            "confusion": confusion_figure(
+                metrics.confusion.cpu().numpy(), self.info.class_names, f"{split}: confusion"
+            ),
+            "calibration": calibration_figure(metrics.calibration(), metrics.compute()["ece"], f"{split}: calibration"),
+        }
+        if self.info.kind == "image":
+            drawn["mistakes"] = self._mistakes_picture(split, metrics)
+            drawn["filters"] = filters(self.model, self.info)
+            (first,) = self.source.splits[split].read(np.zeros(1, dtype=np.int64))
+            drawn["feature maps"] = feature_maps(self.model, first, f"{split}: feature maps")
+        return {title: picture for title, picture in drawn.items() if picture is not None}
+
+    def embeddings(self, split: str, limit: int = 2000) -> "Embeddings":
+        """What the layer before the last makes of up to `limit` samples of a split; see `Embeddings`."""
+        from mlcli.tasks.classification.embeddings import embed
+
+        return embed(self.model, self.source.splits[split], self.info.class_names, limit)
+
+    def _mistakes_picture(self, split: str, metrics: ClassificationMetrics) -> "Image.Image | None":
+        """The surest mistakes with their pictures as the model saw them; None if there is no mistake."""
+        from mlcli.tasks.classification.sheets import mistakes_sheet
+
+        mistakes = metrics.mistakes.read()
+        if not mistakes:
+            return None
+        images = self.source.splits[split].read(np.array([mistake.position for mistake in mistakes]))
+        wrong = metrics.confusion.sum() - metrics.confusion.trace()
+        which = "all" if len(mistakes) == wrong else f"the surest {len(mistakes)} of"
+        of_all = f"{int(wrong):,} wrong answers to {self.splits[split]:,} samples"
+        note = f"{which} {of_all}; below each the answer and the truth"
+        return mistakes_sheet(images, mistakes, self.info.class_names, f"{split}: mistakes", note)

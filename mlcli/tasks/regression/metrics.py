@@ -1,13 +1,21 @@
 """How far off a regression is on a split, in the target's own unit, gathered on the device.
 
 The spread of the targets is merged batch by batch from means and squared deviations (Chan, Golub & LeVeque 1983),
-which stays exact where sums of squares would cancel.
+which stays exact where sums of squares would cancel. Some pairs of truth and answer are kept: those whose positions,
+hashed, come first, so that it is the same even sample whatever the batches (bottom-k sampling, Cohen & Kaplan 2007).
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlcli.engine.contract import Batch, Direction
+
+KEPT = 2000
+"""Pairs of truth and answer: enough for a picture."""
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_HASH_BITS, _HASH_FACTOR = 32, 2654435769  # 2 ** 32 / golden ratio: neighbours land far apart (Knuth 1998, 6.4)
 
 
 class RegressionMetrics:
@@ -23,6 +31,9 @@ class RegressionMetrics:
         zero = torch.zeros((), dtype=decimals, device=device)
         self._count, self._mean, self._spread = zero.clone(), zero.clone(), zero.clone()
         self._absolute, self._squared = zero.clone(), zero.clone()
+        self._order = torch.full((KEPT,), 2**_HASH_BITS, dtype=torch.int64, device=device)  # hash; beyond all: nothing
+        self._indices = torch.zeros_like(self._order)
+        self._pairs = torch.zeros(2, KEPT, dtype=decimals, device=device)  # truth, answer
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
         """Take in predictions [B] and batch.targets [B] without waiting for the device."""
@@ -34,6 +45,8 @@ class RegressionMetrics:
         self._squared += miss.square().sum()
         mean = truth[0] + (truth - truth[0]).mean()  # exactly equal to all if they are equal, in float32 too
         self._merge_spread(torch.full_like(self._count, len(batch)), mean, (truth - mean).square().sum())
+        indices = batch.indices.to(truth.device, non_blocking=True)
+        self._keep(indices * _HASH_FACTOR % 2**_HASH_BITS, indices, torch.stack([truth, truth + miss]))
 
     def merge(self, other: "RegressionMetrics") -> None:
         """Add what another set of metrics has seen."""
@@ -41,6 +54,15 @@ class RegressionMetrics:
         self._absolute += other._absolute.to(device)
         self._squared += other._squared.to(device)
         self._merge_spread(other._count.to(device), other._mean.to(device), other._spread.to(device))
+        self._keep(other._order.to(device), other._indices.to(device), other._pairs.to(device))
+
+    def _keep(self, order: Tensor, indices: Tensor, pairs: Tensor) -> None:
+        """Of what was kept and what is new, the first by hash."""
+        everything = torch.cat([self._order, order])
+        first = everything.argsort(stable=True)[:KEPT]
+        self._order = everything[first]
+        self._indices = torch.cat([self._indices, indices])[first]
+        self._pairs = torch.cat([self._pairs, pairs], dim=1)[:, first]
 
     def _merge_spread(self, count: Tensor, mean: Tensor, spread: Tensor) -> None:
         total = self._count + count
@@ -61,3 +83,21 @@ class RegressionMetrics:
         of_a_constant = 1.0 if squared == 0 else 0.0
         r2 = 1 - squared / spread if spread > 0 else of_a_constant
         return {"mae": absolute / max(count, 1), "rmse": (squared / max(count, 1)) ** 0.5, "r2": r2}
+
+    def details(self) -> dict[str, Any]:
+        """Under "residuals": count of all samples; index, truth and answer of up to 2,000, evenly chosen, by position;
+        and quantiles of answer - truth by share ("5 %").
+        """
+        kept = ((self._order < 2**_HASH_BITS) & self._pairs.isfinite().all(0)).cpu()  # JSON knows no NaN
+        indices, by_position = self._indices.cpu()[kept].sort()
+        truth, answer = self._pairs.cpu().double()[:, kept][:, by_position]
+        shares = torch.tensor(QUANTILES, dtype=torch.float64)
+        values = torch.quantile(answer - truth, shares).tolist() if len(truth) else []
+        residuals = {
+            "count": int(self._count),
+            "index": indices.tolist(),
+            "truth": truth.tolist(),
+            "answer": answer.tolist(),
+            "quantiles": {f"{100 * share:.0f} %": value for share, value in zip(QUANTILES, values, strict=False)},
+        }
+        return {"residuals": residuals}

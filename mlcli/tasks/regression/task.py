@@ -5,7 +5,7 @@ answers in standard deviations of the training targets from their mean, so that 
 the target is in grams or in tonnes; predictions and metrics are in the target's own unit.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,12 +13,15 @@ from mlcli.data.config import EmbeddedTable, TableFile
 from mlcli.data.describe import describe_data
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
-from mlcli.engine.contract import Batch
+from mlcli.engine.contract import Batch, Metrics
 from mlcli.engine.runtime import Runtime
 from mlcli.models.start import Start, build_seeded, describe_model
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.regression.losses import regression_loss
 from mlcli.tasks.regression.metrics import RegressionMetrics
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Regressor:
@@ -107,8 +110,26 @@ class RegressionTask(Regressor):
         outputs = net(batch.inputs)
         return {self.config.loss.name: self._loss(outputs, batch.targets)}, self.in_own_unit(outputs)
 
-    def metrics(self) -> RegressionMetrics:
+    def metrics(self, split: str = "train") -> RegressionMetrics:
         return RegressionMetrics(next(self.model.parameters()).device)
+
+    def batch_picture(self, batch: Batch) -> "Image.Image | None":
+        """Rows of features have no picture."""
+        return None
+
+    def pictures(self, split: str, metrics: Metrics) -> "dict[str, Image.Image]":
+        """Predicted over true values, and the misses; nothing if no answer is finite."""
+        from mlcli.tasks.regression.figures import answers_figure, residuals_figure
+
+        assert isinstance(metrics, RegressionMetrics)
+        residuals, scores, unit = metrics.details()["residuals"], metrics.compute(), self.info.target
+        if not residuals["index"]:
+            return {}
+        note = f"rmse {scores['rmse']:.4g}, r2 {scores['r2']:.3f}; {residuals['count']:,} samples"
+        return {
+            "predicted and true": answers_figure(residuals, unit, f"{split}: predicted and true", note),
+            "residuals": residuals_figure(residuals, unit, f"{split}: residuals"),
+        }
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         standardised = (targets - self.target_mean) / self.target_std

@@ -1,0 +1,136 @@
+"""What watching a training costs: default settings against a training that writes down as little as it can.
+
+Watched: a log entry every 50 steps, layers, pictures, precision-recall curves and all else that TensorBoard shows, as
+by default. Unwatched: the same evaluations and checkpoints, entries only where an evaluation needs one. An MLP on
+digits, where a step is short and writing is felt most, and a small VGG on 32x32 noise. Each run has a process of its
+own, so that it pays for its imports; alternating order; the runs are compared pair by pair. Drawing begins once its
+share of the time allows it, which takes about a minute: shorter runs show the layers only.
+
+    python benchmarks/tensorboard_cost.py [--seconds 60] [--rounds 5] [--threads 1]
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from machine_line import machine_line
+from PIL import Image
+
+CLASSES, IMAGES_EACH = 10, 200
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp 64-128-10": {"name": "mlp", "hidden": [128]},
+    "vgg11 x 0.25": {"name": "vgg", "depth": 11, "width": 0.25},
+}
+UNWATCHED = {"log_every": 10**9, "tensorboard": {"layers": False, "pictures": False, "graph": False}}
+
+
+class Outcome(NamedTuple):
+    """Of one run.
+
+    seconds: all steps, evaluations and checkpoints. share: of these seconds, what the trainer itself counted as watching.
+    once_s: before the first step, the graph and a batch after augmentation.
+    """
+
+    seconds: float
+    share: float
+    once_s: float
+
+
+def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> Outcome:
+    """One run from the first step to the last, in the process it is called in."""
+    from mlcli.engine.best import choose_watch
+    from mlcli.engine.board import Board
+    from mlcli.engine.log import RunLog, Screen
+    from mlcli.engine.run import create_run
+    from mlcli.engine.runtime import decide_runtime
+    from mlcli.engine.state import TrainingState
+    from mlcli.engine.stop import StopRequest
+    from mlcli.engine.trainer import Training, fit
+    from mlcli.tasks.classification.config import Classification
+    from mlcli.tasks.classification.task import ClassificationTask
+
+    data = {"name": "digits"} if model.startswith("mlp") else {"name": "folder", "root": images}
+    settings = {"epochs": epochs, "threads": threads, "device": "cpu", **({} if watched else UNWATCHED)}
+    plain = {"task": "classification", "data": data, "model": MODELS[model], "train": settings}
+    config = Classification.model_validate(plain | {"optimizer": {"name": "sgd", "lr": 0.01}})
+    task, runtime = ClassificationTask(config), decide_runtime(config.train)
+    feed = task.feed(runtime)
+    watch = choose_watch(None, task.primary, task.metrics().directions, has_val=True)
+    state = TrainingState.start(task, feed, config, runtime, watch)
+    with tempfile.TemporaryDirectory() as folder:
+        run = create_run(Path(folder), "cost")
+        log, screen = RunLog(run, 0, 0), Screen(feed.steps_per_epoch, "accuracy")
+        board, identity = Board(log.tensorboard), {"config": {}, "facts": task.facts, "versions": {}}
+        batches, once_s = feed.train_batches(0), 0.0
+        first = next(batches)  # files are read before the clock starts
+        list(feed.eval_batches("val"))
+        if watched:
+            began = time.perf_counter()
+            board.opening(["loss", *task.metrics().directions], [*task.splits], "")
+            board.graph(task.model, first.inputs)
+            board.pictures("train", {"batch": task.batch_picture(first)}, 0)
+            once_s = time.perf_counter() - began
+        t = Training(task, feed, config, runtime, watch, state, run, log, board, screen, StopRequest(), identity)
+        began = time.perf_counter()
+        fit(t, feed.train_batches(0))
+        log.close()
+        seconds = time.perf_counter() - began
+        run.unlock()
+    feed.close()
+    return Outcome(seconds, t.budget.spent_s / seconds, once_s)
+
+
+def in_own_process(*arguments: Any) -> Outcome:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(train, *arguments).result()
+
+
+def write_noise(root: Path) -> None:
+    """Images of noise as files, in folders of their classes."""
+    draw = np.random.default_rng(0)
+    for label in range(CLASSES):
+        folder = root / f"class{label}"
+        folder.mkdir()
+        for number, pixels in enumerate(draw.integers(0, 256, (IMAGES_EACH, 32, 32, 3), dtype=np.uint8)):
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def compare(model: str, chosen: argparse.Namespace, images: str) -> None:
+    """Print what watching costs one model."""
+    short, shorter = (in_own_process(model, False, epochs, chosen.threads, images).seconds for epochs in (4, 2))
+    epochs = max(2, round(chosen.seconds / max((short - shorter) / 2, 1e-3)))
+    pairs: list[tuple[Outcome, Outcome]] = []
+    for turn in range(chosen.rounds):
+        order = (True, False) if turn % 2 else (False, True)
+        found = {watched: in_own_process(model, watched, epochs, chosen.threads, images) for watched in order}
+        pairs.append((found[True], found[False]))
+    extra = [100 * (watched.seconds / bare.seconds - 1) for watched, bare in pairs]
+    counted = statistics.median(watched.share for watched, _ in pairs)
+    once = statistics.median(watched.once_s for watched, _ in pairs)
+    seconds = statistics.median(bare.seconds for _, bare in pairs)
+    print(f"{model:<14} {epochs:4} epochs, {seconds:5.1f} s unwatched; watched takes {statistics.median(extra):+.1f} % "
+          f"({min(extra):+.1f} to {max(extra):+.1f}); {counted:.1%} by its own count; once before it {once:.2f} s",
+          flush=True)  # fmt: skip
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seconds", type=float, default=60.0, help="of a run, about")
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--threads", type=int, default=1)
+    chosen = arguments.parse_args()
+    print(f"{machine_line()}; {chosen.rounds} rounds")
+    with tempfile.TemporaryDirectory() as images:
+        write_noise(Path(images))
+        for model in MODELS:
+            compare(model, chosen, images)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""`mlcli inspect`: the model layer by layer, one real batch as a picture, and the first loss beside that of chance."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcli.errors import ConfigError, ExitCode
+from mlcli.experiment import Experiment
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mlcli.engine.contract import Batch, Task
+    from mlcli.engine.runtime import Runtime
+    from mlcli.models.anatomy import Anatomy
+
+MEASURED = 2
+"""Samples in the pass that measures: batch normalisation refuses one."""
+LOSS_FLOPS = 2e11
+"""Work that the first loss may take, some seconds of one CPU core; fewer samples of a large model must do."""
+FEWEST = 8
+"""Samples whose mean loss says something."""
+TOLERANCE = 0.2
+"""Share by which a first loss may miss that of chance: random first weights alone move it by some percent."""
+
+
+def run(
+    config: Path | None,
+    overrides: list[str],
+    *,
+    depth: int | None = None,
+    arithmetic: bool = False,
+    as_json: bool = False,
+    root: Path = Path("runs"),
+) -> ExitCode:
+    """Print what the model is made of. Nothing is trained; pictures are written under `<root>/inspect/`.
+
+    Args:
+        depth: modules this many names deep as one row; 0 for each single layer, None for what fits a screen.
+        arithmetic: show how each output side comes about.
+
+    Raises UserError.
+    """
+    if config is None:
+        raise ConfigError("which YAML?", where="mlcli inspect", fix="mlcli inspect config.yaml")
+    experiment = Experiment.load(config, overrides)
+
+    from mlcli.engine.check import check_batches
+    from mlcli.engine.memory import kept_bytes, size_of
+    from mlcli.engine.run import check_writable
+    from mlcli.engine.runtime import decide_runtime
+    from mlcli.report import anatomy as pages
+    from mlcli.report.text import paragraphs
+
+    check_writable(root)
+    settings = experiment.config
+    runtime = decide_runtime(settings.train)
+    task = settings.build()
+    feed = task.feed(runtime)
+    try:
+        batch = next(feed.train_batches(0))
+    finally:
+        feed.close()
+    runtime.place(task.model)
+    check_batches(task, runtime, [_first(batch, MEASURED)])
+    anatomy = _take_apart(task, batch, runtime, pixels=task.info.kind == "image")
+    memory = kept_bytes(task.model, settings, task.lr_scale)
+    memory |= {"activations": anatomy.saved_bytes, "batch": size_of([batch.inputs])}
+    first_loss = _first_loss(task, batch, runtime, anatomy)
+    pictures = _write(root / "inspect", experiment.name, _pictures(task, batch))
+    if as_json:
+        report = {"config": str(config), "overrides": overrides, **pages.plain(anatomy), "memory_bytes": memory,
+                  "first_loss": first_loss, "pictures": pictures}  # fmt: skip
+        print(json.dumps(report, indent=2))
+        return ExitCode.OK
+    print(pages.layer_table(anatomy, depth))
+    if arithmetic:
+        print("\n" + "\n".join(pages.arithmetic_lines(anatomy)))
+    lines = [
+        *((subject, line) for subject, line in task.describe() if subject == "data"),
+        *pages.cost_lines(anatomy, memory, settings.optimizer.name),
+        *pages.collapse_lines(anatomy.collapses),
+        *pages.loss_lines(first_loss),
+        *(("picture", path) for path in pictures.values()),
+        *(("next", f"mlcli {command} {' '.join([str(config), *overrides])}") for command in ("lr-find", "train")),
+    ]
+    print("\n" + paragraphs(lines, pages.WIDTH))
+    return ExitCode.OK
+
+
+def _take_apart(task: "Task", batch: "Batch", runtime: "Runtime", *, pixels: bool) -> "Anatomy":
+    """The facts of the model, measured with the first samples of a batch."""
+    from mlcli.models.anatomy import take_apart
+
+    few = _first(batch, MEASURED)
+
+    def forward(net: Any) -> None:
+        runtime.seed_step(0)
+        with runtime.autocast():
+            task.losses(net, few)
+
+    return take_apart(task.model, forward, few.inputs, batch_size=len(batch), pixels=pixels)
+
+
+def _first_loss(task: "Task", batch: "Batch", runtime: "Runtime", anatomy: "Anatomy") -> dict[str, Any]:
+    """The loss before training, and what it would be at random where there is a formula for that.
+
+    Returns loss, terms, samples, at_random, formula and verdict ("as expected", "high", "low", or None).
+    """
+    import copy
+
+    import torch
+
+    from mlcli.engine.contract import total
+
+    affordable = int(LOSS_FLOPS / max(anatomy.flops, 1))
+    part = _first(batch, max(FEWEST, affordable))
+    runtime.seed_step(0)
+    with torch.no_grad(), runtime.autocast():
+        terms = task.losses(copy.deepcopy(task.model), part)
+    loss, (at_random, formula) = total(terms).item(), _at_random(task, part)
+    verdict = None
+    if at_random:
+        miss = loss / at_random - 1
+        verdict = "as expected" if abs(miss) <= TOLERANCE else "high" if miss > 0 else "low"
+    return {"loss": loss, "terms": {name: term.item() for name, term in terms.items()}, "samples": len(part),
+            "at_random": at_random, "formula": formula, "verdict": verdict}  # fmt: skip
+
+
+def _at_random(task: Any, batch: "Batch") -> tuple[float | None, str | None]:
+    """The loss of a model that knows nothing, and its formula."""
+    match task.config.task:
+        case "classification":
+            from mlcli.tasks.classification.chance import loss_at_random
+
+            return loss_at_random(task.criterion, batch.targets, task.info.num_classes)
+        case "regression":
+            from mlcli.tasks.regression.chance import loss_at_mean
+
+            return loss_at_mean(task.config.loss, (batch.targets - task.target_mean) / task.target_std)
+    return None, None
+
+
+def _first(batch: "Batch", samples: int) -> "Batch":
+    """The first samples of a batch."""
+    from mlcli.engine.contract import Batch
+
+    return Batch(batch.inputs[:samples], batch.targets[:samples], batch.indices[:samples])
+
+
+def _pictures(task: Any, batch: "Batch") -> dict[str, "Image"]:
+    """What there is to be seen of a batch, by title."""
+    picture = task.batch_picture(batch)
+    pictures = {"batch": picture} if picture is not None else {}
+    if hasattr(task, "inspection_pictures"):
+        pictures |= task.inspection_pictures(batch)
+    return pictures
+
+
+def _write(folder: Path, name: str, pictures: dict[str, "Image"]) -> dict[str, str]:
+    """PNG files, written whole or not at all. Returns their paths by title, as a person here would type them."""
+    import io
+
+    from mlcli.engine.files import cannot_write, write_atomically
+    from mlcli.report.summary import shown
+
+    paths = {}
+    for title, picture in pictures.items():
+        path = folder / f"{name}-{title.replace(' ', '-')}.png"
+        content = io.BytesIO()
+        picture.save(content, "png")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        write_atomically(path, content.getvalue())
+        paths[title] = shown(path.absolute())
+    return paths

@@ -1,0 +1,246 @@
+"""What is odd about single images: damage, rare modes, rotation, sizes, blank pictures, a colour that others lack."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from mlcli.data.check.collection import Collection
+from mlcli.data.check.finding import Finding, plural, share
+from mlcli.data.check.scan import Look, Scan
+from mlcli.data.config import ImageFiles
+
+TINY = 16
+"""Pixels of the shorter side below which little can be seen; digits of 8x8 are no oddity where all are that small."""
+HUGE = 2**24
+"""Pixels of a photograph that takes 0.2 s to decode."""
+EXTREME = 3.0
+"""Longer by shorter side from which cutting to a square loses two thirds."""
+BLANK_SPREAD = 3
+"""Grey levels between the darkest and the brightest pixel that dust and JPEG make of an empty picture."""
+GREY_SPREAD = 6
+"""Levels between the channels that JPEG makes of a grey picture stored as colour."""
+RARE = 0.2
+"""Share up to which something that differs from the others is pointed out."""
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm"),
+}
+"""The endings that tell the truth about each format."""
+
+
+def image_findings(collection: Collection, scan: Scan, config: ImageFiles | None) -> list[Finding]:
+    """config: how files are brought to one size; None for images in memory and for detection."""
+    return [
+        *_unreadable(collection, scan, config),
+        *_blank(collection, scan),
+        *_modes(collection, scan),
+        *_extents(collection, scan, config),
+        *_colours(collection, scan),
+    ]
+
+
+def _unreadable(collection: Collection, scan: Scan, config: ImageFiles | None) -> list[Finding]:
+    if not scan.faults:
+        return []
+    what = f"{plural(len(scan.faults), 'image')} cannot be read"
+    places = tuple(f"{collection.name(index)} ({why})" for index, why in scan.faults.items())
+    skipped = config is not None and config.bad_images == "skip"
+    allowed = config.max_bad_share if config is not None else 0.0
+    if skipped and len(scan.faults) <= allowed * len(scan.read):
+        return [Finding("warning", "unreadable", f"{what} and will be left out", places, "replace or remove them")]
+    fix = "replace or remove them"
+    if config is not None and not skipped:
+        fix += "; data.bad_images=skip leaves them out"
+    return [Finding("error", "unreadable", what, places, fix)]
+
+
+def _blank(collection: Collection, scan: Scan) -> list[Finding]:
+    blank = blank_images(scan)
+    blank &= scan.ok
+    places = tuple(
+        f"{collection.name(int(scan.read[at]))} (level {scan.pixels[at].mean():.0f})" for at in np.flatnonzero(blank)
+    )
+    what = f"{plural(len(places), 'image is', 'images are')} blank: one colour from edge to edge"
+    return [Finding("warning", "blank", what, places, "remove them: there is nothing to learn from")] if places else []
+
+
+def blank_images(scan: Scan) -> np.ndarray:
+    """bool [M]: of one colour everywhere (in every channel)."""
+    flat = scan.pixels.reshape(len(scan.pixels), 3, -1).astype(np.int16)
+    return (flat.max(axis=2) - flat.min(axis=2) <= BLANK_SPREAD).all(axis=1)
+
+
+def _modes(collection: Collection, scan: Scan) -> list[Finding]:
+    """Kinds of files, each by what the header says. Reading copes with all of them (data/decode.py)."""
+
+    def deep(look: Look) -> bool:
+        return look.mode.startswith("I") or look.mode == "F"
+
+    def lies(look: Look, name: str) -> bool:
+        ending = os.path.splitext(name)[1].lower()
+        return bool(ending and look.format) and ending not in FORMATS.get(look.format, (ending,))
+
+    def named(test: Callable[[Look, str], bool], extra: Callable[[Look], str] = lambda look: "") -> tuple[str, ...]:
+        names = ((look, collection.name(int(index))) for index, look in zip(scan.read, scan.looks, strict=True) if look)
+        return tuple(name + extra(look) for look, name in names if test(look, name))
+
+    kinds = [
+        ("warning", "animation", named(lambda look, name: look.frames > 1, lambda look: f" ({look.frames} frames)"),
+         "{} more than one frame or page, of which the first alone is read", "extract the frames that are wanted"),
+        ("note", "extension-lies", named(lies, lambda look: f" (is {look.format})"),
+         "{} another format than the name says; it is read all the same", "rename them: other programs go by the name"),
+        ("note", "rotated", named(lambda look, name: look.rotated),
+         "{} an EXIF orientation; it is applied when read, which other programs may not do",
+         "boxes and masks must mean the upright image"),
+        ("note", "alpha", named(lambda look, name: look.alpha), "{} transparent parts, which become white", ""),
+        ("note", "16-bit", named(lambda look, name: deep(look), lambda look: f" ({look.mode})"),
+         "{} more than 8 bits a pixel, which are scaled to 8", ""),
+        ("note", "cmyk", named(lambda look, name: look.mode in ("CMYK", "LAB", "YCCK"),
+                               lambda look: f" ({look.mode})"),
+         "{} colours made for print (CMYK) or LAB; they are converted without a profile", "save them as RGB"),
+    ]  # fmt: skip
+    return [
+        Finding(severity, kind, text.format(plural(len(places), "image has", "images have")), places, fix)  # type: ignore[arg-type]
+        for severity, kind, places, text, fix in kinds
+        if places
+    ]
+
+
+def _extents(collection: Collection, scan: Scan, config: ImageFiles | None) -> list[Finding]:
+    at, sizes = sizes_read(scan)
+    if not len(at) or config is None:
+        return []
+    shorter, longer = sizes.min(axis=1), sizes.max(axis=1)
+
+    def places(chosen: np.ndarray) -> tuple[str, ...]:
+        return tuple(
+            f"{collection.name(int(scan.read[at[row]]))} ({sizes[row, 0]}x{sizes[row, 1]})"
+            for row in np.flatnonzero(chosen)
+        )
+
+    found = []
+    tiny = (shorter < TINY) & (shorter < np.median(shorter) / 2)
+    if tiny.any():
+        what = f"{plural(int(tiny.sum()), 'image is', 'images are')} smaller than {TINY} pixels, the others are not"
+        found.append(Finding("warning", "tiny", what, places(tiny), "remove what nobody could recognise"))
+    huge = sizes.prod(axis=1, dtype=np.int64) > HUGE
+    if huge.any():
+        what = f"{plural(int(huge.sum()), 'image has', 'images have')} more than {HUGE / 2**20:.0f} million pixels"
+        found.append(Finding("note", "huge", what, places(huge), "save them smaller once: every epoch reads them anew"))
+    extreme = longer > EXTREME * shorter
+    if extreme.any() and extreme.mean() < RARE:
+        worst = float((longer / shorter).max())
+        effect = {
+            "crop": f"data.fit: crop keeps 1/{worst:.0f} of the longest",
+            "stretch": "data.fit: stretch deforms them",
+            "pad": "data.fit: pad leaves them small between grey bars",
+        }[config.fit]
+        what = (f"{plural(int(extreme.sum()), 'image is', 'images are')} more than {EXTREME:g} times as long as wide; "
+                f"{effect}")  # fmt: skip
+        fix = "cut or remove them" + ("; data.fit=pad keeps all of each" if config.fit == "crop" else "")
+        found.append(Finding("warning", "extreme-aspect", what, places(extreme), fix))
+    return found
+
+
+def sizes_read(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (in what was read) of headers that could be read, and their width and height: int64 [K], [K, 2]."""
+    at = [number for number, look in enumerate(scan.looks) if look is not None]
+    sizes = [(look.width, look.height) for look in scan.looks if look is not None]
+    return np.array(at, dtype=np.int64), np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def grey_images(scan: Scan) -> np.ndarray:
+    """bool [M]: without colour, however it is stored."""
+    grey = np.zeros(len(scan.pixels), dtype=bool)
+    for start in range(0, len(grey), 4096):
+        chunk = scan.pixels[start : start + 4096].astype(np.int16)
+        grey[start : start + 4096] = (chunk.max(axis=1) - chunk.min(axis=1)).max(axis=(1, 2)) <= GREY_SPREAD
+    return grey
+
+
+def _colours(collection: Collection, scan: Scan) -> list[Finding]:
+    seen = scan.ok & ~blank_images(scan)
+    grey = grey_images(scan) & seen
+    few, total = int(grey.sum()), int(seen.sum())
+    colour = seen & ~grey
+    if 0 < few <= RARE * total:
+        what = f"{plural(few, 'image is', 'images are')} grey ({share(few, total)}) in a set of colour images"
+        places = collection.names(scan.read[grey])
+        return [Finding("note", "grey-among-colour", what, places, "fine where all classes have some of them")]
+    if 0 < colour.sum() <= RARE * total:
+        count = int(colour.sum())
+        what = f"{plural(count, 'image has', 'images have')} colour ({share(count, total)}) in a set of grey images"
+        places = collection.names(scan.read[colour])
+        return [Finding("note", "colour-among-grey", what, places, "data.channels=1 makes all of them grey")]
+    return []
+
+
+def size_facts(scan: Scan) -> tuple[str, dict[str, object]]:
+    """A line about the sizes, formats and modes found, and the same as plain data."""
+    _, sizes = sizes_read(scan)
+    if not len(sizes):
+        return "nothing could be read", {}
+    counts = Counter(map(tuple, sizes.tolist()))
+    formats = Counter(look.format for look in scan.looks if look and look.format)
+    modes = Counter(look.mode for look in scan.looks if look)
+    aspect = sizes[:, 0] / sizes[:, 1]
+    if len(counts) == 1:
+        width, height = next(iter(counts))
+        text = f"all {width}x{height}"
+    else:
+        low, middle, high = np.percentile(sizes.min(axis=1), [5, 50, 95]).round().astype(int)
+        flat, even, tall = np.percentile(aspect, [5, 50, 95])
+        text = (f"{len(counts):,} different sizes, shorter side {low} to {high} (median {middle}), "
+                f"width/height {flat:.2f} to {tall:.2f} (median {even:.2f})")  # fmt: skip
+    for kinds in (formats, modes):
+        if kinds:
+            text += " · " + ", ".join(kind if len(kinds) == 1 else f"{kind} {n:,}" for kind, n in kinds.most_common(4))
+    figures = {
+        "sizes": [[*size, count] for size, count in counts.most_common(20)],
+        "different_sizes": len(counts),
+        "shorter_side_percentiles": np.percentile(sizes.min(axis=1), [0, 5, 25, 50, 75, 95, 100]).tolist(),
+        "aspect_percentiles": np.percentile(aspect, [0, 5, 25, 50, 75, 95, 100]).round(4).tolist(),
+        "formats": dict(formats),
+        "modes": dict(modes),
+    }
+    return text, figures
+
+
+def suggested_size(scan: Scan) -> int | None:
+    """A data.image_size for images of different sizes: a multiple of 32 near the 25th percentile of the shorter sides,
+    so that few are enlarged; 224 at most, which is what pretrained weights know. None if all are of one size."""
+    _, sizes = sizes_read(scan)
+    if not len(sizes) or len(np.unique(sizes, axis=0)) == 1:
+        return None
+    quarter = float(np.percentile(sizes.min(axis=1), 25))
+    return int(min(224, max(32, 32 * round(quarter / 32))))
+
+
+def size_findings(scan: Scan, config: ImageFiles) -> list[Finding]:
+    """What data.image_size should be, and whether the one given asks for pixels that are not there."""
+    _, sizes = sizes_read(scan)
+    suggestion = suggested_size(scan)
+    if config.image_size is None:
+        if suggestion is None:
+            return []
+        counts = Counter(f"{width}x{height}" for width, height in sizes.tolist())
+        odd = tuple(f"{size} ({count:,})" for size, count in counts.most_common())
+        what = f"images are of {len(counts):,} different sizes, and data.image_size does not say what they become"
+        return [Finding("error", "different-sizes", what, odd, f"data.image_size={suggestion}")]
+    wanted = config.image_size if isinstance(config.image_size, int) else max(config.image_size)
+    smaller = sizes.max(axis=1) < wanted
+    if smaller.mean() > 0.5:
+        median = int(np.median(sizes.max(axis=1)))
+        what = (f"data.image_size={wanted} enlarges {share(int(smaller.sum()), len(smaller))} of the images, "
+                f"whose longer side is {median} in the median: it adds work, not detail")  # fmt: skip
+        return [Finding("note", "enlarged", what, (), f"data.image_size={suggestion or median} is as good, unless "
+                        "pretrained weights want that size")]  # fmt: skip
+    return []

@@ -1,0 +1,62 @@
+"""What `mlcli data check` prints: a line or three for each finding, the worst first, and a verdict."""
+
+import textwrap
+
+from mlcli.data.check.finding import SEVERITIES, Examination, Finding, listed, plural
+
+WIDTH = 110
+INDENT = 4
+SHOWN = 3
+"""Places a finding shows; report.json has all."""
+
+
+def page(examination: Examination, name: str, saved: list[tuple[str, str]]) -> str:
+    """name: of the data set; saved: subject and text of the last lines, such as where pictures are."""
+    parts = [_block([("data", name), *examination.facts])]
+    for severity in SEVERITIES:
+        findings = [finding for finding in examination.ordered() if finding.severity == severity]
+        if findings:
+            parts.append("\n".join([f"{severity}s", *map(_finding, findings)]))
+    parts.append(_wrapped(verdict(examination), "", ""))
+    if saved:
+        parts.append(_block(saved))
+    return "\n\n".join(parts)
+
+
+def verdict(examination: Examination) -> str:
+    """One sentence: how many of what, and what that means."""
+    counts = {severity: examination.count(severity) for severity in SEVERITIES}
+    if not counts["error"] and not counts["warning"]:
+        notes = f" ({plural(counts['note'], 'note')})" if counts["note"] else ""
+        return f"Nothing to do: no errors, no warnings{notes}."
+    said = listed([plural(count, severity) for severity, count in counts.items() if count])
+    if any(finding.kind == "refused" for finding in examination.findings):
+        return f"{said}: training refuses this data set as it is."
+    if counts["error"]:
+        return f"{said}: what a model learns from this, or its score, cannot be trusted."
+    return f"{said}: it can be trained on; look at the warnings first."
+
+
+def _finding(finding: Finding) -> str:
+    lines = [_wrapped(finding.text, "  ", " " * INDENT)]
+    if finding.places:
+        lines.append(_wrapped(_places(finding.places), " " * INDENT, " " * INDENT))
+    if finding.fix:
+        lines.append(_wrapped(f"-> {finding.fix}", " " * INDENT, " " * (INDENT + 3)))
+    return "\n".join(lines)
+
+
+def _places(places: tuple[str, ...]) -> str:
+    more = f"  and {len(places) - SHOWN:,} more" if len(places) > SHOWN else ""
+    return ", ".join(places[:SHOWN]) + more
+
+
+def _block(lines: list[tuple[str, str]]) -> str:
+    width = max(len(subject) for subject, _ in lines) + 2
+    return "\n".join(_wrapped(text, subject.ljust(width), " " * width) for subject, text in lines)
+
+
+def _wrapped(text: str, first: str, rest: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )

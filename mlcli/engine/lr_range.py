@@ -1,0 +1,177 @@
+"""The learning-rate range test (Smith 2017, arXiv:1506.01186, section 3.3): try all magnitudes in one short training.
+
+The learning rate grows exponentially from step to step. While it is too small the loss stays where it is, then it falls,
+and at last it explodes. What is trained is a copy of the model, exactly as training would: with its optimizer, clipping,
+precision, freezing and accumulation.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import fmean
+
+import torch
+
+from mlcli.engine.check import rehearse
+from mlcli.engine.contract import Batch, Feed, Task, total
+from mlcli.engine.optimizer import build_optimizer, clip_gradients, parameter_groups, set_lr
+from mlcli.engine.runtime import Runtime
+from mlcli.engine.settings import TrainerSettings
+
+LR_MIN, LR_MAX, STEPS = 1e-7, 10.0, 100
+LEAST_STEPS = 40
+"""Steps below which a curve over eight decades shows nothing any more, five to each."""
+MEMORY = 0.8
+"""Share of the old value in the moving average: some five steps, under half a decade."""
+EXPLODED = 4.0
+"""Times the lowest loss at which the test ends, as in Howard & Gugger's fastai."""
+PROGRESS = 0.02
+"""Share by which the loss must fall for anything to be read from the curve."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a range test saw. losses: of each step, before its update; ended: "exploded", "range" or "time"."""
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    ended: str
+    planned: int
+    seconds: float
+
+    @property
+    def smooth(self) -> list[float]:
+        """The losses without their noise: a moving average run in both directions, so that it lags in neither."""
+        forwards, backwards = moving(self.losses), moving(self.losses[::-1])[::-1]
+        return [(a + b) / 2 for a, b in zip(forwards, backwards, strict=True)]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the curve says; None where it says nothing.
+
+    steepest: the learning rate at which the loss fell fastest per decade; lowest: where it was lowest; tenth: a tenth of
+    that; best: the one of steepest and tenth to take, and why.
+    """
+
+    steepest: float | None
+    lowest: float | None
+    tenth: float | None
+    best: float | None
+    why: str
+
+
+def sweep(
+    task: Task,
+    feed: Feed,
+    settings: TrainerSettings,
+    runtime: Runtime,
+    *,
+    lr_min: float = LR_MIN,
+    lr_max: float = LR_MAX,
+    steps: int = STEPS,
+    budget_s: float = 60.0,
+) -> Sweep:
+    """Train a copy of the model over rising learning rates; the model and torch's generators stay as they were.
+
+    Takes fewer steps if `steps` of them would take longer than the budget, but LEAST_STEPS at least. Raises as
+    `check_batches` for a model that cannot take its input.
+    """
+    runtime.place(task.model)
+    devices = [runtime.device] if runtime.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        batches, batch_s = rehearse(task, feed, runtime, 0)
+        affordable = int(budget_s / (batch_s * settings.train.accumulate))
+        planned = min(steps, max(LEAST_STEPS, affordable))
+        return _Trial(task, settings, runtime).run(batches, _rates(lr_min, lr_max, planned), 2 * budget_s)
+
+
+def _rates(lr_min: float, lr_max: float, steps: int) -> list[float]:
+    """Learning rates at equal distances on a logarithmic scale, both ends included."""
+    return [lr_min * (lr_max / lr_min) ** (step / (steps - 1)) for step in range(steps)]
+
+
+class _Trial:
+    """A copy of the model and all that trains it."""
+
+    def __init__(self, task: Task, settings: TrainerSettings, runtime: Runtime) -> None:
+        task.train_mode(0)
+        self.task, self.settings, self.runtime = task, settings, runtime
+        self.model = copy.deepcopy(task.model)
+        self.net = runtime.callable_form(self.model)
+        self.scaler = runtime.scaler()
+        groups = parameter_groups(self.model, settings.optimizer.decay_norm_and_bias, task.lr_scale)
+        fused = runtime.device.type in ("cpu", "cuda") and not self.scaler.is_enabled()
+        self.optimizer = build_optimizer(settings.optimizer, groups, fused=fused)
+
+    def run(self, batches: Iterator[Batch], lrs: list[float], limit_s: float) -> Sweep:
+        """One step with each learning rate, until the loss explodes or the time is over."""
+        losses: list[float] = []
+        best, ended, began = math.inf, "range", time.perf_counter()
+        for step, lr in enumerate(lrs):
+            loss = self._step(step, batches, lr)
+            if math.isfinite(loss):
+                losses.append(loss)
+                now = moving(losses)[-1]
+                best = min(best, now)
+            if not math.isfinite(loss) or (now > EXPLODED * best and loss > losses[0]):
+                ended = "exploded"
+                break
+            if time.perf_counter() - began > limit_s:
+                ended = "time"
+                break
+        seconds = time.perf_counter() - began
+        return Sweep(tuple(lrs[: len(losses)]), tuple(losses), ended, len(lrs), seconds)
+
+    def _step(self, step: int, batches: Iterator[Batch], lr: float) -> float:
+        """One optimizer step. Returns the loss before it."""
+        self.runtime.seed_step(step)
+        set_lr(self.optimizer, lr)
+        seen = torch.zeros((), device=self.runtime.device)
+        for _ in range(self.settings.train.accumulate):
+            batch = next(batches)
+            with self.runtime.autocast():
+                loss = total(self.task.losses(self.net, batch)) * batch.share
+            self.scaler.scale(loss).backward()
+            seen += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        clip_gradients(self.model.parameters(), self.settings.optimizer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return seen.item()
+
+
+def moving(values: tuple[float, ...] | list[float]) -> list[float]:
+    """Exponential moving average, corrected for its start at 0 (Kingma & Ba 2015, section 3)."""
+    sums = accumulate(values, lambda old, value: MEMORY * old + (1 - MEMORY) * value, initial=0.0)
+    return [value / (1 - MEMORY**count) for count, value in enumerate(sums) if count]
+
+
+def suggest(seen: Sweep) -> Suggestion:
+    """Read the curve: where the loss fell fastest, a tenth of where it was lowest, and which of the two to take."""
+    smooth = seen.smooth
+    bottom = min(range(len(smooth)), key=smooth.__getitem__, default=0)
+    level = fmean(smooth[: max(1, len(smooth) // 10)]) if smooth else 0.0
+    if bottom < 2 or smooth[bottom] > (1 - PROGRESS) * level:
+        return Suggestion(None, None, None, None, "the loss never fell, so the curve says nothing")
+    steepest, lowest = _steepest(seen.lrs, smooth, level, bottom), seen.lrs[bottom]
+    tenth = lowest / 10
+    if bottom == len(smooth) - 1 and seen.ended == "range":
+        return Suggestion(steepest, lowest, tenth, steepest,
+                          "the steepest descent, since the loss still fell at the end of the range")  # fmt: skip
+    return Suggestion(steepest, lowest, tenth, tenth,
+                      "a tenth of the lowest: the loss falls there already, and ten times more is the least that a "
+                      "long training should keep from where it explodes")  # fmt: skip
+
+
+def _steepest(lrs: tuple[float, ...], smooth: list[float], level: float, bottom: int) -> float:
+    """Where the loss falls fastest per decade on its way from the first tenth of the fall to the bottom."""
+    begun = level - 0.1 * (level - smooth[bottom])
+    start = max((step for step in range(bottom) if smooth[step] > begun), default=0)
+    steps = range(start, bottom)
+    fastest = min(steps, key=lambda step: smooth[step + 1] - smooth[step])  # all steps are as wide
+    return math.sqrt(lrs[fastest] * lrs[fastest + 1])

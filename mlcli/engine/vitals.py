@@ -1,0 +1,306 @@
+"""Signs of life of each layer: how large its gradients are, how far a step moves it, what it lets through.
+
+Gradients that vanish or explode on their way down (Hochreiter 1991; Glorot & Bengio 2010, figures 6 to 8) show in the
+norms per layer; a step that moves weights by about a thousandth of their size is in order (Karpathy, CS231n, "Ratio of
+weights:updates").
+"""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlcli.engine.budget import Budget
+
+BINS = 30
+"""Of a histogram; TensorBoard draws about that many."""
+VANISHED = 1e-4
+"""Gradient (root mean square) of a layer as a share of the largest layer's, below which it is called vanishing ..."""
+MOVES_NOT = 1e-6
+"""... if a step also moves the layer by less than this share of its weights: a thousandth of what is in order."""
+EXPLODED = 1e3
+"""Norm of a layer's gradient from which it is called exploding."""
+JUMPS = 0.3
+"""Share of its weights' size by which a single step moves a layer, from which the step is called too large."""
+DEAD = 0.995
+"""Share of zeros after an activation from which it is called dead."""
+
+Histogram = tuple[list[float], list[float]]
+"""Counts [BINS] and the edges between them [BINS + 1]."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What a layer lets through, over one micro-batch: mean, standard deviation and share of exact zeros."""
+
+    mean: float
+    std: float
+    zero_share: float
+
+
+@dataclass
+class LayerLook:
+    """One layer's own parameters at one step; gradients before clipping, weights after the step.
+
+    size: how many numbers it holds.
+    is_matrix: whether they are weights, and not a normalisation's scale and shift only.
+    update_ratio: norm of the step over norm of the weights before it; 0 where these were all 0.
+    activation: of its output; None where it was not called as a module, and for what has no parameters.
+    """
+
+    name: str
+    size: int
+    is_matrix: bool
+    gradient_norm: float
+    update_ratio: float
+    weight_l1: float
+    weight_l2: float
+    weight_max: float
+    weight_histogram: Histogram
+    gradient_histogram: Histogram
+    activation: Activation | None = None
+
+
+@dataclass
+class Look:
+    """All layers at one optimizer step, front to back, and what is wrong with them in words."""
+
+    step: int
+    layers: list[LayerLook]
+    activations: dict[str, Activation] = field(default_factory=dict)
+    """Of modules without parameters, such as ReLU."""
+    notes: list[str] = field(default_factory=list)
+    cost_s: float = 0.0
+    """Seconds that looking has taken."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """For layers.jsonl; histograms are for TensorBoard only."""
+        keys = ("gradient_norm", "update_ratio", "weight_l1", "weight_l2", "weight_max")
+        layers = [
+            {
+                "name": layer.name,
+                **{key: _rounded(getattr(layer, key)) for key in keys},
+                "activation": _plain(layer.activation),
+            }
+            for layer in self.layers
+        ]
+        return {"step": self.step, "layers": layers, "notes": self.notes}
+
+
+class Vitals:
+    """Looks at the layers now and then, within a budget of time.
+
+    Args:
+        model: whose layers are looked at; a compiled form of it shows no activations.
+        budget: of kind "layers".
+        active: False for never.
+    """
+
+    def __init__(self, model: nn.Module, budget: Budget, *, active: bool = True) -> None:
+        self._model, self._budget, self._active = model, budget, active
+        self._layers = _layers(model)
+
+    def look(self, step: int, *, is_log_point: bool) -> "Observation | NoObservation":
+        """Look at optimizer step `step` (from 1) if it is a log point and time allows."""
+        if is_log_point and self._active and self._budget.allows("layers"):
+            return Observation(self._model, self._layers, step)
+        return NO_OBSERVATION
+
+    def overflowed(self) -> str:
+        """Which layers' gradients are not finite, in words."""
+        names = [name for name, parameters in self._layers.items() if not _finite(parameters)]
+        return f"fp16 gradients overflowed in {_some(names)}: step skipped, loss scale halved"
+
+
+class NoObservation:
+    """Nobody looks at this step."""
+
+    def gradients(self) -> None:
+        pass
+
+    def updated(self) -> None:
+        pass
+
+    def result(self) -> None:
+        return None
+
+
+NO_OBSERVATION = NoObservation()
+
+
+class Observation:
+    """One step being looked at. Nothing waits for the device before `result`."""
+
+    def __init__(self, model: nn.Module, layers: dict[str, list[nn.Parameter]], step: int) -> None:
+        self._layers, self._step, self._cost_s = layers, step, 0.0
+        self._activations: dict[str, Tensor] = {}
+        self._figures: dict[str, list[Tensor]] = {}
+        self._before: dict[str, list[Tensor]] = {}
+        leaves = [(name, module) for name, module in model.named_modules() if name and not list(module.children())]
+        self._handles = [module.register_forward_hook(self._watch(name)) for name, module in leaves]
+
+    def gradients(self) -> None:
+        """The gradients are there, unscaled and not clipped; remember them, and the weights as they are."""
+        began = time.perf_counter()
+        for handle in self._handles:
+            handle.remove()
+        self._figures = {name: _gradient_figures(parameters) for name, parameters in self._layers.items()}
+        self._before = {name: [p.detach().clone() for p in parameters] for name, parameters in self._layers.items()}
+        self._cost_s += time.perf_counter() - began
+
+    def updated(self) -> None:
+        """The step has been taken."""
+        began = time.perf_counter()
+        for name, parameters in self._layers.items():
+            self._figures[name] += _weight_figures(parameters, self._before.pop(name))
+        self._cost_s += time.perf_counter() - began
+
+    def result(self) -> Look:
+        """Everything read from the device at once."""
+        began = time.perf_counter()
+        activations = {
+            name: Activation(*values) for name, values in zip(self._activations, _read(self._activations), strict=True)
+        }
+        figures = _read({name: torch.cat([f.float() for f in found]) for name, found in self._figures.items()})
+        layers = [
+            _layer_look(name, self._layers[name], values, activations.pop(name, None))
+            for name, values in zip(self._figures, figures, strict=True)
+        ]
+        look = Look(self._step, layers, activations)
+        look.notes = notes(look)
+        look.cost_s = self._cost_s + time.perf_counter() - began
+        return look
+
+    def _watch(self, name: str):
+        def remember(module: nn.Module, inputs: tuple, output: Any) -> None:
+            began = time.perf_counter()
+            if isinstance(output, Tensor) and output.is_floating_point() and name not in self._activations:
+                seen = output.detach().float()
+                std, mean = torch.std_mean(seen, correction=0)
+                self._activations[name] = torch.stack([mean, std, (seen == 0).float().mean()])
+            self._cost_s += time.perf_counter() - began
+
+        return remember
+
+
+def notes(look: Look) -> list[str]:
+    """What is wrong, in words, each with the layer it was found in."""
+    found = []
+    matrices = [layer for layer in look.layers if layer.is_matrix]
+    rms = {layer.name: layer.gradient_norm / layer.size**0.5 for layer in matrices}
+    largest = max(rms.values(), default=0.0)
+    vanished = [
+        layer.name for layer in matrices if 0 < rms[layer.name] < VANISHED * largest and layer.update_ratio < MOVES_NOT
+    ]
+    exploded = [layer for layer in matrices if layer.gradient_norm > EXPLODED]
+    jumping = [layer for layer in matrices if layer.update_ratio > JUMPS]
+    dead = [name for name, seen in look.activations.items() if seen.zero_share > DEAD]
+    if vanished:
+        found.append(f"vanishing gradients: {_some(vanished)} (below {VANISHED:g} of the largest layer's)")
+    if exploded:
+        worst = max(exploded, key=lambda layer: layer.gradient_norm)
+        found.append(f"exploding gradients: {_names(exploded)} (norm {worst.gradient_norm:.3g} in {worst.name})")
+    if jumping:
+        worst = max(jumping, key=lambda layer: layer.update_ratio)
+        moves = f"a step moves {worst.name} by {worst.update_ratio:.0%} of its size"
+        found.append(f"steps too large: {_names(jumping)} ({moves})")
+    if dead:
+        found.append(f"dead activations: {_some(dead)} (over {DEAD:.1%} zeros)")
+    return found
+
+
+def _layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Each module's own parameters, front to back; shared ones belong to the first."""
+    layers: dict[str, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        layers[name.rpartition(".")[0] or "model"].append(parameter)
+    return dict(layers)
+
+
+def _gradient_figures(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Norm [1] and histogram [BINS + 2] of a layer's gradients; zeros for a frozen layer."""
+    found = [p.grad.detach().float().flatten() for p in parameters if p.grad is not None]
+    values = torch.cat(found) if found else torch.zeros(1, device=parameters[0].device)
+    return [values.norm()[None], _histogram(values)]
+
+
+def _weight_figures(parameters: list[nn.Parameter], before: list[Tensor]) -> list[Tensor]:
+    """Update ratio, L1, L2 and largest magnitude [4], and histogram [BINS + 2] of a layer's weights."""
+    now = torch.cat([p.detach().float().flatten() for p in parameters])
+    old = torch.cat([p.float().flatten() for p in before])
+    size = old.norm()
+    ratio = torch.where(size > 0, (now - old).norm() / size.clamp(min=1e-30), 0.0)
+    return [torch.stack([ratio, now.norm(1), now.norm(2), now.abs().max()]), _histogram(now)]
+
+
+def _histogram(values: Tensor) -> Tensor:
+    """Smallest value, largest value, and counts in BINS equal bins between them: float32 [BINS + 2]."""
+    low, high = torch.aminmax(torch.nan_to_num(values))
+    width = (high - low).clamp(min=1e-30)
+    bins = ((values - low) / width * BINS).nan_to_num().long().clamp(0, BINS - 1)
+    counts = torch.zeros(BINS, device=values.device).scatter_add_(0, bins, torch.ones_like(values))
+    return torch.cat([torch.stack([low, high]), counts])
+
+
+def _layer_look(
+    name: str, parameters: list[nn.Parameter], values: list[float], activation: Activation | None
+) -> LayerLook:
+    gradient_norm, gradients, (ratio, l1, l2, largest), weights = (
+        values[0],
+        values[1 : BINS + 3],
+        values[BINS + 3 : BINS + 7],
+        values[BINS + 7 :],
+    )
+    return LayerLook(
+        name,
+        sum(p.numel() for p in parameters),
+        any(p.ndim >= 2 for p in parameters),
+        gradient_norm,
+        ratio,
+        l1,
+        l2,
+        largest,
+        weight_histogram=_with_edges(weights),
+        gradient_histogram=_with_edges(gradients),
+        activation=activation,
+    )
+
+
+def _with_edges(figures: list[float]) -> Histogram:
+    low, high, *counts = figures
+    high = high if high > low else low + 1e-12
+    return counts, [low + (high - low) * edge / BINS for edge in range(BINS + 1)]
+
+
+def _read(tensors: dict[str, Tensor]) -> list[list[float]]:
+    """Tensors of one length each as numbers: one copy from the device."""
+    if not tensors:
+        return []
+    sizes = [len(tensor) for tensor in tensors.values()]
+    return [part.tolist() for part in torch.cat(list(tensors.values())).cpu().split(sizes)]
+
+
+def _finite(parameters: list[nn.Parameter]) -> bool:
+    return all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _names(layers: list[LayerLook]) -> str:
+    return _some([layer.name for layer in layers])
+
+
+def _plain(activation: Activation | None) -> dict[str, float] | None:
+    if activation is None:
+        return None
+    return {key: _rounded(getattr(activation, key)) for key in ("mean", "std", "zero_share")}
+
+
+def _rounded(value: float) -> float | None:
+    """Six digits; JSON has no NaN or infinity."""
+    return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else None

@@ -1,0 +1,192 @@
+"""One look for every picture: paper, ink and type, sheets of small pictures with captions, and figures as images.
+
+Everything is drawn dark on white paper with a margin, so that it reads the same on a light and on a dark page.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Colour = tuple[int, int, int]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+PAPER: Colour = (255, 255, 255)
+INK: Colour = (32, 33, 36)
+FAINT: Colour = (110, 114, 120)
+TRACK: Colour = (232, 234, 237)
+BLUE, ORANGE = "#3b6fb6", "#d9731a"
+"""What is right, or the first of two things; what is wrong, or the second."""
+
+SIDE = 120
+"""Pixels of a small picture's side; a caption of some 15 letters fits below it."""
+TEXT, TITLE = 13, 17
+"""Heights of type in pixels."""
+_MARGIN, _GAP, _LINE = 18, 10, 17
+DPI = 110
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A small picture and the lines below it, the first dark, the others faint; what follows a tab stands right."""
+
+    picture: Image.Image
+    lines: tuple[str, ...] = ()
+
+
+@cache
+def font(size: int, bold: bool = False) -> Font:
+    """The type of figures and sheets alike: matplotlib's DejaVu Sans, which knows Greek, Cyrillic and all accents."""
+    spec = find_spec("matplotlib")  # found, not imported: that would cost a second
+    places = spec.submodule_search_locations if spec else None
+    if places:
+        path = Path(places[0]) / "mpl-data/fonts/ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+        if path.exists():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
+
+
+def shortened(text: str, font: Font, width: float) -> str:
+    """The text, or as much of it as fits with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def picture_of(pixels: Tensor) -> Image.Image:
+    """One image [C, H, W] of values in 0..255, on any device; other than 1 or 3 channels as their mean."""
+    pixels = pixels.detach().float().cpu()
+    if len(pixels) not in (1, 3):
+        pixels = pixels.mean(0, keepdim=True)
+    array = pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0]).convert("RGB")
+
+
+def fitted(picture: Image.Image, side: int) -> Image.Image:
+    """In the middle of a light square; tiny pictures grow by whole factors, so that their pixels stay square."""
+    longer = max(picture.size)
+    if 2 * longer <= side:
+        factor = side // longer
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    else:
+        size = max(1, round(picture.width * side / longer)), max(1, round(picture.height * side / longer))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    square = Image.new("RGB", (side, side), TRACK)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
+def sheet(title: str, note: str, tiles: Sequence[Tile], *, columns: int | None = None, side: int = SIDE) -> Image.Image:
+    """Small pictures in rows below a title and a faint note, each with its lines below it, cut where they are long.
+
+    columns: None for as many, from 5 to 8, as leave the last row fullest. side: about that many pixels; whole times the
+    pixels of tiny pictures.
+    """
+    longest = max((max(tile.picture.size) for tile in tiles), default=side)
+    if 2 * longest <= side:
+        side = longest * round(side / longest)
+    columns = columns or min(range(8, 4, -1), key=lambda count: -len(tiles) % count)
+    columns = max(1, min(columns, len(tiles)))
+    rows = -(-len(tiles) // columns)
+    lines = max((len(tile.lines) for tile in tiles), default=0)
+    across, down = side + _GAP, side + _GAP + lines * _LINE + (6 if lines else 0)
+    width = max(2 * _MARGIN + columns * across - _GAP, _width_of(title, note))
+    top = _MARGIN + TITLE + 14 + (_LINE if note else 0)
+    page = Image.new("RGB", (width, top + rows * down - _GAP + _MARGIN), PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_MARGIN, _MARGIN + TITLE - 3), title, fill=INK, font=font(TITLE, bold=True), anchor="ls")
+    draw.text((_MARGIN, _MARGIN + TITLE + _LINE), note, fill=FAINT, font=font(TEXT), anchor="ls")
+    for number, tile in enumerate(tiles):
+        x, y = _MARGIN + number % columns * across, top + number // columns * down
+        page.paste(fitted(tile.picture, side), (x, y))
+        for place, line in enumerate(tile.lines):
+            base, colour = y + side + _LINE * (place + 1), FAINT if place else INK
+            left, _, right = line.partition("\t")
+            room = side - font(TEXT).getlength(right) - (6 if right else 0)
+            draw.text((x, base), shortened(left, font(TEXT), room), fill=colour, font=font(TEXT), anchor="ls")
+            draw.text((x + side, base), right, fill=colour, font=font(TEXT), anchor="rs")
+    return page
+
+
+def _width_of(title: str, note: str) -> int:
+    return 2 * _MARGIN + round(max(font(TITLE, bold=True).getlength(title), font(TEXT).getlength(note)))
+
+
+# --- values as colours -----------------------------------------------------------------------------------------------
+
+_SIGNED = np.array([[33, 71, 136], [120, 163, 214], [247, 247, 247], [240, 164, 104], [168, 76, 11]], dtype=np.float64)
+"""-1, -0.5, 0, 0.5, 1: blue to white to orange, told apart by every eye."""
+_RISING = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64)
+"""0 to 1: five points of viridis (Smith & van der Walt 2015)."""
+
+
+def signed(values: np.ndarray) -> Image.Image:
+    """[H, W] around 0: blue below, white at, orange above; full colour at the largest magnitude."""
+    return _coloured(0.5 + 0.5 * values / max(np.abs(values).max(), 1e-12), _SIGNED)
+
+
+def rising(values: np.ndarray) -> Image.Image:
+    """[H, W] from its smallest value (dark violet) to its largest (yellow)."""
+    low, high = values.min(), values.max()
+    return _coloured((values - low) / max(high - low, 1e-12), _RISING)
+
+
+def _coloured(shares: np.ndarray, anchors: np.ndarray) -> Image.Image:
+    places = np.linspace(0, 1, len(anchors))
+    channels = [np.interp(shares, places, anchors[:, channel]) for channel in range(3)]
+    return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, without a window and without matplotlib's global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
+    return figure
+
+
+def hexed(colour: Colour) -> str:
+    """(32, 33, 36) -> "#202124" """
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def headline(axes, title: str, note: str = "") -> None:
+    """A title to the left in bold, and a faint note below it, as on the sheets."""
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=hexed(INK), pad=24 if note else 8)
+    axes.annotate(note, (0, 1), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=8.5,
+                  color=hexed(FAINT))  # fmt: skip
+
+
+def plain_axes(axes) -> None:
+    """Only what is needed: two thin spines, faint ticks, a light grid behind."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b8bec6")
+    axes.tick_params(colors=hexed(FAINT), labelsize=8.5, length=3)
+    axes.xaxis.label.set(color=hexed(FAINT), fontsize=9)
+    axes.yaxis.label.set(color=hexed(FAINT), fontsize=9)
+    axes.grid(color="#eceef1", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def image_of(figure: "Figure") -> Image.Image:
+    """The figure as an RGB picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())

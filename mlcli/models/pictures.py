@@ -1,0 +1,93 @@
+"""What the first layer has learned, as pictures: its filters, and what they make of one image.
+
+Filters of a first convolution look like edges and blobs of colour once they have learned something (Krizhevsky et al.
+2012, figure 3); noise says that they have not. A perceptron's weights on digits look like the digits themselves.
+"""
+
+from math import prod
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mlcli.data.info import DataInfo
+from mlcli.models.drawing import Tile, picture_of, rising, sheet, signed
+
+MOST_FILTERS = 64
+MOST_MAPS = 31
+"""Beside the image itself: four rows of eight."""
+_FILTER_SIDE, _MAP_SIDE = 72, 96
+
+
+def filters(model: nn.Module, info: DataInfo) -> Image.Image | None:
+    """The first layer's weights, each neuron's as a small picture; None if it does not see images.
+
+    The first layer is the first convolution or, without any, the first linear layer if it takes the whole image.
+    Colours: of three channels the weights themselves, grey where they are 0; else blue below 0, white, orange above.
+    Each picture has its own scale.
+    """
+    name, layer = _first_layer(model, info)
+    if layer is None:
+        return None
+    weights = layer.weight.detach().float().cpu()
+    if isinstance(layer, nn.Linear):
+        weights = weights.reshape(len(weights), *info.input_shape)
+    shown = weights[:MOST_FILTERS]
+    count = str(len(weights)) if len(shown) == len(weights) else f"{len(shown)} of {len(weights)}"
+    title = f"{count} filters" if isinstance(layer, nn.Conv2d) else f"weights of {count} neurons"
+    size = "x".join(str(side) for side in weights.shape[1:])
+    colours = "grey is 0" if weights.shape[1] == 3 else "blue below 0, orange above"
+    captions = info.class_names if len(weights) == info.num_classes else ()
+    tiles = [Tile(_weights_picture(one), captions[n : n + 1]) for n, one in enumerate(shown.numpy())]
+    side = _MAP_SIDE if len(tiles) <= 16 else _FILTER_SIDE
+    return sheet(title, f"{name}, {size} each; {colours}", tiles, side=side)
+
+
+def feature_maps(model: nn.Module, image: Tensor, title: str = "feature maps") -> Image.Image | None:
+    """What the first convolution makes of one image [C, H, W] of values in 0..255; None without a convolution.
+
+    The model is called once, in the mode it is in. Each map has its own scale: dark violet its smallest value, yellow
+    its largest.
+    """
+    name, layer = _first_convolution(model)
+    if layer is None:
+        return None
+    seen: list[Tensor] = []
+    # A copy: an activation that follows may write over its input.
+    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
+    try:
+        with torch.inference_mode():
+            model(image[None].to(layer.weight.device))
+    finally:
+        handle.remove()
+    maps = seen[0][0].float().cpu().numpy()  # [channels, height, width]
+    shown = maps[:MOST_MAPS]
+    count = str(len(maps)) if len(shown) == len(maps) else f"{len(shown)} of {len(maps)}"
+    size = "x".join(str(side) for side in maps.shape[1:])
+    tiles = [Tile(picture_of(image)), *(Tile(rising(one)) for one in shown)]
+    note = f"the image, and {count} maps of {size} after {name}"
+    return sheet(title, note, tiles, side=_MAP_SIDE)
+
+
+def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    return next(((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), ("", None))
+
+
+def _first_layer(model: nn.Module, info: DataInfo) -> tuple[str, nn.Conv2d | nn.Linear | None]:
+    if info.kind != "image":
+        return "", None
+    name, convolution = _first_convolution(model)
+    if convolution is not None:
+        return name, convolution
+    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear))
+    name, linear = next(layers, ("", None))
+    return (name, linear) if linear is not None and linear.in_features == prod(info.input_shape) else ("", None)
+
+
+def _weights_picture(weights: np.ndarray) -> Image.Image:
+    """[C, H, W] around 0; of other than 1 or 3 channels, their mean."""
+    if len(weights) == 3:
+        shares = 0.5 + 0.5 * weights / max(np.abs(weights).max(), 1e-12)
+        return Image.fromarray((255 * shares.transpose(1, 2, 0)).round().astype(np.uint8))
+    return signed(weights.mean(axis=0))

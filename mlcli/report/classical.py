@@ -1,0 +1,184 @@
+"""The classical models a neural network is held against, fitted by scikit-learn in bounded time.
+
+What a model may choose (its penalty, how far a tree is pruned) is chosen by cross-validation on training rows, so that
+the rows it is scored on stay unseen. Costs are bounded by rows, from a model of the cost that was measured, not by a
+clock: the same data give the same baselines on any machine.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+FOLDS = 5
+MANY_ROWS = 2000
+"""Rows from which one fold of the five is enough to choose by; below, all five are averaged."""
+TREES = 100
+"""Of a random forest; scikit-learn's default, after which more change little."""
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
+"""Inverse strengths C of the logistic regression."""
+RIDGES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+HINGE_PENALTIES = (1e-5, 1e-4, 1e-3)
+HINGE_PASSES, HINGE_STEPS = 30, 1e5
+"""Passes over the rows of the linear SVM; more over few rows, until it has seen so many samples."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Training rows and the rows to answer: inputs float32 standardised [N, F] and [M, F], targets [N].
+
+    seed: of every random choice; threads: CPU threads a model may use, which changes no result.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    asked: np.ndarray
+    is_classes: bool
+    seed: int = 0
+    threads: int = 1
+
+    def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Pairs (rows to fit, rows to judge); none if the rarest class is too rare to be on both sides."""
+        from sklearn.model_selection import KFold, StratifiedKFold
+
+        rarest = np.unique(self.targets, return_counts=True)[1].min() if self.is_classes else len(self.targets)
+        count = min(FOLDS, int(rarest))
+        if count < 2:
+            return []
+        kind = StratifiedKFold if self.is_classes else KFold
+        pairs = list(kind(count, shuffle=True, random_state=self.seed).split(self.inputs, self.targets))
+        return pairs if len(self.targets) < MANY_ROWS else pairs[:1]
+
+    def goodness(self, answers: np.ndarray, truth: np.ndarray) -> float:
+        """Share of right answers, or minus the mean squared error: more is better."""
+        return float((answers == truth).mean()) if self.is_classes else -float(((answers - truth) ** 2).mean())
+
+
+Fitted = tuple[np.ndarray, str]
+"""Answers to the rows asked, and what was chosen, in words."""
+
+
+def constant(p: Problem) -> Fitted:
+    """The most frequent class, or the mean."""
+    if p.is_classes:
+        values, counts = np.unique(p.targets, return_counts=True)
+        return np.full(len(p.asked), values[counts.argmax()]), ""
+    return np.full(len(p.asked), p.targets.mean()), ""
+
+
+def logistic(p: Problem) -> Fitted:
+    from sklearn.linear_model import LogisticRegression
+
+    return _chosen(p, lambda c: LogisticRegression(C=c, max_iter=100), PENALTIES, "C = {:g}", default=1.0)
+
+
+def linear_svm(p: Problem) -> Fitted:
+    """One hinge per class against the rest, by averaged stochastic gradient descent (Pegasos, Shalev-Shwartz 2011)."""
+    from sklearn.linear_model import SGDClassifier
+
+    passes = max(HINGE_PASSES, int(HINGE_STEPS / len(p.targets)))
+
+    def build(penalty: float) -> Any:
+        return SGDClassifier(loss="hinge", alpha=penalty, average=True, max_iter=passes, random_state=p.seed,
+                             n_jobs=p.threads)  # fmt: skip
+
+    return _chosen(p, build, HINGE_PENALTIES, "penalty {:g}", default=1e-4)
+
+
+def ridge(p: Problem) -> Fitted:
+    from sklearn.linear_model import Ridge
+
+    return _chosen(p, lambda alpha: Ridge(alpha=alpha), RIDGES, "penalty {:g}", default=1.0)
+
+
+def tree(p: Problem) -> Fitted:
+    """CART, pruned by cost complexity as much as cross-validation likes best; of equals, the smaller tree."""
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    from mlcli.report.pruning import PrunedTree
+
+    kind = DecisionTreeClassifier if p.is_classes else DecisionTreeRegressor
+
+    def grow(rows: np.ndarray | slice) -> PrunedTree:
+        return PrunedTree(kind(random_state=p.seed).fit(p.inputs[rows], p.targets[rows]))
+
+    whole = grow(slice(None))
+    alphas, folds = whole.alphas(), p.folds()
+    goodness = np.zeros(len(alphas))
+    for fit, judge in folds:
+        part = grow(fit)
+        answers = [part.predict(p.inputs[judge], alpha) for alpha in alphas]
+        goodness += [p.goodness(given, p.targets[judge]) for given in answers]
+    alpha = float(alphas[np.flatnonzero(goodness == goodness.max())[-1]]) if folds else 0.0
+    leaves = whole.leaves(alpha)
+    return whole.predict(p.asked, alpha), f"{leaves} {'leaf' if leaves == 1 else 'leaves'}"
+
+
+def forest(p: Problem) -> Fitted:
+    """Breiman 2001: bootstrap samples, and at each split a choice of sqrt(F) features, or F / 3 for numbers."""
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    if p.is_classes:
+        model = RandomForestClassifier(TREES, random_state=p.seed, n_jobs=p.threads)
+    else:
+        model = RandomForestRegressor(TREES, max_features=1 / 3, random_state=p.seed, n_jobs=p.threads)
+    return model.fit(p.inputs, p.targets).predict(p.asked), f"{TREES} trees"
+
+
+@dataclass(frozen=True)
+class Classical:
+    """One classical model: its name, how it is fitted, and about what that costs.
+
+    share: part of the time budget it may use; ns_per_cell: time to choose and fit, per row, feature and (from 10
+        classes on) tenth of the classes; measured on one core on CIFAR-10 and on noise, the slowest data tried.
+    """
+
+    name: str
+    fit: Callable[[Problem], Fitted]
+    share: float
+    ns_per_cell: float
+
+    def rows(self, budget_s: float, features: int, classes: int) -> int:
+        """Training rows that fit the budget."""
+        cells = self.share * budget_s * 1e9 / self.ns_per_cell
+        return int(cells / (features * max(1, classes / 10)))
+
+
+FOR_CLASSES = (
+    Classical("most frequent class", constant, 1.0, 1.0),
+    Classical("logistic regression", logistic, 0.2, 1000.0),
+    Classical("linear SVM", linear_svm, 0.2, 1500.0),
+    Classical("pruned decision tree", tree, 0.3, 2000.0),
+    Classical("random forest", forest, 0.3, 2000.0),
+)
+FOR_NUMBERS = (
+    Classical("mean of the target", constant, 1.0, 1.0),
+    Classical("ridge regression", ridge, 0.1, 100.0),
+    Classical("pruned decision tree", tree, 0.4, 4000.0),
+    Classical("random forest", forest, 0.5, 18000.0),
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings on the screen: a model that has not converged within its bound is still a baseline."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _chosen(p: Problem, build: Callable[[float], Any], values: tuple[float, ...], words: str, default: float) -> Fitted:
+    """The model whose parameter did best over the folds, fitted on all rows; of equals, the first."""
+    folds = p.folds()
+    goodness = [
+        sum(
+            p.goodness(build(value).fit(p.inputs[fit], p.targets[fit]).predict(p.inputs[judge]), p.targets[judge])
+            for fit, judge in folds
+        )
+        for value in values
+    ]
+    best = values[int(np.argmax(goodness))] if folds else default
+    return build(best).fit(p.inputs, p.targets).predict(p.asked), words.format(best)

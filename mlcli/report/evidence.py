@@ -1,0 +1,151 @@
+"""What a verdict is judged by: scores, curves and their uncertainty, taken from a run's record. Plain arithmetic."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlcli.report.baselines import Baselines
+from mlcli.report.record import Record
+from mlcli.report.tables import SHARES
+
+Curve = tuple[tuple[int, float], ...]
+"""Epochs from 1 and the values after them, ascending."""
+
+RELATIVE_ERROR = {"rmse": 0.5, "mae": 0.57}
+"""Variance of the estimate from n normal residuals, relative to its square, times n: of a root mean square 1/2, of a
+mean absolute value pi / 2 - 1 (Kendall & Stuart, vol. 1, section 10)."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One run as numbers.
+
+    metric, direction: what decided what is best; curve: of it on the watched split, `samples` of it; train, val: the
+    best model's scores, train only where it was measured in the same way; score: of `split`, the headline's, with
+    `score_samples`. train_loss, val_loss: curves; the former as logged, in training mode.
+    """
+
+    metric: str
+    direction: str
+    state: str = "finished"
+    curve: Curve = ()
+    train_loss: Curve = ()
+    val_loss: Curve = ()
+    train: float | None = None
+    val: float | None = None
+    samples: int | None = None
+    split: str = "val"
+    score: float | None = None
+    score_samples: int | None = None
+    best_epoch: int | None = None
+    watched: str = "val"
+    baselines: Baselines | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: Record) -> "Evidence":
+        """As a run folder tells it."""
+        metric, watched = record.metric, str(record.best.get("split", "val"))
+        scores, split = record.scores, record.split
+        fair = record.baselines if record.baselines and record.baselines.split == split else None
+        return cls(
+            metric=metric,
+            direction=record.direction,
+            state=str(record.status.get("state", "")),
+            curve=curve(record.entries, watched, metric),
+            train_loss=curve(record.entries, "train", "loss"),
+            val_loss=curve(record.entries, watched, "loss") if watched != "train" else (),
+            train=scores.get("train", {}).get(metric) if watched != "train" else None,
+            val=scores.get(watched, {}).get(metric, record.best.get("value")),
+            samples=record.samples(watched),
+            split=split,
+            score=scores.get(split, {}).get(metric),
+            score_samples=record.samples(split),
+            best_epoch=record.best.get("epoch"),
+            watched=watched,
+            baselines=fair,
+            config=record.config,
+        )
+
+    @property
+    def sign(self) -> int:
+        """1 if more of the metric is better, -1 if less."""
+        return 1 if self.direction == "max" else -1
+
+    @property
+    def val_error(self) -> float | None:
+        """Standard error of the validation score; at least the scatter of its curve. None if nothing tells it."""
+        return _largest(standard_error(self.metric, self.val, self.samples), scatter(self.curve))
+
+    @property
+    def score_error(self) -> float | None:
+        """Standard error of the headline's score."""
+        return standard_error(self.metric, self.score, self.score_samples)
+
+
+def curve(entries: Sequence[dict[str, Any]], split: str, metric: str) -> Curve:
+    """A metric by epoch; the mean where an epoch has several log points. Values that are not finite are left out."""
+    by_epoch: dict[int, list[float]] = {}
+    for entry in entries:
+        value = entry.get(metric)
+        if entry.get("split") == split and isinstance(value, int | float):
+            by_epoch.setdefault(int(entry["epoch"]), []).append(float(value))
+    return tuple((epoch, statistics.fmean(values)) for epoch, values in sorted(by_epoch.items()))
+
+
+def standard_error(metric: str, value: float | None, samples: int | None) -> float | None:
+    """How far a score on so many samples lies from the true one, about; None for metrics without a formula.
+
+    Shares: binomial, with two right and two wrong samples added, so that 100 % is not taken for certain (Agresti &
+    Coull 1998). rmse and mae: of normal residuals. r2: from that of the squared error.
+    """
+    if value is None or not samples:
+        return None
+    if metric in SHARES:
+        share = (value * samples + 2) / (samples + 4)
+        return float((share * (1 - share) / (samples + 4)) ** 0.5)
+    if metric in RELATIVE_ERROR:
+        return float(abs(value) * (RELATIVE_ERROR[metric] / samples) ** 0.5)
+    if metric == "r2":
+        return float(abs(1 - value) * (2 / samples) ** 0.5)
+    return None
+
+
+def last_third(points: Curve) -> Curve:
+    """Where a trend or a scatter is looked for: the last third, but at least three points."""
+    return points[-max(3, len(points) // 3) :]
+
+
+def scatter(points: Curve) -> float | None:
+    """Standard deviation around the trend in the last third, from second differences; None for too few points."""
+    values = [value for _, value in last_third(points)]
+    if len(values) < 4:
+        return None
+    second = [a - 2 * b + c for a, b, c in zip(values, values[1:], values[2:], strict=False)]
+    return (statistics.fmean(d * d for d in second) / 6) ** 0.5  # a straight line's second differences are 0
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A straight line through the last third: rise per epoch, its standard error, epochs covered."""
+
+    slope: float
+    error: float
+    epochs: int
+
+
+def trend(points: Curve) -> Trend | None:
+    """Least squares through the last third of a curve; None for fewer than three points."""
+    part = last_third(points)
+    if len(part) < 3:
+        return None
+    line = statistics.linear_regression([e for e, _ in part], [v for _, v in part])
+    spread = sum((e - statistics.fmean(e for e, _ in part)) ** 2 for e, _ in part)
+    missed = sum((v - line.intercept - line.slope * e) ** 2 for e, v in part)
+    return Trend(line.slope, (missed / (len(part) - 2) / spread) ** 0.5, part[-1][0] - part[0][0])
+
+
+def _largest(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None

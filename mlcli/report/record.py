@@ -1,0 +1,139 @@
+"""Everything a run folder tells about its run, read leniently: what is missing or damaged is empty, never an error."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlcli.engine.log import read_metrics
+from mlcli.engine.run import RunFolder
+from mlcli.errors import UserError
+from mlcli.report.baselines import Baselines
+
+SPLITS = ("test", "val", "train")
+"""Those a score is shown of, the one that counts first."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The files of a run folder as plain data.
+
+    entries: lines of metrics.jsonl; config: the resolved YAML, and its text; summary: summary.json; evaluations: by
+    split; layers: looks into the network, oldest first; pictures: PNG files by name.
+    """
+
+    name: str
+    path: Path
+    status: dict[str, Any]
+    entries: list[dict[str, Any]]
+    config: dict[str, Any]
+    config_text: str
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
+    baselines: Baselines | None
+    layers: list[dict[str, Any]]
+    pictures: list[Path]
+
+    @classmethod
+    def read(cls, run: RunFolder) -> "Record":
+        """Whatever of it is there."""
+        path = run.path
+        evaluations = {split: _json(path / f"evaluation-{split}.json") for split in SPLITS}
+        looks = [look for look in _lines(path / "layers.jsonl") if isinstance(look.get("layers"), list)]
+        return cls(
+            name=run.name,
+            path=path,
+            status=_or(run.status, {}),
+            entries=[e for e in _lines(path / "metrics.jsonl") if {"split", "step", "epoch"} <= e.keys()],
+            config=_or(run.config_plain, {}),
+            config_text=_or((path / "resolved.yaml").read_text, ""),
+            environment=_json(path / "environment.json"),
+            summary=_json(path / "summary.json"),
+            evaluations={split: found for split, found in evaluations.items() if found},
+            baselines=_or(lambda: Baselines.from_plain(_json(path / "baselines.json")), None),
+            layers=looks,
+            pictures=sorted((path / "pictures").glob("*.png")),
+        )
+
+    @property
+    def task(self) -> str:
+        return str(self.status.get("task") or self.config.get("task") or "")
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """metric, split, direction, value, epoch and step of the best evaluation; empty before the first."""
+        best = self.status.get("best")
+        return best if isinstance(best, dict) and best.get("value") is not None else {}
+
+    @property
+    def metric(self) -> str:
+        """The metric that decided what is best."""
+        return str(self.best.get("metric", "loss"))
+
+    @property
+    def direction(self) -> str:
+        return str(self.best.get("direction", "min" if self.metric in ("loss", "rmse", "mae", "ece") else "max"))
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The best model's scores by split, as far as they were measured."""
+        given = self.status.get("scores")
+        known = {split: _numbers(values) for split, values in given.items()} if isinstance(given, dict) else {}
+        for split, found in self.evaluations.items():
+            if split not in known and str(found.get("checkpoint", "best.ckpt")) == "best.ckpt":
+                known[split] = _numbers(found.get("metrics"))
+        if not known and self.best:  # stopped before the end: what it had reached
+            known[str(self.best["split"])] = {self.metric: float(self.best["value"])}
+        return {split: values for split, values in known.items() if values}
+
+    @property
+    def split(self) -> str:
+        """The split whose score is the headline: test if it was measured, else what was watched."""
+        return next((split for split in SPLITS if split in self.scores), "val")
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """The evaluation whose details are shown, of the headline's split if there is one."""
+        order = (self.split, *SPLITS)
+        return next((self.evaluations[split] for split in order if split in self.evaluations), {})
+
+    def samples(self, split: str) -> int | None:
+        """Samples in a split, if any file says so."""
+        splits = self.summary.get("splits")
+        count = splits.get(split) if isinstance(splits, dict) else None
+        count = count if count is not None else self.evaluations.get(split, {}).get("samples")
+        if count is None and self.baselines and self.baselines.split == split:
+            count = self.baselines.samples_there
+        return int(count) if isinstance(count, int | float) else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: Any = _or(lambda: json.loads(path.read_text()), None)
+    return found if isinstance(found, dict) else {}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines: list[Any] = _or(lambda: read_metrics(path), [])
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    if not isinstance(values, dict):
+        return {}
+    return {
+        str(name): float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _or(read: Callable[[], T], otherwise: T) -> T:
+    """What was read, or something else where a file is missing or damaged."""
+    try:
+        return read()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError):
+        return otherwise

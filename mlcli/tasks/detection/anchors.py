@@ -1,0 +1,140 @@
+"""Boxes laid out before anything is seen: grid anchors, SSD's default boxes, and sizes fitted to a data set.
+
+Grid anchors: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), section 3.1.1. Default boxes: SSD (Liu et al. 2016,
+arXiv:1512.02325), section 2.2. k-means on IoU: YOLO9000 (Redmon & Farhadi 2017, arXiv:1612.08242), section 2.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlcli.errors import DataError
+
+MAX_ROUNDS = 300  # of k-means; some dozens are usual
+RESTARTS = 5  # k-means ends in the nearest of many optima
+MIN_RECALL_IOU = 0.5  # an anchor that overlaps a box by less is of no help to it
+
+
+def grid_anchors(
+    sizes: Sequence[float],
+    ratios: Sequence[float],
+    stride: float,
+    height: int,
+    width: int,
+    offset: float = 0.5,
+) -> Tensor:
+    """A box of each size and ratio around each cell of a feature map: float32 [height * width * A, 4] in pixels, xyxy.
+
+    Cells go row by row; in a cell, sizes from outside, ratios inside (A = sizes * ratios). Not clipped to the picture.
+
+    Args:
+        sizes: square roots of areas in pixels.
+        ratios: height / width.
+        stride: of the map, in pixels.
+        height, width: of the map, in cells.
+        offset: where in its cell a box is centred, in strides: 0.5 for the middle; torchvision has 0, the corner.
+    """
+    size = torch.tensor(sizes, dtype=torch.float32)[:, None]
+    root = torch.tensor(ratios, dtype=torch.float32).sqrt()
+    half = torch.stack([size / root, size * root], dim=-1).flatten(0, 1) / 2  # [A, 2]
+    centres = _centres(height, width, offset) * stride
+    return torch.cat([centres - half, centres + half], dim=-1).flatten(0, 2)
+
+
+def grid_points(height: int, width: int, stride: float, offset: float = 0.5) -> Tensor:
+    """The centres of a map's cells, row by row: float32 [height * width, 2] in pixels, xy."""
+    return _centres(height, width, offset).flatten(0, 2) * stride
+
+
+def default_boxes(
+    image_size: tuple[int, int],
+    feature_sizes: Sequence[tuple[int, int]],
+    ratios: Sequence[Sequence[float]],
+    min_scale: float = 0.2,
+    max_scale: float = 0.9,
+) -> Tensor:
+    """SSD's boxes for maps from fine to coarse: float32 [sum of h * w * (2 + 2 * ratios), 4] in pixels, xyxy.
+
+    Level k has the scale s_k, evenly spaced from `min_scale` to `max_scale`. In a cell come the square of s_k, the
+    square between this level and the next (the root of s_k * s_k+1), then for each ratio r the box r times as wide as
+    high and the one r times as high as wide. Scales are shares of the picture's width and height. Not clipped.
+
+    Args:
+        image_size: (height, width) in pixels.
+        feature_sizes: (height, width) of each map in cells.
+        ratios: of each level, above 1; such as [[2], [2, 3], [2]].
+    """
+    levels = len(feature_sizes)
+    scales = torch.linspace(min_scale, max_scale, levels).tolist() if levels > 1 else [min_scale]
+    scales.append(1.0)  # what the last level's second square lies between, as in SSD's code
+    whole = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32)
+    boxes = []
+    for level, (height, width) in enumerate(feature_sizes):
+        scale, between = scales[level], (scales[level] * scales[level + 1]) ** 0.5
+        shapes = [(scale, scale), (between, between)]
+        for ratio in ratios[level]:
+            root = ratio**0.5
+            shapes += [(scale * root, scale / root), (scale / root, scale * root)]
+        centres = _centres(height, width, 0.5) / torch.tensor([width, height])
+        half = torch.tensor(shapes) / 2
+        boxes.append((torch.cat([centres - half, centres + half], dim=-1) * whole.repeat(2)).flatten(0, 2))
+    return torch.cat(boxes)
+
+
+def kmeans_anchors(sizes_wh: Tensor, k: int, seed: int = 0) -> tuple[Tensor, float, float]:
+    """The k sizes that boxes of a data set overlap best, both laid on one centre; a function of the seed.
+
+    Args:
+        sizes_wh: [N, 2], widths and heights of the training boxes in pixels of the model's input; those without area
+            are passed over.
+
+    Returns:
+        sizes float32 [k, 2] from small to large area, the mean over boxes of the IoU with their best one, and the share
+        of boxes whose best one overlaps them by 0.5 or more.
+
+    Raises:
+        DataError: there is no box with an area.
+    """
+    sizes = sizes_wh.double().cpu().numpy()
+    sizes = sizes[(sizes > 0).all(axis=1)]
+    if not len(sizes):
+        raise DataError("no box to fit anchors to", where="training split", fix="train on images that show objects")
+    fits = [_kmeans(sizes, k, np.random.default_rng([seed, restart])) for restart in range(RESTARTS)]
+    best_ious = [_size_ious(sizes, anchors).max(axis=1) for anchors in fits]
+    chosen = int(np.argmax([ious.mean() for ious in best_ious]))
+    anchors, ious = fits[chosen], best_ious[chosen]
+    anchors = anchors[anchors.prod(axis=1).argsort(kind="stable")]
+    return torch.from_numpy(anchors).float(), float(ious.mean()), float((ious >= MIN_RECALL_IOU).mean())
+
+
+def _kmeans(sizes: np.ndarray, k: int, random: np.random.Generator) -> np.ndarray:
+    """k-means with the distance 1 - IoU, from centres spread out as k-means++ does (Arthur & Vassilvitskii 2007)."""
+    anchors = sizes[random.integers(len(sizes))][None]
+    while len(anchors) < k:
+        distance = 1 - _size_ious(sizes, anchors).max(axis=1)
+        total = distance.sum()
+        share = distance / total if total > 0 else None  # None: fewer different sizes than k, so some come twice
+        anchors = np.concatenate([anchors, sizes[random.choice(len(sizes), p=share)][None]])
+    nearest = None
+    for _ in range(MAX_ROUNDS):
+        before, nearest = nearest, _size_ious(sizes, anchors).argmax(axis=1)
+        if before is not None and (before == nearest).all():
+            break
+        members = np.bincount(nearest, minlength=k)[:, None]
+        sums = np.stack([np.bincount(nearest, weights=sizes[:, side], minlength=k) for side in (0, 1)], axis=1)
+        anchors = np.where(members > 0, sums / np.maximum(members, 1), anchors)
+    return anchors
+
+
+def _size_ious(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """IoU of boxes that share a centre: [N, 2], [k, 2] -> [N, k]"""
+    common = np.minimum(sizes[:, None], anchors).prod(axis=2)
+    return common / (sizes.prod(axis=1)[:, None] + anchors.prod(axis=1) - common)
+
+
+def _centres(height: int, width: int, offset: float) -> Tensor:
+    """(x, y) of each cell in cells: [height, width, 1, 2]"""
+    y, x = torch.meshgrid(torch.arange(height) + offset, torch.arange(width) + offset, indexing="ij")
+    return torch.stack([x, y], dim=-1)[:, :, None].float()

@@ -1,0 +1,95 @@
+"""Where the pictures of a batch lie in the pictures that come out: maps of the plane, and boxes moved by them.
+
+Maps are float32 [..., 3, 3] and take a point (x, y, 1), in pixels from the upper left corner, to where it comes out;
+pixel (0, 0) covers 0 to 1. Maps are multiplied, so pixels are resampled only once, and what one map moves out of sight
+and the next back in has never been away.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_FAR = 1e6  # pixels; beyond all that is ever seen
+
+
+@dataclass(frozen=True)
+class Placement:
+    """B pictures that come out, each put together from P of the B that went in; P is 1 without mosaic.
+
+    picture: int64 [B, P], which of those that went in.
+    inner: float32 [B, P, 3, 3], from pixels of that picture to the canvas it is put on.
+    windows: four float32 [B, P] (left, top, right, bottom), where it shows on that canvas.
+    outer: float32 [B, 3, 3], what has happened to the canvas since.
+    """
+
+    picture: Tensor
+    inner: Tensor
+    windows: tuple[Tensor, Tensor, Tensor, Tensor]
+    outer: Tensor
+
+    @classmethod
+    def unchanged(cls, batch: int, device: torch.device) -> "Placement":
+        """Every picture as it is."""
+        same = torch.eye(3, device=device).expand(batch, 3, 3)
+        far = torch.full((batch, 1), _FAR, device=device)
+        return cls(torch.arange(batch, device=device)[:, None], same[:, None], (-far, -far, far, far), same)
+
+    def then(self, maps: Tensor) -> "Placement":
+        """maps: float32 [B, 3, 3], applied to what comes out so far."""
+        return replace(self, outer=maps @ self.outer)
+
+    def move(self, boxes_xyxy: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes of the pictures that went in, float32 [B, R, 4], to those that come out.
+
+        Returns [B, P * R, 4], boxes around the moved corners, cut to what is seen of them; and how much of each that
+        is, in shares of the uncut box: [B, P * R], 0 for boxes without area.
+        """
+        height, width = image_size
+        left, top, right, bottom = (edge[..., None] for edge in self.windows)
+        on_canvas, shown = _cut(moved(self.inner, boxes_xyxy[self.picture]), left, top, right, bottom)  # [B, P, R, 4]
+        zero = left.new_zeros(())
+        come_out, seen = _cut(moved(self.outer[:, None], on_canvas), zero, zero, zero + width, zero + height)
+        return come_out.flatten(1, 2), (shown * seen).flatten(1, 2)
+
+
+def moved(maps: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """The boxes around the moved corners of boxes. maps: [..., 3, 3]; boxes: [..., R, 4]."""
+    left, top, right, bottom = boxes_xyxy.unbind(-1)
+    across = torch.stack([left, right, left, right], -1)  # [..., R, 4 corners]
+    down = torch.stack([top, top, bottom, bottom], -1)
+    x, y = (
+        maps[..., row, 0, None, None] * across + maps[..., row, 1, None, None] * down + maps[..., row, 2, None, None]
+        for row in (0, 1)
+    )
+    return torch.stack([x.amin(-1), y.amin(-1), x.amax(-1), y.amax(-1)], -1)
+
+
+def inverted(maps: Tensor) -> Tensor:
+    """By the adjugate: torch.linalg.inv looks at its result, for which a GPU waits. Maps keep parallels parallel."""
+    (a, b, x), (c, d, y) = (maps[..., row, :].unbind(-1) for row in (0, 1))
+    scale = 1 / (a * d - b * c)
+    a, b, c, d = d * scale, -b * scale, -c * scale, a * scale
+    return stacked(a, b, -(a * x + b * y), c, d, -(c * x + d * y))
+
+
+def stacked(a: Tensor, b: Tensor, x: Tensor, c: Tensor, d: Tensor, y: Tensor) -> Tensor:
+    """[[a, b, x], [c, d, y], [0, 0, 1]] of numbers float32 [...]: [..., 3, 3]."""
+    zero = torch.zeros_like(x)
+    rows = [torch.stack(row, -1) for row in ((a + zero, b + zero, x), (c + zero, d + zero, y), (zero, zero, zero + 1))]
+    return torch.stack(rows, -2)
+
+
+def scaled(x_scale: Tensor, y_scale: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The map that magnifies about the upper left corner and then shifts."""
+    zero = torch.zeros_like(x)
+    return stacked(x_scale, zero, x, zero, y_scale, y)
+
+
+def _cut(boxes_xyxy: Tensor, left: Tensor, top: Tensor, right: Tensor, bottom: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes cut to a window, and the share of their area that is left."""
+    x1, y1, x2, y2 = boxes_xyxy.unbind(-1)
+    kept = [x1.clamp(left, right), y1.clamp(top, bottom), x2.clamp(left, right), y2.clamp(top, bottom)]
+    whole = (x2 - x1) * (y2 - y1)
+    part = (kept[2] - kept[0]) * (kept[3] - kept[1])
+    return torch.stack(kept, -1), torch.where(whole > 0, part / whole.clamp(min=1e-12), 0)

@@ -1,0 +1,135 @@
+"""Boxes: their formats, area, clipping, placement in a letterboxed picture, and how much two of them overlap.
+
+IoU (Jaccard 1901), GIoU (Rezatofighi et al. 2019, arXiv:1902.09630), DIoU and CIoU (Zheng et al. 2020,
+arXiv:1911.08287). Boxes are float [..., 4]; a box without area overlaps nothing by 0, never by NaN, and all gradients
+are finite.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Format = Literal["xyxy", "xywh", "cxcywh"]
+"""Corners; left, top, width, height (COCO's); centre, width, height."""
+Overlap = Literal["iou", "giou", "diou", "ciou"]
+Fit = Literal["pad", "stretch"]
+
+TINY = 1e-6  # pixels; smaller sides have no aspect ratio worth a gradient
+
+
+def convert(boxes: Tensor, source: Format, target: Format) -> Tensor:
+    """Boxes [..., 4] from one format to another. `convert(convert(b, s, t), t, s) == b`"""
+    if source == target:
+        return boxes
+    first, second = boxes[..., :2], boxes[..., 2:]
+    match source:
+        case "xyxy":
+            low, size = first, second - first
+        case "xywh":
+            low, size = first, second
+        case "cxcywh":
+            low, size = first - second / 2, second
+    match target:
+        case "xyxy":
+            return torch.cat([low, low + size], dim=-1)
+        case "xywh":
+            return torch.cat([low, size], dim=-1)
+        case "cxcywh":
+            return torch.cat([low + size / 2, size], dim=-1)
+
+
+def area(boxes_xyxy: Tensor) -> Tensor:
+    """[..., 4] -> [...] in square pixels; 0 where corners are swapped. Halves and integers are counted as float32."""
+    width, height = (_wide(boxes_xyxy)[..., 2:] - _wide(boxes_xyxy)[..., :2]).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def clip(boxes_xyxy: Tensor, height: float, width: float) -> Tensor:
+    """The part of boxes [..., 4] that is inside a picture; a box wholly outside becomes one without area."""
+    x, y = boxes_xyxy[..., 0::2].clamp(0, width), boxes_xyxy[..., 1::2].clamp(0, height)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+
+
+def placement(sizes_wh: Tensor, image_size: Sequence[int], fit: Fit) -> tuple[Tensor, Tensor]:
+    """Where pictures of any size come to lie in the model's input: `input_xy == original_xy * scale + shift`.
+
+    The same arithmetic, to the pixel, as `mlcli.data.decode.Preparation`: pad keeps the aspect ratio up to the rounding
+    of the shorter side, and centres (letterbox); stretch fills.
+
+    Args:
+        sizes_wh: [..., 2], width and height of the upright originals in pixels.
+        image_size: (height, width) of the input.
+
+    Returns scale and shift, float64 [..., 2], for x and y.
+    """
+    sizes = sizes_wh.double()
+    inside = torch.tensor([image_size[1], image_size[0]], dtype=torch.float64, device=sizes.device)
+    if fit == "stretch":
+        return inside / sizes, torch.zeros_like(sizes)
+    smaller = (inside / sizes).amin(dim=-1, keepdim=True)
+    resized = (sizes * smaller).round().clamp(min=1)
+    return resized / sizes, ((inside - resized) / 2).floor()
+
+
+def iou_matrix(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Intersection over union of each with each: [..., N, 4], [..., M, 4] -> [..., N, M], 0 to 1."""
+    return overlap_matrix(a_xyxy, b_xyxy, "iou")
+
+
+def overlap_matrix(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Tensor:
+    """`overlap` of each with each: [..., N, 4], [..., M, 4] -> [..., N, M]"""
+    return overlap(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :], kind)
+
+
+def overlap(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Tensor:
+    """How much boxes agree, pair by pair, broadcasting: [..., 4], [..., 4] -> [...], 1 for equal ones.
+
+    * iou: 0 to 1, and flat at 0 wherever they are apart;
+    * giou: minus the share of the hull (the smallest box around both) that neither fills; above -1;
+    * diou: minus the squared distance of the centres in hull diagonals; above -1;
+    * ciou: diou minus a penalty for another aspect ratio.
+
+    Boxes of half precision or integers are computed as float32: squares of pixels overflow a half.
+    """
+    a, b = _wide(a_xyxy), _wide(b_xyxy)
+    common = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = common[..., 0] * common[..., 1]
+    union = area(a) + area(b) - intersection
+    iou = _share(intersection, union)
+    if kind == "iou":
+        return iou
+    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    if kind == "giou":
+        hull_area = hull[..., 0] * hull[..., 1]
+        return iou - _share(hull_area - union, hull_area)
+    apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    diou = iou - _share(apart.square().sum(-1), hull.square().sum(-1))
+    return diou if kind == "diou" else diou - _aspect_penalty(a, b, iou)
+
+
+def _aspect_penalty(a: Tensor, b: Tensor, iou: Tensor) -> Tensor:
+    """`alpha * v` of CIoU (equations 8 to 11); alpha is a weight, not something to learn from."""
+    difference = _angle(a) - _angle(b)
+    v = 4 / math.pi**2 * difference.square()
+    with torch.no_grad():
+        alpha = _share(v, 1 - iou + v)
+    return alpha * v
+
+
+def _angle(boxes_xyxy: Tensor) -> Tensor:
+    """arctan(width / height)"""
+    width, height = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=TINY).unbind(-1)  # atan2(0, 0) has no slope
+    return torch.atan2(width, height)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 0 where there is no whole. The inner `where` keeps 0 / 0 out of the gradient too."""
+    there = whole > 0
+    return torch.where(there, part / torch.where(there, whole, 1.0), 0.0)
+
+
+def _wide(boxes: Tensor) -> Tensor:
+    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()

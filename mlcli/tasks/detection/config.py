@@ -1,0 +1,67 @@
+"""What the YAML of an object detection may say. No torch in here."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from mlcli.engine.settings import TrainerSettings
+from mlcli.models.config import FineTune
+from mlcli.schema import Strict
+from mlcli.tasks.detection.config_augment import DetectionAugmentation
+from mlcli.tasks.detection.config_data import DetectionData
+from mlcli.tasks.detection.config_models import DetectionModel
+
+if TYPE_CHECKING:
+    from mlcli.tasks.detection.predictor import ObjectDetector
+    from mlcli.tasks.detection.task import DetectionTask
+
+
+class DetectionLoss(Strict):
+    """The sum of the detector's own terms: where objects are, how exactly, and what."""
+
+    name: Literal["detection"]
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Factors on terms by name, such as {box: 2.0}; 1 for the others. The terms are named in the log."""
+
+
+class Detection(TrainerSettings):
+    """Objects in pictures: where each one is, as a box, and what it is."""
+
+    task: Literal["detection"]
+    data: DetectionData
+    """What is learned from."""
+    augment: tuple[DetectionAugmentation, ...] = ()
+    """Random changes to training pictures, in this order; boxes and masks go along."""
+    min_visibility: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Objects of which augmentation leaves a smaller share of the box inside the picture are not learned from."""
+    model: DetectionModel
+    """Step 1, the set of functions that is searched."""
+    loss: DetectionLoss = DetectionLoss(name="detection")
+    """Step 2, how wrong a function is."""
+    finetune: FineTune | None = None
+    """Start from weights learned elsewhere; null to start from scratch."""
+
+    @model_validator(mode="after")
+    def masks_come_from_somewhere(self):
+        if self.model.name == "mask_rcnn" and self.data.name not in ("scenes", "coco"):
+            raise ValueError(f"mask_rcnn learns from masks, which data '{self.data.name}' does not have; use coco")
+        return self
+
+    def build(self) -> "DetectionTask":
+        from mlcli.tasks.detection.task import DetectionTask
+
+        return DetectionTask(self)
+
+    def from_scratch(self) -> "Detection":
+        """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
+        model = self.model
+        if getattr(model, "weights", "none") != "none":
+            model = model.model_copy(update={"weights": "none"})
+        return self.model_copy(update={"model": model, "finetune": None})
+
+    def predictor(self, facts: dict[str, Any]) -> "ObjectDetector":
+        """What predicts with a checkpoint of this run, from the facts saved in it; the data are not touched."""
+        from mlcli.data.info import DataInfo
+        from mlcli.tasks.detection.predictor import ObjectDetector
+
+        return ObjectDetector(self.from_scratch(), DataInfo.from_plain(facts["data"]))

@@ -1,0 +1,45 @@
+"""Step 2, how wrong a detector is: focal loss, hard negatives, and the distance between boxes.
+
+Focal loss: Lin et al. 2017 (arXiv:1708.02002). Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are
+1 minus an overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mlcli.tasks.detection.boxes import Overlap, overlap
+
+
+def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """`alpha_t * (1 - p_t) ** gamma * -log p_t` of each yes-or-no question (section 3.2), not reduced.
+
+    Args:
+        logits, targets: [...], targets 0 or 1 or between.
+        alpha: weight of the yes; 1 - alpha of the no. Negative for no weights.
+        gamma: how much less easy ones count; 0 for plain cross-entropy.
+    """
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p = logits.sigmoid()
+    miss = p * (1 - targets) + (1 - p) * targets
+    loss = cross_entropy * miss**gamma
+    return loss if alpha < 0 else loss * (alpha * targets + (1 - alpha) * (1 - targets))
+
+
+def hard_negative_mining(losses: Tensor, positive: Tensor, ratio: float = 3.0) -> Tensor:
+    """The background anchors worth learning from: in each image the `ratio` times as many as positives that do worst.
+
+    Args:
+        losses: [B, A], each anchor's loss of classification.
+        positive: bool [B, A], anchors matched to an object.
+
+    Returns bool [B, A], never true where `positive` is. None for an image without positives.
+    """
+    hardness = losses.detach().masked_fill(positive, -torch.inf)
+    rank = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (rank < positive.sum(dim=1, keepdim=True) * ratio) & ~positive
+
+
+def box_loss(predicted_xyxy: Tensor, target_xyxy: Tensor, kind: Overlap = "ciou") -> Tensor:
+    """1 - overlap, pair by pair: [..., 4], [..., 4] -> [...], 0 for equal boxes; 1 for iou, up to 2 or more else."""
+    return 1 - overlap(predicted_xyxy, target_xyxy, kind)

@@ -1,0 +1,129 @@
+"""Which object each anchor or point is to learn: by best overlap, one to one, or by how well the model does already.
+
+Max-IoU: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), section 3.1.2. Bipartite: SSD (Liu et al. 2016,
+arXiv:1512.02325), section 2.2. Task alignment: TOOD (Feng et al. 2021, arXiv:2108.07755), section 3.2.
+
+Objects are padded to M rows; `valid` bool [..., M] says which are there. Shapes are static and nothing waits for the
+device. The answer is int64 [..., A]: the index of an object, BACKGROUND or IGNORED.
+"""
+
+import torch
+from torch import Tensor
+
+BACKGROUND = -1
+"""No object: to be told so."""
+IGNORED = -2
+"""Neither object nor background: not learned from."""
+
+
+def max_iou(
+    ious: Tensor, valid: Tensor, *, high: float, low: float | None = None, allow_low_quality: bool = False
+) -> Tensor:
+    """Each anchor gets the object it overlaps most, if by `high` or more; from `low` up it is ignored.
+
+    Args:
+        ious: [..., M, A], of each object with each anchor.
+        valid: bool [..., M].
+        high: least overlap of a match.
+        low: anchors of less are background; None for `high`: then none is ignored.
+        allow_low_quality: an object's best anchors are matched however little they overlap it (and to the object that
+            they overlap most), so that few objects stay without any.
+    """
+    if ious.shape[-2] == 0:
+        return _nothing(ious)
+    ious = ious.masked_fill(~valid[..., None], -1.0)
+    best, index = ious.max(dim=-2)
+    matched = torch.where(best >= high, index, IGNORED)
+    matched = torch.where(best < (high if low is None else low), BACKGROUND, matched)
+    if not allow_low_quality:
+        return matched
+    most = ious.amax(dim=-1, keepdim=True)  # of each object
+    # an object that no anchor touches ties with 0 everywhere: without the second condition it would take them all
+    is_best = ((ious == most) & (most > 0)).any(dim=-2)
+    return torch.where(is_best, index, matched)
+
+
+def bipartite(ious: Tensor, valid: Tensor, *, threshold: float) -> Tensor:
+    """Every object gets an anchor of its own, the largest overlaps first; the others go by `threshold`.
+
+    An anchor that is nobody's own gets the object it overlaps most, if by `threshold` or more, else background.
+
+    Args:
+        ious: [..., M, A], of each object with each anchor.
+        valid: bool [..., M].
+    """
+    if ious.shape[-2] == 0:
+        return _nothing(ious)
+    ious = ious.masked_fill(~valid[..., None], -1.0)
+    best, index = ious.max(dim=-2)
+    matched = torch.where(best >= threshold, index, BACKGROUND)
+    flat = ious.reshape(-1, *ious.shape[-2:])
+    return _own_anchors(flat, matched.reshape(-1, matched.shape[-1])).view(matched.shape)
+
+
+def _own_anchors(ious: Tensor, matched: Tensor) -> Tensor:
+    """Put the greedy one-to-one pairs of ious [B, M, A] into matched [B, A].
+
+    Others can take at most M - 1 anchors from an object, so its M best are all that need looking at.
+    """
+    batch, objects, anchors = ious.shape
+    count = min(objects, anchors)
+    free, anchor_of = ious.topk(count, dim=-1)  # [B, M, count]
+    rows = torch.arange(batch, device=ious.device)
+    matched = torch.cat([matched, matched[:, :1]], dim=1)  # a spare column for pairs that are none
+    for _ in range(objects):
+        largest, place = free.flatten(1).max(dim=1)
+        owner, taken = place // count, anchor_of.flatten(1)[rows, place]
+        matched[rows, torch.where(largest > 0, taken, anchors)] = owner
+        gone = anchor_of == taken[:, None, None]
+        gone[rows, owner] = True
+        free = free.masked_fill(gone, -1.0)
+    return matched[:, :anchors]
+
+
+@torch.no_grad()
+def task_aligned(
+    scores: Tensor,
+    ious: Tensor,
+    centres_xy: Tensor,
+    boxes_xyxy: Tensor,
+    valid: Tensor,
+    *,
+    topk: int = 13,
+    alpha: float = 1.0,
+    beta: float = 6.0,
+) -> tuple[Tensor, Tensor]:
+    """Each object gets the `topk` points inside it that do best by `score ** alpha * iou ** beta` already.
+
+    A point that several objects want goes to the one its box overlaps most.
+
+    Args:
+        scores: [..., M, A] in 0..1, what each point says of each object's class.
+        ious: [..., M, A], overlap of each object with the box each point predicts.
+        centres_xy: [A, 2] in pixels.
+        boxes_xyxy: [..., M, 4], the objects in pixels.
+        valid: bool [..., M].
+
+    Returns the match [..., A], never IGNORED, and its quality [..., A] in 0..1, which scores are to learn: the
+    alignment, scaled so that the best of an object's points has that object's largest IoU (section 3.2.2); 0 for
+    background. No gradients flow.
+    """
+    if ious.shape[-2] == 0:
+        return _nothing(ious), ious.sum(dim=-2)
+    inside = ((centres_xy > boxes_xyxy[..., None, :2]) & (centres_xy < boxes_xyxy[..., None, 2:])).all(dim=-1)
+    alignment = scores.pow(alpha) * ious.pow(beta) * (inside & valid[..., None])  # [..., M, A]
+    least = alignment.topk(min(topk, alignment.shape[-1]), dim=-1).values[..., -1:]
+    wanted = (alignment >= least) & (alignment > 0)
+    rival, index = torch.where(wanted, ious, -1.0).max(dim=-2)
+    matched = torch.where(rival >= 0, index, BACKGROUND)
+    mine = wanted & (torch.arange(ious.shape[-2], device=ious.device)[:, None] == matched[..., None, :])
+    own = torch.where(mine, alignment, 0.0)
+    best_iou = torch.where(mine, ious, 0.0).amax(dim=-1, keepdim=True)
+    best = own.amax(dim=-1, keepdim=True)
+    quality = own / torch.where(best > 0, best, 1.0) * best_iou
+    return matched, quality.amax(dim=-2)
+
+
+def _nothing(ious: Tensor) -> Tensor:
+    """Background for all anchors: there is not even padding."""
+    return torch.full((*ious.shape[:-2], ious.shape[-1]), BACKGROUND, dtype=torch.int64, device=ious.device)

@@ -1,0 +1,112 @@
+"""What a saved detector can do without any data: find objects in pictures and say where in the original they are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mlcli.data.info import DataInfo
+from mlcli.tasks.detection.boxes import clip, convert, placement
+from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.masks import paste, run_length
+from mlcli.tasks.detection.targets import Detections
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mlcli.tasks.detection.detector import Detector
+
+DEFAULT_THRESHOLD = 0.3
+"""Score from which a detection is shown where no validation has found a better one."""
+
+
+class ObjectDetector:
+    """A model and the classes it knows: all that predicting needs.
+
+    Args:
+        config: of the run; its data section is not looked at.
+        info: what was found in the training data.
+    """
+
+    def __init__(self, config: Detection, info: DataInfo) -> None:
+        self.config, self.info = config, info
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.train.seed)  # torch.manual_seed would also seed every GPU
+            self.model: Detector = config.model.build(info)
+        self.score_threshold = DEFAULT_THRESHOLD
+        """Detections less certain than this are not told."""
+
+    @property
+    def caveat(self) -> str:
+        """What a person should know about the predictions: nothing."""
+        return ""
+
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Hold to the facts of a checkpoint from here on: its classes, and the threshold its validation found best."""
+        self.info = DataInfo.from_plain(facts["data"])
+        self.score_threshold = facts.get("score_threshold", DEFAULT_THRESHOLD)
+
+    def predict(self, net: nn.Module, inputs: Tensor) -> Detections:
+        """inputs uint8 [B, 3, H, W] -> what was found, in pixels of the input."""
+        _, detections = net(inputs)
+        return detections
+
+    def records(self, predictions: Detections, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        """What was found in each picture as plain data: {"objects": [...]}, most certain first.
+
+        An object has its label, its score to 6 decimals, its bbox as COCO has it, [left, top, width, height] in pixels
+        of the upright original to 2 decimals, and, from a model that makes masks, its segmentation, run-length coded.
+
+        Args:
+            predictions: on the CPU.
+            sizes_wh: width and height of each upright original.
+        """
+        boxes = self._in_originals(predictions.boxes_xyxy, sizes_wh)
+        kept = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
+        return [
+            {"objects": [self._object(predictions, boxes, i, d, size) for d in kept[i].nonzero().flatten().tolist()]}
+            for i, size in enumerate(sizes_wh)
+        ]
+
+    def coco_results(self, record: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
+        """The objects of one record as COCO's results: image_id, category_id as in the training data, bbox, score."""
+        category_ids = self.info.preparation.get("category_ids", range(1, self.info.num_classes + 1))
+        category = dict(zip(self.info.class_names, category_ids, strict=True))
+        return [
+            {"image_id": image_id, "category_id": category[thing["label"]]}
+            | {key: value for key, value in thing.items() if key != "label"}
+            for thing in record["objects"]
+        ]
+
+    def picture(self, image_path: Path, record: dict[str, Any]) -> "Image.Image":
+        """An image with what was found in it. Raises DataError if it cannot be read."""
+        from mlcli.tasks.detection.pictures import annotate
+
+        return annotate(image_path, record, self.info.class_names)
+
+    def _in_originals(self, boxes_xyxy: Tensor, sizes_wh: Sequence[tuple[int, int]]) -> Tensor:
+        """Boxes [B, D, 4] of the input in pixels of the originals, clipped to them: float64."""
+        preparation = self.info.preparation
+        scale, shift = placement(torch.tensor(sizes_wh), preparation["image_size"], preparation["fit"])
+        boxes = (boxes_xyxy.double() - shift.repeat(1, 2)[:, None]) / scale.repeat(1, 2)[:, None]
+        return torch.stack([clip(one, height, width) for one, (width, height) in zip(boxes, sizes_wh, strict=True)])
+
+    def _object(
+        self, predictions: Detections, boxes: Tensor, image: int, place: int, size_wh: tuple[int, int]
+    ) -> dict[str, Any]:
+        box = boxes[image, place]
+        thing = {
+            "label": self.info.class_names[int(predictions.labels[image, place]) - 1],
+            "score": round(float(predictions.scores[image, place]), 6),
+            "bbox": [round(side, 2) for side in convert(box, "xyxy", "xywh").tolist()],
+        }
+        if predictions.masks is not None:
+            code = run_length(paste(predictions.masks[image, place], box, size_wh[1], size_wh[0]))
+            thing["segmentation"] = code | {"counts": _text(code["counts"])}
+        return thing
+
+
+def _text(counts: bytes | str) -> str:
+    return counts.decode() if isinstance(counts, bytes) else counts

@@ -1,0 +1,192 @@
+"""The index of one split of annotated pictures: where each picture lies and what is in it, as arrays.
+
+Arrays, not lists of objects: worker processes share them without copying. Boxes are kept in pixels of the original
+picture, which is where detections are judged; models see them in pixels of their input.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mlcli.data.decode import Preparation, read_image
+from mlcli.data.files import ImageFilesSamples
+from mlcli.data.source import Arrays
+from mlcli.tasks.detection.boxes import placement
+
+Segmentation = dict[str, Any] | list[list[float]]
+"""As in COCO: polygons (x, y, x, y, ...) in pixels of the original, or a run-length code {"size", "counts"}."""
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """N pictures with T objects; picture i has the objects offsets[i] .. offsets[i + 1] - 1.
+
+    images: where the pictures are: files, or pixels in memory that have the model's input size already.
+    preparation: how a picture becomes an input.
+    ids: int64 [N], different for each picture of the split.
+    sizes: int32 [N, 2], width and height of the upright original.
+    offsets: int64 [N + 1].
+    boxes_xyxy: float32 [T, 4], corners in pixels of the upright original.
+    labels: int64 [T], 1..K.
+    crowd: bool [T], a box around many; difficult: bool [T]. Neither is trained on; detecting them is neither right nor
+        wrong.
+    area: float32 [T], what counts as the object's size in pixels of the original: of its mask if it has one.
+    segmentations: T masks, None for objects without; None altogether if the data set has none.
+    proposals_xyxy: float32 [N, P, 4], where to look, in pixels of the original, best first; zeros where there is none.
+    """
+
+    images: Arrays | ImageFilesSamples
+    preparation: Preparation
+    ids: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    area: np.ndarray
+    segmentations: list[Segmentation | None] | None = None
+    proposals_xyxy: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    # --- pictures ----------------------------------------------------------------------------------------------------
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 [N]: the label of each picture that is rarest in the split, 0 for pictures without objects.
+
+        What a balanced sampler makes even.
+        """
+        return self.images.targets
+
+    @property
+    def root(self) -> str:
+        """Folder the pictures' paths are relative to; empty for pictures in memory."""
+        return self.images.root if isinstance(self.images, ImageFilesSamples) else ""
+
+    @property
+    def paths(self) -> np.ndarray:
+        """bytes [N], relative to `root`; empty for pictures in memory."""
+        return self.images.paths if isinstance(self.images, ImageFilesSamples) else np.empty(0, dtype="S1")
+
+    def name(self, index: int) -> str:
+        """The file behind a picture, for messages and predictions."""
+        return self.images.name(index)
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """Inputs of the model: uint8 [B, 3, H, W]. Raises DataError, naming the file."""
+        return self.images.read(indices)
+
+    def original(self, index: int) -> Image.Image:
+        """The picture upright and at its own size, in colour. Raises DataError."""
+        if isinstance(self.images, ImageFilesSamples):
+            return read_image(self.images.path(index), 3, name=self.name(index))
+        return Image.fromarray(self.images.inputs[index].permute(1, 2, 0).numpy())
+
+    # --- objects -----------------------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [N]: objects of each picture."""
+        return np.diff(self.offsets)
+
+    @property
+    def picture_of(self) -> np.ndarray:
+        """int64 [T]: the position of the picture that each object is in."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @property
+    def ignored(self) -> np.ndarray:
+        """bool [T]: neither trained on nor counted."""
+        return self.crowd | self.difficult
+
+    def objects_of(self, index: int) -> slice:
+        """Where a picture's objects are in the arrays of T."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def boxes_of(self, index: int) -> np.ndarray:
+        """float32 [n, 4], in pixels of the original."""
+        return self.boxes_xyxy[self.objects_of(index)]
+
+    def labels_of(self, index: int) -> np.ndarray:
+        """int64 [n], 1..K."""
+        return self.labels[self.objects_of(index)]
+
+    # --- original pixels and input pixels ----------------------------------------------------------------------------
+
+    def to_input(self, boxes_xyxy: Tensor, indices: Tensor) -> Tensor:
+        """Pixels of the originals -> pixels of the model's input.
+
+        boxes_xyxy: float [B, ..., 4]; indices: int64 [B], the picture that each row of boxes lies in. On any device.
+        `to_original(to_input(boxes, i), i) == boxes`
+        """
+        scale, shift = self._placement(boxes_xyxy, indices)
+        return boxes_xyxy * scale + shift
+
+    def to_original(self, boxes_xyxy: Tensor, indices: Tensor) -> Tensor:
+        """The inverse of `to_input`. Nothing is clipped: boxes in the bars of a letterbox come out outside."""
+        scale, shift = self._placement(boxes_xyxy, indices)
+        return (boxes_xyxy - shift) / scale
+
+    def placements(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Where originals lie in the input: scale and shift, float64 [B, 2] each, for x and y. indices: on the CPU."""
+        preparation = self.preparation
+        assert preparation.fit != "crop"
+        return placement(torch.from_numpy(self.sizes)[indices], preparation.image_size, preparation.fit)
+
+    def _placement(self, boxes_xyxy: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (len(indices), *[1] * (boxes_xyxy.ndim - 2), 4)
+        scale, shift = (
+            part.repeat(1, 2).to(boxes_xyxy, non_blocking=True).view(shape) for part in self.placements(indices.cpu())
+        )
+        return scale, shift
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def only(self, indices: np.ndarray) -> "Records":
+        """The chosen pictures, in the order given, with their objects."""
+        counts = self.counts[indices]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        objects = np.repeat(self.offsets[indices] - offsets[:-1], counts) + np.arange(offsets[-1])
+        segmentations = self.segmentations
+        return replace(
+            self,
+            images=_only(self.images, indices),
+            ids=self.ids[indices],
+            sizes=self.sizes[indices],
+            offsets=offsets,
+            boxes_xyxy=self.boxes_xyxy[objects],
+            labels=self.labels[objects],
+            crowd=self.crowd[objects],
+            difficult=self.difficult[objects],
+            area=self.area[objects],
+            segmentations=None if segmentations is None else [segmentations[t] for t in objects.tolist()],
+            proposals_xyxy=None if self.proposals_xyxy is None else self.proposals_xyxy[indices],
+        )
+
+
+def rarest_labels(labels: np.ndarray, offsets: np.ndarray) -> Tensor:
+    """For each picture the label (int64 [N]) that the fewest objects of all bear; 0 where there is no object."""
+    if not len(labels):
+        return torch.zeros(len(offsets) - 1, dtype=torch.int64)
+    frequency = np.bincount(labels)
+    rank = np.empty(len(frequency), dtype=np.int64)  # of each label, the most frequent last
+    order = np.argsort(frequency, kind="stable")
+    rank[order] = np.arange(len(order))
+    lowest = np.full(len(offsets) - 1, len(order))
+    np.minimum.at(lowest, np.repeat(np.arange(len(lowest)), np.diff(offsets)), rank[labels])
+    return torch.from_numpy(np.append(order, 0)[lowest])
+
+
+def _only(images: Arrays | ImageFilesSamples, indices: np.ndarray) -> Arrays | ImageFilesSamples:
+    rows = torch.from_numpy(indices)
+    if isinstance(images, ImageFilesSamples):
+        return replace(images, paths=images.paths[indices], targets=images.targets[rows])
+    numbers = indices if images.numbers is None else images.numbers[indices]
+    return replace(images, inputs=images.inputs[rows], targets=images.targets[rows], numbers=numbers)

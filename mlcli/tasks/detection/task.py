@@ -1,0 +1,133 @@
+"""Object detection: where each object is, as a box, and what it is.
+
+`ObjectDetector` (predictor.py) is what a saved model can do without any data; `DetectionTask` adds what it is learned
+from.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mlcli.engine.contract import Batch
+from mlcli.engine.runtime import Runtime
+from mlcli.models.start import Start
+from mlcli.models.summary import count_parameters, megabytes
+from mlcli.tasks.detection.anchors import kmeans_anchors
+from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.config_models import FastRCnn, RCnn, Yolo
+from mlcli.tasks.detection.describe import describe_source
+from mlcli.tasks.detection.feed import DetectionFeed
+from mlcli.tasks.detection.metrics import DetectionMetrics
+from mlcli.tasks.detection.predictor import ObjectDetector
+from mlcli.tasks.detection.records import Records
+from mlcli.tasks.detection.source import DetectionSource
+from mlcli.tasks.detection.targets import Detections
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class DetectionTask(ObjectDetector):
+    """What the trainer needs to learn to detect; see `mlcli.engine.contract.Task`.
+
+    Raises DataError, ConfigError or CheckpointError for data, sections or weights that do not fit together.
+    """
+
+    primary = "map"
+
+    def __init__(self, config: Detection) -> None:
+        source, self._prepared = _prepared(config, config.data.build())
+        super().__init__(config, source.info)
+        self.source = source
+        self.has_masks = config.model.name == "mask_rcnn"
+        self.start = Start(self.model, config.finetune)
+        self.splits = {name: len(records) for name, records in source.splits.items()}
+        self.facts: dict[str, Any] = {"task": "detection", "data": source.info.to_plain()}
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What a person should see before training: subject and line."""
+        config = self.config.model
+        first, *more = describe_source(self.config.data, self.source)
+        size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
+        lines = [("data", first), *(("", text) for text in (*more, *self.source.notes))]
+        lines += [("model", f"{config.describe(self.info)}  {size}"), *(("", text) for text in self._prepared)]
+        return lines + [("", line) for line in self.start.describe()]
+
+    def feed(self, runtime: Runtime) -> DetectionFeed:
+        config = self.config
+        return DetectionFeed(
+            self.source,
+            config.augment,
+            config.min_visibility,
+            train=config.train,
+            loader=config.loader,
+            device=runtime.device,
+            masks=self.has_masks,
+            max_objects=config.data.max_objects,
+        )
+
+    def train_mode(self, epoch: int) -> None:
+        self.start.train_mode(epoch)
+
+    def lr_scale(self, parameter_name: str) -> float:
+        return self.start.lr_scale(parameter_name)
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        terms, _ = net(batch.inputs, batch.targets)
+        return self._weighted(terms)
+
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Detections]:
+        """The loss terms, for detectors that have them at no further cost, and what was found."""
+        terms, found = net(batch.inputs, batch.targets)
+        return self._weighted(terms), found
+
+    def metrics(self, split: str = "train") -> DetectionMetrics:
+        device = next(self.model.parameters()).device
+        return DetectionMetrics(self.source.splits[split], self.info.class_names, device, masks=self.has_masks)
+
+    def batch_picture(self, batch: Batch) -> "Image":
+        from mlcli.tasks.detection.pictures import batch_sheet
+
+        return batch_sheet(batch.inputs, batch.targets, self.info.class_names)
+
+    def pictures(self, split: str, metrics: DetectionMetrics) -> dict[str, "Image"]:
+        from mlcli.tasks.detection.pictures import answer_sheets
+
+        return answer_sheets(self.source.splits[split], metrics)
+
+    def _weighted(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights = self.config.loss.weights
+        return {name: term * weights[name] if name in weights else term for name, term in terms.items()}
+
+
+def _prepared(config: Detection, source: DetectionSource) -> tuple[DetectionSource, list[str]]:
+    """The source with what the model wants to know of it beforehand, and lines about that for people."""
+    model = config.model
+    if isinstance(model, Yolo) and model.head == "anchors":
+        return _with_anchors(source, model.anchors_per_stride * len(model.strides))
+    if isinstance(model, RCnn | FastRCnn):
+        from mlcli.tasks.detection.proposals import with_proposals
+
+        return with_proposals(source, model.proposals)
+    return source, []
+
+
+def _with_anchors(source: DetectionSource, count: int) -> tuple[DetectionSource, list[str]]:
+    """Anchors fitted to the training boxes (YOLOv2, Redmon & Farhadi 2017, section 2, "Dimension clusters")."""
+    anchors_wh, mean_iou, recall = kmeans_anchors(_sizes_wh(source.splits["train"]), count)
+    preparation = {
+        **source.info.preparation,
+        "anchors_wh": [[round(side, 2) for side in a] for a in anchors_wh.tolist()],
+    }
+    text = f"{count} anchors fitted to the boxes: mean IoU {mean_iou:.2f}, {recall:.1%} of boxes overlapped by half"
+    return replace(source, info=replace(source.info, preparation=preparation)), [text]
+
+
+def _sizes_wh(records: Records) -> Tensor:
+    """Widths and heights of the objects in pixels of the model's input, float32 [T, 2]."""
+    chosen = torch.from_numpy(~records.ignored).nonzero().flatten()
+    pictures = torch.from_numpy(records.picture_of)[chosen]
+    boxes = records.to_input(torch.from_numpy(records.boxes_xyxy)[chosen], pictures)
+    return boxes[:, 2:] - boxes[:, :2]

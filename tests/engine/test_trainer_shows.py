@@ -1,0 +1,124 @@
+"""What a run leaves to look at while it goes on: layers, pictures, times; each step once, also after a resume."""
+
+import json
+from collections import Counter
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mlcli.engine.budget import Budget
+from mlcli.engine.conclude import conclude
+from mlcli.engine.trainer import fit
+from mlcli.engine.vitals import Look, Vitals
+from tests.engine.rig import StopAfter, fingerprint, settings_of, train, training
+from tests.engine.toy import ToyTask
+
+ALWAYS = {"log_every": 2, "tensorboard": {"graph": False}}
+
+
+def layers_of(t) -> list[dict]:
+    return [json.loads(line) for line in (t.run.path / "layers.jsonl").read_text().splitlines()]
+
+
+def events_of(t) -> EventAccumulator:
+    events = EventAccumulator(str(t.run.path / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def eager(t) -> None:
+    """Let everything be shown whenever it may be, whatever it costs."""
+    t.budget = Budget(1e6, {"pictures": 0.0, "layers": 0.0})
+    t.vitals = Vitals(t.state.model, t.budget)
+
+
+def test_layers_are_written_at_log_points(tmp_path):
+    t = training(tmp_path, ToyTask(), settings_of(train=ALWAYS))
+    eager(t)
+    fit(t, t.feed.train_batches(0))
+    t.log.close()
+    looks = [line for line in layers_of(t) if line["layers"]]
+    assert [look["step"] for look in looks] == [2, 4, 6, 8, 10, 12]
+    assert [layer["name"] for layer in looks[0]["layers"]] == ["0", "4"]
+    assert all(layer["gradient_norm"] > 0 for look in looks for layer in look["layers"])
+
+
+def test_watching_changes_no_bit(tmp_path):
+    silent = {"log_every": 2, "tensorboard": {"layers": False, "pictures": False}}
+    watched = training(tmp_path / "a", ToyTask(dropout=0.3), settings_of(train=ALWAYS))
+    eager(watched)
+    fit(watched, watched.feed.train_batches(0))
+    alone, _ = train(tmp_path / "b", ToyTask(dropout=0.3), settings_of(train=silent))
+    assert fingerprint(watched.state) == fingerprint(alone.state)
+    assert not (alone.run.path / "layers.jsonl").exists()
+
+
+def test_pictures_come_with_evaluations(tmp_path):
+    t = training(tmp_path, ToyTask(), settings_of(train=ALWAYS))
+    eager(t)
+    fit(t, t.feed.train_batches(0))
+    t.log.close()
+    events = events_of(t)
+    tags = [tag for tag in events.Tags()["images"] if "error" in tag]
+    assert len(tags) == 1
+    assert [event.step for event in events.Images(tags[0])] == [4, 8, 12]
+
+
+def test_a_resumed_run_shows_each_step_once(tmp_path):
+    settings = settings_of(train=ALWAYS)
+    stopped = training(tmp_path, ToyTask(), settings, stop=StopAfter(8))
+    eager(stopped)
+    assert fit(stopped, stopped.feed.train_batches(0)) == "interrupted"
+    stopped.log.look(Look(99, []))  # as if killed after it had gone on for a while
+    stopped.log.close()
+    stopped.run.unlock()
+    rest = training(tmp_path, ToyTask(), settings, run=stopped.run)
+    eager(rest)
+    fit(rest, rest.feed.train_batches(rest.state.progress.step))
+    rest.log.close()
+    steps = Counter(line["step"] for line in layers_of(rest))
+    assert set(steps) == {2, 4, 6, 8, 10, 12}
+    assert set(steps.values()) == {1}
+    scalars = events_of(rest)
+    for tag in scalars.Tags()["scalars"]:
+        counted = Counter(event.step for event in scalars.Scalars(tag))
+        assert set(counted.values()) == {1}, tag
+
+
+def test_times_add_up(tmp_path):
+    t, _ = train(tmp_path, ToyTask(), settings_of())
+    times = t.meter.times()
+    assert list(times) == ["data", "forward", "backward", "optimizer", "evaluation", "other"]
+    assert all(seconds >= 0 for seconds in times.values())
+    assert times["forward"] > 0
+    assert times["evaluation"] > 0
+
+
+def test_the_log_knows_memory(tmp_path):
+    t, _ = train(tmp_path, ToyTask(), settings_of())
+    lines = [json.loads(line) for line in t.log.path.read_text().splitlines()]
+    assert all(line["memory_mb"] > 10 for line in lines if line["split"] == "train")
+
+
+def test_overflow_is_written_down_with_its_layer(tmp_path):
+    settings = settings_of(train={"precision": "fp16", "epochs": 1, **ALWAYS})
+    task = ToyTask()
+    task.targets = task.targets * 300  # gradients pass the largest fp16 number once scaled by 65536
+    t, _ = train(tmp_path, task, settings)
+    assert t.state.progress.skipped > 0
+    notes = [text for line in layers_of(t) for text in line["notes"]]
+    assert any(text.startswith("fp16 gradients overflowed in ") for text in notes)
+
+
+def test_concluding_leaves_an_evaluation_and_pictures(tmp_path):
+    t = training(tmp_path, ToyTask(), settings_of(train=ALWAYS))
+    t.identity = {"config": {"train": {"epochs": 3}}, "facts": t.task.facts, "versions": {}}
+    fit(t, t.feed.train_batches(0))
+    scores = conclude(t)
+    t.log.close()
+    assert set(scores) == {"train", "val"}
+    evaluation = json.loads((t.run.path / "evaluation-val.json").read_text())
+    assert evaluation["metrics"] == pytest.approx(scores["val"])
+    assert evaluation["residuals"]
+    assert (t.run.path / "pictures" / "val-error.png").exists()
+    assert not (t.run.path / "evaluation-train.json").exists()

@@ -1,0 +1,74 @@
+"""Losses against torchvision and published numbers."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torchvision import ops
+
+from mlcli.tasks.detection.losses import box_loss, focal, hard_negative_mining
+from tests.tasks.detection.test_detection_boxes import random_boxes
+
+# pytorch/vision test/test_ops.py and detectron2 tests/layers/test_losses.py
+UNIT, HALF, CORNER, APART = [-1.0, -1, 1, 1], [0.0, -1, 1, 1], [0.0, 0, 1, 1], [1.0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "a", "b", "expected"),
+    [
+        ("giou", UNIT, UNIT, 0.0),
+        ("giou", UNIT, CORNER, 0.75),
+        ("giou", CORNER, APART, 1.5),
+        ("diou", UNIT, HALF, 0.53125),
+        ("diou", CORNER, APART, 1.25),
+        ("ciou", UNIT, HALF, 0.5345),
+        ("ciou", CORNER, APART, 1.25),
+        ("iou", CORNER, APART, 1.0),
+    ],
+)
+def test_box_losses_are_as_published(kind, a, b, expected):
+    assert box_loss(torch.tensor(a), torch.tensor(b), kind).item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["giou", "diou", "ciou"])
+def test_box_losses_and_their_gradients_are_torchvisions(kind):
+    oracle = {
+        "giou": ops.generalized_box_iou_loss,
+        "diou": ops.distance_box_iou_loss,
+        "ciou": ops.complete_box_iou_loss,
+    }[kind]
+    a, b = random_boxes(40, 1), random_boxes(40, 2)
+    ours, theirs = a.clone().requires_grad_(), a.clone().requires_grad_()
+    torch.testing.assert_close(box_loss(ours, b, kind), oracle(theirs, b), atol=1e-6, rtol=1e-6)
+    box_loss(ours, b, kind).sum().backward()
+    oracle(theirs, b, reduction="sum").backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.25, 0.75])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_focal_loss_is_torchvisions(alpha, gamma):
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5, generator=random) * 4
+    targets = torch.randint(0, 2, (6, 5), generator=random).float()
+    torch.testing.assert_close(
+        focal(logits, targets, alpha, gamma), ops.sigmoid_focal_loss(logits, targets, alpha, gamma)
+    )
+
+
+def test_focal_loss_without_focus_and_weights_is_cross_entropy():
+    logits, targets = torch.tensor([-80.0, -2.0, 0.5, 80.0]), torch.tensor([1.0, 0, 1, 0])
+    expected = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    torch.testing.assert_close(focal(logits, targets, alpha=-1, gamma=0), expected)
+
+
+def test_the_hardest_negatives_of_each_image_are_taken():
+    random = torch.Generator().manual_seed(0)
+    losses = torch.rand(4, 50, generator=random)
+    positive = torch.rand(4, 50, generator=random) < torch.tensor([0.1, 0.0, 0.9, 1.0])[:, None]
+    chosen = hard_negative_mining(losses, positive, ratio=3)
+    for image in range(4):
+        negatives = (~positive[image]).nonzero().flatten().tolist()
+        hardest = sorted(negatives, key=lambda a: -losses[image, a])[: 3 * int(positive[image].sum())]
+        assert chosen[image].nonzero().flatten().tolist() == sorted(hardest)
+    assert chosen.sum(1).tolist()[1] == 0
+    assert chosen.sum(1).tolist()[0] == 3 * int(positive[0].sum()) > 0

@@ -1,0 +1,314 @@
+"""The four formats as people have them: all say the same about the same pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlcli.errors import ConfigError, DataError
+from mlcli.tasks.detection.annotations.segments import decode
+from mlcli.tasks.detection.config_data import BoxCsv, Coco, Voc, YoloTxt
+from tests.tasks.detection import sheets
+
+SMALL = {"image_size": 64, "val": 0.0}
+
+
+def contents(records) -> dict[str, list]:
+    """By picture name its boxes and labels, sorted."""
+    return {
+        Path(records.name(index)).name: sorted(
+            (*box, label)
+            for box, label in zip(records.boxes_of(index).tolist(), records.labels_of(index).tolist(), strict=True)
+        )
+        for index in range(len(records))
+    }
+
+
+def expected(*numbers: int, shift: int = 0) -> dict[str, list]:
+    return {
+        f"p{n}.png": sorted(
+            (box[0] - shift, box[1] - shift, box[2], box[3], label)
+            for box, label in zip(sheets.BOXES[n], sheets.LABELS[n], strict=True)
+        )
+        for n in numbers
+    }
+
+
+def voc(root, **options) -> Voc:
+    return Voc(**({"name": "voc", "root": root} | SMALL | options))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    sheets.voc_folder(tmp_path)
+    return tmp_path
+
+
+# --- Pascal VOC ------------------------------------------------------------------------------------------------------
+
+
+def test_voc(folder):
+    source = voc(folder).build()
+    assert source.info.class_names == ("cat", "dog")
+    assert contents(source.splits["train"]) == expected(*range(6))
+    assert source.splits["train"].sizes.tolist() == [list(size) for size in sheets.SIZES]
+
+
+def test_voc_splits_are_the_lists_of_its_folder(folder):
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("p0\np1  1\n\np3\n")  # some lists have a number behind the name
+    (lists / "val.txt").write_text("p4\n")
+    (lists / "cat_train.txt").write_text("p0 -1\n")
+    splits = voc(folder, val=0.5).build().splits
+    assert {split: contents(records) for split, records in splits.items()} == {
+        "train": expected(0, 1, 3),
+        "val": expected(4),
+    }
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    assert contents(voc(folder).build().splits["train"]) == expected(0, 1, 3)
+
+
+@pytest.mark.parametrize("kind", ["column", "csv files", "text files"])
+def test_voc_splits_from_files_elsewhere(folder, kind):
+    rows = {"train": ["p0.png", "p0.png", "p3.png"], "test": ["p4.png", "p1.png"]}
+    if kind == "column":
+        lines = [f"{name},{split}" for split, names in rows.items() for name in names]
+        (folder / "s.csv").write_text("filename,split\n" + "\n".join(lines) + "\n")
+        given = folder / "s.csv"
+    else:
+        given = {split: folder / f"{split}.{'csv' if kind == 'csv files' else 'txt'}" for split in rows}
+        for split, path in given.items():
+            header = "filename,class\n" if kind == "csv files" else ""
+            tail = ",cat" if kind == "csv files" else ""
+            path.write_text(header + "".join(f"{name}{tail}\n" for name in dict.fromkeys(rows[split])))
+    splits = voc(folder, split_file=given).build().splits
+    assert {split: contents(records) for split, records in splits.items()} == {
+        "train": expected(0, 3),
+        "test": expected(1, 4),
+    }
+
+
+def test_voc_counts_from_one_only_where_it_is_told(folder):
+    for number in range(6):
+        shifted = [(box[0] + 1, box[1] + 1, box[2], box[3]) for box in sheets.BOXES[number]]
+        names = [sheets.NAMES[label - 1] for label in sheets.LABELS[number]]
+        objects = "".join(map(sheets.xml_object, shifted, names))
+        (folder / "Annotations" / f"p{number}.xml").write_text(f"<annotation>{objects}</annotation>")
+    assert contents(voc(folder, one_based=True).build().splits["train"]) == expected(*range(6))
+    assert contents(voc(folder).build().splits["train"]) == expected(*range(6), shift=-1)
+
+
+@pytest.mark.parametrize(("policy", "ignored"), [("ignore", 1), ("use", 0)])
+def test_voc_difficult_objects(folder, policy, ignored):
+    extra = sheets.xml_object((1, 1, 4, 4), "cat", "<difficult>1</difficult>")
+    (folder / "Annotations" / "p2.xml").write_text(sheets.xml(2, extra=extra))
+    records = voc(folder, difficult=policy).build().splits["train"]
+    assert records.difficult.sum() == ignored
+    assert len(records.boxes_of(2)) == 1
+
+
+def test_voc_parts_of_objects_are_not_objects(folder):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></part>"
+    text = sheets.xml(1).replace("<name>dog</name>", f"{part}<name>dog</name>")
+    (folder / "Annotations" / "p1.xml").write_text(text)
+    source = voc(folder).build()
+    assert source.info.class_names == ("cat", "dog")
+    assert contents(source.splits["train"]) == expected(*range(6))
+
+
+def test_voc_pictures_by_the_name_in_the_file(folder):
+    (folder / "JPEGImages" / "p1.png").rename(folder / "JPEGImages" / "other name.png")
+    path = folder / "Annotations" / "p1.xml"
+    path.write_text(sheets.xml(1, name="C:\\photos\\other name.png"))
+    assert "other name.png" in contents(voc(folder).build().splits["train"])
+
+
+def test_voc_entities_are_refused(folder):
+    bomb = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>\n<annotation>&b;</annotation>'
+    (folder / "Annotations" / "p1.xml").write_text(bomb)
+    with pytest.raises(DataError, match="1 malformed") as error:
+        voc(folder).build()
+    assert "entities" in error.value.where
+
+
+# --- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def coco(root, content: dict, **options) -> Coco:
+    sheets.draw(root)
+    (root / "a.json").write_text(json.dumps(content))
+    return Coco(**({"name": "coco", "root": root, "train_file": root / "a.json"} | SMALL | options))
+
+
+def test_coco(tmp_path):
+    source = coco(tmp_path, sheets.coco_content()).build()
+    assert source.info.class_names == ("cat", "dog"), "by id, whatever their order"
+    assert source.info.preparation["category_ids"] == [7, 20]
+    records = source.splits["train"]
+    assert contents(records) == expected(*range(6))
+    assert records.ids.tolist() == [100, 110, 120, 130, 140, 150]
+
+
+def test_coco_splits_keep_the_classes_of_the_first(tmp_path):
+    val = sheets.coco_content(count=1)
+    val["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    for annotation in val["annotations"]:
+        annotation["category_id"] = {7: 2, 20: 1}[annotation["category_id"]]
+    content = sheets.coco_content()
+    content["images"] = content["images"][1:]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 100]
+    (tmp_path / "v.json").write_text(json.dumps(val))
+    splits = coco(tmp_path, content, val_file=tmp_path / "v.json").build().splits
+    assert contents(splits["val"]) == expected(0)
+    assert contents(splits["train"]) == expected(*range(1, 6))
+
+
+def test_coco_crowds_and_masks(tmp_path):
+    from faster_coco_eval.core import mask as codec
+
+    content = sheets.coco_content()
+    solid = np.zeros((40, 60), dtype=np.uint8, order="F")
+    solid[6:30, 5:25] = 1
+    code = codec.encode(solid)
+    counts = [5 * 40 + 6, *[24, 16] * 19, 24, 40 * 35 + 10]
+    content["annotations"][0]["segmentation"] = [[5, 6, 25, 6, 25, 30, 5, 30]]
+    content["annotations"][0]["area"] = 477.5
+    content["annotations"][1] |= {"iscrowd": 1, "segmentation": {"size": [40, 60], "counts": counts}}
+    text = {"size": [40, 60], "counts": code["counts"].decode()}
+    content["annotations"].append(content["annotations"][0] | {"id": 99, "bbox": [5, 6, 21, 24], "segmentation": text})
+    records = coco(tmp_path, content).build().splits["train"]
+    assert records.crowd.tolist()[:3] == [False, True, False]
+    assert records.area[0] == pytest.approx(477.5)
+    assert records.area[1] == 28 * 16, "of the box where the file says nothing"
+    for t in range(3):
+        assert np.array_equal(decode(records.segmentations[t], 40, 60), solid.astype(bool))
+    assert records.segmentations[3] is None
+
+
+# --- YOLO ------------------------------------------------------------------------------------------------------------
+
+
+def yolo(root: Path, *, names="[cat, dog]", train="images/train", extra="", path="") -> YoloTxt:
+    sheets.draw(root / "images" / "train")
+    (root / "labels" / "train").mkdir(parents=True)
+    for number, (width, height) in enumerate(sheets.SIZES):
+        lines = [
+            f"{label - 1} {(a + c) / 2 / width} {(b + d) / 2 / height} {(c - a) / width} {(d - b) / height}\n"
+            for (a, b, c, d), label in zip(sheets.BOXES[number], sheets.LABELS[number], strict=True)
+        ]
+        if lines:  # a picture without objects may have no text at all
+            (root / "labels" / "train" / f"p{number}.txt").write_text("".join(lines))
+    (root / "data.yaml").write_text(f"{path}train: {train}\nnames: {names}\n{extra}")
+    return YoloTxt(name="yolo_txt", file=root / "data.yaml", **SMALL)
+
+
+def rounded(found: dict[str, list]) -> dict[str, list]:
+    return {name: [tuple(round(x, 3) for x in row) for row in rows] for name, rows in found.items()}
+
+
+@pytest.mark.parametrize("names", ["[cat, dog]", "{0: cat, 1: dog}", "{1: dog, 0: cat}"])
+def test_yolo(tmp_path, names):
+    source = yolo(tmp_path, names=names, extra="nc: 2\ndownload: https://example.org/x.zip\n").build()
+    assert source.info.class_names == ("cat", "dog")
+    assert rounded(contents(source.splits["train"])) == expected(*range(6))
+
+
+@pytest.mark.parametrize(
+    ("train", "path"),
+    [("train.txt", ""), ("[images/train]", ""), ("../images/train", ""), ("train", "path: images\n")],
+    ids=["a list of files", "several folders", "a folder too deep", "below path"],
+)
+def test_yolo_pictures_wherever_they_are_named(tmp_path, train, path):
+    config = yolo(tmp_path / "set", train=train, path=path)
+    (tmp_path / "set" / "train.txt").write_text("".join(f"./images/train/p{n}.png\n" for n in range(6)))
+    assert rounded(contents(config.build().splits["train"])) == expected(*range(6))
+
+
+def test_yolo_outlines_become_boxes_and_masks(tmp_path):
+    config = yolo(tmp_path)
+    corners = [(5, 6), (25, 6), (25, 30), (5, 30)]
+    shares = " ".join(f"{x / 60} {y / 40}" for x, y in corners)
+    (tmp_path / "labels" / "train" / "p0.txt").write_text(f"0 {shares}\n")
+    records = config.build().splits["train"]
+    assert records.boxes_of(0)[0].tolist() == pytest.approx([5, 6, 25, 30])
+    mask = decode(records.segmentations[0], 40, 60)
+    assert mask.sum() == 20 * 24
+    assert mask[6:30, 5:25].all()
+
+
+def test_yolo_needs_names_and_pictures(tmp_path):
+    config = yolo(tmp_path, names="[]")
+    with pytest.raises(DataError, match="no names"):
+        config.build()
+    (tmp_path / "data.yaml").write_text("train: nowhere\nnames: [cat]\n")
+    with pytest.raises(DataError, match="there is no"):
+        config.build()
+    (tmp_path / "data.yaml").write_text("train: [unclosed\n")
+    with pytest.raises(ConfigError):
+        config.build()
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------------
+
+
+def rows(*numbers: int, tail: str = "") -> str:
+    return "".join(
+        f"p{n}.png,{sheets.NAMES[label - 1]},{a},{b},{c},{d}{tail}\n"
+        for n in numbers
+        for (a, b, c, d), label in zip(sheets.BOXES[n], sheets.LABELS[n], strict=True)
+    )
+
+
+HEADER = "filename,class,xmin,ymin,xmax,ymax"
+
+
+def test_csv(tmp_path):
+    sheets.draw(tmp_path)
+    (tmp_path / "b.csv").write_text(f"{HEADER}\n{rows(*range(6))}p2.png,,,,,\n")
+    source = BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL).build()
+    assert contents(source.splits["train"]) == expected(*range(6))
+
+
+def test_csv_with_a_column_of_splits_other_delimiters_and_order(tmp_path):
+    sheets.draw(tmp_path / "pictures")
+    text = f"{HEADER},split\n{rows(0, 1, tail=',train')}{rows(3, tail=',validation')}{rows(4, tail=',test')}"
+    (tmp_path / "b.csv").write_text(text.replace(",", ";"))
+    config = BoxCsv(name="box_csv", file=tmp_path / "b.csv", root=tmp_path / "pictures", **SMALL)
+    found = {split: contents(records) for split, records in config.build().splits.items()}
+    assert found == {"train": expected(0, 1), "val": expected(3), "test": expected(4)}
+
+
+def test_csv_a_file_for_each_split(tmp_path):
+    sheets.draw(tmp_path)
+    (tmp_path / "a.csv").write_text(f"{HEADER}\n{rows(0, 1, 5)}")
+    (tmp_path / "b.csv").write_text(f"{HEADER}\n{rows(3)}")
+    config = BoxCsv(name="box_csv", file=tmp_path / "a.csv", test_file=tmp_path / "b.csv", image_size=64, val=0.34)
+    splits = config.build().splits
+    assert contents(splits["test"]) == expected(3)
+    assert contents(splits["train"]) | contents(splits["val"]) == expected(0, 1, 5)
+    assert len(splits["val"]) == 1
+
+
+def test_csv_without_a_column(tmp_path):
+    (tmp_path / "b.csv").write_text("filename,class,x_min,ymin,xmax,ymax\na.png,cat,1,2,3,4\n")
+    with pytest.raises(DataError, match="no column 'xmin' \\(did you mean 'x_min'"):
+        BoxCsv(name="box_csv", file=tmp_path / "b.csv").build()
+
+
+# --- dividing --------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_divided_by_seed_and_disjoint(tmp_path):
+    sheets.voc_folder(tmp_path, count=40)
+    config = voc(tmp_path, val=0.2, test=0.1)
+    splits = config.build().splits
+    names = {split: set(contents(records)) for split, records in splits.items()}
+    assert {split: len(found) for split, found in names.items()} == {"train": 28, "val": 8, "test": 4}
+    assert len(set.union(*names.values())) == 40
+    again = {split: set(contents(records)) for split, records in config.build().splits.items()}
+    other = config.model_copy(update={"split_seed": 1}).build().splits
+    assert names == again
+    assert names["val"] != set(contents(other["val"]))
+    assert {1, 2} <= set(splits["val"].labels.tolist()), "stratified by the rarest class"
