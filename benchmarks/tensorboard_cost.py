@@ -3,13 +3,16 @@
 Watched: a log entry every 50 steps, layers, pictures, precision-recall curves and all else that TensorBoard shows, as
 by default. Unwatched: the same evaluations and checkpoints, entries only where an evaluation needs one. An MLP on
 digits, where a step is short and writing is felt most, and a small VGG on 32x32 noise. Each run has a process of its
-own, so that it pays for its imports; alternating order; the runs are compared pair by pair. Drawing begins once its
-share of the time allows it, which takes about a minute: shorter runs show the layers only.
+own, so that it pays for its imports; alternating order; the runs are compared pair by pair, in time by the clock and in
+CPU time, which others on the machine disturb less. Drawing begins once its share of the time allows it, which takes
+about a minute: shorter runs show the layers only.
 
     python benchmarks/tensorboard_cost.py [--seconds 60] [--rounds 5] [--threads 1]
 """
 
 import argparse
+import contextlib
+import io
 import multiprocessing
 import statistics
 import tempfile
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from machine_line import machine_line
 from PIL import Image
 
@@ -33,11 +37,12 @@ UNWATCHED = {"log_every": 10**9, "tensorboard": {"layers": False, "pictures": Fa
 class Outcome(NamedTuple):
     """Of one run.
 
-    seconds: all steps, evaluations and checkpoints. share: of these seconds, what the trainer itself counted as watching.
-    once_s: before the first step, the graph and a batch after augmentation.
+    seconds, cpu_s: all steps, evaluations and checkpoints. share: of these seconds, what the trainer itself counted as
+    watching. once_s: before the first step, the graph and a batch after augmentation.
     """
 
     seconds: float
+    cpu_s: float
     share: float
     once_s: float
 
@@ -74,16 +79,19 @@ def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> 
             began = time.perf_counter()
             board.opening(["loss", *task.metrics().directions], [*task.splits], "")
             board.graph(task.model, first.inputs)
-            board.pictures("train", {"batch": task.batch_picture(first)}, 0)
+            picture = task.batch_picture(first)
+            assert picture is not None, "both models learn from images"
+            board.pictures("train", {"batch": picture}, 0)
             once_s = time.perf_counter() - began
         t = Training(task, feed, config, runtime, watch, state, run, log, board, screen, StopRequest(), identity)
-        began = time.perf_counter()
-        fit(t, feed.train_batches(0))
+        began, cpu_began = time.perf_counter(), time.process_time()
+        with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch
+            fit(t, feed.train_batches(0))
         log.close()
-        seconds = time.perf_counter() - began
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
         run.unlock()
     feed.close()
-    return Outcome(seconds, t.budget.spent_s / seconds, once_s)
+    return Outcome(seconds, cpu_s, t.budget.spent_s / seconds, once_s)
 
 
 def in_own_process(*arguments: Any) -> Outcome:
@@ -110,13 +118,15 @@ def compare(model: str, chosen: argparse.Namespace, images: str) -> None:
         order = (True, False) if turn % 2 else (False, True)
         found = {watched: in_own_process(model, watched, epochs, chosen.threads, images) for watched in order}
         pairs.append((found[True], found[False]))
-    extra = [100 * (watched.seconds / bare.seconds - 1) for watched, bare in pairs]
+    clock = [100 * (watched.seconds / bare.seconds - 1) for watched, bare in pairs]
+    cpu = [100 * (watched.cpu_s / bare.cpu_s - 1) for watched, bare in pairs]
     counted = statistics.median(watched.share for watched, _ in pairs)
     once = statistics.median(watched.once_s for watched, _ in pairs)
     seconds = statistics.median(bare.seconds for _, bare in pairs)
-    print(f"{model:<14} {epochs:4} epochs, {seconds:5.1f} s unwatched; watched takes {statistics.median(extra):+.1f} % "
-          f"({min(extra):+.1f} to {max(extra):+.1f}); {counted:.1%} by its own count; once before it {once:.2f} s",
-          flush=True)  # fmt: skip
+    print(f"{model}: {epochs} epochs, {seconds:.1f} s unwatched")
+    for name, extra in (("by the clock", clock), ("in CPU time", cpu)):
+        print(f"    watching adds {statistics.median(extra):+5.1f} % {name} ({min(extra):+.1f} to {max(extra):+.1f})")
+    print(f"    the trainer itself counted {counted:.1%}; once, before the first step, {once:.2f} s", flush=True)
 
 
 def main() -> None:
@@ -125,6 +135,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=1)
     chosen = arguments.parse_args()
+    torch.set_num_threads(chosen.threads)
     print(f"{machine_line()}; {chosen.rounds} rounds")
     with tempfile.TemporaryDirectory() as images:
         write_noise(Path(images))

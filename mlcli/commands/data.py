@@ -42,11 +42,11 @@ def run_check(
         next_command = "mlcli data check" if errors else "mlcli train"
         typed = " ".join([next_command, str(config), *overrides])
         saved = [
-            ("look at", f"{shown(path.absolute())}   {sheet.shows}")
+            ("pictures", f"{shown(path.absolute())}   {sheet.shows}")
             for path, sheet in zip(paths, examination.sheets, strict=True)
         ]
-        saved.append(("all of it", shown((folder / "report.json").absolute())))
-        saved.append(("then", typed))
+        saved.append(("report", shown((folder / "report.json").absolute())))
+        saved.append(("next", typed))
         print(page(examination, _described(experiment.config.data), saved))
     return ExitCode.DATA if errors else ExitCode.OK
 

@@ -1,6 +1,7 @@
 """`mlcli inspect`: the model layer by layer, one real batch as a picture, and the first loss beside that of chance."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ def run(
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report import anatomy as pages
-    from mlcli.report.text import paragraphs
+    from mlcli.report.layer_table import WIDTH, layer_table
+    from mlcli.report.text import commands, paragraphs
 
     check_writable(root)
     settings = experiment.config
@@ -73,7 +75,7 @@ def run(
                   "first_loss": first_loss, "pictures": pictures}  # fmt: skip
         print(json.dumps(report, indent=2))
         return ExitCode.OK
-    print(pages.layer_table(anatomy, depth))
+    print(layer_table(anatomy, depth))
     if arithmetic:
         print("\n" + "\n".join(pages.arithmetic_lines(anatomy)))
     lines = [
@@ -82,9 +84,10 @@ def run(
         *pages.collapse_lines(anatomy.collapses),
         *pages.loss_lines(first_loss),
         *(("picture", path) for path in pictures.values()),
-        *(("next", f"mlcli {command} {' '.join([str(config), *overrides])}") for command in ("lr-find", "train")),
     ]
-    print("\n" + paragraphs(lines, pages.WIDTH))
+    typed = shlex.join([str(config), *overrides])
+    print("\n" + paragraphs(lines, WIDTH))
+    print(commands(f"mlcli lr-find {typed}", f"mlcli train {typed}"))
     return ExitCode.OK
 
 

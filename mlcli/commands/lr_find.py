@@ -1,6 +1,7 @@
 """`mlcli lr-find`: which learning rate to begin with, from a short training of a copy over all magnitudes."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -67,13 +68,12 @@ def run(
     device = f"{runtime.precision} on {runtime.device.type}"
     tried = f"{settings.optimizer.name}, batches of {settings.train.batch_size}, {device}; {_ending(seen)}"
     lines = [("model", model), ("tried", tried), ("picture", path)]
-    print(_page(seen, suggestion, lines, applied or _next(config, overrides, settings.optimizer.lr, suggestion)))
+    print(_page(seen, suggestion, lines, applied or [("now", f"optimizer.lr={settings.optimizer.lr:g}")]))
+    print(_next(config, overrides, suggestion, applied=apply))
     return ExitCode.OK
 
 
-def _page(
-    seen: "Sweep", suggestion: "Suggestion", lines: list[tuple[str, str]], last: list[tuple[str, str]]
-) -> str:
+def _page(seen: "Sweep", suggestion: "Suggestion", lines: list[tuple[str, str]], last: list[tuple[str, str]]) -> str:
     from mlcli.report.lr_range import curve, rules_table
     from mlcli.report.text import paragraphs
 
@@ -84,14 +84,20 @@ def _page(
     return "\n\n".join([*parts, paragraphs([("SUGGESTED" if suggestion.best else "VERDICT", verdict), *last], 100)])
 
 
-def _next(config: Path, overrides: list[str], lr: float, suggestion: "Suggestion") -> list[tuple[str, str]]:
+def _next(config: Path, overrides: list[str], suggestion: "Suggestion", *, applied: bool) -> str:
     """What to type."""
+    from mlcli.report.text import commands
+
     if suggestion.best is None:
-        return [("next", "look at the data and the loss (mlcli inspect), or train longer with a rate that moves it")]
+        return commands(f"mlcli inspect {shlex.join([str(config), *overrides])}")
     others = [text for text in overrides if not text.startswith("optimizer.lr=")]
-    command = " ".join(["mlcli train", str(config), *others, f"optimizer.lr={suggestion.best:.2g}"])
-    return [("now", f"optimizer.lr={lr:g}"), ("next", command),
-            ("", f"mlcli lr-find {config} --apply   writes it into the YAML, keeps comments and order")]  # fmt: skip
+    if applied:
+        return commands(f"mlcli train {shlex.join([str(config), *others])}")
+    train = f"mlcli train {shlex.join([str(config), *others, _override(suggestion) or ''])}"
+    if any(text.startswith("optimizer") for text in others):
+        return commands(train)
+    keep = f"mlcli lr-find {shlex.join([str(config), *others])} --apply   # writes it into the YAML, keeps comments"
+    return commands(train, keep)
 
 
 def _ending(seen: "Sweep") -> str:

@@ -221,7 +221,7 @@ def _as_coco(records: list[dict[str, Any]], predictor: Any) -> str:
         if "error" not in record
         for result in predictor.coco_results(record, number)
     ]
-    return json.dumps(results, ensure_ascii=False, indent=1) + "\n"
+    return "[\n" + ",\n".join(json.dumps(result, ensure_ascii=False) for result in results) + "\n]\n"
 
 
 def _as_csv(records: list[dict[str, Any]]) -> str:

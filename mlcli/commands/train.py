@@ -50,7 +50,8 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         _say(task.describe())
         feed = task.feed(runtime)
         _say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
-        watch = choose_watch(settings.train.watch, task.primary, task.metrics().directions, "val" in task.splits)
+        judged = "val" if "val" in task.splits else "train"
+        watch = choose_watch(settings.train.watch, task.primary, task.metrics(judged).directions, "val" in task.splits)
         state = TrainingState.start(task, feed, settings, runtime, watch)
         if folder:
             offset, lines = go_on(state, folder, experiment.plain(), task.facts, feed.steps_per_epoch)
@@ -86,7 +87,7 @@ def _introduced(t: Any, batches: Any, experiment: Experiment) -> Any:
 
     shown, step = t.settings.train.tensorboard, t.state.progress.step
     first = next(batches)
-    t.board.opening(["loss", *t.task.metrics().directions], [*t.task.splits], experiment.to_yaml())
+    t.board.opening(["loss", *t.task.metrics(t.watch.split).directions], [*t.task.splits], experiment.to_yaml())
     if shown.graph and step == 0:
         t.board.graph(t.task.model, first.inputs)
     picture = t.task.batch_picture(first) if shown.pictures else None
@@ -102,6 +103,8 @@ def _train(t: Any, batches: Any) -> ExitCode:
     from mlcli.engine.conclude import conclude
     from mlcli.engine.run import utc_now
     from mlcli.engine.trainer import fit
+    from mlcli.report.baselines import write_baselines
+    from mlcli.report.page.write import write_report
     from mlcli.report.summary import closing_lines, shown
 
     began, before = time.monotonic(), t.run.status_or_empty()
@@ -112,22 +115,25 @@ def _train(t: Any, batches: Any) -> ExitCode:
         t.screen.clear()
         seconds = round(before.get("seconds", 0.0) + time.monotonic() - began, 1)
         spent = before.get("times", {})
-        times = {name: round(value + spent.get(name, 0.0), 3) for name, value in t.meter.times().items()}
+        now = t.times or t.meter.times()
+        times = {name: round(value + spent.get(name, 0.0), 3) for name, value in now.items()}
         t.run.update_status(state=state, exit_code=int(code), finished=utc_now(), seconds=seconds, times=times, **more)
 
     try:
         with t.stop:
             outcome = fit(t, batches)
+            t.times = t.meter.times()
         if outcome == "interrupted":
             end("interrupted", t.stop.exit_code)
+            write_report(t.run)
             print(f"\nstopped after step {t.state.progress.step}; to go on: mlcli train --resume {shown(t.run.path)}")
             return t.stop.exit_code
         scores = conclude(t)
         end("finished", ExitCode.OK, scores=scores)
-        print(closing_lines(t, outcome, scores, time.monotonic() - began))
-        return ExitCode.OK
     except UserError as error:
         end("diverged" if error.code == ExitCode.DIVERGED else "failed", error.code, error=error.what)
+        if error.code == ExitCode.DIVERGED:
+            write_report(t.run)
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -140,6 +146,12 @@ def _train(t: Any, batches: Any) -> ExitCode:
         raise
     finally:
         t.log.close()
+    # The run is complete; what goes wrong from here on does not take that back.
+    if t.settings.train.baselines:
+        write_baselines(t.task, t.run, say=lambda text: _say([("baselines", text)]))
+    write_report(t.run)
+    print(closing_lines(t, outcome, scores, time.monotonic() - began))
+    return ExitCode.OK
 
 
 def _experiment(config: Path | None, overrides: list[str], resume: str | None, root: Path) -> Experiment:

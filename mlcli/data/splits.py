@@ -41,11 +41,15 @@ def split_indices(
         _check_classes(labels, class_names, counts, shares, unit, where)
     rest = np.arange(num_samples)
     splits = {}
-    for split, count in counts.items():
+    for position, (split, count) in enumerate(counts.items()):
         # A class that is down to its last sample stays in training; it cannot be stratified any further.
         movable = rest if labels is None else rest[np.bincount(labels[rest])[labels[rest]] > 1]
         _, held_out = train_test_split(
-            movable, test_size=count, random_state=seed, stratify=None if labels is None else labels[movable]
+            # Another seed each time: with the same one, what was passed over once would be passed over again.
+            movable,
+            test_size=count,
+            random_state=seed + position,
+            stratify=None if labels is None else labels[movable],
         )
         splits[split] = np.sort(held_out)
         rest = np.setdiff1d(rest, held_out, assume_unique=True)

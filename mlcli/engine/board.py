@@ -34,6 +34,8 @@ LAYER_CHARTS = {
     "share of zeros": "layer_activation_zeros",
 }
 """Charts of all layers in one, and the groups of tags they show."""
+COMPARED_FIRST = ("model.name", "optimizer.name", "optimizer.lr", "train.batch_size", "train.epochs")
+"""Settings that the HPARAMS tab shows unasked; of dozens it shows five."""
 _CURVE_COLUMNS = ("tp", "fp", "tn", "fn", "precision", "recall")
 
 Plain = int | float | str | bool
@@ -86,7 +88,7 @@ class Board:
         return ""
 
     def look(self, look: Look) -> None:
-        """Norms, ratios, histograms and activations of each layer: one event, however many layers."""
+        """Norms, ratios, histograms and activations of each layer in one event; what is wrong with them as text."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values: list[Any] = []
@@ -106,6 +108,8 @@ class Board:
         for name, activation in look.activations.items():
             values += [_scalar(f"layer_{key}/{name}", value) for key, value in _activation_figures(activation).items()]
         self._add(Summary(value=values), look.step)
+        if look.notes:
+            self._writer.add_text("notes", "\n".join(f"* {note}" for note in look.notes), look.step)
 
     def pictures(self, split: str, pictures: "dict[str, Image]", step: int) -> None:
         """Pictures by title, as `<title>/<split>`."""
@@ -141,7 +145,8 @@ class Board:
 
         SummaryWriter.add_hparams would make a run of its own in a folder below; this stays in the run it is about.
         """
-        metrics = {f"final/{name}": value for name, value in scores.items()}
+        by_split = sorted(scores, key=lambda name: name.endswith("/train"))  # the first five are shown unasked
+        metrics = {f"final/{name}": scores[name] for name in by_split}
         for summary in _hparam_summaries(_plain(config), list(metrics)):
             self._add(summary, step)
         for tag, value in metrics.items():
@@ -223,7 +228,8 @@ def _hparam_summaries(config: dict[str, Plain], metric_tags: Sequence[str]) -> l
             start.hparams[name].string_value, kind = value, api_pb2.DATA_TYPE_STRING
         else:
             start.hparams[name].number_value, kind = value, api_pb2.DATA_TYPE_FLOAT64
-        experiment.hparam_infos.add(name=name, type=kind)
+        # Nobody knows yet which settings will differ between runs; those that are said to are listed first.
+        experiment.hparam_infos.add(name=name, type=kind, differs=name in COMPARED_FIRST)
     for tag in metric_tags:
         experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
     end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)

@@ -25,6 +25,7 @@ def conclude(t: Training) -> dict[str, dict[str, float]]:
     weights = model_weights(best)
     t.state.model.load_state_dict(weights)
     plain = {name: tensor.contiguous() for name, tensor in weights.items()}
+    step = t.state.progress.step + 1  # TensorBoard forgets it again when the run goes on, as it does all later steps
     metadata = {"config": json.dumps(best["config"]), "facts": json.dumps(best["facts"])}
     write_atomically(t.run.path / "model.safetensors", safetensors.torch.save(plain, metadata))
     scores = {}
@@ -33,11 +34,16 @@ def conclude(t: Training) -> dict[str, dict[str, float]]:
         if split != "train":
             record = evaluation_record(t.run, "best.ckpt", best, t.task, split, t.runtime, scores[split], metrics)
             t.run.write_text(f"evaluation-{split}.json", json.dumps(record, indent=1) + "\n")
-            _draw(t, split, metrics, record, best["step"])
+            _draw(t, split, metrics, record, step)
     if "test" in scores:
-        t.log.scalars("test", best["step"], best["epoch"], scores["test"])
+        t.log.scalars("test", best["step"], best["epoch"], scores["test"], shown_at=step)
     final = {f"{name}/{split}": value for split, values in scores.items() for name, value in values.items()}
-    t.board.hparams(flatten(best["config"]), final)
+    t.board.hparams(flatten(best["config"]), final, step)
+    if t.settings.train.tensorboard.embeddings:
+        split = "test" if "test" in scores else t.watch.split
+        embeddings = t.task.embeddings(split)
+        if embeddings is not None:
+            t.board.embeddings(split, *embeddings, step)
     return scores
 
 

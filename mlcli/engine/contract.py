@@ -46,6 +46,14 @@ class Batch:
         return len(self.indices)
 
 
+class Embeddings(NamedTuple):
+    """Points for TensorBoard's projector: float32 [N, F], a label each, small square pictures uint8 [N, 3, S, S]."""
+
+    features: Tensor
+    labels: list[str]
+    sprites: Tensor | None
+
+
 def total(terms: dict[str, Tensor]) -> Tensor:
     """The loss that is minimised: the sum of its named terms."""
     first, *others = terms.values()
@@ -63,6 +71,10 @@ class Metrics(Protocol):
 
     def compute(self) -> dict[str, float]:
         """The metrics so far, as plain numbers. Waits for the device."""
+
+    def learned(self) -> dict[str, Any]:
+        """What whoever uses the model needs of this evaluation, such as a score threshold, as JSON's types; kept among
+        the facts of the best checkpoint."""
 
     def details(self) -> dict[str, Any]:
         """What single numbers do not tell, as JSON's types: tables, matrices, curves. Waits for the device.
@@ -136,6 +148,9 @@ class Task(Protocol):
     def batch_picture(self, batch: Batch) -> "Image | None":
         """The first samples of a training batch after augmentation with what they should be; None if there is nothing
         to be seen."""
+
+    def embeddings(self, split: str) -> "Embeddings | None":
+        """What the layer before the last makes of a split's first samples; None where that says nothing."""
 
     def pictures(self, split: str, metrics: Metrics) -> dict[str, "Image"]:
         """What a person should look at after an evaluation of `split`, by title: mistakes, confusion, residuals, boxes.

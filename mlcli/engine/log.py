@@ -39,11 +39,15 @@ class RunLog:
         # Importing it costs a second: here, before the first step, not within it.
         from torch.utils.tensorboard import SummaryWriter
 
-        self.tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else None)
+        # Always: TensorBoard's Python server takes the first purge it sees for the run's beginning, and ignores it.
+        self.tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else 0)
 
-    def scalars(self, split: str, step: int, epoch: int, values: dict[str, float]) -> None:
+    def scalars(
+        self, split: str, step: int, epoch: int, values: dict[str, float], *, shown_at: int | None = None
+    ) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard, as `<metric>/<split>`.
 
+        shown_at: the step they stand at in TensorBoard, `step` unless given; one after the last is forgotten on resuming.
         JSON has no NaN or infinity; such values are written as null.
         """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
@@ -53,7 +57,7 @@ class RunLog:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         for name, value in values.items():
-            self.tensorboard.add_scalar(f"{name}/{split}", value, step)
+            self.tensorboard.add_scalar(f"{name}/{split}", value, step if shown_at is None else shown_at)
 
     def look(self, look: Look) -> None:
         """One line in layers.jsonl; what is wrong also as text in TensorBoard."""

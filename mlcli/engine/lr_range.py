@@ -1,8 +1,8 @@
 """The learning-rate range test (Smith 2017, arXiv:1506.01186, section 3.3): try all magnitudes in one short training.
 
-The learning rate grows exponentially from step to step. While it is too small the loss stays where it is, then it falls,
-and at last it explodes. What is trained is a copy of the model, exactly as training would: with its optimizer, clipping,
-precision, freezing and accumulation.
+The learning rate grows exponentially from step to step. While it is too small the loss stays where it is, then it
+falls, and at last it explodes. What is trained is a copy of the model, exactly as training would: with its optimizer,
+clipping, precision, freezing and accumulation.
 """
 
 import copy
@@ -26,8 +26,12 @@ LEAST_STEPS = 40
 """Steps below which a curve over eight decades shows nothing any more, five to each."""
 MEMORY = 0.8
 """Share of the old value in the moving average: some five steps, under half a decade."""
+CEILING = 1.5
+"""Times the first losses above which nothing is told apart any more."""
 EXPLODED = 4.0
 """Times the lowest loss at which the test ends, as in Howard & Gugger's fastai."""
+MARGIN = 3.0
+"""Times the suggestion must stay below where the loss turned: a training is longer than the test."""
 PROGRESS = 0.02
 """Share by which the loss must fall for anything to be read from the curve."""
 
@@ -43,9 +47,19 @@ class Sweep:
     seconds: float
 
     @property
+    def level(self) -> float:
+        """The loss before anything is learned: the mean of the first tenth of the steps."""
+        return fmean(self.losses[: max(1, len(self.losses) // 10)])
+
+    @property
     def smooth(self) -> list[float]:
-        """The losses without their noise: a moving average run in both directions, so that it lags in neither."""
-        forwards, backwards = moving(self.losses), moving(self.losses[::-1])[::-1]
+        """The losses without their noise: a moving average run in both directions, so that it lags in neither.
+
+        What explodes at the end is cut down first, or it would reach far back into the curve.
+        """
+        ceiling = CEILING * self.level
+        losses = [min(loss, ceiling) for loss in self.losses]
+        forwards, backwards = moving(losses), moving(losses[::-1])[::-1]
         return [(a + b) / 2 for a, b in zip(forwards, backwards, strict=True)]
 
 
@@ -53,8 +67,8 @@ class Sweep:
 class Suggestion:
     """What the curve says; None where it says nothing.
 
-    steepest: the learning rate at which the loss fell fastest per decade; lowest: where it was lowest; tenth: a tenth of
-    that; best: the one of steepest and tenth to take, and why.
+    steepest: the learning rate at which the loss fell fastest per decade; lowest: where it was lowest; tenth: a tenth
+    of that; best: the one of steepest and tenth to take, and why.
     """
 
     steepest: float | None
@@ -153,9 +167,8 @@ def moving(values: tuple[float, ...] | list[float]) -> list[float]:
 
 def suggest(seen: Sweep) -> Suggestion:
     """Read the curve: where the loss fell fastest, a tenth of where it was lowest, and which of the two to take."""
-    smooth = seen.smooth
-    bottom = min(range(len(smooth)), key=smooth.__getitem__, default=0)
-    level = fmean(smooth[: max(1, len(smooth) // 10)]) if smooth else 0.0
+    smooth, level = seen.smooth, seen.level
+    bottom = min(range(len(smooth)), key=smooth.__getitem__)
     if bottom < 2 or smooth[bottom] > (1 - PROGRESS) * level:
         return Suggestion(None, None, None, None, "the loss never fell, so the curve says nothing")
     steepest, lowest = _steepest(seen.lrs, smooth, level, bottom), seen.lrs[bottom]
@@ -163,9 +176,14 @@ def suggest(seen: Sweep) -> Suggestion:
     if bottom == len(smooth) - 1 and seen.ended == "range":
         return Suggestion(steepest, lowest, tenth, steepest,
                           "the steepest descent, since the loss still fell at the end of the range")  # fmt: skip
-    return Suggestion(steepest, lowest, tenth, tenth,
-                      "a tenth of the lowest: the loss falls there already, and ten times more is the least that a "
-                      "long training should keep from where it explodes")  # fmt: skip
+    if steepest <= tenth:
+        why = "a tenth of the lowest: the loss falls from the steepest descent to there, and the margin is wide"
+        return Suggestion(steepest, lowest, tenth, tenth, why)
+    margin = f"{lowest / steepest:.1f}x below where the loss turned"
+    if steepest > lowest / MARGIN:
+        why = f"a tenth of the lowest: the steepest descent is too close to the edge, {margin}"
+        return Suggestion(steepest, lowest, tenth, tenth, why)
+    return Suggestion(steepest, lowest, tenth, steepest, f"the steepest descent: the larger of both, and {margin}")
 
 
 def _steepest(lrs: tuple[float, ...], smooth: list[float], level: float, bottom: int) -> float:

@@ -1,7 +1,7 @@
 """What training keeps in memory besides activations: weights, gradients, the optimizer's state, the average."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,6 @@ def kept_bytes(model: nn.Module, settings: TrainerSettings, lr_scale: Callable[[
     }
 
 
-def size_of(tensors: list[Tensor]) -> int:
+def size_of(tensors: Sequence[Tensor]) -> int:
     """Bytes of some tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

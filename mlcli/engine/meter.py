@@ -44,7 +44,7 @@ class Meter:
         self._synchronize = synchronize
         self.samples, self.wait_s, self.training_s, self.evaluation_s = 0, 0.0, 0.0, 0.0
         self._phase_s = dict.fromkeys(PHASES, 0.0)
-        self._timed, self._steps, self._timed_steps = False, 0, 0
+        self._timed, self._steps, self._timed_steps, self._marked = False, 0, 0, 0.0
         self.restart()
 
     def begin_step(self, *, timed: bool) -> None:

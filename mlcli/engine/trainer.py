@@ -52,6 +52,8 @@ class Training:
     def __post_init__(self) -> None:
         shown = self.settings.train.tensorboard
         self.meter = Meter(self.runtime.synchronize)
+        self.times: dict[str, float] = {}
+        """Seconds spent on each part of the training, once `fit` is through."""
         self.budget = Budget(shown.share, FIRST_COST_S)
         self.vitals = Vitals(self.state.model, self.budget, active=shown.layers)
 
@@ -73,6 +75,7 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
     state, progress, runtime = t.state, t.state.progress, t.runtime
     model, net, optimizer, scaler = state.model, state.net, state.optimizer, state.scaler
     parameters, meter, prepared_epoch = list(model.parameters()), t.meter, -1
+    meter.restart()
     each_step_is_timed = runtime.device.type == "cpu"  # a GPU would have to wait
 
     while not t.stop():
@@ -208,8 +211,7 @@ def finish_epoch(t: Training, epoch: int) -> None:
             scores, metrics = evaluate_split(t.task, t.state.net, t.feed, t.watch.split, t.runtime, should_stop=t.stop)
             best = is_best(t, scores[t.watch.metric], epoch)
             if best:
-                weights = t.state.model.state_dict()
-                save_checkpoint(t.run.checkpoints / "best.ckpt", {"model": weights, "scores": scores, **describe(t)})
+                save_best(t, scores, metrics)
             show_answers(t, metrics)
         t.log.scalars(t.watch.split, progress.step, epoch + 1, scores)
         shown = {"train": t.state.epoch_loss.read(), t.watch.split: scores}
@@ -221,6 +223,14 @@ def finish_epoch(t: Training, epoch: int) -> None:
     if last or (epoch + 1) % t.settings.train.checkpoints.every_epochs == 0:
         save(t)
     t.meter.judged(time.perf_counter() - began)
+
+
+def save_best(t: Training, scores: dict[str, float], metrics: Metrics) -> None:
+    """Keep the model as it is, without what only training needs, and what was learned about using it."""
+    about = describe(t)
+    about["facts"] = {**about["facts"], **metrics.learned()}
+    content = {"model": t.state.model.state_dict(), "scores": scores, **about}
+    save_checkpoint(t.run.checkpoints / "best.ckpt", content)
 
 
 def show_answers(t: Training, metrics: Metrics) -> None:

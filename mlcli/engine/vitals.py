@@ -295,7 +295,7 @@ def _names(layers: list[LayerLook]) -> str:
     return _some([layer.name for layer in layers])
 
 
-def _plain(activation: Activation | None) -> dict[str, float] | None:
+def _plain(activation: Activation | None) -> dict[str, float | None] | None:
     if activation is None:
         return None
     return {key: _rounded(getattr(activation, key)) for key in ("mean", "std", "zero_share")}

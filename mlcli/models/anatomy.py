@@ -1,15 +1,14 @@
 """A model taken apart: what each layer computes, costs and sees, gathered in one forward pass of a copy.
 
-The pass is watched from below: every tensor operation is seen as it is dispatched, and the innermost module being called
-is known by torch's module hooks. So branches, functional calls and models of any library come out right without their
-cooperation. FLOPs are those of `torch.utils.flop_counter` (a multiply-add is two; convolutions, matrix products and
-attention count, elementwise work does not). Memory is measured: the tensors autograd keeps for the backward pass.
+The pass is watched from below: every tensor operation is seen as it is dispatched, and the innermost module being
+called is known by torch's module hooks. So branches, functional calls and models of any library come out right without
+their cooperation. FLOPs are those of `torch.utils.flop_counter` (a multiply-add is two; convolutions, matrix products
+and attention count, elementwise work does not). Memory is measured: the tensors autograd keeps for the backward pass.
 """
 
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -18,46 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from mlcli.models.collapse import Collapse, Weighted, judge_collapses, weighted_by
-from mlcli.models.receptive import Field, field_after
-
-Sides = tuple[int, ...]
-OWN = "(own)"
-"""Kind of the row for what a module with children has or computes before it calls them, such as a class token."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One call of an innermost module.
-
-    name: of the module, as in `named_modules` without the `net.` of `Normalized`.
-    kind: its class.
-    input_shape, output_shape: of one sample, without the batch; () if it takes or gives no tensor.
-    kernel, stride, padding, dilation: of a window, in pixels; padding may be the word "same". None without a window.
-    groups: of a convolution's channels; 1 otherwise.
-    neurons: outputs of one sample, where weights make them: convolutions and linear layers; 0 otherwise.
-    parameters, trainable: numbers in its tensors, and those that learn; 0 in a second call of the same module.
-    flops: of one sample, forward only.
-    field: what one output position sees; None for data without pixels and where nobody can say.
-    saved_bytes: kept for the backward pass, for the whole batch.
-    """
-
-    name: str
-    kind: str
-    input_shape: Sides = ()
-    output_shape: Sides = ()
-    kernel: Sides | None = None
-    stride: Sides | None = None
-    padding: Sides | str | None = None
-    dilation: Sides | None = None
-    ceil: bool = False
-    groups: int = 1
-    neurons: int = 0
-    parameters: int = 0
-    trainable: int = 0
-    flops: float = 0.0
-    field: Field | None = None
-    saved_bytes: float = 0.0
+from mlcli.models.collapse import Collapse, judge_collapses
+from mlcli.models.dataflow import Dataflow
+from mlcli.models.layer import OWN, Layer, Sides, with_window
 
 
 @dataclass(frozen=True)
@@ -96,14 +58,14 @@ def take_apart(
         pixels: whether the inputs are images, so that receptive fields mean something.
     """
     model = copy.deepcopy(model)
-    watch = _Watch(model, images, batch_size, pixels)
+    watch = _Watch(model, images, batch_size, pixels=pixels)
     with watch, torch.autograd.graph.saved_tensors_hooks(watch.keep, _never):
         forward(model)
     watch.remove_hooks()
     tensors = list(model.parameters())
     return Anatomy(
         layers=tuple(watch.layers),
-        collapses=judge_collapses(watch.touching),
+        collapses=judge_collapses(watch.flow.touching),
         kinds={_short(name): type(module).__name__ for name, module in model.named_modules()},
         uncalled=tuple(_uncalled(model, watch.counted)),
         parameters=sum(t.numel() for t in tensors),
@@ -116,62 +78,30 @@ def take_apart(
 
 
 @dataclass
-class _Mark:
-    """What is known of the values in one piece of memory.
-
-    last: the layer whose output this is but for affine changes; None once something nonlinear, or a second branch, came
-    in between. kept: whether autograd keeps it already.
-    """
-
-    field: Field | None
-    last: Weighted | None = None
-    kept: bool = False
-
-
-@dataclass
 class _Call:
-    """A module being called, and what was spent in it outside the modules it calls."""
+    """A module being called, and what was spent in it before it called another."""
 
     name: str
-    module: nn.Module | None
     input_shape: Sides = ()
     has_called: bool = False
     flops: float = 0.0
     saved_bytes: float = 0.0
 
 
-@dataclass
-class _Spent:
-    flops: float = 0.0
-    saved_bytes: float = 0.0
-
-
-# Affine in their first tensor, so that a linear layer before them and one behind them still make one linear layer.
-_AFFINE = {
-    *("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "_batch_norm_with_update"),
-    *("avg_pool2d", "_adaptive_avg_pool2d", "mean", "sum", "upsample_nearest2d", "upsample_bilinear2d"),
-    *("constant_pad_nd", "clone", "_to_copy", "neg", "add", "sub", "mul", "div", "addcmul", "native_dropout"),
-}
-_FRESH = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_")
-
-
 class _Watch(TorchDispatchMode):
-    """Sees every tensor operation, follows what depends on the input, and books it on the module being called."""
+    """Sees every tensor operation and books what it costs on the module being called."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor, batch_size: int, pixels: bool) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor, batch_size: int, *, pixels: bool) -> None:
         super().__init__()
         self.samples, self.scale = len(inputs), batch_size / len(inputs)
+        self.flow = Dataflow(inputs, [*model.parameters(), *model.buffers()], pixels=pixels)
         self.layers: list[Layer] = []
-        self.touching: list[tuple[Weighted, Weighted]] = []
-        self.outside, self.counted = _Spent(), set[int]()
+        self.outside, self.counted = _Call(""), set[int]()
         self._inside: list[_Call] = []
-        seen = Field(positions=prod(inputs.shape[2:])) if pixels else None
-        self._marks = {_memory(inputs): _Mark(seen, kept=True)}  # the batch is counted elsewhere
-        self._own = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._hooks: list[Any] = []
         for name, module in model.named_modules():
             self._hooks.append(module.register_forward_pre_hook(self._enter(_short(name))))
-            self._hooks.append(module.register_forward_hook(self._leave, always_call=False))
+            self._hooks.append(module.register_forward_hook(self._leave))
 
     def remove_hooks(self) -> None:
         for hook in self._hooks:
@@ -184,52 +114,13 @@ class _Watch(TorchDispatchMode):
         if packet in flop_registry:
             flops = flop_registry[packet](*args, **kwargs, out_val=out)
             self._spend(flops=flops / self.samples)
-        op = func._schema.name.removeprefix("aten::")
-        if not op.startswith(_FRESH):
-            self._follow(op, args, kwargs, out)
+        layer = self._inside[-1].name if self._inside else None
+        self.flow.follow(func._schema.name.removeprefix("aten::"), args, kwargs, out, layer)
         return out
 
-    def _follow(self, op: str, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
-        """Mark the results of an operation by what is known of its inputs."""
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        data = [(tensor, self._marks[_memory(tensor)]) for tensor in given if _memory(tensor) in self._marks]
-        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        memories = {_memory(tensor) for tensor in given}
-        in_place, op = op.endswith("_"), op.rstrip("_")
-        if not data:
-            for result in results:  # memory freed by something that was marked may be in use again
-                if _memory(result) not in memories:
-                    self._marks.pop(_memory(result), None)
-            return
-        last = self._last(op, args, data)
-        for result in results:
-            memory = _memory(result)
-            if memory in memories and not in_place:  # a view: the same values
-                continue
-            seen = field_after(op, args, result, [(tensor, mark.field) for tensor, mark in data], self.samples)
-            kept = memory in memories and memory in self._marks and self._marks[memory].kept
-            self._marks[memory] = _Mark(seen, last, kept)
-
-    def _last(self, op: str, args: tuple, data: list[tuple[Tensor, _Mark]]) -> Weighted | None:
-        """The layer an operation's output comes from by affine changes alone; notes two layers that touch."""
-        before = data[0][1].last if len(data) == 1 else None
-        layer = weighted_by(op, args, self._inside[-1].name) if self._inside and len(data) == 1 else None
-        if layer is not None:
-            if before is not None and before.name != layer.name:
-                self.touching.append((before, layer))
-            return layer
-        return before if (op in _AFFINE and args and args[0] is data[0][0]) or op == "addcmul" else None
-
     def keep(self, tensor: Tensor) -> None:
-        """Autograd asks to keep a tensor for the backward pass. It is counted, once, and not kept: none will come."""
-        memory = _memory(tensor)
-        mark = self._marks.get(memory)
-        if memory in self._own or (mark is not None and mark.kept):
-            return
-        grows = mark is not None and tensor.ndim > 1  # statistics of a batch norm are as many for any batch
-        self._spend(saved_bytes=tensor.untyped_storage().nbytes() * (self.scale if grows else 1))
-        if mark is not None:
-            mark.kept = True
+        """Autograd asks to keep a tensor for the backward pass. It is counted and not kept: none will come."""
+        self._spend(saved_bytes=self.flow.newly_kept(tensor, self.scale))
 
     def _spend(self, *, flops: float = 0.0, saved_bytes: float = 0.0) -> None:
         """Book on the module being called; what a module does after its last child, on that child."""
@@ -245,7 +136,7 @@ class _Watch(TorchDispatchMode):
     def _enter(self, name: str) -> Callable:
         def enter(module: nn.Module, inputs: tuple) -> None:
             first = _first_tensor(inputs)
-            self._inside.append(_Call(name, module, self._shape(first)))
+            self._inside.append(_Call(name, self._shape(first)))
 
         return enter
 
@@ -259,7 +150,6 @@ class _Watch(TorchDispatchMode):
         if not innermost and not new and not call.flops and not call.saved_bytes:
             return
         result = _first_tensor(output)
-        mark = self._marks.get(_memory(result)) if result is not None else None
         layer = Layer(
             call.name,
             type(module).__name__,
@@ -268,10 +158,10 @@ class _Watch(TorchDispatchMode):
             parameters=sum(t.numel() for t in new),
             trainable=sum(t.numel() for t in new if t.requires_grad),
             flops=call.flops,
-            field=mark.field if mark else None,
+            field=self.flow.field_of(result) if result is not None else None,
             saved_bytes=call.saved_bytes,
         )
-        self.layers.append(_with_window(layer, module) if innermost else replace(layer, kind=OWN))
+        self.layers.append(with_window(layer, module) if innermost else replace(layer, kind=OWN))
 
     def _shape(self, tensor: Tensor | None) -> Sides:
         """Of one sample; rows that are several per sample (regions of interest, tokens) come first."""
@@ -282,28 +172,6 @@ class _Watch(TorchDispatchMode):
         return (*several, *tensor.shape[1:])
 
 
-def _with_window(layer: Layer, module: nn.Module) -> Layer:
-    """The layer with the kernel it slides over the image, or the neurons it has."""
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        layer = replace(layer, neurons=prod(layer.output_shape), groups=getattr(module, "groups", 1))
-    if not hasattr(module, "kernel_size"):
-        return layer
-    dimensions = max(1, len(layer.output_shape) - 1)
-    padding = getattr(module, "padding", 0)
-    return replace(
-        layer,
-        kernel=_sides(module.kernel_size, dimensions),
-        stride=_sides(module.stride, dimensions),
-        padding=padding if isinstance(padding, str) else _sides(padding, dimensions),
-        dilation=_sides(getattr(module, "dilation", 1), dimensions),
-        ceil=getattr(module, "ceil_mode", False),
-    )
-
-
-def _sides(value: Any, dimensions: int) -> Sides:
-    return tuple(value) if isinstance(value, tuple | list) else (value,) * dimensions
-
-
 def _uncalled(model: nn.Module, counted: set[int]) -> Iterable[str]:
     for name, module in model.named_modules():
         if any(id(tensor) not in counted for tensor in module.parameters(recurse=False)):
@@ -312,11 +180,6 @@ def _uncalled(model: nn.Module, counted: set[int]) -> Iterable[str]:
 
 def _first_tensor(values: Any) -> Tensor | None:
     return next((leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)), None)
-
-
-def _memory(tensor: Tensor) -> int:
-    """Tells pieces of memory apart; views share theirs."""
-    return tensor.untyped_storage()._cdata
 
 
 def _short(name: str) -> str:

@@ -1,7 +1,7 @@
 """Layers that collapse into their neighbour: two linear maps with nothing nonlinear between them are one linear map.
 
-W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2), and likewise two convolutions, with a batch norm, an average pooling or a
-dropout in between or not. Such a pair can still be meant: a narrow middle bounds the rank of the product (the linear
+W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2), and likewise two convolutions, with a batch norm, an average pooling or
+a dropout in between or not. Such a pair can still be meant: a narrow middle bounds the rank of the product (the linear
 bottleneck of MobileNetV2, Sandler et al. 2018, arXiv:1801.04381), groups leave weights out (depthwise-separable
 convolutions, Chollet 2017, arXiv:1610.02357), and a layer that serves several places shares its weights among them
 (feature pyramids, Lin et al. 2017, arXiv:1612.03144).

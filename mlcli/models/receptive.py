@@ -1,7 +1,7 @@
 """Receptive fields: which part of the image a position of a feature map looks at, followed operation by operation.
 
 Through a window of kernel k, stride s and dilation d the field grows by `d (k - 1) jump` pixels, and neighbours move
-`s` times as far apart (Araujo, Norris & Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks", eq. 2).
+`s` times as far apart (Araujo, Norris & Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks").
 Where branches meet, the larger field counts. Two things that see the whole image are left out, as is the custom: the
 statistics of normalisation layers, and gates of one number per channel (squeeze-and-excitation, Hu et al. 2018).
 """
@@ -46,7 +46,7 @@ def field_after(
     if op == "mul" and len(inputs) == 2:
         inputs = _without_gate(inputs)
     field = _union([field for _, field in inputs])
-    if field is None or op == "torchvision::roi_align":
+    if field is None or op.startswith("torchvision::roi"):
         return None
     match op:
         case "convolution":

@@ -1,142 +1,23 @@
-"""What `mlcli inspect` prints: the layers as a table, what the model costs, what is odd about it, and the first loss."""
+"""What `mlcli inspect` says below the table of layers: what a model costs, what is odd, and the first loss."""
 
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from math import floor
 from typing import Any
 
-from mlcli.models.anatomy import Anatomy, Layer
+from mlcli.models.anatomy import Anatomy
 from mlcli.models.collapse import Collapse
-from mlcli.models.receptive import Field
-from mlcli.report.layers import Row, rows_of
-from mlcli.report.tables import ABSENT, table
+from mlcli.models.layer import Layer
+from mlcli.report.layer_table import field_text
 from mlcli.report.text import count, size
 
-WIDTH = 100
-"""Columns of a terminal that all of it fits into."""
-LEAST_NAME, LEAST_KIND = 12, 10  # columns they have in any case
-
-
-def layer_table(anatomy: Anatomy, depth: int | None) -> str:
-    """The layers in the order of their calls, as `rows_of` chooses them, with a legend below."""
-    rows = rows_of(anatomy, depth)
-    saved = sum(row.saved_bytes * row.times for row in rows)
-    unit, factor = ("MB", 1e6) if saved >= 2e6 else ("kB", 1e3)
-    header = ["kind", "kernel", "s", "p", "d", "output", "neurons", "params", "FLOPs", "field", unit]
-    body = [[*_cells(row), _amount(row.saved_bytes / factor)] for row in rows]
-    total = ["", "", "", "", "", "", f"{sum(row.neurons * row.times for row in rows):,}",
-             f"{anatomy.parameters:,}", count(anatomy.flops), "", _amount(saved / factor)]  # fmt: skip
-    header, *body, total = _without_empty_columns([header, *body, total])
-    widths = [max(map(len, column)) for column in zip(header, *body, total, strict=True)]
-    room = WIDTH - sum(widths) - 2 * len(widths)  # for the names
-    kind_width = max(LEAST_KIND, widths[0] - max(0, LEAST_NAME - room))
-    body = [[_cut(kind, kind_width), *cells] for kind, *cells in body]
-    names, headings = _names(rows, max(LEAST_NAME, room))
-    lines = [[name, *cells] for name, cells in zip(names, body, strict=True)]
-    head, *shown, last = table(["layer", *header], [*lines, ["total", *total]], left=2).split("\n")
-    for place, heading in reversed(headings):
-        shown.insert(place, _elided(heading, WIDTH))
-    rule = "-" * max(map(len, (head, *shown, last)))
-    legend = _legend(anatomy, repeated=any(row.times > 1 for row in rows), header=header)
-    return "\n".join([head, *shown, rule, last, *(textwrap.fill(line, WIDTH) for line in legend)])
-
-
-def _cells(row: Row) -> list[str]:
-    layer = row.first
-    kernel = "x".join(map(str, layer.kernel)) if layer.kernel else ""
-    if "Adaptive" in layer.kind:
-        kernel = "all" if set(layer.output_shape[-2:]) == {1} else "adapts"
-    return [
-        row.kind,
-        kernel,
-        *(_sides(value) for value in (layer.stride, layer.padding, layer.dilation)),
-        "x".join(map(str, row.last.output_shape)) or ABSENT,
-        f"{row.neurons:,}" if row.neurons else "",
-        f"{row.parameters:,}" if row.parameters else "",
-        count(row.flops) if row.flops else "",
-        field_text(row.field),
-    ]
-
-
-def _names(rows: list[Row], room: int) -> tuple[list[str], list[tuple[int, str]]]:
-    """The rows' names, and (number of the row below it, heading) for each module that several of them are in.
-
-    Without headings where the names fit; otherwise below modules as few names deep as make them fit.
-    """
-    names = [row.name.split(".") for row in rows]
-    full = [".".join(name) + _times(row) for name, row in zip(names, rows, strict=True)]
-    if max(map(len, full)) <= room:
-        return full, []
-    depths = range(1, max(map(len, names)))
-    longest = {depth: max(len(".".join(name[depth:])) + 2 for name in names) for depth in depths}
-    depth = next((depth for depth in depths if longest[depth] <= room), min(depths, key=lambda d: longest[d], default=1))
-    headings, last = [], ""
-    for number, (name, row) in enumerate(zip(names, rows, strict=True)):
-        module = ".".join(name[:depth]) + _times(row) if len(name) > depth else ""
-        if module and module != last:
-            headings.append((number, module))
-        last = module
-    leaves = ["  " + ".".join(n[depth:]) if len(n) > depth else whole for n, whole in zip(names, full, strict=True)]
-    return [_elided(leaf, room) for leaf in leaves], headings
-
-
-def _times(row: Row) -> str:
-    return f" x{row.times}" if row.times > 1 else ""
-
-
-def field_text(field: Field | None) -> str:
-    """7 (pixels square), 7x3 (high, wide), all (the whole image), or nothing."""
-    if field is None or not (field.known or field.whole):
-        return ""
-    if field.whole:
-        return "all"
-    height, width = map(round, field.size)
-    return str(height) if height == width else f"{height}x{width}"
-
-
-def _sides(value: Sequence[int] | str | None) -> str:
-    """2 for the same on both sides, 2x1 for height and width."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return str(value[0]) if len(set(value)) == 1 else "x".join(map(str, value))
-
-
-def _amount(value: float) -> str:
-    """1,234, 56.7 or 0.12; nothing for what rounds to 0."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    text = f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-    return "" if float(text) == 0 else text
-
-
-def _without_empty_columns(lines: list[list[str]]) -> list[list[str]]:
-    """A model without windows needs no kernel column."""
-    kept = [c for c in range(len(lines[0])) if c == 0 or any(line[c] for line in lines[1:])]
-    return [[line[c] for c in kept] for line in lines]
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
-
-
-def _elided(text: str, width: int) -> str:
-    """The text, its middle left out if it is longer than the width."""
-    if len(text) <= width:
-        return text
-    tail = (width - 1) * 2 // 3
-    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
-
-
-def _legend(anatomy: Anatomy, repeated: bool, header: list[str]) -> Iterable[str]:
-    words = ["s stride, p padding, d dilation"] if "s" in header else []
-    if "field" in header:
-        words.append("field: pixels of the image one output sees")
-    yield "; ".join([*words, "FLOPs of one sample, forward"])
-    how = f"measured on {anatomy.measured} and scaled" if anatomy.measured != anatomy.batch_size else "measured"
-    yield f"{header[-1]}: what autograd keeps for the backward pass of {anatomy.batch_size} samples, {how}"
-    if repeated:
-        yield "xN: such blocks follow each other; the numbers are of one of them, the field of the last"
+MISSED = {
+    "high": "the first loss is far above chance: the model is sure of wrong answers before it has learned any; look at "
+    "model.init, at the scale of the inputs, at weights learned elsewhere",
+    "low": "the first loss is far below chance: the model knows something already (weights learned elsewhere?), or the "
+    "batch holds few classes, or the answers leak into the inputs",
+}
+"""What a first loss far from that of chance means."""
 
 
 def collapse_lines(collapses: Sequence[Collapse]) -> list[tuple[str, str]]:
@@ -159,18 +40,18 @@ def collapse_lines(collapses: Sequence[Collapse]) -> list[tuple[str, str]]:
 
 def cost_lines(anatomy: Anatomy, memory: dict[str, float], optimizer: str) -> list[tuple[str, str]]:
     """Size, work, and the memory that training takes. memory: bytes by what takes them, the weights first."""
-    still = anatomy.parameters - anatomy.trainable
+    still, samples = anatomy.parameters - anatomy.trainable, anatomy.batch_size
     frozen = f", {still:,} of them frozen" if still else ""
-    yield_ = [("model", f"{anatomy.parameters:,} parameters{frozen}, {size(memory['weights'])}")]
+    lines = [("model", f"{anatomy.parameters:,} parameters{frozen}, {size(memory['weights'])}")]
     if anatomy.uncalled:
-        yield_.append(("", f"never called: {', '.join(anatomy.uncalled[:5])}"))
-    yield_.append(("work", f"{count(anatomy.flops)} FLOPs a sample forward, about three times that with the backward "
-                           f"pass: {count(3 * anatomy.flops * anatomy.batch_size)} for {anatomy.batch_size} samples"))  # fmt: skip
+        lines.append(("", f"never called: {', '.join(anatomy.uncalled[:5])}"))
+    whole = count(3 * anatomy.flops * samples)
+    lines.append(("work", f"{count(anatomy.flops)} FLOPs a sample forward, about three times that with the backward "
+                          f"pass: {whole} for {samples} samples"))  # fmt: skip
     names = {"optimizer": f"{optimizer} state", "average": "averaged weights"}
     parts = " + ".join(f"{names.get(what, what)} {size(taken)}" for what, taken in memory.items() if taken)
-    yield_.append(("memory", f"about {size(sum(memory.values()))} to train with {anatomy.batch_size} samples at once: "
-                             f"{parts}"))  # fmt: skip
-    return yield_
+    lines.append(("memory", f"about {size(sum(memory.values()))} to train with {samples} samples at once: {parts}"))
+    return lines
 
 
 def arithmetic_lines(anatomy: Anatomy) -> list[str]:
@@ -185,7 +66,9 @@ def arithmetic_lines(anatomy: Anatomy) -> list[str]:
 
 
 def _arithmetic(layer: Layer, axis: int) -> str:
-    assert layer.kernel and layer.stride and layer.dilation
+    assert layer.kernel is not None
+    assert layer.stride is not None
+    assert layer.dilation is not None
     place = axis - len(layer.kernel)
     given, got = layer.input_shape[place], layer.output_shape[place]
     k, s, d = layer.kernel[axis], layer.stride[axis], layer.dilation[axis]
@@ -244,11 +127,6 @@ def loss_lines(first_loss: dict[str, Any]) -> list[tuple[str, str]]:
         return [("loss", said)]
     lines = [("loss", f"{said}; at random it would be {expected:.4g} ({first_loss['formula']}): "
                       f"{loss / expected - 1:+.0%}")]  # fmt: skip
-    if first_loss["verdict"] == "high":
-        lines.append(("warning", "the first loss is far above chance: the model is sure of wrong answers before it has "
-                                 "learned any; look at model.init, at the scale of the inputs, at weights learned "
-                                 "elsewhere"))  # fmt: skip
-    if first_loss["verdict"] == "low":
-        lines.append(("warning", "the first loss is far below chance: the model knows something already (weights learned "
-                                 "elsewhere?), or the batch holds few classes, or the answers leak into the inputs"))  # fmt: skip
+    if first_loss["verdict"] in MISSED:
+        lines.append(("warning", MISSED[first_loss["verdict"]]))
     return lines

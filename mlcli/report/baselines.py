@@ -6,9 +6,10 @@ models, images made smaller; what was left out stands beside the score.
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +18,23 @@ import numpy as np
 from mlcli.engine.files import write_atomically
 from mlcli.engine.run import RunFolder
 from mlcli.errors import OutputError
+from mlcli.report.rows import input_shape, inputs_of, readable, spread
 
 if TYPE_CHECKING:
     from mlcli.data.info import DataInfo
     from mlcli.data.source import Samples
-    from mlcli.report.classical import Classical
+    from mlcli.report.classical import Classical, Problem
 
 BUDGET_S = 20.0
 """Seconds that all baselines of a data set may take together, on one core, reading included."""
 READING_SHARE = 0.25
 """Part of the budget for decoding image files; data in memory take none of it."""
+PATIENCE = 2.0
+"""Budgets after which no further model is begun: a machine that is busy otherwise."""
 MOST_SCORED = 10_000
 """Samples of the split that are answered: enough for a standard error of half a percent."""
 FEWEST_ROWS, FEWEST_PER_CLASS = 200, 5
 """Rows a slow model must be able to afford, or it is left out: on fewer of many it would only look bad."""
-LARGEST_SIDE, SMALLEST_SIDE, PIXELS_TIMES_CLASSES = 16, 8, 20_000
-"""Pixels of an image's sides as the classical models see it; smaller where many classes make them slow."""
-CHUNK = 256
 FORMAT = 1
 """Raised when the cache's files or what they mean change."""
 
@@ -54,7 +55,8 @@ class Baselines:
     """Classical models beside which a run is to be seen.
 
     split: that was answered, `samples` of its `samples_there`; rows_there: of the training split; notes: for people.
-    The first entry is the trivial one: the most frequent class, or the mean.
+    The first entry is the trivial one: the most frequent class, or the mean. complete: no model was left out for want
+    of time, so that another day would bring the same.
     """
 
     split: str
@@ -63,6 +65,7 @@ class Baselines:
     rows_there: int
     entries: tuple[Baseline, ...]
     notes: tuple[str, ...] = ()
+    complete: bool = True
 
     def to_plain(self) -> dict[str, Any]:
         """As lists, strings and numbers, for baselines.json."""
@@ -78,7 +81,8 @@ class Baselines:
         )  # fmt: skip
         samples, samples_there, rows_there = (int(plain[key]) for key in ("samples", "samples_there", "rows_there"))
         notes = tuple(map(str, plain["notes"]))
-        return cls(str(plain["split"]), samples, samples_there, rows_there, entries, notes)
+        complete = bool(plain.get("complete", True))
+        return cls(str(plain["split"]), samples, samples_there, rows_there, entries, notes, complete)
 
     def best(self, metric: str, direction: str) -> Baseline | None:
         """The best entry by this metric ("max" or "min" is better); None if they do not have it."""
@@ -107,7 +111,8 @@ def baselines(
     if kept is None:
         say()
         kept = measure(source.info, source.splits["train"], source.splits[split], split, budget_s)
-        _keep(path, kept)
+        if kept.complete:
+            _keep(path, kept)
     return kept
 
 
@@ -124,39 +129,58 @@ def write_baselines(task: Any, run: RunFolder, say: Callable[[str], None] = lamb
 
 def measure(info: "DataInfo", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
     """Fit on `train`, score on `asked`."""
-    import torch
-
-    from mlcli.report.classical import FOR_CLASSES, FOR_NUMBERS, Problem, quiet
+    from mlcli.report.classical import FOR_CLASSES, FOR_NUMBERS, quiet
 
     began = time.monotonic()
-    is_classes = bool(info.class_names)
-    models = FOR_CLASSES if is_classes else FOR_NUMBERS
-    side = _side(info)
-    features = int(np.prod(info.input_shape)) if side is None else info.input_shape[0] * side[0] * side[1]
+    trivial, *models = FOR_CLASSES if info.class_names else FOR_NUMBERS
+    features = math.prod(input_shape(info))
     affordable = {model.name: model.rows(budget_s, features, info.num_classes) for model in models}
-    most = max(affordable[model.name] for model in models[1:])
-    train_rows = _spread(train.targets.numpy(), _readable(train, min(most, len(train)), budget_s), is_classes)
-    asked_rows = _spread(asked.targets.numpy(), _readable(asked, min(MOST_SCORED, len(asked)), budget_s), is_classes)
-    inputs, targets = _inputs(info, train, train_rows, side), train.targets.numpy()[train_rows]
-    answers_to, truth = _inputs(info, asked, asked_rows, side), asked.targets.numpy()[asked_rows]
-    entries, left_out = [], []
+    whole, truth = _problem(info, train, asked, max(affordable.values()), READING_SHARE * budget_s)
+    everything = replace(whole, inputs=whole.inputs[:0], targets=train.targets.numpy())  # it looks at targets only
+    entries, too_slow, no_time = [_entry(trivial, everything, truth)], [], []
     with quiet():
         for model in models:
-            rows = len(targets) if model is models[0] else min(affordable[model.name], len(targets))
-            too_few = rows < len(targets) and rows < max(FEWEST_ROWS, FEWEST_PER_CLASS * info.num_classes)
-            if too_few or time.monotonic() - began > 2 * budget_s:
-                left_out.append(model.name)
-                continue
-            problem = Problem(inputs[:rows], targets[:rows], answers_to, is_classes, threads=torch.get_num_threads())
-            entries.append(_entry(model, problem, truth))
-    notes = [] if side is None or side == info.input_shape[1:] else [
-        f"images reduced to {side[1]}x{side[0]} pixels for the baselines"
-    ]  # fmt: skip
-    notes += [f"left out, too slow here: {', '.join(left_out)}"] if left_out else []
-    return Baselines(split, len(truth), len(asked), len(train), tuple(entries), tuple(notes))
+            rows = min(affordable[model.name], len(whole.targets))
+            if rows < len(train) and rows < max(FEWEST_ROWS, FEWEST_PER_CLASS * info.num_classes):
+                too_slow.append(model.name)
+            elif time.monotonic() - began > PATIENCE * budget_s:
+                no_time.append(model.name)
+            else:
+                part = replace(whole, inputs=whole.inputs[:rows], targets=whole.targets[:rows])
+                entries.append(_entry(model, part, truth))
+    notes = _notes(info, too_slow, no_time)
+    return Baselines(split, len(truth), len(asked), len(train), tuple(entries), notes, complete=not no_time)
 
 
-def _entry(model: "Classical", problem: Any, truth: np.ndarray) -> Baseline:
+def _problem(
+    info: "DataInfo", train: "Samples", asked: "Samples", most: int, reading_s: float
+) -> tuple["Problem", np.ndarray]:
+    """At most `most` training rows and MOST_SCORED to answer, read in about that time; and the truth of the latter."""
+    import torch
+
+    from mlcli.report.classical import Problem
+
+    is_classes, targets, truth = bool(info.class_names), train.targets.numpy(), asked.targets.numpy()
+    rows = spread(targets, readable(train, min(most, len(train)), reading_s / 2), is_classes)
+    answered = spread(truth, readable(asked, min(MOST_SCORED, len(asked)), reading_s / 2), is_classes)
+    inputs, answer_to = inputs_of(info, train, rows), inputs_of(info, asked, answered)
+    threads = torch.get_num_threads()
+    return Problem(inputs, targets[rows], answer_to, is_classes, threads=threads), truth[answered]
+
+
+def _notes(info: "DataInfo", too_slow: list[str], no_time: list[str]) -> tuple[str, ...]:
+    """What people must know to read the scores."""
+    notes = []
+    if (shape := input_shape(info)) != info.input_shape:
+        notes.append(f"images reduced to {shape[2]}x{shape[1]} pixels for the baselines")
+    if too_slow:
+        notes.append(f"left out, too slow for so many inputs and classes: {', '.join(too_slow)}")
+    if no_time:
+        notes.append(f"left out, the machine was too busy: {', '.join(no_time)}")
+    return tuple(notes)
+
+
+def _entry(model: "Classical", problem: "Problem", truth: np.ndarray) -> Baseline:
     began = time.monotonic()
     answers, note = model.fit(problem)
     scores = class_scores(truth, answers) if problem.is_classes else number_scores(truth, answers)
@@ -214,52 +238,3 @@ def _keep(path: Path, found: Baselines) -> None:
         write_atomically(path, json.dumps(found.to_plain(), indent=1).encode())
     except (OSError, OutputError):
         return
-
-
-def _side(info: "DataInfo") -> tuple[int, int] | None:
-    """Height and width of the images given to the models; None for rows of features."""
-    if info.kind != "image":
-        return None
-    channels, height, width = info.input_shape
-    fits = (PIXELS_TIMES_CLASSES / (channels * max(1, info.num_classes))) ** 0.5
-    side = int(min(LARGEST_SIDE, max(SMALLEST_SIDE, fits)))
-    return min(height, side), min(width, side)
-
-
-def _readable(samples: "Samples", wanted: int, budget_s: float) -> int:
-    """How many samples may be read: what is wanted, or less if the files are slow to decode."""
-    probe = np.arange(min(32, len(samples)))
-    samples.read(probe[:1])  # the first read opens files and loads decoders
-    began = time.perf_counter()
-    samples.read(probe)
-    each_s = (time.perf_counter() - began) / len(probe)
-    rows = int(READING_SHARE * budget_s / 2 / max(each_s, 1e-9))
-    return wanted if rows >= wanted else max(min(wanted, FEWEST_ROWS), rows // 100 * 100)
-
-
-def _spread(targets: np.ndarray, count: int, is_classes: bool) -> np.ndarray:
-    """`count` positions, int64, in random order but the same each time; any first part has the classes' shares."""
-    order = np.random.default_rng(len(targets)).permutation(len(targets))
-    if not is_classes:
-        return order[:count]
-    labels = targets[order]
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    by_class = np.argsort(inverse, kind="stable")
-    rank = np.empty(len(labels))
-    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return order[np.argsort((rank + 0.5) / counts[inverse], kind="stable")][:count]
-
-
-def _inputs(info: "DataInfo", samples: "Samples", rows: Sequence[int] | np.ndarray, side: Any) -> np.ndarray:
-    """Standardised inputs float32 [N, F] as the network sees them, images averaged down to `side`."""
-    import torch
-    from torch.nn.functional import adaptive_avg_pool2d
-
-    from mlcli.models.normalized import Normalized
-
-    normalize, parts = Normalized(torch.nn.Identity(), info), []
-    with torch.inference_mode():
-        for first in range(0, len(rows), CHUNK):
-            part = normalize(samples.read(np.asarray(rows[first : first + CHUNK])))
-            parts.append((part if side is None else adaptive_avg_pool2d(part, side)).flatten(1))
-    return torch.cat(parts).numpy()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlcli.report.evidence import Curve, curve
+from mlcli.report.page.plot import apart
 from mlcli.report.record import Record
 from mlcli.report.tables import number
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 8
 """More lines cannot be told apart."""
-COLOURS = ("#2b5fd0", "#d1720f", "#2f855a", "#b83280", "#6b46c1", "#0e7c86", "#8a6d1d", "#63676f")
+COLOURS = ("#2b5fd0", "#d1720f", "#2f855a", "#b83280", "#6b46c1", "#0e7c86", "#8a6d1d", "#5a3e2b")
 """Dark enough on white for a thin line, and apart in hue and lightness for most colour-blind eyes."""
 INK, SOFT, RULE = "#1b1d22", "#63676f", "#e4e1da"
 GAP = 0.062
@@ -66,8 +67,10 @@ def _names(records: Sequence[Record]) -> list[str]:
 def _picture(panels: list[tuple[str, list[Drawn]]]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(6.6 * len(panels), 4.4), layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.25, h_pad=0.2)
+    figure = Figure(figsize=(6.6 * len(panels), 4.4), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     for axes, (title, drawn) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _panel(axes, title, drawn)
@@ -77,6 +80,8 @@ def _picture(panels: list[tuple[str, list[Drawn]]]) -> bytes:
 
 
 def _panel(axes: "Axes", title: str, drawn: list[Drawn]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     ends: list[tuple[float, str, str, float]] = []
     for line, colour in zip(drawn, COLOURS, strict=False):
         for points, width, alpha in ((line.thin, 1.0, 0.55), (line.main, 2.0, 1.0)):
@@ -89,27 +94,26 @@ def _panel(axes: "Axes", title: str, drawn: list[Drawn]) -> None:
     values = [v for line in drawn for _, v in (*line.main, *line.thin)]
     if title.startswith("loss") and min(values) > 0 and max(values) / min(values) >= WIDE_SPAN:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         title += ", logarithmic"
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel("epoch", color=SOFT, fontsize=9, loc="right")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    axes.tick_params(length=0, colors=SOFT, labelsize=9)
+    axes.tick_params(which="both", length=0, colors=SOFT, labelsize=9)
     axes.margins(x=0.02)
     _name_ends(axes, ends)
 
 
 def _name_ends(axes: "Axes", ends: list[tuple[float, str, str, float]]) -> None:
     """Names right of the panel at the height their lines end, moved apart where they would lie on each other."""
+    axes.autoscale_view()  # otherwise done at the first drawing, after which heights would be others
     to_share = axes.transData + axes.transAxes.inverted()
-    placed: list[tuple[float, str, str, float]] = []
-    for value, name, colour, epoch in sorted(ends, key=lambda end: -end[0]):
-        share = float(to_share.transform((epoch, value))[1])
-        placed.append((min(share, placed[-1][0] - GAP) if placed else share, name, colour, value))
-    lift = max(0.0, -placed[-1][0]) if placed else 0.0
-    for share, name, colour, value in placed:
+    ends = sorted(ends, key=lambda end: -end[0])
+    shares = [float(to_share.transform((epoch, value))[1]) for value, _, _, epoch in ends]
+    for share, (value, name, colour, _) in zip(apart(shares, GAP), ends, strict=True):
         short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-        axes.annotate(f"{short}  {number(value)}", (1.015, share + lift), xycoords="axes fraction", color=colour,
+        axes.annotate(f"{short}  {number(value)}", (1.015, share), xycoords="axes fraction", color=colour,
                       fontsize=9, va="center", parse_math=False, annotation_clip=False)  # fmt: skip

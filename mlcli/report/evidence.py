@@ -15,6 +15,8 @@ Curve = tuple[tuple[int, float], ...]
 RELATIVE_ERROR = {"rmse": 0.5, "mae": 0.57}
 """Variance of the estimate from n normal residuals, relative to its square, times n: of a root mean square 1/2, of a
 mean absolute value pi / 2 - 1 (Kendall & Stuart, vol. 1, section 10)."""
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45)
+"""97.5 % of Student's t for 1, 2, ... degrees of freedom; beyond, 1.96 + 2.5 / them is as good."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,13 @@ class Trend:
     slope: float
     error: float
     epochs: int
+    points: int
+
+    @property
+    def sure(self) -> float:
+        """What a slope must exceed to be no chance."""
+        freedom = self.points - 2
+        return self.error * (STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.5 / freedom)
 
 
 def trend(points: Curve) -> Trend | None:
@@ -143,7 +152,8 @@ def trend(points: Curve) -> Trend | None:
     line = statistics.linear_regression([e for e, _ in part], [v for _, v in part])
     spread = sum((e - statistics.fmean(e for e, _ in part)) ** 2 for e, _ in part)
     missed = sum((v - line.intercept - line.slope * e) ** 2 for e, v in part)
-    return Trend(line.slope, (missed / (len(part) - 2) / spread) ** 0.5, part[-1][0] - part[0][0])
+    error = (missed / (len(part) - 2) / spread) ** 0.5
+    return Trend(line.slope, error, part[-1][0] - part[0][0], len(part))
 
 
 def _largest(*values: float | None) -> float | None:

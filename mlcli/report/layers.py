@@ -1,10 +1,11 @@
-"""The layers of a model as rows of a table: small ones beside the layer they follow, repeated blocks once, or groups."""
+"""A model's layers as rows of a table: small ones beside the layer they follow, repeated blocks once, or groups."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlcli.models.anatomy import Anatomy, Layer
+from mlcli.models.anatomy import Anatomy
+from mlcli.models.layer import Layer
 from mlcli.models.receptive import Field
 
 MOST_ROWS = 48

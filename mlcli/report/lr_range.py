@@ -1,4 +1,4 @@
-"""What `mlcli lr-find` shows: the curve of loss over learning rate, in a terminal and as a picture, and what it says."""
+"""What `mlcli lr-find` shows: the curve of loss over learning rate, as text and as a picture, and what it says."""
 
 import io
 import math
@@ -98,6 +98,7 @@ def picture(seen: Sweep, suggestion: Suggestion, title: str) -> bytes:
     axes = figure.subplots()
     smooth = seen.smooth
     low, high = _limits(smooth)
+    least = min(low, *seen.losses)
     axes.plot(seen.lrs, seen.losses, ".", color=GREY, markersize=5, label="each step")
     axes.plot(seen.lrs, smooth, color=BLUE, linewidth=2, label="smoothed")
     styles = zip_longest(("steepest descent", "a tenth of the lowest"), (suggestion.steepest, suggestion.tenth))
@@ -107,10 +108,10 @@ def picture(seen: Sweep, suggestion: Suggestion, title: str) -> bytes:
             label = f"{rule}: {lr:.2g}" + (", suggested" if taken else "")
             axes.axvline(lr, color=ORANGE if taken else DARK, linestyle="-" if taken else ":", label=label)
     if suggestion.lowest is not None:
-        axes.plot([suggestion.lowest], [low], "v", color=BLUE, markersize=9, label=f"lowest: {suggestion.lowest:.2g}")
+        axes.plot([suggestion.lowest], [low], "v", color=BLUE, markersize=7, label=f"lowest: {suggestion.lowest:.2g}")
     axes.set_xscale("log")
-    margin = 0.08 * (high - low)
-    axes.set_ylim(low - margin, high + margin)
+    margin = 0.06 * (high - least)
+    axes.set_ylim(least - margin, high + margin)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
     axes.grid(True, color=GREY, alpha=0.3)

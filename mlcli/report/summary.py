@@ -18,22 +18,27 @@ WIDTH = 100
 """Columns of the screen that are used."""
 INDENT = 10
 MOST_PAIRS, MOST_NOTES, MOST_REASONS, LONGEST_NAME = 4, 2, 3, 24
-BLOCKS = "█▓▒░"
-"""Neighbours in the bar of times must look different."""
+BLOCKS = "█▒▓░▚·"
+"""One for each thing that takes time; neighbours look different."""
 BAR = 60
-FILES = ("report.html", "model.safetensors", "config.yaml", "metrics.jsonl", "pictures", "checkpoints", "tensorboard")
+FILES = ("report.html", "model.safetensors", "pictures", "checkpoints", "tensorboard")
 """Of a run folder, worth naming; the page that shows everything first."""
 
 
 def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]], seconds: float) -> str:
     """What to print when a run has ended, from its folder, whose status.json already has the scores.
 
-    `outcome` as returned by `fit`. At most 30 lines of 100 columns, but for long paths, names and scores.
+    `outcome` as returned by `fit`.
     """
-    progress, record = t.state.progress, Record.read(t.run)
+    progress = t.state.progress
     done = "done" if outcome == "finished" else outcome
     epochs = progress.step // t.steps_per_epoch
     best = f"best epoch {progress.best_epoch} of {epochs} by {t.watch.split} {t.watch.metric}"
+    return f"\n{done} in {duration(seconds)}; {best}\n\n{results(Record.read(t.run), scores)}{waiting_line(t)}"
+
+
+def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
+    """Scores, verdict, troubles, files and commands: one calm screen, but for long paths and names."""
     verdict = judge(Evidence.of(record))
     lines = [
         *_verdict_lines(verdict),
@@ -41,10 +46,9 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
         *_labelled("layers", layer_troubles(record.layers)[-MOST_NOTES:]),
         *time_lines(record.status.get("times")),
         *_file_lines(record),
-        *_next_lines(record, verdict, "test" if "test" in scores else t.watch.split),
+        *_next_lines(record, verdict),
     ]
-    closing = "\n".join(lines)
-    return f"\n{done} in {duration(seconds)}; {best}\n\n{score_table(record, scores)}\n\n{closing}{waiting_line(t)}"
+    return f"{score_table(record, scores)}\n\n" + "\n".join(lines)
 
 
 def score_table(record: Record, scores: dict[str, dict[str, float]]) -> str:
@@ -116,11 +120,11 @@ def _file_lines(record: Record) -> list[str]:
     return _labelled("files", [f"{shown(record.path)}/", ", ".join(there)])
 
 
-def _next_lines(record: Record, verdict: Verdict | None, split: str) -> list[str]:
+def _next_lines(record: Record, verdict: Verdict | None) -> list[str]:
     tries = [command_for(record, advice.override) for advice in (verdict.advice if verdict else ())]
     commands = [
         *tries[:2],
-        f"mlcli evaluate {record.name} --split {split}",
+        f"mlcli evaluate {record.name} --split {record.split}",
         f"mlcli predict {record.name} FILES",
         f"tensorboard --logdir {shlex.quote(shown(record.path.parent.parent))}",
     ]

@@ -14,6 +14,11 @@ def paragraphs(lines: Iterable[tuple[str, str]], width: int = 118) -> str:
     return "\n".join(out)
 
 
+def commands(*typed: str) -> str:
+    """What to type next, each on a line of its own however long: wrapped, it could not be copied."""
+    return "\n".join(f"{'next' if not number else '':<10}{command}" for number, command in enumerate(typed))
+
+
 def size(size_bytes: float) -> str:
     """512 B, 58.9 MB, 1.38 GB; a kB is 1000 bytes."""
     for unit in ("B", "kB", "MB"):

@@ -30,7 +30,7 @@ GAP_POINTS = 0.05
 GAP_RATIO = 1.25
 """Validation error over training error that matters for errors in the target's unit (rmse, mae)."""
 GAP_OF_LOSS = 0.1
-"""Gap between the losses that matters, as a share of what training has taken off the loss."""
+"""Gap between the losses that matters, as a share of the training loss after the first epoch."""
 RISEN = 1.2
 """Validation loss over its lowest value from which it is said to have risen again."""
 HALF_WAY = 0.5
@@ -40,7 +40,9 @@ FEWEST_EVALUATIONS = 4
 DECLINED = 3.0
 """Standard errors by which the last third lies below the best epoch, from which validation is said to have got worse:
 more than SURE, for the best of many epochs was partly lucky."""
-WORTHWHILE = 0.5
+FALL = 0.02
+"""And by how much at least, of a metric that ends at 1; of errors, as a share of the best."""
+WORTHWHILE = 1.0
 """Further gain, in standard errors of the score, that the trend must promise in as long again as it was looked at."""
 
 
@@ -96,7 +98,10 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
 
 
 def measure_gap(e: Evidence) -> Gap | None:
-    """By the watched metric where training samples were scored in the same way, else by the loss."""
+    """By the watched metric where training samples were scored in the same way, else by the loss.
+
+    Behind ± stand SURE standard errors.
+    """
     if e.train is None or e.val is None:
         return _gap_of_losses(e)
     error = e.val_error or 0.0
@@ -104,12 +109,12 @@ def measure_gap(e: Evidence) -> Gap | None:
     of = f" on {e.samples:,} samples" if e.samples else ""
     if e.direction == "max":  # every such metric here ends at 1
         size, sure = e.train - e.val, SURE * error
-        words = f"{both}: a gap of {100 * size:.1f} points, give or take {100 * sure:.1f}{of}"
+        words = f"{both}; gap {100 * size:.1f} ± {100 * sure:.1f} points{of}"
         return Gap(size >= GAP_POINTS, size > sure, sure > 2 * GAP_POINTS, words)
     if e.metric == "loss" or e.train <= 0:
         return _gap_of_losses(e)
     ratio, sure = e.val / e.train, SURE * error / e.train
-    words = f"{both}: {ratio:.2f} times as much, give or take {sure:.2f}{of}"
+    words = f"{both}; {ratio:.2f} ± {sure:.2f} times as much{of}"
     return Gap(ratio >= GAP_RATIO, ratio - 1 > sure, sure > 2 * (GAP_RATIO - 1), words)
 
 
@@ -120,17 +125,17 @@ def _gap_of_losses(e: Evidence) -> Gap | None:
         return None
     epoch = e.best_epoch if e.best_epoch in pairs else max(pairs)
     train, val = pairs[epoch]
-    fallen = max(e.train_loss[0][1] - train, 1e-12)
+    first = max(e.train_loss[0][1], 1e-12)
     sure = SURE * (scatter(e.val_loss) or 0.0)
     words = f"at epoch {epoch} the training loss was {train:.3g} (mean over its epoch), {_watched(e)} loss {val:.3g}"
-    matters = val - train >= GAP_OF_LOSS * fallen
-    return Gap(matters, val - train > sure, sure > 2 * GAP_OF_LOSS * fallen, words)
+    matters = val - train >= GAP_OF_LOSS * first
+    return Gap(matters, val - train > sure, sure > 2 * GAP_OF_LOSS * first, words)
 
 
 def _still_improving(e: Evidence) -> str:
     """Says so if the watched curve's last third rises beyond doubt, and enough to be worth waiting for."""
     line = trend(e.curve)
-    if not line or e.sign * line.slope <= SURE * line.error:
+    if not line or e.sign * line.slope <= line.sure:
         return ""
     gain, error = abs(line.slope) * line.epochs, e.val_error
     first_to_last = abs(e.curve[-1][1] - e.curve[0][1])
@@ -151,7 +156,7 @@ def _beside_baselines(e: Evidence) -> tuple[bool, str] | None:
     ahead = e.sign * (e.score - theirs)
     numbers = f"{score_text(e.metric, e.score)} against {score_text(e.metric, theirs)}"
     relation = "worse than" if ahead < -sure else "better than" if ahead > sure else "about as good as"
-    return ahead < -sure, f"on the {e.split} split it is {relation} the best simple model, {best.name}: {numbers}"
+    return ahead < -sure, f"on {e.split} it is {relation} the best simple model, {best.name}: {numbers}"
 
 
 def _learned_little(e: Evidence) -> str:
@@ -182,7 +187,8 @@ def _declined(e: Evidence) -> str:
         return ""
     late = last_third(e.curve)
     level = fmean(value for _, value in late)
-    if late[0][0] <= e.best_epoch or e.sign * (e.val - level) <= DECLINED * error:
+    enough = max(DECLINED * error, FALL * (1.0 if e.direction == "max" else abs(e.val)))
+    if late[0][0] <= e.best_epoch or e.sign * (e.val - level) <= enough:
         return ""
     if losses[max(losses)] >= losses[e.best_epoch]:
         return ""

@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mlcli.commands import runs
 from mlcli.engine.run import list_runs, open_run
-from mlcli.errors import CheckpointError
+from mlcli.errors import CheckpointError, OutputError
 
 
 @pytest.fixture
@@ -78,6 +79,24 @@ def test_comparison_as_json(runs_root, capsys):
     compared = json.loads(capsys.readouterr().out)
     assert compared["config"]["optimizer.lr"] == [0.1, 0.01]
     assert [entry["state"] for entry in compared["runs"]] == ["finished", "finished"]
+    assert Path(compared["picture"]).is_file()
+
+
+def test_the_curves_are_drawn(runs_root, tmp_path, capsys):
+    runs.run_compare(["digits", "perceptron"], runs_root)
+    picture = runs_root / "compare-digits-perceptron.png"
+    assert capsys.readouterr().out.endswith(f"\n\ncurves: {picture}\n")
+    with Image.open(picture) as image:
+        assert image.width > 1000
+    runs.run_compare(["digits", "wine"], runs_root, picture=tmp_path / "mine.png")
+    assert f"curves: {tmp_path / 'mine.png'}" in capsys.readouterr().out
+    assert not (runs_root / "compare-digits-wine.png").exists()
+    picture.unlink()
+
+
+def test_a_picture_that_cannot_be_written(runs_root, tmp_path):
+    with pytest.raises(OutputError, match="cannot write"):
+        runs.run_compare(["digits"], runs_root, picture=tmp_path / "no" / "such" / "folder.png")
 
 
 def test_runs_of_different_tasks_can_be_compared(runs_root, capsys):

@@ -64,7 +64,8 @@ def a_look(step: int) -> Look:
         )
         for name in ("net.hidden1", "net.output")
     ]
-    return Look(step, layers, {"net.activation1": Activation(0.4, 0.6, 0.5)})
+    notes = ["vanishing gradients: net.hidden1", "dead activations: net.activation1"] if step == 20 else []
+    return Look(step, layers, {"net.activation1": Activation(0.4, 0.6, 0.5)}, notes)
 
 
 def details(step: int) -> dict:
@@ -96,6 +97,9 @@ def test_layers_are_read_back_as_they_were(tmp_path):
     assert (histogram.histogram_value.min, histogram.histogram_value.num) == (-1.5, 8)
     assert histogram.histogram_value.sum == 1.0  # -1 once, 0 five times, 1 twice
     assert len(found.Histograms("gradients/net.hidden1")) == 2
+    notes = found.Tensors("notes/text_summary")
+    assert [event.step for event in notes] == [20]
+    assert b"* vanishing gradients: net.hidden1\n* dead" in notes[0].tensor_proto.string_val[0]
 
 
 def test_the_layout_puts_splits_side_by_side_and_names_tags_that_exist(tmp_path):
@@ -144,8 +148,20 @@ def test_curves_are_the_numbers_given_for_at_most_20_classes(tmp_path):
 # --- graph -----------------------------------------------------------------------------------------------------------
 
 
+class Counting(nn.Module):
+    """Remembers how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs):
+        self.calls += 1
+        return inputs
+
+
 def small() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), Counting(), nn.ReLU(), nn.Linear(3, 2))
 
 
 def test_the_graph_shows_the_layers_and_leaves_the_model_as_it_was(tmp_path, capfd):
@@ -199,7 +215,7 @@ def test_the_hparams_tab_compares_runs_by_settings_and_final_scores(tmp_path):
         session = Session(tmp_path / name / "tensorboard")
         config = {"optimizer.lr": lr, "model.name": "mlp", "model.hidden": [128, 64], "optimizer.nesterov": True}
         config |= {"train.epochs": 3, "train.ema": None, "augment": [{"name": "cutout", "size": 3}, {"name": "mixup"}]}
-        session.board.hparams(config, {"accuracy/val": accuracy, "loss/val": 1 - accuracy}, step=30)
+        session.board.hparams(config, {"loss/train": 0.0, "accuracy/val": accuracy, "loss/val": 1 - accuracy}, step=30)
         found = session.read()
         assert [(p.step, p.value) for p in found.Scalars("final/accuracy/val")] == [(30, pytest.approx(accuracy))]
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == [
@@ -218,7 +234,10 @@ def test_the_hparams_tab_compares_runs_by_settings_and_final_scores(tmp_path):
         "train.epochs": api_pb2.DATA_TYPE_FLOAT64,
         "augment": api_pb2.DATA_TYPE_STRING,
     }
-    assert {info.name.tag for info in experiment.metric_infos} == {"final/accuracy/val", "final/loss/val"}
+    shown_first = [info.name for info in experiment.hparam_infos][:3]
+    assert shown_first == ["model.name", "optimizer.lr", "train.epochs"]
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics == ["final/accuracy/val", "final/loss/val", "final/loss/train"]
     rows = {group.name: group for group in groups}
     assert rows["a/tensorboard"].hparams["optimizer.lr"].number_value == 0.1
     assert rows["b/tensorboard"].hparams["optimizer.lr"].number_value == 0.01
@@ -226,7 +245,7 @@ def test_the_hparams_tab_compares_runs_by_settings_and_final_scores(tmp_path):
     assert rows["a/tensorboard"].hparams["augment"].string_value == "cutout, mixup"
     assert rows["a/tensorboard"].hparams["optimizer.nesterov"].bool_value is True
     scores = {value.name.tag: value.value for value in rows["b/tensorboard"].metric_values}
-    assert scores == {"final/accuracy/val": pytest.approx(0.8), "final/loss/val": pytest.approx(0.2)}
+    assert [scores[tag] for tag in metrics] == pytest.approx([0.8, 0.2, 0.0])
     assert rows["b/tensorboard"].sessions[0].status == api_pb2.STATUS_SUCCESS
 
 

@@ -23,6 +23,9 @@ class ToyMetrics:
     def compute(self) -> dict[str, float]:
         return {"mae": self.error.item() / self.count, "hits": self.hits.item() / self.count}
 
+    def learned(self) -> dict[str, Any]:
+        return {"hits_seen": int(self.hits)}
+
     def details(self) -> dict[str, Any]:
         return {"residuals": [self.error.item()]}
 
@@ -102,6 +105,9 @@ class ToyTask:
         return ToyMetrics()
 
     def batch_picture(self, batch: Batch) -> Image.Image | None:
+        return None
+
+    def embeddings(self, split: str) -> None:
         return None
 
     def pictures(self, split: str, metrics: ToyMetrics) -> dict[str, Image.Image]:

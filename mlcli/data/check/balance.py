@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlcli.data.check.finding import Finding, plural
+from mlcli.data.check.finding import Finding, Severity, plural
 from mlcli.data.splits import class_balance
 
 FEW_TO_TRAIN = 10
@@ -18,11 +18,11 @@ SHIFT = 0.1
 
 
 def balance_findings(
-    table: dict[str, np.ndarray], class_names: Sequence[str], unit: str, *, weights: bool
+    table: dict[str, np.ndarray], class_names: Sequence[str], unit: str, *, one_label: bool = True
 ) -> list[Finding]:
     """table: samples of each class, int [C], for each split. unit: "images", "rows" or "objects".
 
-    weights: whether the loss can weigh classes.
+    one_label: each sample has one, so the loss can weigh classes, and training refuses splits that lack some.
     """
     found = []
     if len(class_names) == 1:
@@ -33,37 +33,45 @@ def balance_findings(
         if absent:
             what = f"{plural(len(absent), 'class has', 'classes have')} no {unit} in {split}"
             fix = f"add {unit} of {'it' if len(absent) == 1 else 'them'} to {split}, or remove the class everywhere"
-            found.append(Finding("error", "class-missing", what, absent, fix))
+            severity: Severity = "error" if one_label or split == "train" else "warning"
+            found.append(Finding(severity, "class-missing", what, absent, fix))
     train = table.get("train", np.zeros(len(class_names), dtype=int))
-    found += _few(train, "train", FEW_TO_TRAIN, class_names, unit, "warning", "it can hardly be learned")
+    found += _few(train, "train", FEW_TO_TRAIN, class_names, unit, "warning", "hardly enough to learn from")
     for split in [split for split in table if split != "train"]:
-        consequence = "its score there says little"
+        consequence = "a score there says little"
         found += _few(table[split], split, FEW_TO_JUDGE, class_names, unit, "note", consequence)
-    found += _uneven(train, class_names, weights)
+    found += _uneven(train, class_names, one_label)
     found += _shifted(table, unit)
     return found
 
 
 def _few(
-    counts: np.ndarray, split: str, enough: int, class_names: Sequence[str], unit: str, severity: str, consequence: str
+    counts: np.ndarray,
+    split: str,
+    enough: int,
+    class_names: Sequence[str],
+    unit: str,
+    severity: Severity,
+    consequence: str,
 ) -> list[Finding]:
     few = np.flatnonzero((counts > 0) & (counts < enough)).tolist()
     if not few:
         return []
     places = tuple(f"{class_names[label]} ({counts[label]})" for label in sorted(few, key=lambda label: counts[label]))
     what = f"{plural(len(few), 'class has', 'classes have')} fewer than {enough} {unit} in {split}: {consequence}"
-    return [Finding(severity, "class-small", what, places, f"add {unit} of these classes")]  # type: ignore[arg-type]
+    return [Finding(severity, "class-small", what, places, f"add {unit} of these classes")]
 
 
-def _uneven(train: np.ndarray, class_names: Sequence[str], weights: bool) -> list[Finding]:
+def _uneven(train: np.ndarray, class_names: Sequence[str], one_label: bool) -> list[Finding]:
     present = train[train > 0]
     if len(present) < 2 or present.max() < UNEVEN * present.min():
         return []
     ratio = present.max() / present.min()
     much = bool(ratio >= VERY_UNEVEN)
-    what = f"the largest class is {ratio:.3g} times the smallest in train: {class_balance(train, class_names)}"
-    ways = "loader.sampler=balanced" + (" or loss.class_weights=balanced" if weights else "")
-    fix = f"{ways} makes up for it" + ("; judge by macro_f1 rather than accuracy" if weights else "")
+    shares = class_balance(np.repeat(np.arange(len(train)), train), class_names)
+    what = f"the largest class is {ratio:.3g} times the smallest in train: {shares}"
+    ways = "loader.sampler=balanced" + (" or loss.class_weights=balanced" if one_label else "")
+    fix = f"{ways} makes up for it" + ("; judge by macro_f1 rather than accuracy" if one_label else "")
     return [Finding("warning" if much else "note", "unbalanced", what, (), fix)]
 
 

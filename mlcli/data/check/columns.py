@@ -83,12 +83,20 @@ def _is_id(column: Column) -> bool:
 
 
 def _twins(columns: list[Column]) -> list[Finding]:
-    """Columns that say the same of every row."""
-    groups: dict[bytes, list[str]] = {}
+    """Columns that say the same of every row: categories under other names, numbers in other units."""
+    groups: dict[tuple[str, bytes], list[str]] = {}
     for column in columns:
-        _, first, codes = np.unique(column.codes, return_index=True, return_inverse=True)
-        in_order_met = np.argsort(np.argsort(first))[codes.ravel()]
-        groups.setdefault(in_order_met.tobytes(), []).append(column.name)
+        values = len(np.unique(column.codes))
+        if column.numbers is not None and np.nanstd(column.numbers) > 0:
+            standard = (column.numbers - np.nanmean(column.numbers)) / np.nanstd(column.numbers)
+            standard *= np.sign(standard[np.nanargmax(np.abs(standard))])
+            key = ("number", (np.round(standard, 4) + 0.0).tobytes())
+        elif column.numbers is None and values <= len(column.codes) / 2:
+            _, first, codes = np.unique(column.codes, return_index=True, return_inverse=True)
+            key = ("category", np.argsort(np.argsort(first))[codes.ravel()].tobytes())  # numbered as they are met
+        else:
+            continue
+        groups.setdefault(key, []).append(column.name)
     twins = [names for names in groups.values() if len(names) > 1]
     if not twins:
         return []

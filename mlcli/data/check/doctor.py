@@ -48,7 +48,7 @@ def examine(config: ClassificationData | RegressionData, *, regression: bool) ->
         examine_pictures(examination, collection, scan(collection.pictures), None)
     if refusal is not None:
         examination.findings.append(refusal)
-    elif source is not None:
+    elif source is not None and not isinstance(config, ImageFolder | ImageCsv):  # theirs are findings already
         examination.findings += [Finding("note", "training-says", note) for note in source.notes]
     return examination
 

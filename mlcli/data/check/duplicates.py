@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlcli.data.check.collection import Collection
-from mlcli.data.check.finding import Finding, plural, share
+from mlcli.data.check.finding import Finding, Severity, plural, share
 from mlcli.data.check.images import blank_images
 from mlcli.data.check.likeness import Likeness, equal_groups, near_pairs
 from mlcli.data.check.scan import SIDE, Scan
 from mlcli.errors import DataError
 
 EQUAL, SAME, NEAR, MIRRORED = "equal", "saved anew", "nearly equal", "mirrored"
+WORRYING = 0.005
+"""Share of a split that nearly equals something in another, from which its score is too good by a visible amount."""
+MOST_KINDS = 8
+"""Splits and labels that one image is paired across; a picture that stands for "no image" may be in all classes."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,7 @@ class Pair:
 
 
 def find_pairs(collection: Collection, scan: Scan) -> list[Pair]:
-    """All of them, equal ones first. Of a group of equal images, each is paired with the group's first, and with the
-    first of each other split and label in it, so that nothing across splits or labels is lost."""
+    """All of them, equal ones first."""
     rows = np.flatnonzero(scan.ok & ~blank_images(scan))
     pixels = scan.pixels[rows]
     sizes = np.array([(look.width, look.height) for look in (scan.looks[row] for row in rows.tolist()) if look])
@@ -73,15 +76,16 @@ def _confirmed(
 
 
 def _paired(collection: Collection, positions: np.ndarray) -> list[Pair]:
-    kinds: dict[tuple[int, int], int] = {}
+    """Each image with the first of its own split and label, and with the first of each other, from train on."""
+    order = np.lexsort((positions, collection.split_of[positions]))
+    firsts: dict[tuple[int, int], int] = {}
     pairs = []
-    for position in positions.tolist():
+    for position in positions[order].tolist():
         kind = (int(collection.split_of[position]), int(collection.labels[position]))
-        partners = dict.fromkeys([*kinds.values(), kinds.get(kind, position)])
-        for partner in partners if kind not in kinds else [kinds[kind]]:
-            if partner != position:
-                pairs.append(Pair(partner, position, EQUAL, 1.0))
-        kinds.setdefault(kind, position)
+        others = [first for other, first in firsts.items() if other != kind][:MOST_KINDS]
+        own = [firsts[kind]] if kind in firsts else []
+        pairs += [Pair(partner, position, EQUAL, 1.0) for partner in own + others]
+        firsts.setdefault(kind, position)
     return pairs
 
 
@@ -102,33 +106,38 @@ def duplicate_findings(collection: Collection, pairs: list[Pair]) -> list[Findin
     found = []
     if across := [pair for pair in sure if crosses(pair)]:
         fix = "keep each picture in one split only: what was trained on must not be tested on"
-        found.append(Finding("error", "duplicates-across-splits", _across(collection, across, "also"),
-                             _places(collection, across), fix))  # fmt: skip
+        what, _ = _across(collection, across, "also in")
+        found.append(Finding("error", "duplicates-across-splits", what, _places(collection, across), fix))
     if conflicting := [pair for pair in sure if disagrees(pair)]:
         what = f"{plural(len(conflicting), 'pair')} of the same picture under different labels"
         found.append(Finding("error", "duplicates-with-different-labels", what,
                              _places(collection, conflicting, _labels), "decide on one label for each"))  # fmt: skip
     if across := [pair for pair in alike if crosses(pair)]:
         fix = "look at duplicates.png; what shows the same belongs into one split"
-        found.append(Finding("warning", "near-duplicates-across-splits", _across(collection, across, "nearly equal,"),
-                             _places(collection, across), fix))  # fmt: skip
+        what, largest = _across(collection, across, "nearly the same as one in")
+        severity: Severity = "warning" if largest >= WORRYING else "note"
+        found.append(Finding(severity, "near-duplicates-across-splits", what, _places(collection, across), fix))
     if conflicting := [pair for pair in alike if disagrees(pair)]:
         what = f"{plural(len(conflicting), 'pair')} of nearly the same picture under different labels"
         found.append(Finding("warning", "near-duplicates-with-different-labels", what,
                              _places(collection, conflicting, _labels), "look at duplicates.png"))  # fmt: skip
     if within := [pair for pair in sure if not crosses(pair) and not disagrees(pair)]:
         extra = len({pair.second for pair in within})
-        what = f"{plural(extra, 'image repeats another', 'images repeat another')} of the same split and label"
+        what = f"{plural(extra, 'image repeats another', 'images repeat another')} of the same split"
         found.append(Finding("warning", "duplicates", what, _places(collection, within),
                              "remove the copies: they weigh double"))  # fmt: skip
     if within := [pair for pair in alike if not crosses(pair) and not disagrees(pair)]:
-        what = f"{plural(len(within), 'pair')} of one split and label that are nearly equal"
+        what = plural(len(within), "pair of images in one split is nearly equal",
+                      "pairs of images in one split are nearly equal")  # fmt: skip
         found.append(Finding("note", "near-duplicates", what, _places(collection, within), ""))
     return found
 
 
-def _across(collection: Collection, pairs: list[Pair], how: str) -> str:
-    """Counted by the images held out, the later split of each pair: 12 images of test (1.2 %) are also in train."""
+def _across(collection: Collection, pairs: list[Pair], how: str) -> tuple[str, float]:
+    """Counted by the images held out, the later split of each pair: 12 images of test are also in train (1.2 %).
+
+    Returns that and the largest share.
+    """
     held_out: dict[tuple[str, str], set[int]] = {}
     for pair in pairs:
         early, late = sorted((pair.first, pair.second), key=lambda index: collection.split_of[index])
@@ -137,8 +146,8 @@ def _across(collection: Collection, pairs: list[Pair], how: str) -> str:
     parts = []
     for (late_split, early_split), images in sorted(held_out.items(), key=lambda item: -len(item[1])):
         which = plural(len(images), f"image of {late_split} is", f"images of {late_split} are")
-        parts.append(f"{which} {how} in {early_split} ({share(len(images), counts[late_split])})")
-    return ", ".join(parts)
+        parts.append(f"{which} {how} {early_split} ({share(len(images), counts[late_split])})")
+    return ", ".join(parts), max(len(images) / counts[split] for (split, _), images in held_out.items())
 
 
 def _splits(collection: Collection, index: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mlcli.data.check.collection import Collection
-from mlcli.data.check.finding import Finding, plural, share
+from mlcli.data.check.finding import Finding, Severity, plural, share
 from mlcli.data.check.scan import Look, Scan
 from mlcli.data.config import ImageFiles
 
@@ -21,6 +21,7 @@ BLANK_SPREAD = 3
 """Grey levels between the darkest and the brightest pixel that dust and JPEG make of an empty picture."""
 GREY_SPREAD = 6
 """Levels between the channels that JPEG makes of a grey picture stored as colour."""
+MOSTLY = 0.9  # share of one size that says more than percentiles do
 RARE = 0.2
 """Share up to which something that differs from the others is pointed out."""
 FORMATS = {
@@ -92,7 +93,7 @@ def _modes(collection: Collection, scan: Scan) -> list[Finding]:
         names = ((look, collection.name(int(index))) for index, look in zip(scan.read, scan.looks, strict=True) if look)
         return tuple(name + extra(look) for look, name in names if test(look, name))
 
-    kinds = [
+    kinds: list[tuple[Severity, str, tuple[str, ...], str, str]] = [
         ("warning", "animation", named(lambda look, name: look.frames > 1, lambda look: f" ({look.frames} frames)"),
          "{} more than one frame or page, of which the first alone is read", "extract the frames that are wanted"),
         ("note", "extension-lies", named(lies, lambda look: f" (is {look.format})"),
@@ -108,7 +109,7 @@ def _modes(collection: Collection, scan: Scan) -> list[Finding]:
          "{} colours made for print (CMYK) or LAB; they are converted without a profile", "save them as RGB"),
     ]  # fmt: skip
     return [
-        Finding(severity, kind, text.format(plural(len(places), "image has", "images have")), places, fix)  # type: ignore[arg-type]
+        Finding(severity, kind, text.format(plural(len(places), "image has", "images have")), places, fix)
         for severity, kind, places, text, fix in kinds
         if places
     ]
@@ -192,9 +193,11 @@ def size_facts(scan: Scan) -> tuple[str, dict[str, object]]:
     formats = Counter(look.format for look in scan.looks if look and look.format)
     modes = Counter(look.mode for look in scan.looks if look)
     aspect = sizes[:, 0] / sizes[:, 1]
+    (width, height), most = counts.most_common(1)[0]
     if len(counts) == 1:
-        width, height = next(iter(counts))
         text = f"all {width}x{height}"
+    elif most >= MOSTLY * len(sizes):
+        text = f"{most:,} of {len(sizes):,} are {width}x{height}, the others of {plural(len(counts) - 1, 'other size')}"
     else:
         low, middle, high = np.percentile(sizes.min(axis=1), [5, 50, 95]).round().astype(int)
         flat, even, tall = np.percentile(aspect, [5, 50, 95])

@@ -26,6 +26,8 @@ RATIO, SAME_RATIO = 0.55, 0.4
 REFERENCES, RANK = 2000, 3
 """Images drawn at random for the ratio test; which nearest of them is what is nearest otherwise."""
 SIDE = 16  # pixels at which edges are compared
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as Pillow's
+GREY_SPREAD = 6  # levels between the channels that JPEG makes of a grey picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +128,13 @@ def _buckets(hashes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
 def _confirmed(small: np.ndarray, others: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs whose edges agree, with their correlation and how near they are beside what is nearest otherwise."""
     score = np.empty(len(pairs), dtype=np.float32)
+    grey = (small.max(axis=1) - small.min(axis=1)).max(axis=(1, 2)) <= GREY_SPREAD
     for start in range(0, len(pairs), 2048):
         i, j = pairs[start : start + 2048].T
-        score[start : start + 2048] = (edges(small[i]) * edges(others[j])).sum(axis=1)
+        one, other = small[i], others[j]
+        mixed = grey[i] != grey[j]  # a grey copy of a picture in colour
+        one[mixed], other[mixed] = _without_colour(one[mixed]), _without_colour(other[mixed])
+        score[start : start + 2048] = (edges(one) * edges(other)).sum(axis=1)
     pairs, score = pairs[score >= NEAR], score[score >= NEAR]
     if not len(pairs):
         return pairs, score, score
@@ -164,11 +170,14 @@ def edges(small: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
+def _without_colour(small: np.ndarray) -> np.ndarray:
+    return np.einsum("nchw,c->nhw", small, LUMA)[:, None]
+
+
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2 luma, as Pillow's
     grey = np.empty((len(pixels), *pixels.shape[2:]), dtype=np.float32)
     for start in range(0, len(pixels), 4096):
-        grey[start : start + 4096] = np.einsum("nchw,c->nhw", pixels[start : start + 4096], weights)
+        grey[start : start + 4096] = np.einsum("nchw,c->nhw", pixels[start : start + 4096], LUMA)
     return grey
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlcli.data.check.cells import Cells, read_cells, split_of_rows
 from mlcli.data.check.collection import UNLABELLED
-from mlcli.data.check.finding import Finding, plural
+from mlcli.data.check.finding import Finding, Severity, plural
 from mlcli.data.config import ImageCsv, ImageFolder
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.listing import SPLIT_FOLDERS
@@ -38,8 +38,8 @@ class Found:
     held_out: dict[str, float] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
-    def say(self, *args: object, **options: object) -> None:
-        self.findings.append(Finding(*args, **options))  # type: ignore[arg-type]
+    def say(self, severity: Severity, kind: str, text: str, places: tuple[str, ...] = (), fix: str = "") -> None:
+        self.findings.append(Finding(severity, kind, text, places, fix))
 
 
 def list_images(config: ImageFolder | ImageCsv) -> Found:
@@ -64,13 +64,19 @@ def _folder(config: ImageFolder) -> Found:
         given = {}
     shares = {"val": config.val, "test": config.test}
     found.held_out = {split: part for split, part in shares.items() if split not in given}
-    _say_layout(found, config, folders, loose, given)
+    _say_layout(found, config, folders, given)
     files: dict[str, dict[str, list[bytes]]] = {}
     for split, places in (given or {"train": [root]}).items():
         classes = files.setdefault(split, {})
         for place in places:
-            for name in _contents(place, found)[0]:
+            names, beside = _contents(place, found)
+            loose += [os.path.relpath(place / name, root) for name in beside] if given else []
+            for name in names:
                 classes.setdefault(name, []).extend(sorted(_images_below(place / name, root, found)))
+    if loose:
+        lie = plural(len(loose), "image lies", "images lie")
+        what = f"{lie} beside the class folders, not in one, and will not be used"
+        found.say("note", "loose-images", what, tuple(loose), "move each into the folder of its class, or remove it")
     _label(found, files)
     return found
 
@@ -94,13 +100,7 @@ def _label(found: Found, files: dict[str, dict[str, list[bytes]]]) -> None:
             found.split_of += [split] * len(paths)
 
 
-def _say_layout(
-    found: Found, config: ImageFolder, folders: list[str], loose: list[str], given: dict[str, list[Path]]
-) -> None:
-    if loose:
-        fix = "move each into the folder of its class, or remove it"
-        found.say("note", "loose-images", f"{plural(len(loose), 'image')} beside the class folders are not used",
-                  tuple(loose), fix)  # fmt: skip
+def _say_layout(found: Found, config: ImageFolder, folders: list[str], given: dict[str, list[Path]]) -> None:
     for split, places in given.items():
         if len(places) > 1:
             names = " and ".join(f"{path.name}/" for path in places)
@@ -165,7 +165,7 @@ def _say_others(found: Found, folder: Path, others: Counter[str]) -> None:
         _extend(found, "note", "other-files", "files that are no images are not used", f"{name}: {counts}", "")
 
 
-def _extend(found: Found, severity: str, kind: str, text: str, place: str, fix: str) -> None:
+def _extend(found: Found, severity: Severity, kind: str, text: str, place: str, fix: str) -> None:
     """One finding of each kind, however many folders it is about."""
     for number, finding in enumerate(found.findings):
         if finding.kind == kind:

@@ -38,22 +38,29 @@ def verdict(examination: Examination) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    lines = [_wrapped(finding.text, "  ", " " * INDENT)]
-    if finding.places:
-        lines.append(_wrapped(_places(finding.places), " " * INDENT, " " * INDENT))
+    lines = [_wrapped(finding.text, "  ", " " * INDENT), *_places(finding.places)]
     if finding.fix:
         lines.append(_wrapped(f"-> {finding.fix}", " " * INDENT, " " * (INDENT + 3)))
     return "\n".join(lines)
 
 
-def _places(places: tuple[str, ...]) -> str:
-    more = f"  and {len(places) - SHOWN:,} more" if len(places) > SHOWN else ""
-    return ", ".join(places[:SHOWN]) + more
+def _places(places: tuple[str, ...]) -> list[str]:
+    """The first ones on one line if they fit there, otherwise on a line each."""
+    shown, more = list(places[:SHOWN]), f"and {len(places) - SHOWN:,} more" if len(places) > SHOWN else ""
+    together = ", ".join(shown) + (f" {more}" if more else "")
+    if len(together) <= WIDTH - INDENT:
+        return [" " * INDENT + together] if together else []
+    return [_wrapped(place, " " * INDENT, " " * (INDENT + 2)) for place in [*shown, *([more] if more else [])]]
 
 
 def _block(lines: list[tuple[str, str]]) -> str:
+    """A subject that repeats is shown once."""
     width = max(len(subject) for subject, _ in lines) + 2
-    return "\n".join(_wrapped(text, subject.ljust(width), " " * width) for subject, text in lines)
+    shown, last = [], ""
+    for subject, text in lines:
+        shown.append(_wrapped(text, ("" if subject == last else subject).ljust(width), " " * width))
+        last = subject
+    return "\n".join(shown)
 
 
 def _wrapped(text: str, first: str, rest: str) -> str:

@@ -61,7 +61,7 @@ def examine_pictures(
     table = label_table(collection)
     suspicions = None
     if table:
-        found += balance_findings(table, collection.class_names, "images", weights=True)
+        found += balance_findings(table, collection.class_names, "images")
         suspicions = suspect_images(collection, looked)
     found += image_drift(collection, looked)
     if suspicions is not None:
@@ -114,7 +114,7 @@ def _facts(collection: Collection, looked: Scan) -> list[tuple[str, str]]:
     how = f"all {len(looked.read):,} looked at"
     if not looked.complete:
         how = (f"{len(looked.read):,} of {looked.total:,} looked at ({share(len(looked.read), looked.total)}, drawn at "
-               "random): more would take over a minute, so not every fault is seen")  # fmt: skip
+               "random); all would take over a minute, so not every fault is seen")  # fmt: skip
     text, _ = size_facts(looked)
     return [("images", f"{counts}{classes} · {how}"), ("sizes", text)]
 

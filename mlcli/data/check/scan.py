@@ -23,7 +23,7 @@ from mlcli.errors import DataError
 SIDE = 32
 """Pixels of the sides of what is kept of an image: enough to recognise it by; 3 kB, so 300 MB of 100,000."""
 READ_S = 50.0
-MAX_READ = 100_000
+LEAST_READ, MAX_READ = 1_000, 100_000
 CHUNK = 64  # images read at once
 THREADS_PAY_S = 5e-4  # an image; below, threads would wait for each other (measured in data/inspection.py)
 MAX_THREADS = 16
@@ -72,15 +72,15 @@ class Scan:
         return len(self.read) == self.total
 
 
-def scan(pictures: Pictures, read_s: float = READ_S) -> Scan:
-    """Look at all images, or at as many as can be read in about `read_s` seconds."""
+def scan(pictures: Pictures) -> Scan:
+    """Look at all images, or at as many as can be read in about `READ_S` seconds."""
     started = time.perf_counter()
     if isinstance(pictures, HeldPictures):
         indices = _sample(len(pictures), MAX_READ)
         parts: Iterator[Part] = (_held(pictures, chunk) for chunk in _chunks(indices))
     else:
         assert isinstance(pictures, FilePictures)
-        indices, parts = _planned(pictures, read_s)
+        indices, parts = _planned(pictures)
     pixels = np.zeros((len(indices), 3, SIDE, SIDE), dtype=np.uint8)
     ok = np.zeros(len(indices), dtype=bool)
     looks: list[Look | None] = []
@@ -98,7 +98,7 @@ Part = tuple[list[Look | None], np.ndarray, dict[int, str]]
 """Looks, pixels and faults of a chunk."""
 
 
-def _planned(pictures: FilePictures, read_s: float) -> tuple[np.ndarray, Iterator[Part]]:
+def _planned(pictures: FilePictures) -> tuple[np.ndarray, Iterator[Part]]:
     """What will be read, and its parts. How long an image takes is tried on a chunk drawn from all over."""
     trial = _sample(len(pictures), CHUNK)
     started = time.perf_counter()
@@ -106,8 +106,8 @@ def _planned(pictures: FilePictures, read_s: float) -> tuple[np.ndarray, Iterato
     each_s = (time.perf_counter() - started) / max(1, len(trial))
     cpus = min(MAX_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     threads = cpus if each_s > THREADS_PAY_S else 1
-    affordable = int(read_s * threads / max(each_s, 1e-6))
-    indices = _sample(len(pictures), min(MAX_READ, max(1000, affordable)))
+    affordable = int(READ_S * threads / max(each_s, 1e-6))
+    indices = _sample(len(pictures), min(MAX_READ, max(LEAST_READ, affordable)))
     return indices, _in_threads(pictures, indices, threads)
 
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from mlcli.data.check.collection import Collection, readable
 from mlcli.data.check.duplicates import Pair
-from mlcli.data.check.finding import Sheet
+from mlcli.data.check.finding import Sheet, plural
 from mlcli.data.check.suspicion import Suspicions
 from mlcli.models.drawing import FAINT, INK, PAPER, TRACK, Colour, Font, font
 
@@ -80,7 +80,7 @@ def class_sheet(collection: Collection, usable: np.ndarray) -> Sheet | None:
     left = MARGIN + 150
     width = left + PER_CLASS * (TILE + GAP) - GAP + MARGIN
     step = TILE + GAP
-    subtitle = f"{len(usable):,} images · {len(classes):,} classes"
+    subtitle = f"{plural(len(usable), 'image')} · {plural(len(classes), 'class', 'classes')}"
     if len(shown) < len(classes):
         subtitle += f", the first {len(shown)} shown"
     canvas = Canvas(width, HEAD + len(shown) * step + MARGIN, "Samples of each class", subtitle)
@@ -112,7 +112,7 @@ def pair_sheet(collection: Collection, pairs: Sequence[Pair]) -> Sheet | None:
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     wide, high = 2 * TILE + GAP // 2 + 3 * GAP, TILE + 62
-    subtitle = f"{len(pairs):,} pairs" + (f", {len(chosen)} of them shown" if len(chosen) < len(pairs) else "")
+    subtitle = plural(len(pairs), "pair") + (f", {len(chosen)} of them shown" if len(chosen) < len(pairs) else "")
     subtitle += " · red: under two labels · amber: in two splits"
     width = max(2 * MARGIN + columns * wide - 3 * GAP, 2 * MARGIN + round(TEXT.getlength(subtitle)))
     canvas = Canvas(width, HEAD + rows * high + GAP, "Images that show the same", subtitle)
@@ -126,7 +126,7 @@ def pair_sheet(collection: Collection, pairs: Sequence[Pair]) -> Sheet | None:
             canvas.text(at, y + TILE + 5, os.path.basename(collection.name(index)), SMALL, INK, TILE)
             where = " · ".join(word for word in (collection.split(index), collection.label(index)) if word)
             canvas.text(at, y + TILE + 21, where, SMALL, frame or FAINT, TILE)
-        said = pair.likeness + ("" if pair.score >= 0.9995 else f" {pair.score:.2f}")
+        said = pair.likeness + ("" if pair.score >= 0.995 else f" {pair.score:.2f}")
         canvas.text(x, y + TILE + 37, said, SMALL, FAINT)
     return Sheet("duplicates", "pairs of images that show the same", canvas.image)
 
@@ -143,8 +143,9 @@ def suspicion_sheet(collection: Collection, found: Suspicions | None) -> Sheet |
     rows = -(-shown // columns)
     beside = found.neighbours.shape[1]
     wide, high = (1 + beside) * (TILE + GAP) + 4 * GAP, TILE + 52
-    subtitle = f"{len(found.suspects):,} labels doubted" + (f", the first {shown} shown" if shown < len(found.suspects)
-                                                           else "")  # fmt: skip
+    subtitle = f"{plural(len(found.suspects), 'label')} doubted"
+    if shown < len(found.suspects):
+        subtitle += f", the first {shown} shown"
     subtitle += " · framed: the image · beside it: the most similar images of the class it looks like"
     width = max(2 * MARGIN + columns * wide - 5 * GAP, 2 * MARGIN + round(TEXT.getlength(subtitle)))
     canvas = Canvas(width, HEAD + rows * high, "Labels to look at", subtitle)

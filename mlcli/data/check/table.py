@@ -9,7 +9,7 @@ from mlcli.data.check.columns import column_findings
 from mlcli.data.check.drift import shifts
 from mlcli.data.check.finding import Examination, Finding, plural, share
 from mlcli.data.check.labels import label_findings
-from mlcli.data.check.repeats import repeat_findings
+from mlcli.data.check.repeats import is_coarse, repeat_findings
 from mlcli.data.check.rows import Rows, rows_of_file, rows_of_source
 from mlcli.data.check.suspicion import suspect_rows, suspicion_findings
 from mlcli.data.check.targets import target_findings
@@ -44,8 +44,8 @@ def _examine(rows: Rows, *, by_design: bool = False) -> Examination:
         size = len(rows.class_names)
         table = {s: np.bincount(rows.labels[known & (rows.split_of == s)], minlength=size) for s in rows.splits()}
         found += label_findings(rows.class_names, np.bincount(rows.labels[known], minlength=size))
-        found += [] if by_design else balance_findings(table, rows.class_names, "rows", weights=True)
-        found += [] if by_design else _suspicious(rows)
+        found += [] if by_design else balance_findings(table, rows.class_names, "rows")
+        found += [] if by_design or is_coarse(rows) else _suspicious(rows)
     else:
         found += target_findings(rows)
     found += _drift(rows)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlcli.data.check.finding import Finding, plural
+from mlcli.data.check.finding import Finding, Severity, plural
 from mlcli.data.check.rows import Rows
 
 FAR, VERY_FAR = 6.0, 12.0
@@ -22,7 +22,8 @@ def target_findings(rows: Rows) -> list[Finding]:
         return [Finding("error", "constant-target", what, (), "predict another column: data.target")]
     scores = robust_z(values)
     found = []
-    for severity, low, high in (("warning", VERY_FAR, np.inf), ("note", FAR, VERY_FAR)):
+    ranges: list[tuple[Severity, float, float]] = [("warning", VERY_FAR, np.inf), ("note", FAR, VERY_FAR)]
+    for severity, low, high in ranges:
         chosen = np.flatnonzero((scores >= low) & (scores < high))
         chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
         if len(chosen):
@@ -32,7 +33,7 @@ def target_findings(rows: Rows) -> list[Finding]:
             )
             places = tuple(f"{rows.names[known[row]]}: {values[row]:g}" for row in chosen.tolist())
             fix = "a slip of the pen, or rare but real? outliers dominate mse; loss.name=smooth_l1 bears them"
-            found.append(Finding(severity, "target-outliers", what, places, fix))  # type: ignore[arg-type]
+            found.append(Finding(severity, "target-outliers", what, places, fix))
     return found
 
 

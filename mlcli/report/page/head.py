@@ -90,7 +90,7 @@ def _score(record: Record, split: str, value: float | None) -> Html:
 def _give(metric: str, twice: float) -> str:
     """95 % of the same model's scores on as many other samples would lie within."""
     size = f"{100 * twice:.1f} points" if metric in SHARES else number(twice)
-    return f"give or take {size} by the luck of the draw (95 %)"
+    return f"± {size}, by the luck of the draw (95 %)"
 
 
 def _verdict(record: Record, verdict: Verdict | None) -> Html | None:

@@ -1,5 +1,7 @@
 """What is taken for what: the confusion matrix as a heat map, legible from 2 to 100 classes, and the worst pairs."""
 
+from collections.abc import Sequence
+
 from mlcli.report.confusion import Confusion, Pair
 from mlcli.report.page.markup import Html, el, join, section
 from mlcli.report.record import Record
@@ -13,8 +15,12 @@ WIDE = 30
 MOST_PAIRS = 8
 CELL, GAP = 10, 0.4
 """Units of a cell, and of what is left free between two."""
-NARROWEST_CELL = 12
-"""Pixels; below, names beside the cells could not be read, so the matrix scrolls instead."""
+NARROWEST_CELL = 10.4
+"""Pixels; 100 of them fill the page. Narrower, names beside the cells could not be read: the matrix scrolls instead."""
+BESIDE = 560
+"""Pixels that a matrix has beside the list of pairs."""
+LETTERS_PX, LETTER_WIDTH = 13, 0.56
+"""Size of the names' type, and the width of a letter as a share of it."""
 STRONG = 0.55
 """Opacity of a cell from which its number is written in the colour of the paper."""
 LONGEST_NAME = 14
@@ -40,24 +46,34 @@ def confusion(record: Record) -> Html | None:
 def _matrix(part: Confusion) -> Html:
     """Cells by the share of their row; mistakes grow visible early, by the root of their share."""
     count = len(part.names)
-    size = CELL * min(0.8, max(0.1, 0.026 * count))  # about the size of the page's text, whatever the cells'
-    room = min(max(map(len, part.names)), LONGEST_NAME) * size * 0.6 + 0.4 * CELL
+    narrowest, widest = NARROWEST_CELL * count, max(380, min(1040, 64 * count))
+    size, room = _lettering(part.names, widest if count > WIDE else min(widest, BESIDE))
     whole = count * CELL
     drawing = el(
         "svg",
         el("title", "confusion matrix: rows are the truth, columns the answers"),
         el("rect", x=0, y=0, width=whole - GAP, height=whole - GAP, class_="empty"),
-        *_cells(part, with_numbers=count <= MOST_NUMBERS),
+        *_cells(part, size if count <= MOST_NUMBERS else None),
         *(name for i, label in enumerate(part.names) for name in _names_of(label, i, size)),
         viewBox=f"{-room:.1f} {-room:.1f} {whole + room:.1f} {whole + room:.1f}",
         class_="matrix",
         role="img",
-        style=f"min-width:{NARROWEST_CELL * count}px;max-width:{max(380, 13 * count, min(1040, 64 * count))}px",
+        style=f"min-width:{narrowest:g}px;max-width:{widest}px",
     )
     return el("div", drawing, class_="scroll", tabindex="0")
 
 
-def _cells(part: Confusion, *, with_numbers: bool) -> list[Html]:
+def _lettering(names: Sequence[str], width_px: float) -> tuple[float, float]:
+    """Type size of the names, and room for the longest, in the drawing's units; LETTERS_PX if it gets that width."""
+    longest = min(max(map(len, names)), LONGEST_NAME) * LETTER_WIDTH
+    # As units per pixel = (cells + room) / width, and room = longest * size + a margin:
+    size = LETTERS_PX * (len(names) + 0.4) * CELL / max(1.0, width_px - LETTERS_PX * longest)
+    size = min(0.8 * CELL, size)
+    return size, longest * size + 0.4 * CELL
+
+
+def _cells(part: Confusion, size: float | None) -> list[Html]:
+    """The counts that are not 0, written in type of this size, or not at all."""
     cells, middle = [], (CELL - GAP) / 2
     for row, column in zip(*part.counts.nonzero(), strict=True):
         n, of, hit = int(part.counts[row, column]), int(part.support[row]), row == column
@@ -66,10 +82,10 @@ def _cells(part: Confusion, *, with_numbers: bool) -> list[Html]:
         strength = 0.12 + 0.88 * (share if hit else share**0.5)
         cells.append(el("rect", el("title", title), x=x, y=y, width=CELL - GAP, height=CELL - GAP,
                         class_="hit" if hit else "miss", fill_opacity=f"{strength:.2f}"))  # fmt: skip
-        if with_numbers:
-            size = CELL * min(0.36, 0.1 + 0.02 * len(part.names)) * (1.0 if n < 1000 else 0.85)
+        if size:
+            type_size = min(1.1 * size, 0.36 * CELL) * (1.0 if n < 1000 else 0.85)
             cells.append(el("text", f"{n:,}" if n < 10_000 else f"{n / 1000:.0f}k", x=f"{x + middle:.1f}",
-                            y=f"{y + middle + 0.36 * size:.2f}", font_size=f"{size:.2f}",
+                            y=f"{y + middle + 0.36 * type_size:.2f}", font_size=f"{type_size:.2f}",
                             class_="inside strong" if strength > STRONG else "inside"))  # fmt: skip
     return cells
 

@@ -19,8 +19,8 @@ for (const plot of document.querySelectorAll(".plot:not(.bare)")) {
   const show = (event) => {
     const box = plot.querySelector("svg").getBoundingClientRect();
     const wanted = low + ((event.clientX - box.left) / box.width) * (high - low);
-    const longest = lines.reduce((a, b) => (b.x.length < a.x.length ? b : a));
-    const x = longest.x[nearest(longest.x, wanted)];
+    const coarsest = lines.reduce((a, b) => (b.x.length < a.x.length ? b : a));
+    const x = coarsest.x[nearest(coarsest.x, wanted)];
     const share = (x - low) / (high - low);
     tip.replaceChildren(make("div", "at", `${plot.dataset.x} ${Number(x.toFixed(2))}`));
     for (const line of lines) {

@@ -157,12 +157,15 @@ def _end_labels(lines: Sequence[Line], ys: Axis, shown: Callable[[float], str]) 
 
 
 def apart(shares: Sequence[float], gap: float) -> list[float]:
-    """Places from the top down, at least `gap` apart, each as near to its share as the others let it."""
+    """Places for shares that descend: at least `gap` apart and not below 0, the others where they are."""
     places: list[float] = []
     for share in shares:
         places.append(min(share, places[-1] - gap) if places else share)
-    below = min(0.0, min(places, default=0.0))
-    return [place - below * (len(places) > 1) for place in places]
+    lowest = 0.0
+    for i in reversed(range(len(places))):  # what was pushed out at the bottom pushes back
+        places[i] = max(places[i], lowest)
+        lowest = places[i] + gap
+    return places
 
 
 def sparkline(values: Sequence[float], what: str, *, log: bool = False) -> Html:

@@ -53,7 +53,7 @@ def _by_threshold(detail: dict[str, Any]) -> Html | None:
     best = detail.get("best_threshold")
     mark = (float(best), f"best {best:.2f}") if isinstance(best, int | float) and 0 <= best <= 1 else None
     return line_chart("By the least score that counts", lines, x_name="threshold", x_axis=WHOLE, y_axis=WHOLE,
-                      shown="{:.2f}".format, mark=mark, labels=False, note="in colour: f1")  # fmt: skip
+                      shown="{:.2f}".format, mark=mark)  # fmt: skip
 
 
 def _area(points: list[tuple[float, float]]) -> float:
@@ -62,7 +62,7 @@ def _area(points: list[tuple[float, float]]) -> float:
 
 
 def _stairs(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """From recall to recall at the precision of the higher one, as average precision counts it (scikit-learn's form)."""
+    """From recall to recall at the precision of the higher one, as average precision counts it."""
     found, reached = [(0.0, points[0][1])] if points else [], 0.0
     for recall, precision in points:
         if recall > reached:

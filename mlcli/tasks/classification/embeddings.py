@@ -1,29 +1,16 @@
 """What the layer before the last makes of samples, for TensorBoard's projector: alike samples lie close together."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mlcli.data.source import Samples
+from mlcli.engine.contract import Embeddings
 from mlcli.models.layers import last_layer
 
 SPRITE_SIDE = 32
 _BATCH = 256
-
-
-class Embeddings(NamedTuple):
-    """Points and what they stand for.
-
-    features: float32 [N, F] on the CPU. labels: the true class of each. sprites: small pictures uint8 [N, 3, 32, 32],
-    or None of rows of features.
-    """
-
-    features: Tensor
-    labels: list[str]
-    sprites: Tensor | None
 
 
 def embed(model: nn.Module, samples: Samples, class_names: tuple[str, ...], limit: int) -> Embeddings:

@@ -98,6 +98,10 @@ class ClassificationMetrics:
         rows = self._bins.cpu().double().T.tolist()
         return [{"samples": int(n), "confidence": c / n, "accuracy": hits / n} for n, c, hits in rows if n]
 
+    def learned(self) -> dict[str, Any]:
+        """Nothing: the likeliest class is the answer."""
+        return {}
+
     def details(self) -> dict[str, Any]:
         """What single numbers do not tell, as plain data; see `mlcli.engine.contract.Metrics.details`.
 

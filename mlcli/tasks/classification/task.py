@@ -13,7 +13,7 @@ from mlcli.data.config import EmbeddedTable, TableFile
 from mlcli.data.describe import describe_data
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
-from mlcli.engine.contract import Batch, Metrics
+from mlcli.engine.contract import Batch, Embeddings, Metrics
 from mlcli.engine.runtime import Runtime
 from mlcli.models.start import Start, build_seeded, describe_model
 from mlcli.tasks.classification.config import Classification
@@ -23,7 +23,6 @@ from mlcli.tasks.classification.metrics import ClassificationMetrics
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mlcli.tasks.classification.embeddings import Embeddings
 
 
 class Classifier:
@@ -152,7 +151,7 @@ class ClassificationTask(Classifier):
             drawn["feature maps"] = feature_maps(self.model, first, f"{split}: feature maps")
         return {title: picture for title, picture in drawn.items() if picture is not None}
 
-    def embeddings(self, split: str, limit: int = 2000) -> "Embeddings":
+    def embeddings(self, split: str, limit: int = 2000) -> Embeddings:
         """What the layer before the last makes of up to `limit` samples of a split; see `Embeddings`."""
         from mlcli.tasks.classification.embeddings import embed
 

@@ -1,4 +1,4 @@
-"""The examination of annotated pictures: every fault of the annotations, what is odd about the pictures, and objects."""
+"""The examination of annotated pictures: faults of the annotations, oddities of the pictures, and what is in them."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ import torch
 from mlcli.data.check.balance import balance_findings
 from mlcli.data.check.collection import UNLABELLED, Collection, FilePictures, HeldPictures, Pictures
 from mlcli.data.check.doctor import refused
-from mlcli.data.check.finding import Examination, Finding, Sheet, plural, share
+from mlcli.data.check.finding import Examination, Finding, Severity, Sheet, plural, share
 from mlcli.data.check.pictures import examine_pictures
 from mlcli.data.check.scan import scan
 from mlcli.data.source import Arrays
@@ -55,12 +55,22 @@ def examine(config: "DetectionData") -> Examination:
     examination.findings += _faults(config, by_pixels=source is None and collection is not None)
     if collection is not None:
         examine_pictures(examination, collection, scan(collection.pictures), None)
+    mended = source or _mended(config)
+    if mended is not None:
+        _objects(examination, mended)
     if source is not None:
-        _objects(examination, source)
         examination.findings += [Finding("note", "training-says", note) for note in source.notes]
     if refusal is not None:
         examination.findings.append(refusal)
     return examination
+
+
+def _mended(config: "DetectionData") -> DetectionSource | None:
+    """What is left of it if faults are mended or left out, so that the objects can be looked at all the same."""
+    try:
+        return config.model_copy(update={"on_invalid": "fix"}).build()
+    except DataError:
+        return None
 
 
 def _as_training_would(config: "DetectionData") -> tuple[DetectionSource | None, Finding | None]:
@@ -80,14 +90,16 @@ def _faults(config: "DetectionData", *, by_pixels: bool) -> list[Finding]:
     for fault in faults:
         if not (by_pixels and fault.kind in BY_PIXELS):
             kinds.setdefault(fault.kind, []).append(fault)
-    severity = "error" if config.on_invalid == "error" else "warning"
+    severity: Severity = "error" if config.on_invalid == "error" else "warning"
     found = []
     for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
         what = f"{len(members):,} {KINDS.get(kind, kind.replace('_', ' '))}"
         fixable = sum(fault.fixable for fault in members)
-        fix = f"correct them; or data.on_invalid=fix, which mends {fixable:,} and leaves out {len(members) - fixable:,}"
+        fix = f"mends {fixable:,} and leaves out {len(members) - fixable:,}"
+        fix = f"data.on_invalid=fix {fix}" if config.on_invalid != "drop" else "data.on_invalid=drop leaves them out"
+        fix = f"correct them; {fix}"
         places = tuple(f"{fault.where}: {fault.message}" for fault in members)
-        found.append(Finding(severity, kind.replace("_", "-"), what, places, fix))  # type: ignore[arg-type]
+        found.append(Finding(severity, kind.replace("_", "-"), what, places, fix))
     return found
 
 
@@ -138,7 +150,7 @@ def _objects(examination: Examination, source: DetectionSource) -> None:
     line = f"{counts} · {plural(len(names), 'class', 'classes')} · {each:.1f} in a picture"
     examination.facts.append(("objects", line))
     one_class = len(names) == 1  # fine for a detector: it tells objects from background
-    found = balance_findings(table, names, "objects", weights=False)
+    found = balance_findings(table, names, "objects", one_label=False)
     examination.findings += [finding for finding in found if not (one_class and finding.kind == "one-class")]
     examination.findings += _sizes(source, total)
     examination.sheets.append(_sheet(source))

@@ -74,6 +74,10 @@ class DetectionMetrics:
             scores |= {MASK_PREFIX + name: value for name, value in values.items()}
         return {name: scores.get(name, 0.0) for name in self.directions}
 
+    def learned(self) -> dict[str, Any]:
+        """score_threshold: the one that gave the best F1."""
+        return {"score_threshold": self.details()["best_threshold"]}
+
     def details(self) -> dict[str, Any]:
         """Tables and curves at an IoU of 0.5, as plain data:
 

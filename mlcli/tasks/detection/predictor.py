@@ -11,6 +11,7 @@ from mlcli.data.info import DataInfo
 from mlcli.tasks.detection.boxes import clip, convert, placement
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.masks import paste, run_length
+from mlcli.tasks.detection.nms import nms
 from mlcli.tasks.detection.targets import Detections
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from mlcli.tasks.detection.detector import Detector
 
 DEFAULT_THRESHOLD = 0.3
-"""Score from which a detection is shown where no validation has found a better one."""
+"""Score from which a detection is told where no validation has found a better one."""
+SAME_PLACE_IOU = 0.8
+"""Overlap from which two detections of different classes are two names for one object. Evaluation counts each name by
+itself, as COCO does; who asks for a prediction wants to hear the likelier one."""
 
 
 class ObjectDetector:
@@ -34,7 +38,7 @@ class ObjectDetector:
         self.config, self.info = config, info
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.train.seed)  # torch.manual_seed would also seed every GPU
-            self.model: Detector = config.model.build(info)
+            self.model: nn.Module = config.model.build(info)
         self.score_threshold = DEFAULT_THRESHOLD
         """Detections less certain than this are not told."""
 
@@ -56,19 +60,22 @@ class ObjectDetector:
     def records(self, predictions: Detections, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """What was found in each picture as plain data: {"objects": [...]}, most certain first.
 
-        An object has its label, its score to 6 decimals, its bbox as COCO has it, [left, top, width, height] in pixels
-        of the upright original to 2 decimals, and, from a model that makes masks, its segmentation, run-length coded.
+        What is less certain than `score_threshold`, or lies where something more certain does, is not told. An object
+        has its label, its score to 6 decimals, its bbox as COCO has it, [left, top, width, height] in pixels of the
+        upright original to 2 decimals, and, from a model that makes masks, its segmentation, run-length coded.
 
         Args:
             predictions: on the CPU.
             sizes_wh: width and height of each upright original.
         """
         boxes = self._in_originals(predictions.boxes_xyxy, sizes_wh)
-        kept = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
-        return [
-            {"objects": [self._object(predictions, boxes, i, d, size) for d in kept[i].nonzero().flatten().tolist()]}
-            for i, size in enumerate(sizes_wh)
-        ]
+        told = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
+        records = []
+        for i, size_wh in enumerate(sizes_wh):
+            rows = told[i].nonzero().flatten()
+            rows = rows[nms(boxes[i, rows], predictions.scores[i, rows], SAME_PLACE_IOU)]
+            records.append({"objects": [self._object(predictions, boxes, i, d, size_wh) for d in rows.tolist()]})
+        return records
 
     def coco_results(self, record: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
         """The objects of one record as COCO's results: image_id, category_id as in the training data, bbox, score."""

@@ -46,13 +46,5 @@ def compact_layout(config: Ssd, info: DataInfo) -> Layout:
     sizes = [map_size((height, width), stride) for stride in strides]
     backbone = compact_fpn(config.width, strides)
     count = len(strides)
-    import os
-    if os.environ.get("GEO"):
-        from mlcli.tasks.detection.ssd_vgg import _boxes_of
-        import torch
-        lo, hi = float(os.environ.get("LO", "0.1")), float(os.environ.get("HI", "0.9"))
-        scales = [lo * (hi / lo) ** (k / (count - 1)) for k in range(count + 1)]
-        boxes_xyxy = torch.cat([_boxes_of(scales[k], scales[k + 1], RATIOS, size, (height, width), torch.tensor([float(strides[k])] * 2)) for k, size in enumerate(sizes)])
-    else:
-        boxes_xyxy = default_boxes((height, width), sizes, [RATIOS] * count, MIN_SCALE, MAX_SCALE)
+    boxes_xyxy = default_boxes((height, width), sizes, [RATIOS] * count, MIN_SCALE, MAX_SCALE)
     return Layout(backbone, (backbone.out_channels,) * count, (2 + 2 * len(RATIOS),) * count, boxes_xyxy)

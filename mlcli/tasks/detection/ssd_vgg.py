@@ -83,7 +83,7 @@ def vgg_layout(config: Ssd, info: DataInfo) -> Layout:
             where="model.backbone",
             fix=f"set data.image_size to {LEAST_SIDE} or more, or model.backbone to compact",
         )
-    sizes = list(zip(_map_sides(height), _map_sides(width), strict=False))  # as many as fit both ways
+    sizes = _map_sizes(height, width)
     backbone = VggMaps(config.batch_norm, extras=len(sizes) - 2)
     boxes_xyxy = torch.cat([_default_boxes(level, size, (height, width)) for level, size in enumerate(sizes)])
     per_cell = tuple(2 + 2 * len(ratios) for ratios in RATIOS[: len(sizes)])
@@ -159,6 +159,11 @@ def _extra(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     )
 
 
+def _map_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Height and width of each map in cells, finest first; as many as fit both ways."""
+    return list(zip(_map_sides(height), _map_sides(width), strict=False))
+
+
 def _map_sides(pixels: int) -> list[int]:
     """Cells along one side of the picture in each map; 300 pixels: 38, 19, 10, 5, 3, 1."""
     sides = [-(-(pixels // 4) // 2)]
@@ -172,18 +177,15 @@ def _map_sides(pixels: int) -> list[int]:
 
 def _default_boxes(level: int, cells: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
     """float32 [h * w * boxes, 4] in pixels, xyxy, as torchvision's DefaultBoxGenerator lays them out."""
-    whole = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32)
-    # Where maps are padded, cells are a stride apart; the last two are spread over the picture instead.
-    step = torch.tensor((8.0 * 2**level,) * 2) if level < 4 else whole / torch.tensor([cells[1], cells[0]])
-    return _boxes_of(SCALES[level], SCALES[level + 1], RATIOS[level], cells, image_size, step)
-
-def _boxes_of(scale, following, ratios, cells, image_size, step) -> Tensor:
+    scale, following = SCALES[level : level + 2]
     shapes = [(scale, scale), ((scale * following) ** 0.5,) * 2]
-    for ratio in ratios:
+    for ratio in RATIOS[level]:
         root = ratio**0.5
         shapes += [(scale * root, scale / root), (scale / root, scale * root)]
     whole = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32)
     sizes_wh = torch.tensor(shapes).clamp(max=1) * whole
+    # Where maps are padded, cells are a stride apart; the last two are spread over the picture instead.
+    step = torch.tensor((8.0 * 2**level,) * 2) if level < 4 else whole / torch.tensor([cells[1], cells[0]])
     centres_xy = grid_points(*cells, stride=1.0) * step
     boxes = torch.cat(
         [centres_xy[:, None].expand(-1, len(shapes), -1), sizes_wh.expand(len(centres_xy), -1, -1)], dim=-1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.contract import Batch
+from mlcli.engine.contract import Batch, Metrics
 from mlcli.engine.runtime import Runtime
 from mlcli.models.start import Start
 from mlcli.models.summary import count_parameters, megabytes
@@ -92,9 +92,13 @@ class DetectionTask(ObjectDetector):
 
         return batch_sheet(batch.inputs, batch.targets, self.info.class_names)
 
-    def pictures(self, split: str, metrics: DetectionMetrics) -> dict[str, "Image"]:
+    def embeddings(self, split: str) -> None:
+        """A picture is not one point: it holds many objects."""
+
+    def pictures(self, split: str, metrics: Metrics) -> dict[str, "Image"]:
         from mlcli.tasks.detection.pictures import answer_sheets
 
+        assert isinstance(metrics, DetectionMetrics)
         return answer_sheets(self.source.splits[split], metrics)
 
     def _weighted(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,44 +1,40 @@
 """YOLO without anchors: each cell says how far the sides of its box are and, apart from that, what is in it.
 
 Decoupled head: Ge et al. 2021 (YOLOX, arXiv:2107.08430, section 2.1). Distances left, top, right, bottom: Tian et al.
-2019 (FCOS, arXiv:1904.01355, section 3.1), each read off a learned distribution: Li et al. 2020 (generalized focal loss,
-arXiv:2006.04388, section 3.2). Which cells learn an object: those that already do best at it, Feng et al. 2021 (TOOD,
-arXiv:2108.07755, section 3.2).
+2019 (FCOS, arXiv:1904.01355, section 3.1), each read off a learned distribution: Li et al. 2020 (arXiv:2006.04388,
+section 3.2). Which cells learn an object: those that already do best at it, Feng et al. 2021 (TOOD, arXiv:2108.07755,
+section 3.2).
 """
 
-import os
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mlcli.data.info import DataInfo
 from mlcli.tasks.detection.assigned import assigned, cross_entropy, one_hot
 from mlcli.tasks.detection.backbone import PRIOR_LOGIT, Conv, by_box, cells
 from mlcli.tasks.detection.boxes import convert, iou_matrix
-from mlcli.tasks.detection.coding import decode_ltrb, encode_ltrb
+from mlcli.tasks.detection.coding import decode_ltrb
 from mlcli.tasks.detection.config_models import Yolo
 from mlcli.tasks.detection.losses import box_loss
 from mlcli.tasks.detection.matching import task_aligned
 from mlcli.tasks.detection.targets import Targets
 
-MODE = os.environ.get("MODE", "dfl")
-DEPTH = int(os.environ.get("DEPTH", "1"))
-BINS = 16 if MODE == "dfl" else 1
-"""Distances are expected values over 0, 1 ... 15 strides (arXiv:2006.04388, table 1: 16 is enough)."""
+BINS = 16
+"""Distances are expected values over 0, 1 ... 15 strides: 480 pixels on the coarsest map."""
 
 TOPK = 13
-"""Cells that an object is learned by (arXiv:2108.07755, section 4.1)."""
+"""Cells that an object is learned by, as in TOOD."""
 
 ALPHA, BETA = 1.0, 6.0
-"""Alignment = score ** alpha * IoU ** beta (arXiv:2108.07755, table 6)."""
+"""Alignment = score ** alpha * IoU ** beta, as in TOOD: early on boxes decide, as no score is sure of anything yet."""
 
 LEAST_SIDE = 1.5
 """Smaller objects are learned by cells within this many strides of the finest map, so that each has one."""
 
-BOX_GAIN, CLASS_GAIN = float(os.environ.get("BG", "2")), 1.0
-"""As in TOOD, which weighs its GIoU loss 2 against 1 (arXiv:2108.07755, section 4.1)."""
+BOX_GAIN, CLASS_GAIN = 2.0, 1.0
+"""As in TOOD's published configuration, which weighs its GIoU loss 2 against 1."""
 
 
 class FreeHead(nn.Module):
@@ -71,16 +67,6 @@ class FreeHead(nn.Module):
         wanted_xyxy, labels = assigned(targets, matched, boxes_xyxy.detach())
         wrong_class = cross_entropy(logits, one_hot(labels, self.num_classes) * quality[..., None]).sum()
         wrong_box = (box_loss(boxes_xyxy, wanted_xyxy, self.box_kind) * quality).sum()
-        if float(os.environ.get("DFLW", "0")):
-            bins = predictions[..., : 4 * BINS].unflatten(-1, (4, BINS))
-            want = encode_ltrb(wanted_xyxy, self.centres_xy, self.strides[:, None]).clamp(0, BINS - 1.01)
-            low = want.floor()
-            logp = bins.log_softmax(-1)
-            nll = -(
-                logp.gather(-1, low.long()[..., None])[..., 0] * (low + 1 - want)
-                + logp.gather(-1, low.long()[..., None] + 1)[..., 0] * (want - low)
-            )
-            wrong_box = wrong_box + float(os.environ["DFLW"]) * (nll.mean(-1) * quality).sum()
         objects = quality.sum().clamp(min=1)
         return {"box": BOX_GAIN * wrong_box / objects, "class": CLASS_GAIN * wrong_class / objects}
 
@@ -91,12 +77,7 @@ class FreeHead(nn.Module):
     def read(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] in pixels, and the logits of the classes [B, A, K]."""
         where, logits = predictions.split((4 * BINS, self.num_classes), dim=-1)
-        if MODE == "dfl":
-            distances = where.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.bins  # [B, A, 4]
-        elif MODE == "exp":
-            distances = where.clamp(max=5).exp()
-        else:
-            distances = functional.softplus(where) * 2
+        distances = where.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.bins  # [B, A, 4], strides
         return decode_ltrb(distances, self.centres_xy, self.strides[:, None]), logits
 
     def assign(self, boxes_xyxy: Tensor, scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -116,4 +97,4 @@ class FreeHead(nn.Module):
 def _branch(channels: int, outputs: int, bias: float) -> nn.Sequential:
     last = nn.Conv2d(channels, outputs, kernel_size=1)
     last.bias = nn.Parameter(torch.full((outputs,), bias))
-    return nn.Sequential(*[Conv(channels, channels) for _ in range(DEPTH)], last)
+    return nn.Sequential(Conv(channels, channels), last)

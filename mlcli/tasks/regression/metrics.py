@@ -84,6 +84,10 @@ class RegressionMetrics:
         r2 = 1 - squared / spread if spread > 0 else of_a_constant
         return {"mae": absolute / max(count, 1), "rmse": (squared / max(count, 1)) ** 0.5, "r2": r2}
 
+    def learned(self) -> dict[str, Any]:
+        """Nothing: the output is the answer."""
+        return {}
+
     def details(self) -> dict[str, Any]:
         """Under "residuals": count of all samples; index, truth and answer of up to 2,000, evenly chosen, by position;
         and quantiles of answer - truth by share ("5 %").

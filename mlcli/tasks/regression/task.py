@@ -117,6 +117,9 @@ class RegressionTask(Regressor):
         """Rows of features have no picture."""
         return None
 
+    def embeddings(self, split: str) -> None:
+        """There are no classes whose points could be told apart."""
+
     def pictures(self, split: str, metrics: Metrics) -> "dict[str, Image.Image]":
         """Predicted over true values, and the misses; nothing if no answer is finite."""
         from mlcli.tasks.regression.figures import answers_figure, residuals_figure

@@ -1,66 +1,74 @@
-"""Tiny pictures of coloured rectangles with their boxes and masks, which detectors can learn in seconds."""
+"""Bright rectangles with boxes and masks, none to a few a picture; learning them by heart, counting what was found."""
 
 import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
 
-from mlcli.data.info import DataInfo
-from mlcli.tasks.detection.targets import Targets
-
-
-def rectangle_info(classes: int = 3, height: int = 64, width: int = 64) -> DataInfo:
-    names = tuple(f"colour {k}" for k in range(1, classes + 1))
-    return DataInfo("image", (3, height, width), names, "boxes", (0.3,) * 3, (0.25,) * 3)
+from mlcli.tasks.detection.targets import Detections, Targets
 
 
 def rectangles(
-    info: DataInfo, pictures: int = 4, most: int = 3, *, seed: int = 0, empty: tuple[int, ...] = ()
-) -> tuple[torch.Tensor, Targets]:
-    """uint8 [B, 3, H, W] and targets with `most` rows; class k is a rectangle bright in colour (k - 1) % 3."""
-    _, height, width = info.input_shape
-    g = torch.Generator().manual_seed(seed)
-    images = torch.randint(30, 80, (pictures, 3, height, width), generator=g, dtype=torch.uint8)
-    boxes, labels = torch.zeros(pictures, most, 4), torch.zeros(pictures, most, dtype=torch.int64)
-    masks = torch.zeros(pictures, most, height, width, dtype=torch.uint8)
+    height: int, width: int, pictures: int = 4, *, rows: int = 3, classes: int = 3, empty: tuple[int, ...] = ()
+) -> tuple[Tensor, Targets]:
+    """uint8 [B, 3, H, W] and what is in them: in picture b there are 1 + b % rows objects, none in those of `empty`."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(30, 80, (pictures, 3, height, width), generator=random, dtype=torch.uint8)
+    boxes, labels = torch.zeros(pictures, rows, 4), torch.zeros(pictures, rows, dtype=torch.int64)
+    masks = torch.zeros(pictures, rows, height, width, dtype=torch.uint8)
     for picture in set(range(pictures)) - set(empty):
-        for row in range(1 + (picture + seed) % most):
-            w, h = torch.randint(16, min(height, width) // 2 + 1, (2,), generator=g).tolist()
-            x = int(torch.randint(0, width - w + 1, (), generator=g))
-            y = int(torch.randint(0, height - h + 1, (), generator=g))
-            label = int(torch.randint(1, info.num_classes + 1, (), generator=g))
+        for row in range(1 + picture % rows):
+            w, h = torch.randint(16, min(height, width) // 2 + 1, (2,), generator=random).tolist()
+            x = int(torch.randint(0, width - w + 1, (), generator=random))
+            y = int(torch.randint(0, height - h + 1, (), generator=random))
+            label = int(torch.randint(1, classes + 1, (), generator=random))
             images[picture, :, y : y + h, x : x + w] = 40
-            images[picture, (label - 1) % 3, y : y + h, x : x + w] = 220
-            masks[picture, :, y : y + h, x : x + w] = 0  # the newer one lies on top
+            images[picture, label - 1, y : y + h, x : x + w] = 220
+            masks[picture, :, y : y + h, x : x + w] = 0  # the later one lies on top
             masks[picture, row, y : y + h, x : x + w] = 1
             boxes[picture, row] = torch.tensor([x, y, x + w, y + h])
             labels[picture, row] = label
     return images, Targets(boxes, labels, masks)
 
 
-def learn(detector, images, targets, steps: int, lr: float = 0.01) -> float:
-    """Adam on one batch, as the trainer would with clipped gradients. The last loss."""
-    optimizer = torch.optim.AdamW(detector.parameters(), lr)
+def learn(net: nn.Module, images: Tensor, targets: Targets, steps: int, lr: float = 5e-3) -> list[float]:
+    """The loss of each step on the one batch."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr)
     torch.manual_seed(0)
-    detector.train()
+    net.train()
+    losses = []
     for _ in range(steps):
-        terms, _ = detector(images, targets)
+        terms, _ = net(images, targets)
         loss = sum(terms.values())
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 10)
         optimizer.step()
-    return loss.item()
+        losses.append(loss.item())
+    return losses
 
 
-def found_share(detections, targets, *, score: float = 0.3, iou: float = 0.5) -> float:
-    """Share of the objects that some detection of the right class, scored above `score`, overlaps by `iou`."""
-    from torchvision.ops import box_iou
+def found_share(found: Detections, targets: Targets, *, score: float = 0.3, iou: float = 0.5) -> float:
+    """Share of the objects that a detection of their class, scored above `score`, overlaps by `iou`."""
+    hits = []
+    for picture, row in targets.valid.nonzero().tolist():
+        same = (found.labels[picture] == targets.labels[picture, row]) & (found.scores[picture] > score)
+        overlaps = box_iou(targets.boxes_xyxy[picture, row][None], found.boxes_xyxy[picture][same])
+        hits.append(bool((overlaps >= iou).any()))
+    return sum(hits) / len(hits)
 
-    hit = total = 0
-    for b in range(len(targets.labels)):
-        sure = detections.scores[b] > score
-        for box, label in zip(targets.boxes_xyxy[b], targets.labels[b], strict=True):
-            if label == 0:
-                continue
-            total += 1
-            same = sure & (detections.labels[b] == label)
-            hit += bool(same.any() and (box_iou(box[None], detections.boxes_xyxy[b][same]) >= iou).any())
-    return hit / total
+
+def check_detections(found: Detections, pictures: int, height: int, width: int, classes: int, rows: int) -> None:
+    """What `Detections` promises."""
+    assert found.boxes_xyxy.shape == (pictures, rows, 4)
+    assert found.scores.shape == found.labels.shape == (pictures, rows)
+    assert found.boxes_xyxy.dtype == found.scores.dtype == torch.float32
+    assert found.labels.dtype == torch.int64
+    assert (found.scores.diff(dim=1) <= 0).all()
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    x, y = found.boxes_xyxy[..., 0::2], found.boxes_xyxy[..., 1::2]
+    assert ((x >= 0) & (x <= width)).all()
+    assert ((y >= 0) & (y <= height)).all()
+    real = found.labels > 0
+    assert torch.equal(real, found.scores > 0)
+    assert (found.labels <= classes).all()
+    assert (found.boxes_xyxy[~real] == 0).all()

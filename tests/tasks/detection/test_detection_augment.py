@@ -262,6 +262,21 @@ def test_objects_that_are_hardly_seen_are_dropped(visibility):
     assert (kept.sum(1) - found.valid.sum(1)).max() <= 1, "the rest is thinner than two pixels"
 
 
+def test_visibility_counts_what_quarters_of_a_mosaic_hide():
+    """A box as large as the picture is seen in the share that its quarter shows of the picture."""
+    images, _ = scene(6, 1, 0)
+    placement = mosaic(Placement.unchanged(6, images.device), KeyedRandom(part(6).keys), MOSAIC, SIZE)
+    whole = torch.tensor([0.0, 0.0, SIZE[1], SIZE[0]]).expand(6, 1, 4)
+    boxes, left = placement.move(whole, SIZE)
+    x1, y1, x2, y2 = placement.windows
+    magnified = placement.inner[..., 0, 0] ** 2 * SIZE[0] * SIZE[1]
+    windows = torch.stack([x1.clamp(min=0), y1.clamp(min=0), x2.clamp(max=SIZE[1]), y2.clamp(max=SIZE[0])], -1)
+    assert torch.allclose(boxes, windows, atol=1e-3)
+    shown = (windows[..., 2:] - windows[..., :2]).prod(-1)
+    assert torch.allclose(left, shown / magnified, atol=1e-4)
+    assert (left < 0.99).any()
+
+
 def test_the_largest_are_kept():
     images, targets = scene(10, 3, 9)
     _, found = augment(most=1)(images, targets, part(10))

@@ -7,7 +7,7 @@ import torch
 from mlcli.data.decode import Preparation
 from mlcli.engine.contract import Batch
 from mlcli.tasks.detection.coco_numbers import METRICS, box_results, coco_numbers, ground_truth
-from mlcli.tasks.detection.curves import average_precision, of_class
+from mlcli.tasks.detection.curves import average_precision, of_class, sampled
 from mlcli.tasks.detection.judged import Found
 from mlcli.tasks.detection.masks import run_length
 from mlcli.tasks.detection.metrics import DetectionMetrics
@@ -203,6 +203,37 @@ def test_curves_counted_by_hand():
     assert counts == {"tp": [2, 1, 1, 0], "fp": [1, 1, 0, 0], "tn": [0, 0, 0, 0], "fn": [0, 1, 1, 2]}
     assert [curves["precision"][at[score]] for score in (0.65, 1.0)] == [0.5, 1.0]
     assert [curves["recall"][at[score]] for score in (0.65, 1.0)] == [0.5, 0.0]
+
+
+def test_difficult_objects_and_what_was_found_in_them_do_not_count():
+    metrics = by_hand()
+    metrics.records.difficult[1] = True  # b, which was taken for a: the wrong answer stays wrong, as classes differ
+    metrics.records.difficult[0] = True  # a, found
+    a, b = metrics.details()["classes"]
+    assert (a["support"], b["support"]) == (1, 0)
+    assert metrics.judged.ignored.sum() == 2
+    assert a["ap50"] == pytest.approx(1 / 2)
+    assert metrics.compute()["map50"] == pytest.approx(1 / 2)
+
+
+def test_boxes_are_cut_to_the_picture():
+    coco = {
+        "images": [{"id": 1, "width": 100, "height": 50}],
+        "categories": [{"id": 1}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [80, 30, 20, 20], "area": 400}],
+    }
+    metrics = DetectionMetrics(records_of(coco, (100, 100)), ("a",))
+    feed(metrics, [{"image_id": 1, "category_id": 1, "bbox": [80, 30, 60, 40], "score": 0.5}], {1: 1})
+    np.testing.assert_allclose(metrics.judged.found.boxes_xyxy, [[80, 30, 100, 50]], atol=1e-4)
+    assert metrics.compute()["map"] == pytest.approx(1)
+
+
+def test_a_detection_as_certain_as_the_threshold_is_kept():
+    curve = sampled(np.array([0.5, 0.25]), np.array([True, False]), 2)
+    kept = {
+        threshold: tp + fp for threshold, tp, fp in zip(*(curve[k] for k in ("threshold", "tp", "fp")), strict=True)
+    }
+    assert [kept[threshold] for threshold in (0.25, 0.26, 0.5, 0.51)] == [2, 1, 1, 0]
 
 
 def test_sizes_that_do_not_occur_are_no_metrics():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from mlcli.tasks.detection.annotations.segments import decode
 from mlcli.tasks.detection.config_data import BoxCsv, Coco, Voc, YoloTxt
 from tests.tasks.detection import sheets
 
-SMALL = {"image_size": 64, "val": 0.0}
+SMALL: dict[str, Any] = {"image_size": 64, "val": 0.0}
 
 
 def contents(records) -> dict[str, list]:

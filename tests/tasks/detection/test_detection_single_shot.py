@@ -24,7 +24,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 @every_kind
 @pytest.mark.parametrize(("size", "classes"), [((64, 64), 3), ((48, 80), 1)], ids=["square", "wide, one class"])
 def test_a_batch_is_learned_by_heart(kind, size, classes):
-    images, targets = two_rectangles(4, *size, classes)
+    images, targets = two_rectangles(6, *size, classes)
     net = detector(facts(*size, classes), **KINDS[kind])
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
     cooling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)

@@ -126,25 +126,23 @@ def _objects(
                 crowd=bool(entry.get("iscrowd", 0)),
                 difficult=bool(entry.get("difficult", 0)),
                 area=_area(entry.get("area")),
-                segmentation=_mask(entry.get("segmentation"), where, scribe),
+                segmentation=_mask(entry.get("segmentation")),
             )
 
 
-def _mask(given: Any, where: str, scribe: Scribe) -> Segmentation | None:
-    """Polygons or a run-length code of the right types; what is in them is judged later."""
+def _mask(given: Any) -> Segmentation | None:
+    """Polygons or a run-length code as they are; no polygon at all, which is judged to be bad, for anything else."""
     if not given:
         return None
     if isinstance(given, list) and all(isinstance(part, list) and all(map(_is_number, part)) for part in given):
         return given
     if isinstance(given, dict):
         size, counts = given.get("size"), given.get("counts")
-        if isinstance(size, list) and len(size) == 2 and all(map(_is_whole, size)):
-            if isinstance(counts, str):
-                return given
-            if isinstance(counts, list) and all(_is_whole(count) and count >= 0 for count in counts):
-                return given
-    scribe.fault("bad_mask", "`segmentation` must be polygons or a run-length code", where, fixable=True)
-    return None
+        whole = isinstance(size, list) and len(size) == 2 and all(map(_is_whole, size))
+        runs = isinstance(counts, list) and all(_is_whole(count) and count >= 0 for count in counts)
+        if whole and (runs or isinstance(counts, str)):
+            return given
+    return []
 
 
 def _name(category: Any, names: dict[int, str]) -> str:

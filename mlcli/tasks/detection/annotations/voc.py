@@ -1,6 +1,7 @@
 """Pascal VOC: one XML file a picture (Everingham et al. 2010), as LabelImg and its kin write it too."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,13 +82,13 @@ def _listed(config: "Voc", folder: Path, scribe: Scribe) -> Iterator[tuple[str, 
 
 
 def _from_file(path: Path, split: str, scribe: Scribe) -> Iterator[tuple[str, str, str]]:
-    """A text file with a name a line (what follows a blank is another's), or a CSV file with the column filename."""
+    """A text file with a name a line (perhaps with -1, 0 or 1 behind it), or a CSV file with the column filename."""
     if path.suffix.lower() == ".csv":
         rows = read_rows(path, scribe, ("filename", *(() if split else ("split",))))
         seen = set()
         for row in rows:
             word = split or SPLIT_WORDS.get(row.cells["split"].lower(), "")
-            stem = os.path.splitext(row.cells["filename"])[0]
+            stem = _stem(row.cells["filename"])
             if not word:
                 scribe.fault("malformed", f"split must be train, val or test, not '{row.cells['split']}'", row.where)
             elif (stem, word) not in seen:  # one row for each box, perhaps
@@ -100,7 +101,13 @@ def _from_file(path: Path, split: str, scribe: Scribe) -> Iterator[tuple[str, st
         raise DataError(f"cannot read the list of pictures: {error}", where=str(path)) from error
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield line.split()[0].removesuffix(".jpg"), split, f"{path}:{number}"
+            yield _stem(re.sub(r"\s+-?[01]$", "", line.strip())), split, f"{path}:{number}"
+
+
+def _stem(name: str) -> str:
+    """Without the extension of a picture; dots may be part of a name."""
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in EXTENSIONS else name
 
 
 # --- one file --------------------------------------------------------------------------------------------------------

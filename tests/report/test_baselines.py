@@ -1,0 +1,182 @@
+"""Classical models on real, small data: their scores, their bounds, and the cache."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import Ridge
+
+from mlcli.data.info import DataInfo
+from mlcli.data.source import Arrays
+from mlcli.engine.contract import Batch
+from mlcli.experiment import Experiment
+from mlcli.report import baselines as module
+from mlcli.report import classical
+from mlcli.report.baselines import Baselines, baselines, class_scores, measure, number_scores
+from mlcli.report.rows import spread
+from mlcli.tasks.classification.metrics import ClassificationMetrics
+from mlcli.tasks.regression.metrics import RegressionMetrics
+
+WINE = "task: classification\ndata: {name: wine}\nmodel: {name: linear}\n"
+DIABETES = "task: regression\ndata: {name: diabetes}\nmodel: {name: linear}\n"
+
+
+def task_of(folder: Path, text: str, *overrides: str):
+    (folder / "x.yaml").write_text(text)
+    return Experiment.load(folder / "x.yaml", list(overrides)).config.build()
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory):
+    return task_of(tmp_path_factory.mktemp("wine"), WINE)
+
+
+@pytest.fixture(scope="module")
+def of_wine(wine, tmp_path_factory):
+    return baselines(wine, tmp_path_factory.mktemp("cache"))
+
+
+def test_classification(wine, of_wine):
+    assert [e.name for e in of_wine.entries] == [model.name for model in classical.FOR_CLASSES]
+    assert of_wine.split == "test"
+    assert of_wine.samples == of_wine.samples_there == wine.splits["test"]
+    assert all(e.rows == of_wine.rows_there == wine.splits["train"] for e in of_wine.entries)
+    train, test = wine.source.splits["train"].targets.numpy(), wine.source.splits["test"].targets.numpy()
+    dummy = DummyClassifier().fit(np.zeros((len(train), 1)), train)
+    assert of_wine.entries[0].scores["accuracy"] == dummy.score(np.zeros((len(test), 1)), test)
+    for entry in of_wine.entries[1:]:  # wine is easy: all of scikit-learn's examples are above
+        assert entry.scores["accuracy"] > 0.85, entry.name
+    assert of_wine.best("accuracy", "max").scores["accuracy"] >= 0.96
+    assert of_wine.best("rmse", "min") is None
+
+
+def test_regression(tmp_path):
+    task = task_of(tmp_path, DIABETES)
+    found = baselines(task, tmp_path / "cache")
+    assert [e.name for e in found.entries] == [model.name for model in classical.FOR_NUMBERS]
+    train, test = task.source.splits["train"], task.source.splits["test"]
+    mean = train.targets.mean()
+    assert found.entries[0].scores["rmse"] == pytest.approx(
+        (test.targets - mean).square().mean().sqrt().item(), rel=1e-5
+    )
+    info = task.info
+    scaled = [(s.inputs.numpy() - np.array(info.mean)) / np.array(info.std) for s in (train, test)]
+    ridge = Ridge(alpha=float(found.entries[1].note.split()[-1])).fit(scaled[0], train.targets)
+    miss = ridge.predict(scaled[1]) - test.targets.numpy()
+    assert found.entries[1].scores["rmse"] == pytest.approx(float(np.sqrt((miss**2).mean())), rel=1e-3)
+    assert found.best("rmse", "min").scores["rmse"] < 0.75 * found.entries[0].scores["rmse"]
+
+
+def test_scores_mean_what_the_run_s_own_mean():
+    rng = np.random.default_rng(0)
+    truth, answers = rng.integers(0, 4, 60), rng.integers(0, 3, 60)
+    own = ClassificationMetrics(5, tuple("abcde"))
+    batch = Batch(None, torch.from_numpy(truth), torch.arange(60))
+    own.update(torch.nn.functional.one_hot(torch.from_numpy(answers), 5).float(), batch)
+    for name, value in class_scores(truth, answers).items():
+        assert value == pytest.approx(own.compute()[name]), name
+    numbers = RegressionMetrics()
+    targets = torch.randn(60, generator=torch.Generator().manual_seed(0))
+    numbers.update(targets * 0.5, Batch(None, targets, torch.arange(60)))
+    for name, value in number_scores(targets.numpy(), (targets * 0.5).numpy()).items():
+        assert value == pytest.approx(numbers.compute()[name], rel=1e-5), name
+
+
+def test_kept_per_data_set(wine, of_wine, tmp_path):
+    told = []
+    first = baselines(wine, tmp_path, say=lambda: told.append("fitting"))
+    again = baselines(wine, tmp_path, say=lambda: told.append("fitting"))
+    assert told == ["fitting"]
+    assert again == first
+    assert [(e.name, e.scores, e.note) for e in first.entries] == [(e.name, e.scores, e.note) for e in of_wine.entries]
+    assert Baselines.from_plain(json.loads(json.dumps(first.to_plain()))) == first
+    (file,) = tmp_path.iterdir()
+    for damage in ("{", "[]", '{"split": "test"}', '{"entries": 5}', file.read_text()[:-40]):
+        file.write_text(damage)
+        assert module._kept(file) is None
+    assert baselines(wine, tmp_path).entries[0].scores == first.entries[0].scores
+    assert json.loads(file.read_text())["split"] == "test"
+
+
+def test_other_data_are_not_taken_for_these(wine, tmp_path):
+    known = module.fingerprint(wine, "test", 20.0)
+    assert module.fingerprint(task_of(tmp_path, WINE), "test", 20.0) == known
+    assert module.fingerprint(task_of(tmp_path, WINE, "data.split_seed=1"), "test", 20.0) != known
+    assert module.fingerprint(wine, "val", 20.0) != known
+    assert module.fingerprint(wine, "test", 10.0) != known
+    other = task_of(tmp_path, WINE)
+    other.source.splits["test"].targets[0] = 2 - other.source.splits["test"].targets[0] % 2
+    assert module.fingerprint(other, "test", 20.0) != known
+
+
+def images(samples: int, classes: int, side: int = 20):
+    """Squares whose brightness tells their class."""
+    labels = torch.arange(samples) % classes
+    noise = torch.randint(0, 20, (samples, 3, side, side), generator=torch.Generator().manual_seed(0))
+    return Arrays((noise + (labels * (230 // classes)).view(-1, 1, 1, 1)).to(torch.uint8), labels, "made")
+
+
+def info_of(classes: int, side: int = 20) -> DataInfo:
+    names = tuple(map(str, range(classes)))
+    return DataInfo("image", (3, side, side), names, "label", (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """However busy the machine is."""
+    monkeypatch.setattr(module, "PATIENCE", float("inf"))
+
+
+def test_slow_models_get_fewer_rows_and_say_so(patient):
+    found = measure(info_of(4, 8), images(900, 4, 8), images(100, 4, 8), "val", budget_s=1.0)
+    rows = {e.name: e.rows for e in found.entries}
+    assert rows["most frequent class"] == rows["logistic regression"] == found.rows_there == 900
+    assert rows["random forest"] == rows["pruned decision tree"] == 781  # 0.3 s of 2 us for each of 192 pixels
+    assert found.best("accuracy", "max").scores["accuracy"] > 0.95
+
+
+def test_a_busy_machine_is_told_of_and_not_remembered(wine, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", -1.0)
+    found = baselines(wine, tmp_path)
+    assert [e.name for e in found.entries] == ["most frequent class"]
+    assert found.notes[-1].startswith("left out, the machine was too busy: logistic regression")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_afford_enough_rows_is_left_out(patient):
+    found = measure(info_of(60), images(1200, 60), images(120, 60), "val", budget_s=0.5)
+    assert [e.name for e in found.entries] == ["most frequent class"]
+    assert found.notes[-1].startswith(
+        "left out, too slow for so many inputs and classes: logistic regression, linear SVM"
+    )
+
+
+def test_any_first_part_of_the_rows_has_the_shares_of_the_classes():
+    labels = np.repeat([0, 1, 2], [700, 200, 100])
+    order = spread(labels, 1000, is_classes=True)
+    assert sorted(order) == list(range(1000))
+    for count in (20, 100, 500):
+        shares = np.bincount(labels[order[:count]], minlength=3) / count
+        np.testing.assert_allclose(shares, [0.7, 0.2, 0.1], atol=0.03)
+    assert (order == spread(labels, 1000, is_classes=True)).all()
+
+
+def test_a_class_with_one_sample_is_no_obstacle(capfd):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(60, 3)).astype(np.float32)
+    targets = np.r_[np.zeros(30, int), np.ones(29, int), 2]
+    with classical.quiet():
+        for model in classical.FOR_CLASSES:
+            answers, _ = model.fit(classical.Problem(inputs, targets, inputs, is_classes=True))
+            assert answers.shape == (60,)
+    assert capfd.readouterr().err == ""
+
+
+def test_boxes_have_no_baselines(tmp_path):
+    class Boxes:
+        source = type("Source", (), {"info": info_of(2).__class__("image", (3, 8, 8), ("a",), "boxes", (0,), (1,))})()
+
+    assert baselines(Boxes(), tmp_path) is None

@@ -1,0 +1,214 @@
+"""What a saved detector says about files: in pixels of the originals, in every format, and how it is refused."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlcli.commands import predict, train
+from mlcli.data.info import DataInfo
+from mlcli.engine.checkpoint import load_checkpoint, model_weights, save_checkpoint
+from mlcli.errors import ConfigError, DataError
+from mlcli.experiment import Experiment
+from mlcli.tasks.detection.masks import run_length
+from mlcli.tasks.detection.predictor import DEFAULT_THRESHOLD, ObjectDetector
+from mlcli.tasks.detection.targets import Detections
+from tests.tasks.detection.published import made_up, records_of
+
+YAML = """
+task: detection
+data: {name: scenes, images: 20, image_size: 64}
+model: {name: yolo, width: 4, score_threshold: 0.0001}
+train: {epochs: 1, batch_size: 10, device: cpu, threads: 1}
+"""
+INFO = DataInfo(
+    kind="image",
+    input_shape=(3, 64, 96),
+    class_names=("cat", "dog"),
+    target="boxes",
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    preparation={"image_size": [64, 96], "fit": "pad", "channels": 3, "category_ids": [17, 18]},
+)
+
+
+def detector(tmp_path: Path, fit: str = "pad") -> ObjectDetector:
+    (tmp_path / "run.yaml").write_text(YAML)
+    config = Experiment.load(tmp_path / "run.yaml", []).config
+    plain = INFO.to_plain() | {"preparation": {**INFO.preparation, "fit": fit}}
+    return ObjectDetector(config, DataInfo.from_plain(plain))
+
+
+def two_found(boxes: list, scores: tuple[float, float] = (0.9, 0.8), labels: tuple[int, int] = (1, 2)) -> Detections:
+    return Detections(torch.tensor([boxes]), torch.tensor([[*scores, 0.0]]), torch.tensor([[*labels, 0]]))
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_boxes_are_told_in_pixels_of_the_original(fit, tmp_path):
+    """By the data set's own map, on pictures of other shapes than the input."""
+    coco, _ = made_up(0, pictures=3)
+    for image, size in zip(coco["images"], [(200, 60), (33, 90), (500, 500)], strict=True):
+        image["width"], image["height"] = size
+    coco["annotations"] = []
+    records = records_of(coco, (64, 96), fit)
+    found = detector(tmp_path, fit)
+    truth = torch.tensor([[4.0, 5, 20, 30]])
+    for index, size in enumerate(records.sizes.tolist()):
+        inside = records.to_input(truth[None].double(), torch.tensor([index]))[0].float()
+        (record,) = found.records(Detections(inside[None], torch.tensor([[0.9]]), torch.tensor([[1]])), [tuple(size)])
+        assert record["objects"][0]["bbox"] == pytest.approx([4, 5, 16, 25], abs=0.01)
+
+
+def test_a_record_holds_what_is_certain_enough_and_inside(tmp_path):
+    found = detector(tmp_path)
+    boxes = [[-5.0, 10, 40, 100], [50.0, 20, 90, 60], [0.0, 0, 0, 0]]
+    (record,) = found.records(two_found(boxes, (0.9, 0.25)), [(96, 64)])
+    assert record == {"objects": [{"label": "cat", "score": 0.9, "bbox": [0.0, 10.0, 40.0, 54.0]}]}
+    found.adopt({"data": INFO.to_plain(), "score_threshold": 0.2})
+    (record,) = found.records(two_found(boxes, (0.9, 0.25)), [(96, 64)])
+    assert [thing["label"] for thing in record["objects"]] == ["cat", "dog"]
+    found.adopt({"data": INFO.to_plain()})
+    assert found.score_threshold == DEFAULT_THRESHOLD
+
+
+def test_of_two_names_for_one_place_the_likelier_is_told(tmp_path):
+    boxes = [[10.0, 10, 50, 50], [11.0, 10, 50, 51], [0.0, 0, 0, 0]]
+    (record,) = detector(tmp_path).records(two_found(boxes), [(96, 64)])
+    assert [thing["label"] for thing in record["objects"]] == ["cat"]
+
+
+def test_coco_results_bear_the_data_sets_own_numbers(tmp_path):
+    found = detector(tmp_path)
+    (record,) = found.records(two_found([[1.0, 2, 30, 40], [50.0, 20, 90, 60], [0.0] * 4]), [(96, 64)])
+    assert found.coco_results(record, 7) == [
+        {"image_id": 7, "category_id": 17, "score": 0.9, "bbox": [1.0, 2.0, 29.0, 38.0]},
+        {"image_id": 7, "category_id": 18, "score": 0.8, "bbox": [50.0, 20.0, 40.0, 40.0]},
+    ]
+
+
+def test_masks_are_told_as_run_length_codes(tmp_path):
+    found = Detections(
+        torch.tensor([[[10.0, 10, 30, 20]]]), torch.tensor([[0.9]]), torch.tensor([[2]]), torch.ones(1, 1, 28, 28)
+    )
+    (record,) = detector(tmp_path, "stretch").records(found, [(96, 64)])
+    box = np.zeros((64, 96), dtype=bool)
+    box[10:20, 10:30] = True
+    code = record["objects"][0]["segmentation"]
+    assert json.loads(json.dumps(code)) == {"size": [64, 96], "counts": run_length(box)["counts"].decode()}
+
+
+def test_the_first_weights_follow_from_the_seed_alone(tmp_path):
+    state = torch.random.get_rng_state()
+    first, second = detector(tmp_path).model.state_dict(), detector(tmp_path).model.state_dict()
+    assert torch.random.get_rng_state().equal(state)
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A finished run, and pictures of three shapes."""
+    folder = tmp_path_factory.mktemp("detection")
+    (folder / "run.yaml").write_text(YAML)
+    train.run(folder / "run.yaml", [], name=None, resume=None, root=folder / "runs")
+    (folder / "pictures").mkdir()
+    random = np.random.default_rng(0)
+    for name, shape in (("a.png", (64, 64, 3)), ("b.jpg", (50, 200, 3)), ("c.png", (400, 300, 3))):
+        Image.fromarray(random.integers(0, 255, shape, dtype=np.uint8)).save(folder / "pictures" / name)
+    return folder
+
+
+def ask(root: Path, output: Path, **options) -> str:
+    predict.run("run", [root / "pictures"], output=output, root=root / "runs", **options)
+    return output.read_text()
+
+
+def test_all_formats_say_the_same(root, tmp_path):
+    """The model has hardly learned, so anything above nothing is asked for."""
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, top=5).splitlines()]
+    results = json.loads(ask(root, tmp_path / "a.json", score_threshold=0.0, top=5))
+    rows = list(csv.DictReader(ask(root, tmp_path / "a.csv", score_threshold=0.0, top=5).splitlines()))
+    assert [Path(line["input"]).name for line in lines] == ["a.png", "b.jpg", "c.png"]
+    told = [(line["input"], thing) for line in lines for thing in line["objects"]]
+    assert 3 <= len(told) == len(results) == len(rows)
+    for (name, thing), result, row in zip(told, results, rows, strict=True):
+        assert (result["file_name"], result["bbox"], result["score"]) == (name, thing["bbox"], thing["score"])
+        assert result["category_id"] == int(thing["label"]) + 1  # digits 0..9 are categories 1..10
+        assert (row["input"], row["label"], float(row["score"])) == (name, thing["label"], thing["score"])
+        assert [float(row[side]) for side in ("left", "top", "width", "height")] == thing["bbox"]
+        with Image.open(name) as image:
+            left, top, width, height = thing["bbox"]
+            assert left >= 0
+            assert top >= 0
+            assert left + width <= image.width + 0.01
+            assert top + height <= image.height + 0.01
+    for line in lines:
+        scores = [thing["score"] for thing in line["objects"]]
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) <= 5
+
+
+def test_the_results_can_be_read_by_coco_tools(root, tmp_path):
+    from faster_coco_eval import COCO
+
+    results = json.loads(ask(root, tmp_path / "a.json", score_threshold=0.0))
+    truth = {
+        "images": [{"id": n, "width": 300, "height": 400} for n in (1, 2, 3)],
+        "categories": [{"id": k, "name": str(k - 1)} for k in range(1, 11)],
+        "annotations": [],
+    }
+    assert len(COCO(truth).loadRes(results).anns) == len(results) > 0
+
+
+def test_pictures_without_an_object_are_answered_too(root, tmp_path):
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=1.0).splitlines()]
+    assert [line["objects"] for line in lines] == [[], [], []]
+    assert json.loads(ask(root, tmp_path / "a.json", score_threshold=1.0)) == []
+    rows = list(csv.DictReader(ask(root, tmp_path / "a.csv", score_threshold=1.0).splitlines()))
+    assert [(row["label"], row["error"]) for row in rows] == [("", "")] * 3
+
+
+def test_answers_are_drawn_at_a_readable_size(root, tmp_path):
+    ask(root, tmp_path / "a.jsonl", score_threshold=1.0, pictures=tmp_path / "shown")
+    sizes = {path.name: Image.open(path).size for path in sorted((tmp_path / "shown").iterdir())}
+    assert sizes == {
+        "00001-0_objects-a.png": (512, 512),
+        "00002-0_objects-b.png": (600, 150),
+        "00003-0_objects-c.png": (600, 800),
+    }
+
+
+def test_a_bad_file_has_its_reason(root, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 2"):
+        predict.run(
+            "run", [tmp_path / "bad.png", root / "pictures/a.png"], output=tmp_path / "a.json", root=root / "runs"
+        )
+    assert all(result["file_name"].endswith("a.png") for result in json.loads((tmp_path / "a.json").read_text()))
+
+
+def test_a_model_that_computes_nan_does_not_pass_for_one_that_finds_nothing(root, tmp_path):
+    shutil.copytree(root / "runs", tmp_path / "runs")
+    (path,) = (tmp_path / "runs").glob("run/*/checkpoints/best.ckpt")
+    saved = load_checkpoint(path)
+    weights = model_weights(saved)
+    next(tensor for name, tensor in weights.items() if name.endswith("weight")).fill_(float("nan"))
+    path.unlink()
+    save_checkpoint(path, saved)
+    with pytest.raises(DataError, match="3 of 3"):
+        predict.run("run", [root / "pictures"], output=tmp_path / "a.jsonl", root=tmp_path / "runs")
+    assert "not finite" in (tmp_path / "a.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"score_threshold": 1.5}, "1.5 does not"), ({"output": Path("a.xml")}, "format of a.xml")],
+    ids=["threshold", "format"],
+)
+def test_what_is_refused(root, options, message):
+    with pytest.raises(ConfigError, match=message):
+        predict.run("run", [root / "pictures"], root=root / "runs", **options)
