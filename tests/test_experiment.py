@@ -88,8 +88,11 @@ def _some_member(slot: Slot) -> st.SearchStrategy[Any]:
         return st.one_of([_some_section(kind, tag) for tag, kind in slot.sections.items()])
     if slot.is_list:
         return st.lists(_some_value(slot.element), min_size=2, max_size=2)
+    if slot.is_mapping:
+        return st.dictionaries(st.sampled_from(["train", "test"]), _some_value(slot.element))
     if slot.type is int:
-        return st.integers(int(low) + 1, int(high) - 1)
+        step = slot.limits.get("multiple_of", 1)
+        return st.integers(int(low) // step + 1, max(int(high) // step - 1, int(low) // step + 1)).map(lambda n: n * step)
     plain = {
         bool: st.booleans(),
         float: st.floats(low, high, **outside),

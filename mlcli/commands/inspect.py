@@ -155,8 +155,7 @@ def _pictures(task: Any, batch: "Batch") -> dict[str, "Image"]:
     """What there is to be seen of a batch, by title."""
     picture = task.batch_picture(batch)
     pictures = {"batch": picture} if picture is not None else {}
-    if hasattr(task, "inspection_pictures"):
-        pictures |= task.inspection_pictures(batch)
+    pictures |= task.inspection_pictures(batch)
     return pictures
 
 

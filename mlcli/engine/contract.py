@@ -149,6 +149,9 @@ class Task(Protocol):
         """The first samples of a training batch after augmentation with what they should be; None if there is nothing
         to be seen."""
 
+    def inspection_pictures(self, batch: Batch) -> "dict[str, Image]":
+        """What an untrained model does with a training batch, by title; empty where there is nothing to be seen."""
+
     def embeddings(self, split: str) -> "Embeddings | None":
         """What the layer before the last makes of a split's first samples; None where that says nothing."""
 

@@ -1,29 +1,20 @@
 """What bench-io prints: stages, loader, model, verdict and advice, for a terminal."""
 
-import textwrap
 from collections.abc import Iterable
 
 from mlcli.machine.findings import Findings, Stage
+from mlcli.machine.rating import ENOUGH, CacheOption, expected_wait_share, times
+from mlcli.machine.shared_memory import checks
 from mlcli.machine.timing import LARGE_SPREAD, Timing
-from mlcli.machine.verdict import (
-    ENOUGH,
-    GAIN,
-    CacheOption,
-    Verdict,
-    expected_wait_share,
-    slots_bytes,
-    spreads,
-    times,
-)
+from mlcli.machine.verdict import GAIN, Verdict, spreads
 from mlcli.report.tables import ABSENT, duration, table
-
-WIDTH = 118
+from mlcli.report.text import paragraphs, size
 
 
 def page(findings: Findings, verdict: Verdict, model: str, next_lines: list[tuple[str, str]]) -> str:
     """model: its description; next_lines: subject and text to end with (apply, saved)."""
     parts = [
-        paragraphs([("data", _data(findings)), ("machine", _machine(findings))]),
+        paragraphs([("data", _data(findings)), ("machine", _machine(findings)), *_checks(findings, verdict)]),
         _stages(findings),
         _loader(findings),
         paragraphs(_model(findings, model)),
@@ -50,12 +41,13 @@ def advice(findings: Findings, verdict: Verdict) -> list[str]:
     if fewest is not None:
         lines.append(f"{_workers(fewest)} would already be enough; more do no harm but take memory")
     if not data.in_memory and data.cache == "none":
-        lines += _memory_advice(findings, verdict) + _disk_advice(findings)
+        lines += _disk_advice(findings)
     if data.crops and verdict.fewest_workers is None and not data.in_memory:
         lines.append("loader.cache: ram is not advised: random_resized_crop would cut from the small images held")
     if findings.batch_size < findings.asked_batch_size:
         lines.append(f"the model is slow here: measured with batches of {findings.batch_size} instead of "
                      f"{findings.asked_batch_size}, to keep within the time")  # fmt: skip
+    lines += [check.text for check in checks(findings, verdict) if check.status == "warning"]
     if wide := spreads(findings):
         shown = ", ".join(f"{name} {spread:.0%}" for name, spread in wide[:4])
         busy = f"the machine was busy, with spreads above {LARGE_SPREAD:.0%}"
@@ -70,15 +62,6 @@ def _fewer_that_do(findings: Findings, verdict: Verdict) -> int | None:
     if verdict.doubts or not verdict.nothing_to_do or fewest is None or fewest >= configured:
         return None
     return fewest if step_s[fewest] <= (1 + GAIN) * step_s[configured] else None
-
-
-def _memory_advice(findings: Findings, verdict: Verdict) -> list[str]:
-    workers = findings.data.workers if verdict.workers is None else verdict.workers
-    needed, available = slots_bytes(findings, workers), findings.machine.available_bytes
-    if needed > available / 2:
-        return [f"{_workers(workers)} x {findings.prefetch} batches take {_size(needed)} of the {_size(available)} of "
-                "memory available: lower loader.prefetch"]  # fmt: skip
-    return []
 
 
 def _disk_advice(findings: Findings) -> list[str]:
@@ -98,8 +81,8 @@ def _data(findings: Findings) -> str:
     unit = "images" if data.unit == "img" else "rows"
     parts = [f"{data.name}  {data.samples:,} {unit}"]
     if data.bytes_on_disk:
-        parts.append(f"mean {_size(data.bytes_on_disk // data.samples)}")
-        parts.append(f"{_size(data.bytes_on_disk)}  {data.file_system}".rstrip())
+        parts.append(f"mean {size(data.bytes_on_disk // data.samples)}")
+        parts.append(f"{size(data.bytes_on_disk)}  {data.file_system}".rstrip())
     how = {"none": "files read while training", "ram": "held in RAM", "device": "held on the device"}[data.cache]
     if data.cache != "none" and not data.in_memory:
         how += " after the first reading"
@@ -109,10 +92,13 @@ def _data(findings: Findings) -> str:
 def _machine(findings: Findings) -> str:
     m = findings.machine
     limit = f" (of {m.cpus}: limited by affinity or control group)" if m.usable_cpus < m.cpus else ""
-    parts = [f"{m.usable_cpus} usable CPUs{limit}", f"{_size(m.available_bytes)} RAM available", m.device_name]
-    if m.shm_bytes is not None:
-        parts.insert(2, f"/dev/shm {_size(m.shm_bytes)} (not used: workers hand over batches in memory shared by fork)")
+    parts = [f"{m.usable_cpus} usable CPUs{limit}", f"{size(m.available_bytes)} RAM available", m.device_name]
     return " · ".join(parts)
+
+
+def _checks(findings: Findings, verdict: Verdict) -> Iterable[tuple[str, str]]:
+    for check in checks(findings, verdict):
+        yield "memory", f"{check.status:<7}  {check.name}: {check.text}"
 
 
 def _stages(findings: Findings) -> str:
@@ -203,21 +189,11 @@ def _caches(findings: Findings, caches: tuple[CacheOption, ...]) -> str:
     for cache in caches:
         fits = "" if cache.fits else "  too much for this machine"
         fill = duration(cache.fill_s) if cache.fill_s else ABSENT
-        rows.append([cache.cache, _size(cache.bytes), fill, times(cache.ratio), f"{cache.wait_share:.0%}{fits}"])
+        rows.append([cache.cache, size(cache.bytes), fill, times(cache.ratio), f"{cache.wait_share:.0%}{fits}"])
     text = table(["cache", "memory", "to fill", "feeds", "waits"], rows)
     if findings.machine.device == "cpu":
         text += "\ndevice  the same memory as ram, the device being the CPU"
     return text
-
-
-def paragraphs(lines: Iterable[tuple[str, str]]) -> str:
-    """Subject and text, wrapped; a subject that repeats is shown once."""
-    out, last = [], ""
-    for subject, text in lines:
-        head = f"{subject if subject != last else '':<10}"
-        out.append(textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=" " * 10, break_on_hyphens=False))
-        last = subject or last
-    return "\n".join(out)
 
 
 def _workers(count: int) -> str:
@@ -234,11 +210,3 @@ def _spread(timing: Timing) -> str:
 
 def _time(seconds: float) -> str:
     return f"{1e3 * seconds:.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.2f} us"
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

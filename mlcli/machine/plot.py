@@ -4,7 +4,8 @@ import io
 from typing import Any
 
 from mlcli.machine.findings import Findings
-from mlcli.machine.verdict import ENOUGH, Verdict, times
+from mlcli.machine.rating import ENOUGH, times
+from mlcli.machine.verdict import Verdict
 
 BLUE, ORANGE, GREY, DARK = "#3b6fb6", "#e08a2c", "#b8bec6", "#30343b"
 

@@ -22,8 +22,8 @@ from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.runtime import Runtime
 from mlcli.machine.describe import bytes_on_disk, describe_data, describe_machine
 from mlcli.machine.disk import warm_up
-from mlcli.machine.findings import Cache, Findings, Held, Loading, Scan, Stage, Together
-from mlcli.machine.learner import Learner, fitting_batch
+from mlcli.machine.findings import Appetite, Cache, Findings, Held, Loading, Scan, Stage, Together
+from mlcli.machine.learner import HOPELESS, SMALLEST_BATCH, Learner, fitting_batch
 from mlcli.machine.stages import MOST_FILES, assembly_stage, augment_stages, copy_stages, reading_stages
 from mlcli.machine.timing import repeat
 
@@ -65,6 +65,8 @@ class Bench:
         self.cpus = cpus or usable_cpus()
         self.augment = getattr(settings, "augment", ())
         self.data = describe_data(self.source, settings, runtime)
+        self.is_slow = False
+        """Whether a step of the smallest batch takes so long that only what is configured can be measured."""
 
     def measure(self, *, full: bool = False) -> Findings:
         """Everything; `full` reads all splits once besides. Raises UserError."""
@@ -76,7 +78,7 @@ class Bench:
         memory = self._memory(images)
         learner = Learner(self.task, self.settings, self.runtime, self._feed(memory, "ram", 0))
         self._limit_batch(learner, memory)
-        model = learner.appetite(self._batches(memory), self._share("model"))
+        model = self._appetite(learner, memory)
         self.say("making batches")
         stages += self._making_batches(images)
         loader = self._loader_alone()
@@ -131,6 +133,7 @@ class Bench:
         if fitting < len(micro_batch):
             train = self.settings.train.model_copy(update={"batch_size": fitting, "accumulate": 1})
             self.settings = learner.settings = self.settings.model_copy(update={"train": train})
+        self.is_slow = fitting <= SMALLEST_BATCH and sum(learner.last[:3]) > HOPELESS * limit_s
 
     def _order(self) -> TrainOrder:
         return TrainOrder(self.source.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
@@ -155,6 +158,11 @@ class Bench:
         crop = resized_crop_of(self.augment) if self.data.cache == "none" else None
         return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
 
+    def _appetite(self, learner: Learner, memory: Source) -> Appetite:
+        if self.is_slow:
+            return learner.last_appetite()
+        return learner.appetite(self._batches(memory), self._share("model"))
+
     def _making_batches(self, images: Tensor) -> list[Stage]:
         held, num = self.data.cache != "none", self._micro_batch()
         targets = self.source.splits["train"].targets
@@ -173,7 +181,7 @@ class Bench:
         if self.data.in_memory:
             return ()
         self._warm_up()
-        counts = worker_counts(self.cpus, self.data.workers)
+        counts = self._counts()
         budget_s = self._share("loader") / len(counts)
         return tuple(self._alone(self.source, "none", count, budget_s) for count in counts)
 
@@ -211,7 +219,11 @@ class Bench:
             return Loading(workers, repeat(work, left_s, least=2), first_batch_s)
 
     def _counts_together(self) -> list[int]:
-        return worker_counts(self.cpus, self.data.workers) if self.data.cache == "none" else [0]
+        return self._counts() if self.data.cache == "none" else [0]
+
+    def _counts(self) -> list[int]:
+        """The numbers of workers that are tried."""
+        return [self.data.workers] if self.is_slow else worker_counts(self.cpus, self.data.workers)
 
     def _together(self, learner: Learner, memory: Source) -> tuple[Together, ...]:
         """The loader and the model at once: for every number of workers, or from memory if that is configured."""

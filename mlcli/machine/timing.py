@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 SHORTEST_LAP_S = 0.01  # work that is quicker is repeated within a lap: a millisecond is at the scheduler's mercy
 MOST_LAPS = 20  # longer laps even out bursts: workers deliver together, and then not for a while
+FAR_TOO_LONG = 4.0  # times its budget that work may take before it is done no second time
 LARGE_SPREAD = 0.15
 """Above it the machine was busy with something else, and a figure should be measured again."""
 
@@ -47,11 +48,15 @@ def shortest_lap_s(budget_s: float) -> float:
 def repeat(work: Callable[[], int], budget_s: float, *, least: int = 3) -> Timing:
     """Do `work`, which returns how many samples it was, until the budget is spent, but `least` times.
 
-    One round before goes untimed: the first is always slow. Work that takes longer than the budget is timed once.
+    One round before goes untimed: the first is always slow. Work that takes longer than the budget is timed once, and
+    if it takes far longer, that first round is the one: what makes it slow is little beside the work.
     """
     began = time.perf_counter()
-    work()
-    if time.perf_counter() - began > budget_s:
+    samples = work()
+    first_s = time.perf_counter() - began
+    if first_s > FAR_TOO_LONG * budget_s:
+        return Timing.of([first_s / samples])
+    if first_s > budget_s:
         least = 1
     laps: list[float] = []
     while len(laps) < least or time.perf_counter() - began < budget_s:

@@ -1,56 +1,23 @@
-"""From measured rates to a sentence and to advice: arithmetic alone, nothing is measured here.
-
-Workers read while the model computes; what the trainer's own process does to a batch comes on top of the model's time.
-A step therefore takes `max(reading / workers, own + model)`, and without workers the sum of all three.
-"""
+"""From ratings to a sentence and to advice: arithmetic alone, nothing is measured here."""
 
 from dataclasses import dataclass, replace
 
-from mlcli.machine.findings import Findings, Held
+from mlcli.machine.findings import Findings
+from mlcli.machine.rating import (
+    TOLERATED_WAIT,
+    CacheOption,
+    Rating,
+    cache_option,
+    expected_wait_share,
+    rate,
+    times,
+    why,
+)
 from mlcli.machine.timing import LARGE_SPREAD, Timing, is_above
 
-ENOUGH = 1.25
-"""Times the model's appetite that the loader should deliver: what is left for a busier moment of the machine."""
-TOLERATED_WAIT = 0.10
-"""Share of the training time spent waiting from which on `train` names bench-io."""
 GAIN = 0.05  # of the training's speed, below which a change is not worth writing down
-OWN_BOUND = 1.1  # the loader takes no more than this times what the trainer's own process does to a batch
-MEMORY_SHARE = 0.5  # of the available memory that a cache may take on advice
-POINTS = 0.10  # by which ratio and share of waiting may disagree before a sentence has to say why
 USELESS_SPREAD = 0.50  # half of the laps differ by more than half: no verdict can be built on that
 TOO_BUSY = "The machine was too busy for a verdict to be relied on; measure again."
-
-
-@dataclass(frozen=True)
-class Rating:
-    """One number of workers: ratio of the loader's rate to the model's, and the share of time spent waiting.
-
-    step_s: seconds per sample with the model, as measured together.
-    enough: whether reading does not hold the training up.
-    why: why the share is not what the ratio lets expect, in brackets; empty where it is.
-    """
-
-    workers: int
-    ratio: float
-    wait_share: float
-    step_s: float
-    enough: bool
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class CacheOption:
-    """What holding all samples would cost and bring.
-
-    bytes: of memory; fill_s: seconds to read all files once; ratio, wait_share: afterwards.
-    """
-
-    cache: str
-    bytes: int
-    fill_s: float
-    ratio: float
-    wait_share: float
-    fits: bool
 
 
 @dataclass(frozen=True)
@@ -73,32 +40,6 @@ class Verdict:
     doubts: tuple[str, ...] = ()
 
 
-def expected_wait_share(read_s: float, own_s: float, model_s: float, workers: int) -> float:
-    """Share of the training time, 0 to 1, in which the model waits, if nothing gets in another's way.
-
-    read_s: per sample, of all workers together, or of the trainer's process without workers. own_s, model_s: likewise.
-    """
-    step_s = max(read_s, own_s + model_s) if workers else read_s + own_s + model_s
-    return 1 - model_s / step_s
-
-
-def rate(findings: Findings, workers: int) -> Rating:
-    """How well this many workers feed the model, where files are read while training."""
-    alone_s, joint = findings.loading(workers).timing.seconds, findings.joint(workers)
-    model_s, own_s, wait = findings.model.step.seconds, findings.own_s, joint.wait_share
-    waits_for_reading = wait - min(wait, own_s / joint.timing.seconds)
-    starves = waits_for_reading > TOLERATED_WAIT
-    alone = ratio = model_s / alone_s
-    expected = expected_wait_share(alone_s, own_s if workers else 0, model_s, workers)
-    if workers and (starves or _shared(alone, wait, expected)):  # the two take the cores from each other
-        ratio = 1 - waits_for_reading if _shared(alone, wait, expected) else min(ratio, 1 - waits_for_reading)
-    # Workers have to keep up with the trainer's process, which makes batches besides; where making them is all that
-    # the loader spends its time on, more workers bring nothing. Without workers there is no rush to be ready for.
-    keeps_up = own_s + model_s >= (ENOUGH if workers else 1) * alone_s or alone_s <= OWN_BOUND * own_s
-    why = _why(alone, ratio, wait, expected)
-    return Rating(workers, ratio, wait, joint.timing.seconds, keeps_up and not starves, why)
-
-
 def judge(findings: Findings) -> Verdict:
     """The verdict of a whole measurement, with what speaks against relying on it."""
     verdict = _judge(findings)
@@ -117,7 +58,7 @@ def judge(findings: Findings) -> Verdict:
 
 
 def _judge(findings: Findings) -> Verdict:
-    caches = tuple(_cache_option(findings, held) for held in findings.held)
+    caches = tuple(cache_option(findings, held) for held in findings.held)
     if findings.data.cache != "none":
         return _judge_memory(findings, caches)
     ratings = tuple(rate(findings, loading.workers) for loading in findings.loader)
@@ -144,25 +85,14 @@ def spreads(findings: Findings) -> list[tuple[str, float]]:
     return [(name, timing.spread) for name, timing in timings if timing.spread and is_above(timing, LARGE_SPREAD)]
 
 
-def times(ratio: float) -> str:
-    """0.83x, 1.6x, 250x"""
-    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.2g}x"
-
-
-def slots_bytes(findings: Findings, workers: int) -> int:
-    """Memory in which workers hand over their batches."""
-    data = findings.data
-    return workers * findings.prefetch * findings.asked_batch_size * (data.bytes_as_tensors // max(1, data.samples))
-
-
 def _judge_memory(findings: Findings, caches: tuple[CacheOption, ...]) -> Verdict:
     """Data that are in memory: nothing is read, so there is nothing that the loader section could make faster."""
     model_s, fed_s, wait = findings.model.step.seconds, findings.fed.seconds, findings.together[0].wait_share
     ratio = model_s / fed_s
-    why = _why(ratio, ratio, wait, expected_wait_share(fed_s, 0, model_s, 0))
+    explained = why(ratio, ratio, wait, expected_wait_share(fed_s, 0, model_s, 0))
     where = "in memory" if findings.data.in_memory else f"cached ({findings.data.cache})"
-    sentence = f"The data are {where}: the loader feeds {times(ratio)} what the model eats{why}, which waits {wait:.0%}"
-    sentence += f" of the time. {_reading_is_no_matter(ratio, wait, findings)}"
+    feeds = f"the loader feeds {times(ratio)} what the model eats{explained}, which waits {wait:.0%} of the time"
+    sentence = f"The data are {where}: {feeds}. {_reading_is_no_matter(ratio, wait, findings)}"
     return Verdict(ratio, wait, True, sentence, None, None, None, (), caches)
 
 
@@ -184,24 +114,6 @@ def _useless(findings: Findings, workers: int) -> bool:
 def _allowance(*timings: Timing) -> float:
     """Share by which timings may differ by chance."""
     return max(LARGE_SPREAD, sum(timing.spread or 0.0 for timing in timings))
-
-
-def _shared(alone: float, wait: float, expected: float) -> bool:
-    """Whether the wait is neither what the ratio of the two alone lets expect nor what taking turns explains."""
-    return abs(wait - max(0.0, 1 - alone)) > POINTS and abs(wait - expected) > POINTS
-
-
-def _why(alone: float, ratio: float, wait: float, expected: float) -> str:
-    """Why a share of waiting is not what the ratio beside it lets expect; empty where it is.
-
-    alone: ratio of the loader alone to the model alone; ratio: the one that is told; expected: wait without sharing.
-    """
-    if _shared(alone, wait, expected):
-        told = "alone" if ratio == alone else f"alone it would be {times(alone)}"
-        return f" ({told}; together both slow down, as they share the CPU)"
-    if abs(wait - max(0.0, 1 - ratio)) > POINTS:
-        return " (making batches and training take turns)"
-    return ""
 
 
 def _is_worth_it(rating: Rating, now: Rating) -> bool:
@@ -255,14 +167,6 @@ def _fastest(ratings: tuple[Rating, ...]) -> Rating:
     """The fewest workers with which training is within GAIN of its fastest."""
     least_s = min(rating.step_s for rating in ratings)
     return next(rating for rating in ratings if rating.step_s <= (1 + GAIN) * least_s)
-
-
-def _cache_option(findings: Findings, held: Held) -> CacheOption:
-    data, model_s, feed_s = findings.data, findings.model.step.seconds, held.timing.seconds
-    fill_s = data.samples * min((loading.timing.seconds for loading in findings.loader), default=0.0)
-    needed = 0 if data.in_memory and held.cache == "ram" else data.bytes_as_tensors
-    fits = needed <= MEMORY_SHARE * findings.machine.available_bytes
-    return CacheOption(held.cache, needed, fill_s, model_s / feed_s, expected_wait_share(feed_s, 0, model_s, 0), fits)
 
 
 def _better_cache(findings: Findings, caches: tuple[CacheOption, ...], best: Rating) -> CacheOption | None:

@@ -57,12 +57,13 @@ def _cells(row: Row) -> list[str]:
 def _fitted(rows: list[Row], widths: list[int]) -> tuple[int, list[str], list[tuple[int, str]]]:
     """The width of kinds, and `_names` in the room that is left: kinds are cut only for names that fit nowhere else."""
     others = sum(widths[1:]) + 2 * len(widths)
-    for kind_width in range(widths[0], LEAST_KIND - 1, -1):
-        room = max(LEAST_NAME, WIDTH - others - kind_width)
-        names, headings = _names(rows, room)
-        if room == WIDTH - others - kind_width and max(map(len, names)) <= room:
+    least = min(widths[0], LEAST_KIND)
+    for kind_width in range(widths[0], least - 1, -1):
+        room = WIDTH - others - kind_width
+        names, headings = _names(rows, max(room, LEAST_NAME))
+        if max(LEAST_NAME, *map(len, names)) <= room:
             return kind_width, names, headings
-    return LEAST_KIND, [_elided(name, room) for name in names], headings
+    return least, [_elided(name, max(room, LEAST_NAME)) for name in names], headings
 
 
 def _names(rows: list[Row], room: int) -> tuple[list[str], list[tuple[int, str]]]:

@@ -14,7 +14,13 @@ from mlcli.schema.yaml12 import KeyPath, Tree, scalar
 SHOWN_VALUE = 60
 """Characters of an offending value that a message shows."""
 
-_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+_BOUNDS = {
+    "greater_than": "gt",
+    "greater_than_equal": "ge",
+    "less_than": "lt",
+    "less_than_equal": "le",
+    "multiple_of": "multiple_of",
+}
 _SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size", "num_workers": "workers"}
 """What other trainers call our keys."""
 
@@ -134,7 +140,8 @@ def _wrong_value(
         return path, not_one_of(given, slot.choices)
     if len(slot.values) == 1 and kind in _BOUNDS:
         limit = _BOUNDS[kind]
-        return path, f"must be{bounds({limit: slot.values[0].limits[limit]})}, got {show(given)}"
+        limits = bounds({limit: slot.values[0].limits[limit]}).replace(" (a multiple", " a multiple").rstrip(")")
+        return path, f"must be{limits}, got {show(given)}"
     if kind == "too_short" and given == []:
         return path, "must not be empty"
     return path, f"must be {with_article(in_words(slot))}, got {show(given)}{_hint(given, slot)}"

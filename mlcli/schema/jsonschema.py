@@ -46,7 +46,7 @@ def json_schema(kinds: dict[str, type[BaseModel]]) -> dict[str, Any]:
     """One schema for the YAMLs of all tasks; the key `task` chooses."""
     union: Any = Annotated[Union[tuple(kinds.values())], Field(discriminator="task")]  # noqa: UP007 (made at run time)
     schema = TypeAdapter[Any](union).json_schema(schema_generator=_Generator)
-    defaults = {field.default for kind in kinds.values() for field in kind.model_fields.values()}
+    defaults = [field.default for kind in kinds.values() for field in kind.model_fields.values()]
     for default in {type(value).__name__ for value in defaults if hasattr(value, "name")}:
         schema["$defs"][default]["required"].remove("name")  # may be left out, see read.fill_in_names
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mlcli configuration", **schema}

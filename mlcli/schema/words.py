@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from mlcli.schema.yaml12 import KeyPath
 
-LIMITS = ("gt", "ge", "lt", "le", "min_length", "max_length")
+LIMITS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,13 @@ class Slot:
         return get_origin(self.type) in (tuple, list)
 
     @property
+    def is_mapping(self) -> bool:
+        return get_origin(self.type) is dict
+
+    @property
     def element(self) -> "Slot":
-        return Slot.of(get_args(self.type)[0])
+        """What each item of a list, or each value of a mapping, may be."""
+        return Slot.of(get_args(self.type)[1 if self.is_mapping else 0])
 
     def takes(self, *kinds: type) -> bool:
         return any(member.type in kinds for member in self.members)
@@ -115,7 +120,7 @@ def follow(root: type[BaseModel], location: tuple[str | int, ...]) -> Spot:
             alternatives = slot.sections
             slot, section = Slot(alternatives[str(part)]), alternatives[str(part)]
             continue
-        if slot.is_list:
+        if slot.is_list or slot.is_mapping:
             path, slot = (*path, part), slot.element
             continue
         if not slot.sections:
@@ -149,7 +154,7 @@ def in_words(slot: Slot) -> str:
 
 
 def with_article(words: str) -> str:
-    return f"a {words}" if words.startswith(("whole", "number", "list", "path", "section")) else words
+    return f"a {words}" if words.startswith(("whole", "number", "list", "mapping", "path", "section")) else words
 
 
 def bounds(limits: dict[str, Any]) -> str:
@@ -159,8 +164,10 @@ def bounds(limits: dict[str, Any]) -> str:
     high = [f"below {limits['lt']:g}"] if "lt" in limits else []
     high += [f"at most {limits['le']:g}"] if "le" in limits else []
     if "ge" in limits and high:
-        return f" from {limits['ge']:g} to {high[0].removeprefix('at most ')}"
-    return " " + " and ".join(low + high) if low or high else ""
+        text = f" from {limits['ge']:g} to {high[0].removeprefix('at most ')}"
+    else:
+        text = " " + " and ".join(low + high) if low or high else ""
+    return text + (f" (a multiple of {limits['multiple_of']})" if "multiple_of" in limits else "")
 
 
 def _one(slot: Slot, *, plural: bool) -> str:
@@ -169,6 +176,10 @@ def _one(slot: Slot, *, plural: bool) -> str:
         return _either([str(choice) for choice in slot.choices])
     if slot.is_list:
         return _list(slot)
+    if slot.is_mapping:
+        names = Slot.of(get_args(slot.type)[0])
+        which = _either([str(choice) for choice in names.choices]) if names.choices else "names"
+        return f"mapping{s} of {which} to {_one(slot.element, plural=True)}"
     if slot.sections:
         if slot.discriminator:
             return f"section{s} whose name is one of {', '.join(slot.sections)}"

@@ -3,12 +3,16 @@
 import json
 import re
 import struct
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mlcli import cli
 from mlcli.commands import bench_io, runs
 from mlcli.experiment import Experiment
+from mlcli.machine import verdict as verdict_module
+from mlcli.machine.verdict import Verdict
 from mlcli.report.summary import wait_share
 from tests.machine.slow import write_images
 
@@ -92,6 +96,34 @@ def test_apply_writes_what_the_verdict_says_and_nothing_else(photos, mlcli):
         expected = expected.replace("cache: none", f"cache: {verdict['cache']}")
     assert photos.read_text() == expected
     Experiment.load(photos)
+
+
+def test_json_has_the_checks_of_memory(photos, mlcli):
+    report = json.loads(mlcli("bench-io", "photos.yaml", "--quick", "--json").out)
+    shm, ahead = report["checks"]
+    assert (shm["name"], shm["status"], shm["needed_bytes"]) == ("/dev/shm", "ok", 0)
+    assert ahead["needed_bytes"] == report["prefetch"] * 8 * 3 * 8 * 8 * (report["verdict"]["workers"] or 2)
+
+
+def test_the_hint_repeats_what_was_typed():
+    verdict = Verdict(0.5, 0.5, False, "", 4, None, 4, (), ())
+    overrides = ["train.batch_size=16", "loader.workers=0", "data={name: folder, root: a b}"]
+    ((_, hint),) = bench_io._hint(Path("photos.yaml"), overrides, verdict)
+    assert hint.startswith("mlcli bench-io photos.yaml train.batch_size=16 'data={name: folder, root: a b}' --apply   ")
+    assert "loader.workers: 4" in hint
+    assert "workers=0" not in hint
+
+
+def test_the_floor_is_held_against_what_is_shown(mlcli, tmp_path, monkeypatch):
+    (tmp_path / "table.yaml").write_text(TABLE)
+    real = verdict_module.judge
+    monkeypatch.setattr(verdict_module, "judge", lambda findings: replace(real(findings), ratio=0.996))
+    assert mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "1").code == 0  # it says 1x
+    assert mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "1.01").code == 1
+
+
+def test_starting_up_counts():
+    assert 0 < bench_io.start_up_s() <= bench_io.MOST_START_S
 
 
 def test_nothing_to_apply(mlcli, tmp_path):
@@ -207,9 +239,8 @@ def test_a_runs_own_yaml_is_not_changed(photos, mlcli, tmp_path):
 def test_training_names_bench_io_when_it_waited(photos, mlcli, tmp_path):
     typed = mlcli("train", "photos.yaml", "train.epochs=20", "loader.workers=0")
     (run,) = (tmp_path / "runs" / "photos").iterdir()
-    assert re.search(
-        r"^wait +\d+% of the training time was spent waiting for data; why: mlcli bench-io ", typed.out, re.M
-    )
+    told = " ".join(typed.out.split())  # the page wraps
+    assert re.search(r"\bwait \d+% of the training time was spent waiting for data; why: mlcli bench-io ", told)
     assert f"mlcli bench-io runs/photos/{run.name}/resolved.yaml" in typed.out
 
 

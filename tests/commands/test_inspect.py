@@ -98,6 +98,12 @@ def test_arithmetic_on_request(mlcli, yaml):
     assert "floor" not in mlcli("inspect", "digits.yaml").out
 
 
+def test_a_single_layer(mlcli, yaml):
+    typed = mlcli("inspect", yaml("linear"), "model={name: linear}")
+    assert typed.code == 0
+    assert "output linear 10 10 650 1.28k all" in " ".join(typed.out.split())
+
+
 def test_regression_has_no_pixels_and_no_picture(mlcli, yaml, tmp_path):
     out = mlcli("inspect", yaml("diabetes")).out
     assert "kernel" not in out

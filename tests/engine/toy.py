@@ -107,6 +107,10 @@ class ToyTask:
     def batch_picture(self, batch: Batch) -> Image.Image | None:
         return None
 
+    def inspection_pictures(self, batch: Batch) -> dict[str, Image.Image]:
+        """Nothing."""
+        return {}
+
     def embeddings(self, split: str) -> None:
         return None
 

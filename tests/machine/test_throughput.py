@@ -109,12 +109,13 @@ def test_the_data_are_not_touched_and_nothing_runs_on(images):
 class SlowLearner(torch.nn.Module):
     """Takes its time for every image."""
 
-    def __init__(self, model):
+    def __init__(self, model, seconds=0.01):
         super().__init__()
-        self.model = model
+        self.model, self.seconds, self.calls = model, seconds, 0
 
     def forward(self, inputs):
-        time.sleep(0.01 * len(inputs))
+        self.calls += 1
+        time.sleep(self.seconds * len(inputs))
         return self.model(inputs)
 
 
@@ -126,6 +127,20 @@ def test_a_slow_model_is_given_smaller_batches(images):
     assert found.batch_size in (2, 3)
     assert found.asked_batch_size == BATCH
     assert found.model.step.seconds == pytest.approx(0.01, rel=0.5)
+
+
+def test_a_very_slow_model_takes_few_steps(images):
+    config = config_of(images, workers=1)
+    task = config.build()
+    task.model = slow = SlowLearner(task.model, 0.2)
+    found = measure(config, task, budget_s=0.4)  # a step may take 10 ms, of two samples it takes 0.4 s
+    assert slow.calls <= 3
+    assert found.batch_size == 2
+    assert found.model.step.seconds == pytest.approx(0.2, rel=0.5)
+    assert [joint.workers for joint in found.together] == [loading.workers for loading in found.loader] == [1]
+    verdict = judge(found)
+    assert verdict.nothing_to_do
+    assert "a rough guess" in verdict.sentence
 
 
 class Steps:
@@ -148,6 +163,7 @@ class Steps:
         pytest.param(1.0, (1, 2, 3, 4), 64, id="a long stall"),
         pytest.param(0.048, (), 48, id="no further than needed"),
         pytest.param(0.001, (), 2, id="not below two"),
+        pytest.param(0.0001, (), 2, id="hopeless"),
     ],
 )
 def test_the_batch_is_cut_for_a_slow_model_but_not_for_a_stall(limit_s, stalled, fitting):

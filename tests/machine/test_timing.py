@@ -39,3 +39,7 @@ def test_slow_work_is_timed_once():
     timing = repeat(work, budget_s=0.01)
     assert (len(calls), timing.laps) == (2, 1)
     assert timing.seconds >= 0.005
+    calls.clear()
+    timing = repeat(work, budget_s=0.001)  # so slow that a second round would be too much
+    assert (len(calls), timing.laps) == (1, 1)
+    assert timing.seconds >= 0.005

@@ -6,8 +6,10 @@ import pytest
 
 from mlcli.machine.findings import Appetite, Data, Findings, Held, Loading, Machine, Stage, Together
 from mlcli.machine.page import advice, page
+from mlcli.machine.rating import expected_wait_share, times, told
+from mlcli.machine.shared_memory import checks, slots_bytes
 from mlcli.machine.timing import Timing
-from mlcli.machine.verdict import TOO_BUSY, expected_wait_share, judge, slots_bytes, spreads, times
+from mlcli.machine.verdict import TOO_BUSY, judge, spreads
 
 GB = 10**9
 
@@ -311,6 +313,31 @@ def test_memory_of_the_slots():
     assert any("lower loader.prefetch" in line for line in advice(tight, judge(tight)))
 
 
+def test_both_kinds_of_memory_are_checked():
+    found = findings(read_ms=6.0, model_ms=2.0, workers=1)
+    verdict = judge(found)
+    shm, ahead = checks(found, verdict)
+    assert (shm.name, shm.status, shm.needed_bytes, shm.available_bytes) == ("/dev/shm", "ok", 0, 64_000_000)
+    assert "64 MB, not needed" in shm.text
+    assert ahead.status == "ok"
+    assert ahead.needed_bytes == slots_bytes(found, verdict.workers or 1) > 0
+    tight = replace(found, machine=replace(found.machine, available_bytes=ahead.needed_bytes * 2 - 1, shm_bytes=None))
+    shm, ahead = checks(tight, verdict)
+    assert (shm.available_bytes, shm.text) == (None, "not there, and not needed")
+    assert ahead.status == "warning"
+    assert "lower loader.prefetch" in ahead.text
+    assert "warning  batches read ahead" in page(tight, verdict, "resnet", [])
+    held = in_memory(found, fed_ms=0.1, wait=0.0)
+    assert checks(held, judge(held))[1].needed_bytes == 0
+
+
+def test_what_is_shown_is_what_is_compared():
+    for ratio in (0.0123, 0.833, 0.996, 1.04, 1.249, 9.94, 9.96, 250.4, 1e7):
+        assert f"{told(ratio):g}" == f"{float(times(ratio).removesuffix('x')):g}"
+    assert told(0.996) == 1.0
+    assert told(0.994) == 0.99
+
+
 def test_a_cold_disk_is_mentioned():
     found = findings(read_ms=1.0, model_ms=2.0)
     slow_disk = Stage("read file, cold", steady(0.010), "comparison", 10_000)
@@ -324,7 +351,7 @@ def test_the_page_has_every_part():
     found = findings(read_ms=6.0, own_ms=0.2, model_ms=2.0, workers=1)
     text = page(found, judge(found), "resnet 11,173,962 parameters", [("saved", "there")])
     heads = [line.split()[0] for line in text.splitlines() if line[:1].strip()]
-    assert heads[:3] == ["data", "machine", "stage"]
+    assert heads[:4] == ["data", "machine", "memory", "stage"]
     assert {"loader", "model", "epoch", "cache", "VERDICT", "advice", "saved"} <= set(heads)
     assert "1 worker *" in text
     assert "loader.workers: 4   the fewest that feed 1.25x" in text

@@ -118,8 +118,10 @@ def test_a_field_is_the_part_of_the_image_that_gradients_reach():
 
 def test_gates_do_not_widen_a_field_and_attention_does():
     gated = apart(models.mobilenet_v3_small(weights=None), torch.rand(2, 3, 64, 64)).layers
-    sides = [layer.field.size[0] for layer in gated if layer.name == "features.1.block.2.0" and layer.field]
-    assert sides == [7]  # a 3x3 at stride 2 and one behind it: 3 + 2 * 2; the gate between sees everything
+    behind = next(layer.field for layer in gated if layer.name == "features.1.block.2.0")
+    assert behind is not None
+    assert not behind.whole
+    assert behind.size == (7, 7)  # a 3x3 at stride 2 and one behind it: 3 + 2 * 2; the gate between sees everything
     seen = {layer.name: layer.field for layer in apart(
         models.vit_b_32(weights=None, image_size=64), torch.rand(2, 3, 64, 64)).layers}  # fmt: skip
     assert seen["conv_proj"].size == (32, 32)

@@ -151,6 +151,10 @@ class ClassificationTask(Classifier):
             drawn["feature maps"] = feature_maps(self.model, first, f"{split}: feature maps")
         return {title: picture for title, picture in drawn.items() if picture is not None}
 
+    def inspection_pictures(self, batch: Batch) -> "dict[str, Image.Image]":
+        """Nothing: its filters tell something once it has learned."""
+        return {}
+
     def embeddings(self, split: str, limit: int = 2000) -> Embeddings:
         """What the layer before the last makes of up to `limit` samples of a split; see `Embeddings`."""
         from mlcli.tasks.classification.embeddings import embed

@@ -123,7 +123,7 @@ class RCnn(DetectorBase):
     crop: Annotated[int, Field(ge=16, le=224)] = 48
     """Side in pixels that each proposal is warped to."""
     context: Share = 0.15
-    """By how much of its sides a proposal is widened before it is cut out, half of it at each end (0.16 in the paper)."""
+    """By how much of its sides a proposal is widened before it is cut out, half at each end; 0.16 in the paper."""
     width: Annotated[int, Field(ge=4, le=128)] = 16
     """Channels of the CNN's first layer."""
     proposals: Proposals = Proposals()

@@ -18,8 +18,8 @@ from mlcli.tasks.detection.detector import Detector
 from mlcli.tasks.detection.regions import RegionDetector
 
 STRIDE = 8
-"""Of the map, in pixels. The paper has 16, for pictures of 600 pixels and more; here objects of 40 pixels would have two
-cells, and the embedded scenes were learned a third as well (after 1,600 pictures, mAP at IoU 0.5 of 0.03, not 0.08)."""
+"""Of the map, in pixels. The paper has 16, for pictures of 600 pixels and more; here, objects of 40 pixels would have
+two cells, and the embedded scenes were learned a third as well (after 1,600 pictures, an mAP@.5 of 0.03, not 0.08)."""
 
 CELLS = 7  # pooled from a region along each side
 HIDDEN = 256  # units; 4096 in the paper

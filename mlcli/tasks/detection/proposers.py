@@ -135,7 +135,7 @@ class RegionNetwork:
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         self.identity = f"region proposal network {digest.hexdigest()}, most {most}"
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a detector in training keeps the boxes for its backward pass
     def __call__(self, images: Tensor) -> list[Tensor]:
         self._detector.to(images.device)
         return [boxes.cpu() for boxes in self._detector.propose(images, self._most)]

@@ -75,7 +75,7 @@ class RegionDetector(Detector):
         )
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[dict[str, Tensor], Detections | None]:
-        proposals = self._proposals(images, targets)
+        proposals = self.proposals(images, targets)
         features = self.features(self.normalize(images))
         sizes = [self.image_size] * len(images)
         if not self.training:
@@ -85,7 +85,7 @@ class RegionDetector(Detector):
         _, losses = self.roi_heads(features, proposals, sizes, to_lists(targets))
         return {"class": losses["loss_classifier"], "box": losses["loss_box_reg"]}, None
 
-    def _proposals(self, images: Tensor, targets: Targets | None) -> list[Tensor]:
+    def proposals(self, images: Tensor, targets: Targets | None) -> list[Tensor]:
         """B times float32 [p, 4], p >= 1: with no region at all in a batch the mean loss would be NaN."""
         if len(self.windows):
             return [self.windows] * len(images)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1 / 8
-"""Side of the smallest windows in shorter sides of the picture; objects of 0.7 of that are overlapped by half at best."""
+"""Side of the smallest windows, in shorter sides of the picture; it overlaps objects of 0.7 of it by half."""
 
 OCTAVES_APART = 0.5
 """Each size is 1.4 times the next smaller one."""
@@ -21,8 +21,8 @@ SQUARES, SHAPES = (1.0,), (1.0, 0.5, 2.0)
 
 LAYOUTS = ((SHAPES, 1 / 4), (SHAPES, 1 / 3), (SQUARES, 1 / 3), (SQUARES, 1 / 2), (SQUARES, 2 / 3))
 """Shapes, and how far each window is moved on, in its own sides; from fine to coarse. On a square picture these are
-4560, 2630, 884, 434 and 274 windows. Of boxes with sides of 1/10 to 1/2 of the picture, anywhere and of any shape between
-1:2 and 2:1, they overlap 100, 100, 99, 90 and 74 % by half (IoU 0.5), but only 69, 45, 22, 10 and 7 % by IoU 0.7."""
+4560, 2630, 884, 434 and 274 windows. Of boxes of 1/10 to 1/2 of the picture, anywhere and of any shape between 1:2 and
+2:1, they overlap 100, 100, 99, 90 and 74 % by half (IoU 0.5), but only 69, 45, 22, 10 and 7 % by IoU 0.7."""
 
 
 def sliding_windows(height: int, width: int, most: int) -> Tensor:

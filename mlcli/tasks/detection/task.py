@@ -95,6 +95,12 @@ class DetectionTask(ObjectDetector):
     def embeddings(self, split: str) -> None:
         """A picture is not one point: it holds many objects."""
 
+    def inspection_pictures(self, batch: Batch) -> dict[str, "Image"]:
+        from mlcli.tasks.detection.inspection import inspection_pictures
+
+        names, nms_iou = self.info.class_names, self.config.model.nms_iou
+        return inspection_pictures(self.model, batch.inputs, batch.targets, names, nms_iou)
+
     def pictures(self, split: str, metrics: Metrics) -> dict[str, "Image"]:
         from mlcli.tasks.detection.pictures import answer_sheets
 

@@ -70,7 +70,7 @@ class TorchvisionBase(Detector):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Any,
         config: TorchvisionDetector,
         info: DataInfo,
         *,
@@ -78,7 +78,7 @@ class TorchvisionBase(Detector):
         still: tuple[nn.Module, ...] = (),
     ) -> None:
         super().__init__(info)
-        self.net: Any = net
+        self.net = net
         self.notes: tuple[str, ...] = notes
         self.net.notes = notes  # where `Start` looks
         self.max_detections = config.max_detections

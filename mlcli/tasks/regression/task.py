@@ -117,6 +117,10 @@ class RegressionTask(Regressor):
         """Rows of features have no picture."""
         return None
 
+    def inspection_pictures(self, batch: Batch) -> "dict[str, Image.Image]":
+        """Nothing."""
+        return {}
+
     def embeddings(self, split: str) -> None:
         """There are no classes whose points could be told apart."""
 

@@ -236,3 +236,5 @@ def test_new_pictures_are_looked_at_by_the_model_itself(tmp_path):
         _, expected = net(images, targets.__class__(targets.boxes_xyxy, targets.labels, None, told))
     assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy)
     assert found.labels.any()
+    net.train()
+    sum(net(images.float(), targets)[0].values()).backward()  # slow, but it learns without proposals in the batch too

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.tasks.detection import pretrained
+from mlcli.tasks.detection.masks import paste
 
 from .overfit import detector, facts
 from .rectangles import check_detections, found_share, learn, rectangles
@@ -29,8 +31,7 @@ THEIR_NAMES = {
     "mask": "loss_mask",
     "centerness": "bbox_ctrness",
 }
-STEPS = {"faster_rcnn": 45, "mask_rcnn": 35, "retinanet": 60, "fcos": 60}
-SMALL = {"faster_rcnn": "fasterrcnn_mobilenet_v3_large_320_fpn", "retinanet": "retinanet_resnet50_fpn"}
+STEPS = {"faster_rcnn": 40, "mask_rcnn": 35, "retinanet": 50, "fcos": 50}
 
 every_name = pytest.mark.parametrize("name", TERMS)
 
@@ -48,7 +49,7 @@ def lists(net, images, targets):
 
 @every_name
 def test_a_batch_is_learned_by_heart(name):
-    images, targets = rectangles(64, 64)
+    images, targets = rectangles(64, 64, 3)
     net = detector(facts(64, 64), name=name, width=8)
     losses = learn(net, images, targets, STEPS[name])
     assert losses[-1] < losses[0]
@@ -57,23 +58,39 @@ def test_a_batch_is_learned_by_heart(name):
         terms, found = net(images)
     assert terms == {}
     assert found_share(found, targets) >= 0.85
-    check_detections(found, 4, 64, 64, 3, 100)
+    check_detections(found, 3, 64, 64, 3, 100)
     if name == "mask_rcnn":
-        assert found.masks.shape == (4, 100, 28, 28)
-        sure = found.scores > 0.5
-        assert found.masks[sure].mean() > 0.7  # of rectangles that fill their boxes
+        assert found.masks.shape == (3, 100, 28, 28)
+        assert mask_overlap(found, targets) > 0.6
     else:
         assert found.masks is None
 
 
-@every_name
-@pytest.mark.parametrize("arch", [False, True], ids=["compact", "torchvision's"])
+def mask_overlap(found, targets):
+    """Mean over the objects, some of which hide others, of the best mask IoU of a detection scored above 0.5."""
+    best = []
+    for picture, row in targets.valid.nonzero().tolist():
+        truth = targets.masks[picture, row].numpy() > 0
+        ious = [0.0]
+        for place in (found.scores[picture] > 0.5).nonzero().flatten().tolist():
+            pasted = paste(found.masks[picture, place], found.boxes_xyxy[picture, place], *truth.shape)
+            ious.append((pasted & truth).sum() / (pasted | truth).sum())
+        best.append(max(ious))
+    return sum(best) / len(best)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        *((name, None) for name in TERMS),
+        ("faster_rcnn", "fasterrcnn_mobilenet_v3_large_320_fpn"),
+        ("retinanet", "retinanet_resnet50_fpn"),
+    ],
+    ids=lambda value: value or "compact",
+)
 def test_losses_and_detections_are_torchvisions(name, arch):
-    if arch and name not in SMALL:
-        pytest.skip("as the others")
     images, targets = rectangles(64, 96)
-    extra = {"arch": SMALL[name]} if arch else {"width": 8}
-    net = detector(facts(64, 96), name=name, score_threshold=0.001, max_detections=20, **extra)
+    net = detector(facts(64, 96), name=name, arch=arch, width=8, score_threshold=0.001, max_detections=20)
     for norm in net.modules():  # or the first pass would change the second
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = 0.0
@@ -271,7 +288,7 @@ def test_coco_weights_are_loaded_but_for_the_classes(name, build, file, tmp_path
 
     info = facts(64, 64)
     arch = build.__name__
-    net = detector(info, name=name, arch=arch, weights=tmp_path / file)
+    net: Any = detector(info, name=name, arch=arch, weights=tmp_path / file)
     said = " | ".join(net.notes)
     head = (
         "cls_score.weight 91x1024 -> 4x1024" if name == "mask_rcnn" else "cls_logits.weight 819x256x3x3 -> 27x256x3x3"
@@ -312,7 +329,9 @@ def freeze(net):
 def test_second_versions_keep_learning_their_norms(tmp_path):
     other = detection.retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=7)
     torch.save(other.state_dict(), tmp_path / "seven.pth")
-    net = detector(facts(32, 32), name="retinanet", arch="retinanet_resnet50_fpn_v2", weights=tmp_path / "seven.pth")
+    net: Any = detector(
+        facts(32, 32), name="retinanet", arch="retinanet_resnet50_fpn_v2", weights=tmp_path / "seven.pth"
+    )
     net.train()
     assert all(norm.training for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
     assert torch.equal(net.net.backbone.body.bn1.running_var, other.backbone.body.bn1.running_var)
@@ -331,7 +350,7 @@ def test_imagenet_weights_go_to_the_backbone(tmp_path, monkeypatch):
     assert pretrained._imagenet_url("maskrcnn_resnet50_fpn_v2").endswith("resnet50-0676ba61.pth")
     monkeypatch.setattr(pretrained, "_imagenet_url", lambda arch: f"https://x.org/{cached.name}")
     arch = "fasterrcnn_mobilenet_v3_large_320_fpn"
-    net = detector(facts(32, 32), name="faster_rcnn", arch=arch, weights="imagenet")
+    net: Any = detector(facts(32, 32), name="faster_rcnn", arch=arch, weights="imagenet")
     body = net.net.backbone.body.state_dict()
     assert all(torch.equal(t, whole.state_dict()[f"features.{n}"]) for n, t in body.items())
     assert len(net.notes) == 2  # that all were loaded, and what mean and std they expect
@@ -367,7 +386,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 
 def test_the_regions_proposed_are_the_likeliest():
     images, _ = rectangles(64, 64, 2)
-    net = detector(facts(64, 64), name="faster_rcnn", width=4).eval()
+    net: Any = detector(facts(64, 64), name="faster_rcnn", width=4).eval()
     with torch.no_grad():
         few, many = net.propose(images, 7), net.propose(images, 1000)
     for some, more in zip(few, many, strict=True):
