@@ -99,7 +99,7 @@ def bench_io(
         list[str] | None,
         typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Take about 10 seconds after start-up instead of 60.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take about 10 seconds in all instead of 60.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Read all data once besides, and time it.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Write the advice into the YAML; comments stay.")] = False,
     fail_under: Annotated[
@@ -137,7 +137,7 @@ def inspect(
         typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
     ] = None,
     arithmetic: Annotated[bool, typer.Option("--arithmetic", help="Show how each output size comes about.")] = False,
-    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Modules inside modules that are shown.")] = None,
+    depth: Annotated[int | None, typer.Option("--depth", min=0, help="Modules inside modules that are shown; 0 for all.")] = None,
     as_json: Json = False,
     out: Out = Path("runs"),
 ) -> None:

@@ -19,8 +19,9 @@ BINS = 30
 """Of a histogram; TensorBoard draws about that many."""
 VANISHED = 1e-4
 """Gradient (root mean square) of a layer as a share of the largest layer's, below which it is called vanishing ..."""
-MOVES_NOT = 1e-6
-"""... if a step also moves the layer by less than this share of its weights: a thousandth of what is in order."""
+MOVES_NOT = 1e-3
+"""... if a step also moves the layer by less than this share of what it moves the largest mover: Adam makes up for small
+gradients, and at the end of a schedule all steps are small."""
 EXPLODED = 1e3
 """Norm of a layer's gradient from which it is called exploding."""
 JUMPS = 0.3
@@ -191,9 +192,11 @@ def notes(look: Look) -> list[str]:
     found = []
     matrices = [layer for layer in look.layers if layer.is_matrix]
     rms = {layer.name: layer.gradient_norm / layer.size**0.5 for layer in matrices}
-    largest = max(rms.values(), default=0.0)
+    largest, farthest = max(rms.values(), default=0.0), max((layer.update_ratio for layer in matrices), default=0.0)
     vanished = [
-        layer.name for layer in matrices if 0 < rms[layer.name] < VANISHED * largest and layer.update_ratio < MOVES_NOT
+        layer.name
+        for layer in matrices
+        if 0 < rms[layer.name] < VANISHED * largest and layer.update_ratio < MOVES_NOT * farthest
     ]
     exploded = [layer for layer in matrices if layer.gradient_norm > EXPLODED]
     jumping = [layer for layer in matrices if layer.update_ratio > JUMPS]

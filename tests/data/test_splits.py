@@ -123,3 +123,15 @@ def test_classes_missing_from_a_split_are_named():
 )
 def test_class_balance_in_one_line(sizes, line):
     assert class_balance(labels_of(*sizes), NAMES) == line
+
+
+def test_val_and_test_are_drawn_independently():
+    """With one seed for both, what validation passed over, the test would pass over as well."""
+    seeds, num = 200, 60
+    landed = np.zeros(num)
+    for seed in range(seeds):
+        landed[split_indices(num, {"val": 0.15, "test": 0.15}, seed)["test"]] += 1
+    share = landed / seeds
+    assert share.mean() == pytest.approx(0.15)
+    assert share.min() > 0.05  # 4 standard deviations of 200 draws
+    assert share.max() < 0.25
