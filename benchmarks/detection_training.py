@@ -1,9 +1,9 @@
-"""Images per second of training a detector: mlcli against torchvision's reference loop, and YOLO and SSD against RetinaNet.
+"""Images per second of training a detector, beside torchvision's reference loop; YOLO and SSD beside RetinaNet.
 
 The reference loop is that of torchvision's references/detection (engine.py and train.py of release 0.29): one dataset
-item decoded, flipped and converted at a time, a DataLoader with two workers, lists of tensors, the sum of the losses read back
-each step. Both train the same network from torchvision (compact backbone) on the same JPEG files with flips, SGD with
-momentum, the same batch size; mlcli through its own trainer, feed and log. Alternating order, medians of the rounds.
+item decoded, flipped and converted at a time, a DataLoader with two workers, lists of tensors, the sum of the losses
+read back each step. Both train the same network from torchvision (compact backbone) on the same JPEG files with flips,
+SGD with momentum, the same batch size; mlcli by its own step and feed. Alternating order, medians of the rounds.
 
     python benchmarks/detection_training.py [--size 128] [--batch 8] [--steps 20] [--rounds 5] [--threads 2]
 """
@@ -14,21 +14,25 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine_line import machine_line
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.io import decode_image
 from torchvision.transforms import v2
 
+from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import decide_runtime
-from mlcli.engine.state import TrainingState
 from mlcli.experiment import Experiment
+from mlcli.machine.learner import Learner
 from mlcli.tasks.detection.task import DetectionTask
+from mlcli.tasks.detection.torchvision_detectors import TorchvisionBase
 
 PICTURES = 160
 PEERS = ("faster_rcnn", "retinanet", "fcos")
@@ -52,9 +56,6 @@ train: {{epochs: 1, batch_size: {chosen.batch}, threads: {chosen.threads}, devic
 
 def by_mlcli(task: DetectionTask, experiment: Experiment, steps: int) -> float:
     """Images per second of mlcli's own steps: feed, losses, backward, optimizer, the loss kept on the device."""
-    from mlcli.machine.learner import Learner
-    from mlcli.engine.meter import Meter
-
     runtime = decide_runtime(experiment.config.train)
     feed = task.feed(runtime)
     learner = Learner(task, experiment.config, runtime, feed)
@@ -96,7 +97,8 @@ class JpegBoxes(Dataset):
 
 def by_reference(task: DetectionTask, folder: Path, chosen: argparse.Namespace) -> float:
     """Images per second of `train_one_epoch` of torchvision's references, on the same network."""
-    model = task.model.net  # type: ignore[union-attr]
+    assert isinstance(task.model, TorchvisionBase)
+    model = task.model.net
     model.train()
     loader = DataLoader(
         JpegBoxes(folder, chosen.size), chosen.batch, shuffle=True, num_workers=2, drop_last=True, collate_fn=_columns
@@ -106,7 +108,7 @@ def by_reference(task: DetectionTask, folder: Path, chosen: argparse.Namespace) 
     for step, (pictures, targets) in enumerate(_endless(loader)):
         if step == 2:
             began = time.perf_counter()
-        losses = sum(model(list(pictures), list(targets)).values())
+        losses = torch.stack(list(model(list(pictures), list(targets)).values())).sum()
         assert math.isfinite(losses.item())
         optimizer.zero_grad()
         losses.backward()
@@ -137,8 +139,6 @@ def write_pictures(folder: Path, size: int) -> None:
     for image in content["images"]:
         source = next((folder / "converted").rglob(Path(image["file_name"]).name))
         image["file_name"] = f"{source.stem}.jpg"
-        from PIL import Image
-
         Image.open(source).convert("RGB").save(folder / "images" / image["file_name"], quality=90)
     (folder / "train.json").write_text(json.dumps(content))
 
@@ -158,9 +158,12 @@ def main() -> None:
             for model in (*PEERS, *OWN):
                 one = experiment(model, folder, chosen)
                 task = one.config.build()
-                measures = [(f"{model}, mlcli", lambda task=task, one=one: by_mlcli(task, one, chosen.steps))]
+                assert isinstance(task, DetectionTask)
+                measures: list[tuple[str, Callable[[], float]]] = [
+                    (f"{model}, mlcli", partial(by_mlcli, task, one, chosen.steps))
+                ]
                 if model in PEERS:
-                    measures += [(f"{model}, torchvision's loop", lambda task=task: by_reference(task, folder, chosen))]
+                    measures.append((f"{model}, torchvision's loop", partial(by_reference, task, folder, chosen)))
                 for title, measure in measures if turn % 2 else reversed(measures):
                     figures.setdefault(title, []).append(measure())
     middle = {title: statistics.median(values) for title, values in figures.items()}

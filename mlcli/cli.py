@@ -137,7 +137,9 @@ def inspect(
         typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
     ] = None,
     arithmetic: Annotated[bool, typer.Option("--arithmetic", help="Show how each output size comes about.")] = False,
-    depth: Annotated[int | None, typer.Option("--depth", min=0, help="Modules inside modules that are shown; 0 for all.")] = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=0, help="Modules inside modules that are shown; 0 for all.")
+    ] = None,
     as_json: Json = False,
     out: Out = Path("runs"),
 ) -> None:

@@ -92,7 +92,9 @@ def _some_member(slot: Slot) -> st.SearchStrategy[Any]:
         return st.dictionaries(st.sampled_from(["train", "test"]), _some_value(slot.element))
     if slot.type is int:
         step = slot.limits.get("multiple_of", 1)
-        return st.integers(int(low) // step + 1, max(int(high) // step - 1, int(low) // step + 1)).map(lambda n: n * step)
+        return st.integers(int(low) // step + 1, max(int(high) // step - 1, int(low) // step + 1)).map(
+            lambda n: n * step
+        )
     plain = {
         bool: st.booleans(),
         float: st.floats(low, high, **outside),

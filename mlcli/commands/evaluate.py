@@ -132,16 +132,18 @@ def _page(result: dict[str, Any], note: str, path: Path) -> str:
     if "classes" in result:
         parts.append(_class_table(result["classes"]))
         if len(result["classes"]) <= LARGEST_MATRIX:
-            parts.append(_matrix([c["name"] for c in result["classes"]], result["confusion"]))
+            names = result.get("confusion_names") or [c["name"] for c in result["classes"]]
+            parts.append(_matrix(names, result["confusion"]))
+    if "breakdown" in result:
+        rows = [[kind["name"], f"{kind['count']:,}", number(kind["delta_map50"])] for kind in result["breakdown"]]
+        parts.append(table(["mistakes", "count", "map50 lost to them"], rows))
     return "\n\n".join([*parts, f"written: {path}"])
 
 
 def _class_table(classes: list[dict[str, Any]]) -> str:
-    rows = [
-        [c["name"], *(number(c[key]) for key in ("precision", "recall", "f1")), f"{c['support']:,}"]
-        for c in classes[:MOST_CLASSES]
-    ]
-    text = table(["class", "precision", "recall", "f1", "samples"], rows)
+    keys = [key for key in ("ap", "ap50", "precision", "recall", "f1") if key in classes[0]]
+    rows = [[c["name"], *(number(c[key]) for key in keys), f"{c['support']:,}"] for c in classes[:MOST_CLASSES]]
+    text = table(["class", *keys, "samples"], rows)
     left_out = len(classes) - len(rows)
     return text + (f"\n... and {left_out} more classes; all of them with --json" if left_out else "")
 

@@ -56,3 +56,8 @@ class Source:
     splits: dict[str, Samples]
     notes: tuple[str, ...] = field(default=())
     """What a person should hear: images skipped, classes merged, where the split came from."""
+
+    def in_memory(self, inputs: Tensor, chosen: Tensor) -> "Source":
+        """The chosen training samples (int64 [N]) alone, with these inputs in memory."""
+        targets = self.splits["train"].targets[chosen]
+        return Source(self.info, {"train": Arrays(inputs, targets, "memory")})

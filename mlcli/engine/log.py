@@ -47,7 +47,8 @@ class RunLog:
     ) -> None:
         """One line in metrics.jsonl and one point per value in TensorBoard, as `<metric>/<split>`.
 
-        shown_at: the step they stand at in TensorBoard, `step` unless given; one after the last is forgotten on resuming.
+        shown_at: the step they stand at in TensorBoard, `step` unless given; one after the last is forgotten when the
+            run goes on.
         JSON has no NaN or infinity; such values are written as null.
         """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}

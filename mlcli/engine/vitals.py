@@ -20,8 +20,8 @@ BINS = 30
 VANISHED = 1e-4
 """Gradient (root mean square) of a layer as a share of the largest layer's, below which it is called vanishing ..."""
 MOVES_NOT = 1e-3
-"""... if a step also moves the layer by less than this share of what it moves the largest mover: Adam makes up for small
-gradients, and at the end of a schedule all steps are small."""
+"""... if a step also moves the layer by less than this share of what it moves the farthest one: Adam makes up for
+small gradients, and at the end of a schedule all steps are small."""
 EXPLODED = 1e3
 """Norm of a layer's gradient from which it is called exploding."""
 JUMPS = 0.3

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mlcli.data.augment import resized_crop_of
-from mlcli.data.feed import SampleFeed
 from mlcli.data.source import Arrays, Source
 from mlcli.engine.limits import available_memory_bytes
 from mlcli.engine.runtime import Runtime
@@ -14,11 +13,15 @@ from mlcli.machine.disk import file_system, shared_memory_bytes
 from mlcli.machine.findings import Cache, Data, Machine, Stage
 
 
-def describe_data(source: Source, settings: Any, runtime: Runtime) -> Data:
+def pictures_of(source: Any) -> Source:
+    """What is read of a data set: all of it, or of annotated pictures the pictures."""
+    return getattr(source, "pictures", source)
+
+
+def describe_data(task: Any, settings: Any, runtime: Runtime) -> Data:
     """What the data are and how the YAML has them read. Raises ConfigError where they do not fit."""
-    augment = getattr(settings, "augment", ())
-    feed = SampleFeed(source, augment, train=settings.train, loader=settings.loader, device=runtime.device)
-    chosen = {choice.what: choice.value for choice in feed.choices}
+    augment, source = getattr(settings, "augment", ()), pictures_of(task.source)
+    chosen = {choice.what: choice.value for choice in task.feed(runtime).choices}
     splits, root = source.splits.values(), getattr(source.splits["train"], "root", None)
     samples, is_image = sum(map(len, splits)), source.info.kind == "image"
     return Data(

@@ -1,14 +1,13 @@
 """Each thing that happens to a sample between its file and the model, measured by itself in this process."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlcli.data.augment import Augment, resized_crop_of
-from mlcli.data.augmentations import Augmentation, CutMix, Mixup
-from mlcli.data.info import DataInfo
+from mlcli.data.feed import BatchFeed
 from mlcli.data.order import Part
 from mlcli.data.reading import FileReader
 from mlcli.engine.runtime import Runtime
@@ -79,42 +78,33 @@ def assembly_stage(held: bool, images: Tensor, num: int, targets: Tensor, runtim
 
 
 def augment_stages(
-    augment: tuple[Augmentation, ...],
-    info: DataInfo,
-    batch: tuple[Tensor, Tensor, Tensor],
+    augment: Sequence[Any],
+    feed_with: Callable[[tuple[Any, ...]], BatchFeed],
+    inputs: Tensor,
+    part: Part,
     runtime: Runtime,
     budget_s: float,
-    *,
-    already_cropped: bool,
 ) -> list[Stage]:
-    """All augmentations, then each by name, in the order they are applied, on what the one before it has left.
+    """All augmentations, then each by name and alone, on samples as they are read.
 
-    batch: inputs and targets on the device, keys on the CPU.
+    feed_with: makes a feed with some of them. inputs: on the device; part: which samples they are.
     """
-    ordered = sorted(augment, key=lambda config: isinstance(config, Mixup | CutMix))
-    if already_cropped and (crop := resized_crop_of(augment)):
-        ordered.remove(crop[0])
-    if not ordered:
+    if not augment:
         return []
-    share = budget_s / (len(ordered) + 1)
+    share = budget_s / (len(augment) + 1)
 
-    def timed(configs: tuple[Augmentation, ...], inputs: Tensor, targets: Tensor) -> Timing:
-        change = Augment(configs, info)
+    def timed(configs: tuple[Any, ...]) -> Timing:
+        feed = feed_with(configs)
 
         def work() -> int:
-            change(inputs, targets, keys)
+            feed.changed(inputs, part)
             runtime.synchronize()
-            return len(keys)
+            return len(part)
 
         return repeat(work, share)
 
-    inputs, targets, keys = batch
-    stages = [Stage("augment", timed(tuple(ordered), inputs, targets))]
-    for config in ordered:
-        stages.append(Stage(config.name, timed((config,), inputs, targets), part=True))
-        if not isinstance(config, Mixup | CutMix):  # these come last, and would leave labels they cannot read again
-            inputs, _ = Augment((config,), info)(inputs, targets, keys)
-    return stages
+    alone = [Stage(config.name, timed((config,)), part=True) for config in augment]
+    return [Stage("augment", timed(tuple(augment))), *alone]
 
 
 def copy_stages(images: Tensor, runtime: Runtime, budget_s: float) -> list[Stage]:

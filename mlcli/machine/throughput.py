@@ -6,21 +6,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mlcli.data.augment import resized_crop_of
-from mlcli.data.feed import SampleFeed
-from mlcli.data.order import TrainOrder
+from mlcli.data.feed import BatchFeed
+from mlcli.data.order import Part, TrainOrder
 from mlcli.data.randomness import sample_keys
 from mlcli.data.reading import FileReader, FileSamples
-from mlcli.data.source import Arrays, Source
+from mlcli.data.source import Source
 from mlcli.engine.contract import Batch
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.runtime import Runtime
-from mlcli.machine.describe import bytes_on_disk, describe_data, describe_machine
+from mlcli.machine.describe import bytes_on_disk, describe_data, describe_machine, pictures_of
 from mlcli.machine.disk import warm_up
 from mlcli.machine.findings import Appetite, Cache, Findings, Held, Loading, Scan, Stage, Together
 from mlcli.machine.learner import HOPELESS, SMALLEST_BATCH, Learner, fitting_batch
@@ -60,11 +61,12 @@ class Bench:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.task, self.settings, self.runtime, self.budget_s, self.say = task, settings, runtime, budget_s, say
-        self.source: Source = task.source
+        self.source = task.source
+        self.samples: Source = pictures_of(task.source)
         self.began = time.perf_counter()
         self.cpus = cpus or usable_cpus()
         self.augment = getattr(settings, "augment", ())
-        self.data = describe_data(self.source, settings, runtime)
+        self.data = describe_data(task, settings, runtime)
         self.is_slow = False
         """Whether a step of the smallest batch takes so long that only what is configured can be measured."""
 
@@ -80,7 +82,7 @@ class Bench:
         self._limit_batch(learner, memory)
         model = self._appetite(learner, memory)
         self.say("making batches")
-        stages += self._making_batches(images)
+        stages += self._making_batches(images, memory)
         loader = self._loader_alone()
         held = self._held(memory)
         together = self._together(learner, memory)
@@ -101,21 +103,21 @@ class Bench:
 
     # --- what it is fed from ---
 
-    def _feed(self, source: Source, cache: str, workers: int) -> SampleFeed:
+    def _feed(self, source: Any, cache: str, workers: int, augment: tuple[Any, ...] | None = None) -> BatchFeed:
         loader = self.settings.loader.model_copy(update={"cache": cache, "workers": workers})
-        return SampleFeed(source, self.augment, train=self.settings.train, loader=loader, device=self.runtime.device)
+        train = self.settings.train
+        return self.task.feed(self.runtime, source=source, train=train, loader=loader, augment=augment)
 
-    def _memory(self, images: Tensor) -> Source:
+    def _memory(self, images: Tensor) -> Any:
         """The data as they lie in memory; for files a stand-in, made of those that were read, repeated."""
         if self.data.in_memory:
             return self.source
-        targets = self.source.splits["train"].targets
-        rows = min(len(targets), max(self.settings.train.batch_size, HELD_BYTES // images[0].nbytes))
-        chosen = torch.linspace(0, len(targets) - 1, rows).long()  # of all classes, also where files are sorted by them
-        inputs = images[torch.arange(rows) % len(images)]
-        return Source(self.source.info, {"train": Arrays(inputs, targets[chosen], "memory")})
+        num = len(self.samples.splits["train"])
+        rows = min(num, max(self.settings.train.batch_size, HELD_BYTES // images[0].nbytes))
+        chosen = torch.linspace(0, num - 1, rows).long()  # of all classes, also where files are sorted by them
+        return self.source.in_memory(images[torch.arange(rows) % len(images)], chosen)
 
-    def _batches(self, memory: Source) -> list[Batch]:
+    def _batches(self, memory: Any) -> list[Batch]:
         """Two steps' batches, ready on the device."""
         feed = self._feed(memory, "ram", 0)
         return list(itertools.islice(feed.train_batches(0), 2 * self.settings.train.accumulate))
@@ -123,7 +125,7 @@ class Bench:
     def _micro_batch(self) -> int:
         return math.ceil(self.settings.train.batch_size / self.settings.train.accumulate)
 
-    def _limit_batch(self, learner: Learner, memory: Source) -> None:
+    def _limit_batch(self, learner: Learner, memory: Any) -> None:
         """Smaller batches where a step would take too much of the time."""
         # `Learner.together` takes w + 1 steps to begin with, then twice as many as there are workers.
         steps = sum(3 * max(1, workers) + 1 for workers in self._counts_together())
@@ -136,7 +138,7 @@ class Bench:
         self.is_slow = fitting <= SMALLEST_BATCH and sum(learner.last[:3]) > HOPELESS * limit_s
 
     def _order(self) -> TrainOrder:
-        return TrainOrder(self.source.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
+        return TrainOrder(self.samples.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
 
     # --- what is measured ---
 
@@ -152,27 +154,29 @@ class Bench:
         order = self._order()
         steps = min(order.steps_per_epoch, max(1, MOST_FILES // self.settings.train.batch_size))
         parts = list(itertools.islice(order.parts(0), steps * self.settings.train.accumulate))
-        samples = self.source.splits["train"]
+        samples = self.samples.splits["train"]
         if self.data.in_memory:
             return [], samples.read(torch.cat([part.indices for part in parts])[:MOST_FILES].numpy())
         crop = resized_crop_of(self.augment) if self.data.cache == "none" else None
         return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
 
-    def _appetite(self, learner: Learner, memory: Source) -> Appetite:
+    def _appetite(self, learner: Learner, memory: Any) -> Appetite:
         if self.is_slow:
             return learner.last_appetite()
         return learner.appetite(self._batches(memory), self._share("model"))
 
-    def _making_batches(self, images: Tensor) -> list[Stage]:
+    def _making_batches(self, images: Tensor, memory: Any) -> list[Stage]:
         held, num = self.data.cache != "none", self._micro_batch()
-        targets = self.source.splits["train"].targets
+        targets = self.samples.splits["train"].targets
         raw = images[torch.arange(num) % len(images)]
-        keys = sample_keys(self.settings.train.seed, 0, torch.arange(num))
-        batch = raw.to(self.runtime.device), targets[:num].to(self.runtime.device), keys
+        part = Part(torch.arange(num), sample_keys(self.settings.train.seed, 0, torch.arange(num)))
+        by_worker = None if held else resized_crop_of(self.augment)  # a worker has cut it from the file
+        changes = [config for config in self.augment if by_worker is None or config is not by_worker[0]]
+        with_changes = partial(self._feed, memory, "ram", 0)
         return [
             assembly_stage(held, images, num, targets, self.runtime, self._share("assembly")),
-            *augment_stages(self.augment, self.source.info, batch, self.runtime, self._share("augment"),
-                            already_cropped=not held),
+            *augment_stages(changes, with_changes, raw.to(self.runtime.device), part, self.runtime,
+                            self._share("augment")),
             *copy_stages(raw, self.runtime, self._share("assembly") / 2),
         ]  # fmt: skip
 
@@ -187,12 +191,12 @@ class Bench:
 
     def _warm_up(self) -> None:
         """Files that fit into memory come from the disk in the first epoch only; the rate of the others is wanted."""
-        path_of = getattr(self.source.splits["train"], "path", None)
+        path_of = getattr(self.samples.splits["train"], "path", None)
         if path_of is not None and self.data.bytes_on_disk < available_memory_bytes() / 2:
             parts = itertools.islice(self._order().parts(0), self._order().steps_per_epoch)
             warm_up((path_of(index) for part in parts for index in part.indices.tolist()), self._share("warm up"))
 
-    def _held(self, memory: Source) -> tuple[Held, ...]:
+    def _held(self, memory: Any) -> tuple[Held, ...]:
         """Batches from memory, for each place that could hold the samples."""
         caches: list[Cache] = ["ram"]
         if self.runtime.device.type != "cpu" or self.data.cache == "device":
@@ -200,7 +204,7 @@ class Bench:
         budget_s = self._share("held") / len(caches)
         return tuple(Held(cache, self._alone(memory, cache, 0, budget_s).timing) for cache in caches)
 
-    def _alone(self, source: Source, cache: str, workers: int, budget_s: float) -> Loading:
+    def _alone(self, source: Any, cache: str, workers: int, budget_s: float) -> Loading:
         """The loader with nobody but the clock to take its batches."""
         self.say(f"the loader with {workers} workers" if source is self.source and cache == "none" else "memory")
         with contextlib.closing(self._feed(source, cache, workers)) as feed:
@@ -225,7 +229,7 @@ class Bench:
         """The numbers of workers that are tried."""
         return [self.data.workers] if self.is_slow else worker_counts(self.cpus, self.data.workers)
 
-    def _together(self, learner: Learner, memory: Source) -> tuple[Together, ...]:
+    def _together(self, learner: Learner, memory: Any) -> tuple[Together, ...]:
         """The loader and the model at once: for every number of workers, or from memory if that is configured."""
         cache = self.data.cache
         source = self.source if cache == "none" else memory

@@ -13,6 +13,9 @@ from mlcli.models.layers import last_layer
 from mlcli.models.normalized import Normalized
 from mlcli.models.weights import read_weights
 
+STATISTICS = ("mean", "std")
+"""Tensors of a saved model that were not learned but measured on its data."""
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -45,18 +48,17 @@ class LoadReport:
 def load_matching(model: nn.Module, weights_path: Path) -> LoadReport:
     """Copy the tensors of a file whose name and shape fit into `model`.
 
-    Names may differ by the `net.` of `Normalized`. Its mean and std are never overwritten: they describe the data that
-    this model is about to see. Raises CheckpointError if the file cannot be read or nothing in it fits.
+    Names may differ by the `net.` of `Normalized`. Its mean and std, or a detector's, are never overwritten: they
+    describe the data that this model is about to see. Raises CheckpointError if the file cannot be read or nothing in
+    it fits.
     """
     return copy_matching(model, read_weights(weights_path), weights_path)
 
 
 def copy_matching(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> LoadReport:
     """`load_matching` with the tensors at hand; `origin` is the file named in errors."""
-    own = model.state_dict()
-    if isinstance(model, Normalized):
-        own = {name: tensor for name, tensor in own.items() if name.startswith("net.")}
-        weights = {name: tensor for name, tensor in weights.items() if name not in ("mean", "std")}
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in STATISTICS}
+    weights = {name: tensor for name, tensor in weights.items() if name not in STATISTICS}
     loaded, unexpected = [], []
     mismatched = {}
     for name, tensor in weights.items():

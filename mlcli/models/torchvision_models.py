@@ -62,7 +62,7 @@ def torchvision_model(config: TorchvisionModel, info: DataInfo) -> nn.Module:
     if config.weights == "none":
         initialise(net, config.init)
     else:
-        path = _fetched(default_weights.url) if config.weights == "default" else Path(config.weights)
+        path = fetched(default_weights.url) if config.weights == "default" else Path(config.weights)
         report = _load(net, path)
         initialise(last_layer(net)[1], config.init)
         notes = [f"{config.arch} from {path.name}: {line}" for line in report.lines()]
@@ -137,7 +137,7 @@ def _take_grey(net: nn.Module) -> None:
     first.in_channels = 1
 
 
-def _fetched(url: str) -> Path:
+def fetched(url: str) -> Path:
     """The file behind an address of torchvision's, from torch's cache if it is there; its checksum is verified."""
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     path = cache / Path(urlparse(url).path).name

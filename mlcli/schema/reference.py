@@ -67,10 +67,11 @@ def _chapter(key: str, owners: dict[str, type[BaseModel]], in_all_tasks: bool) -
     owner = next(iter(owners.values()))
     yield f"## {key}"
     lead = "" if in_all_tasks else f"Only for {' and '.join(owners)}. "
-    yield (lead.rstrip() if not tasks else lead + field_docs(owner)[key]) + (" A list of sections." if slots(owner)[key].is_list else "")
     if not tasks:  # a value of its own, no section
+        yield lead.rstrip()
         yield _table(key, owner, [key])
         return
+    yield lead + field_docs(owner)[key] + (" A list of sections." if slots(owner)[key].is_list else "")
     only = {variant: " and ".join(names) for variant, names in tasks.items() if len(names) < len(owners)}
     yield from _sections(key, list(tasks), only)
 

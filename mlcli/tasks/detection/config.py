@@ -20,7 +20,7 @@ class DetectionLoss(Strict):
     """The sum of the detector's own terms: where objects are, how exactly, and what."""
 
     name: Literal["detection"]
-    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Factors on terms by name, such as {box: 2.0}; 1 for the others. The terms are named in the log."""
 
 

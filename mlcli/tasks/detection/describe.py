@@ -10,7 +10,7 @@ from mlcli.tasks.detection.source import DetectionSource
 
 
 def describe_source(config: DetectionData, source: DetectionSource) -> list[str]:
-    """`scenes (included)  1,000 train · 200 val · 200 test · 10 classes · 128x128, pad`, then what is in the pictures."""
+    """`scenes (included)  1,000 train · 200 val · 10 classes · 128x128, pad`, then what is in the pictures."""
     origin: Path | str = getattr(config, "file", None) or getattr(config, "root", None) or "included"
     counts = " · ".join(f"{len(records):,} {split}" for split, records in source.splits.items())
     height, width = source.info.input_shape[1:]

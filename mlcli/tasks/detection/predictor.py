@@ -17,7 +17,6 @@ from mlcli.tasks.detection.targets import Detections
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mlcli.tasks.detection.detector import Detector
 
 DEFAULT_THRESHOLD = 0.3
 """Score from which a detection is told where no validation has found a better one."""

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from torch import Tensor, nn
 
 from mlcli.models.finetune import copy_matching
-from mlcli.models.torchvision_models import _fetched
+from mlcli.models.torchvision_models import fetched
 from mlcli.models.weights import read_weights
 
 RENAMED = (
@@ -38,7 +38,7 @@ def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> list[str]
     found nor downloaded, CheckpointError if a file cannot be read or nothing in it fits.
     """
     if weights == "imagenet":
-        path = _fetched(_imagenet_url(arch))
+        path = fetched(_imagenet_url(arch))
         body = net.get_submodule("backbone.body")
         # MobileNet keeps what we need under `features`; the classifier is left behind.
         kept = {name.removeprefix("features."): value for name, value in read_weights(path).items()}
@@ -47,7 +47,7 @@ def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> list[str]
         return [f"backbone of {arch} from {path.name}: {line}" for line in report.lines()]
 
     url = _coco_url(arch)
-    path = _fetched(url) if weights == "coco" else Path(weights)
+    path = fetched(url) if weights == "coco" else Path(weights)
     own = net.state_dict()
     tensors = {_today(name, own): value for name, value in read_weights(path).items() if name not in ("mean", "std")}
     report = copy_matching(net, tensors, path)

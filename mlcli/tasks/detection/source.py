@@ -1,15 +1,16 @@
 """A data set for detection as found: its splits of annotated pictures and the facts about them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from mlcli.data.decode import Preparation
 from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels
-from mlcli.data.source import Source
+from mlcli.data.source import Arrays, Source
 from mlcli.data.statistics import Statistics, imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.tasks.detection.records import Records
 
@@ -32,6 +33,11 @@ class DetectionSource:
     def pictures(self) -> Source:
         """The same without objects, as what reads and caches pictures knows it."""
         return Source(self.info, {split: records.images for split, records in self.splits.items()}, self.notes)
+
+    def in_memory(self, inputs: Tensor, chosen: Tensor) -> "DetectionSource":
+        """The chosen training pictures (int64 [N]) alone, with their objects and these inputs in memory."""
+        records = self.splits["train"].only(chosen.numpy())
+        return DetectionSource(self.info, {"train": replace(records, images=Arrays(inputs, records.targets, "memory"))})
 
 
 def preparation_of(config: "AnnotatedImages") -> Preparation:

@@ -16,7 +16,7 @@ from mlcli.data.info import DataInfo
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.models.finetune import copy_matching
 from mlcli.models.init import initialise
-from mlcli.models.torchvision_models import _fetched
+from mlcli.models.torchvision_models import fetched
 from mlcli.models.vgg import CHANNELS, STAGES
 from mlcli.models.weights import read_weights
 from mlcli.tasks.detection.anchors import grid_points
@@ -98,7 +98,7 @@ def load_vgg(detector: nn.Module, config: Ssd) -> tuple[str, ...]:
     """
     backbone = detector.backbone
     assert isinstance(backbone, VggMaps)
-    path = _fetched(_url(config)) if config.weights in ("imagenet", "coco") else Path(config.weights)
+    path = fetched(_url(config)) if config.weights in ("imagenet", "coco") else Path(config.weights)
     weights = read_weights(path)
     if any(name.endswith("running_mean") for name in weights) != config.batch_norm:
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """Boxes of a batch in tensors of fixed shape: what a detector should find, and what it has found.
 
-Every image has the same number of rows; rows that stand for nothing come last and are labelled 0. So shapes never depend
-on the data, and a model that keeps to them compiles and never waits for the host.
+Every image has the same number of rows; rows that stand for nothing come last and are labelled 0. So shapes never
+depend on the data, and a model that keeps to them compiles and never waits for the host.
 """
 
 from dataclasses import dataclass, fields, replace

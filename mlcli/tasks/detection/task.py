@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from mlcli.engine.contract import Batch, Metrics
 from mlcli.engine.runtime import Runtime
+from mlcli.engine.settings import Loader, Train
 from mlcli.models.start import Start
 from mlcli.models.summary import count_parameters, megabytes
 from mlcli.tasks.detection.anchors import kmeans_anchors
 from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.config_augment import DetectionAugmentation
 from mlcli.tasks.detection.config_models import FastRCnn, RCnn, Yolo
 from mlcli.tasks.detection.describe import describe_source
 from mlcli.tasks.detection.feed import DetectionFeed
@@ -55,14 +57,23 @@ class DetectionTask(ObjectDetector):
         lines += [("model", f"{config.describe(self.info)}  {size}"), *(("", text) for text in self._prepared)]
         return lines + [("", line) for line in self.start.describe()]
 
-    def feed(self, runtime: Runtime) -> DetectionFeed:
+    def feed(
+        self,
+        runtime: Runtime,
+        *,
+        source: DetectionSource | None = None,
+        train: Train | None = None,
+        loader: Loader | None = None,
+        augment: tuple[DetectionAugmentation, ...] | None = None,
+    ) -> DetectionFeed:
+        """Where batches come from; from something else than the config says where something else is given."""
         config = self.config
         return DetectionFeed(
-            self.source,
-            config.augment,
+            source or self.source,
+            config.augment if augment is None else augment,
             config.min_visibility,
-            train=config.train,
-            loader=config.loader,
+            train=train or config.train,
+            loader=loader or config.loader,
             device=runtime.device,
             masks=self.has_masks,
             max_objects=config.data.max_objects,

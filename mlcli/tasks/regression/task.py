@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from mlcli.data.augmentations import Augmentation
 from mlcli.data.config import EmbeddedTable, TableFile
 from mlcli.data.describe import describe_data
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
+from mlcli.data.source import Source
 from mlcli.engine.contract import Batch, Metrics
 from mlcli.engine.runtime import Runtime
+from mlcli.engine.settings import Loader, Train
 from mlcli.models.start import Start, build_seeded, describe_model
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.regression.losses import regression_loss
@@ -92,9 +95,23 @@ class RegressionTask(Regressor):
         lines += [("model", describe_model(self.config.model, self.info, self.model))]
         return lines + [("", line) for line in self.start.describe()]
 
-    def feed(self, runtime: Runtime) -> SampleFeed:
-        train, loader = self.config.train, self.config.loader
-        return SampleFeed(self.source, (), train=train, loader=loader, device=runtime.device)
+    def feed(
+        self,
+        runtime: Runtime,
+        *,
+        source: Source | None = None,
+        train: Train | None = None,
+        loader: Loader | None = None,
+        augment: tuple[Augmentation, ...] | None = None,
+    ) -> SampleFeed:
+        """Where batches come from; from something else than the config says where something else is given."""
+        return SampleFeed(
+            source or self.source,
+            augment or (),
+            train=train or self.config.train,
+            loader=loader or self.config.loader,
+            device=runtime.device,
+        )
 
     def train_mode(self, epoch: int) -> None:
         self.start.train_mode(epoch)
