@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo demo-detection test lint bench clean
 
 install: .venv/.installed
 
@@ -14,6 +14,9 @@ install: .venv/.installed
 demo: install
 	$(BIN)/mlcli train configs/classification/mlp-digits.yaml --name demo
 
+demo-detection: install
+	$(BIN)/mlcli train configs/detection/yolo-scenes.yaml --name demo-detection
+
 test: install
 	$(BIN)/python -m pytest -m alone --reruns 2  # a measurement that others disturbed is repeated
 	$(BIN)/python -m pytest -m "not alone" -n auto
@@ -24,7 +27,7 @@ lint: install
 	MYPYPATH=benchmarks $(BIN)/mypy mlcli benchmarks
 
 bench: install
-	for name in loader_in_ram trainer_overhead; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in loader_in_ram trainer_overhead tensorboard_cost detection_training; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -54,7 +54,9 @@ def first_screen(
 
 @app.command()
 def init(
-    what: Annotated[str, typer.Argument(metavar="[digits|xor|DIR|FILE.csv]", help="What to learn from.")] = "digits",
+    what: Annotated[
+        str, typer.Argument(metavar="[digits|xor|scenes|DIR|FILE.csv]", help="What to learn from.")
+    ] = "digits",
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("config.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:

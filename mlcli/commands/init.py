@@ -28,7 +28,7 @@ UNBALANCED = 2
 
 
 def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = False) -> None:
-    """Write a YAML for `what` (digits, xor, a folder of images or a CSV file) and the schema for editors beside it.
+    """Write a YAML for `what` (digits, xor, scenes, a folder of images or a CSV file), the editors' schema beside it.
 
     Raises ConfigError if there is nothing of that name or the file exists, DataError if nothing can be learned from the
     data, OutputError if the files cannot be written.
@@ -55,6 +55,8 @@ def _configuration(what: str, output: Path) -> str:
         return _digits(output)
     if what == "xor":
         return _xor(output)
+    if what == "scenes":
+        return _scenes(output)
     if path.is_dir():
         from mlcli.data.survey import look_into_folder
 
@@ -71,8 +73,8 @@ def _configuration(what: str, output: Path) -> str:
         return _images_yaml(images, _listed_data(table, path, output), _image_facts(images, str(path)), output)
     if path.exists():
         raise ConfigError(f"{what} is neither a folder nor a CSV file", fix="give a folder of images or a .csv file")
-    near = difflib.get_close_matches(what, ["digits", "xor"], n=1)
-    hint = f"did you mean {near[0]}?" if near else "give digits, xor, a folder of images or a .csv file"
+    near = difflib.get_close_matches(what, ["digits", "xor", "scenes"], n=1)
+    hint = f"did you mean {near[0]}?" if near else "give digits, xor, scenes, a folder of images or a .csv file"
     raise ConfigError(f"there is no data set, folder or file called {what}", fix=hint)
 
 
@@ -144,6 +146,36 @@ schedule: {name: constant}
 train:
   epochs: 50
   batch_size: 16
+  seed: 0\t# the same seed gives the same run
+""", output)  # fmt: skip
+
+
+def _scenes(output: Path) -> str:
+    facts = ["Handwritten digits pasted onto two photographs: 1,000 scenes of 128x128 pixels, included, no download."]
+    return _document(facts, """\
+task: detection
+
+data:
+  name: scenes\t# all data sets and all other keys: mlcli schema --markdown
+augment:
+  - {name: photometric}
+  - {name: affine, translate: 0.15, scale: [0.7, 1.4]}
+
+# Step 1: the set of functions that is searched
+model:
+  name: yolo\t# or ssd, retinanet, fcos, faster_rcnn, mask_rcnn, fast_rcnn, rcnn
+  strides: [8, 16]\t# of the maps that predict, in pixels
+
+# Step 2: how wrong a function is: the model's own terms, by name
+loss: {weights: {box: 1.0, class: 1.0}}
+
+# Step 3: how the best function is found
+optimizer: {name: adamw, lr: 3e-3, weight_decay: 0.05}
+schedule: {name: one_cycle}
+train:
+  epochs: 12
+  batch_size: 16
+  ema: {decay: 0.99}\t# what is judged is an average of the weights
   seed: 0\t# the same seed gives the same run
 """, output)  # fmt: skip
 

@@ -208,7 +208,7 @@ class TensorBoard(Strict):
     """Draw the model's graph once."""
     embeddings: bool = False
     """Keep what the layer before the last makes of the judged split, for the projector; classification only."""
-    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    share: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Most of the training time that all this may take; what does not fit is done less often."""
 
 

@@ -103,7 +103,8 @@ def augment_stages(
 
         return repeat(work, share)
 
-    alone = [Stage(config.name, timed((config,)), part=True) for config in augment]
+    in_order = sorted(augment, key=lambda config: config.name in ("mixup", "cutmix"))  # these come last
+    alone = [Stage(config.name, timed((config,)), part=True) for config in in_order]
     return [Stage("augment", timed(tuple(augment))), *alone]
 
 

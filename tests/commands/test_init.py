@@ -33,7 +33,7 @@ def proposal(mlcli, *arguments: object):
     return experiment.source_text, experiment.config
 
 
-@pytest.mark.parametrize(("what", "model"), [("digits", "mlp"), ("xor", "mlp")])
+@pytest.mark.parametrize(("what", "model"), [("digits", "mlp"), ("xor", "mlp"), ("scenes", "yolo")])
 def test_built_in_data(mlcli, what, model):
     text, config = proposal(mlcli, what)
     assert (config.data.name, config.model.name) == (what, model)

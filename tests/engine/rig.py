@@ -92,3 +92,10 @@ def archive(content) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def as_if_long_ago(run: RunFolder) -> None:
+    """Give the run's event files a name of an earlier second: TensorBoard reads them in the order of their names, which
+    within one second of one process is not the order they were written in (10 stands before 9)."""
+    for number, path in enumerate(sorted((run.path / "tensorboard").glob("events.out.tfevents.*"))):
+        path.rename(path.with_name(f"events.out.tfevents.{number:010d}"))

@@ -9,7 +9,7 @@ from mlcli.engine.checkpoint import by_age, load_checkpoint
 from mlcli.engine.log import TIME_FIELDS, read_metrics
 from mlcli.engine.trainer import fit
 from mlcli.errors import ConfigError, DivergedError
-from tests.engine.rig import StopAfter, fingerprint, settings_of, train, training
+from tests.engine.rig import StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
 from tests.engine.toy import ToyFeed, ToyTask
 
 
@@ -235,6 +235,7 @@ def test_tensorboard_holds_every_point_once_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     cut, _ = train(tmp_path, ToyTask(), settings_of(), stop=StopAfter(9))
+    as_if_long_ago(cut.run)
     train(tmp_path, ToyTask(), settings_of(), run=cut.run)
     events = EventAccumulator(str(cut.run.path / "tensorboard"))
     events.Reload()

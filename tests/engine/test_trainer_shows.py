@@ -10,7 +10,7 @@ from mlcli.engine.budget import Budget
 from mlcli.engine.conclude import conclude
 from mlcli.engine.trainer import fit
 from mlcli.engine.vitals import Look, Vitals
-from tests.engine.rig import StopAfter, fingerprint, settings_of, train, training
+from tests.engine.rig import StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
 from tests.engine.toy import ToyTask
 
 ALWAYS = {"log_every": 2, "tensorboard": {"graph": False}}
@@ -72,6 +72,7 @@ def test_a_resumed_run_shows_each_step_once(tmp_path):
     stopped.log.look(Look(99, []))  # as if killed after it had gone on for a while
     stopped.log.close()
     stopped.run.unlock()
+    as_if_long_ago(stopped.run)
     rest = training(tmp_path, ToyTask(), settings, run=stopped.run)
     eager(rest)
     fit(rest, rest.feed.train_batches(rest.state.progress.step))

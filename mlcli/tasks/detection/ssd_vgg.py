@@ -22,6 +22,7 @@ from mlcli.models.weights import read_weights
 from mlcli.tasks.detection.anchors import grid_points
 from mlcli.tasks.detection.boxes import convert
 from mlcli.tasks.detection.config_models import Ssd
+from mlcli.tasks.detection.detector import Detector
 from mlcli.tasks.detection.ssd_layout import Layout
 
 LEAST_SIDE = 64
@@ -90,7 +91,7 @@ def vgg_layout(config: Ssd, info: DataInfo) -> Layout:
     return Layout(backbone, (512, 1024, 512, 256, 256, 256)[: len(sizes)], per_cell, boxes_xyxy)
 
 
-def load_vgg(detector: nn.Module, config: Ssd) -> tuple[str, ...]:
+def load_vgg(detector: Detector, config: Ssd) -> tuple[str, ...]:
     """Load what `config.weights` names wherever it fits; returns lines for people: what was loaded and what was not.
 
     Raises DataError if torchvision's weights can neither be found nor downloaded, CheckpointError if a file cannot be
@@ -107,9 +108,9 @@ def load_vgg(detector: nn.Module, config: Ssd) -> tuple[str, ...]:
         )
     names = {name: _own_name(name, backbone) for name in weights}
     own = {names[name]: _convolution(name, tensor) for name, tensor in weights.items()}
-    if not config.batch_norm:  # mlcli's own files bring theirs
-        caffe = {"mean": torch.tensor(CAFFE_MEAN).view(1, 3, 1, 1), "std": torch.tensor(CAFFE_STD).view(1, 3, 1, 1)}
-        own = caffe | own
+    if not config.batch_norm:  # nothing else makes up for another range of input; mlcli's own files say theirs
+        detector.mean.copy_(own.get("mean", torch.tensor(CAFFE_MEAN).view(1, 3, 1, 1)))
+        detector.std.copy_(own.get("std", torch.tensor(CAFFE_STD).view(1, 3, 1, 1)))
     report = copy_matching(detector, own, path)
     return tuple(f"ssd vgg16 from {path.name}: {line}" for line in report.lines())
 
