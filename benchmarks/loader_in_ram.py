@@ -1,19 +1,21 @@
 """How fast do batches come out of memory? CIFAR-shaped images, random crop and flip, normalised, batch 256.
 
-    python benchmarks/loader_in_ram.py
+    python benchmarks/loader_in_ram.py [--images 50000] [--rounds 7]
 
 Each loader delivers float32 batches on the CPU. They run in turn, several rounds, in alternating order. If others use
 the cores too, OMP_NUM_THREADS=1 keeps torch from waiting for threads that are not running.
 """
 
-import statistics
+import argparse
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
 import torch
 from machine_line import machine_line
 from PIL import Image
+from rounds import alternate, spread, table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -29,21 +31,25 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def main() -> None:
-    images = torch.randint(0, 256, (NUM, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(NUM) % 10
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--images", type=int, default=NUM)
+    arguments.add_argument("--rounds", type=int, default=ROUNDS)
+    chosen = arguments.parse_args()
+    shape = (chosen.images, 3, 32, 32)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(chosen.images) % 10
+    share = min(1.0, chosen.images / NUM)
     loaders = {  # and how many batches make about a second
-        "SampleFeed": (sample_feed(images, labels), 400),
-        "hand-written tensor loop": (hand_written(images, labels), 400),
-        "torchvision dataset, DataLoader with 2 workers": (torchvision_loader(images, labels), 24),
+        "mlcli's `SampleFeed`, each sample by its own keyed random numbers": (sample_feed(images, labels), 400),
+        "a tensor loop written by hand for this set": (hand_written(images, labels), 400),
+        "torchvision's dataset and DataLoader with 2 workers": (torchvision_loader(images, labels), 24),
     }
-    print(f"{machine_line()}, {ROUNDS} rounds\n")
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
-    for number in range(ROUNDS):
-        for name in reversed(loaders) if number % 2 else loaders:
-            rates[name].append(images_per_s(*loaders[name]))
-    for name, found in rates.items():
-        middle, low, high = statistics.median(found), min(found), max(found)
-        print(f"{name:48} {middle:9,.0f} img/s ({low:,.0f} - {high:,.0f})")
+    measures = {
+        name: partial(images_per_s, batches, max(2, round(share * count))) for name, (batches, count) in loaders.items()
+    }
+    print(f"{machine_line()}; {chosen.rounds} rounds\n", flush=True)
+    found = alternate(measures, chosen.rounds)
+    print(table(("loader", "images/s"), ([name, spread(values)] for name, values in found.items())))
 
 
 def images_per_s(batches: Iterator[Tensor], count: int) -> float:
@@ -81,7 +87,7 @@ def hand_written(images: Tensor, labels: Tensor) -> Iterator[Tensor]:
     """As one would write it for this set alone: the whole set padded once, a window view, one index per batch."""
     windows = torch.nn.functional.pad(images, [PADDING] * 4).unfold(2, 32, 1).unfold(3, 32, 1)
     while True:
-        for rows in torch.randperm(NUM).split(BATCH):
+        for rows in torch.randperm(len(images)).split(BATCH):
             if len(rows) < BATCH:
                 continue
             top, left = torch.randint(2 * PADDING + 1, (2, BATCH))
@@ -100,7 +106,7 @@ class PerImage(Dataset):
         self.transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
     def __len__(self) -> int:
-        return NUM
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from machine_line import machine_line
 from PIL import Image
+from rounds import spread, table
 
 CLASSES, IMAGES_EACH = 10, 200
 MODELS: dict[str, dict[str, Any]] = {
@@ -109,10 +110,12 @@ def write_noise(root: Path) -> None:
             Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
-def compare(model: str, chosen: argparse.Namespace, images: str) -> None:
-    """Print what watching costs one model."""
-    short, shorter = (in_own_process(model, False, epochs, chosen.threads, images).seconds for epochs in (4, 2))
-    epochs = max(2, round(chosen.seconds / max((short - shorter) / 2, 1e-3)))
+def compare(model: str, chosen: argparse.Namespace, images: str) -> list[str]:
+    """A line of the table: what watching costs one model."""
+    epochs = chosen.epochs
+    if epochs is None:
+        short, shorter = (in_own_process(model, False, some, chosen.threads, images).seconds for some in (4, 2))
+        epochs = max(2, round(chosen.seconds / max((short - shorter) / 2, 1e-3)))
     pairs: list[tuple[Outcome, Outcome]] = []
     for turn in range(chosen.rounds):
         order = (True, False) if turn % 2 else (False, True)
@@ -123,24 +126,32 @@ def compare(model: str, chosen: argparse.Namespace, images: str) -> None:
     counted = statistics.median(watched.share for watched, _ in pairs)
     once = statistics.median(watched.once_s for watched, _ in pairs)
     seconds = statistics.median(bare.seconds for _, bare in pairs)
-    print(f"{model}: {epochs} epochs, {seconds:.1f} s unwatched")
-    for name, extra in (("by the clock", clock), ("in CPU time", cpu)):
-        print(f"    watching adds {statistics.median(extra):+5.1f} % {name} ({min(extra):+.1f} to {max(extra):+.1f})")
-    print(f"    the trainer itself counted {counted:.1%}; once, before the first step, {once:.2f} s", flush=True)
+    return [f"{model}, {epochs} epochs", f"{seconds:.1f}", spread(clock, "+.1f"), spread(cpu, "+.1f"),
+            f"{counted:.1%}", f"{once:.2f}"]  # fmt: skip
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seconds", type=float, default=60.0, help="of a run, about")
+    arguments.add_argument("--epochs", type=int, help="of a run, instead of as many as take --seconds")
     arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     arguments.add_argument("--threads", type=int, default=1)
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
-    print(f"{machine_line()}; {chosen.rounds} rounds")
+    print(f"{machine_line()}; {chosen.rounds} rounds\n", flush=True)
     with tempfile.TemporaryDirectory() as images:
         write_noise(Path(images))
-        for model in MODELS:
-            compare(model, chosen, images)
+        rows = [compare(model, chosen, images) for model in MODELS if model in chosen.models]
+    head = (
+        "model",
+        "s unwatched",
+        "% more by the clock",
+        "% more CPU time",
+        "counted by the trainer",
+        "s once, before",
+    )
+    print(table(head, rows))
 
 
 if __name__ == "__main__":

@@ -233,7 +233,8 @@ def train(
 
 def split_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
     """Tell the YAML (the argument without `=`) from overrides. Raises ConfigError for two YAMLs."""
-    overrides = [text for text in arguments if "=" in text and not Path(text).is_file()]
+    # os.path's says no of a text too long for a file name; Path's raises.
+    overrides = [text for text in arguments if "=" in text and not os.path.isfile(text)]
     files = [text for text in arguments if text not in overrides]
     if len(files) > 1:
         raise ConfigError(

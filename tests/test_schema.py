@@ -180,6 +180,7 @@ MESSAGES = {
     ),
     "missing name": ("model: {hidden: [3]}", "x.yaml:3:1: model: missing key 'name' (one of linear, perceptron, mlp, cnn, vgg, resnet, torchvision)"),
     "misspelt name": ("model: {nmae: mlp}", "x.yaml:3:9: unknown key 'nmae' (did you mean 'name'?)"),
+    "misspelt name that may be left out": (MODEL + "schedule: {nam: cosine}", "x.yaml:4:12: unknown key 'nam' (did you mean 'name'?)"),
     "missing key": ("model: {name: cnn, blocks: [{name: conv}]}", "x.yaml:3:29: model.blocks.0: missing key 'channels' (a whole number above 0)"),
     "keys that do not fit": (
         MODEL + "optimizer: {name: sgd, nesterov: true, momentum: 0}",
@@ -227,6 +228,11 @@ WHOLE_FILES = {
         "x.yaml:2:7: task: 'Regresion' is not one of classification, detection, regression (did you mean 'regression'?)",
     ),
     "task of another type": ("task: [classification]", "x.yaml:1:7: task: ['classification'] is not one of classification, detection, regression"),
+    "misspelt name in a mapping": (
+        "task: detection\ndata: {name: voc, root: x, split_file: {trian: a.csv}}\nmodel: {name: yolo}",
+        "x.yaml:2:40: data.split_file: must be a path, mapping of train, val or test to paths, or null, got a section "
+        "with 'trian' (did you mean 'train'?)",
+    ),
     "latin-1": (b"task: classification\nmodel: \xe9", "error: x.yaml:2: not UTF-8 text"),
     "utf-16": (VALID.encode("utf-16"), "error: x.yaml is UTF-16 text"),
     "too large": (b"#" * 1_000_001, "error: x.yaml is larger than 1,000,000 bytes; this is not a configuration"),
@@ -263,10 +269,10 @@ def test_all_mistakes_are_told_at_once_sorted_by_line(write):
         START.replace("digits", "digts")
         + "model: {name: mlp, hiden: 3}\nloss: 3\ntrain: {epochs: 0, lr: 1}\ntrain: {}\n"
     )
-    lines = [line for line in complaint(write(text), "loader.cache=disk").split("\n") if not line.startswith(" ")]
+    lines = [line for line in complaint(write(text), "loader.cache=tape").split("\n") if not line.startswith(" ")]
     places = [line.split(": ")[0] for line in lines]
     assert places == ["x.yaml:2:14", "x.yaml:3:20", "x.yaml:4:7", "x.yaml:5:17", "x.yaml:5:20", "x.yaml:6:1",
-                      "override 1 (loader.cache=disk)"]  # fmt: skip
+                      "override 1 (loader.cache=tape)"]  # fmt: skip
 
 
 def test_very_many_mistakes_are_cut(write):
@@ -274,6 +280,13 @@ def test_very_many_mistakes_are_cut(write):
     shown = complaint(write(START + "model:\n  name: mlp\n" + unknown))
     assert shown.endswith("\nand 3 more")
     assert shown.count("unknown key") == SHOWN_PROBLEMS
+
+
+def test_ten_thousand_mistakes_are_counted_and_the_first_are_told(write):
+    shown = complaint(write(START + MODEL + "".join(f"trai{i}: 1\n" for i in range(10_000))))
+    assert shown.startswith("x.yaml:4:1: unknown key 'trai0' (did you mean 'train'?)")
+    assert shown.endswith(f"\nand {10_000 - SHOWN_PROBLEMS} more")
+    assert shown.count("did you mean 'train'?") == SHOWN_PROBLEMS
 
 
 def test_missing_key_is_not_told_twice_when_it_is_misspelt(write):

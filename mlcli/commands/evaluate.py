@@ -1,10 +1,12 @@
 """`mlcli evaluate`: how good the saved model of a run is on one split of its data."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcli import __version__
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
 from mlcli.report.tables import number, table
@@ -38,26 +40,88 @@ def run(
 
     Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
     """
-    from mlcli.engine.checkpoint import load_checkpoint
     from mlcli.engine.conclude import evaluation_record
     from mlcli.engine.run import open_run
     from mlcli.engine.runtime import decide_runtime
 
     folder = open_run(run, root)
     path = folder.checkpoint(checkpoint)
-    saved = load_checkpoint(path)
-    config = Experiment.of_run(folder.path, overrides).config.from_scratch()
+    saved = load_whole(path)
+    with newer_named(saved):
+        experiment = Experiment.of_run(folder.path, overrides)
+    config = experiment.config.from_scratch()
+    refuse_other_task(saved, config.task)
     runtime = decide_runtime(config.train)
     task = config.build()
     refuse_other_data(saved["facts"]["data"], task.facts["data"])
     task.adopt(saved["facts"])
     split, note = _chosen_split(split, task.splits)
-    scores, metrics = _measure(task, saved, split, runtime, path)
+    scores, metrics = _measure(task, saved, experiment.plain(), split, runtime, path)
     result = evaluation_record(folder, path.name, saved, task, split, runtime, scores, metrics)
     result["overrides"] = list(overrides)
     text = json.dumps(result, indent=2)
     folder.write_text(f"evaluation-{split}.json", text + "\n")
     print(text if as_json else _page(result, note, folder.path / f"evaluation-{split}.json"))
+
+
+def load_whole(path: Path) -> dict[str, Any]:
+    """A checkpoint with all that its model needs to be used again: config, facts about its data, weights by name.
+
+    Raises CheckpointError. A checksum can be right for anything, so what strangers write is looked at before it is
+    used.
+    """
+    from pydantic import TypeAdapter
+    from torch import Tensor
+
+    from mlcli.data.info import DataInfo
+    from mlcli.engine.checkpoint import load_checkpoint
+
+    saved = load_checkpoint(path)
+    try:
+        TypeAdapter(DataInfo).validate_python(saved["facts"]["data"])
+        TypeAdapter(dict[str, Any]).validate_python(saved["config"])
+        weights = saved["model"] | saved.get("ema", {})
+        strangers = [f"'{name}'" for name, weight in weights.items() if not isinstance(weight, Tensor)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(lines[1:3] or lines)
+        raise CheckpointError(f"the checkpoint is not as mlcli writes them: {reason}", where=str(path)) from error
+    if strangers:
+        what = f"the checkpoint is not as mlcli writes them: {_some(strangers)} among the weights are no tensors"
+        raise CheckpointError(what, where=str(path))
+    return saved
+
+
+@contextlib.contextmanager
+def newer_named(saved: dict[str, Any]) -> Iterator[None]:
+    """Let an error about the config or the weights of a checkpoint say that a newer mlcli wrote it, if one did."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        yield
+    except (CheckpointError, ConfigError) as error:
+        theirs = str((saved.get("versions") or {}).get("mlcli", ""))
+        try:
+            newer = Version(theirs) > Version(__version__)
+        except InvalidVersion:
+            newer = False
+        if not newer:
+            raise
+        raise CheckpointError(
+            f"the checkpoint was written by mlcli {theirs}, and this is {__version__}: {str(error).splitlines()[0]}",
+            fix="pip install --upgrade mlcli",
+        ) from error
+
+
+def refuse_other_task(saved: dict[str, Any], task: str) -> None:
+    """Raise CheckpointError, naming both sides, if the model was made for another task than the config's."""
+    theirs = saved["facts"].get("task", saved["config"].get("task"))
+    if theirs != task:
+        raise CheckpointError(
+            f"the checkpoint is of a {theirs}, the config of a {task}",
+            where="task",
+            fix="evaluate a model as what it was trained for; only its data and loader may be others",
+        )
 
 
 def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
@@ -102,14 +166,30 @@ def _chosen_split(asked: str | None, splits: dict[str, int]) -> tuple[str, str]:
     return asked, ""
 
 
+@contextlib.contextmanager
+def models_named(saved: dict[str, Any], config: dict[str, Any]) -> Iterator[None]:
+    """Let an error about weights that do not fit say how the model was when it was saved, and how it is now."""
+    from mlcli.engine.resume import differences
+
+    try:
+        yield
+    except CheckpointError as error:
+        changed = differences(saved.get("model", {}), config["model"])
+        sides = [f"{key} is {was!r} in the checkpoint, {now!r} in the config" for key, (was, now) in changed.items()]
+        sides.sort(key=lambda side: not side.startswith("name "))
+        error.where = f"model: {'; '.join(sides[:4])}" if sides else error.where
+        raise
+
+
 def _measure(
-    task: "Task", saved: dict[str, Any], split: str, runtime: "Runtime", path: Path
+    task: "Task", saved: dict[str, Any], config: dict[str, Any], split: str, runtime: "Runtime", path: Path
 ) -> tuple[dict[str, float], "Metrics"]:
     from mlcli.engine.checkpoint import model_weights
     from mlcli.engine.evaluate import evaluate_split
     from mlcli.models.start import load_saved
 
-    load_saved(task.model, model_weights(saved), path)
+    with newer_named(saved), models_named(saved["config"], config):
+        load_saved(task.model, model_weights(saved), path)
     runtime.place(task.model)
     feed = task.feed(runtime)
     try:

@@ -66,7 +66,7 @@ def run(
         print(json.dumps(report, indent=2))
         return ExitCode.OK
     device = f"{runtime.precision} on {runtime.device.type}"
-    tried = f"{settings.optimizer.name}, batches of {settings.train.batch_size}, {device}; {_ending(seen)}"
+    tried = f"{settings.optimizer.name}, batches of {settings.train.samples_per_step}, {device}; {_ending(seen)}"
     lines = [("model", model), ("tried", tried), ("picture", path)]
     print(_page(seen, suggestion, lines, applied or [("now", f"optimizer.lr={settings.optimizer.lr:g}")]))
     print(_next(config, overrides, suggestion, applied=apply))

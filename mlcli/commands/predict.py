@@ -86,17 +86,20 @@ def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Any, "Runtime
 
     It computes in fp32 on the device there is, whatever it was trained on: answers should not depend on the machine.
     """
-    from mlcli.engine.checkpoint import load_checkpoint, model_weights
+    from mlcli.commands.evaluate import load_whole, newer_named, refuse_other_task
+    from mlcli.engine.checkpoint import model_weights
     from mlcli.engine.run import open_run
     from mlcli.engine.runtime import decide_runtime
     from mlcli.models.start import load_saved
 
     path = open_run(run, root).checkpoint(checkpoint)
-    saved = load_checkpoint(path)
-    config = Experiment.from_plain(saved["config"]).config
-    predictor = config.predictor(saved["facts"])
-    predictor.adopt(saved["facts"])
-    load_saved(predictor.model, model_weights(saved), path)
+    saved = load_whole(path)
+    with newer_named(saved):
+        config = Experiment.from_plain(saved["config"]).config
+        refuse_other_task(saved, config.task)
+        predictor = config.predictor(saved["facts"])
+        predictor.adopt(saved["facts"])
+        load_saved(predictor.model, model_weights(saved), path)
     anywhere = {"device": "auto", "precision": "fp32", "threads": None, "deterministic": False}
     runtime = decide_runtime(config.train.model_copy(update=anywhere))
     runtime.place(predictor.model).eval()

@@ -5,6 +5,7 @@ import platform
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.board import Board
     from mlcli.engine.check import is_out_of_memory, rehearse
     from mlcli.engine.log import RunLog, Screen
+    from mlcli.engine.micro_batches import MicroBatches
     from mlcli.engine.resume import resume as go_on
     from mlcli.engine.run import check_writable, create_run, open_run
     from mlcli.engine.runtime import decide_runtime
@@ -48,6 +50,10 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         runtime = decide_runtime(settings.train)
         task = settings.build()
         _say(task.describe())
+        if settings.train.batch_size == "auto":
+            experiment = _with_measured_batch_size(experiment, task, runtime)
+            settings = experiment.config
+            task = settings.build()  # measuring has trained it
         feed = task.feed(runtime)
         _say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
         judged = "val" if "val" in task.splits else "train"
@@ -56,8 +62,11 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         if folder:
             offset, lines = go_on(state, folder, experiment.plain(), task.facts, feed.steps_per_epoch)
             _say(lines)
-        batches, batch_s = rehearse(task, feed, runtime, state.progress.step)
-        estimate = _estimate(batch_s, task, feed, state, settings)
+        micro_batches = MicroBatches(settings.train, state.progress, feed)
+        batches, batch_s = rehearse(
+            task, feed, runtime, state.progress.step, lambda error: _say([("memory", micro_batches.halve(error))])
+        )
+        estimate = _estimate(batch_s * micro_batches.parts, task, feed, state, settings)
         _say([("check", f"first batches forward and backward: ok, about {estimate} to go")])
         folder = folder or create_run(root, name or experiment.name)
         _say([("run", shown(folder.path))])
@@ -79,6 +88,16 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
             feed.close()
         if folder:
             folder.unlock()
+
+
+def _with_measured_batch_size(experiment: Experiment, task: "Task", runtime: "Runtime") -> Experiment:
+    """The experiment with the batch size this machine is fastest with, which is also what the run folder keeps."""
+    from mlcli.machine.batch_size import choose_batch_size
+
+    size, why = choose_batch_size(task, experiment.config, runtime)
+    _say([("batch size", f"{size}: {why}")])
+    train = experiment.config.train.model_copy(update={"batch_size": size})
+    return replace(experiment, config=experiment.config.model_copy(update={"train": train}))
 
 
 def _introduced(t: Any, batches: Any, experiment: Experiment) -> Any:
@@ -117,7 +136,8 @@ def _train(t: Any, batches: Any) -> ExitCode:
         spent = before.get("times", {})
         now = t.times or t.meter.times()
         times = {name: round(value + spent.get(name, 0.0), 3) for name, value in now.items()}
-        t.run.update_status(state=state, exit_code=int(code), finished=utc_now(), seconds=seconds, times=times, **more)
+        t.run.update_status(state=state, exit_code=int(code), finished=utc_now(), seconds=seconds, times=times,
+                            memory_mb=t.memory_mb, **more)  # fmt: skip
 
     try:
         with t.stop:
@@ -138,8 +158,7 @@ def _train(t: Any, batches: Any) -> ExitCode:
     except Exception as error:
         if is_out_of_memory(error):
             end("failed", ExitCode.OUT_OF_MEMORY, error="out of memory")
-            batch_size = t.settings.train.batch_size // t.settings.train.accumulate
-            raise out_of_memory(batch_size, f"step {t.state.progress.step + 1}") from error
+            raise out_of_memory(t.micro_batches.size, f"step {t.state.progress.step + 1}") from error
         t.run.write_text("crash.txt", traceback.format_exc())
         end("failed", ExitCode.BUG, error=f"bug: {error!r}")
         print(f"the traceback is also in {shown(t.run.path / 'crash.txt')}", file=sys.stderr)
@@ -179,14 +198,14 @@ def _say(lines: Any) -> None:
         print(f"{subject:<10} {text}", flush=True)
 
 
-def _estimate(batch_s: float, task: Any, feed: Any, state: Any, settings: Any) -> str:
-    """About how long the training takes, from the time of one micro-batch."""
+def _estimate(step_s: float, task: Any, feed: Any, state: Any, settings: Any) -> str:
+    """About how long the training takes, from the time of one step."""
     from mlcli.report.tables import duration
 
     steps_left = settings.train.epochs * feed.steps_per_epoch - state.progress.step
     # An evaluation pass is a forward without a backward: about a third of the work per sample.
     judged = task.splits.get("val", task.splits["train"]) / task.splits["train"] / 3 / settings.train.evaluate_every
-    return duration(max(1.0, batch_s * settings.train.accumulate * steps_left * (1 + judged)))
+    return duration(max(1.0, step_s * steps_left * (1 + judged)))
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Image files to 8-bit pixels: the one place that decodes, and its written policy. Pillow only, no torch in here.
+"""Image files to 8-bit pixels: the one place that decodes, and its written policy. Nothing here loads torch to look.
 
 torchvision's decoder ended the process by SIGSEGV on 59 of 60 PNGs with a flipped bit; Pillow raised an error on each.
 
@@ -17,13 +17,15 @@ torchvision's decoder ended the process by SIGSEGV on 59 of 60 PNGs with a flipp
 | more than 89 million pixels             | DataError: a decompression bomb                                           |
 | empty file, web page, other formats     | DataError                                                                 |
 
-Resizing is bilinear and antialiased, as torchvision's. Two short cuts keep large photographs cheap: JPEGs are decoded
-at 1/2, 1/4 or 1/8 size (by their DCT) and blocks of pixels are averaged, each only while twice the wanted resolution
-remains. On a photograph of 640x427 brought to 32x32 that is 0.4 grey levels off on average, 4 at most.
+Plain JPEGs go through libjpeg-turbo directly (`jpeg`), which gives the same pixels; what it does not take or does not
+find flawless is Pillow's to judge, as is everything else.
+
+Resizing (`resize`) is bilinear and antialiased. One short cut keeps large photographs cheap: JPEGs are decoded at 1/2,
+1/4 or 1/8 size (by their DCT), while twice the wanted resolution remains. On a photograph of 640x427 brought to 32x32
+that is 0.4 grey levels off on average, 4 at most.
 """
 
 import io
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +36,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mlcli.data.jpeg import HEADER, decode_jpeg, read_header, read_jpeg
+from mlcli.data.resize import Box, clamped, middle, shrunk, wanted, write
 from mlcli.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,15 +45,12 @@ if TYPE_CHECKING:
 
 ImageSource = str | os.PathLike[str] | bytes
 """A path, or the bytes of a file."""
-Box = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels of the upright image."""
-
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """All that is ever opened. Pillow knows more, but some (EPS) start another program to be read."""
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB as RGB, where Pillow begins to warn
 PAD_VALUE = 128  # middle grey, next to zero after normalisation
-GAP = 2.0  # resolution left by the short cuts, as a multiple of the wanted one; Image.thumbnail's default
+_ORIENTATION = 0x0112  # EXIF's tag
 
 # `opened` refuses bombs itself, at the size from which Pillow only warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -90,7 +91,7 @@ class Preparation:
                     where=_name_of(source, name),
                     fix=f"set data.image_size, for example data.image_size={max(self.image_size)}",
                 )
-            return _middle(width, height, self.image_size) if self.fit == "crop" else (0.0, 0.0, width, height)
+            return middle(width, height, self.image_size) if self.fit == "crop" else (0.0, 0.0, width, height)
 
         pixels, box = self._decoded(source, whole_or_middle, name)
         height, width = self.image_size
@@ -100,26 +101,32 @@ class Preparation:
             height = max(1, round((box[3] - box[1]) * scale))
             out[...] = PAD_VALUE
         top, left = (self.image_size[0] - height) // 2, (self.image_size[1] - width) // 2
-        _write(pixels, box, out[:, top : top + height, left : left + width])
+        write(pixels, box, out[:, top : top + height, left : left + width])
 
     def decode_region(self, source: ImageSource, box_xywh: Sequence[float], out: np.ndarray, *, name: str = "") -> None:
         """Cut a box (left, top, width, height in pixels of the upright image) out and resize it to fill `out`."""
         left, top, width, height = map(float, box_xywh)
-        pixels, box = self._decoded(source, lambda w, h: _clamped(left, top, left + width, top + height, w, h), name)
-        _write(pixels, box, out)
+        pixels, box = self._decoded(source, lambda w, h: clamped(left, top, left + width, top + height, w, h), name)
+        write(pixels, box, out)
 
     def decode_crop(self, source: ImageSource, crop: Sequence[float], out: np.ndarray, *, name: str = "") -> None:
         """As decode_region, with the crop as (top, left, height, width) in shares 0..1 of the upright image."""
         top, left, height, width = map(float, crop)
         pixels, box = self._decoded(
             source,
-            lambda w, h: _clamped(left * w, top * h, (left + width) * w, (top + height) * h, w, h),
+            lambda w, h: clamped(left * w, top * h, (left + width) * w, (top + height) * h, w, h),
             name,
         )
-        _write(pixels, box, out)
+        write(pixels, box, out)
 
-    def _decoded(self, source: ImageSource, choose: Callable[[int, int], Box], name: str) -> tuple[Image.Image, Box]:
-        """The image in its final mode, perhaps at a fraction of its size, and the chosen box in its pixels."""
+    def _decoded(self, source: ImageSource, choose: Callable[[int, int], Box], name: str) -> tuple[np.ndarray, Box]:
+        """The pixels, [H, W, 3] or [H, W], perhaps at a fraction of their size, and the chosen box in them."""
+        data = read_jpeg(source)
+        if data is not None:
+            name, source = _name_of(source, name), data  # read once, whoever decodes it
+            found = self._decoded_plain(data, choose, name)
+            if found is not None:
+                return found
         shrink = 1.0
         with opened(source, name) as image:
             if image.format in ("JPEG", "MPO"):
@@ -129,9 +136,34 @@ class Preparation:
                 size = None  # an orientation may stand behind the pixels (PNG), so it is known only after loading
             upright = _upright(image)
             box = choose(*(size or upright.size))
-            pixels = _in_mode(upright, self.channels)
-        left, top, right, bottom = (edge / shrink for edge in box)
-        return pixels, (left, top, min(right, pixels.width), min(bottom, pixels.height))
+            pixels = np.array(_in_mode(upright, self.channels))
+        return pixels, shrunk(box, shrink, pixels)
+
+    def _decoded_plain(
+        self, data: bytes, choose: Callable[[int, int], Box], name: str
+    ) -> tuple[np.ndarray, Box] | None:
+        """The same for a JPEG that needs neither Pillow's eye nor its mercy; None for any other."""
+        header = read_header(data)
+        if header is None or header.width * header.height > MAX_PIXELS:
+            return None
+        if not header.is_bare:
+            with opened(data, name) as image:
+                if image.size != header[:2] or image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+                    return None
+        try:
+            box = choose(header.width, header.height)
+        except DataError as error:
+            error.where = error.where or name
+            raise
+        wanted_width, wanted_height = wanted((header.width, header.height), box, self.image_size)
+        scale = min(header.width // wanted_width, header.height // wanted_height)
+        shrink = 1 if scale < 2 else 2 if scale < 4 else 4 if scale < 8 else 8  # as Pillow's draft
+        pixels = decode_jpeg(data, header, self.channels, shrink)
+        if pixels is None:
+            return None
+        if pixels.ndim == 3 and self.channels == 1:
+            pixels = np.array(Image.fromarray(pixels).convert("L"))
+        return pixels, shrunk(box, shrink, pixels)
 
 
 def read_image(source: ImageSource, channels: int, *, name: str = "") -> Image.Image:
@@ -156,6 +188,10 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
     An orientation stored behind the pixels (some PNGs) is not seen here.
     """
+    data = read_jpeg(path, HEADER)
+    header = read_header(data) if data else None
+    if header and header.is_bare and header.width * header.height <= MAX_PIXELS:
+        return header.width, header.height
     with opened(path) as image:
         return upright_size(image)
 
@@ -184,7 +220,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     if image.format == "TIFF":  # Pillow has turned it already
         return image.size
     exif = Image.Image.getexif(image) if image.format != "PNG" or "exif" in image.info else {}  # PNG's own would load
-    sideways = exif.get(0x0112, 1) in (5, 6, 7, 8)
+    sideways = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (image.height, image.width) if sideways else image.size
 
 
@@ -196,8 +232,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _draft(image: Image.Image, upright: tuple[int, int], box: Box, image_size: tuple[int, int]) -> float:
     """Let the JPEG decoder shrink by 2, 4 or 8 if that leaves `GAP` times the wanted resolution; by how much it did."""
-    wanted_width = min(upright[0], math.ceil(GAP * image_size[1] * upright[0] / (box[2] - box[0])))
-    wanted_height = min(upright[1], math.ceil(GAP * image_size[0] * upright[1] / (box[3] - box[1])))
+    wanted_width, wanted_height = wanted(upright, box, image_size)
     full_width, turned = image.width, upright != image.size
     drafted = image.draft(None, (wanted_height, wanted_width) if turned else (wanted_width, wanted_height))
     return full_width / drafted[1][2] if drafted else 1.0
@@ -228,33 +263,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled)
 
 
-def _middle(width: int, height: int, image_size: tuple[int, int]) -> Box:
-    """The largest box of the wanted shape in the middle: resizing it is resizing the shorter side, then cropping."""
-    scale = min(width / image_size[1], height / image_size[0])
-    box_width, box_height = image_size[1] * scale, image_size[0] * scale
-    left, top = (width - box_width) / 2, (height - box_height) / 2
-    return left, top, left + box_width, top + box_height
-
-
-def _clamped(left: float, top: float, right: float, bottom: float, width: int, height: int) -> Box:
-    box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-    if not (box[0] < box[2] and box[1] < box[3]):
-        raise DataError(
-            f"box from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) is outside of {width}x{height} pixels"
-        )
-    return box
-
-
-def _write(pixels: Image.Image, box: Box, out: np.ndarray) -> None:
-    height, width = out.shape[1:]
-    if pixels.size != (width, height) or box != (0, 0, width, height):
-        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=GAP)
-    values = np.asarray(pixels)
-    out[...] = values.transpose(2, 0, 1) if values.ndim == 3 else values
-
-
 def _name_of(source: ImageSource, name: str) -> str:
-    return name or ("bytes" if isinstance(source, bytes) else os.fspath(source))
+    """The path, with bytes that are no text escaped, so that it can always be printed."""
+    return name or ("bytes" if isinstance(source, bytes) else os.fsencode(source).decode(errors="backslashreplace"))
 
 
 def _cause(error: Exception, source: ImageSource) -> str:

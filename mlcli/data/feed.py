@@ -4,9 +4,9 @@ Two paths, one interface. Samples held in memory are taken by index; files that 
 processes. Either way augmentation happens here, on whole batches and on the device, and means the same.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from mlcli.data.augment import Augment, resized_crop_of
 from mlcli.data.augmentations import Augmentation, RandomResizedCrop
-from mlcli.data.held import READ_BATCH, DecodedInputs, HeldInputs
+from mlcli.data.choose import MOST_WORKERS, choose_cache, choose_workers
+from mlcli.data.disk_cache import READ_BATCH, CachedFiles, DiskCache, default_folder
+from mlcli.data.held import DecodedInputs, HeldInputs
 from mlcli.data.order import Part, TrainOrder, in_order
+from mlcli.data.pace import fastest_workers
 from mlcli.data.reading import FileReader, FileSamples, Inputs, ReadHere
 from mlcli.data.source import Arrays, Source
 from mlcli.data.workers import WorkerPool
 from mlcli.engine.contract import Batch, Choice
-from mlcli.engine.limits import available_memory_bytes, usable_cpus
+from mlcli.engine.limits import usable_cpus
 from mlcli.engine.settings import Loader, Train
-from mlcli.errors import ConfigError
 
-_MOST_WORKERS = 8  # more rarely help one trainer, and each costs memory
-_CACHE_SHARE = 0.25  # of the available memory that decoded samples may take unasked
 _EVAL_FACTOR = 4  # without gradients to keep, this many training batches fit at once ...
 _EVAL_LIMIT = {"image": 256, "features": 1024}  # ... but beyond these nothing is gained
 
@@ -42,9 +42,8 @@ class BatchFeed(ABC):
 
     Attributes:
         steps_per_epoch: optimizer steps in an epoch.
-        choices: what was chosen where the YAML said auto, and why: (key, value, reason).
 
-    Raises ConfigError when the batch is larger than the training split or the cache larger than the memory.
+    Raises ConfigError when the batch is larger than the training split or the cache larger than memory or disk.
     """
 
     def __init__(
@@ -60,15 +59,17 @@ class BatchFeed(ABC):
         self._order = TrainOrder(source.splits["train"].targets, train, loader.sampler)
         self.steps_per_epoch = self._order.steps_per_epoch
         self._crop = crop
-        self._cache, why_cache = _choose_cache(source, loader, device, crops=crop is not None)
-        self._num_workers, why_workers = _choose_workers(source, loader, self._cache)
-        self.choices = [
-            Choice("cache", self._cache, why_cache),
-            Choice("workers", str(self._num_workers), why_workers),
-        ]
-        part, limit = self._order.largest_part, _EVAL_LIMIT[source.info.kind]
-        self._eval_batch_size = max(part, min(_EVAL_FACTOR * part, limit))
+        self._disk = self._disk_caches()
+        crops = crop is not None
+        self._cache, self._why_cache = choose_cache(source, loader, device, self._disk.values(), crops=crops)
+        self._eval_batch_size = self._evaluated_at_once()
         self._inputs: dict[tuple[str, bool], Inputs] = {}
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """What was decided where the YAML said auto, and why; the first look at it may take `pace.BUDGET_S`."""
+        workers, why = self._workers
+        return [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
 
     @abstractmethod
     def changed(self, inputs: Tensor, part: Part) -> tuple[Any, Any]:
@@ -83,6 +84,11 @@ class BatchFeed(ABC):
         for part, inputs in self._inputs_of("train", training=True).fetch(self._order.parts(start_step)):
             inputs, targets = self.changed(inputs, part)
             yield Batch(inputs, targets, part.indices, part.share)
+
+    def cut(self, parts: int) -> None:
+        """Have every step's batch cut into that many micro-batches from the next `train_batches` on."""
+        self._order.cut(parts)
+        self._eval_batch_size = self._evaluated_at_once()
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """Every sample of a split once, in order, without augmentation.
@@ -103,6 +109,10 @@ class BatchFeed(ABC):
         for inputs in self._inputs.values():
             inputs.close()
 
+    def _evaluated_at_once(self) -> int:
+        part, limit = self._order.largest_part, _EVAL_LIMIT[self._source.info.kind]
+        return max(part, min(_EVAL_FACTOR * part, limit))
+
     def _inputs_of(self, split: str, *, training: bool) -> Inputs:
         """Held samples are the same for training and evaluation; a stream of files is not, having other crops."""
         key = (split, training and self._cache == "none")
@@ -111,28 +121,54 @@ class BatchFeed(ABC):
         return self._inputs[key]
 
     def _open(self, split: str, *, training: bool) -> Inputs:
-        samples = self._source.splits[split]
+        samples, workers = self._source.splits[split], self._workers[0]
         held_on = self._device if self._cache == "device" else torch.device("cpu")
         if isinstance(samples, Arrays):
             return HeldInputs(samples.inputs.to(held_on), self._device)
         files = cast(FileSamples, samples)
         if self._cache == "none":
             crop, batch_size = (self._crop, self._order.largest_part) if training else (None, self._eval_batch_size)
-            return self._reader(FileReader(files, crop), batch_size)
+            return self._reader(FileReader(files, crop), self._copy, workers, batch_size)
         shape = (len(files), *self._source.info.input_shape)
-        return DecodedInputs(self._reader(FileReader(files), READ_BATCH), shape, held_on, self._device, split)
+        reader = self._reader(FileReader(files), Tensor.clone, workers, READ_BATCH)
+        return DecodedInputs(reader, shape, held_on, self._device, split, self._disk.get(split))
 
-    def _reader(self, read: FileReader, batch_size: int) -> Inputs:
-        if self._num_workers == 0:
-            return ReadHere(read, self._copy)
+    def _reader(self, read: FileReader, copy: Callable[[Tensor], Tensor], num_workers: int, batch_size: int) -> Inputs:
+        if num_workers == 0:
+            return ReadHere(read, copy)
         return WorkerPool(
             read,
-            self._copy,
-            num_workers=self._num_workers,
+            copy,
+            num_workers=num_workers,
             prefetch=self._loader.prefetch,
             batch_shape=(batch_size, *self._source.info.input_shape),
             timeout_s=self._loader.timeout,
         )
+
+    @cached_property
+    def _workers(self) -> tuple[int, str]:
+        return choose_workers(self._source, self._loader, self._cache, self._disk.values(), self._measure_workers)
+
+    def _measure_workers(self) -> tuple[int, str] | None:
+        train = self._source.splits["train"]
+        if isinstance(train, Arrays):
+            return None
+        read = FileReader(cast(FileSamples, train), self._crop)
+        most = min(2 * usable_cpus(), MOST_WORKERS)  # beyond the cores only as far as it helps
+        return fastest_workers(
+            lambda workers, size: self._reader(read, Tensor.clone, workers, size), self._order.parts(0), most
+        )
+
+    def _disk_caches(self) -> dict[str, DiskCache]:
+        """One for each split of files, where they were asked for."""
+        if self._loader.cache != "disk":
+            return {}
+        folder, shape = self._loader.cache_folder or default_folder(), self._source.info.input_shape
+        return {
+            split: DiskCache(folder, cast(CachedFiles, samples), (len(samples), *shape))
+            for split, samples in self._source.splits.items()
+            if not isinstance(samples, Arrays)
+        }
 
     def _copy(self, images: Tensor) -> Tensor:
         """To the device, and never the same memory."""
@@ -177,40 +213,3 @@ class SampleFeed(BatchFeed):
         if split not in self._targets:
             self._targets[split] = self._source.splits[split].targets.to(self._device)
         return self._targets[split]
-
-
-def _choose_cache(source: Source, loader: Loader, device: torch.device, *, crops: bool) -> tuple[str, str]:
-    """none, ram or device, and why."""
-    num = sum(len(samples) for samples in source.splits.values())
-    needed = num * math.prod(source.info.input_shape)
-    size = f"{needed / 1e6:.0f} MB"
-    if all(isinstance(samples, Arrays) for samples in source.splits.values()):
-        if loader.cache == "device":
-            return "device", "as asked"
-        return "ram", "the data are in memory as they are"
-    available = available_memory_bytes()
-    if loader.cache == "auto":
-        if crops:
-            return "none", "random_resized_crop cuts from the original pixels"
-        share = f"{size} decoded, {100 * needed / max(available, 1):.1f} % of the available memory"
-        return ("ram" if needed <= _CACHE_SHARE * available else "none"), share
-    if loader.cache == "device" and device.type == "cuda":
-        available = min(available, torch.cuda.mem_get_info(device)[0])
-    if loader.cache != "none" and needed > available:
-        raise ConfigError(
-            f"the decoded images take {size}, but {available / 1e6:.0f} MB of memory are available",
-            where=f"loader.cache={loader.cache}",
-            fix="loader.cache=none",
-        )
-    cut_from_held = crops and loader.cache != "none"
-    return loader.cache, "as asked; random_resized_crop cuts from the held images" if cut_from_held else "as asked"
-
-
-def _choose_workers(source: Source, loader: Loader, cache: str) -> tuple[int, str]:
-    """How many processes read files, and why."""
-    if all(isinstance(samples, Arrays) for samples in source.splits.values()):
-        return 0, "the data are in memory"
-    until = "" if cache == "none" else ", until all files are read"
-    if loader.workers != "auto":
-        return loader.workers, f"as asked{until}"
-    return min(usable_cpus(), _MOST_WORKERS), f"usable CPUs, at most {_MOST_WORKERS}{until}"

@@ -43,7 +43,7 @@ class ImageFilesSamples:
         """uint8 [B, C, H, W]. Raises DataError, naming the file."""
         batch = self._empty(len(indices))
         for index, out in zip(indices, batch, strict=True):
-            self.preparation.decode(self.path(index), out, name=self.name(index), exact=self.same_size)
+            self.preparation.decode(self.path(index), out, exact=self.same_size)
         return torch.from_numpy(batch)
 
     def read_crops(self, indices: np.ndarray, crops: np.ndarray) -> Tensor:
@@ -53,7 +53,7 @@ class ImageFilesSamples:
         """
         batch = self._empty(len(indices))
         for index, crop, out in zip(indices, crops, batch, strict=True):
-            self.preparation.decode_crop(self.path(index), crop, out, name=self.name(index))
+            self.preparation.decode_crop(self.path(index), crop, out)
         return torch.from_numpy(batch)
 
     def sizes(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:

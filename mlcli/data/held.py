@@ -7,14 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mlcli.data.disk_cache import READ_BATCH, DiskCache
 from mlcli.data.order import Part, in_order
 from mlcli.data.reading import Inputs
 
-READ_BATCH = 64  # files a worker reads at once: much work for a message, little for a split
-
 
 class HeldInputs:
-    """Batches from a tensor [N, ...] that lies in RAM or already on the device."""
+    """Batches from a tensor [N, ...] that lies in RAM, in a file mapped into it, or already on the device."""
 
     def __init__(self, inputs: Tensor, device: torch.device) -> None:
         self._inputs, self._device = inputs, device
@@ -40,17 +39,25 @@ class DecodedInputs:
     """All files of a split, read when the first batch is asked for and held from then on.
 
     Args:
-        reader: reads the files, READ_BATCH at once; closed when it is through.
+        reader: reads the files, READ_BATCH at once, into RAM; closed when it is through.
         shape: [N, C, H, W] of the whole split.
         held_on: where the pixels lie, RAM or the device.
         device: where batches are wanted.
         label: the split's name, for the progress bar.
+        disk: where they lie instead, and perhaps did before: then no file is read.
     """
 
     def __init__(
-        self, reader: Inputs, shape: tuple[int, ...], held_on: torch.device, device: torch.device, label: str
+        self,
+        reader: Inputs,
+        shape: tuple[int, ...],
+        held_on: torch.device,
+        device: torch.device,
+        label: str,
+        disk: DiskCache | None = None,
     ) -> None:
         self._reader, self._shape, self._held_on, self._device, self._label = reader, shape, held_on, device, label
+        self._disk = disk
 
     def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
         return self._held.fetch(parts)
@@ -60,14 +67,25 @@ class DecodedInputs:
 
     @cached_property
     def _held(self) -> HeldInputs:
+        if self._disk is not None:
+            pixels = self._disk.open()
+            if pixels is None:
+                pixels = self._disk.fill(images for _, images in self._read())
+        else:
+            pixels = torch.empty(self._shape, dtype=torch.uint8)
+            for part, images in self._read():
+                pixels[part.indices[0] : part.indices[0] + len(part)] = images
+        return HeldInputs(pixels.to(self._held_on), self._device)
+
+    def _read(self) -> Iterator[tuple[Part, Tensor]]:
+        """Every sample once, in order."""
         from tqdm import tqdm
 
-        pixels = torch.empty(self._shape, dtype=torch.uint8)
+        num = self._shape[0]
         # disable=None: no bar where standard error is not a terminal.
         what = f"reading {self._label}"
-        with tqdm(total=len(pixels), desc=what, unit="img", disable=None, file=sys.stderr, leave=False) as bar:
-            for part, images in self._reader.fetch(in_order(len(pixels), READ_BATCH)):
-                pixels[part.indices[0] : part.indices[0] + len(part)] = images
+        with tqdm(total=num, desc=what, unit="img", disable=None, file=sys.stderr, leave=False) as bar:
+            for part, images in self._reader.fetch(in_order(num, READ_BATCH)):
+                yield part, images
                 bar.update(len(part))
         self._reader.close()
-        return HeldInputs(pixels.to(self._held_on), self._device)

@@ -44,9 +44,9 @@ class TrainOrder:
 
     def __init__(self, targets: Tensor, train: Train, sampler: str) -> None:
         num = len(targets)
-        if train.batch_size > num:
+        if train.samples_per_step > num:
             raise ConfigError(
-                f"batch_size {train.batch_size} is more than the {num} samples of the training split",
+                f"batch_size {train.samples_per_step} is more than the {num} samples of the training split",
                 where="train.batch_size",
                 fix=f"train.batch_size={num}",
             )
@@ -57,10 +57,14 @@ class TrainOrder:
                 fix="loader.sampler=shuffle",
             )
         self._targets, self._seed, self._balanced = targets, train.seed, sampler == "balanced"
-        self._batch_size = train.batch_size
-        bounds = [train.batch_size * part // train.accumulate for part in range(train.accumulate + 1)]
+        self._batch_size = train.samples_per_step
+        self.steps_per_epoch = num // train.samples_per_step
+        self.cut(train.accumulate)
+
+    def cut(self, parts: int) -> None:
+        """From the next `parts` on, every step has that many micro-batches."""
+        bounds = [self._batch_size * part // parts for part in range(parts + 1)]
         self._cuts = list(itertools.pairwise(bounds))
-        self.steps_per_epoch = num // train.batch_size
         self.largest_part = max(stop - start for start, stop in self._cuts)
 
     def parts(self, start_step: int) -> Iterator[Part]:

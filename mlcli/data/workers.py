@@ -3,6 +3,10 @@
 Why not torch's DataLoader: it raises the death of a worker from a signal handler, wherever the trainer happens to be;
 it names neither the worker's files nor, with a timeout, the death before the timeout is over; its batches go through
 /dev/shm, which is 64 MB in a container. Here a worker answers on its own pipe and reads into memory shared by fork.
+
+Why not threads, though decoding lets go of the interpreter: opening a small file and looking at its header does not.
+Two threads read 13,600 32x32 JPEGs a second where one alone read 16,000 and two processes 18,000 (48 us of CPU an image
+against 38, two shared cores), and the trainer's own Python would wait for them too. Large pictures do not care.
 """
 
 import atexit

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -17,15 +17,29 @@ REHEARSED_BATCHES = 3
 """The first is always slow, so two would tell no speed."""
 
 
-def rehearse(task: Task, feed: Feed, runtime: Runtime, start_step: int) -> tuple[Iterator[Batch], float]:
+def _give_up(error: OutOfMemoryError) -> None:
+    raise error
+
+
+def rehearse(
+    task: Task,
+    feed: Feed,
+    runtime: Runtime,
+    start_step: int,
+    out_of_memory: Callable[[OutOfMemoryError], object] = _give_up,
+) -> tuple[Iterator[Batch], float]:
     """Check the first batches from `start_step` on.
 
     Returns all batches from there, those checked included, and the seconds a micro-batch takes.
-    Raises as check_batches.
+    Raises as check_batches, unless `out_of_memory` has the feed cut smaller batches, with which it is tried again.
     """
-    batches = feed.train_batches(start_step)
-    first = list(itertools.islice(batches, REHEARSED_BATCHES))
-    return itertools.chain(first, batches), check_batches(task, runtime, first)
+    while True:
+        batches = feed.train_batches(start_step)
+        first = list(itertools.islice(batches, REHEARSED_BATCHES))
+        try:
+            return itertools.chain(first, batches), check_batches(task, runtime, first)
+        except OutOfMemoryError as error:
+            out_of_memory(error)
 
 
 def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> float:
@@ -96,5 +110,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def out_of_memory(batch_size: int, where: str) -> OutOfMemoryError:
     """What a person can do about it, the largest lever first."""
-    fix = "train.accumulate=2 (same step in two halves), a smaller train.batch_size, or a smaller model"
+    fix = "train.auto_microbatch=true or train.accumulate=2 (the same step in parts), or a smaller model or batch"
     return OutOfMemoryError(f"a micro-batch of {batch_size} samples does not fit into memory", where=where, fix=fix)

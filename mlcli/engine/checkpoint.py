@@ -4,36 +4,98 @@ A file is a torch archive of tensors and plain values, then a trailer of 48 byte
 little endian) and its SHA-256 (32). `torch.load` itself does not notice a flipped bit (pytorch#28858).
 """
 
+import contextlib
 import hashlib
 import io
+import os
 import pickle
 import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from mlcli.engine.files import write_atomically
-from mlcli.errors import CheckpointError
+from mlcli import __version__
+from mlcli.engine.check import is_out_of_memory
+from mlcli.engine.files import Part, Write, fill_atomically, move, remove
+from mlcli.errors import CheckpointError, OutputError
 
-MAGIC = b"MLCLI\x00\x01\n"
+MAGIC = b"MLCLI\x00\x01\n"  # the 1 is the format; a file of a later one says so instead of seeming damaged
 TRAILER_BYTES = len(MAGIC) + 8 + 32
+TOGETHER_BYTES = 2**20
+"""Smaller parts are put together before they are written; this much is also read at once."""
 PLAIN = (int, float, str, bool, type(None))
+FOREIGN = "it was not written by mlcli; do not open it"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint and read its bytes back. Raises OutputError if the disk will not have it.
+    """Write a checkpoint and read it back before it takes its place. Raises OutputError if the disk will not have it.
 
     `content`: tensors, numbers, strings, None, and lists or dicts of them, so that `weights_only` loading can read it.
     """
     _assert_plain(content)
-    buffer = io.BytesIO()  # to memory first: straight to a full disk torch.save loses the reason (pytorch#156955)
-    torch.save(content, buffer)
-    archive = buffer.getbuffer()
-    digest = hashlib.sha256(archive).digest()
-    write_atomically(path, b"".join((archive, MAGIC, len(archive).to_bytes(8, "little"), digest)))
-    read_verified(path)
+
+    def fill(write: Write) -> None:
+        archive = _Archive(write)
+        torch.save(content, archive)  # type: ignore[arg-type]  # it asks no more of a file than write and flush
+        archive.finish()
+
+    fill_atomically(path, fill, _refuse_unless_as_written, size_bytes=_size_of(content))
+
+
+class _Archive:
+    """The file that torch.save writes to: keeps count, checksum, and the error that torch would lose.
+
+    torch makes a RuntimeError without a reason of an OSError (pytorch#156955), so it never sees one. It also writes
+    some hundred parts of a few bytes; they are put together.
+    """
+
+    def __init__(self, write: Write) -> None:
+        self._write, self._together = write, bytearray()
+        self._length, self._sha256 = 0, hashlib.sha256()
+        self._error: OSError | None = None
+
+    def write(self, part: Part) -> int:
+        if len(part) < TOGETHER_BYTES:
+            self._together += part
+            if len(self._together) >= TOGETHER_BYTES:
+                self.flush()
+        else:
+            self.flush()
+            self._put(part)
+        return len(part)
+
+    def flush(self) -> None:
+        self._put(self._together)
+        self._together = bytearray()
+
+    def finish(self) -> None:
+        """Write the trailer. Raises OSError if any part was not written."""
+        self.flush()
+        if self._error is not None:
+            raise self._error
+        self._write(MAGIC + self._length.to_bytes(8, "little") + self._sha256.digest())
+
+    def _put(self, part: Part) -> None:
+        self._length += len(part)
+        self._sha256.update(part)
+        if self._error is None:
+            try:
+                self._write(part)
+            except OSError as error:
+                self._error = error
+
+
+def _size_of(content: Any) -> int:
+    """About the bytes of a checkpoint: those of its tensors."""
+    if isinstance(content, dict):
+        return sum(_size_of(item) for item in content.values())
+    if isinstance(content, list | tuple):
+        return sum(_size_of(item) for item in content)
+    return content.numel() * content.element_size() if isinstance(content, Tensor) else 0
 
 
 def _assert_plain(value: Any, at: str = "checkpoint") -> None:
@@ -51,35 +113,101 @@ def _assert_plain(value: Any, at: str = "checkpoint") -> None:
 
 def read_verified(path: Path) -> bytes:
     """The archive inside a checkpoint file. Raises CheckpointError if it is not one, or not as it was written."""
+    with _opened(path) as file:
+        length, digest = _read_trailer(file, path)
+        archive = file.read(length)
+        if hashlib.sha256(archive).digest() != digest:
+            raise _damaged(path)
+        return archive
+
+
+def verify(path: Path) -> None:
+    """What read_verified checks, without holding the archive in memory."""
+    with _opened(path) as file:
+        length, digest = _read_trailer(file, path)
+        sha256, part = hashlib.sha256(), memoryview(bytearray(min(length, TOGETHER_BYTES)))
+        while length:
+            size = file.readinto(part[:length])
+            if not size:
+                raise _damaged(path)
+            sha256.update(part[:size])
+            length -= size
+        if sha256.digest() != digest:
+            raise _damaged(path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint: {error.strerror or error}", where=str(path)) from error
-    archive, trailer = raw[:-TRAILER_BYTES], raw[-TRAILER_BYTES:]
-    if not trailer.startswith(MAGIC):
+
+
+def _read_trailer(file: io.BufferedReader, path: Path) -> tuple[int, bytes]:
+    """The archive's length and SHA-256 as the trailer says, the length true; the file is at its start afterwards."""
+    whole = file.seek(0, os.SEEK_END)
+    file.seek(max(0, whole - TRAILER_BYTES))
+    trailer = file.read(TRAILER_BYTES)
+    file.seek(0)
+    if len(trailer) == TRAILER_BYTES and trailer.startswith(MAGIC[:6]) and trailer[6] > MAGIC[6]:
+        what = f"the checkpoint is of format {trailer[6]}, and mlcli {__version__} reads no newer than {MAGIC[6]}"
+        raise CheckpointError(what, where=str(path), fix="pip install --upgrade mlcli, or use an older checkpoint")
+    if len(trailer) < TRAILER_BYTES or not trailer.startswith(MAGIC):
         raise CheckpointError(
             "this is not a whole mlcli checkpoint: its end is missing", where=str(path), fix="use an older checkpoint"
         )
-    length, digest = int.from_bytes(trailer[8:16], "little"), trailer[16:]
-    if length != len(archive) or hashlib.sha256(archive).digest() != digest:
-        raise CheckpointError("the checkpoint is damaged: its checksum does not match", where=str(path),
-                              fix="use an older checkpoint")  # fmt: skip
-    return archive
+    length = int.from_bytes(trailer[8:16], "little")
+    if length != whole - TRAILER_BYTES:
+        raise _damaged(path)
+    return length, trailer[16:]
+
+
+def _damaged(path: Path) -> CheckpointError:
+    what = "the checkpoint is damaged: its checksum does not match"
+    return CheckpointError(what, where=str(path), fix="use an older checkpoint")
+
+
+def _refuse_unless_as_written(path: Path) -> None:
+    """Raise OutputError if a file just written does not read back as it was written."""
+    try:
+        verify(path)
+    except CheckpointError as error:
+        what = f"what was written does not come back as it was: {error.what}"
+        raise OutputError(what, where=str(path.parent), fix="look after the disk, or choose another place") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Raises CheckpointError for a damaged, foreign or unsafe file."""
     archive = read_verified(path)
+    refuse_compressed(io.BytesIO(archive), path)
     try:
         content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"the checkpoint holds more than tensors and plain values: {named[1] if named else 'foreign objects'}"
-        raise CheckpointError(what, where=str(path),
-                              fix="it was not written by mlcli; do not open it") from error  # fmt: skip
-    if not isinstance(content, dict) or "model" not in content:
+        raise CheckpointError(what, where=str(path), fix=FOREIGN) from error
+    except Exception as error:  # a checksum can be right for anything; what torch then raises has many kinds
+        if is_out_of_memory(error):
+            raise
+        what = f"the file is no mlcli checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise CheckpointError(what, where=str(path), fix=FOREIGN) from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError("the file is no mlcli checkpoint: it holds no model", where=str(path))
     return content
+
+
+def refuse_compressed(archive: BinaryIO, path: Path) -> None:
+    """Raise CheckpointError for what would grow while it is read: torch.load unpacked 2 MB of zeros to 4 GB.
+
+    torch.save stores and never compresses, so no honest file is refused. `archive` is at its start afterwards.
+    """
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(archive) as members:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+            what = "the file is compressed, which torch.save never does; unpacked, it could fill the memory"
+            raise CheckpointError(what, where=str(path), fix=FOREIGN)
+    archive.seek(0)
 
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -95,25 +223,36 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def by_age(folder: Path) -> list[Path]:
     """The numbered checkpoints of a folder, newest first."""
-    return sorted(folder.glob("step-*.ckpt"), reverse=True)
+    numbered = [path for path in folder.glob("step-*.ckpt") if path.stem[5:].isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.stem[5:]), reverse=True)
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any], Path, list[str]]:
-    """The newest checkpoint that is whole, its path, and what was wrong with newer ones.
+def load_newest(folder: Path) -> tuple[dict[str, Any], Path, dict[Path, str]]:
+    """The newest checkpoint that is whole, its path, and what is wrong with each newer one.
 
     Raises CheckpointError if there is none.
     """
-    problems: list[str] = []
+    problems: dict[Path, str] = {}
     for path in by_age(folder):
         try:
             return load_checkpoint(path), path, problems
         except CheckpointError as error:
-            problems.append(f"{path.name}: {error.what}")
-    found = "; ".join(problems) or "there is none yet"
+            problems[path] = error.what
+    found = "; ".join(f"{path.name}: {what}" for path, what in problems.items()) or "there is none yet"
     raise CheckpointError(f"no checkpoint to go on from: {found}", where=str(folder), fix="start a new run")
 
 
+def set_aside(path: Path) -> Path:
+    """Take a damaged checkpoint out of the count, so that it is not kept in the place of a good one.
+
+    Returns its new name. Raises OutputError.
+    """
+    aside = path.with_suffix(".damaged")
+    move(path, aside)
+    return aside
+
+
 def prune(folder: Path, keep_last: int) -> None:
-    """Delete the oldest numbered checkpoints. Called only after a newer one was verified."""
+    """Delete the oldest numbered checkpoints. Called only after a newer one was verified. Raises OutputError."""
     for path in by_age(folder)[keep_last:]:
-        path.unlink(missing_ok=True)
+        remove(path)

@@ -89,11 +89,16 @@ class Feed(Protocol):
     """Batches on the device, as a pure function of (seed, step): nothing to replay when a run resumes."""
 
     steps_per_epoch: int
-    choices: list[Choice]
-    """What was decided where the YAML said auto."""
+
+    @property
+    def choices(self) -> list[Choice]:
+        """What was decided where the YAML said auto."""
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`."""
+
+    def cut(self, parts: int) -> None:
+        """Have every step's batch cut into that many micro-batches from the next `train_batches` on."""
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """Every sample of a split once, in order, without augmentation."""

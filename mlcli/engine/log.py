@@ -73,7 +73,8 @@ class RunLog:
     def _forget_layers_after(self, step: int) -> None:
         """A resumed run sees those steps again."""
         if self._layers_path.exists():
-            kept = [line for line in read_metrics(self._layers_path) if line["step"] <= step]
+            looks = [line for line in read_metrics(self._layers_path) if isinstance(line.get("step"), int)]
+            kept = [line for line in looks if line["step"] <= step]
             write_atomically(self._layers_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def close(self) -> None:
@@ -82,15 +83,18 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl or layers.jsonl; a last line cut short by a crash is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    """The lines of a metrics.jsonl or layers.jsonl; a last line cut short by a crash is left out.
+
+    So is what follows a damaged one, and what is no mapping.
+    """
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     entries = []
     for line in lines:
         try:
             entries.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
-    return entries
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 class Screen:

@@ -117,7 +117,7 @@ class _Trial:
         self.model = copy.deepcopy(task.model)
         self.net = runtime.callable_form(self.model)
         self.scaler = runtime.scaler()
-        groups = parameter_groups(self.model, settings.optimizer.decay_norm_and_bias, task.lr_scale)
+        groups = parameter_groups(self.model, settings.optimizer, task.lr_scale)
         fused = runtime.device.type in ("cpu", "cuda") and not self.scaler.is_enabled()
         self.optimizer = build_optimizer(settings.optimizer, groups, fused=fused)
 

@@ -16,7 +16,7 @@ def kept_bytes(model: nn.Module, settings: TrainerSettings, lr_scale: Callable[[
     The optimizer's state is what a first step makes: it is taken on tensors without storage, so it costs nothing.
     """
     shadow = copy.deepcopy(model).to("meta")
-    groups = parameter_groups(shadow, settings.optimizer.decay_norm_and_bias, lr_scale)
+    groups = parameter_groups(shadow, settings.optimizer, lr_scale)
     optimizer = build_optimizer(settings.optimizer, groups, fused=False)
     trained = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -11,19 +11,21 @@ from mlcli.engine import settings
 
 
 def parameter_groups(
-    model: nn.Module, decay_norm_and_bias: bool, lr_scale: Callable[[str], float]
+    model: nn.Module, config: settings.Optimizer, lr_scale: Callable[[str], float]
 ) -> list[dict[str, Any]]:
     """Parameters sorted by (learning rate share, whether weight decay applies).
 
     Matrices and kernels decay; biases and normalisation scales (one dimension or none) do not, unless asked for: decay
     on them brings no regularisation and can hurt (He et al. 2019, arXiv:1812.01187, section 3.1). Frozen parameters are
-    in the groups as well: without a gradient the optimizer leaves them alone, and they can be thawed later.
+    in the groups as well: without a gradient the optimizer leaves them alone, and they can be thawed later. Nothing is
+    told apart that would be treated alike: each group costs the optimizer another call.
 
     Returns groups with the keys params, lr_scale and decays, in order of first appearance in the model.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    all_alike = config.decay_norm_and_bias or config.weight_decay == 0
     for name, parameter in model.named_parameters():
-        groups[lr_scale(name), decay_norm_and_bias or parameter.ndim >= 2].append(parameter)
+        groups[lr_scale(name), all_alike or parameter.ndim >= 2].append(parameter)
     return [{"params": p, "lr_scale": scale, "decays": decays} for (scale, decays), p in groups.items()]
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlcli.engine.checkpoint import load_newest
+from mlcli.engine.checkpoint import load_newest, set_aside
 from mlcli.engine.run import RunFolder
 from mlcli.engine.state import TrainingState
 from mlcli.errors import CheckpointError, ConfigError
@@ -34,19 +34,26 @@ def resume(
     Raises CheckpointError, or ConfigError if the run is complete or would become another experiment.
     """
     saved, path, problems = load_newest(run.checkpoints)
+    for part in ("config", "facts"):
+        if not isinstance(saved.get(part), dict):
+            raise CheckpointError(f"the checkpoint is not as mlcli writes them: it has no {part}", where=str(path))
     _refuse_other_experiment(saved["config"], config)
-    _refuse_other_data(saved["facts"]["data"], facts["data"])
+    _refuse_other_data(saved["facts"].get("data", {}), facts["data"])
     state.load_state_dict(saved)
+    lines: list[tuple[str, str]] = []
     done, epochs, before = state.progress.step, config["train"]["epochs"], saved["config"]["train"]["epochs"]
-    if done >= steps_per_epoch * epochs:
+    finished = run.status_or_empty().get("state") == "finished"  # killed after its last step, it has to be concluded
+    if finished and done >= steps_per_epoch * epochs:
         raise ConfigError(f"the run is complete: {done // steps_per_epoch} of {epochs} epochs", where=run.name,
                           fix=f"train.epochs={2 * done // steps_per_epoch} to go on")  # fmt: skip
     early = config["train"]["early_stopping"]
-    if early and state.progress.stale >= early["patience"]:
+    if finished and early and state.progress.stale >= early["patience"]:
         stale = state.progress.stale
         raise ConfigError(f"the run had stopped: {stale} evaluations brought no improvement", where=run.name,
                           fix=f"train.early_stopping.patience={2 * stale}, or train.early_stopping=null")  # fmt: skip
-    lines = [("warning", f"{problem}; going back to {path.name}") for problem in problems]
+    for bad, what in problems.items():
+        aside = set_aside(bad)
+        lines.append(("warning", f"{bad.name}: {what}; going back to {path.name}, it is {aside.name} now"))
     lines.append(("resume", f"{run.name} from step {done}, epoch {done / steps_per_epoch:.4g} of {epochs}"))
     if before != epochs:
         was, now = saved["optimizer"]["param_groups"][0]["lr"], state.schedule.lr_at(done)
@@ -78,6 +85,7 @@ def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any]) -> None:
         if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE) or key == "loader.sampler"
     }
     if changed:
+        changed = {key: changed[key] for key in sorted(changed, key=lambda key: key != "task")}
         shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in list(changed.items())[:4])
         raise ConfigError(f"the config differs from the run's: {shown}", where="--resume",
                           fix="take these keys back, or start a new run without --resume")  # fmt: skip

@@ -5,12 +5,15 @@ import json
 import os
 import secrets
 import socket
+import struct
+import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mlcli.engine.checkpoint import by_age
-from mlcli.engine.files import cannot_write, write_atomically
+from mlcli.engine.files import cannot_write, claim_folder, make_folder, sweep, write_atomically
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
 from mlcli.schema.read import read
 
@@ -23,8 +26,11 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+_FLOCK, _KIND = ("hhqqi", 0) if sys.platform == "linux" else ("qqihh", 3)
+"""struct flock of 64-bit Linux, or of macOS, and where in it the kind of lock stands."""
 _held: dict[Path, IO[str]] = {}
-"""Lock files this process holds. Opening one a second time and closing it would release the lock (POSIX, fcntl)."""
+"""Lock files this process holds, by the resolved path of their run. Opening one a second time and closing it would
+release the lock (POSIX, fcntl)."""
 
 
 class RunFolder:
@@ -70,10 +76,7 @@ class RunFolder:
         png = io.BytesIO()
         picture.save(png, "PNG")
         folder = self.path / "pictures"
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
+        make_folder(folder)
         write_atomically(folder / f"{title.replace(' ', '-')}.png", png.getvalue())
 
     def checkpoint(self, which: str = "best") -> Path:
@@ -88,52 +91,80 @@ class RunFolder:
         return numbered[0]
 
     def lock(self) -> None:
-        """Become the only writer of this run. Raises BusyError, naming the other, if there is one.
+        """Become the only writer of this run, and clear away what a killed one left half written.
+
+        Raises BusyError, naming the other, if there is one; OutputError if the run cannot be written.
 
         POSIX record locks belong to the process: they end with it even by kill -9, and are not handed to forked
         workers, as flock's would be.
         """
-        if self.path in _held:
+        if self._key in _held:
             raise BusyError("this process is writing the run already", where=str(self.path))
-        file = (self.path / "run.lock").open("a+")
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+        path = self.path / "run.lock"
+        try:
+            file = path.open("a+", buffering=1)
+            if not _take(file):
                 file.seek(0)
                 owner = file.read().strip() or "another process"
                 file.close()
                 raise BusyError(f"the run is being written by {owner}", where=str(self.path),
-                                fix="wait for it, or stop it first") from error  # fmt: skip
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {utc_now()}\n")
-        file.flush()
-        _held[self.path] = file
+                                fix="wait for it, or stop it first")  # fmt: skip
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {utc_now()}\n")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        _held[self._key] = file
+        sweep(self.checkpoints, only_writer=True)
+        for folder in (self.path, self.path / "pictures"):  # evaluations and reports of others are written here too
+            sweep(folder, only_writer=False)
 
     def unlock(self) -> None:
         """Let others write; nothing happens if the lock is not ours."""
-        if file := _held.pop(self.path, None):
+        if file := _held.pop(self._key, None):
             file.close()
 
     def is_held(self) -> bool:
         """Whether a living process holds the lock."""
-        if self.path in _held:
+        if self._key in _held:
             return True
         path = self.path / "run.lock"
-        if fcntl is None or not path.exists():
+        if not path.exists():
             return False
-        with path.open("a+") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+        with path.open() as file:
+            return _is_taken(file)
+
+    @property
+    def _key(self) -> Path:
+        return self.path.resolve()
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
+            found = json.loads((self.path / name).read_text())
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"not a run folder: {name} cannot be read ({error})", where=str(self.path)) from error
+        if not isinstance(found, dict):
+            raise CheckpointError(f"not a run folder: {name} holds no mapping", where=str(self.path))
+        return found
+
+
+def _take(file: IO[str]) -> bool:
+    """Lock a run.lock opened for writing; False if another process has. Without locks (Windows), it is always ours."""
+    if fcntl is not None:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as systems choose
+            return False
+    return True
+
+
+def _is_taken(file: IO[str]) -> bool:
+    """Whether another process has locked a run.lock. Only asks: trying to lock it could be in another's way."""
+    if fcntl is None:
+        return False
+    question = [0] * 5  # all of the file
+    question[_KIND] = fcntl.F_WRLCK
+    answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, *question))
+    return struct.unpack(_FLOCK, answer)[_KIND] != fcntl.F_UNLCK
 
 
 def utc_now() -> str:
@@ -141,35 +172,32 @@ def utc_now() -> str:
 
 
 def check_writable(root: Path) -> None:
-    """Raise OutputError early if runs cannot be written under `root`. Leaves nothing behind."""
+    """Raise OutputError early if runs cannot be written under `root`. Leaves nothing behind, even if killed."""
     existing = root.absolute()
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
         raise OutputError("the output path goes through a file", where=str(existing), fix="choose another with --out")
-    probe = existing / f".mlcli-probe-{secrets.token_hex(4)}"
     try:
-        probe.write_bytes(b"probe")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=existing) as probe:  # has no name where the system knows such files
+            probe.write(b"probe")
+            probe.flush()
     except OSError as error:
-        raise cannot_write(probe, error) from error
+        raise cannot_write(root, error) from error
 
 
 def create_run(root: Path, name: str) -> RunFolder:
-    """Make and lock a new run folder. mkdir itself is the arbiter between simultaneous starts."""
+    """Make and lock a new run folder. mkdir itself is the arbiter between simultaneous starts. Raises OutputError."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    try:
-        (root / name).mkdir(parents=True, exist_ok=True)
-        while True:
-            path = root / name / f"{stamp}-{secrets.token_hex(2)}"
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                continue
-        (path / "checkpoints").mkdir()
-    except OSError as error:
-        raise cannot_write(root / name, error) from error
+    make_folder(root / name)
+    while True:
+        path = root / name / f"{stamp}-{secrets.token_hex(2)}"
+        try:
+            claim_folder(path)
+            break
+        except FileExistsError:
+            continue
+    make_folder(path / "checkpoints")
     run = RunFolder(path.absolute())
     run.lock()
     return run

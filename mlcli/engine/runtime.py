@@ -1,7 +1,9 @@
 """Device, precision, threads and seeds: decided once, before training, each choice with the reason for it."""
 
 import contextlib
+import functools
 import hashlib
+import os
 from dataclasses import dataclass
 
 import psutil
@@ -69,7 +71,7 @@ class Runtime:
             peak = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return round(peak / 1e6, 1)
-        return round(psutil.Process().memory_info().rss / 1e6, 1)
+        return round(_process(os.getpid()).memory_info().rss / 1e6, 1)
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was told; for timing only."""
@@ -131,6 +133,12 @@ def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return "this PyTorch was built without CUDA"
     return "PyTorch finds no usable NVIDIA GPU and driver"
+
+
+@functools.cache
+def _process(pid: int) -> psutil.Process:
+    """Finding out about a process costs more than asking it."""
+    return psutil.Process(pid)
 
 
 def _device_name(device: torch.device, threads: int) -> str:

@@ -44,7 +44,7 @@ class LearningRate:
         return self.plateau.state_dict() if self.plateau else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.plateau and state:
+        if self.plateau:
             self.plateau.load_state_dict(state)
 
     def _curve(self, config: settings.Schedule, epochs: int) -> Callable[[float], float]:

@@ -1,6 +1,6 @@
 """Everything that changes while training: one object, saved and restored as a whole."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ class Progress:
 
     judged_step: the step at whose epoch's end the model was last judged; best_*: the best evaluation so far;
     reference: the value early stopping compares with, and stale: evaluations without improvement on it;
-    skipped: steps that fp16 overflow left out, for which schedule and average do not advance.
+    skipped: steps that fp16 overflow left out, for which schedule and average do not advance;
+    halvings: how often micro-batches were halved because memory ran out.
     """
 
     step: int = 0
@@ -33,6 +34,7 @@ class Progress:
     reference: float | None = None
     stale: int = 0
     skipped: int = 0
+    halvings: int = 0
 
 
 class MeanTerms:
@@ -42,12 +44,14 @@ class MeanTerms:
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
 
-    @torch.no_grad()
     def add(self, terms: dict[str, Tensor], share: float) -> None:
         """Take in a micro-batch's terms; its share of the step weighs them."""
         for name, term in terms.items():
-            part = term.detach().float() * share
-            self.sums[name] = self.sums[name] + part if name in self.sums else part
+            value = term.detach()
+            if name in self.sums:
+                self.sums[name].add_(value, alpha=share)
+            else:
+                self.sums[name] = value.float() * share  # memory of its own
 
     def pour_into(self, other: "MeanTerms") -> None:
         """Add everything to `other` and be empty again."""
@@ -98,7 +102,7 @@ class TrainingState:
     ) -> "TrainingState":
         """The state before the first step."""
         model = runtime.place(task.model)
-        groups = parameter_groups(model, settings.optimizer.decay_norm_and_bias, task.lr_scale)
+        groups = parameter_groups(model, settings.optimizer, task.lr_scale)
         scaler = runtime.scaler()
         fused = runtime.device.type in ("cpu", "cuda") and not scaler.is_enabled()
         optimizer = build_optimizer(settings.optimizer, groups, fused=fused)
@@ -136,10 +140,10 @@ class TrainingState:
             self.scaler.load_state_dict(saved["scaler"])
             self.ema.load_state_dict(saved["ema"])
             self.schedule.load_state_dict(saved["schedule"])
-            self.progress = Progress(**saved["progress"])
+            self.progress = Progress(**{field.name: saved["progress"][field.name] for field in fields(Progress)})
             self.window.load_state_dict(saved["window"], self.device)
             self.epoch_loss.load_state_dict(saved["epoch_loss"], self.device)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(f"the checkpoint does not fit this model and config: {reason}",
                                   fix="resume with the config of the run, or start a new run") from error  # fmt: skip

@@ -1,11 +1,27 @@
 """SIGINT and SIGTERM ask a run to stop after the step it is in; a second one stops it at once."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 from mlcli.errors import ExitCode
+
+
+@contextlib.contextmanager
+def unwinding_on_sigterm() -> Iterator[None]:
+    """While entered, SIGTERM ends the program as Ctrl-C does: by an exception, so that what was begun is cleaned up."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(int(ExitCode.TERMINATED))
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:
@@ -13,14 +29,23 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for which, handler in self._before.items():
-            signal.signal(which, handler)
+        self.release()
+
+    def listen(self) -> None:
+        """From here on, signals ask for a stop."""
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def release(self) -> None:
+        """Signals mean again what they meant before."""
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def __call__(self) -> bool:
         """Whether to stop."""

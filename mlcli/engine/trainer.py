@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from mlcli.engine.best import Watch
 from mlcli.engine.board import Board
 from mlcli.engine.budget import Budget
 from mlcli.engine.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlcli.engine.contract import Batch, Feed, Metrics, Task, total
+from mlcli.engine.divergence import diverged
 from mlcli.engine.evaluate import Interrupted, evaluate_split
+from mlcli.engine.guard import Guard, NoGuard
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.meter import Meter
+from mlcli.engine.micro_batches import MicroBatches
 from mlcli.engine.optimizer import clip_gradients, set_lr
 from mlcli.engine.run import RunFolder
 from mlcli.engine.runtime import Runtime
@@ -54,8 +58,17 @@ class Training:
         self.meter = Meter(self.runtime.synchronize)
         self.times: dict[str, float] = {}
         """Seconds spent on each part of the training, once `fit` is through."""
+        self.memory_mb: dict[str, float] = {}
+        """Most memory by phase, as `Runtime.memory_mb` sees it."""
         self.budget = Budget(shown.share, FIRST_COST_S)
         self.vitals = Vitals(self.state.model, self.budget, active=shown.layers)
+        self.parameters = list(self.state.model.parameters())
+        self.micro_batches = MicroBatches(self.settings.train, self.state.progress, self.feed)
+        self.guard: Guard | NoGuard = NoGuard()
+        if not self.state.scaler.is_enabled():
+            device = self.runtime.device
+            is_cheap = device.type == "cpu"  # to read a number; a GPU would have to be waited for
+            self.guard = Guard(self.parameters, self.state.optimizer, device, reads_each_step=is_cheap)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,8 +86,8 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
     "interrupted"; the newest checkpoint then holds the state as it is. Raises DivergedError.
     """
     state, progress, runtime = t.state, t.state.progress, t.runtime
-    model, net, optimizer, scaler = state.model, state.net, state.optimizer, state.scaler
-    parameters, meter, prepared_epoch = list(model.parameters()), t.meter, -1
+    optimizer, scaler, guard, parameters = state.optimizer, state.scaler, t.guard, t.parameters
+    meter, prepared_epoch = t.meter, -1
     meter.restart()
     each_step_is_timed = runtime.device.type == "cpu"  # a GPU would have to wait
 
@@ -97,27 +110,22 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
         runtime.seed_step(progress.step)  # dropout and the like: a function of (seed, step)
         lr = state.schedule.lr_at(progress.step - progress.skipped)
         set_lr(optimizer, lr)
-        for _ in range(t.settings.train.accumulate):
-            with meter:
-                batch = next(batches)  # already on the device
-            with runtime.autocast():
-                terms = t.task.losses(net, batch)  # 1. a function from the set  2. how wrong it is
-            loss = total(terms) if batch.share == 1 else total(terms) * batch.share
-            meter.mark("forward")
-            scaler.scale(loss).backward()
-            meter.mark("backward")
-            state.window.add(terms, batch.share)
-            meter.count(len(batch))
+        try:
+            losses = gradients(t, batches)  # 1. a function from the set  2. how wrong it is
+        except (MemoryError, RuntimeError) as error:
+            batches = with_smaller_parts(t, error)  # most errors it raises again
+            continue
         scaler.unscale_(optimizer)
         look.gradients()
+        if not guard.passes(losses):
+            raise divergence(t, progress.step)
         clip_gradients(parameters, t.settings.optimizer)
         if take_step(scaler, optimizer):  # 3. a better function
             state.ema.update(progress.step)
         else:
-            progress.skipped += 1
-            note(t, t.vitals.overflowed())
+            skip(t)
         look.updated()
-        optimizer.zero_grad(set_to_none=True)
+        forget_gradients(parameters)
         meter.mark("optimizer")
 
         progress.step += 1
@@ -134,6 +142,56 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
     t.screen.clear()
     save(t)
     return "interrupted"
+
+
+def gradients(t: Training, batches: Iterator[Batch]) -> list[Tensor]:
+    """Forward and backward over the micro-batches of a step. Returns their losses, on the device."""
+    losses: list[Tensor] = []
+    taken: list[tuple[dict[str, Tensor], float]] = []
+    meter, net, runtime = t.meter, t.state.net, t.runtime
+    for _ in range(t.micro_batches.parts):
+        with meter:
+            batch = next(batches)  # already on the device
+        with runtime.autocast():
+            terms = t.task.losses(net, batch)
+        loss = total(terms) if batch.share == 1 else total(terms) * batch.share
+        meter.mark("forward")
+        t.state.scaler.scale(loss).backward()
+        meter.mark("backward")
+        meter.count(len(batch))
+        losses.append(loss)
+        taken.append((terms, batch.share))
+    for terms, share in taken:  # only once all of the step went well
+        t.state.window.add(terms, share)
+    return losses
+
+
+def forget_gradients(parameters: list[nn.Parameter]) -> None:
+    """As `Optimizer.zero_grad`, which takes longer to tell the profiler than to do it."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def with_smaller_parts(t: Training, error: Exception) -> Iterator[Batch]:
+    """The batches from this step on, in micro-batches half as large. Raises the error if that is no answer to it."""
+    text = t.micro_batches.halve(error)
+    forget_gradients(t.parameters)
+    note(t, text)
+    return t.feed.train_batches(t.state.progress.step)
+
+
+def skip(t: Training) -> None:
+    """Note that loss scaling left a step out. Raises DivergedError once there is no scale left to lower."""
+    note(t, t.vitals.overflowed())
+    if t.state.scaler.get_scale() < 1:
+        raise divergence(t, t.state.progress.step)
+    t.state.progress.skipped += 1
+
+
+def divergence(t: Training, step: int) -> DivergedError:
+    """What to end the run with whose step `step` (from 0) was not finite."""
+    lr = t.state.schedule.lr_at(step - t.state.progress.skipped)
+    return diverged(t.task, t.feed, t.runtime, step, parts=t.micro_batches.parts, lr=lr)
 
 
 def take_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
@@ -162,13 +220,19 @@ def has_stopped_improving(t: Training) -> bool:
 
 def log_window(t: Training, epoch: int, lr: float) -> None:
     """Write the mean loss since the last log point. Reading it is the only time the loop waits for the device."""
-    means = t.state.window.read()
-    refuse_to_diverge(means, t.state.progress.step)
-    rates, memory_mb = t.meter.lap(), t.runtime.memory_mb()
+    means = read_window(t)
+    rates, memory_mb = t.meter.lap(), memory_of(t, "training")
     speed = {"samples_per_s": rates.samples_per_s, "wait_share": rates.wait_share, "memory_mb": memory_mb}
     values = {**means, "lr": lr, **speed}
     t.log.scalars("train", t.state.progress.step, epoch + 1, values)
     t.state.window.pour_into(t.state.epoch_loss)
+
+
+def memory_of(t: Training, phase: str) -> float:
+    """Megabytes held since the last call, which belong to this phase."""
+    now_mb = t.runtime.memory_mb()
+    t.memory_mb[phase] = max(now_mb, t.memory_mb.get(phase, 0.0))
+    return now_mb
 
 
 def show_layers(t: Training, look: Look | None) -> None:
@@ -189,16 +253,19 @@ def note(t: Training, text: str) -> None:
     t.screen.note(text)
 
 
-def refuse_to_diverge(means: dict[str, float], step: int) -> None:
-    """Raise DivergedError if a loss is not finite, before anything of it is saved."""
-    if all(map(math.isfinite, means.values())):
-        return
-    terms = ", ".join(f"{name} = {value:g}" for name, value in means.items())
-    raise DivergedError(
-        f"the loss is no longer finite: {terms}",
-        where=f"at or shortly before step {step}",
-        fix="a lower optimizer.lr, schedule.warmup_epochs=1 or optimizer.clip_norm=1; earlier checkpoints are kept",
-    )
+def read_window(t: Training) -> dict[str, float]:
+    """The mean loss since the last log point. Raises DivergedError if something was not finite: before it is saved."""
+    step, means = t.state.progress.step, t.state.window.read()
+    if t.guard.is_tripped():
+        raise divergence(t, step - 1 - t.guard.steps_since())
+    if not all(map(math.isfinite, means.values())):  # by fp16, which the guard leaves to loss scaling
+        terms = ", ".join(f"{name} = {value:g}" for name, value in means.items())
+        raise DivergedError(
+            f"the loss is no longer finite: {terms}",
+            where=f"at or shortly before step {step}",
+            fix="train.precision=bf16 or fp32, or a lower optimizer.lr; earlier checkpoints are kept",
+        )
+    return means
 
 
 def finish_epoch(t: Training, epoch: int) -> None:
@@ -209,6 +276,7 @@ def finish_epoch(t: Training, epoch: int) -> None:
         t.screen.clear()
         with t.state.ema.in_place_of(t.state.model):
             scores, metrics = evaluate_split(t.task, t.state.net, t.feed, t.watch.split, t.runtime, should_stop=t.stop)
+            memory_of(t, "evaluation")
             best = is_best(t, scores[t.watch.metric], epoch)
             if best:
                 save_best(t, scores, metrics)
@@ -272,7 +340,7 @@ def describe(t: Training) -> dict[str, Any]:
 
 def save(t: Training) -> None:
     """Write the whole state, verify it, and only then delete older ones. Never saves a state that has diverged."""
-    refuse_to_diverge(t.state.window.read(), t.state.progress.step)
+    read_window(t)
     path = checkpoint_path(t.run.checkpoints, t.state.progress.step)
     save_checkpoint(path, {**t.state.state_dict(), **describe(t)})
     prune(t.run.checkpoints, t.settings.train.checkpoints.keep_last)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from mlcli.machine.timing import Timing
 
-Cache = Literal["none", "ram", "device"]
+Cache = Literal["none", "ram", "disk", "device"]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def _data(findings: Findings) -> str:
     if data.bytes_on_disk:
         parts.append(f"mean {size(data.bytes_on_disk // data.samples)}")
         parts.append(f"{size(data.bytes_on_disk)}  {data.file_system}".rstrip())
-    how = {"none": "files read while training", "ram": "held in RAM", "device": "held on the device"}[data.cache]
+    places = {"ram": "held in RAM", "disk": "held in a file mapped into memory", "device": "held on the device"}
+    how = places.get(data.cache, "files read while training")
     if data.cache != "none" and not data.in_memory:
         how += " after the first reading"
     return "  ".join([*parts, how])

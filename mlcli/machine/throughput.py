@@ -113,7 +113,7 @@ class Bench:
         if self.data.in_memory:
             return self.source
         num = len(self.samples.splits["train"])
-        rows = min(num, max(self.settings.train.batch_size, HELD_BYTES // images[0].nbytes))
+        rows = min(num, max(self.settings.train.samples_per_step, HELD_BYTES // images[0].nbytes))
         chosen = torch.linspace(0, num - 1, rows).long()  # of all classes, also where files are sorted by them
         return self.source.in_memory(images[torch.arange(rows) % len(images)], chosen)
 
@@ -123,7 +123,7 @@ class Bench:
         return list(itertools.islice(feed.train_batches(0), 2 * self.settings.train.accumulate))
 
     def _micro_batch(self) -> int:
-        return math.ceil(self.settings.train.batch_size / self.settings.train.accumulate)
+        return math.ceil(self.settings.train.samples_per_step / self.settings.train.accumulate)
 
     def _limit_batch(self, learner: Learner, memory: Any) -> None:
         """Smaller batches where a step would take too much of the time."""
@@ -152,7 +152,7 @@ class Bench:
     def _reading(self) -> tuple[list[Stage], Tensor]:
         """The stages of reading, and some samples as read."""
         order = self._order()
-        steps = min(order.steps_per_epoch, max(1, MOST_FILES // self.settings.train.batch_size))
+        steps = min(order.steps_per_epoch, max(1, MOST_FILES // self.settings.train.samples_per_step))
         parts = list(itertools.islice(order.parts(0), steps * self.settings.train.accumulate))
         samples = self.samples.splits["train"]
         if self.data.in_memory:
@@ -199,6 +199,8 @@ class Bench:
     def _held(self, memory: Any) -> tuple[Held, ...]:
         """Batches from memory, for each place that could hold the samples."""
         caches: list[Cache] = ["ram"]
+        if self.data.cache == "disk":  # once its pages have been read, as fast as RAM: they are RAM
+            caches.append("disk")
         if self.runtime.device.type != "cpu" or self.data.cache == "device":
             caches.append("device")
         budget_s = self._share("held") / len(caches)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights
+from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights, refuse_compressed
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError
 
@@ -76,7 +76,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> Any:
     """What torch.save wrote, if it is tensors and plain data only: a pickle may otherwise run any program."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            refuse_compressed(file, path)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:

@@ -135,5 +135,5 @@ def _or(read: Callable[[], T], otherwise: T) -> T:
     """What was read, or something else where a file is missing or damaged."""
     try:
         return read()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, UserError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
         return otherwise

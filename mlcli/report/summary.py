@@ -45,6 +45,7 @@ def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
         *_confused_lines(record),
         *_labelled("layers", layer_troubles(record.layers)[-MOST_NOTES:]),
         *time_lines(record.status.get("times")),
+        *memory_lines(record.status.get("memory_mb"), record.environment.get("choices")),
         *_file_lines(record),
         *_next_lines(record, verdict),
     ]
@@ -115,6 +116,16 @@ def time_lines(times: Any) -> list[str]:
     return [f"{'time':<{INDENT}}{bar}", f"{'':<{INDENT}}{legend}"]
 
 
+def memory_lines(memory_mb: Any, choices: Any) -> list[str]:
+    """The most memory that each phase of the run took. memory_mb: by phase; choices: of the run's environment."""
+    if not isinstance(memory_mb, dict) or not memory_mb:
+        return []
+    device = str(choices.get("device", "")) if isinstance(choices, dict) else ""
+    whose = "on the GPU" if device.startswith("cuda") else "by the process"
+    told = " · ".join(f"{phase} {megabytes:,.0f} MB" for phase, megabytes in memory_mb.items())
+    return _labelled("memory", [f"{told}, held {whose}"])
+
+
 def _file_lines(record: Record) -> list[str]:
     there = [name + "/" * (record.path / name).is_dir() for name in FILES if (record.path / name).exists()]
     return _labelled("files", [f"{shown(record.path)}/", ", ".join(there)])
@@ -158,7 +169,7 @@ def _cut(name: str) -> str:
 
 def waiting_line(t: Training) -> str:
     """A further line, naming bench-io, if the model waited for batches too long; empty otherwise."""
-    share = wait_share(read_metrics(t.run.path / "metrics.jsonl"), t.settings.train.batch_size)
+    share = wait_share(read_metrics(t.run.path / "metrics.jsonl"), t.settings.train.samples_per_step)
     if share <= TOLERATED_WAIT:
         return ""
     in_memory = any(what == "cache" and value != "none" for what, value, _ in t.feed.choices)
@@ -174,7 +185,7 @@ def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:
     """
     wait_s, total_s, step = 0.0, 0.0, 0
     for entry in entries:
-        if entry["split"] == "train" and entry.get("samples_per_s"):
+        if entry.get("split") == "train" and entry.get("samples_per_s"):
             seconds = (entry["step"] - step) * batch_size / entry["samples_per_s"]
             total_s, wait_s, step = total_s + seconds, wait_s + seconds * entry["wait_share"], entry["step"]
     return wait_s / total_s if total_s else 0.0

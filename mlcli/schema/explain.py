@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +14,9 @@ from mlcli.schema.yaml12 import KeyPath, Tree, scalar
 
 SHOWN_VALUE = 60
 """Characters of an offending value that a message shows."""
+EXPLAINED = 200
+"""Mistakes that are looked into, ten times as many as are shown: a guess takes about a millisecond, and a hostile file
+has ten thousand mistakes. The others are only counted."""
 
 _BOUNDS = {
     "greater_than": "gt",
@@ -28,8 +32,11 @@ _SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size", "n
 def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[Problem]:
     """Every mistake pydantic found in `tree.data`, each at its place in the YAML; one a place."""
     found = [(follow(root, details["loc"]), details) for details in error.errors(include_url=False)]
+    found.sort(key=lambda pair: _order(pair[0].path, tree))
     paths = {spot.path for spot, _ in found}
-    problems: dict[KeyPath, Problem] = {}
+    places = {spot.path: tree.keys.get(spot.path) or tree.values.get(spot.path) for spot, _ in found[EXPLAINED:]}
+    problems = {path: Problem("one more mistake", place) for path, place in places.items() if place}
+    found = found[:EXPLAINED]
     meant: set[KeyPath] = set()
     """Keys that a misspelt one was probably meant to be; they are not reported as missing besides."""
     for spot, details in found:
@@ -57,23 +64,30 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[P
     return list(problems.values())
 
 
+def _order(path: KeyPath, tree: Tree) -> tuple[int, int, int]:
+    """Where a mistake is told among all: by its key's place, or that of the nearest section around a missing one."""
+    while path and path not in tree.keys:
+        path = path[:-1]
+    place = tree.keys.get(path)
+    return place.order if place else (-1, 0, 0)
+
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
 def _unknown_key(spot: Spot, root: type[BaseModel], tree: Tree) -> tuple[str, str]:
     """What to say of a key that its section does not have, and the key that was probably meant ("" if none)."""
     key, parent = str(spot.path[-1]), spot.path[:-1]
-    given = tree.at(parent)
     known = list(spot.section.model_fields)
     if same := _same_spelling(_SYNONYMS.get(key, key), known):
         return f"unknown key '{key}' (did you mean '{same}'?)", same
     relatives = [name for name, section in spot.alternatives.items() if key in section.model_fields]
     if relatives:
         return _belongs_to_a_relative(key, parent, relatives, tree), ""
-    homes = [".".join(path) for path, section in walk(root) if key in section.model_fields and key != "name"]
-    if homes:
+    if key != "name" and (homes := _homes(root).get(key)):
         return f"unknown key '{key}' ({_home(homes)})", ""
-    guess = closest(key, [name for name in known if name not in given]) or closest(key, known)
+    open_ones = [name for name in known if (*parent, name) not in tree.keys]  # a name filled in stands nowhere
+    guess = closest(key, open_ones) or closest(key, known)
     return f"unknown key '{key}'{_did_you_mean(guess)}" + ("" if guess else _list_of(spot.section)), guess
 
 
@@ -87,6 +101,16 @@ def _belongs_to_a_relative(key: str, parent: KeyPath, relatives: list[str], tree
             f"(remove it, or replace the whole section: '{where}={{name: {name}}}')"
         )
     return f"unknown key '{key}' in {where} '{name}' (it belongs to {', '.join(relatives)})"
+
+
+@cache
+def _homes(root: type[BaseModel]) -> dict[str, list[str]]:
+    """Each key there is, and the dotted sections it belongs in."""
+    homes: dict[str, list[str]] = {}
+    for path, section in walk(root):
+        for key in section.model_fields:
+            homes.setdefault(key, []).append(".".join(path))
+    return homes
 
 
 def _home(homes: list[str]) -> str:
@@ -158,8 +182,20 @@ def _hint(given: Any, slot: Slot) -> str:
     written = _rewritten(given, slot)
     if written:
         return f" (write {written})"
+    if isinstance(given, dict):
+        return _stray_name(given, slot)
     texts = [str(choice) for choice in slot.choices if isinstance(choice, str)]
     return _did_you_mean(closest(given, texts)) if isinstance(given, str) else ""
+
+
+def _stray_name(given: dict[str, Any], slot: Slot) -> str:
+    """The first key that a mapping of fixed names does not know."""
+    for mapping in (member for member in slot.values if member.is_mapping):
+        names = Slot.of(get_args(mapping.type)[0]).choices
+        stray = next((key for key in given if names and key not in names), None)
+        if stray is not None:
+            return f" with '{stray}'{_did_you_mean(closest(stray, names))}"
+    return ""
 
 
 def _rewritten(given: Any, slot: Slot) -> str:

@@ -1,6 +1,6 @@
 """Where in a YAML something stands, and the error that points there with the source line and a caret."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlcli.errors import ConfigError
@@ -15,7 +15,7 @@ class Origin:
     """A text that was read: the file (number 0), or an override from the command line (1, 2, ... as given)."""
 
     name: str
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = field(compare=False)  # hashing a megabyte for each of its mistakes took seconds
     number: int = 0
 
 

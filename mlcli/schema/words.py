@@ -5,6 +5,7 @@ The words stand in error messages ("must be a whole number above 0") and in the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -85,6 +86,7 @@ class Slot:
         return any(member.type in kinds for member in self.members)
 
 
+@cache
 def slots(section: type[BaseModel]) -> dict[str, Slot]:
     """What each key of a section may hold."""
     return {

@@ -1,5 +1,6 @@
 """A checkpoint is whole or refused; loading one never runs code; a damaged newest one does not lose the run."""
 
+import hashlib
 import os
 import pickle
 import random
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlcli.engine import files
 from mlcli.engine.checkpoint import (
     MAGIC,
     by_age,
@@ -18,6 +20,8 @@ from mlcli.engine.checkpoint import (
     model_weights,
     prune,
     save_checkpoint,
+    set_aside,
+    verify,
 )
 from mlcli.errors import CheckpointError, ExitCode, OutputError
 from tests.engine.rig import archive
@@ -64,7 +68,7 @@ def test_resuming_falls_back_to_the_newest_good_one_and_names_the_bad(tmp_path):
     checkpoint_path(tmp_path, 3).write_bytes(b"")
     content, path, problems = load_newest(tmp_path)
     assert (content["step"], path.name) == (2, "step-00000002.ckpt")
-    assert problems[0].startswith("step-00000003.ckpt: ")
+    assert list(problems) == [checkpoint_path(tmp_path, 3)]
 
 
 def test_no_checkpoint_at_all_is_refused(tmp_path):
@@ -81,8 +85,6 @@ class Payload:
 
 
 def test_a_pickled_payload_is_refused_without_running(tmp_path):
-    import hashlib
-
     canary, path = tmp_path / "canary", tmp_path / "evil.ckpt"
     body = archive({"model": {}, "evil": Payload(canary)})
     path.write_bytes(body + MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest())
@@ -112,6 +114,46 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
         save_checkpoint(saved, {**CONTENT, "step": 9})
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]
+
+
+@pytest.mark.parametrize("body", [b"", b"not an archive", b"PK\x03\x04 no more than its head"])
+def test_what_is_no_archive_is_refused_even_with_a_right_checksum(tmp_path, body):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(body + MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest())
+    verify(path)
+    with pytest.raises(CheckpointError, match="no mlcli checkpoint|foreign objects"):
+        load_checkpoint(path)
+
+
+def test_a_disk_that_gives_back_something_else_is_noticed_before_the_old_file_goes(saved, monkeypatch):
+    before, real = saved.read_bytes(), files.perform
+
+    def forget_a_bit(operation, *arguments):
+        if operation is os.write:
+            descriptor, part = arguments
+            return os.write(descriptor, bytes([part[0] ^ 1]) + bytes(part[1:]))
+        return real(operation, *arguments)
+
+    monkeypatch.setattr(files, "perform", forget_a_bit)
+    with pytest.raises(OutputError, match="does not come back as it was"):
+        save_checkpoint(saved, {**CONTENT, "step": 9})
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_a_damaged_one_put_aside_is_not_kept_in_the_place_of_a_good_one(tmp_path):
+    for step in (1, 2, 3):
+        save_checkpoint(checkpoint_path(tmp_path, step), CONTENT)
+    checkpoint_path(tmp_path, 3).write_bytes(b"")
+    assert set_aside(checkpoint_path(tmp_path, 3)).name == "step-00000003.damaged"
+    prune(tmp_path, 2)
+    assert [path.name for path in by_age(tmp_path)] == ["step-00000002.ckpt", "step-00000001.ckpt"]
+
+
+def test_age_goes_by_the_step_whatever_its_digits(tmp_path):
+    for name in ("step-99999999.ckpt", "step-100000000.ckpt", "step-copy.ckpt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in by_age(tmp_path)] == ["step-100000000.ckpt", "step-99999999.ckpt"]
 
 
 def test_pruning_keeps_the_newest(tmp_path):

@@ -20,7 +20,9 @@ def test_optimizer_state_is_what_a_step_makes(optimizer):
     model = nn.Sequential(nn.Linear(50, 40), nn.BatchNorm1d(40), nn.Linear(40, 3))
     model[0].weight.requires_grad_(False)
     found = kept_bytes(model, settings, lambda name: 1.0)
-    built = build_optimizer(settings.optimizer, parameter_groups(model, False, lambda name: 1.0), fused=False)
+    built = build_optimizer(
+        settings.optimizer, parameter_groups(model, settings.optimizer, lambda name: 1.0), fused=False
+    )
     model(torch.rand(4, 50)).sum().backward()
     built.step()
     state = [t for values in built.state.values() for t in values.values() if isinstance(t, torch.Tensor)]

@@ -25,15 +25,16 @@ def plain_net() -> nn.Module:
 
 def test_norms_and_biases_do_not_decay_unless_asked():
     config = parse(name="sgd", weight_decay=0.1)
-    optimizer = build_optimizer(config, parameter_groups(net(), False, lambda name: 1.0), fused=True)
+    optimizer = build_optimizer(config, parameter_groups(net(), config, lambda name: 1.0), fused=True)
     decays = {tuple(p.shape): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {(2, 1, 3, 3): 0.1, (2,): 0.0, (2, 2): 0.1}
-    groups = parameter_groups(net(), True, lambda name: 1.0)
-    assert len(groups) == 1
+    asked = parse(name="sgd", weight_decay=0.1, decay_norm_and_bias=True)
+    assert len(parameter_groups(net(), asked, lambda name: 1.0)) == 1
+    assert len(parameter_groups(net(), parse(name="sgd"), lambda name: 1.0)) == 1, "without decay all are alike"
 
 
 def test_each_group_takes_its_share_of_the_learning_rate():
-    groups = parameter_groups(net(), True, lambda name: 0.1 if name.startswith("0.") else 1.0)
+    groups = parameter_groups(net(), parse(name="sgd"), lambda name: 0.1 if name.startswith("0.") else 1.0)
     optimizer = build_optimizer(parse(name="sgd"), groups, fused=True)
     set_lr(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]
@@ -52,7 +53,7 @@ def test_each_group_takes_its_share_of_the_learning_rate():
 def test_a_step_is_the_step_of_torch(config, reference):
     # No normalisation here: the bias before one has no gradient but rounding noise, which Adam blows up to full steps.
     parsed, (ours, theirs) = parse(**config), (plain_net(), plain_net())
-    groups = parameter_groups(ours, parsed.decay_norm_and_bias, lambda name: 1.0)
+    groups = parameter_groups(ours, parsed, lambda name: 1.0)
     optimizer, other = build_optimizer(parsed, groups, fused=True), reference(theirs.parameters())
     set_lr(optimizer, parsed.lr)
     for step in range(3):

@@ -178,7 +178,7 @@ def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
-    with pytest.raises(DivergedError, match="loss = nan"):
+    with pytest.raises(DivergedError, match="the loss is not finite: mse = nan"):
         train(tmp_path, ToyTask(bad_step=6), settings_of(train={"epochs": 10}))
     (run,) = (tmp_path / "toy").iterdir()
     for path in by_age(run / "checkpoints"):

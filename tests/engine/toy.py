@@ -50,6 +50,9 @@ class ToyFeed:
                 yield Batch(self.task.inputs[index], self.task.targets[index], index, share)
             step += 1
 
+    def cut(self, parts: int) -> None:
+        self.task.accumulate = parts
+
     def eval_batches(self, split: str):
         for index in torch.arange(self.task.samples).split(7):
             yield Batch(self.task.inputs[index], self.task.targets[index], index)

@@ -89,11 +89,12 @@ def test_data_in_memory_have_one_number(config):
     assert found.scan.samples == found.data.samples
 
 
-def test_a_cached_set_of_files(images):
-    found = measure(config_of(images, cache="ram"))
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_cached_set_of_files(images, cache, tmp_path):
+    found = measure(config_of(images, cache=cache, cache_folder=str(tmp_path)))
     assert [loading.workers for loading in found.loader] == [0, 1, 2]  # what filling the cache takes
     assert [joint.workers for joint in found.together] == [0]
-    assert found.fed == found.held[0].timing
+    assert found.fed == next(held.timing for held in found.held if held.cache == cache)
     assert judge(found).nothing_to_do
 
 

@@ -12,6 +12,7 @@ from mlcli.report.summary import (
     _next_lines,
     command_for,
     layer_troubles,
+    memory_lines,
     results,
     score_table,
     time_lines,
@@ -77,6 +78,13 @@ def test_the_time_is_a_bar_whose_parts_add_up():
     marks = [part.split()[0] for part in time_lines(dict.fromkeys("abcdef", 1.0))[1].strip().split("  ")]
     assert len(set(marks)) == 6
     assert time_lines(None) == time_lines({}) == time_lines({"data": 0.0}) == []
+
+
+def test_memory_is_told_by_phase():
+    (line,) = memory_lines({"training": 1512.3, "evaluation": 640.0}, {"device": "cpu (2 threads): no GPU"})
+    assert line == "memory    training 1,512 MB · evaluation 640 MB, held by the process"
+    assert memory_lines({"training": 1.0}, {"device": "cuda:0 (H100)"})[0].endswith("held on the GPU")
+    assert memory_lines(None, None) == memory_lines({}, {}) == []
 
 
 def test_a_trouble_of_a_layer_is_told_once_where_it_was_last():

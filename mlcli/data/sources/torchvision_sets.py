@@ -1,6 +1,7 @@
 """MNIST and its relatives, CIFAR and SVHN, read whole into memory through torchvision's readers of their files.
 
-CIFAR's files are pickles, which can run code: torchvision unpickles only what has the published MD5 sum.
+CIFAR's files are pickles, which can run code: torchvision unpickles only what has the published MD5 sum. Downloads must
+have theirs, too, and are unpacked by archives.py, not by torchvision, which trusts what stands in them.
 """
 
 import contextlib
@@ -9,12 +10,14 @@ import socket
 import string
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mlcli.data.source import Arrays, Source
+from mlcli.data.sources.archives import unpack_gz, unpack_tar, unpack_zip_of_gz
 from mlcli.data.sources.arrays import image_source, split_arrays
 from mlcli.errors import DataError
 
@@ -79,9 +82,13 @@ def _load(config: "TorchvisionSet", *, train: bool) -> Any:
     elif config.name == "emnist":
         options |= {"split": config.emnist_split}
     files = _files(config, kind)
-    _check_present(config, files, getattr(kind, "filename", ""))
+    missing = _missing(config, files)
+    if missing and not config.download:
+        raise _not_there(config, missing, getattr(kind, "filename", ""))
     with _as_data_error(config, files), _bounded_download():
-        return kind(config.root, download=config.download, **options)
+        if missing:
+            _download(config, kind, files)
+        return kind(config.root, **options)
 
 
 def _files(config: "TorchvisionSet", kind: Any) -> list[str]:
@@ -100,26 +107,66 @@ def _files(config: "TorchvisionSet", kind: Any) -> list[str]:
     return [os.path.join(TITLES[config.name], "raw", f"{part}-{content}") for part in parts for content in contents]
 
 
-def _check_present(config: "TorchvisionSet", files: list[str], archive: str) -> None:
-    from torchvision.datasets.utils import extract_archive
-
+def _missing(config: "TorchvisionSet", files: list[str]) -> list[str]:
+    """The files that are not there; those that are there as published, compressed, are unpacked."""
     missing = []
     for file in files:
-        path = os.path.join(config.root, file)
-        if os.path.exists(path):
+        path = config.root / file
+        packed = path.with_name(path.name + ".gz")
+        if path.exists():
             continue
-        if os.path.exists(path + ".gz"):  # as published; torchvision reads only what is unpacked
+        if packed.exists():
             with _as_data_error(config, [file + ".gz"]):
-                extract_archive(path + ".gz", os.path.dirname(path))
+                unpack_gz(packed, path)
         else:
             missing.append(file)
-    if missing and not config.download:
-        unpack = f", or unpack {archive} there" if archive else ""
-        raise DataError(
-            f"{TITLES[config.name]} is not in {config.root}: no {', '.join(missing)}",
-            where="data.root",
-            fix=f"data.download=true to fetch it (needs network){unpack}, or set data.root to where it lies",
-        )
+    return missing
+
+
+def _not_there(config: "TorchvisionSet", missing: list[str], archive: str) -> DataError:
+    unpack = f", or unpack {archive} there" if archive else ""
+    return DataError(
+        f"{TITLES[config.name]} is not in {config.root}: no {', '.join(missing)}",
+        where="data.root",
+        fix=f"data.download=true to fetch it (needs network){unpack}, or set data.root to where it lies",
+    )
+
+
+def _download(config: "TorchvisionSet", kind: Any, files: list[str]) -> None:
+    """Fetch what was published, by its MD5 sum, and take the files out of it. Raises whatever the network leads to."""
+    from torchvision.datasets.utils import download_url
+
+    places = {Path(file).name: config.root / file for file in files}
+    match config.name:
+        case "svhn":
+            for url, name, md5 in (kind.split_list[split] for split in ("train", "test")):
+                download_url(url, config.root, name, md5)
+        case "cifar10" | "cifar100":
+            download_url(kind.url, config.root, kind.filename, kind.tgz_md5)
+            wanted = {f"{kind.base_folder}/{name}": place for name, place in places.items()}
+            unpack_tar(config.root / kind.filename, wanted)
+        case "emnist":
+            folder = (config.root / files[0]).parent
+            download_url(kind.url, folder, "gzip.zip", kind.md5)
+            unpack_zip_of_gz(folder / "gzip.zip", {f"gzip/{name}.gz": place for name, place in places.items()})
+        case _:
+            for packed, md5 in kind.resources:
+                place = places[packed.removesuffix(".gz")]
+                _download_from_any(kind.mirrors, place.parent, packed, md5)
+                unpack_gz(place.parent / packed, place)
+
+
+def _download_from_any(mirrors: list[str], folder: Path, name: str, md5: str) -> None:
+    """From the first of several addresses that has it; what was wrong with the last is raised."""
+    from torchvision.datasets.utils import download_url
+
+    for number, mirror in enumerate(mirrors, start=1):
+        try:
+            return download_url(f"{mirror}{name}", folder, name, md5)
+        except (RuntimeError, OSError):  # another checksum, or no answer: urllib's errors are OSErrors
+            if number == len(mirrors):
+                raise
+    return None
 
 
 @contextlib.contextmanager

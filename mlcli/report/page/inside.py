@@ -61,7 +61,16 @@ def times(record: Record) -> Html | None:
     ]  # fmt: skip
     rates = [e["samples_per_s"] for e in record.entries if isinstance(e.get("samples_per_s"), int | float)]
     middle = sorted(rates)[len(rates) // 2] if rates else None
-    lede = join([f"{duration(total)} in all", f"{middle:,.0f} samples/s while training" if middle else None], "; ")
+    memory_mb = record.status.get("memory_mb")
+    most_mb = max(memory_mb.values()) if isinstance(memory_mb, dict) and memory_mb else None
+    lede = join(
+        [
+            f"{duration(total)} in all",
+            f"{middle:,.0f} samples/s while training" if middle else None,
+            f"{most_mb:,.0f} MB of memory at most" if most_mb else None,
+        ],
+        "; ",
+    )
     return section("time", "Where the time went", lede, el("div", *parts, class_="stack", role="img",
                    aria_label="shares of the time"), el("ul", *legend, class_="legend"))  # fmt: skip
 

@@ -1,0 +1,130 @@
+"""The number of workers is measured; which number it is changes nothing but the speed."""
+
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlcli.data.augmentations import RandomResizedCrop
+from mlcli.data.decode import Preparation
+from mlcli.data.feed import SampleFeed
+from mlcli.data.files import ImageFilesSamples
+from mlcli.data.info import DataInfo
+from mlcli.data.order import Part
+from mlcli.data.pace import fastest_workers
+from mlcli.data.source import Source
+from mlcli.engine.settings import Loader, Train
+from mlcli.errors import DataError
+
+
+def parts(size: int = 8):
+    while True:
+        yield Part(torch.arange(size), torch.zeros(size, dtype=torch.int64))
+
+
+class Sleeper:
+    """A reader that takes a known time for a sample, whatever else this machine does."""
+
+    def __init__(self, sample_s: float) -> None:
+        self.sample_s = sample_s
+
+    def fetch(self, parts):
+        for part in parts:
+            time.sleep(self.sample_s * len(part))
+            yield part, torch.zeros(len(part), 1)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("sample_s", "chosen", "tried"),
+    [
+        ({0: 4e-3, 1: 4e-3, 2: 4e-3, 4: 4e-3}, 1, (0, 1, 2)),
+        ({0: 8e-3, 1: 8e-3, 2: 4e-3, 4: 4e-3}, 2, (0, 1, 2, 4)),
+        ({0: 2e-3, 1: 8e-3, 2: 8e-3, 4: 8e-3}, 0, (0, 1, 2)),
+        ({0: 4e-3, 1: 4e-3, 2: 20e-3, 4: 1e-3}, 1, (0, 1, 2)),
+    ],
+    ids=["more do not help", "two help", "sharing hurts", "two hurt"],
+)
+def test_the_fewest_that_are_fast_enough(sample_s, chosen, tried):
+    found, why = fastest_workers(lambda workers, size: Sleeper(sample_s[workers]), parts(), most=4)
+    assert found == chosen
+    rates = why.removeprefix("measured images/s by workers: ").split(", ")
+    assert tuple(int(rate.split(":")[0]) for rate in rates) == tried
+
+
+def test_no_more_workers_than_allowed():
+    asked = []
+
+    def opened(workers, size):
+        asked.append(workers)
+        return Sleeper(8e-3 / max(1, workers))
+
+    fastest_workers(opened, parts(), most=2)
+    assert asked == [0, 1, 2]
+
+
+def test_slow_samples_are_measured_one_at_a_time():
+    sizes = {}
+
+    def opened(workers, size):
+        sizes[workers] = size
+        return Sleeper(0.05)
+
+    fastest_workers(opened, parts(), most=1)
+    assert sizes == {0: 1, 1: 1}
+
+
+@pytest.fixture
+def files(tmp_path) -> ImageFilesSamples:
+    noise = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(noise.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(tmp_path / f"{number}.jpg")
+    paths = np.array([f"{number}.jpg".encode() for number in range(12)])
+    return ImageFilesSamples(str(tmp_path), paths, torch.arange(12) % 2, Preparation((8, 8)))
+
+
+@pytest.fixture
+def feed(files):
+    feeds = []
+
+    def make(workers) -> SampleFeed:
+        feeds.append(
+            SampleFeed(
+                Source(DataInfo("image", (3, 8, 8), ("a", "b"), "label", (0.5,) * 3, (0.2,) * 3), {"train": files}),
+                (RandomResizedCrop(name="random_resized_crop"),),
+                train=Train(batch_size=4),
+                loader=Loader(workers=workers),
+                device=torch.device("cpu"),
+            )
+        )
+        return feeds[-1]
+
+    yield make
+    for made in feeds:
+        made.close()
+
+
+def test_files_read_while_training_are_measured_and_nothing_changes(feed):
+    measured = feed("auto")
+    _, (what, workers, why) = measured.choices
+    assert what == "workers"
+    assert int(workers) >= 0
+    assert why.startswith("measured images/s by workers: 0: ")
+    expected = [batch.inputs for batch in islice(feed(0).train_batches(0), 7)]
+    found = [batch.inputs for batch in islice(measured.train_batches(0), 7)]
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_a_bad_file_is_left_to_the_training(feed, files):
+    for number in range(12):
+        Path(files.root, f"{number}.jpg").write_bytes(b"no image")
+    fed = feed("auto")
+    assert "usable CPUs" in fed.choices[1].why
+    with pytest.raises(DataError, match="damaged or not one of"):
+        next(fed.train_batches(0))

@@ -1,0 +1,153 @@
+"""Every benchmark runs, with sizes that take seconds, and says first of all on what machine; the page shows results."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+everything, rounds = import_module("everything"), import_module("rounds")
+
+TOGETHER = {
+    "loader_in_ram": ["--images", "600", "--rounds", "1"],
+    "nms": ["--boxes", "50", "--rounds", "1"],
+    "checkpoint": ["--rounds", "1", "--model", "squeezenet1_1", "--folder", "{tmp}"],
+    "gpu": ["--tiny", "--sections", "probe", "trainers", "caches", "memory", "promises", "--output", "{tmp}/gpu.md"],
+}
+"""In one process, for importing torch takes longer than they do."""
+ALONE = {
+    "startup": ["--rounds", "1", "--warm-ups", "0"],
+    "trainer_overhead": ["--steps", "14", "--rounds", "1", "--only", "mlcli"],
+    "tensorboard_cost": ["--epochs", "1", "--rounds", "1", "--models", "mlp 64-128-10"],
+    "scaling": [
+        "--largest",
+        "1000",
+        "--seconds",
+        "0.05",
+        "--rounds",
+        "1",
+        "--batches",
+        "16",
+        "--picture",
+        "{tmp}/s.png",
+    ],
+    "loader_folders": ["--rounds", "1", "--seconds", "0.3"],
+    "detection_training": ["--size", "32", "--batch", "2", "--steps", "1", "--rounds", "1", "--threads", "1"],
+}
+"""These start processes of their own, or ask much of the one they are in."""
+SEVERAL = """
+import runpy, sys
+for script, *arguments in {scripts!r}:
+    sys.argv = [script, *arguments]
+    print("script", script, flush=True)
+    runpy.run_path(script, run_name="__main__")
+"""
+MACHINE = re.compile(r"\d{4}-\d\d-\d\d, .+, \d+ CPUs, load \d.*torch \d")
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def judge(output: str) -> None:
+    first, *rest = output.strip().splitlines()
+    assert MACHINE.match(first), first
+    assert "Traceback" not in output, output  # the GPU script goes on after a section that failed
+    figures = [line for line in rest if re.search(r"\d", line)]
+    assert figures
+    assert not any(re.search(r"\bnan\b|\binf\b", line) for line in figures)
+
+
+def arguments_of(arguments: list[str], folder: Path) -> list[str]:
+    return [argument.format(tmp=folder) for argument in arguments]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    scripts = [
+        [str(BENCHMARKS / f"{name}.py"), *arguments_of(arguments, folder)] for name, arguments in TOGETHER.items()
+    ]
+    parts = re.split(r"^script (.*)\n", run(["-c", SEVERAL.format(scripts=scripts)], folder), flags=re.MULTILINE)[1:]
+    return {Path(script).stem: output for script, output in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_it_runs(name, outputs):
+    judge(outputs[name])
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_it_runs_alone(name, tmp_path):
+    judge(run([str(BENCHMARKS / f"{name}.py"), *arguments_of(ALONE[name], tmp_path)], tmp_path))
+
+
+def test_all_of_them_are_tried_here_and_run_by_make_bench():
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text()} - {"everything"}
+    by_bench = {script.name for script in everything.SCRIPTS}
+    assert {"startup", "gpu", "scaling"} <= scripts & by_bench
+    assert by_bench <= {*TOGETHER, *ALONE}
+    assert scripts - {"detection_models"} <= by_bench
+
+
+def test_the_page_shows_the_results():
+    page, results = (ROOT / "docs/performance.md").read_text(), (BENCHMARKS / "results.md").read_text()
+    assert everything.put_between(page, everything.on_page(results)) == page
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
+        assert (ROOT / "docs" / picture).exists()
+
+
+def test_a_section_takes_the_place_of_the_one_before():
+    old = "# Results\n\n## a.py: one (--rounds 1)\n\nold\n\n## b.py: two\n\nkept\n"
+    sections = everything.sections_of(old)
+    assert list(sections) == ["a.py --rounds 1", "b.py"]
+    assert sections["b.py"] == "## b.py: two\n\nkept\n"
+    script = everything.Script("startup", ("--rounds", "2"))
+    made = everything.section(script, "| a |\n| --- |\n| 1 |\n")
+    assert everything.sections_of(made) == {"startup.py --rounds 2": made}
+    assert "```" not in made
+    assert "```\nplain\n```" in everything.section(script, "plain\n")
+
+
+def test_rounds_alternate():
+    order: list[str] = []
+    found = rounds.alternate({name: lambda name=name: order.append(name) or len(order) for name in "abc"}, 2)
+    assert "".join(order) == "abccba"
+    assert found == {"a": [1, 6], "b": [2, 5], "c": [3, 4]}
+
+
+def test_spread_and_table():
+    assert rounds.spread([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0 - 3.0)"
+    assert rounds.table(("a", "b"), [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+@pytest.mark.parametrize("name", ["pytorch-ignite", "accelerate", "transformers", "Lightning", "fastai"])
+def test_other_trainers_do_the_same_work(name, tmp_path):
+    """The same weights as the loop by hand, bit for bit or nearly; their extra is not installed everywhere."""
+    import torch
+    from trainer_peers import PEERS, Batches, Job, by_hand
+
+    package, loop = PEERS[name]
+    pytest.importorskip(package)
+
+    def trained(by) -> torch.Tensor:
+        random = torch.Generator().manual_seed(0)
+        inputs, labels = torch.randn(20, 16, 8, generator=random), torch.randint(4, (20, 16), generator=random)
+        model = torch.nn.Linear(8, 4)
+        torch.nn.init.zeros_(model.weight)
+        torch.nn.init.zeros_(model.bias)
+        by(Job(model, Batches(lambda: zip(inputs, labels, strict=True), 20), 0.1, False, str(tmp_path)))
+        return model.weight.detach()
+
+    expected = trained(by_hand)
+    assert expected.abs().sum() > 0.1
+    torch.testing.assert_close(trained(loop), expected)
