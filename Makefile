@@ -27,7 +27,7 @@ lint: install
 	MYPYPATH=benchmarks $(BIN)/mypy mlcli benchmarks
 
 bench: install
-	for name in loader_in_ram trainer_overhead tensorboard_cost detection_training; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/everything.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -32,7 +32,7 @@ from mlcli.engine.runtime import decide_runtime
 from mlcli.experiment import Experiment
 from mlcli.machine.learner import Learner
 from mlcli.tasks.detection.task import DetectionTask
-from mlcli.tasks.detection.torchvision_detectors import TorchvisionBase
+from mlcli.tasks.detection.torchvision_detectors import OneStage, TorchvisionBase
 
 PICTURES = 160
 PEERS = ("faster_rcnn", "retinanet", "fcos")
@@ -70,16 +70,19 @@ def by_mlcli(task: DetectionTask, experiment: Experiment, steps: int) -> float:
 
 
 class JpegBoxes(Dataset):
-    """One picture and its target at a time, as torchvision's CocoDetection with `wrap_dataset_for_transforms_v2`."""
+    """One picture and its target at a time, as torchvision's CocoDetection with `wrap_dataset_for_transforms_v2`.
 
-    def __init__(self, folder: Path, size: int) -> None:
+    first_label: what the first class is called: 1, or 0 for networks without a class for the background.
+    """
+
+    def __init__(self, folder: Path, size: int, first_label: int) -> None:
         content = json.loads((folder / "train.json").read_text())
         self.images, self.folder = content["images"], folder / "images"
         self.boxes: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
         for one in content["annotations"]:
             self.boxes[one["image_id"]].append(one)
         self.change = v2.Compose([v2.RandomHorizontalFlip(0.5), v2.ToDtype(torch.float, scale=True), v2.ToPureTensor()])
-        self.size = size
+        self.size, self.first_label = size, first_label
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,7 +94,7 @@ class JpegBoxes(Dataset):
         xywh = torch.tensor([one["bbox"] for one in found]).view(-1, 4)
         corners = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=pixels.shape[-2:])
-        labels = torch.tensor([one["category_id"] for one in found])
+        labels = torch.tensor([one["category_id"] for one in found]) - 1 + self.first_label
         return self.change(pixels, {"boxes": boxes, "labels": labels})
 
 
@@ -100,9 +103,8 @@ def by_reference(task: DetectionTask, folder: Path, chosen: argparse.Namespace) 
     assert isinstance(task.model, TorchvisionBase)
     model = task.model.net
     model.train()
-    loader = DataLoader(
-        JpegBoxes(folder, chosen.size), chosen.batch, shuffle=True, num_workers=2, drop_last=True, collate_fn=_columns
-    )
+    boxes = JpegBoxes(folder, chosen.size, first_label=0 if isinstance(task.model, OneStage) else 1)
+    loader = DataLoader(boxes, chosen.batch, shuffle=True, num_workers=2, drop_last=True, collate_fn=_columns)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     images, began = 0, 0.0
     for step, (pictures, targets) in enumerate(_endless(loader)):

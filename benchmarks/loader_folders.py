@@ -64,8 +64,9 @@ def compared(folder: Folder, rounds: int, seconds: float) -> str:
     for name, open_loader in (ours | PEERS).items():
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                loaders[name] = open_loader(folder)
-                next(loaders[name])
+                opened = open_loader(folder)
+                next(opened)  # only now it imports what it needs
+            loaders[name] = opened
         except ImportError as error:
             absent.append(f"{name} ({error.name})")
     found = alternate({name: partial(measured, batches, seconds) for name, batches in loaders.items()}, rounds)

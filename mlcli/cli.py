@@ -385,8 +385,11 @@ def main() -> None:
 
 def _run_command() -> Any:
     """What to exit with; messages are printed."""
+    from mlcli.engine.stop import unwinding_on_sigterm
+
     try:
-        app()
+        with unwinding_on_sigterm():
+            app()
     except SystemExit as stopped:
         return stopped.code
     except UserError as error:

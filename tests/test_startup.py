@@ -5,6 +5,18 @@ import sys
 
 import pytest
 
+BEFORE_FIRST_STEP = (
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "torchvision",
+    "pandas",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.tensor",
+    "sympy",
+)
+"""Each costs a tenth of a second to two seconds. torch itself, numpy, Pillow and TensorBoard's writer are needed."""
 HEAVY = ("torch", "numpy", "torchvision", "sklearn", "tensorboard", "matplotlib", "PIL", "tqdm", "psutil", "rich")
 
 REPORT = "print('loaded', *sorted(set(sys.modules) & set(asked)), flush=True)"
@@ -16,6 +28,22 @@ from mlcli.cli import main
 try: main()
 except SystemExit: pass
 {report}
+"""
+UNTIL_FIRST_STEP = """
+import os, sys
+asked = {asked!r}
+from mlcli.engine.stop import StopRequest
+calls = []
+def second_time(self):
+    calls.append(True)  # before each step
+    if len(calls) == 2:
+        {report}
+        os._exit(0)
+    return False
+StopRequest.__call__ = second_time
+sys.argv = ["mlcli", "train", {config!r}, "optimizer.name={optimizer}", "optimizer.lr=0.01"]
+from mlcli.cli import main
+main()
 """
 
 
@@ -39,3 +67,12 @@ def loaded(program: str, folder) -> list[str]:
 def test_commands_that_compute_nothing_import_nothing_heavy(arguments, asked, tmp_path):
     (tmp_path / "broken.yaml").write_text("task: classification\nmodle: {name: mlp}\n")
     assert loaded(RUN.format(asked=asked, arguments=arguments, report=REPORT), tmp_path) == []
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_first_step_waits_for_nothing_it_does_not_need(optimizer, tmp_path):
+    config = tmp_path / "x.yaml"
+    config.write_text("task: classification\ndata: {name: digits}\nmodel: {name: mlp}\n")
+    asked = ("torch", *BEFORE_FIRST_STEP)
+    program = UNTIL_FIRST_STEP.format(asked=asked, report=REPORT, config=str(config), optimizer=optimizer)
+    assert loaded(program, tmp_path) == ["torch"]

@@ -42,7 +42,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.report.summary import shown
 
     check_writable(root)
-    folder, offset, feed = (open_run(resume, root) if resume else None), 0, None
+    folder, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
     if folder:
         folder.lock()
     try:
@@ -61,22 +61,21 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         state = TrainingState.start(task, feed, settings, runtime, watch)
         if folder:
             offset, lines = go_on(state, folder, experiment.plain(), task.facts, feed.steps_per_epoch)
-            _say(lines)
+            _say([*lines, *_changed_environment(folder, runtime)])
         micro_batches = MicroBatches(settings.train, state.progress, feed)
         batches, batch_s = rehearse(
             task, feed, runtime, state.progress.step, lambda error: _say([("memory", micro_batches.halve(error))])
         )
         estimate = _estimate(batch_s * micro_batches.parts, task, feed, state, settings)
         _say([("check", f"first batches forward and backward: ok, about {estimate} to go")])
+        stop.listen()  # from here on there is something to be resumed
         folder = folder or create_run(root, name or experiment.name)
         _say([("run", shown(folder.path))])
         _write_documents(folder, experiment, runtime, task)
         log, screen = RunLog(folder, offset, state.progress.step), Screen(feed.steps_per_epoch, watch.metric)
         board = Board(log.tensorboard, resumed=state.progress.step > 0)
         identity = {"config": experiment.plain(), "facts": task.facts, "versions": _versions()}
-        training = Training(
-            task, feed, settings, runtime, watch, state, folder, log, board, screen, StopRequest(), identity
-        )
+        training = Training(task, feed, settings, runtime, watch, state, folder, log, board, screen, stop, identity)
         return _train(training, _introduced(training, batches, experiment))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -84,6 +83,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         fix = "a smaller model, data.image_size or train.batch_size"
         raise OutOfMemoryError(f"it does not fit into memory: {error}", where="before training", fix=fix) from error
     finally:
+        stop.release()
         if feed:
             feed.close()
         if folder:
@@ -120,6 +120,7 @@ def _train(t: Any, batches: Any) -> ExitCode:
     """Train inside the run folder; whatever happens, status.json says so."""
     from mlcli.engine.check import is_out_of_memory, out_of_memory
     from mlcli.engine.conclude import conclude
+    from mlcli.engine.evaluate import Interrupted
     from mlcli.engine.run import utc_now
     from mlcli.engine.trainer import fit
     from mlcli.report.baselines import write_baselines
@@ -140,16 +141,19 @@ def _train(t: Any, batches: Any) -> ExitCode:
                             memory_mb=t.memory_mb, **more)  # fmt: skip
 
     try:
-        with t.stop:
-            outcome = fit(t, batches)
-            t.times = t.meter.times()
+        outcome = fit(t, batches)
+        t.times = t.meter.times()
+        try:
+            scores = conclude(t) if outcome != "interrupted" else {}
+        except Interrupted:  # it is concluded when the run goes on
+            outcome = "interrupted"
         if outcome == "interrupted":
             end("interrupted", t.stop.exit_code)
             write_report(t.run)
             print(f"\nstopped after step {t.state.progress.step}; to go on: mlcli train --resume {shown(t.run.path)}")
             return t.stop.exit_code
-        scores = conclude(t)
         end("finished", ExitCode.OK, scores=scores)
+        t.stop.release()  # the run is complete: a signal ends what is left to do
     except UserError as error:
         end("diverged" if error.code == ExitCode.DIVERGED else "failed", error.code, error=error.what)
         if error.code == ExitCode.DIVERGED:
@@ -206,6 +210,14 @@ def _estimate(step_s: float, task: Any, feed: Any, state: Any, settings: Any) ->
     # An evaluation pass is a forward without a backward: about a third of the work per sample.
     judged = task.splits.get("val", task.splits["train"]) / task.splits["train"] / 3 / settings.train.evaluate_every
     return duration(max(1.0, step_s * steps_left * (1 + judged)))
+
+
+def _changed_environment(folder: "RunFolder", runtime: "Runtime") -> list[tuple[str, str]]:
+    """A line where a run goes on with other threads or versions than before: sums are rounded in another order then."""
+    path, now = folder.path / "environment.json", {**_versions(), "threads": runtime.threads}
+    before = json.loads(path.read_text()) if path.exists() else {}
+    changed = [f"{key} was {before[key]}, is {value}" for key, value in now.items() if before.get(key, value) != value]
+    return [("warning", f"{'; '.join(changed)}: the last bits may differ from here on")] if changed else []
 
 
 def _versions() -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""Which samples are for training, validation and test: stratified by class (scikit-learn) and fixed by a seed alone."""
+"""Which samples are for training, validation and test: stratified by class and fixed by a seed alone."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from mlcli.data.stratify import draw
 from mlcli.errors import DataError
 
 
@@ -28,8 +29,6 @@ def split_indices(
 
     Raises DataError if a class, or the whole, is too small to be divided.
     """
-    from sklearn.model_selection import train_test_split
-
     counts = {split: max(1, round(share * num_samples)) for split, share in shares.items() if share > 0}
     if sum(counts.values()) >= num_samples:
         raise DataError(
@@ -44,14 +43,9 @@ def split_indices(
     for position, (split, count) in enumerate(counts.items()):
         # A class that is down to its last sample stays in training; it cannot be stratified any further.
         movable = rest if labels is None else rest[np.bincount(labels[rest])[labels[rest]] > 1]
-        _, held_out = train_test_split(
-            # Another seed each time: with the same one, what was passed over once would be passed over again.
-            movable,
-            test_size=count,
-            random_state=seed + position,
-            stratify=None if labels is None else labels[movable],
-        )
-        splits[split] = np.sort(held_out)
+        # Another seed each time: with the same one, what was passed over once would be passed over again.
+        chosen = draw(len(movable), count, seed + position, None if labels is None else labels[movable])
+        splits[split] = held_out = movable[chosen]
         rest = np.setdiff1d(rest, held_out, assume_unique=True)
     if labels is not None:
         lost = np.setdiff1d(labels, labels[rest]).tolist()

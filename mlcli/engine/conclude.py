@@ -19,7 +19,7 @@ def conclude(t: Training) -> dict[str, dict[str, float]]:
     """Load the best weights into the model, write them as model.safetensors, measure every split there is.
 
     The splits it was not trained on get an evaluation-<split>.json and pictures/. Returns the best model's scores by
-    split.
+    split. Raises Interrupted if a stop is asked for; all of it is done when the run goes on.
     """
     best = load_checkpoint(t.run.checkpoint("best"))
     weights = model_weights(best)
@@ -30,7 +30,7 @@ def conclude(t: Training) -> dict[str, dict[str, float]]:
     write_atomically(t.run.path / "model.safetensors", safetensors.torch.save(plain, metadata))
     scores = {}
     for split in t.task.splits:
-        scores[split], metrics = evaluate_split(t.task, t.state.net, t.feed, split, t.runtime)
+        scores[split], metrics = evaluate_split(t.task, t.state.net, t.feed, split, t.runtime, should_stop=t.stop)
         if split != "train":
             record = evaluation_record(t.run, "best.ckpt", best, t.task, split, t.runtime, scores[split], metrics)
             t.run.write_text(f"evaluation-{split}.json", json.dumps(record, indent=1) + "\n")

@@ -19,12 +19,14 @@ class WeightAverage:
         self.live: list[Tensor] = list(live.values())  # share memory with the model
         self.average = [t.clone() for t in self.live]
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the weights after optimizer step `step` (from 0)."""
         if self.decay is not None:
-            decay = min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.average, self.live, 1 - decay)
+            self._move(min(self.decay, (1 + step) / (10 + step)))
+
+    @torch.no_grad()
+    def _move(self, decay: float) -> None:
+        torch._foreach_lerp_(self.average, self.live, 1 - decay)
 
     @contextlib.contextmanager
     @torch.no_grad()

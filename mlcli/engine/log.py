@@ -70,6 +70,10 @@ class RunLog:
         for text in look.notes:
             self.tensorboard.add_text("notes", text, look.step)
 
+    def flush(self) -> None:
+        """Have all curves in their files: after a kill, a checkpoint must not be ahead of them."""
+        self.tensorboard.flush()
+
     def _forget_layers_after(self, step: int) -> None:
         """A resumed run sees those steps again."""
         if self._layers_path.exists():

@@ -1,5 +1,6 @@
 """Step 3, find the best function: which parameters move how fast, and by which rule."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +30,20 @@ def parameter_groups(
     return [{"params": p, "lr_scale": scale, "decays": decays} for (scale, decays), p in groups.items()]
 
 
+def without_compiler(kind: type[torch.optim.Optimizer]) -> type[Any]:
+    """One of torch's optimizers that does not import torch._dynamo, the front half of torch.compile, which takes as
+    long as importing torch itself.
+
+    torch wraps these methods to hide them from torch.compile, and the wrappers import it when they are first called. No
+    optimizer is compiled here, so what they wrap is called directly; `step` without gradients, as its wrapper would.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    step: Any = torch.no_grad()(inspect.unwrap(kind.step))
+    step.hooked = True  # or torch wraps it once more to name it in profiles: 10 us a step
+    return type(kind.__name__, (kind,), {**plain, "step": step})
+
+
 def build_optimizer(config: settings.Optimizer, groups: list[dict[str, Any]], *, fused: bool) -> torch.optim.Optimizer:
     """The optimizer of the YAML over these groups.
 
@@ -39,15 +54,17 @@ def build_optimizer(config: settings.Optimizer, groups: list[dict[str, Any]], *,
         group["weight_decay"] = config.weight_decay if group.pop("decays") else 0.0
     match config:
         case settings.Sgd():
-            return torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+            momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
+            return without_compiler(torch.optim.SGD)(groups, config.lr, **momentum, fused=fused)
         case settings.AdamW():  # before Adam, which it extends
             betas = (config.beta1, config.beta2)
-            return torch.optim.AdamW(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
+            return without_compiler(torch.optim.AdamW)(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
         case settings.Adam():
             betas = (config.beta1, config.beta2)
-            return torch.optim.Adam(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
+            return without_compiler(torch.optim.Adam)(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
         case settings.RmsProp():
-            return torch.optim.RMSprop(groups, config.lr, alpha=config.alpha, eps=config.eps, momentum=config.momentum)
+            rest = {"alpha": config.alpha, "eps": config.eps, "momentum": config.momentum}
+            return without_compiler(torch.optim.RMSprop)(groups, config.lr, **rest)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -121,7 +121,7 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
             raise divergence(t, progress.step)
         clip_gradients(parameters, t.settings.optimizer)
         if take_step(scaler, optimizer):  # 3. a better function
-            state.ema.update(progress.step)
+            state.ema.update(progress.step - progress.skipped)
         else:
             skip(t)
         look.updated()
@@ -272,7 +272,7 @@ def finish_epoch(t: Training, epoch: int) -> None:
     """Judge the model after `epoch` (from 0), keep it if it is the best, save. Raises Interrupted, nothing changed."""
     progress, began = t.state.progress, time.perf_counter()
     if is_judged(t, epoch):
-        rates, lr = t.meter.span(), t.state.schedule.lr_at(progress.step - progress.skipped - 1)
+        rates, lr = t.meter.span(), t.state.schedule.lr_at(max(0, progress.step - progress.skipped - 1))
         t.screen.clear()
         with t.state.ema.in_place_of(t.state.model):
             scores, metrics = evaluate_split(t.task, t.state.net, t.feed, t.watch.split, t.runtime, should_stop=t.stop)
@@ -341,6 +341,7 @@ def describe(t: Training) -> dict[str, Any]:
 def save(t: Training) -> None:
     """Write the whole state, verify it, and only then delete older ones. Never saves a state that has diverged."""
     read_window(t)
+    t.log.flush()
     path = checkpoint_path(t.run.checkpoints, t.state.progress.step)
     save_checkpoint(path, {**t.state.state_dict(), **describe(t)})
     prune(t.run.checkpoints, t.settings.train.checkpoints.keep_last)

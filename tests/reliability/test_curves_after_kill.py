@@ -90,7 +90,6 @@ def test_every_point_stands_once(data, whole, tmp_path, instants):
     check_killed_run(data, whole, tmp_path, [INSTANTS[name] for name in instants])
 
 
-@pytest.mark.xfail(strict=True, reason="curves are not flushed before a checkpoint is saved")
 def test_every_point_stands_once_where_tensorboard_lags_behind(data, whole, tmp_path):
     def lagging() -> None:
         lag_behind()

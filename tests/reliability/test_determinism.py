@@ -75,7 +75,6 @@ def interrupted(data, tmp_path) -> RunFolder:
     return run
 
 
-@pytest.mark.xfail(strict=True, reason="threads are not compared when a run goes on")
 def test_the_number_of_threads_is_kept_and_another_one_is_pointed_out(interrupted, capsys):
     assert json.loads((interrupted.path / "environment.json").read_text())["threads"] == 1
     train.run(None, ["train.epochs=2"], name=None, resume=str(interrupted.path), root=Path("runs"))

@@ -68,7 +68,6 @@ def test_the_schedule_does_not_advance(trained):
     assert lrs == [t.state.schedule.lr_at(step) for step in taken]
 
 
-@pytest.mark.xfail(strict=True, reason="the average counts the steps left out")
 def test_the_average_does_not_advance(trained):
     t, task = trained
     after = [weights for step, weights in enumerate(task.weights[1:]) if step not in SPIKES]

@@ -78,7 +78,6 @@ def test_a_signal_stops_a_run_that_then_goes_on(data, root, phase, number, whole
     check_resumable(data, root, stopped.out)
 
 
-@pytest.mark.xfail(strict=True, reason="the stop is listened to until the last step only")
 @pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_a_signal_while_the_best_model_is_measured(data, root, number, whole_group):
@@ -110,7 +109,6 @@ def weights(run: RunFolder) -> dict[str, Any]:
     return {name: tensor.tolist() for name, tensor in load_checkpoint(run.checkpoint("last"))["model"].items()}
 
 
-@pytest.mark.xfail(strict=False, reason="SIGTERM is not caught before the first step")
 @pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_a_signal_before_training_ends_it_with_nothing_left_behind(root, number, whole_group):
@@ -145,7 +143,6 @@ def test_a_second_signal_stops_at_once_and_spoils_no_checkpoint(root, phase, num
         load_checkpoint(path)  # raises CheckpointError if it is not whole
 
 
-@pytest.mark.xfail(strict=False, reason="SIGTERM is not caught before the first step and after the last")
 def test_signals_at_random_instants(data, tmp_path_factory):
     """From the first line on the screen to the end; each trial can be made again by its seed."""
     seeds = [int(os.environ["MLCLI_SEED"])] if "MLCLI_SEED" in os.environ else range(soaked(50) if LONG else 4)
