@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo demo-detection test lint bench clean
+.PHONY: install demo demo-detection test soak lint bench clean
 
 install: .venv/.installed
 
@@ -20,6 +20,9 @@ demo-detection: install
 test: install
 	$(BIN)/python -m pytest -m alone --reruns 2  # a measurement that others disturbed is repeated
 	$(BIN)/python -m pytest -m "not alone" -n auto
+
+soak: install
+	MLCLI_SOAK=10 $(BIN)/python -m pytest tests/reliability -n auto
 
 lint: install
 	$(BIN)/ruff check .

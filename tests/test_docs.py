@@ -58,3 +58,12 @@ def test_example_on_the_page_loads(tmp_path):
 )
 def test_things_of_one_name_have_their_own_headings(variant):
     assert f"\n### {variant}\n" in experiment.reference()
+
+
+@pytest.mark.parametrize("page", ["docs/reliability.md", "SECURITY.md"])
+def test_every_test_that_a_promise_names_exists(page):
+    root = PAGE.parents[1]
+    named = re.findall(r"`((?:[\w]+/)*test_\w+\.py)`", (root / page).read_text(encoding="utf-8"))
+    assert len(named) >= 5
+    places = (root, root / "tests", root / "tests" / "reliability")
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []

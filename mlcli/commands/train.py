@@ -1,5 +1,6 @@
 """`mlcli train`: from a YAML file to a trained and measured model."""
 
+import contextlib
 import json
 import platform
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli import __version__
-from mlcli.errors import ConfigError, ExitCode, OutOfMemoryError, UserError
+from mlcli.errors import ConfigError, ExitCode, OutOfMemoryError, OutputError, UserError
 from mlcli.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.best import choose_watch
     from mlcli.engine.board import Board
     from mlcli.engine.check import is_out_of_memory, rehearse
+    from mlcli.engine.files import cannot_write, is_disk_trouble
     from mlcli.engine.log import RunLog, Screen
     from mlcli.engine.micro_batches import MicroBatches
     from mlcli.engine.resume import resume as go_on
@@ -41,8 +43,8 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.trainer import Training
     from mlcli.report.summary import shown
 
-    check_writable(root)
     folder, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
+    check_writable(folder.path if folder else root)
     if folder:
         folder.lock()
     try:
@@ -77,6 +79,10 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         identity = {"config": experiment.plain(), "facts": task.facts, "versions": _versions()}
         training = Training(task, feed, settings, runtime, watch, state, folder, log, board, screen, stop, identity)
         return _train(training, _introduced(training, batches, experiment))
+    except OSError as error:
+        if not is_disk_trouble(error):
+            raise
+        raise cannot_write(folder.path if folder else root, error) from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -121,6 +127,7 @@ def _train(t: Any, batches: Any) -> ExitCode:
     from mlcli.engine.check import is_out_of_memory, out_of_memory
     from mlcli.engine.conclude import conclude
     from mlcli.engine.evaluate import Interrupted
+    from mlcli.engine.files import cannot_write, is_disk_trouble
     from mlcli.engine.run import utc_now
     from mlcli.engine.trainer import fit
     from mlcli.report.baselines import write_baselines
@@ -140,6 +147,12 @@ def _train(t: Any, batches: Any) -> ExitCode:
         t.run.update_status(state=state, exit_code=int(code), finished=utc_now(), seconds=seconds, times=times,
                             memory_mb=t.memory_mb, **more)  # fmt: skip
 
+    def fail(state: str, code: ExitCode, error: str) -> None:
+        with contextlib.suppress(OutputError):  # of a disk that is full for these as well: the cause is said already
+            t.log.close()
+        with contextlib.suppress(OutputError):
+            end(state, code, error=error)
+
     try:
         outcome = fit(t, batches)
         t.times = t.meter.times()
@@ -148,27 +161,31 @@ def _train(t: Any, batches: Any) -> ExitCode:
         except Interrupted:  # it is concluded when the run goes on
             outcome = "interrupted"
         if outcome == "interrupted":
+            t.log.close()
             end("interrupted", t.stop.exit_code)
             write_report(t.run)
             print(f"\nstopped after step {t.state.progress.step}; to go on: mlcli train --resume {shown(t.run.path)}")
             return t.stop.exit_code
+        t.log.close()
         end("finished", ExitCode.OK, scores=scores)
         t.stop.release()  # the run is complete: a signal ends what is left to do
     except UserError as error:
-        end("diverged" if error.code == ExitCode.DIVERGED else "failed", error.code, error=error.what)
+        fail("diverged" if error.code == ExitCode.DIVERGED else "failed", error.code, error.what)
         if error.code == ExitCode.DIVERGED:
             write_report(t.run)
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            end("failed", ExitCode.OUT_OF_MEMORY, error="out of memory")
+            fail("failed", ExitCode.OUT_OF_MEMORY, "out of memory")
             raise out_of_memory(t.micro_batches.size, f"step {t.state.progress.step + 1}") from error
+        if is_disk_trouble(error):  # TensorBoard's: it writes in a thread of its own
+            trouble = cannot_write(t.run.path / "tensorboard", error)
+            fail("failed", ExitCode.OUTPUT, trouble.what)
+            raise trouble from error
         t.run.write_text("crash.txt", traceback.format_exc())
-        end("failed", ExitCode.BUG, error=f"bug: {error!r}")
+        fail("failed", ExitCode.BUG, f"bug: {error!r}")
         print(f"the traceback is also in {shown(t.run.path / 'crash.txt')}", file=sys.stderr)
         raise
-    finally:
-        t.log.close()
     # The run is complete; what goes wrong from here on does not take that back.
     if t.settings.train.baselines:
         write_baselines(t.task, t.run, say=lambda text: _say([("baselines", text)]))
@@ -214,8 +231,8 @@ def _estimate(step_s: float, task: Any, feed: Any, state: Any, settings: Any) ->
 
 def _changed_environment(folder: "RunFolder", runtime: "Runtime") -> list[tuple[str, str]]:
     """A line where a run goes on with other threads or versions than before: sums are rounded in another order then."""
-    path, now = folder.path / "environment.json", {**_versions(), "threads": runtime.threads}
-    before = json.loads(path.read_text()) if path.exists() else {}
+    now = {**_versions(), "threads": runtime.threads}
+    before = folder.environment_or_empty()
     changed = [f"{key} was {before[key]}, is {value}" for key, value in now.items() if before.get(key, value) != value]
     return [("warning", f"{'; '.join(changed)}: the last bits may differ from here on")] if changed else []
 

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
+import threading
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
-from mlcli.engine.files import cannot_write, write_atomically
+from mlcli.engine.files import Journal, cannot_write, is_disk_trouble, write_atomically
 from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
 from mlcli.engine.vitals import Look
@@ -29,16 +29,12 @@ class RunLog:
     def __init__(self, run: RunFolder, offset: int, step: int) -> None:
         self.path, self._layers_path = run.path / "metrics.jsonl", run.path / "layers.jsonl"
         self._forget_layers_after(step)
-        try:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
-            os.ftruncate(self._file, offset)
-            os.lseek(self._file, offset, os.SEEK_SET)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-        self.offset = offset
+        self._metrics = Journal(self.path, offset)
+        self._layers: Journal | None = None  # few runs look at none
         # Importing it costs a second: here, before the first step, not within it.
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = _unless_said_anyway
         # Always: TensorBoard's Python server takes the first purge it sees for the run's beginning, and ignores it.
         self.tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else 0)
 
@@ -53,20 +49,14 @@ class RunLog:
         """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         line = json.dumps({"split": split, "step": step, "epoch": epoch, **finite, "time": round(time.time(), 3)})
-        try:
-            self.offset += os.write(self._file, line.encode() + b"\n")  # one write a line: never half a line
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        self._metrics.write(line)
         for name, value in values.items():
             self.tensorboard.add_scalar(f"{name}/{split}", value, step if shown_at is None else shown_at)
 
     def look(self, look: Look) -> None:
         """One line in layers.jsonl; what is wrong also as text in TensorBoard."""
-        try:
-            with self._layers_path.open("a") as file:
-                file.write(json.dumps(look.to_plain()) + "\n")
-        except OSError as error:
-            raise cannot_write(self._layers_path, error) from error
+        self._layers = self._layers or Journal(self._layers_path)
+        self._layers.write(json.dumps(look.to_plain()))
         for text in look.notes:
             self.tensorboard.add_text("notes", text, look.step)
 
@@ -81,9 +71,26 @@ class RunLog:
             kept = [line for line in looks if line["step"] <= step]
             write_atomically(self._layers_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
+    @property
+    def offset(self) -> int:
+        """Length of metrics.jsonl in bytes."""
+        return self._metrics.length
+
     def close(self) -> None:
-        os.close(self._file)
-        self.tensorboard.close()
+        """Raises OutputError if the last of it cannot be written."""
+        self._metrics.close()
+        if self._layers:
+            self._layers.close()
+        try:
+            self.tensorboard.close()
+        except OSError as error:
+            raise cannot_write(Path(self.tensorboard.log_dir), error) from error
+
+
+def _unless_said_anyway(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread dies of a full disk with a traceback; but the next call to its writer raises that error."""
+    if failed.exc_value is None or not is_disk_trouble(failed.exc_value):
+        threading.__excepthook__(failed)
 
 
 def read_metrics(path: Path) -> list[dict]:

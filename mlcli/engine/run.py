@@ -1,5 +1,6 @@
 """The run folder: made by a bare mkdir, held by a lock, and able to say what became of it."""
 
+import contextlib
 import io
 import json
 import os
@@ -62,6 +63,12 @@ class RunFolder:
     def status_or_empty(self) -> dict[str, Any]:
         """The status as written; nothing for a run that was just made."""
         return self._read_json("status.json") if (self.path / "status.json").exists() else {}
+
+    def environment_or_empty(self) -> dict[str, Any]:
+        """What the run was computed with, as written; nothing if that cannot be read."""
+        with contextlib.suppress(CheckpointError):
+            return self._read_json("environment.json")
+        return {}
 
     def update_status(self, **changes: Any) -> None:
         """Change some entries of status.json, atomically."""

@@ -26,7 +26,7 @@ class CheckpointSaver:
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self._folder, self._keep_last = folder, keep_last
-        self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._thread = _one_thread()
         self._pending: dict[str, futures.Future[None]] = {}
         self._copies = {"best": HostCopy(), "numbered": HostCopy()}
         self._error: BaseException | None = None
@@ -54,7 +54,8 @@ class CheckpointSaver:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """As `wait`; after an error, which is then what a person has to know, it raises nothing of its own."""
-        futures.wait(self._pending.values())
+        self._thread.shutdown()
+        self._thread = _one_thread()
         if kind is None:
             self.raise_if_failed()
 
@@ -72,6 +73,11 @@ class CheckpointSaver:
             prune(self._folder, self._keep_last)
         except BaseException as error:  # raised where somebody can see it
             self._error = error
+
+
+def _one_thread() -> futures.ThreadPoolExecutor:
+    """Starts with the first write."""
+    return futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
 
 
 class HostCopy:

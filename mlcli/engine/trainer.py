@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mlcli.engine.best import Watch
 from mlcli.engine.board import Board
 from mlcli.engine.budget import Budget
-from mlcli.engine.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlcli.engine.contract import Batch, Feed, Metrics, Task, total
 from mlcli.engine.divergence import diverged
 from mlcli.engine.evaluate import Interrupted, evaluate_split
@@ -23,6 +22,7 @@ from mlcli.engine.micro_batches import MicroBatches
 from mlcli.engine.optimizer import clip_gradients, set_lr
 from mlcli.engine.run import RunFolder
 from mlcli.engine.runtime import Runtime
+from mlcli.engine.saver import CheckpointSaver
 from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
 from mlcli.engine.stop import StopRequest
@@ -56,6 +56,7 @@ class Training:
     def __post_init__(self) -> None:
         shown = self.settings.train.tensorboard
         self.meter = Meter(self.runtime.synchronize)
+        self.saver = CheckpointSaver(self.run.checkpoints, self.settings.train.checkpoints.keep_last)
         self.times: dict[str, float] = {}
         """Seconds spent on each part of the training, once `fit` is through."""
         self.memory_mb: dict[str, float] = {}
@@ -85,6 +86,12 @@ def fit(t: Training, batches: Iterator[Batch]) -> str:
     `batches` are those of step `t.state.progress.step` and all that follow. Returns "finished", "stopped early" or
     "interrupted"; the newest checkpoint then holds the state as it is. Raises DivergedError.
     """
+    with t.saver:
+        return take_steps(t, batches)
+
+
+def take_steps(t: Training, batches: Iterator[Batch]) -> str:
+    """As `fit`; the last checkpoints may still be on their way."""
     state, progress, runtime = t.state, t.state.progress, t.runtime
     optimizer, scaler, guard, parameters = state.optimizer, state.scaler, t.guard, t.parameters
     meter, prepared_epoch = t.meter, -1
@@ -221,6 +228,7 @@ def has_stopped_improving(t: Training) -> bool:
 def log_window(t: Training, epoch: int, lr: float) -> None:
     """Write the mean loss since the last log point. Reading it is the only time the loop waits for the device."""
     means = read_window(t)
+    t.saver.raise_if_failed()
     rates, memory_mb = t.meter.lap(), memory_of(t, "training")
     speed = {"samples_per_s": rates.samples_per_s, "wait_share": rates.wait_share, "memory_mb": memory_mb}
     values = {**means, "lr": lr, **speed}
@@ -298,7 +306,7 @@ def save_best(t: Training, scores: dict[str, float], metrics: Metrics) -> None:
     about = describe(t)
     about["facts"] = {**about["facts"], **metrics.learned()}
     content = {"model": t.state.model.state_dict(), "scores": scores, **about}
-    save_checkpoint(t.run.checkpoints / "best.ckpt", content)
+    t.saver.save_best(content)
 
 
 def show_answers(t: Training, metrics: Metrics) -> None:
@@ -342,6 +350,4 @@ def save(t: Training) -> None:
     """Write the whole state, verify it, and only then delete older ones. Never saves a state that has diverged."""
     read_window(t)
     t.log.flush()
-    path = checkpoint_path(t.run.checkpoints, t.state.progress.step)
-    save_checkpoint(path, {**t.state.state_dict(), **describe(t)})
-    prune(t.run.checkpoints, t.settings.train.checkpoints.keep_last)
+    t.saver.save(t.state.progress.step, {**t.state.state_dict(), **describe(t)})

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.data.info import DataInfo
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.config_models import Proposals
 from mlcli.tasks.detection.lists import to_boxes
@@ -46,16 +45,6 @@ def with_proposals(source: DetectionSource, config: Proposals) -> tuple[Detectio
     }
     line = recall_line(config.method, found["train"], splits["train"])
     return replace(source, splits=splits), [line, f"kept in {cache.path}"]
-
-
-def proposals_for(config: Proposals, records: Records, info: DataInfo, *, title: str = "pictures") -> np.ndarray:
-    """The regions of every picture: float32 [N, most, 4] in pixels of the originals, best first, zeros at the end.
-
-    Raises DataError if a picture cannot be read, OutputError if the cache cannot be written, and what `proposer` does.
-    """
-    look = proposer(config, info)
-    cache = ProposalCache(config.cache or default_path(config.method), look.identity)
-    return _in_originals(_found(look, cache, records, title), records, config.most)
 
 
 def recall_line(method: str, regions: list[Tensor], records: Records) -> str:

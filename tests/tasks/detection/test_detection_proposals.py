@@ -13,7 +13,7 @@ from mlcli.errors import CheckpointError, ConfigError, OutputError
 from mlcli.tasks.detection.config_data import Scenes
 from mlcli.tasks.detection.config_models import Proposals
 from mlcli.tasks.detection.proposal_cache import ProposalCache, default_path, picture_key
-from mlcli.tasks.detection.proposals import proposals_for, recall, recall_line, with_proposals
+from mlcli.tasks.detection.proposals import recall, recall_line, with_proposals
 from mlcli.tasks.detection.proposers import proposer
 from mlcli.tasks.detection.sliding import sliding_windows
 
@@ -200,12 +200,12 @@ def test_regions_of_a_trained_network(scenes, tmp_path):
     assert key in cache
     cache[key] = np.array([[1, 2, 30, 40]], np.float32)
     cache.save()
-    kept = proposals_for(config, records, info)
+    kept = with_proposals(scenes, config)[0].splits["val"].proposals_xyxy
     assert kept[0, 0].tolist() == [1, 2, 30, 40]
     assert (kept[0, 1:] == 0).all()
     np.testing.assert_array_equal(kept[1:], records.proposals_xyxy[1:])
-    fewer = proposals_for(config.model_copy(update={"most": 39}), records, info)
-    np.testing.assert_array_equal(fewer[0], records.proposals_xyxy[0, :39])
+    fewer = with_proposals(scenes, config.model_copy(update={"most": 39}))[0].splits["val"].proposals_xyxy
+    np.testing.assert_array_equal(fewer[1], records.proposals_xyxy[1, :39])
 
 
 def test_networks_that_do_not_fit_are_refused(tmp_path):
