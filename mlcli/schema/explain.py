@@ -14,8 +14,8 @@ from mlcli.schema.yaml12 import KeyPath, Tree, scalar
 
 SHOWN_VALUE = 60
 """Characters of an offending value that a message shows."""
-EXPLAINED = 200
-"""Mistakes that are looked into, ten times as many as are shown: a guess takes about a millisecond, and a hostile file
+EXPLAINED = 60
+"""Mistakes that are looked into, three times as many as are shown: a guess takes some milliseconds, and a hostile file
 has ten thousand mistakes. The others are only counted."""
 
 _BOUNDS = {

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mlcli import cli
 from tests.conftest import Typed
 
@@ -29,6 +31,13 @@ class Spent:
     growth_mb: float
 
 
+def _keep_to_one_cpu() -> None:
+    """So that nothing asks for threads: OpenMP's do not outlive a fork, and waiting for them never ends."""
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
+    torch.set_num_threads(1)
+
+
 def in_child(work: Callable[[], Any], *, limit_s: int = LIMIT_S) -> Spent:
     """Run `work` in a fork of this process, where everything is imported already.
 
@@ -39,6 +48,7 @@ def in_child(work: Callable[[], Any], *, limit_s: int = LIMIT_S) -> Spent:
     if pid == 0:
         os.close(reader)
         signal.alarm(limit_s)
+        _keep_to_one_cpu()
         try:
             answer: tuple[Any, str] = (_measured(work), "")
         except BaseException:
