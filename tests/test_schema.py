@@ -282,10 +282,10 @@ def test_very_many_mistakes_are_cut(write):
     assert shown.count("unknown key") == SHOWN_PROBLEMS
 
 
-def test_ten_thousand_mistakes_are_counted_and_the_first_are_told(write):
-    shown = complaint(write(START + MODEL + "".join(f"trai{i}: 1\n" for i in range(10_000))))
+def test_thousands_of_mistakes_are_counted_and_the_first_are_told(write):
+    shown = complaint(write(START + MODEL + "".join(f"trai{i}: 1\n" for i in range(4_000))))
     assert shown.startswith("x.yaml:4:1: unknown key 'trai0' (did you mean 'train'?)")
-    assert shown.endswith(f"\nand {10_000 - SHOWN_PROBLEMS} more")
+    assert shown.endswith(f"\nand {4_000 - SHOWN_PROBLEMS} more")
     assert shown.count("did you mean 'train'?") == SHOWN_PROBLEMS
 
 

@@ -44,9 +44,9 @@ FILES = BYTES | {name: text.encode() for name, text in SYNTAX.items()}
 
 START = b"task: classification\ndata: {name: digits}\nmodel: {name: mlp}\n"
 VALUES: dict[str, bytes] = {
-    "a list of 19,000 wrong values": START + b"augment: [" + b"{name: x}, " * 9_000 + b"]\n",
-    "20 MB of messages": START + b"".join(b"%s%d: 1\n" % (b"k" * 90, number) for number in range(9_000)),
-    "words like all others": START + b"".join(b"trai%d: 1\n" % number for number in range(15_000)),
+    "a list of 4,800 wrong values": START + b"augment: [" + b"{name: x}, " * 2_400 + b"]\n",
+    "half a megabyte of messages": START + b"".join(b"%s%d: 1\n" % (b"k" * 90, number) for number in range(4_900)),
+    "words like all others": START + b"".join(b"trai%d: 1\n" % number for number in range(4_900)),
 }
 """Of sound syntax, but nothing in them is what a configuration has."""
 
