@@ -54,13 +54,15 @@ def read_files(paths: Sequence[str], budget_s: float) -> tuple[Timing, int]:
     return Timing.of(laps), total // count
 
 
-def warm_up(paths: Iterable[str], budget_s: float) -> None:
+def warm_up(paths: Iterable[str], budget_s: float) -> int:
     """Have files brought into the page cache, as they are in every epoch but the first; as many as time allows."""
-    began = time.perf_counter()
+    began, count = time.perf_counter(), 0
     for path in paths:
         _read(path)
+        count += 1
         if time.perf_counter() - began > budget_s:
-            return
+            break
+    return count
 
 
 def file_system(path: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from mlcli.machine.timing import Timing
 
 Cache = Literal["none", "ram", "disk", "device"]
+READ_COLD, READ_WARM = "read file, cold", "read file, warm"  # names of stages
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,13 @@ class Findings:
     def own_s(self) -> float:
         """Seconds per sample that the trainer's process itself works on a batch before the model can have it."""
         return sum(s.timing.seconds for s in self.stages if s.by == "trainer" and s.timing and not s.part)
+
+    @property
+    def disk_s(self) -> float:
+        """Seconds by which reading a file takes longer from the disk than from the page cache; 0 if not measured."""
+        timings = {stage.name: stage.timing for stage in self.stages}
+        cold, warm = timings.get(READ_COLD), timings.get(READ_WARM)
+        return max(0.0, cold.seconds - warm.seconds) if cold and warm else 0.0
 
     def loading(self, workers: int) -> Loading:
         return next(loading for loading in self.loader if loading.workers == workers)

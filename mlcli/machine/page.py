@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from mlcli.machine.findings import Findings, Stage
-from mlcli.machine.rating import ENOUGH, CacheOption, expected_wait_share, times
+from mlcli.machine.findings import READ_COLD, Findings, Stage
+from mlcli.machine.rating import ENOUGH, POINTS, TOLERATED_WAIT, CacheOption, expected_wait_share, times
 from mlcli.machine.shared_memory import checks
 from mlcli.machine.timing import LARGE_SPREAD, Timing
 from mlcli.machine.verdict import GAIN, Verdict, spreads
@@ -41,7 +41,7 @@ def advice(findings: Findings, verdict: Verdict) -> list[str]:
     if fewest is not None:
         lines.append(f"{_workers(fewest)} would already be enough; more do no harm but take memory")
     if not data.in_memory and data.cache == "none":
-        lines += _disk_advice(findings)
+        lines += _disk_advice(findings, verdict)
     if data.crops and verdict.fewest_workers is None and not data.in_memory:
         lines.append("loader.cache: ram is not advised: random_resized_crop would cut from the small images held")
     if findings.batch_size < findings.asked_batch_size:
@@ -64,16 +64,16 @@ def _fewer_that_do(findings: Findings, verdict: Verdict) -> int | None:
     return fewest if step_s[fewest] <= (1 + GAIN) * step_s[configured] else None
 
 
-def _disk_advice(findings: Findings) -> list[str]:
+def _disk_advice(findings: Findings, verdict: Verdict) -> list[str]:
     """Whether the disk itself, read without help of the page cache, is too slow."""
-    cold = next((stage.timing for stage in findings.stages if stage.name == "read file, cold"), None)
-    model_s, workers = findings.model.step.seconds, max(1, findings.data.workers)
-    warm_s = sum(s.timing.seconds for s in findings.stages if s.by == "worker" and s.timing)
-    if cold is None or cold.seconds < max(warm_s, workers * model_s / ENOUGH):
+    cold = next((stage.timing for stage in findings.stages if stage.name == READ_COLD), None)
+    now = next(rating for rating in verdict.ratings if rating.workers == findings.data.workers)
+    if cold is None or now.cold_wait_share < max(TOLERATED_WAIT, now.wait_share + POINTS):
         return []
     fits = findings.data.bytes_on_disk < findings.machine.available_bytes
     when = "the first epoch" if fits else "every epoch, since the files do not fit into memory,"
-    return [f"the disk delivers {_count(cold.per_s)} files/s when the page cache is cold: {when} will wait for it"]
+    return [f"the disk delivers {_count(cold.per_s)} files/s when the page cache is cold: {when} would then wait "
+            f"{now.cold_wait_share:.0%} of the time"]  # fmt: skip
 
 
 def _data(findings: Findings) -> str:

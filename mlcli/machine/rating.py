@@ -23,6 +23,7 @@ class Rating:
 
     step_s: seconds per sample with the model, as measured together.
     enough: whether reading does not hold the training up.
+    cold_wait_share: the share in an epoch whose files all come from the disk, as the first epoch's may.
     why: why the share is not what the ratio lets expect, in brackets; empty where it is.
     """
 
@@ -31,6 +32,7 @@ class Rating:
     wait_share: float
     step_s: float
     enough: bool
+    cold_wait_share: float
     why: str = ""
 
 
@@ -72,7 +74,17 @@ def rate(findings: Findings, workers: int) -> Rating:
     # the loader spends its time on, more workers bring nothing. Without workers there is no rush to be ready for.
     keeps_up = own_s + model_s >= (ENOUGH if workers else 1) * alone_s or alone_s <= OWN_BOUND * own_s
     explained = why(alone, ratio, wait, expected)
-    return Rating(workers, ratio, wait, joint.timing.seconds, keeps_up and not starves, explained)
+    cold = _cold_wait_share(findings, workers, starves)
+    return Rating(workers, ratio, wait, joint.timing.seconds, keeps_up and not starves, cold, explained)
+
+
+def _cold_wait_share(findings: Findings, workers: int, starves: bool) -> float:
+    """Every file takes longer by what the disk needs for it, which workers do side by side."""
+    joint, extra_s = findings.joint(workers), findings.disk_s / max(1, workers)
+    learning_s = (1 - joint.wait_share) * joint.timing.seconds
+    # Where the loader sets the pace, a step takes as long as reading does, with all that the two take from each other.
+    pace_s = joint.timing.seconds if starves or not workers else findings.loading(workers).timing.seconds
+    return 1 - learning_s / max(joint.timing.seconds, pace_s + extra_s)
 
 
 def cache_option(findings: Findings, held: Held) -> CacheOption:

@@ -12,7 +12,7 @@ from mlcli.data.order import Part
 from mlcli.data.reading import FileReader
 from mlcli.engine.runtime import Runtime
 from mlcli.machine.disk import CHUNK, read_cold, read_files
-from mlcli.machine.findings import Stage
+from mlcli.machine.findings import READ_COLD, READ_WARM, Stage
 from mlcli.machine.timing import Timing, repeat
 
 MOST_FILES = 2048  # read for the figures of a single file; the loader's come from as many as the time allows
@@ -32,8 +32,8 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
         cold, note = read_cold(paths, budget_s / 4)
         warm, size = read_files(paths, budget_s / 4)
         stages += [
-            Stage("read file, cold", cold, "comparison", size, note),
-            Stage("read file, warm", warm, "worker", size),
+            Stage(READ_COLD, cold, "comparison", size, note),
+            Stage(READ_WARM, warm, "worker", size),
         ]
         warm_s = warm.seconds
     read_all, images = _read(reader, list(zip(indices.split(CHUNK), keys.split(CHUNK), strict=True)), budget_s / 2)

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -30,6 +30,7 @@ from mlcli.machine.timing import repeat
 
 LONGEST_STEP = 0.025  # of the whole time, so that a slow model still takes some forty steps in all
 HELD_BYTES = 2**28  # a stand-in for a cache: larger than any processor's own, quick to fill
+_ENDLESS = 10**9  # steps; no measurement takes so many
 _SHARES = {"files": 0.12, "model": 0.18, "assembly": 0.03, "augment": 0.06, "warm up": 0.05, "loader": 0.22,
            "held": 0.04, "together": 0.30}  # fmt: skip
 """Of the whole time, in the order in which it is spent."""
@@ -69,6 +70,8 @@ class Bench:
         self.data = describe_data(task, settings, runtime)
         self.is_slow = False
         """Whether a step of the smallest batch takes so long that only what is configured can be measured."""
+        self._taken, self._warm_steps = 0, _ENDLESS
+        """Micro-batches that the loader was measured with, and steps whose files are in the page cache."""
 
     def measure(self, *, full: bool = False) -> Findings:
         """Everything; `full` reads all splits once besides. Raises UserError."""
@@ -193,8 +196,21 @@ class Bench:
         """Files that fit into memory come from the disk in the first epoch only; the rate of the others is wanted."""
         path_of = getattr(self.samples.splits["train"], "path", None)
         if path_of is not None and self.data.bytes_on_disk < available_memory_bytes() / 2:
-            parts = itertools.islice(self._order().parts(0), self._order().steps_per_epoch)
-            warm_up((path_of(index) for part in parts for index in part.indices.tolist()), self._share("warm up"))
+            order, train = self._order(), self.settings.train
+            parts = itertools.islice(order.parts(0), order.steps_per_epoch * train.accumulate)
+            paths = (path_of(index) for part in parts for index in part.indices.tolist())
+            steps = warm_up(paths, self._share("warm up")) // train.samples_per_step
+            self._warm_steps = _ENDLESS if steps >= order.steps_per_epoch else max(1, steps)
+
+    def _unread(self, feed: BatchFeed) -> Iterator[Batch]:
+        """Endless batches, going on behind those that were taken before: a file that was read a moment ago comes
+        from the processor's own caches, which in training it never does."""
+        accumulate = self.settings.train.accumulate
+        while True:
+            step = math.ceil(self._taken / accumulate) % self._warm_steps
+            for batch in itertools.islice(feed.train_batches(step), (self._warm_steps - step) * accumulate):
+                self._taken += 1
+                yield batch
 
     def _held(self, memory: Any) -> tuple[Held, ...]:
         """Batches from memory, for each place that could hold the samples."""
@@ -211,7 +227,7 @@ class Bench:
         self.say(f"the loader with {workers} workers" if source is self.source and cache == "none" else "memory")
         with contextlib.closing(self._feed(source, cache, workers)) as feed:
             began = time.perf_counter()
-            batches = feed.train_batches(0)
+            batches = self._unread(feed)
             next(batches)
             self.runtime.synchronize()
             first_batch_s = time.perf_counter() - began
@@ -240,8 +256,7 @@ class Bench:
         for count in counts:
             self.say(f"loader and model together, {count} workers")
             with contextlib.closing(self._feed(source, cache, count)) as feed:
-                batches = feed.train_batches(0)
-                found.append(learner.together(count, batches, budget_s))
+                found.append(learner.together(count, self._unread(feed), budget_s))
         return tuple(found)
 
     def _scan(self) -> Scan:

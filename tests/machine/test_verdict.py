@@ -4,7 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from mlcli.machine.findings import Appetite, Data, Findings, Held, Loading, Machine, Stage, Together
+from mlcli.machine.findings import (
+    READ_COLD,
+    READ_WARM,
+    Appetite,
+    Data,
+    Findings,
+    Held,
+    Loading,
+    Machine,
+    Stage,
+    Together,
+)
 from mlcli.machine.page import advice, page
 from mlcli.machine.rating import expected_wait_share, times, told
 from mlcli.machine.shared_memory import checks, slots_bytes
@@ -242,7 +253,8 @@ def test_a_number_of_workers_that_is_not_judged_may_be_shaky():
 @pytest.mark.parametrize("cached", [pytest.param(False, id="files"), pytest.param(True, id="in memory")])
 def test_smaller_batches_than_asked_for_give_a_guess(cached):
     found = replace(findings(**QUIET), batch_size=2)
-    verdict = judge(in_memory(found, fed_ms=0.01, wait=0.02) if cached else found)
+    found = in_memory(found, fed_ms=0.01, wait=0.02) if cached else found
+    verdict = judge(found)
     assert verdict.sentence.endswith(
         "probably nothing to do (measured with batches of 2 instead of 64, so this is a rough guess)."
     )
@@ -339,12 +351,28 @@ def test_what_is_shown_is_what_is_compared():
 
 
 def test_a_cold_disk_is_mentioned():
-    found = findings(read_ms=1.0, model_ms=2.0)
-    slow_disk = Stage("read file, cold", steady(0.010), "comparison", 10_000)
-    found = replace(found, stages=(slow_disk, *found.stages))
-    assert any("100 files/s" in line and "the first epoch" in line for line in advice(found, judge(found)))
+    found = on_disk(findings(read_ms=1.0, model_ms=2.0, workers=0))
+    # 1 ms of reading and 2 of learning; from the disk 10 and 2.
+    assert any("100 files/s" in line and "the first epoch would then wait 83%" in line for line in
+               advice(found, judge(found)))  # fmt: skip
     vast = replace(found, data=replace(found.data, bytes_on_disk=100 * GB))
     assert any("every epoch" in line for line in advice(vast, judge(vast)))
+
+
+def test_workers_share_what_the_disk_costs():
+    found = on_disk(findings(read_ms=1.0, model_ms=2.0, counts=(0, 1, 4, 8), workers=1))
+    cold = {rating.workers: rating.cold_wait_share for rating in judge(found).ratings}
+    # One reads for 10 ms what takes 2 to learn from, four 2.5 ms, eight 1.25.
+    assert cold == pytest.approx({0: 10 / 12, 1: 8 / 10, 4: 0.5 / 2.5, 8: 0.0}, abs=1e-6)
+    starved = on_disk(findings(read_ms=6.0, model_ms=2.0, counts=(0, 1), together={1: (8.0, 0.75)}, workers=1))
+    assert judge(starved).ratings[1].cold_wait_share == pytest.approx(1 - 2 / 17)
+
+
+def on_disk(found: Findings) -> Findings:
+    """From the disk a file takes 9 ms longer."""
+    cold = Stage(READ_COLD, steady(0.010), "comparison", 10_000)
+    warm = Stage(READ_WARM, steady(0.001), "worker", 10_000)
+    return replace(found, stages=(cold, warm, *found.stages[1:]))
 
 
 def test_the_page_has_every_part():
