@@ -13,6 +13,7 @@ from mlcli.data.augmentations import RandomResizedCrop
 from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom
 from mlcli.data.source import Samples
+from mlcli.errors import UserError
 
 
 class Inputs(Protocol):
@@ -66,7 +67,21 @@ class ReadHere:
 
     def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
         for part in parts:
-            yield part, self._copy(self._read(part))
+            try:
+                images = self._read(part)
+            except UserError:
+                raise
+            except Exception as error:  # a bug; which file brought it to light is half of finding it
+                error.add_note(f"while reading {some_of(part, self._read.samples.name)}")
+                raise
+            yield part, self._copy(images)
 
     def close(self) -> None:
         pass
+
+
+def some_of(part: Part, name: Callable[[int], str]) -> str:
+    """`a.png, b.png, c.png and 61 more`"""
+    indices = part.indices.tolist()
+    shown = ", ".join(name(index) for index in indices[:3])
+    return f"{shown} and {len(indices) - 3} more" if len(indices) > 3 else shown

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from mlcli.data.order import Part
-from mlcli.data.reading import FileReader
+from mlcli.data.reading import FileReader, some_of
 from mlcli.errors import DataError, UserError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -159,8 +159,14 @@ class _Worker:
             answer = self._pipe.recv()
         except (EOFError, OSError):
             raise self._died() from None
+        if isinstance(answer, str):
+            answer = DataError(
+                f"a worker (process {self._process.pid}) raised {answer}",
+                where=f"while reading {self._in_flight()}",
+                fix="a bug, not a damaged file: loader.workers=0 ends with the whole traceback",
+            )
         self.asked.popleft()
-        return RuntimeError(f"in a worker process:\n{answer}") if isinstance(answer, str) else answer
+        return answer
 
     def stop(self) -> None:
         self._process.kill()
@@ -179,16 +185,14 @@ class _Worker:
         )
 
     def _in_flight(self) -> str:
-        indices = self.asked[0].indices.tolist()
-        shown = ", ".join(self._name(index) for index in indices[:3])
-        return f"{shown} and {len(indices) - 3} more" if len(indices) > 3 else shown
+        return some_of(self.asked[0], self._name)
 
 
 # --- in the worker process -------------------------------------------------------------------------------------------
 
 
 def _serve(read: FileReader, pipe: Connection, questions: Tensor, slots: Tensor, parent: int) -> None:
-    """Fill slots as asked; answers None, the UserError, or the traceback of anything else."""
+    """Fill slots as asked; answers None, the UserError, or what else was raised and in which line."""
     _belong_to(parent)
     torch.set_num_threads(1)  # one process a core is parallel enough
     while True:
@@ -201,8 +205,9 @@ def _serve(read: FileReader, pipe: Connection, questions: Tensor, slots: Tensor,
             slots[slot, :count] = read(Part(*questions[slot, :, :count].clone()))
         except UserError as error:
             answer = error
-        except Exception:
-            answer = traceback.format_exc()
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            answer = f"{type(error).__name__}: {str(error)[:500]} ({place.filename}:{place.lineno})"
         pipe.send(answer)
 
 

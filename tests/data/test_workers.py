@@ -118,9 +118,15 @@ def test_good_batches_before_the_bad_one_are_delivered(opened):
     assert values(islice(fetched, 3)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
-def test_a_bug_arrives_with_its_traceback(opened):
-    with pytest.raises(RuntimeError, match=r"(?s)in a worker process.*ZeroDivisionError"):
+def test_a_bug_is_reported_with_its_files_and_line(opened):
+    with pytest.raises(
+        DataError, match=r"raised ZeroDivisionError: division by zero \(.*test_workers.py:\d+\)"
+    ) as error:
         list(opened(lambda: 1 / 0).fetch(in_order(NUM, 4)))
+    assert error.value.where == "while reading file12.png, file13.png, file14.png and 1 more"
+    with pytest.raises(ZeroDivisionError) as error:
+        list(ReadHere(FileReader(Numbers(lambda: 1 / 0)), torch.Tensor.clone).fetch(in_order(NUM, 4)))
+    assert error.value.__notes__ == ["while reading file12.png, file13.png, file14.png and 1 more"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A worker that dies, hangs or cannot read: the run ends with exit code 4 and names the files, all within seconds."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlcli.commands import train
+from mlcli.data.decode import Preparation
 from mlcli.engine.checkpoint import load_newest
 from mlcli.engine.run import list_runs
 from tests.reliability.forked import Command, typed_in_child
@@ -67,6 +69,25 @@ def test_the_run_ends_and_names_the_files(tmp_path, fault):
     (run,) = list_runs(folder / "runs")
     assert run.status()["state"] == "failed"
     assert not load_newest(run.checkpoints)[2]  # nothing is wrong with the newest checkpoint
+
+
+def test_a_worker_that_raises_is_named_with_its_files(tmp_path, monkeypatch):
+    """Whatever it is: a reader of somebody else's may raise anything."""
+    folder = write_data(tmp_path)
+
+    decode = Preparation.decode
+
+    def raising(*args, **options) -> None:
+        if multiprocessing.parent_process() is not None:
+            raise ZeroDivisionError("division by zero")
+        decode(*args, **options)
+
+    monkeypatch.setattr(Preparation, "decode", raising)
+    ended = typed_in_child(folder, "train", "mlp.yaml", "loader={cache: none, workers: 2}")
+    assert ended.code == 4, ended.out
+    assert "raised ZeroDivisionError: division by zero (" in ended.out
+    assert f"while reading {folder / 'photos' / 'train'}" in ended.out
+    assert "Traceback" not in ended.out
 
 
 def test_what_a_dead_worker_ended_can_be_resumed(tmp_path):
