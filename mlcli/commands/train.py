@@ -32,6 +32,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.best import choose_watch
     from mlcli.engine.board import Board
     from mlcli.engine.check import is_out_of_memory, rehearse
+    from mlcli.engine.compilation import decide_compile
     from mlcli.engine.files import cannot_write, is_disk_trouble
     from mlcli.engine.log import RunLog, Screen
     from mlcli.engine.micro_batches import MicroBatches
@@ -42,6 +43,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.stop import StopRequest
     from mlcli.engine.trainer import Training
     from mlcli.report.summary import shown
+    from mlcli.report.tables import duration
 
     folder, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
     check_writable(folder.path if folder else root)
@@ -68,8 +70,13 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         batches, batch_s = rehearse(
             task, feed, runtime, state.progress.step, lambda error: _say([("memory", micro_batches.halve(error))])
         )
-        estimate = _estimate(batch_s * micro_batches.parts, task, feed, state, settings)
-        _say([("check", f"first batches forward and backward: ok, about {estimate} to go")])
+        left_s = _seconds_left(batch_s * micro_batches.parts, task, feed, state, settings)
+        _say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
+        if settings.train.compile == "auto":
+            compiles = decide_compile(task, runtime, left_s)
+            _say([(compiles.what, f"{compiles.value}: {compiles.why}")])
+            runtime = replace(runtime, compile=compiles.value == "yes")
+            state.net = runtime.callable_form(state.model)
         stop.listen()  # from here on there is something to be resumed
         folder = folder or create_run(root, name or experiment.name)
         _say([("run", shown(folder.path))])
@@ -219,14 +226,12 @@ def _say(lines: Any) -> None:
         print(f"{subject:<10} {text}", flush=True)
 
 
-def _estimate(step_s: float, task: Any, feed: Any, state: Any, settings: Any) -> str:
+def _seconds_left(step_s: float, task: Any, feed: Any, state: Any, settings: Any) -> float:
     """About how long the training takes, from the time of one step."""
-    from mlcli.report.tables import duration
-
     steps_left = settings.train.epochs * feed.steps_per_epoch - state.progress.step
     # An evaluation pass is a forward without a backward: about a third of the work per sample.
     judged = task.splits.get("val", task.splits["train"]) / task.splits["train"] / 3 / settings.train.evaluate_every
-    return duration(max(1.0, step_s * steps_left * (1 + judged)))
+    return step_s * steps_left * (1 + judged)
 
 
 def _changed_environment(folder: "RunFolder", runtime: "Runtime") -> list[tuple[str, str]]:

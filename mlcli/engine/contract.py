@@ -121,6 +121,8 @@ class Task(Protocol):
     """Plain data saved in every checkpoint: what a stranger needs to use the model (classes, shapes, preparation)."""
     primary: str
     """The metric that decides what is best unless train.watch names another."""
+    is_static: bool
+    """Whether all shapes inside the model follow from those of the batch alone, as compiling it needs."""
 
     @property
     def caveat(self) -> str:

@@ -30,6 +30,7 @@ class Runtime:
     threads: int
     channels_last: bool
     compile: bool
+    """Whether that was asked for; what `auto` comes to is decided once the first steps are timed (`compilation`)."""
     choices: tuple[Choice, ...]
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -103,7 +104,7 @@ def decide_runtime(train: Train) -> Runtime:
         Choice("precision", precision, precision_why),
         Choice("layout", "channels_last" if channels_last else "channels_first", channels_why),
     )
-    return Runtime(device, precision, train.seed, threads, channels_last, train.compile, choices)
+    return Runtime(device, precision, train.seed, threads, channels_last, train.compile is True, choices)
 
 
 def _decide_device(asked: str) -> tuple[torch.device, str]:

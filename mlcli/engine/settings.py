@@ -237,8 +237,9 @@ class Train(Strict):
     """Number format of matrix products and convolutions; auto takes bf16 on a GPU that has it, otherwise fp32."""
     channels_last: bool | Literal["auto"] = "auto"
     """Keep images as height x width x channels in memory; auto does so for convolutional networks on cuda."""
-    compile: bool = False
-    """Compile the model with torch.compile: slower start, sometimes faster steps."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the model with torch.compile: a minute more at the start, sometimes faster steps. auto does so on cuda
+    where the rest of the training is long enough to win that back; `train` alone decides it, other commands do not."""
     seed: NonNegativeInt = 0
     """Every random choice of the run follows from it."""
     deterministic: bool = False

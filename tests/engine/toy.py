@@ -67,6 +67,7 @@ class ToyFeed:
 class ToyTask:
     primary = "mae"
     caveat = ""
+    is_static = True
 
     def __init__(
         self, *, samples=24, batch_size=6, accumulate=1, seed=0, dropout=0.0, norm=False, bad_step=None

@@ -81,6 +81,7 @@ class ClassificationTask(Classifier):
     """
 
     primary = "accuracy"
+    is_static = True
 
     def __init__(self, config: Classification) -> None:
         data = config.data

@@ -18,7 +18,7 @@ from mlcli.models.summary import count_parameters, megabytes
 from mlcli.tasks.detection.anchors import kmeans_anchors
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.config_augment import DetectionAugmentation
-from mlcli.tasks.detection.config_models import FastRCnn, RCnn, Yolo
+from mlcli.tasks.detection.config_models import FastRCnn, RCnn, Ssd, Yolo
 from mlcli.tasks.detection.describe import describe_source
 from mlcli.tasks.detection.feed import DetectionFeed
 from mlcli.tasks.detection.metrics import DetectionMetrics
@@ -44,6 +44,7 @@ class DetectionTask(ObjectDetector):
         super().__init__(config, source.info)
         self.source = source
         self.has_masks = config.model.name == "mask_rcnn"
+        self.is_static = isinstance(config.model, Yolo | Ssd)  # the others look at as many boxes as there are
         self.start = Start(self.model, config.finetune)
         self.splits = {name: len(records) for name, records in source.splits.items()}
         self.facts: dict[str, Any] = {"task": "detection", "data": source.info.to_plain()}

@@ -78,6 +78,7 @@ class RegressionTask(Regressor):
     """
 
     primary = "rmse"
+    is_static = True
 
     def __init__(self, config: Regression) -> None:
         assert isinstance(config.data, TableFile | EmbeddedTable)
