@@ -56,6 +56,7 @@ SCRIPTS = (
     Script("trainer_overhead", ("--steps", "600", "--rounds", "5"), limit_s=400),
     Script("trainer_overhead", ("--model", "vgg", "--steps", "20", "--rounds", "3", "--only", "mlcli"), limit_s=300),
     Script("tensorboard_cost", ("--seconds", "8", "--rounds", "3"), limit_s=400),
+    Script("layout", ("--rounds", "3", "--steps", "2"), limit_s=400),
     Script("checkpoint"),
     Script("nms"),
     Script("detection_training", ("--rounds", "3", "--steps", "6"), limit_s=300),

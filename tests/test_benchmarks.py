@@ -16,6 +16,7 @@ everything, rounds = import_module("everything"), import_module("rounds")
 
 TOGETHER = {
     "loader_in_ram": ["--images", "600", "--rounds", "1"],
+    "layout": ["--rounds", "1", "--steps", "1", "--only", "cnn-digits"],
     "nms": ["--boxes", "50", "--rounds", "1"],
     "checkpoint": ["--rounds", "1", "--model", "squeezenet1_1", "--folder", "{tmp}"],
     "gpu": ["--tiny", "--sections", "probe", "trainers", "caches", "memory", "promises", "--output", "{tmp}/gpu.md"],

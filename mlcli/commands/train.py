@@ -51,7 +51,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         folder.lock()
     try:
         settings = experiment.config
-        runtime = decide_runtime(settings.train)
+        runtime = decide_runtime(settings.train, convolves=settings.convolves)
         task = settings.build()
         _say(task.describe())
         if settings.train.batch_size == "auto":
@@ -235,11 +235,17 @@ def _seconds_left(step_s: float, task: Any, feed: Any, state: Any, settings: Any
 
 
 def _changed_environment(folder: "RunFolder", runtime: "Runtime") -> list[tuple[str, str]]:
-    """A line where a run goes on with other threads or versions than before: sums are rounded in another order then."""
-    now = {**_versions(), "threads": runtime.threads}
+    """A line where a run goes on with other threads, versions or formats than before: bits are rounded otherwise then."""
+    now = {**_versions(), **_arithmetic(runtime)}
     before = folder.environment_or_empty()
     changed = [f"{key} was {before[key]}, is {value}" for key, value in now.items() if before.get(key, value) != value]
     return [("warning", f"{'; '.join(changed)}: the last bits may differ from here on")] if changed else []
+
+
+def _arithmetic(runtime: "Runtime") -> dict[str, Any]:
+    """What the last bits depend on besides versions."""
+    layout = "channels_last" if runtime.channels_last else "channels_first"
+    return {"threads": runtime.threads, "precision": runtime.precision, "layout": layout}
 
 
 def _versions() -> dict[str, str]:
@@ -258,7 +264,7 @@ def _write_documents(folder: "RunFolder", experiment: Experiment, runtime: "Runt
     folder.write_text("config.yaml", experiment.source_text)
     folder.write_text("resolved.yaml", experiment.to_yaml())
     choices = {what: f"{value}: {why}" for what, value, why in runtime.choices}
-    environment = {**_versions(), "threads": runtime.threads, "choices": choices, "arguments": sys.argv[1:],
+    environment = {**_versions(), **_arithmetic(runtime), "choices": choices, "arguments": sys.argv[1:],
                    "overrides": list(experiment.overrides)}  # fmt: skip
     summary = {"describe": task.describe(), "splits": task.splits, "facts": task.facts,
                "parameters": count_parameters(task.model)[0]}  # fmt: skip

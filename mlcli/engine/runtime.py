@@ -82,16 +82,18 @@ class Runtime:
             torch.mps.synchronize()
 
 
-def decide_runtime(train: Train) -> Runtime:
+def decide_runtime(train: Train, *, convolves: bool = False) -> Runtime:
     """Turn the `auto` values of the train section into decisions, and apply the process-wide ones (threads, tf32).
+
+    convolves: whether most of the model's work are convolutions, which decides what is fast on a CPU.
 
     Raises ConfigError where the machine lacks what was asked for by name.
     """
     device, device_why = _decide_device(train.device)
-    precision, precision_why = _decide_precision(train.precision, device)
+    precision, precision_why = _decide_precision(train.precision, device, convolves)
     channels_last, channels_why = train.channels_last, "as configured"
     if channels_last == "auto":
-        channels_last, channels_why = device.type == "cuda", "convolutions are faster channels_last on cuda only"
+        channels_last, channels_why = _decide_layout(device, convolves)
     threads = train.threads or usable_cpus()
     torch.set_num_threads(threads)
     # The legacy call: mixing it with torch.backends.*.fp32_precision breaks torch.compile (pytorch#166387).
@@ -148,15 +150,33 @@ def _device_name(device: torch.device, threads: int) -> str:
     return f"cpu ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else device.type
 
 
-def _decide_precision(asked: str, device: torch.device) -> tuple[str, str]:
+def _decide_layout(device: torch.device, convolves: bool) -> tuple[bool, str]:
+    """A rule instead of a measurement each time, as bits depend on it; measured in benchmarks/layout.py."""
+    if device.type == "cpu":
+        return convolves, "convolutions are faster that way" if convolves else "this model has no convolutions"
+    if device.type == "cuda":
+        return True, "convolutions are faster that way"
+    return False, f"convolutions are not known to be faster channels_last on {device.type}"
+
+
+def _decide_precision(asked: str, device: torch.device, convolves: bool) -> tuple[str, str]:
     cuda = device.type == "cuda"
     if asked == "auto":
         if cuda and torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU computes it natively, and it needs no loss scaling"
-        if device.type == "cpu" and has_bf16_units():
-            return "fp32", "reproducible on any CPU; this one has bf16 units, try train.precision=bf16 for large models"
+        if device.type == "cpu":
+            return _cpu_precision(convolves)
         return "fp32", "this GPU has no native bf16" if cuda else f"the format {device.type} is sure to be fast in"
     if asked == "tf32" and not cuda:
         raise ConfigError(f"tf32 exists on NVIDIA GPUs only, the device is {device.type}", where="train.precision",
                           fix="train.precision=auto")  # fmt: skip
     return asked, "as configured"
+
+
+def _cpu_precision(convolves: bool) -> tuple[str, str]:
+    """By what the processor is, not by the clock, so that equal runs get equal bits; see benchmarks/layout.py."""
+    if not has_bf16_units():
+        return "fp32", "this CPU has no bf16 units"
+    if not convolves:
+        return "fp32", "without convolutions there is too little to gain by this CPU's bf16 units"
+    return "bf16", "this CPU has units for it, with which convolutions are faster; train.precision=fp32 does without"

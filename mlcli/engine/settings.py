@@ -234,9 +234,11 @@ class Train(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
-    """Number format of matrix products and convolutions; auto takes bf16 on a GPU that has it, otherwise fp32."""
+    """Number format of matrix products and convolutions; auto takes bf16 on a GPU that has it, and for convolutional
+    networks on a CPU that has it, otherwise fp32."""
     channels_last: bool | Literal["auto"] = "auto"
-    """Keep images as height x width x channels in memory; auto does so for convolutional networks on cuda."""
+    """Keep images as height x width x channels in memory; auto does so on cuda, and for convolutional networks on the
+    cpu."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the model with torch.compile: a minute more at the start, sometimes faster steps. auto does so on cuda
     where the rest of the training is long enough to win that back; `train` alone decides it, other commands do not."""
@@ -295,3 +297,8 @@ class TrainerSettings(Strict):
     """Length, batch size, device and precision of the training."""
     loader: Loader = Loader()
     """How samples are read and kept."""
+
+    @property
+    def convolves(self) -> bool:
+        """Whether most of the model's work are convolutions."""
+        return False

@@ -6,10 +6,12 @@ import signal
 import pytest
 import torch
 
+from mlcli.engine import runtime as module
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import Train
 from mlcli.engine.stop import StopRequest
 from mlcli.errors import ConfigError, ExitCode
+from mlcli.tasks.classification.config import Classification
 
 
 def test_auto_says_what_it_chose_and_why():
@@ -59,3 +61,32 @@ def test_a_second_signal_stops_at_once():
             os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+
+
+CONVOLUTIONS, NONE = {"convolves": True}, {"convolves": False}
+
+
+@pytest.mark.parametrize(
+    ("units", "model", "precision", "layout"),
+    [
+        (True, CONVOLUTIONS, "bf16", "channels_last"),
+        (False, CONVOLUTIONS, "fp32", "channels_last"),
+        (True, NONE, "fp32", "channels_first"),
+        (False, NONE, "fp32", "channels_first"),
+    ],
+)
+def test_what_is_fast_on_a_cpu_depends_on_its_units_and_on_the_model(monkeypatch, units, model, precision, layout):
+    monkeypatch.setattr(module, "has_bf16_units", lambda: units)
+    decided = decide_runtime(Train(device="cpu"), **model)
+    assert (decided.precision, decided.channels_last) == (precision, layout == "channels_last")
+    assert {what: value for what, value, _ in decided.choices}.items() >= {("precision", precision), ("layout", layout)}
+    asked = decide_runtime(Train(device="cpu", precision="fp32", channels_last=False), **model)
+    assert (asked.precision, asked.channels_last) == ("fp32", False)
+
+
+@pytest.mark.parametrize(("name", "convolves"), [("mlp", False), ("perceptron", False), ("vgg", True), ("cnn", True)])
+def test_which_models_convolve(name, convolves):
+    blocks = {"blocks": [{"name": "conv", "channels": 4}]} if name == "cnn" else {}
+    hidden = {"hidden": [4]} if name == "mlp" else {}
+    config = {"task": "classification", "data": {"name": "digits"}, "model": {"name": name, **blocks, **hidden}}
+    assert Classification.model_validate(config).convolves == convolves

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlcli.commands import train
+from mlcli.engine import runtime
 from mlcli.engine.checkpoint import load_checkpoint
 from mlcli.engine.run import RunFolder, list_runs
 from tests.reliability.soak import soaked
@@ -82,3 +83,14 @@ def test_the_number_of_threads_is_kept_and_another_one_is_pointed_out(interrupte
     train.run(None, ["train.epochs=3", "train.threads=2"], name=None, resume=str(interrupted.path), root=Path("runs"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert "threads was 1, is 2" in line
+
+
+def test_another_format_is_pointed_out(data, tmp_path, monkeypatch, capsys):
+    """`train.precision: auto` is another one on a processor without bf16 units."""
+    monkeypatch.setattr(runtime, "has_bf16_units", lambda: True)
+    train.run(data / "cnn.yaml", ["train.epochs=1"], name="run", resume=None, root=tmp_path)
+    (run,) = list_runs(tmp_path / "run")
+    monkeypatch.setattr(runtime, "has_bf16_units", lambda: False)
+    train.run(None, ["train.epochs=2"], name=None, resume=str(run.path), root=Path("runs"))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert "precision was bf16, is fp32" in line

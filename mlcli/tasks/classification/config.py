@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from mlcli.data.augmentations import Augmentation
 from mlcli.data.config import ClassificationData
 from mlcli.engine.settings import TrainerSettings
-from mlcli.models.config import FineTune, Model, TorchvisionModel
+from mlcli.models.config import FineTune, Linear, Mlp, Model, TorchvisionModel
 from mlcli.schema import Strict
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ class Classification(TrainerSettings):
         if mixes and self.loss.name == "hinge":
             raise ValueError(f"{mixes[0]} blends labels, which the hinge loss cannot express; use cross_entropy or bce")
         return self
+
+    @property
+    def convolves(self) -> bool:
+        return not isinstance(self.model, Linear | Mlp)
 
     def build(self) -> "ClassificationTask":
         from mlcli.tasks.classification.task import ClassificationTask

@@ -47,6 +47,10 @@ class Detection(TrainerSettings):
             raise ValueError(f"mask_rcnn learns from masks, which data '{self.data.name}' does not have; use coco")
         return self
 
+    @property
+    def convolves(self) -> bool:
+        return True
+
     def build(self) -> "DetectionTask":
         from mlcli.tasks.detection.task import DetectionTask
 
