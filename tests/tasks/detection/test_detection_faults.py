@@ -254,7 +254,7 @@ def test_json_that_cannot_be_read(tmp_path):
             config.model_copy(update={"on_invalid": "drop"}).build()
 
 
-@pytest.mark.parametrize("format", ["png", "jpg"])
+@pytest.mark.parametrize("format", ["png", "jpg", "gif", "webp", "bmp"])
 def test_cut_off_pictures_are_found_and_unusual_endings_are_not(tmp_path, format):
     names = sheets.draw(tmp_path, extension=format)
     (tmp_path / "b.csv").write_text(

@@ -53,19 +53,20 @@ def _header(path: str) -> tuple[tuple[int, int, int, int, int], str]:
         with opened(path) as image:
             upright, stored = upright_size(image), image.size
             orientation = image.getexif().get(0x0112, 1) if upright != stored else 1
-        if _looks_cut_off(path):
+        if _may_be_cut_off(path):
             read_image(path, 3)
     except DataError as error:
         return (0, 0, 0, 0, 1), error.what.removeprefix("cannot read image: ")
     return (*upright, *stored, orientation), ""
 
 
-def _looks_cut_off(path: str) -> bool:
-    """Whether the file does not end as its format ends; some good ones do not, so decoding has the last word."""
+def _may_be_cut_off(path: str) -> bool:
+    """Whether the file does not end as its format ends; some good ones do not, and other formats have no such end, so
+    decoding has the last word."""
     with open(path, "rb") as file:
         ending = _ENDINGS.get(file.read(2))
         if ending is None:
-            return False
+            return True
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - _TAIL))
         return ending not in file.read()
