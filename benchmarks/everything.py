@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlcli.engine.spinning import spin_briefly
+
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results of make bench -->", "<!-- end of results -->"
 HEAD = """# Results
@@ -53,10 +55,10 @@ SCRIPTS = (
     Script("startup"),
     Script("loader_in_ram"),
     Script("loader_folders", limit_s=400),
-    Script("trainer_overhead", ("--steps", "600", "--rounds", "5"), limit_s=400),
+    Script("trainer_overhead", ("--steps", "600", "--rounds", "4"), limit_s=400),
     Script("trainer_overhead", ("--model", "vgg", "--steps", "20", "--rounds", "3", "--only", "mlcli"), limit_s=300),
-    Script("tensorboard_cost", ("--seconds", "8", "--rounds", "3"), limit_s=400),
-    Script("layout", ("--rounds", "3", "--steps", "2"), limit_s=400),
+    Script("tensorboard_cost", ("--seconds", "6", "--rounds", "3"), limit_s=400),
+    Script("layout", ("--rounds", "3", "--steps", "1"), limit_s=400),
     Script("checkpoint"),
     Script("nms"),
     Script("detection_training", ("--rounds", "3", "--steps", "6"), limit_s=300),
@@ -121,6 +123,7 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, default=HERE / "results.md")
     arguments.add_argument("--page", type=Path, default=HERE.parent / "docs/performance.md")
     chosen = arguments.parse_args()
+    spin_briefly()  # as `mlcli` itself does; the scripts inherit it, and all they compare
     wanted = [script for script in SCRIPTS if not chosen.only or script.name in chosen.only]
     sections = sections_of(chosen.output.read_text()) if chosen.output.exists() else {}
     failed, all_began = [], time.monotonic()

@@ -1,5 +1,6 @@
 """What a command does not need is not imported, for nobody to wait: told by sys.modules in a process of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -76,3 +77,30 @@ def test_the_first_step_waits_for_nothing_it_does_not_need(optimizer, tmp_path):
     asked = ("torch", *BEFORE_FIRST_STEP)
     program = UNTIL_FIRST_STEP.format(asked=asked, report=REPORT, config=str(config), optimizer=optimizer)
     assert loaded(program, tmp_path) == ["torch"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["nothing", "spins", "policy"],
+)
+def test_openmp_is_told_before_torch_is_loaded(tmp_path, asked, spins):
+    """It looks at its variables once; a user's own stay."""
+    program = """
+import builtins, os, sys
+real = builtins.__import__
+def first_time(name, *rest):
+    if name == "torch":
+        print("loaded", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+        os._exit(0)
+    return real(name, *rest)
+builtins.__import__ = first_time
+sys.argv = ["mlcli", "train", "x.yaml"]
+from mlcli.cli import main
+main()
+"""
+    (tmp_path / "x.yaml").write_text("task: classification\ndata: {name: digits}\nmodel: {name: mlp}\n")
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path,
+                          env={**clean, **asked})  # fmt: skip
+    assert done.stdout == f"loaded {spins}\n", done.stderr
