@@ -101,7 +101,7 @@ def main() -> None:
             rows.append([name, *ratios(found)])
             print(" | ".join(rows[-1]), flush=True)
     print()
-    print(table(["images/s, batches of 32", "channels_first", *[label for label in forms][1:]], rows))
+    print(table(["images/s, batches of 32", "channels_first", *list(forms)[1:]], rows))
 
 
 def ratios(found: dict[str, list[float]]) -> list[str]:

@@ -87,14 +87,13 @@ def test_the_first_step_waits_for_nothing_it_does_not_need(optimizer, tmp_path):
 def test_openmp_is_told_before_torch_is_loaded(tmp_path, asked, spins):
     """It looks at its variables once; a user's own stay."""
     program = """
-import builtins, os, sys
-real = builtins.__import__
-def first_time(name, *rest):
-    if name == "torch":
-        print("loaded", os.environ.get("GOMP_SPINCOUNT"), flush=True)
-        os._exit(0)
-    return real(name, *rest)
-builtins.__import__ = first_time
+import os, sys
+class First:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("loaded", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, First())
 sys.argv = ["mlcli", "train", "x.yaml"]
 from mlcli.cli import main
 main()

@@ -235,7 +235,7 @@ def _seconds_left(step_s: float, task: Any, feed: Any, state: Any, settings: Any
 
 
 def _changed_environment(folder: "RunFolder", runtime: "Runtime") -> list[tuple[str, str]]:
-    """A line where a run goes on with other threads, versions or formats than before: bits are rounded otherwise then."""
+    """A line where a run goes on with other threads, versions or formats than before: the last bits differ then."""
     now = {**_versions(), **_arithmetic(runtime)}
     before = folder.environment_or_empty()
     changed = [f"{key} was {before[key]}, is {value}" for key, value in now.items() if before.get(key, value) != value]
