@@ -32,6 +32,7 @@ FORMS = {
     "bf16": {"precision": "bf16"},
     "channels_last, bf16": {"channels_last": "true", "precision": "bf16"},
     "compiled": {"compile": "true"},
+    "channels_last, bf16, compiled": {"channels_last": "true", "precision": "bf16", "compile": "true"},
 }
 PLAIN = {"channels_last": "false", "precision": "fp32", "compile": "false", "device": "cpu", "batch_size": "32"}
 SIZES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--compile", action="store_true", help="and torch.compile, which takes a minute a model")
+    parser.add_argument("--compile", action="store_true", help="and torch.compile, which takes half a minute a model")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(machine_line())
