@@ -2,8 +2,8 @@
 
 Measured by others, a compiled convolutional net takes 0.72 to 0.91 of the time on a GPU (airbench 1.24 times as fast,
 ResNet-152 1.38, pytorch#111180; ResNet-50 1.1 to 1.2), and a large one a minute and more to compile. On a CPU the
-shipped ones became 0.9 to 1.1 times as fast beside bf16, 1.0 to 1.2 times in fp32 (benchmarks/layout.py --compile), for
-20 s of compiling and with a C++ compiler at hand.
+shipped ones became 0.9 to 1.1 times as fast beside bf16, 1.0 to 1.2 times in fp32 (benchmarks/layout.py --compile), and
+it takes a C++ compiler.
 """
 
 import torch
@@ -22,8 +22,10 @@ def decide_compile(task: Task, runtime: Runtime, left_s: float) -> Choice:
 
     left_s: seconds that the training is expected to take as it is.
     """
+    if runtime.device.type == "cpu":
+        return Choice("compile", "no", "on a CPU it has saved too little to be waited for")
     if runtime.device.type != "cuda":
-        return Choice("compile", "no", f"on the {runtime.device.type} it has saved too little to be waited for")
+        return Choice("compile", "no", f"it is not known to pay on {runtime.device.type}")
     if not task.is_static:
         return Choice("compile", "no", "shapes inside this model depend on the data, so it would be compiled for ever")
     if torch.are_deterministic_algorithms_enabled():
