@@ -9,6 +9,7 @@ Ratios above 1 are faster than channels_first in fp32.
 import argparse
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +101,7 @@ def main() -> None:
             takes = {label: step_of(name, form, overrides, args.threads) for label, form in forms.items()}
             found = alternate({label: partial(take, args.steps) for label, take in takes.items()}, args.rounds)
             rows.append([name, *ratios(found)])
-            print(" | ".join(rows[-1]), flush=True)
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)  # the table comes once all are measured
     print()
     print(table(["images/s, batches of 32", "channels_first", *list(forms)[1:]], rows))
 
