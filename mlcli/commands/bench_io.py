@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mlcli.machine.findings import Findings
     from mlcli.machine.verdict import Verdict
 
-FULL_S, QUICK_S = 58.0, 5.5
+FULL_S, QUICK_S = 58.0, 5.0
 """Seconds from the start of the process to the end of measuring, without and with --quick; a picture follows."""
 MOST_START_S = 3.0  # that a process takes to get here; one that is older has done other things before
-LEAST_S = 4.0  # of measuring, however long the start took
+LEAST_S = 2.0  # of measuring, however long the start took
 
 
 def run(

@@ -2,7 +2,7 @@
 
 By GNU's default that is some milliseconds after every operation, on cores that processes reading data could use: with 2
 workers on 2 cores, 640x480 JPEGs came 1.3 times and 32x32 ones 1.5 times as fast with a thirtieth of it, and models
-trained no slower, whose operations follow each other within microseconds. A tenth of that again slowed small models down.
+trained no slower, whose operations follow each other within microseconds. A tenth of that again slowed small ones.
 """
 
 import os
