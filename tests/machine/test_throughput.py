@@ -5,16 +5,20 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from mlcli.data.augmentations import CutMix, HorizontalFlip, RandomCrop, RandomResizedCrop
+from mlcli.data.feed import BatchFeed
 from mlcli.data.source import Source
 from mlcli.engine.contract import Batch
 from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import ConfigError, DataError, ExitCode
+from mlcli.machine import throughput
+from mlcli.machine.disk import warm_up
 from mlcli.machine.learner import fitting_batch
 from mlcli.machine.throughput import Bench, worker_counts
 from mlcli.machine.verdict import judge
@@ -245,3 +249,28 @@ def test_an_image_of_another_size_is_named(tmp_path):
     Image.new("RGB", (5, 5)).save(task.source.splits["train"].path(0))
     with pytest.raises(DataError, match="image is 5x5 pixels"):
         measure(config, task)
+
+
+def test_the_loader_is_measured_with_files_that_were_not_read_a_moment_ago(images, monkeypatch):
+    """Each measurement goes on where the one before ended, so no file comes from the processor's caches."""
+    asked, train_batches = [], BatchFeed.train_batches
+
+    def noted(feed, start_step):
+        if feed._cache == "none" and feed._workers[0] == 0:
+            asked.append(start_step)
+        return train_batches(feed, start_step)
+
+    monkeypatch.setattr(BatchFeed, "train_batches", noted)
+    monkeypatch.setattr(throughput, "worker_counts", lambda *_: [0])
+    measure(config_of(images, workers=0))
+    alone, together = asked
+    assert alone == 0
+    assert together > 0
+
+
+def test_warming_up_tells_how_far_it_came(tmp_path):
+    paths = [str(tmp_path / f"{number}.bin") for number in range(5)]
+    for path in paths:
+        Path(path).write_bytes(b"x")
+    assert warm_up(paths, budget_s=60) == 5
+    assert warm_up(paths, budget_s=0) == 1
