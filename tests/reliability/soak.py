@@ -8,6 +8,6 @@ LONG = SOAK > 1
 """Whether to go through everything where CI takes a covering selection."""
 
 
-def soaked(count: int) -> int:
-    """How many trials to make where CI makes `count`."""
-    return count * SOAK
+def soaked(count: int, more: float = 1.0) -> int:
+    """How many trials to make where CI makes `count`; in the long run `more` times as many as of the others."""
+    return round(count * SOAK * more) if LONG else count

@@ -22,7 +22,7 @@ from tests.reliability.child import type_here
 from tests.reliability.soak import soaked
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-CASES = range(soaked(2_000)) if "MLCLI_CASE" not in os.environ else [int(os.environ["MLCLI_CASE"])]
+CASES = range(soaked(2_000, more=2.5)) if "MLCLI_CASE" not in os.environ else [int(os.environ["MLCLI_CASE"])]
 TYPED_EVERY = 25
 """One case out of so many is typed as a command as well, which takes longer than reading it."""
 PLACE = re.compile(r"x\.yaml:(\d+):(\d+): ")
