@@ -10,12 +10,16 @@ import argparse
 import itertools
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from machine_line import machine_line
+from PIL import Image
 from rounds import alternate, table
 
 from mlcli.engine.contract import Batch
@@ -36,16 +40,12 @@ FORMS = {
     "channels_last, bf16, compiled": {"channels_last": "true", "precision": "bf16", "compile": "true"},
 }
 PLAIN = {"channels_last": "false", "precision": "fp32", "compile": "false", "device": "cpu", "batch_size": "32"}
-SIZES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
 
 
 def pixels_of(name: str, folder: Path) -> list[str]:
     """Overrides with which data that would have to be downloaded are random pixels of the same size."""
     if not name.endswith("cifar10"):
         return []
-    import numpy as np
-    from PIL import Image
-
     if not folder.exists():
         random = np.random.default_rng(0)
         for number in range(320):
@@ -81,9 +81,6 @@ def step_of(name: str, form: dict[str, str], overrides: list[str], threads: int)
 
 
 def main() -> None:
-    import tempfile
-    from functools import partial
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)

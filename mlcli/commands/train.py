@@ -75,7 +75,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         if settings.train.compile == "auto":
             compiles = decide_compile(task, runtime, left_s)
             _say([(compiles.what, f"{compiles.value}: {compiles.why}")])
-            runtime = replace(runtime, compile=compiles.value == "yes")
+            runtime = replace(runtime, compile=compiles.value == "yes", choices=(*runtime.choices, compiles))
             state.net = runtime.callable_form(state.model)
         stop.listen()  # from here on there is something to be resumed
         folder = folder or create_run(root, name or experiment.name)

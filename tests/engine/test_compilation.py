@@ -1,5 +1,7 @@
 """When `train.compile: auto` compiles, and that the command then trains what was compiled."""
 
+import json
+
 import pytest
 import torch
 
@@ -60,3 +62,6 @@ def test_the_command_trains_what_was_decided(tmp_path, monkeypatch, capsys, aske
     train.run(config, overrides, name="x", resume=None, root=tmp_path / "runs")
     assert len(models) == compiled
     assert (f"compile    {decided}: said so" in capsys.readouterr().out) == (asked == "auto")
+    (run,) = (tmp_path / "runs" / "x").iterdir()
+    kept = json.loads((run / "environment.json").read_text())["choices"]
+    assert kept.get("compile") == (f"{decided}: said so" if asked == "auto" else None)

@@ -256,7 +256,7 @@ def test_the_loader_is_measured_with_files_that_were_not_read_a_moment_ago(image
     asked, train_batches = [], BatchFeed.train_batches
 
     def noted(feed, start_step):
-        if feed._cache == "none" and feed._workers[0] == 0:
+        if {what: value for what, value, _ in feed.choices} == {"cache": "none", "workers": "0"}:
             asked.append(start_step)
         return train_batches(feed, start_step)
 

@@ -14,7 +14,10 @@ from mlcli.data.inspection import CHUNK, MAX_THREADS, THREADS_PAY_S
 from mlcli.errors import DataError
 
 _TAIL = 64  # bytes at a file's end in which it says that it ends; JPEGs may have some padding behind
-_ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # of JPEG (ITU-T T.81, B.1.1.3) and PNG, by how they begin
+_ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND", b"GI": b"\0;"}
+"""Of JPEG (ITU-T T.81, B.1.1.3), PNG and GIF, by how they begin."""
+_LENGTHS = {b"RI": (slice(4, 8), 8), b"BM": (slice(2, 6), 0)}
+"""Of WebP and BMP: where their header says how many bytes follow what is counted here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +64,17 @@ def _header(path: str) -> tuple[tuple[int, int, int, int, int], str]:
 
 
 def _may_be_cut_off(path: str) -> bool:
-    """Whether the file does not end as its format ends; some good ones do not, and other formats have no such end, so
-    decoding has the last word."""
+    """Whether the file does not end as its format ends, or its format does not say; some good ones do not, so decoding
+    has the last word."""
     with open(path, "rb") as file:
-        ending = _ENDINGS.get(file.read(2))
-        if ending is None:
+        head, length = file.read(8), file.seek(0, os.SEEK_END)
+        if head[:2] in _LENGTHS:
+            where, before = _LENGTHS[head[:2]]
+            return not 0 < int.from_bytes(head[where], "little") <= length - before
+        if head[:2] not in _ENDINGS:
             return True
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - _TAIL))
-        return ending not in file.read()
+        file.seek(max(0, length - _TAIL))
+        return _ENDINGS[head[:2]] not in file.read()
 
 
 def _contents(files: Sequence[str]) -> np.ndarray:
