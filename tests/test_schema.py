@@ -193,6 +193,7 @@ MESSAGES = {
     "unknown user": ("model: {name: mlp}\nfinetune: {weights: ~nobody_here/x}", "x.yaml:4:12: finetune.weights: there is no home directory for ~nobody_here"),
     "endless key": (MODEL + "k" * 200 + ": 3", "x.yaml:4:1: a key of more than 100 characters"),
     "key set twice": (MODEL + "train: {seed: 1}\ntrain: {seed: 2}", "x.yaml:5:1: key 'train' is set twice (first on line 4)"),
+    "values of keys set twice": (MODEL + "train: {seed: 1}\n" * 3_000, "x.yaml:2501:8: more than 5,000 values; this is not a configuration"),
     "merge key": (MODEL + "train: {<<: {seed: 1}}", "x.yaml:4:9: merge keys (<<) are not allowed; write the keys out"),
     "anchor": (MODEL + "train: &a {seed: 1}", "x.yaml:4:8: anchors (&a) are not allowed; write the value out where it is needed"),
     "alias": (MODEL + "train: *a", "x.yaml:4:8: aliases (*a) are not allowed; write the value out"),

@@ -5,7 +5,7 @@ The words stand in error messages ("must be a whole number above 0") and in the 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -40,7 +40,7 @@ class Slot:
                 limits |= {name: limit for name in LIMITS if (limit := getattr(part, name, None)) is not None}
         return cls(annotation, limits, discriminator)
 
-    @property
+    @cached_property
     def members(self) -> tuple["Slot", ...]:
         """The alternatives of a union, itself where there are none; a union of sections counts as one alternative."""
         if self.discriminator or get_origin(self.type) not in (Union, UnionType):
@@ -51,12 +51,12 @@ class Slot:
     def nullable(self) -> bool:
         return any(member.type is NoneType for member in self.members)
 
-    @property
+    @cached_property
     def values(self) -> tuple["Slot", ...]:
         """The alternatives besides null."""
         return tuple(member for member in self.members if member.type is not NoneType)
 
-    @property
+    @cached_property
     def sections(self) -> dict[str, type[BaseModel]]:
         """The sections that may stand here by the name that chooses each, or {"": section} for a single one."""
         if self.discriminator:
@@ -77,7 +77,7 @@ class Slot:
     def is_mapping(self) -> bool:
         return get_origin(self.type) is dict
 
-    @property
+    @cached_property
     def element(self) -> "Slot":
         """What each item of a list, or each value of a mapping, may be."""
         return Slot.of(get_args(self.type)[1 if self.is_mapping else 0])

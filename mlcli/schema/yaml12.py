@@ -122,7 +122,8 @@ def _node(events: "_Events", event: Any, path: KeyPath, tree: Tree) -> Any:
         events.refuse(event, f"tags ({event.tag}) are not allowed; write the plain value")
     if len(path) > MAX_DEPTH:
         events.refuse(event, f"nested more than {MAX_DEPTH} deep")
-    if len(tree.values) >= MAX_VALUES:
+    events.values += 1  # not the tree's: what stands under a key set twice is in no tree
+    if events.values > MAX_VALUES:
         events.refuse(event, f"more than {MAX_VALUES:,} values; this is not a configuration")
     tree.values[path] = events.place(event)
     if isinstance(event, yaml.MappingStartEvent):
@@ -161,6 +162,8 @@ class _Events:
 
     def __init__(self, text: str, origin: Origin) -> None:
         self.origin = origin
+        self.values = 0
+        """How many of them were seen."""
         self._stream = self._events(text)
         self.take()  # the stream's start
 

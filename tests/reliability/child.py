@@ -18,13 +18,18 @@ import torch
 from mlcli import cli
 from tests.conftest import Typed
 
+YARDSTICK_S = 0.02
 LIMIT_S = 120
 """Of real time, for a case that hangs; hundreds of times what one takes."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a case returned, and what it took: seconds of CPU, and by how many MB the process grew at most."""
+    """What a case returned, and what it took: seconds of CPU, and by how many MB the process grew at most.
+
+    A busy or old machine takes several times as long for anything; `cpu_s` is what a core would have taken that counts
+    to a million in YARDSTICK_S.
+    """
 
     value: Any
     cpu_s: float
@@ -68,12 +73,21 @@ def in_child(work: Callable[[], Any], *, limit_s: int = LIMIT_S) -> Spent:
 
 
 def _measured(work: Callable[[], Any]) -> Spent:
+    slowness = _yardstick_s() / YARDSTICK_S
     before, began = _resident_mb(), _cpu_s()
     value = work()
+    took = (_cpu_s() - began) / slowness
     peak = (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     )  # a fork's starts at what it has, not at its parent's
-    return Spent(value, _cpu_s() - began, peak - before)
+    return Spent(value, took, peak - before)
+
+
+def _yardstick_s() -> float:
+    began = _cpu_s()
+    for _ in range(1_000_000):
+        pass
+    return _cpu_s() - began
 
 
 def _resident_mb() -> float:
