@@ -23,10 +23,17 @@ RENAMED = {(10, 1): (11, 0)}
 class Architecture:
     name: str
     capabilities: tuple[CudaVersion, ...]
+    first_toolkit: CudaVersion
     last_toolkit: int | None
     """CUDA major version after which toolkits no longer know it; None while they do."""
     last_driver: str
     """Last driver branch that knows it; empty while drivers do."""
+
+    @property
+    def toolkits(self) -> str:
+        """ "CUDA 8.0 to 12", "CUDA 12.8 or newer" """
+        oldest = ".".join(map(str, self.first_toolkit))
+        return f"CUDA {oldest} " + (f"to {self.last_toolkit}" if self.last_toolkit else "or newer")
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def load_table(path: Path = TABLE) -> Table:
             Architecture(
                 name,
                 tuple(pair(capability) for capability in known["capabilities"]),
+                pair(known["first_toolkit"]),
                 int(known["last_toolkit"]) if "last_toolkit" in known else None,
                 known.get("last_driver", ""),
             )

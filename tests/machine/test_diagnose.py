@@ -127,14 +127,15 @@ DIAGNOSES = {
         2,
         f'{REINSTALL} "torch==2.14.*" torchvision --index-url {WHEELS}/cu126',
         "The GPU cannot be used: this PyTorch is built for CUDA 13.2, driver 550.144.03 runs CUDA up to 12.4, and no "
-        "driver update helps, because builds for CUDA 13 left Pascal out. The last build for this GPU is PyTorch 2.14 "
-        "for CUDA 12.6.",
+        "driver update helps, because CUDA 13 no longer makes code for Pascal. The last build for this GPU is "
+        "PyTorch 2.14 for CUDA 12.6.",
     ),
     "GTX 1080 Ti with driver 580": (
         2,
         f'{REINSTALL} "torch==2.14.*" torchvision --index-url {WHEELS}/cu126',
-        "The GPU cannot be used: this PyTorch has no kernels for compute capability 6.1 (Pascal), it has 7.5 … 12.0. "
-        "The last build for this GPU is PyTorch 2.14 for CUDA 12.6 (keep driver R580, the last for Pascal).",
+        "The GPU cannot be used: this PyTorch has no kernels for compute capability 6.1 (Pascal), for which it takes "
+        "CUDA 8.0 to 12; it has 7.5 … 12.0. The last build for this GPU is PyTorch 2.14 for CUDA 12.6 (keep "
+        "driver R580, the last for Pascal).",
     ),
     "GTX 1080 Ti with its own build": (0, "nothing to do", "The GPU can be used: NVIDIA GeForce GTX 1080 Ti."),
     "RTX 5090 with driver 570": (
@@ -159,8 +160,8 @@ DIAGNOSES = {
         2,
         f"{REINSTALL} torch torchvision --index-url {WHEELS}/cpu",
         "The GPU cannot be used: this PyTorch is built for CUDA 13.2, driver 470.256.02 runs CUDA up to 11.4, and no "
-        "driver update helps, because builds for CUDA 13 left Kepler out. No PyTorch that mlcli runs with (2.11 or "
-        "newer) has kernels for 3.7 (Kepler), so train on the CPU.",
+        "driver update helps, because CUDA 13 no longer makes code for Kepler. No PyTorch that mlcli runs with "
+        "(2.11 or newer) has kernels for 3.7 (Kepler), so train on the CPU.",
     ),
     "CPU-only wheel": (
         2,

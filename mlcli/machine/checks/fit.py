@@ -42,7 +42,10 @@ def driver_too_old(facts: Facts, table: Table) -> list[Finding]:
     gpus, advice = links.visible_gpus(facts) or facts.gpu.gpus, advise(facts, table)
     if gpus and not newer_driver_helps(facts, table, gpus[0]):
         known = table.architecture(gpus[0].capability) if gpus[0].capability else None
-        reason = f"builds for CUDA {needs[0]} left {known.name if known else 'this GPU'} out"
+        if known and known.last_toolkit and needs[0] > known.last_toolkit:
+            reason = f"CUDA {needs[0]} no longer makes code for {known.name}"
+        else:
+            reason = f"builds for CUDA {needs[0]} left {known.name if known else 'this GPU'} out"
         text = f"this PyTorch is built for CUDA {dotted(needs)}, driver {found}"
         text = f"{text}, and no driver update helps, because {reason}. {_last(advice)}"
         return [Finding("error", "CUDA", text, advice.command)]
@@ -78,9 +81,10 @@ def no_kernels(facts: Facts, table: Table) -> list[Finding]:
     without = [gpu for gpu in visible if links.has_kernels(gpu, facts, table) is False]
     advice, findings = advise(facts, table), []
     for gpu in without:
-        kept = keep_driver(gpu, table)
+        kept, known = keep_driver(gpu, table), table.architecture(gpu.capability) if gpu.capability else None
         text = (
-            f"this PyTorch has no kernels for compute capability {links.gpu_text(gpu, table)}, it has "
+            f"this PyTorch has no kernels for compute capability {links.gpu_text(gpu, table)}, "
+            f"{f'for which it takes {known.toolkits}; ' if known else ''}it has "
             f"{capability_range(links.codes(facts, table))}"
         )
         if len(without) < len(visible):
