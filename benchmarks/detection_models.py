@@ -30,7 +30,7 @@ class Measured:
 
     def __init__(self, path: Path, threads: int) -> None:
         experiment = Experiment.load(path, [f"train.threads={threads}", "train.device=cpu"])
-        self.runtime = decide_runtime(experiment.config.train)
+        self.runtime = decide_runtime(experiment.config)
         self.task = experiment.config.build()
         self.feed = self.task.feed(self.runtime)
         self.learner = Learner(self.task, experiment.config, self.runtime, self.feed)

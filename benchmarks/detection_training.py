@@ -3,9 +3,11 @@
 The reference loop is that of torchvision's references/detection (engine.py and train.py of release 0.29): one dataset
 item decoded, flipped and converted at a time, a DataLoader with two workers, lists of tensors, the sum of the losses
 read back each step. Both train the same network from torchvision (compact backbone) on the same JPEG files with flips,
-SGD with momentum, the same batch size; mlcli by its own step and feed. Alternating order, medians of the rounds.
+SGD with momentum, the same batch size; mlcli by its own step and feed, in the precision and layout that it chooses, or
+in the one given. The reference loop computes in fp32, as it does by itself. Alternating order, medians of the rounds.
 
     python benchmarks/detection_training.py [--size 128] [--batch 8] [--steps 20] [--rounds 5] [--threads 2]
+        [--precision auto | fp32]
 """
 
 import argparse
@@ -48,16 +50,24 @@ data: {{name: coco, root: {folder}/images, train_file: {folder}/train.json, imag
 augment: [{{name: horizontal_flip}}]
 model: {{name: {model}}}
 optimizer: {{name: sgd, lr: 1e-3, momentum: 0.9}}
-train: {{epochs: 1, batch_size: {chosen.batch}, threads: {chosen.threads}, device: cpu}}
+train: {{epochs: 1, batch_size: {chosen.batch}, threads: {chosen.threads}, device: cpu, precision: {chosen.precision}}}
 """
     path = folder / f"{model}.yaml"
     path.write_text(text)
     return Experiment.load(path)
 
 
-def by_mlcli(task: DetectionTask, experiment: Experiment, steps: int) -> float:
+def built(experiment: Experiment) -> DetectionTask:
+    """With a network of its own: the next to be measured shall not find it in another memory format."""
+    task = experiment.config.build()
+    assert isinstance(task, DetectionTask)
+    return task
+
+
+def by_mlcli(experiment: Experiment, steps: int) -> float:
     """Images per second of mlcli's own steps: feed, losses, backward, optimizer, the loss kept on the device."""
-    runtime = decide_runtime(experiment.config.train)
+    task = built(experiment)
+    runtime = decide_runtime(experiment.config)
     feed = task.feed(runtime)
     learner = Learner(task, experiment.config, runtime, feed)
     batches, meter = feed.train_batches(0), Meter()
@@ -99,8 +109,9 @@ class JpegBoxes(Dataset):
         return self.change(pixels, {"boxes": boxes, "labels": labels})
 
 
-def by_reference(task: DetectionTask, folder: Path, chosen: argparse.Namespace) -> float:
+def by_reference(experiment: Experiment, folder: Path, chosen: argparse.Namespace) -> float:
     """Images per second of `train_one_epoch` of torchvision's references, on the same network."""
+    task = built(experiment)
     assert isinstance(task.model, TorchvisionBase)
     model = task.model.net
     model.train()
@@ -146,13 +157,23 @@ def write_pictures(folder: Path, size: int) -> None:
     (folder / "train.json").write_text(json.dumps(content))
 
 
+def _arithmetic(chosen: argparse.Namespace) -> str:
+    """ "mlcli: precision bf16, layout channels_last; torchvision's loop: fp32, channels_first" """
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = decide_runtime(experiment(PEERS[0], Path(folder), chosen).config)
+    made = ", ".join(f"{what} {value}" for what, value, _ in runtime.choices if what != "device")
+    return f"mlcli: {made}; torchvision's loop: fp32, channels_first"
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("size", 128), ("batch", 8), ("steps", 20), ("rounds", 5), ("threads", 2)):
         arguments.add_argument(f"--{name}", type=int, default=default)
+    arguments.add_argument("--precision", choices=("auto", "fp32"), default="auto")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
     print(machine_line())
+    print(_arithmetic(chosen))
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -160,13 +181,11 @@ def main() -> None:
         for turn in range(chosen.rounds):
             for model in (*PEERS, *OWN):
                 one = experiment(model, folder, chosen)
-                task = one.config.build()
-                assert isinstance(task, DetectionTask)
                 measures: list[tuple[str, Callable[[], float]]] = [
-                    (f"{model}, mlcli", partial(by_mlcli, task, one, chosen.steps))
+                    (f"{model}, mlcli", partial(by_mlcli, one, chosen.steps))
                 ]
                 if model in PEERS:
-                    measures.append((f"{model}, torchvision's loop", partial(by_reference, task, folder, chosen)))
+                    measures.append((f"{model}, torchvision's loop", partial(by_reference, one, folder, chosen)))
                 for title, measure in measures if turn % 2 else reversed(measures):
                     figures.setdefault(title, []).append(measure())
     middle = {title: statistics.median(values) for title, values in figures.items()}

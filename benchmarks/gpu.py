@@ -219,7 +219,7 @@ def detectors(b: Bench) -> str:
                  "augment": [{"name": "horizontal_flip"}], "model": {"name": model},
                  "train": {"batch_size": batch, "device": b.device.type, "threads": b.threads}}  # fmt: skip
         config: Any = config_type("detection").model_validate(plain)
-        task, runtime = config.build(), decide_runtime(config.train)
+        task, runtime = config.build(), decide_runtime(config)
         feed, meter = task.feed(runtime), Meter()
         learner, batches = Learner(task, config, runtime, feed), feed.train_batches(0)
         found, peak = peak_mb(b.device, partial(_rates, b, partial(learner.step, batches, meter)))

@@ -39,7 +39,7 @@ class Setup:
         plain = {"task": "classification", "data": data, "model": model, "loader": more.get("loader", {})}
         plain |= {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}, "augment": more.get("augment", [])}
         config = Classification.model_validate(plain | {"train": {"batch_size": batch, **more.get("train", {})}})
-        runtime, task = decide_runtime(config.train), ClassificationTask(config)
+        runtime, task = decide_runtime(config), ClassificationTask(config)
         return cls(task, config, runtime, repeated(task, samples), batch)
 
     def by_mlcli(self) -> tuple[Callable[[], int], Callable[[], float], Callable[[], None]]:

@@ -60,7 +60,7 @@ def step_of(name: str, form: dict[str, str], overrides: list[str], threads: int)
     path = next(CONFIGS.glob(f"*/{name}.yaml"))
     train = [f"train.{key}={value}" for key, value in {**PLAIN, **form, "threads": threads}.items()]
     experiment = Experiment.load(path, [*overrides, *train])
-    runtime = decide_runtime(experiment.config.train)
+    runtime = decide_runtime(experiment.config)
     task = experiment.config.build()
     feed = task.feed(runtime)
     learner = Learner(task, experiment.config, runtime, feed)

@@ -90,7 +90,7 @@ def _prepared(root: str, batch: int, cache: str, threads: int) -> tuple[Callable
         "loader": {"cache": cache, "workers": 0},
     }
     config = Classification.model_validate(plain)
-    runtime, before = decide_runtime(config.train), psutil.Process().memory_info().rss
+    runtime, before = decide_runtime(config), psutil.Process().memory_info().rss
     return config.build, runtime, lambda: (psutil.Process().memory_info().rss - before) / 1e6
 
 

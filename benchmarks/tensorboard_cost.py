@@ -65,7 +65,7 @@ def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> 
     settings = {"epochs": epochs, "threads": threads, "device": "cpu", **({} if watched else UNWATCHED)}
     plain = {"task": "classification", "data": data, "model": MODELS[model], "train": settings}
     config = Classification.model_validate(plain | {"optimizer": {"name": "sgd", "lr": 0.01}})
-    task, runtime = ClassificationTask(config), decide_runtime(config.train)
+    task, runtime = ClassificationTask(config), decide_runtime(config)
     feed = task.feed(runtime)
     watch = choose_watch(None, task.primary, task.metrics().directions, has_val=True)
     state = TrainingState.start(task, feed, config, runtime, watch)

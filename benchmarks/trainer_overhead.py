@@ -88,6 +88,7 @@ class Terminal(io.TextIOWrapper):
 
 def experiment(model: str, kind: str, threads: int, noise: str) -> Classification:
     settings = {"epochs": 1, "batch_size": MODELS[model][1], "threads": threads, "device": "cpu"}
+    settings |= {"precision": "fp32", "channels_last": False}  # the arithmetic of the loop by hand and of the others
     settings |= {"log_every": NEVER if kind == "bare" else LOG_EVERY}
     settings |= {"tensorboard": UNSEEN} if kind != "defaults" else {}
     data = {"name": "digits"} if model == "mlp" else {"name": "folder", "root": noise}
@@ -106,7 +107,7 @@ def repeated(task: ClassificationTask, count: int) -> Source:
 
 
 def with_mlcli(task: ClassificationTask, config: Classification, source: Source, clock: Clock, folder: str) -> None:
-    runtime = decide_runtime(config.train)
+    runtime = decide_runtime(config)
     feed = task.feed(runtime, source=source)
     watch = choose_watch(None, task.primary, task.metrics().directions, has_val=True)
     state = TrainingState.start(task, feed, config, runtime, watch)

@@ -66,7 +66,7 @@ def run(
         refuse_to_apply(config)
         _refuse_overrides(overrides)
     check_writable(root)
-    runtime = decide_runtime(experiment.config.train, convolves=experiment.config.convolves)
+    runtime = decide_runtime(experiment.config)
     task = experiment.config.build()
     model = dict(task.describe())["model"]
     left_s = time_left(budget_s, time.perf_counter() - began)

@@ -51,7 +51,7 @@ def run(
         experiment = Experiment.of_run(folder.path, overrides)
     config = experiment.config.from_scratch()
     refuse_other_task(saved, config.task)
-    runtime = decide_runtime(config.train, convolves=config.convolves)
+    runtime = decide_runtime(config)
     task = config.build()
     refuse_other_data(saved["facts"]["data"], task.facts["data"])
     task.adopt(saved["facts"])

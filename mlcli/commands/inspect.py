@@ -56,7 +56,7 @@ def run(
 
     check_writable(root)
     settings = experiment.config
-    runtime = decide_runtime(settings.train, convolves=settings.convolves)
+    runtime = decide_runtime(settings)
     task = settings.build()
     feed = task.feed(runtime)
     try:

@@ -45,7 +45,7 @@ def run(
         _refuse_overrides(overrides)
     check_writable(root)
     settings = experiment.config
-    runtime = decide_runtime(settings.train, convolves=settings.convolves)
+    runtime = decide_runtime(settings)
     task = settings.build()
     model = dict(task.describe())["model"]
     feed = task.feed(runtime)

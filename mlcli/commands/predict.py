@@ -101,7 +101,7 @@ def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Any, "Runtime
         predictor.adopt(saved["facts"])
         load_saved(predictor.model, model_weights(saved), path)
     anywhere = {"device": "auto", "precision": "fp32", "threads": None, "deterministic": False}
-    runtime = decide_runtime(config.train.model_copy(update=anywhere), convolves=config.convolves)
+    runtime = decide_runtime(config.model_copy(update={"train": config.train.model_copy(update=anywhere)}))
     runtime.place(predictor.model).eval()
     return predictor, runtime
 

@@ -51,7 +51,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         folder.lock()
     try:
         settings = experiment.config
-        runtime = decide_runtime(settings.train, convolves=settings.convolves)
+        runtime = decide_runtime(settings)
         task = settings.build()
         _say(task.describe())
         if settings.train.batch_size == "auto":

@@ -12,7 +12,7 @@ from torch import nn
 
 from mlcli.engine.contract import Choice
 from mlcli.engine.limits import has_bf16_units, usable_cpus
-from mlcli.engine.settings import Train
+from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import ConfigError
 
 
@@ -82,13 +82,12 @@ class Runtime:
             torch.mps.synchronize()
 
 
-def decide_runtime(train: Train, *, convolves: bool = False) -> Runtime:
+def decide_runtime(settings: TrainerSettings) -> Runtime:
     """Turn the `auto` values of the train section into decisions, and apply the process-wide ones (threads, tf32).
-
-    convolves: whether most of the model's work are convolutions, which decides what is fast on a CPU.
 
     Raises ConfigError where the machine lacks what was asked for by name.
     """
+    train, convolves = settings.train, settings.convolves
     device, device_why = _decide_device(train.device)
     precision, precision_why = _decide_precision(train.precision, device, convolves)
     channels_last, channels_why = train.channels_last, "as configured"

@@ -39,7 +39,7 @@ def training(
     root: Path, task: ToyTask, settings: TrainerSettings, *, run: RunFolder | None = None, stop=None
 ) -> Training:
     """A fresh training below `root`, or one that goes on with `run`."""
-    runtime = decide_runtime(settings.train)
+    runtime = decide_runtime(settings)
     feed = task.feed(runtime)
     watch = choose_watch(settings.train.watch, task.primary, task.metrics().directions, "val" in task.splits)
     state, offset = TrainingState.start(task, feed, settings, runtime, watch), 0

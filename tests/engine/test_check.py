@@ -7,11 +7,11 @@ from torch import nn
 from mlcli.engine.check import check_batches
 from mlcli.engine.contract import Batch
 from mlcli.engine.runtime import decide_runtime
-from mlcli.engine.settings import Train
+from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError
 from tests.engine.toy import ToyFeed, ToyTask
 
-RUNTIME = decide_runtime(Train(device="cpu", threads=1))
+RUNTIME = decide_runtime(TrainerSettings(train=Train(device="cpu", threads=1)))
 
 
 def first_batches(task: ToyTask) -> list[Batch]:

@@ -246,7 +246,7 @@ def test_fp16_with_no_scale_left_to_lower_ends(tmp_path):
 
 def test_examining_leaves_no_hooks_and_no_gradients():
     task = layer_adds(NAN)
-    runtime = decide_runtime(settings_of().train)
+    runtime = decide_runtime(settings_of())
     batches = task.feed(runtime).train_batches(0)
     guilty = next(step for step in range(4) if MARKED in next(batches).indices.tolist())
     finding = examine(task, task.feed(runtime), runtime, guilty, 1)

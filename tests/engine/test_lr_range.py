@@ -35,7 +35,7 @@ class QuadraticTask(ToyTask):
 
 def measured(task: ToyTask, settings=None, **more) -> Sweep:
     settings = settings or settings_of(optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0})
-    runtime = decide_runtime(settings.train)
+    runtime = decide_runtime(settings)
     return sweep(task, task.feed(runtime), settings, runtime, **more)
 
 

@@ -92,7 +92,7 @@ def test_a_resumed_run_keeps_its_cut(tmp_path):
 
 def test_the_check_before_training_finds_the_size_that_fits():
     settings = settings_of(train={"auto_microbatch": True})
-    task, runtime, progress = Cramped(2), decide_runtime(settings.train), Progress()
+    task, runtime, progress = Cramped(2), decide_runtime(settings), Progress()
     feed = task.feed(runtime)
     micro_batches = MicroBatches(settings.train, progress, feed)
     batches, _ = rehearse(task, feed, runtime, 0, micro_batches.halve)
@@ -102,7 +102,7 @@ def test_the_check_before_training_finds_the_size_that_fits():
 
 def test_the_check_before_training_names_the_lever():
     settings = settings_of()
-    task, runtime = Cramped(2), decide_runtime(settings.train)
+    task, runtime = Cramped(2), decide_runtime(settings)
     with pytest.raises(OutOfMemoryError, match="a micro-batch of 6 samples does not fit") as caught:
         rehearse(task, task.feed(runtime), runtime, 0)
     assert caught.value.fix.startswith("train.auto_microbatch=true")

@@ -2,20 +2,33 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
 import torch
 
 from mlcli.engine import runtime as module
 from mlcli.engine.runtime import decide_runtime
-from mlcli.engine.settings import Train
+from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.engine.stop import StopRequest
 from mlcli.errors import ConfigError, ExitCode
 from mlcli.tasks.classification.config import Classification
 
 
+class Convolving(TrainerSettings):
+    """Of a task most of whose work are convolutions."""
+
+    @property
+    def convolves(self) -> bool:
+        return True
+
+
+def settings_of(kind: type[TrainerSettings] = TrainerSettings, **train: Any) -> TrainerSettings:
+    return kind(train=Train(**train))
+
+
 def test_auto_says_what_it_chose_and_why():
-    runtime = decide_runtime(Train())
+    runtime = decide_runtime(TrainerSettings())
     assert {choice.what for choice in runtime.choices} >= {"device", "precision"}
     assert all(choice.why for choice in runtime.choices)
 
@@ -24,12 +37,12 @@ def test_auto_says_what_it_chose_and_why():
 @pytest.mark.parametrize("wish", [{"device": "cuda"}, {"precision": "tf32", "device": "cpu"}], ids=str)
 def test_what_is_absent_is_refused(wish):
     with pytest.raises(ConfigError) as caught:
-        decide_runtime(Train(**wish))
+        decide_runtime(settings_of(**wish))
     assert "auto" in caught.value.fix
 
 
 def test_random_numbers_are_a_function_of_seed_and_step():
-    runtime = decide_runtime(Train(device="cpu"))
+    runtime = decide_runtime(settings_of(device="cpu"))
     runtime.seed_step(5)
     first = torch.rand(3)
     runtime.seed_step(6)
@@ -37,7 +50,7 @@ def test_random_numbers_are_a_function_of_seed_and_step():
     torch.rand(100)
     runtime.seed_step(5)
     assert torch.equal(first, torch.rand(3))
-    other = decide_runtime(Train(device="cpu", seed=1))
+    other = decide_runtime(settings_of(device="cpu", seed=1))
     other.seed_step(5)
     assert not torch.equal(first, torch.rand(3))
 
@@ -63,24 +76,21 @@ def test_a_second_signal_stops_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
 
 
-CONVOLUTIONS, NONE = {"convolves": True}, {"convolves": False}
-
-
 @pytest.mark.parametrize(
-    ("units", "model", "precision", "layout"),
+    ("units", "kind", "precision", "layout"),
     [
-        (True, CONVOLUTIONS, "bf16", "channels_last"),
-        (False, CONVOLUTIONS, "fp32", "channels_last"),
-        (True, NONE, "fp32", "channels_first"),
-        (False, NONE, "fp32", "channels_first"),
+        (True, Convolving, "bf16", "channels_last"),
+        (False, Convolving, "fp32", "channels_last"),
+        (True, TrainerSettings, "fp32", "channels_first"),
+        (False, TrainerSettings, "fp32", "channels_first"),
     ],
 )
-def test_what_is_fast_on_a_cpu_depends_on_its_units_and_on_the_model(monkeypatch, units, model, precision, layout):
+def test_what_is_fast_on_a_cpu_depends_on_its_units_and_on_the_model(monkeypatch, units, kind, precision, layout):
     monkeypatch.setattr(module, "has_bf16_units", lambda: units)
-    decided = decide_runtime(Train(device="cpu"), **model)
+    decided = decide_runtime(settings_of(kind, device="cpu"))
     assert (decided.precision, decided.channels_last) == (precision, layout == "channels_last")
     assert {what: value for what, value, _ in decided.choices}.items() >= {("precision", precision), ("layout", layout)}
-    asked = decide_runtime(Train(device="cpu", precision="fp32", channels_last=False), **model)
+    asked = decide_runtime(settings_of(kind, device="cpu", precision="fp32", channels_last=False))
     assert (asked.precision, asked.channels_last) == ("fp32", False)
 
 

@@ -37,11 +37,11 @@ def test_the_smallest_within_three_percent_of_the_best(speeds, chosen):
 def test_sizes_rise_until_an_epoch_would_have_too_few_steps():
     config = Classification.model_validate(CONFIG)
     task = ClassificationTask(config)
-    trials = measure(task, config, decide_runtime(config.train), [8, 16, 32, 64])
+    trials = measure(task, config, decide_runtime(config), [8, 16, 32, 64])
     sizes = [trial.size for trial in trials]
     assert sizes == [8, 16, 32, 64][: len(sizes)]
     assert all(trial.samples_per_s > 0 for trial in trials)
-    size, why = choose_batch_size(ClassificationTask(config), config, decide_runtime(config.train))
+    size, why = choose_batch_size(ClassificationTask(config), config, decide_runtime(config))
     assert size in (8, 16, 32, 64), "a tenth of 1,168 samples is 116"
     assert f"{size}: " in why
 
@@ -57,15 +57,15 @@ def test_memory_that_runs_out_bounds_the_size():
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().losses(net, batch)
 
-    assert choose_batch_size(Cramped(config), config, decide_runtime(config.train))[0] <= 16
+    assert choose_batch_size(Cramped(config), config, decide_runtime(config))[0] <= 16
     Cramped.most = 0
     with pytest.raises(OutOfMemoryError, match="not even a batch of 8"):
-        choose_batch_size(Cramped(config), config, decide_runtime(config.train))
+        choose_batch_size(Cramped(config), config, decide_runtime(config))
 
 
 def test_no_smaller_than_the_parts_it_is_cut_into():
     config = Classification.model_validate({**CONFIG, "train": {**CONFIG["train"], "accumulate": 100}})
-    assert choose_batch_size(ClassificationTask(config), config, decide_runtime(config.train))[0] >= 100
+    assert choose_batch_size(ClassificationTask(config), config, decide_runtime(config))[0] >= 100
 
 
 def test_auto_is_64_where_nobody_measures():

@@ -36,7 +36,7 @@ def images(tmp_path_factory):
 
 
 def measure(config, task=None, *, full: bool = False, budget_s: float = BUDGET_S):
-    bench = Bench(task or config.build(), config, decide_runtime(config.train), budget_s=budget_s, cpus=2)
+    bench = Bench(task or config.build(), config, decide_runtime(config), budget_s=budget_s, cpus=2)
     return bench.measure(full=full)
 
 
@@ -178,7 +178,7 @@ def test_the_batch_is_cut_for_a_slow_model_but_not_for_a_stall(limit_s, stalled,
 
 def test_a_late_part_gets_less_time_but_never_nothing(images):
     config = config_of(images)
-    bench = Bench(config.build(), config, decide_runtime(config.train), budget_s=100.0, cpus=2)
+    bench = Bench(config.build(), config, decide_runtime(config), budget_s=100.0, cpus=2)
     bench.began = time.perf_counter()
     assert bench._share("together") == pytest.approx(30)
     bench.began -= 80

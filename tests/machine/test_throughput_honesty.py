@@ -27,7 +27,7 @@ def images(tmp_path_factory):
 def predicted(images, image_s, batch_s, **loader):
     """Sleeping takes no core, so two workers can be tried on any machine."""
     config = config_of(images, **loader)
-    bench = Bench(slow_task(config, image_s=image_s, batch_s=batch_s), config, decide_runtime(config.train),
+    bench = Bench(slow_task(config, image_s=image_s, batch_s=batch_s), config, decide_runtime(config),
                   budget_s=BUDGET_S, cpus=2)  # fmt: skip
     return judge(bench.measure())
 

@@ -31,7 +31,7 @@ def config_of(**sections) -> Classification:
 
 @pytest.fixture
 def runtime() -> Runtime:
-    return decide_runtime(config_of().train)
+    return decide_runtime(config_of())
 
 
 def weights_of(task: ClassificationTask) -> torch.Tensor:
@@ -182,7 +182,7 @@ def test_nothing_is_written_to_the_working_directory(tmp_path: Path, monkeypatch
 
 
 def judged(task: ClassificationTask, split: str = "val"):
-    runtime = decide_runtime(task.config.train)
+    runtime = decide_runtime(task.config)
     feed = task.feed(runtime)
     _, metrics = evaluate_split(task, task.model, feed, split, runtime)
     feed.close()
@@ -223,7 +223,7 @@ def test_a_training_batch_is_drawn_with_blended_labels():
     task = ClassificationTask(
         config_of(data={"name": "digits"}, model={"name": "linear"}, augment=[{"name": "mixup", "alpha": 1.0}])
     )
-    feed = task.feed(decide_runtime(task.config.train))
+    feed = task.feed(decide_runtime(task.config))
     batch = next(feed.train_batches(0))
     feed.close()
     assert batch.targets.ndim == 2

@@ -78,7 +78,7 @@ def test_a_perfect_model_is_perfect_in_its_own_unit():
 
 def test_a_few_steps_explain_half_the_variance():
     config = config_of()
-    task, runtime = RegressionTask(config), decide_runtime(config.train)
+    task, runtime = RegressionTask(config), decide_runtime(config)
     optimizer = torch.optim.Adam(task.model.parameters(), lr=0.05)
     task.train_mode(0)
     feed = task.feed(runtime)
