@@ -100,21 +100,23 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
 def measure_gap(e: Evidence) -> Gap | None:
     """By the watched metric where training samples were scored in the same way, else by the loss.
 
-    Behind ± stand SURE standard errors.
+    Behind ± stand SURE standard errors; nothing stands there where nothing tells them (mAP after a few evaluations).
     """
     if e.train is None or e.val is None:
         return _gap_of_losses(e)
-    error = e.val_error or 0.0
+    error = e.val_error
     both = f"training {score_text(e.metric, e.train)}, {_watched(e)} {score_text(e.metric, e.val)} {_name(e.metric)}"
     of = f" on {e.samples:,} samples" if e.samples else ""
     if e.direction == "max":  # every such metric here ends at 1
-        size, sure = e.train - e.val, SURE * error
-        words = f"{both}; gap {100 * size:.1f} ± {100 * sure:.1f} points{of}"
+        size, sure = e.train - e.val, SURE * (error or 0.0)
+        about = f" ± {100 * sure:.1f}" if error else ""
+        words = f"{both}; gap {100 * size:.1f}{about} points{of}"
         return Gap(size >= GAP_POINTS, size > sure, sure > 2 * GAP_POINTS, words)
     if e.metric == "loss" or e.train <= 0:
         return _gap_of_losses(e)
-    ratio, sure = e.val / e.train, SURE * error / e.train
-    words = f"{both}; {ratio:.2f} ± {sure:.2f} times as much{of}"
+    ratio, sure = e.val / e.train, SURE * (error or 0.0) / e.train
+    about = f" ± {sure:.2f}" if error else ""
+    words = f"{both}; {ratio:.2f}{about} times as much{of}"
     return Gap(ratio >= GAP_RATIO, ratio - 1 > sure, sure > 2 * (GAP_RATIO - 1), words)
 
 

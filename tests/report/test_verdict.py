@@ -132,6 +132,13 @@ def test_numbers_are_compared_as_ratios(train, val, kind):
     assert f"{val / train:.2f} ± " in verdict.reasons[0]
 
 
+def test_an_uncertainty_that_nothing_tells_is_not_called_none():
+    few = replace(GOOD, metric="map", train=0.45, val=0.42, samples=23, curve=points([0.3, 0.38, 0.42, 0.41, 0.42]),
+                  score=0.41, baselines=None)  # fmt: skip
+    assert few.val_error is None
+    assert "gap 3.0 points on 23 samples" in " ".join(judge(few).reasons)
+
+
 def test_nothing_measured_no_verdict_but_a_reason():
     empty = Evidence("loss", "min")
     assert judge(empty).kind == "too short to tell"
