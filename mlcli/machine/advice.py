@@ -81,7 +81,7 @@ def driver_install(facts: Facts, table: Table) -> str:
 
 def keep_driver(gpu: Gpu, table: Table) -> str:
     """ "keep driver R580, the last for Pascal"; empty for a GPU that new drivers know."""
-    known = table.architecture(gpu.capability) if gpu.capability else None
+    known = table.architecture(gpu.capability)
     return f"keep driver R{known.last_driver}, the last for {known.name}" if known and known.last_driver else ""
 
 

@@ -32,8 +32,7 @@ class Architecture:
     @property
     def toolkits(self) -> str:
         """ "CUDA 8.0 to 12", "CUDA 12.8 or newer" """
-        oldest = ".".join(map(str, self.first_toolkit))
-        return f"CUDA {oldest} " + (f"to {self.last_toolkit}" if self.last_toolkit else "or newer")
+        return f"CUDA {dotted(self.first_toolkit)} " + (f"to {self.last_toolkit}" if self.last_toolkit else "or newer")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Table:
     driver_install: dict[str, str]
     driver_page: str
 
-    def architecture(self, capability: CudaVersion) -> Architecture | None:
+    def architecture(self, capability: CudaVersion | None) -> Architecture | None:
         return next((known for known in self.architectures if capability in known.capabilities), None)
 
     def oldest_driver(self, cuda_major: int, system: str) -> str:

@@ -163,7 +163,7 @@ class _Events:
     def __init__(self, text: str, origin: Origin) -> None:
         self.origin = origin
         self.values = 0
-        """How many of them were seen."""
+        """Scalars, lists and mappings seen so far."""
         self._stream = self._events(text)
         self.take()  # the stream's start
 

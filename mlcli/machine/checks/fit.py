@@ -41,7 +41,7 @@ def driver_too_old(facts: Facts, table: Table) -> list[Finding]:
     found = f"{links.driver(facts)} runs CUDA up to {dotted(runs)}"
     gpus, advice = links.visible_gpus(facts) or facts.gpu.gpus, advise(facts, table)
     if gpus and not newer_driver_helps(facts, table, gpus[0]):
-        known = table.architecture(gpus[0].capability) if gpus[0].capability else None
+        known = table.architecture(gpus[0].capability)
         if known and known.last_toolkit and needs[0] > known.last_toolkit:
             reason = f"CUDA {needs[0]} no longer makes code for {known.name}"
         else:
@@ -81,7 +81,7 @@ def no_kernels(facts: Facts, table: Table) -> list[Finding]:
     without = [gpu for gpu in visible if links.has_kernels(gpu, facts, table) is False]
     advice, findings = advise(facts, table), []
     for gpu in without:
-        kept, known = keep_driver(gpu, table), table.architecture(gpu.capability) if gpu.capability else None
+        kept, known = keep_driver(gpu, table), table.architecture(gpu.capability)
         text = (
             f"this PyTorch has no kernels for compute capability {links.gpu_text(gpu, table)}, "
             f"{f'for which it takes {known.toolkits}; ' if known else ''}it has "
