@@ -18,7 +18,7 @@ from mlcli.engine.contract import Batch
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import decide_runtime
 from mlcli.experiment import Experiment
-from mlcli.machine.learner import Learner
+from mlcli.machine.bench.learner import Learner
 from mlcli.models.summary import count_parameters
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "detection"

@@ -32,9 +32,9 @@ from torchvision.transforms import v2
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import decide_runtime
 from mlcli.experiment import Experiment
-from mlcli.machine.learner import Learner
+from mlcli.machine.bench.learner import Learner
+from mlcli.tasks.detection.models.torchvision_detectors import OneStage, TorchvisionBase
 from mlcli.tasks.detection.task import DetectionTask
-from mlcli.tasks.detection.torchvision_detectors import OneStage, TorchvisionBase
 
 PICTURES = 160
 PEERS = ("faster_rcnn", "retinanet", "fcos")
@@ -144,8 +144,8 @@ def _endless(loader: DataLoader) -> Iterator[Any]:
 
 def write_pictures(folder: Path, size: int) -> None:
     """Scenes as JPEG files of the input's size with a COCO file, so that neither side has to resize."""
-    from mlcli.tasks.detection.annotations.convert import convert
-    from mlcli.tasks.detection.config_data import Scenes
+    from mlcli.tasks.detection.data.annotations.convert import convert
+    from mlcli.tasks.detection.data.config import Scenes
 
     convert(Scenes(name="scenes", image_size=size, images=PICTURES), "coco", folder / "converted")
     content = json.loads(next((folder / "converted").rglob("*train*.json")).read_text())

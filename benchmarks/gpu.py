@@ -33,7 +33,7 @@ from mlcli.engine.evaluate import evaluate_split
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import decide_runtime
 from mlcli.experiment import config_type
-from mlcli.machine.learner import Learner
+from mlcli.machine.bench.learner import Learner
 
 MODELS: dict[str, tuple[dict[str, Any], int]] = {  # and the batch size
     "MLP 64-128-10": ({"name": "mlp", "hidden": [128]}, 128),

@@ -14,7 +14,7 @@ from trainer_overhead import repeated
 from mlcli.data.source import Arrays, Source
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import Runtime, decide_runtime
-from mlcli.machine.learner import Learner
+from mlcli.machine.bench.learner import Learner
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.task import ClassificationTask
 

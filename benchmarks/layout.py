@@ -26,7 +26,7 @@ from mlcli.engine.contract import Batch
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import decide_runtime
 from mlcli.experiment import Experiment
-from mlcli.machine.learner import Learner
+from mlcli.machine.bench.learner import Learner
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MODELS = ("mlp-digits", "cnn-digits", "cnn-cifar10", "vgg-cifar10", "resnet-cifar10", "yolo-scenes", "ssd-scenes",

@@ -60,7 +60,7 @@ def load(root: str, batch: int, cache: str, seconds: float, threads: int) -> Cos
 def train(root: str, batch: int, cache: str, seconds: float, threads: int) -> Cost:
     """Train on a folder's images from RAM, in the process it is called in."""
     from mlcli.engine.meter import Meter
-    from mlcli.machine.learner import Learner
+    from mlcli.machine.bench.learner import Learner
 
     task, runtime, memory_mb = _prepared(root, batch, cache, threads)
     began, meter = time.perf_counter(), Meter()
@@ -139,7 +139,7 @@ def sizes_up_to(largest: int) -> list[int]:
 
 def draw(path: Path, by_files: dict[int, Cost], by_batch: dict[str, dict[int, Cost]], note: str) -> None:
     """Four curves: start-up, memory and speed against files, speed against batch size."""
-    from mlcli.models.drawing import headline, image_of, new_figure, plain_axes
+    from mlcli.show.drawing import headline, image_of, new_figure, plain_axes
 
     figure = new_figure(11, 7)
     axes = figure.subplots(2, 2)

@@ -17,7 +17,8 @@ FLOORS = [
     ("tasks",),
     ("data", "models"),
     ("engine",),
-    ("schema",),
+    ("schema", "show"),
+    ("files", "text"),
     ("errors", "__init__"),
 ]
 """From the roof down; a module imports from floors below its own, and from its own."""

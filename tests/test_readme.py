@@ -1,6 +1,5 @@
-"""The README is true: its tree names every file with the first words of that file, its commands exist."""
+"""The README is true: its commands and the files it names exist."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -8,29 +7,6 @@ from mlcli.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-
-
-def first_words(path: Path) -> str:
-    """What a file says about itself: the first sentence of its docstring, without the papers in brackets."""
-    line = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-    return re.split(r"\.(?: |$)", re.sub(r" \([^()]*\d{4}[^()]*\)", "", line).replace("`", ""))[0]
-
-
-def tree_of(folder: Path, indent: str = "") -> list[str]:
-    """The lines of a folder in the README's tree."""
-    lines = []
-    for path in sorted(folder.iterdir(), key=lambda p: (p.is_dir(), p.name)):
-        if path.suffix == ".py" and path.stat().st_size and path.name != "__init__.py":
-            lines.append(f"{indent}{path.name:<{26 - len(indent)}} {first_words(path)}")
-        elif path.is_dir() and list(path.glob("*.py")):
-            says = first_words(path / "__init__.py")
-            lines += [f"{indent}{path.name + '/':<{26 - len(indent)}} {says}".rstrip(), *tree_of(path, indent + "  ")]
-    return lines
-
-
-def test_the_tree_is_the_tree():
-    expected = "\n".join(tree_of(ROOT / "mlcli", "  "))
-    assert expected in README, f"put this into README.md:\n\n{expected}"
 
 
 def test_every_command_is_in_the_table():

@@ -16,8 +16,8 @@ from mlcli.errors import ConfigError, ExitCode, OutputError
 from mlcli.experiment import Experiment
 
 if TYPE_CHECKING:
-    from mlcli.machine.findings import Findings
-    from mlcli.machine.verdict import Verdict
+    from mlcli.machine.bench.findings import Findings
+    from mlcli.machine.bench.verdict import Verdict
 
 FULL_S, QUICK_S = 58.0, 5.0
 """Seconds from the start of the process to the end of measuring, without and with --quick; a picture follows."""
@@ -53,14 +53,14 @@ def run(
 
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.machine.apply import refuse_to_apply
-    from mlcli.machine.page import advice, page
-    from mlcli.machine.rating import times, told
-    from mlcli.machine.shared_memory import checks
-    from mlcli.machine.throughput import Bench
-    from mlcli.machine.verdict import judge
+    from mlcli.machine.bench.page import advice, page
+    from mlcli.machine.bench.rating import times, told
+    from mlcli.machine.bench.shared_memory import checks
+    from mlcli.machine.bench.throughput import Bench
+    from mlcli.machine.bench.verdict import judge
     from mlcli.report.summary import shown
-    from mlcli.report.text import paragraphs
+    from mlcli.schema.edit import refuse_to_apply
+    from mlcli.text import paragraphs
 
     if apply:
         refuse_to_apply(config)
@@ -146,7 +146,7 @@ def _hint(config: Path, overrides: list[str], verdict: "Verdict") -> list[tuple[
 
 def _apply(config: Path, verdict: "Verdict") -> list[tuple[str, str]]:
     """Write the advice. Returns what to say about it."""
-    from mlcli.machine import apply as yaml
+    from mlcli.schema import edit as yaml
 
     changes = _changes(verdict)
     if not changes:
@@ -164,8 +164,8 @@ def _new_folder(root: Path) -> Path:
 
 def _save(folder: Path, report: dict[str, Any], findings: "Findings", verdict: "Verdict", title: str) -> None:
     """report.json and plot.png in a new folder, or nothing; mkdir is the arbiter between simultaneous starts."""
-    from mlcli.engine.files import cannot_write, write_atomically
-    from mlcli.machine.plot import picture
+    from mlcli.files import cannot_write, write_atomically
+    from mlcli.machine.bench.plot import picture
 
     try:
         folder.mkdir(parents=True)

@@ -61,14 +61,14 @@ def run_convert(config: Path, target: Path, to: str) -> None:
             fix="give the YAML of a detection",
         )
 
-    from mlcli.tasks.detection.annotations.convert import convert
+    from mlcli.tasks.detection.data.annotations.convert import convert
 
     print("\n".join(convert(experiment.config.data, to, target)))
 
 
 def _examine(config: Any) -> "Examination":
     if config.task == "detection":
-        from mlcli.tasks.detection.check import examine as examine_annotated
+        from mlcli.tasks.detection.data.check import examine as examine_annotated
 
         return examine_annotated(config.data)
     from mlcli.data.check.doctor import examine
@@ -99,7 +99,7 @@ def _report(config: Path, overrides: list[str], examination: "Examination", verd
 
 def _save(folder: Path, report: dict[str, Any], sheets: list["Sheet"]) -> list[Path]:
     """The report and the pictures, each written whole or not at all. Returns the pictures' paths."""
-    from mlcli.engine.files import cannot_write, write_atomically
+    from mlcli.files import cannot_write, write_atomically
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from mlcli.machine.chain import Row, machine_rows, torch_rows
-from mlcli.machine.compatibility import load_table
-from mlcli.machine.diagnose import Diagnosis, diagnose
-from mlcli.machine.facts import Facts
-from mlcli.machine.probe import TORCH_TIMEOUT_S, probe_machine, probe_torch_too
+from mlcli.machine.env.chain import Row, machine_rows, torch_rows
+from mlcli.machine.env.compatibility import load_table
+from mlcli.machine.env.diagnose import Diagnosis, diagnose
+from mlcli.machine.env.facts import Facts
+from mlcli.machine.env.probe import TORCH_TIMEOUT_S, probe_machine, probe_torch_too
 
 WIDTHS = (8, 36, 44)
 """Columns of the chain; fixed, since its first rows are printed before the last are known."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mlcli.engine.contract import Batch, Task
     from mlcli.engine.runtime import Runtime
-    from mlcli.models.anatomy import Anatomy
+    from mlcli.models.inspect.anatomy import Anatomy
 
 MEASURED = 2
 """Samples in the pass that measures: batch normalisation refuses one."""
@@ -52,7 +52,7 @@ def run(
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report import anatomy as pages
     from mlcli.report.layer_table import WIDTH, layer_table
-    from mlcli.report.text import commands, paragraphs
+    from mlcli.text import commands, paragraphs
 
     check_writable(root)
     settings = experiment.config
@@ -93,7 +93,7 @@ def run(
 
 def _take_apart(task: "Task", batch: "Batch", runtime: "Runtime", *, pixels: bool) -> "Anatomy":
     """The facts of the model, measured with the first samples of a batch."""
-    from mlcli.models.anatomy import take_apart
+    from mlcli.models.inspect.anatomy import take_apart
 
     few = _first(batch, MEASURED)
 
@@ -163,7 +163,7 @@ def _write(folder: Path, name: str, pictures: dict[str, "Image"]) -> dict[str, s
     """PNG files, written whole or not at all. Returns their paths by title, as a person here would type them."""
     import io
 
-    from mlcli.engine.files import cannot_write, write_atomically
+    from mlcli.files import cannot_write, write_atomically
     from mlcli.report.summary import shown
 
     paths = {}

@@ -37,8 +37,8 @@ def run(
     from mlcli.engine.lr_range import suggest, sweep
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.machine.apply import refuse_to_apply
     from mlcli.report.lr_range import picture
+    from mlcli.schema.edit import refuse_to_apply
 
     if apply:
         refuse_to_apply(config)
@@ -75,7 +75,7 @@ def run(
 
 def _page(seen: "Sweep", suggestion: "Suggestion", lines: list[tuple[str, str]], last: list[tuple[str, str]]) -> str:
     from mlcli.report.lr_range import curve, rules_table
-    from mlcli.report.text import paragraphs
+    from mlcli.text import paragraphs
 
     verdict = suggestion.why if suggestion.best is None else f"optimizer.lr={suggestion.best:.2g}   {suggestion.why}"
     parts = [paragraphs(lines, 100), curve(seen, suggestion)]
@@ -86,7 +86,7 @@ def _page(seen: "Sweep", suggestion: "Suggestion", lines: list[tuple[str, str]],
 
 def _next(config: Path, overrides: list[str], suggestion: "Suggestion", *, applied: bool) -> str:
     """What to type."""
-    from mlcli.report.text import commands
+    from mlcli.text import commands
 
     if suggestion.best is None:
         return commands(f"mlcli inspect {shlex.join([str(config), *overrides])}")
@@ -125,7 +125,7 @@ def _refuse_overrides(overrides: list[str]) -> None:
 
 def _apply(config: Path, optimizer: str, suggestion: "Suggestion") -> list[tuple[str, str]]:
     """Write the suggestion. Returns what to say about it."""
-    from mlcli.machine import apply as yaml
+    from mlcli.schema import edit as yaml
 
     if suggestion.best is None:
         return [("apply", f"nothing to write: {config} stays as it is")]
@@ -137,7 +137,7 @@ def _apply(config: Path, optimizer: str, suggestion: "Suggestion") -> list[tuple
 
 def _save(path: Path, content: bytes) -> str:
     """Write the picture whole or not at all. Returns its path as a person here would type it."""
-    from mlcli.engine.files import cannot_write, write_atomically
+    from mlcli.files import cannot_write, write_atomically
     from mlcli.report.summary import shown
 
     try:

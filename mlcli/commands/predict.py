@@ -173,7 +173,7 @@ def _with_pictures(
     records: Iterable[dict[str, Any]], predictor: Any, inputs: Any, folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Pass the records on; save each answered image as <number>-<label or "n_objects">-<file>.png."""
-    from mlcli.engine.files import cannot_write
+    from mlcli.files import cannot_write
 
     for number, (path, record) in enumerate(zip(inputs.paths, records, strict=True), start=1):
         if "error" not in record:
@@ -199,7 +199,7 @@ def _write(records: Iterable[dict[str, Any]], output: Path | None, predictor: An
         else:
             kept.append(record)
     if output is not None:
-        from mlcli.engine.files import write_atomically
+        from mlcli.files import write_atomically
 
         match output.suffix:
             case ".csv":

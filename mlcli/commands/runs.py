@@ -68,7 +68,7 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
 
 def _draw(folders: list["RunFolder"], path: Path) -> Path | None:
     """Write the picture of the runs' curves; None if there are none."""
-    from mlcli.engine.files import write_atomically
+    from mlcli.files import write_atomically
     from mlcli.report.comparison import comparison
     from mlcli.report.record import Record
 

@@ -33,7 +33,6 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.board import Board
     from mlcli.engine.check import is_out_of_memory, rehearse
     from mlcli.engine.compilation import decide_compile
-    from mlcli.engine.files import cannot_write, is_disk_trouble
     from mlcli.engine.log import RunLog, Screen
     from mlcli.engine.micro_batches import MicroBatches
     from mlcli.engine.resume import resume as go_on
@@ -42,6 +41,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.state import TrainingState
     from mlcli.engine.stop import StopRequest
     from mlcli.engine.trainer import Training
+    from mlcli.files import cannot_write, is_disk_trouble
     from mlcli.report.summary import shown
     from mlcli.report.tables import duration
 
@@ -105,7 +105,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
 
 def _with_measured_batch_size(experiment: Experiment, task: "Task", runtime: "Runtime") -> Experiment:
     """The experiment with the batch size this machine is fastest with, which is also what the run folder keeps."""
-    from mlcli.machine.batch_size import choose_batch_size
+    from mlcli.machine.bench.batch_size import choose_batch_size
 
     size, why = choose_batch_size(task, experiment.config, runtime)
     _say([("batch size", f"{size}: {why}")])
@@ -134,9 +134,9 @@ def _train(t: Any, batches: Any) -> ExitCode:
     from mlcli.engine.check import is_out_of_memory, out_of_memory
     from mlcli.engine.conclude import conclude
     from mlcli.engine.evaluate import Interrupted
-    from mlcli.engine.files import cannot_write, is_disk_trouble
     from mlcli.engine.run import utc_now
     from mlcli.engine.trainer import fit
+    from mlcli.files import cannot_write, is_disk_trouble
     from mlcli.report.baselines import write_baselines
     from mlcli.report.page.write import write_report
     from mlcli.report.summary import closing_lines, shown

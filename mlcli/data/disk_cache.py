@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from mlcli.data.decode import Preparation
-from mlcli.engine.files import Write, fill_atomically, make_folder
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
+from mlcli.files import Write, fill_atomically, make_folder
 
 READ_BATCH = 64  # samples read, written and checked at once: much work for a message, little for a split
 SUFFIX = ".pixels"

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mlcli import __version__
 from mlcli.engine.check import is_out_of_memory
-from mlcli.engine.files import Part, Write, fill_atomically, move, remove
 from mlcli.errors import CheckpointError, OutputError
+from mlcli.files import Part, Write, fill_atomically, move, remove
 
 MAGIC = b"MLCLI\x00\x01\n"  # the 1 is the format; a file of a later one says so instead of seeming damaged
 TRAILER_BYTES = len(MAGIC) + 8 + 32

@@ -8,11 +8,11 @@ import safetensors.torch
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Metrics, Task
 from mlcli.engine.evaluate import evaluate_split
-from mlcli.engine.files import write_atomically
 from mlcli.engine.resume import flatten
 from mlcli.engine.run import RunFolder
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.trainer import Training
+from mlcli.files import write_atomically
 
 
 def conclude(t: Training) -> dict[str, dict[str, float]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mlcli.engine.files import Journal, cannot_write, is_disk_trouble, write_atomically
 from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
 from mlcli.engine.vitals import Look
+from mlcli.files import Journal, cannot_write, is_disk_trouble, write_atomically
 
 TIME_FIELDS = ("samples_per_s", "wait_share", "memory_mb", "seconds", "time")
 """Fields that differ between two runs with the same seed; everything else in metrics.jsonl is reproducible."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mlcli.engine.checkpoint import by_age
-from mlcli.engine.files import cannot_write, claim_folder, make_folder, sweep, write_atomically
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
+from mlcli.files import cannot_write, claim_folder, make_folder, sweep, write_atomically
 from mlcli.schema.read import read
 
 if TYPE_CHECKING:

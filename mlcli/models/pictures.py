@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlcli.data.info import DataInfo
-from mlcli.models.drawing import Tile, picture_of, rising, sheet, signed
+from mlcli.show.drawing import Tile, picture_of, rising, sheet, signed
 
 MOST_FILTERS = 64
 MOST_MAPS = 31

@@ -5,11 +5,11 @@ from itertools import groupby
 from math import floor
 from typing import Any
 
-from mlcli.models.anatomy import Anatomy
-from mlcli.models.collapse import Collapse
-from mlcli.models.layer import Layer
+from mlcli.models.inspect.anatomy import Anatomy
+from mlcli.models.inspect.collapse import Collapse
+from mlcli.models.inspect.layer import Layer
 from mlcli.report.layer_table import field_text
-from mlcli.report.text import count, size
+from mlcli.text import count, size
 
 MISSED = {
     "high": "the first loss is far above chance: the model is sure of wrong answers before it has learned any; look at "

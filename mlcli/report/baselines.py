@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlcli.engine.files import write_atomically
 from mlcli.engine.run import RunFolder
 from mlcli.errors import OutputError
+from mlcli.files import write_atomically
 from mlcli.report.rows import input_shape, inputs_of, readable, spread
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from mlcli.models.anatomy import Anatomy
-from mlcli.models.receptive import Field
+from mlcli.models.inspect.anatomy import Anatomy
+from mlcli.models.inspect.receptive import Field
 from mlcli.report.layers import Row, rows_of
 from mlcli.report.tables import ABSENT, table
-from mlcli.report.text import count
+from mlcli.text import count
 
 WIDTH = 100
 """Columns of a terminal that all of it fits into."""

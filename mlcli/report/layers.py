@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlcli.models.anatomy import Anatomy
-from mlcli.models.layer import Layer
-from mlcli.models.receptive import Field
+from mlcli.models.inspect.anatomy import Anatomy
+from mlcli.models.inspect.layer import Layer
+from mlcli.models.inspect.receptive import Field
 
 MOST_ROWS = 48
 """Rows that can still be taken in on one or two screens."""

@@ -11,8 +11,8 @@ import pytest
 from mlcli import cli
 from mlcli.commands import bench_io, runs
 from mlcli.experiment import Experiment
-from mlcli.machine import verdict as verdict_module
-from mlcli.machine.verdict import Verdict
+from mlcli.machine.bench import verdict as verdict_module
+from mlcli.machine.bench.verdict import Verdict
 from mlcli.report.summary import wait_share
 from tests.machine.slow import write_images
 
@@ -198,7 +198,7 @@ def test_apply_judges_the_file_and_nothing_else(photos, mlcli, tmp_path, overrid
 
 
 def test_a_floor_does_not_pass_in_silence_on_a_busy_machine(mlcli, tmp_path, monkeypatch):
-    from mlcli.machine import verdict
+    from mlcli.machine.bench import verdict
 
     (tmp_path / "table.yaml").write_text(TABLE)
     monkeypatch.setattr(verdict, "USELESS_SPREAD", -1.0)  # every machine is too busy

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlcli.engine import files
+from mlcli import files
 from mlcli.engine.checkpoint import (
     MAGIC,
     by_age,

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from mlcli.engine import files
-from mlcli.engine.files import Journal, claim_folder, fill_atomically, make_folder, remove, sweep, write_atomically
+from mlcli import files
 from mlcli.errors import OutputError
+from mlcli.files import Journal, claim_folder, fill_atomically, make_folder, remove, sweep, write_atomically
 
 
 def test_what_a_check_refuses_does_not_take_the_place_of_the_old(tmp_path):

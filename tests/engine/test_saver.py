@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from mlcli.engine import files, saver
+from mlcli import files
+from mlcli.engine import saver
 from mlcli.engine.checkpoint import by_age, checkpoint_path, load_checkpoint, save_checkpoint
 from mlcli.engine.saver import CheckpointSaver, HostCopy
 from mlcli.errors import OutputError

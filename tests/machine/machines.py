@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from mlcli.machine.compatibility import load_table
-from mlcli.machine.facts import (
+from mlcli.machine.env.compatibility import load_table
+from mlcli.machine.env.facts import (
     BusDevice,
     CudaVersion,
     Facts,

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from mlcli.errors import ConfigError, ExitCode, OutputError
-from mlcli.machine.apply import apply, edit, refuse_to_apply
+from mlcli.schema.edit import apply, edit, refuse_to_apply
 from mlcli.schema.places import Origin
 from mlcli.schema.yaml12 import parse
 

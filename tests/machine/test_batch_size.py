@@ -8,7 +8,7 @@ import torch
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import OutOfMemoryError
-from mlcli.machine.batch_size import Trial, choose_batch_size, measure, smallest_fast_enough
+from mlcli.machine.bench.batch_size import Trial, choose_batch_size, measure, smallest_fast_enough
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.task import ClassificationTask
 

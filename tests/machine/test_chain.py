@@ -1,7 +1,7 @@
 """The rows of the chain for machines written by hand."""
 
-from mlcli.machine.chain import Row, machine_rows, torch_rows
-from mlcli.machine.facts import TorchFacts
+from mlcli.machine.env.chain import Row, machine_rows, torch_rows
+from mlcli.machine.env.facts import TorchFacts
 from tests.machine import machines as m
 from tests.machine.machines import TABLE, WITH_H200, WITHOUT_GPU, nvidia, on
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from mlcli.machine.compatibility import capability_range, load_table, runs_on, translated_on
+from mlcli.machine.env.compatibility import capability_range, load_table, runs_on, translated_on
 
 TABLE = load_table()
 DEVICES = [50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121]

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from mlcli.machine.checks import fit, host, reach, software
-from mlcli.machine.diagnose import CHECKS, diagnose
-from mlcli.machine.facts import BusDevice, Facts, Folder, GpuFacts, Package, TorchFacts
+from mlcli.machine.env.checks import fit, host, reach, software
+from mlcli.machine.env.diagnose import CHECKS, diagnose
+from mlcli.machine.env.facts import BusDevice, Facts, Folder, GpuFacts, Package, TorchFacts
 from tests.machine import machines as m
 from tests.machine.machines import TABLE, WITH_H200, WITHOUT_GPU, nvidia, on
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlcli.errors import DataError
-from mlcli.machine.disk import file_system, read_cold, read_files, shared_memory_bytes
+from mlcli.machine.bench.disk import file_system, read_cold, read_files, shared_memory_bytes
 
 
 def files(folder: Path, count: int = 40, size: int = 5000) -> list[str]:
@@ -64,7 +64,7 @@ def test_a_refusal_to_drop_the_page_cache_is_said(tmp_path, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "posix_fadvise", refuse)
-    monkeypatch.setattr("mlcli.machine.disk.file_system", lambda _: "ext4 on /dev/disk")
+    monkeypatch.setattr("mlcli.machine.bench.disk.file_system", lambda _: "ext4 on /dev/disk")
     timing, note = read_cold([str(path)], 1.0)
     assert timing is None
     assert "could not be dropped (Operation not permitted)" in note

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mlcli.errors import ExitCode
-from mlcli.machine import probe_gpu, probe_host, probe_python
-from mlcli.machine.facts import BusDevice
-from mlcli.machine.probe import PROBE, ask_all, probe_machine, probe_torch
+from mlcli.machine.env import probe_gpu, probe_host, probe_python
+from mlcli.machine.env.facts import BusDevice
+from mlcli.machine.env.probe import PROBE, ask_all, probe_machine, probe_torch
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

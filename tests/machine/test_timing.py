@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mlcli.machine.timing import Timing, repeat
+from mlcli.machine.bench.timing import Timing, repeat
 
 
 def test_median_and_interquartile_range():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlcli.machine.findings import (
+from mlcli.machine.bench.findings import (
     READ_COLD,
     READ_WARM,
     Appetite,
@@ -16,11 +16,11 @@ from mlcli.machine.findings import (
     Stage,
     Together,
 )
-from mlcli.machine.page import advice, page
-from mlcli.machine.rating import expected_wait_share, times, told
-from mlcli.machine.shared_memory import checks, slots_bytes
-from mlcli.machine.timing import Timing
-from mlcli.machine.verdict import TOO_BUSY, judge, spreads
+from mlcli.machine.bench.page import advice, page
+from mlcli.machine.bench.rating import expected_wait_share, times, told
+from mlcli.machine.bench.shared_memory import checks, slots_bytes
+from mlcli.machine.bench.timing import Timing
+from mlcli.machine.bench.verdict import TOO_BUSY, judge, spreads
 
 GB = 10**9
 

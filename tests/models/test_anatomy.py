@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from mlcli.models.anatomy import Anatomy, take_apart
+from mlcli.models.inspect.anatomy import Anatomy, take_apart
 
 
 def apart(net: nn.Module, images: torch.Tensor, batch_size: int | None = None) -> Anatomy:

@@ -8,9 +8,9 @@ from torch import nn
 
 from mlcli.data.info import DataInfo
 from mlcli.models.config import Cnn, Linear, Mlp, ResNet, TorchvisionModel, Vgg
-from mlcli.models.drawing import Tile, fitted, font, image_of, new_figure, picture_of, rising, sheet, shortened, signed
 from mlcli.models.pictures import feature_maps, filters
 from mlcli.models.start import build_seeded
+from mlcli.show.drawing import Tile, fitted, font, image_of, new_figure, picture_of, rising, sheet, shortened, signed
 
 
 def info_of(shape: tuple[int, ...], classes: int = 10) -> DataInfo:

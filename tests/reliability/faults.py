@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mlcli.engine import files
+from mlcli import files
 
 Action = Literal["kill", "torn", "short", "ENOSPC", "EIO"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mlcli.engine.files import Journal
 from mlcli.engine.run import RunFolder, list_runs
 from mlcli.errors import ExitCode, OutputError
+from mlcli.files import Journal
 from tests.reliability.runs import DIGITS, finished, leftovers, type_train, verified_steps
 from tests.reliability.trials import Ended, in_child
 

@@ -13,7 +13,7 @@ import pytest
 from mlcli.data.decode import Preparation, read_image
 from mlcli.errors import DataError
 from mlcli.experiment import Experiment
-from mlcli.tasks.detection.config_data import BoxCsv
+from mlcli.tasks.detection.data.config import BoxCsv
 from tests.reliability.child import in_child, type_here
 from tests.reliability.odd_images import KINDS, SIDE, Odd, encoded, noise
 from tests.reliability.soak import soaked

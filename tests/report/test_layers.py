@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from mlcli.models.anatomy import take_apart
+from mlcli.models.inspect.anatomy import take_apart
 from mlcli.report.anatomy import arithmetic_lines, collapse_lines, loss_lines
 from mlcli.report.layer_table import WIDTH, layer_table
 from mlcli.report.layers import MOST_ROWS, rows_of

@@ -10,7 +10,7 @@ from mlcli.data.check.collection import Collection, readable
 from mlcli.data.check.duplicates import Pair
 from mlcli.data.check.finding import Sheet, plural
 from mlcli.data.check.suspicion import Suspicions
-from mlcli.models.drawing import FAINT, INK, PAPER, TRACK, Colour, Font, font
+from mlcli.show.drawing import FAINT, INK, PAPER, TRACK, Colour, Font, font
 
 TILE = 112
 """Pixels of the square that an image is fitted into; digits of 8x8 become 14 times as large, pixel by pixel."""

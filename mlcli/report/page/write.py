@@ -6,8 +6,8 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from mlcli.engine.files import write_atomically
 from mlcli.engine.run import RunFolder
+from mlcli.files import write_atomically
 from mlcli.report.page import answers, beside, gallery, head, inside, matrix, progress, setup, sureness
 from mlcli.report.page.markup import Html, el, section
 from mlcli.report.record import Record

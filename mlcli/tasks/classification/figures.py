@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlcli.models.drawing import BLUE, FAINT, INK, ORANGE, headline, hexed, image_of, new_figure, plain_axes
+from mlcli.show.drawing import BLUE, FAINT, INK, ORANGE, headline, hexed, image_of, new_figure, plain_axes
 
 MOST_CLASSES = 100
 """Of a confusion matrix in one figure; of more classes, only those with the most mistakes are shown."""

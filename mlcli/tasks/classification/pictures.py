@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mlcli.data.decode import read_image
-from mlcli.models.drawing import INK, PAPER, TRACK, font, shortened
+from mlcli.show.drawing import INK, PAPER, TRACK, font, shortened
 
 MIN_SIDE, MAX_SIDE = 320, 960
 """Pixels of the longer side: digits of 8x8 are enlarged until a caption fits, photographs reduced to fit a screen."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
-from mlcli.models.drawing import Tile, picture_of, sheet
+from mlcli.show.drawing import Tile, picture_of, sheet
 from mlcli.tasks.classification.mistakes import Mistake
 
 MOST_SHOWN = 24

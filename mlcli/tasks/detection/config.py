@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 from mlcli.engine.settings import TrainerSettings
 from mlcli.models.config import FineTune
 from mlcli.schema import Strict
-from mlcli.tasks.detection.config_augment import DetectionAugmentation
-from mlcli.tasks.detection.config_data import DetectionData
-from mlcli.tasks.detection.config_models import DetectionModel
+from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
+from mlcli.tasks.detection.data.config import DetectionData
+from mlcli.tasks.detection.models.config import DetectionModel
 
 if TYPE_CHECKING:
     from mlcli.tasks.detection.predictor import ObjectDetector

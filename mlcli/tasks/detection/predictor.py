@@ -88,7 +88,7 @@ class ObjectDetector:
 
     def picture(self, image_path: Path, record: dict[str, Any]) -> "Image.Image":
         """An image with what was found in it. Raises DataError if it cannot be read."""
-        from mlcli.tasks.detection.pictures import annotate
+        from mlcli.tasks.detection.pictures.sheets import annotate
 
         return annotate(image_path, record, self.info.class_names)
 

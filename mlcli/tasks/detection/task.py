@@ -15,16 +15,16 @@ from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.models.start import Start
 from mlcli.models.summary import count_parameters, megabytes
-from mlcli.tasks.detection.anchors import kmeans_anchors
 from mlcli.tasks.detection.config import Detection
-from mlcli.tasks.detection.config_augment import DetectionAugmentation
-from mlcli.tasks.detection.config_models import FastRCnn, RCnn, Ssd, Yolo
-from mlcli.tasks.detection.describe import describe_source
-from mlcli.tasks.detection.feed import DetectionFeed
-from mlcli.tasks.detection.metrics import DetectionMetrics
+from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
+from mlcli.tasks.detection.data.describe import describe_source
+from mlcli.tasks.detection.data.feed import DetectionFeed
+from mlcli.tasks.detection.data.records import Records
+from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+from mlcli.tasks.detection.models.anchors import kmeans_anchors
+from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Ssd, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
-from mlcli.tasks.detection.records import Records
-from mlcli.tasks.detection.source import DetectionSource
 from mlcli.tasks.detection.targets import Detections
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class DetectionTask(ObjectDetector):
         return DetectionMetrics(self.source.splits[split], self.info.class_names, device, masks=self.has_masks)
 
     def batch_picture(self, batch: Batch) -> "Image":
-        from mlcli.tasks.detection.pictures import batch_sheet
+        from mlcli.tasks.detection.pictures.sheets import batch_sheet
 
         return batch_sheet(batch.inputs, batch.targets, self.info.class_names)
 
@@ -108,13 +108,13 @@ class DetectionTask(ObjectDetector):
         """A picture is not one point: it holds many objects."""
 
     def inspection_pictures(self, batch: Batch) -> dict[str, "Image"]:
-        from mlcli.tasks.detection.inspection import inspection_pictures
+        from mlcli.tasks.detection.pictures.inspection import inspection_pictures
 
         names, nms_iou = self.info.class_names, self.config.model.nms_iou
         return inspection_pictures(self.model, batch.inputs, batch.targets, names, nms_iou)
 
     def pictures(self, split: str, metrics: Metrics) -> dict[str, "Image"]:
-        from mlcli.tasks.detection.pictures import answer_sheets
+        from mlcli.tasks.detection.pictures.sheets import answer_sheets
 
         assert isinstance(metrics, DetectionMetrics)
         return answer_sheets(self.source.splits[split], metrics)
@@ -130,7 +130,7 @@ def _prepared(config: Detection, source: DetectionSource) -> tuple[DetectionSour
     if isinstance(model, Yolo) and model.head == "anchors":
         return _with_anchors(source, model.anchors_per_stride * len(model.strides))
     if isinstance(model, RCnn | FastRCnn):
-        from mlcli.tasks.detection.proposals import with_proposals
+        from mlcli.tasks.detection.models.proposals import with_proposals
 
         return with_proposals(source, model.proposals)
     return source, []

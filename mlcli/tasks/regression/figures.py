@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlcli.models.drawing import BLUE, ORANGE, headline, image_of, new_figure, plain_axes
+from mlcli.show.drawing import BLUE, ORANGE, headline, image_of, new_figure, plain_axes
 
 
 def answers_figure(residuals: dict[str, Any], unit: str, title: str, note: str) -> Image.Image:

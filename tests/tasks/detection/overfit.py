@@ -4,8 +4,8 @@ import torch
 from pydantic import TypeAdapter
 
 from mlcli.data.info import DataInfo
-from mlcli.tasks.detection.config_models import DetectionModel
-from mlcli.tasks.detection.detector import Detector
+from mlcli.tasks.detection.models.config import DetectionModel
+from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.targets import Targets
 
 MODEL = TypeAdapter(DetectionModel)

@@ -6,8 +6,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.models.detection.image_list import ImageList
 
 from mlcli.errors import DataError
-from mlcli.tasks.detection.anchors import default_boxes, grid_anchors, grid_points, kmeans_anchors
 from mlcli.tasks.detection.boxes import convert, iou_matrix
+from mlcli.tasks.detection.models.anchors import default_boxes, grid_anchors, grid_points, kmeans_anchors
 
 # detectron2 tests/modeling/test_anchor_generator.py: sizes 32 and 64, ratios 1/4, 1 and 4 on a map of 1 x 2, stride 4
 CELL = [

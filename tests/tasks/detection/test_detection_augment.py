@@ -15,11 +15,11 @@ from torchvision.tv_tensors import BoundingBoxes
 from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom, sample_keys
 from mlcli.errors import ConfigError
-from mlcli.tasks.detection import config_augment as c
-from mlcli.tasks.detection.augment import BoxAugment, maps
-from mlcli.tasks.detection.augment.mosaic import mosaic
-from mlcli.tasks.detection.augment.placement import Placement, inverted
-from mlcli.tasks.detection.augment.resample import Resample
+from mlcli.tasks.detection.data import augmentations as c
+from mlcli.tasks.detection.data.augment import BoxAugment, maps
+from mlcli.tasks.detection.data.augment.mosaic import mosaic
+from mlcli.tasks.detection.data.augment.placement import Placement, inverted
+from mlcli.tasks.detection.data.augment.resample import Resample
 from mlcli.tasks.detection.targets import Targets
 
 SIZE = (48, 64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlcli.tasks.detection.backbone import PyramidPooling, by_box, cells, compact_fpn, map_size
+from mlcli.tasks.detection.models.backbone import PyramidPooling, by_box, cells, compact_fpn, map_size
 
 STRIDES = {
     "usual": (8, 16, 32),

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlcli.tasks.detection.breakdown import KINDS, breakdown
-from mlcli.tasks.detection.metrics import DetectionMetrics
+from mlcli.tasks.detection.judge.breakdown import KINDS, breakdown
+from mlcli.tasks.detection.judge.metrics import DetectionMetrics
 from tests.tasks.detection.published import feed, made_up, records_of
 
 # counts of Loc, Cls, Dupe, Bkg, Both and Miss; dAP in percent. tidecv reads precision at recalls of 0, 1/100, ... where

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mlcli.data.check.finding import Examination, Finding
-from mlcli.tasks.detection.check import examine
-from mlcli.tasks.detection.config_data import BoxCsv, Scenes
+from mlcli.tasks.detection.data.check import examine
+from mlcli.tasks.detection.data.config import BoxCsv, Scenes
 from tests.data.check_images import picture
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax,split"

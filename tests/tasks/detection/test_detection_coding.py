@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
-from mlcli.tasks.detection.coding import VARIANCES, decode, decode_ltrb, encode, encode_ltrb
+from mlcli.tasks.detection.models.coding import VARIANCES, decode, decode_ltrb, encode, encode_ltrb
 from tests.tasks.detection.test_detection_boxes import random_boxes
 
 boxes = st.tuples(st.floats(-500, 500), st.floats(-500, 500), st.floats(1, 60), st.floats(1, 60)).map(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mlcli.errors import ConfigError, DataError, OutputError
-from mlcli.tasks.detection.annotations.convert import WRITERS, convert
-from mlcli.tasks.detection.annotations.segments import decode
-from mlcli.tasks.detection.config_data import BoxCsv, Coco, Scenes, Voc, YoloTxt
+from mlcli.tasks.detection.data.annotations.convert import WRITERS, convert
+from mlcli.tasks.detection.data.annotations.segments import decode
+from mlcli.tasks.detection.data.config import BoxCsv, Coco, Scenes, Voc, YoloTxt
 from tests.tasks.detection import sheets
 
 SMALL: dict[str, Any] = {"image_size": 64, "val": 0.0}

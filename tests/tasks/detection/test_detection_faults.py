@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mlcli.errors import DataError
-from mlcli.tasks.detection.annotations.faults import faults_of
-from mlcli.tasks.detection.annotations.segments import decode, encode_rle, turned
-from mlcli.tasks.detection.config_data import BoxCsv, Coco, Scenes, Voc, YoloTxt
+from mlcli.tasks.detection.data.annotations.faults import faults_of
+from mlcli.tasks.detection.data.annotations.segments import decode, encode_rle, turned
+from mlcli.tasks.detection.data.config import BoxCsv, Coco, Scenes, Voc, YoloTxt
 from tests.tasks.detection import sheets
 
 SMALL: dict[str, Any] = {"image_size": 64, "val": 0.0}

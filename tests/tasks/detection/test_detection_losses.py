@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 from torchvision import ops
 
-from mlcli.tasks.detection.losses import box_loss, focal, hard_negative_mining
+from mlcli.tasks.detection.models.losses import box_loss, focal, hard_negative_mining
 from tests.tasks.detection.test_detection_boxes import random_boxes
 
 # pytorch/vision test/test_ops.py and detectron2 tests/layers/test_losses.py

@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection._utils import Matcher, SSDMatcher
 
 from mlcli.tasks.detection.boxes import iou_matrix
-from mlcli.tasks.detection.matching import BACKGROUND, IGNORED, bipartite, max_iou, task_aligned
+from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED, bipartite, max_iou, task_aligned
 from tests.tasks.detection.test_detection_boxes import random_boxes
 
 # detectron2 tests/modeling/test_matcher.py: matches [1, 1, 2, 0], labels [-1, 1, 0, 1]

@@ -6,11 +6,11 @@ import torch
 
 from mlcli.data.decode import Preparation
 from mlcli.engine.contract import Batch
-from mlcli.tasks.detection.coco_numbers import METRICS, box_results, coco_numbers, ground_truth
-from mlcli.tasks.detection.curves import average_precision, of_class, sampled
-from mlcli.tasks.detection.judged import Found
+from mlcli.tasks.detection.judge.coco_numbers import METRICS, box_results, coco_numbers, ground_truth
+from mlcli.tasks.detection.judge.curves import average_precision, of_class, sampled
+from mlcli.tasks.detection.judge.judged import Found
+from mlcli.tasks.detection.judge.metrics import DetectionMetrics
 from mlcli.tasks.detection.masks import run_length
-from mlcli.tasks.detection.metrics import DetectionMetrics
 from mlcli.tasks.detection.targets import Detections
 from tests.tasks.detection.published import feed, made_up, published, records_of
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.models.drawing import INK
-from mlcli.tasks.detection.anchors import grid_anchors
+from mlcli.show.boxes import COLOURS, Thing, colour_of, drawn, readable_side
+from mlcli.show.drawing import INK
 from mlcli.tasks.detection.boxes import iou_matrix
-from mlcli.tasks.detection.drawn import COLOURS, Thing, colour_of, drawn, readable_side
+from mlcli.tasks.detection.judge.metrics import DetectionMetrics
 from mlcli.tasks.detection.masks import run_length
-from mlcli.tasks.detection.matching import max_iou
-from mlcli.tasks.detection.metrics import DetectionMetrics
+from mlcli.tasks.detection.models.anchors import grid_anchors
+from mlcli.tasks.detection.models.matching import max_iou
 from mlcli.tasks.detection.nms import nms_by_class
-from mlcli.tasks.detection.pictures import (
+from mlcli.tasks.detection.pictures.sheets import (
     anchors_and_matches,
     annotate,
     answer_sheets,

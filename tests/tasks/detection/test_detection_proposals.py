@@ -10,12 +10,12 @@ from torchvision.ops import box_iou
 
 from mlcli.engine.checkpoint import save_checkpoint
 from mlcli.errors import CheckpointError, ConfigError, OutputError
-from mlcli.tasks.detection.config_data import Scenes
-from mlcli.tasks.detection.config_models import Proposals
-from mlcli.tasks.detection.proposal_cache import ProposalCache, default_path, picture_key
-from mlcli.tasks.detection.proposals import recall, recall_line, with_proposals
-from mlcli.tasks.detection.proposers import proposer
-from mlcli.tasks.detection.sliding import sliding_windows
+from mlcli.tasks.detection.data.config import Scenes
+from mlcli.tasks.detection.models.config import Proposals
+from mlcli.tasks.detection.models.proposal_cache import ProposalCache, default_path, picture_key
+from mlcli.tasks.detection.models.proposals import recall, recall_line, with_proposals
+from mlcli.tasks.detection.models.proposers import proposer
+from mlcli.tasks.detection.models.sliding import sliding_windows
 
 from .overfit import MODEL, detector, facts
 from .rectangles import rectangles

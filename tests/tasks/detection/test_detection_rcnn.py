@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.tasks.detection import rcnn
-from mlcli.tasks.detection.rcnn import crop_and_warp
+from mlcli.tasks.detection.models import rcnn
+from mlcli.tasks.detection.models.rcnn import crop_and_warp
 
 from .overfit import detector, facts
 from .rectangles import check_detections, found_share, learn, rectangles

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mlcli.errors import ConfigError, DataError
-from mlcli.tasks.detection.annotations.segments import decode
-from mlcli.tasks.detection.config_data import BoxCsv, Coco, Voc, YoloTxt
+from mlcli.tasks.detection.data.annotations.segments import decode
+from mlcli.tasks.detection.data.config import BoxCsv, Coco, Voc, YoloTxt
 from tests.tasks.detection import sheets
 
 SMALL: dict[str, Any] = {"image_size": 64, "val": 0.0}

@@ -11,11 +11,11 @@ from PIL import Image
 from mlcli.data.decode import Preparation
 from mlcli.data.files import ImageFilesSamples
 from mlcli.engine.settings import Loader, Train
-from mlcli.tasks.detection import config_augment as c
-from mlcli.tasks.detection.annotations.segments import InputMasks, decode, encode_rle
-from mlcli.tasks.detection.config_data import BoxCsv, Scenes, Voc
-from mlcli.tasks.detection.feed import DetectionFeed, TargetTable
-from mlcli.tasks.detection.records import Records, rarest_labels
+from mlcli.tasks.detection.data import augmentations as c
+from mlcli.tasks.detection.data.annotations.segments import InputMasks, decode, encode_rle
+from mlcli.tasks.detection.data.config import BoxCsv, Scenes, Voc
+from mlcli.tasks.detection.data.feed import DetectionFeed, TargetTable
+from mlcli.tasks.detection.data.records import Records, rarest_labels
 from tests.tasks.detection import sheets
 
 CPU = torch.device("cpu")

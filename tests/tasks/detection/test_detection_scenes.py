@@ -5,9 +5,9 @@ import pytest
 import torch
 from torchvision.ops import box_iou, masks_to_boxes
 
-from mlcli.tasks.detection import scenes
-from mlcli.tasks.detection.annotations.segments import decode
-from mlcli.tasks.detection.config_data import Scenes
+from mlcli.tasks.detection.data import scenes
+from mlcli.tasks.detection.data.annotations.segments import decode
+from mlcli.tasks.detection.data.config import Scenes
 
 CONFIG = Scenes(name="scenes", images=40)
 

@@ -11,8 +11,8 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
-from mlcli.tasks.detection.config_models import Ssd
-from mlcli.tasks.detection.ssd_vgg import VggMaps, _map_sizes, vgg_layout
+from mlcli.tasks.detection.models.config import Ssd
+from mlcli.tasks.detection.models.ssd_vgg import VggMaps, _map_sizes, vgg_layout
 from mlcli.tasks.detection.targets import Targets
 
 from .overfit import detector, facts, two_rectangles

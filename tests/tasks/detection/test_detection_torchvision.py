@@ -13,8 +13,8 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
-from mlcli.tasks.detection import pretrained
 from mlcli.tasks.detection.masks import paste
+from mlcli.tasks.detection.models import pretrained
 
 from .overfit import detector, facts
 from .rectangles import check_detections, found_share, learn, rectangles

@@ -1,0 +1,1 @@
+"""bench-io: stages, loader and model measured, then a verdict and advice."""

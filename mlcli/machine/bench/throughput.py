@@ -1,0 +1,276 @@
+"""All that bench-io measures of one experiment: the stages, the loader, the model, and both together."""
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mlcli.data.augment import resized_crop_of
+from mlcli.data.feed import BatchFeed
+from mlcli.data.order import Part, TrainOrder
+from mlcli.data.randomness import sample_keys
+from mlcli.data.reading import FileReader, FileSamples
+from mlcli.data.source import Source
+from mlcli.engine.contract import Batch
+from mlcli.engine.limits import available_memory_bytes, usable_cpus
+from mlcli.engine.runtime import Runtime
+from mlcli.machine.bench.describe import bytes_on_disk, describe_data, describe_machine, pictures_of
+from mlcli.machine.bench.disk import warm_up
+from mlcli.machine.bench.findings import Appetite, Cache, Findings, Held, Loading, Scan, Stage, Together
+from mlcli.machine.bench.learner import HOPELESS, SMALLEST_BATCH, Learner, fitting_batch
+from mlcli.machine.bench.stages import MOST_FILES, assembly_stage, augment_stages, copy_stages, reading_stages
+from mlcli.machine.bench.timing import repeat
+
+LONGEST_STEP = 0.025  # of the whole time, so that a slow model still takes some forty steps in all
+HELD_BYTES = 2**28  # a stand-in for a cache: larger than any processor's own, quick to fill
+_ENDLESS = 10**9  # steps; no measurement takes so many
+_SHARES = {"files": 0.12, "model": 0.18, "assembly": 0.03, "augment": 0.06, "warm up": 0.05, "loader": 0.22,
+           "held": 0.04, "together": 0.30}  # fmt: skip
+"""Of the whole time, in the order in which it is spent."""
+LEAST = 0.5  # of its share that every part has, however late it is: fewer laps would tell nothing
+
+
+class Bench:
+    """One experiment to be measured.
+
+    Args:
+        task: as its config builds it; its `source` is what is read.
+        settings: the task's config.
+        runtime: where it computes.
+        budget_s: about how long all of it may take.
+        cpus: as many workers are tried at most; None for those this process may use.
+        say: is told what is being measured.
+
+    Raises UserError, as training would, for data and settings that do not fit together.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        settings: Any,
+        runtime: Runtime,
+        *,
+        budget_s: float,
+        cpus: int | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.task, self.settings, self.runtime, self.budget_s, self.say = task, settings, runtime, budget_s, say
+        self.source = task.source
+        self.samples: Source = pictures_of(task.source)
+        self.began = time.perf_counter()
+        self.cpus = cpus or usable_cpus()
+        self.augment = getattr(settings, "augment", ())
+        self.data = describe_data(task, settings, runtime)
+        self.is_slow = False
+        """Whether a step of the smallest batch takes so long that only what is configured can be measured."""
+        self._taken, self._warm_steps = 0, _ENDLESS
+        """Micro-batches that the loader was measured with, and steps whose files are in the page cache."""
+
+    def measure(self, *, full: bool = False) -> Findings:
+        """Everything; `full` reads all splits once besides. Raises UserError."""
+        self.began, asked = time.perf_counter(), self._micro_batch()
+        self.say("files" if not self.data.in_memory else "data in memory")
+        stages, images = self._reading()
+        self.data = replace(self.data, bytes_on_disk=bytes_on_disk(self.data, stages))
+        self.say("the model")
+        memory = self._memory(images)
+        learner = Learner(self.task, self.settings, self.runtime, self._feed(memory, "ram", 0))
+        self._limit_batch(learner, memory)
+        model = self._appetite(learner, memory)
+        self.say("making batches")
+        stages += self._making_batches(images, memory)
+        loader = self._loader_alone()
+        held = self._held(memory)
+        together = self._together(learner, memory)
+        return Findings(
+            data=self.data,
+            machine=describe_machine(self.runtime, self.cpus),
+            batch_size=self._micro_batch(),
+            asked_batch_size=asked,
+            prefetch=self.settings.loader.prefetch,
+            stages=tuple(stages),
+            loader=loader,
+            held=held,
+            model=model,
+            together=together,
+            scan=self._scan() if full else None,
+            seconds=time.perf_counter() - self.began,
+        )
+
+    # --- what it is fed from ---
+
+    def _feed(self, source: Any, cache: str, workers: int, augment: tuple[Any, ...] | None = None) -> BatchFeed:
+        loader = self.settings.loader.model_copy(update={"cache": cache, "workers": workers})
+        train = self.settings.train
+        return self.task.feed(self.runtime, source=source, train=train, loader=loader, augment=augment)
+
+    def _memory(self, images: Tensor) -> Any:
+        """The data as they lie in memory; for files a stand-in, made of those that were read, repeated."""
+        if self.data.in_memory:
+            return self.source
+        num = len(self.samples.splits["train"])
+        rows = min(num, max(self.settings.train.samples_per_step, HELD_BYTES // images[0].nbytes))
+        chosen = torch.linspace(0, num - 1, rows).long()  # of all classes, also where files are sorted by them
+        return self.source.in_memory(images[torch.arange(rows) % len(images)], chosen)
+
+    def _batches(self, memory: Any) -> list[Batch]:
+        """Two steps' batches, ready on the device."""
+        feed = self._feed(memory, "ram", 0)
+        return list(itertools.islice(feed.train_batches(0), 2 * self.settings.train.accumulate))
+
+    def _micro_batch(self) -> int:
+        return math.ceil(self.settings.train.samples_per_step / self.settings.train.accumulate)
+
+    def _limit_batch(self, learner: Learner, memory: Any) -> None:
+        """Smaller batches where a step would take too much of the time."""
+        # `Learner.together` takes w + 1 steps to begin with, then twice as many as there are workers.
+        steps = sum(3 * max(1, workers) + 1 for workers in self._counts_together())
+        limit_s = min(LONGEST_STEP * self.budget_s, self._share("together") / steps)
+        micro_batch = self._batches(memory)[0]
+        fitting = fitting_batch(learner, micro_batch, limit_s)
+        if fitting < len(micro_batch):
+            train = self.settings.train.model_copy(update={"batch_size": fitting, "accumulate": 1})
+            self.settings = learner.settings = self.settings.model_copy(update={"train": train})
+        self.is_slow = fitting <= SMALLEST_BATCH and sum(learner.last[:3]) > HOPELESS * limit_s
+
+    def _order(self) -> TrainOrder:
+        return TrainOrder(self.samples.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
+
+    # --- what is measured ---
+
+    def _share(self, part: str) -> float:
+        """Seconds for a part: less than planned where others, opening loaders say, took longer than planned."""
+        planned_s, parts = _SHARES[part] * self.budget_s, list(_SHARES)
+        ahead_s = self.budget_s * sum(_SHARES[later] for later in parts[parts.index(part) :])
+        left_s = self.budget_s - (time.perf_counter() - self.began)
+        return planned_s * min(1.0, max(LEAST, left_s / ahead_s))
+
+    def _reading(self) -> tuple[list[Stage], Tensor]:
+        """The stages of reading, and some samples as read."""
+        order = self._order()
+        steps = min(order.steps_per_epoch, max(1, MOST_FILES // self.settings.train.samples_per_step))
+        parts = list(itertools.islice(order.parts(0), steps * self.settings.train.accumulate))
+        samples = self.samples.splits["train"]
+        if self.data.in_memory:
+            return [], samples.read(torch.cat([part.indices for part in parts])[:MOST_FILES].numpy())
+        crop = resized_crop_of(self.augment) if self.data.cache == "none" else None
+        return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
+
+    def _appetite(self, learner: Learner, memory: Any) -> Appetite:
+        if self.is_slow:
+            return learner.last_appetite()
+        return learner.appetite(self._batches(memory), self._share("model"))
+
+    def _making_batches(self, images: Tensor, memory: Any) -> list[Stage]:
+        held, num = self.data.cache != "none", self._micro_batch()
+        targets = self.samples.splits["train"].targets
+        raw = images[torch.arange(num) % len(images)]
+        part = Part(torch.arange(num), sample_keys(self.settings.train.seed, 0, torch.arange(num)))
+        by_worker = None if held else resized_crop_of(self.augment)  # a worker has cut it from the file
+        changes = [config for config in self.augment if by_worker is None or config is not by_worker[0]]
+        with_changes = partial(self._feed, memory, "ram", 0)
+        return [
+            assembly_stage(held, images, num, targets, self.runtime, self._share("assembly")),
+            *augment_stages(changes, with_changes, raw.to(self.runtime.device), part, self.runtime,
+                            self._share("augment")),
+            *copy_stages(raw, self.runtime, self._share("assembly") / 2),
+        ]  # fmt: skip
+
+    def _loader_alone(self) -> tuple[Loading, ...]:
+        """Reading files with 0, 1, 2, 4, ... workers; nothing where there are no files."""
+        if self.data.in_memory:
+            return ()
+        self._warm_up()
+        counts = self._counts()
+        budget_s = self._share("loader") / len(counts)
+        return tuple(self._alone(self.source, "none", count, budget_s) for count in counts)
+
+    def _warm_up(self) -> None:
+        """Files that fit into memory come from the disk in the first epoch only; the rate of the others is wanted."""
+        path_of = getattr(self.samples.splits["train"], "path", None)
+        if path_of is not None and self.data.bytes_on_disk < available_memory_bytes() / 2:
+            order, train = self._order(), self.settings.train
+            parts = itertools.islice(order.parts(0), order.steps_per_epoch * train.accumulate)
+            paths = (path_of(index) for part in parts for index in part.indices.tolist())
+            steps = warm_up(paths, self._share("warm up")) // train.samples_per_step
+            self._warm_steps = _ENDLESS if steps >= order.steps_per_epoch else max(1, steps)
+
+    def _unread(self, feed: BatchFeed) -> Iterator[Batch]:
+        """Endless batches, going on behind those that were taken before: a file that was read a moment ago comes
+        from the processor's own caches, which in training it never does."""
+        accumulate = self.settings.train.accumulate
+        while True:
+            step = math.ceil(self._taken / accumulate) % self._warm_steps
+            for batch in itertools.islice(feed.train_batches(step), (self._warm_steps - step) * accumulate):
+                self._taken += 1
+                yield batch
+
+    def _held(self, memory: Any) -> tuple[Held, ...]:
+        """Batches from memory, for each place that could hold the samples."""
+        caches: list[Cache] = ["ram"]
+        if self.data.cache == "disk":  # once its pages have been read, as fast as RAM: they are RAM
+            caches.append("disk")
+        if self.runtime.device.type != "cpu" or self.data.cache == "device":
+            caches.append("device")
+        budget_s = self._share("held") / len(caches)
+        return tuple(Held(cache, self._alone(memory, cache, 0, budget_s).timing) for cache in caches)
+
+    def _alone(self, source: Any, cache: str, workers: int, budget_s: float) -> Loading:
+        """The loader with nobody but the clock to take its batches."""
+        self.say(f"the loader with {workers} workers" if source is self.source and cache == "none" else "memory")
+        with contextlib.closing(self._feed(source, cache, workers)) as feed:
+            began = time.perf_counter()
+            batches = self._unread(feed)
+            next(batches)
+            self.runtime.synchronize()
+            first_batch_s = time.perf_counter() - began
+
+            def work() -> int:
+                samples = sum(len(next(batches)) for _ in range(max(1, workers)))  # every worker has its turn
+                self.runtime.synchronize()
+                return samples
+
+            left_s = max(LEAST * budget_s, budget_s - first_batch_s)
+            return Loading(workers, repeat(work, left_s, least=2), first_batch_s)
+
+    def _counts_together(self) -> list[int]:
+        return self._counts() if self.data.cache == "none" else [0]
+
+    def _counts(self) -> list[int]:
+        """The numbers of workers that are tried."""
+        return [self.data.workers] if self.is_slow else worker_counts(self.cpus, self.data.workers)
+
+    def _together(self, learner: Learner, memory: Any) -> tuple[Together, ...]:
+        """The loader and the model at once: for every number of workers, or from memory if that is configured."""
+        cache = self.data.cache
+        source = self.source if cache == "none" else memory
+        counts, found = self._counts_together(), []
+        budget_s = self._share("together") / len(counts)
+        for count in counts:
+            self.say(f"loader and model together, {count} workers")
+            with contextlib.closing(self._feed(source, cache, count)) as feed:
+                found.append(learner.together(count, self._unread(feed), budget_s))
+        return tuple(found)
+
+    def _scan(self) -> Scan:
+        """Read every sample of every split once. Raises DataError, naming the file that cannot be read."""
+        self.say("all data once")
+        began, samples = time.perf_counter(), 0
+        with contextlib.closing(self._feed(self.source, "none", self.data.workers)) as feed:
+            for split in self.source.splits:
+                samples += sum(len(batch) for batch in feed.eval_batches(split))
+        self.runtime.synchronize()
+        return Scan(samples, time.perf_counter() - began)
+
+
+def worker_counts(usable: int, configured: int) -> list[int]:
+    """0, 1, 2, 4, ... up to the usable CPUs, these and the configured number included."""
+    doubled = itertools.takewhile(lambda count: count <= usable, (2**power for power in itertools.count()))
+    return sorted({0, *doubled, usable, configured})

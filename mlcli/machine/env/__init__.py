@@ -1,0 +1,1 @@
+"""env-check: from the facts of a machine to findings, one verdict and one command to type."""

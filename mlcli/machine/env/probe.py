@@ -1,0 +1,146 @@
+"""Gathers what is known of this machine. Each fact is asked for on its own: one that fails or hangs stops no other.
+
+No torch in here: PyTorch is asked in a process of its own (torch_probe.py), which may crash or hang as it likes.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlcli.machine.env.facts import Facts, GpuFacts, HostFacts, Kernel, PythonFacts, TorchFacts
+from mlcli.machine.env.probe_gpu import gpu_questions
+from mlcli.machine.env.probe_host import cold_read_mb_s, host_questions
+from mlcli.machine.env.probe_python import python_questions
+
+PROBE = Path(__file__).with_name("torch_probe.py")
+ANSWER_WITHIN_S = 5.0
+"""A dead network mount or a wedged driver never answers; a healthy one takes milliseconds."""
+TORCH_TIMEOUT_S = 120.0
+"""Importing PyTorch from a cold network disk takes a minute; starting CUDA on 8 GPUs some 10 s."""
+
+Questions = Mapping[str, Callable[[], Any]]
+
+
+def probe_machine(root: Path = Path("/"), folder: Path | None = None) -> Facts:
+    """Everything but PyTorch: a fraction of a second. `root` holds proc, sys, dev and etc."""
+    folder = folder or Path.cwd()
+    questions = {
+        **{("host", key): ask for key, ask in host_questions(root, folder).items()},
+        **{("gpu", key): ask for key, ask in gpu_questions(root).items()},
+        **{("python", key): ask for key, ask in python_questions().items()},
+    }
+    answers, unknown = ask_all({f"{part}.{key}": ask for (part, key), ask in questions.items()})
+    of: dict[str, dict[str, Any]] = {"host": {}, "gpu": {}, "python": {}}
+    for key, value in answers.items():
+        part, name = key.split(".")
+        of[part].update(value if name == "nvml" else {name: value})
+    return Facts(HostFacts(**of["host"]), GpuFacts(**of["gpu"]), PythonFacts(**of["python"]), unknown=unknown)
+
+
+def probe_torch_too(facts: Facts) -> Facts:
+    """The same facts with those that take seconds: what PyTorch says, and how fast the folder's disk reads."""
+    if facts.host.folder:
+        answers, unknown = ask_all({"host.read speed": lambda: cold_read_mb_s(Path(facts.host.folder.path))})  # type: ignore[union-attr]
+        folder = dataclasses.replace(facts.host.folder, cold_read_mb_s=answers.get("host.read speed"))
+        host = dataclasses.replace(facts.host, folder=folder)
+        facts = dataclasses.replace(facts, host=host, unknown=facts.unknown + unknown)
+    return dataclasses.replace(facts, torch=probe_torch())
+
+
+def ask_all(questions: Questions, within_s: float = ANSWER_WITHIN_S) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The answers that came, and for the others why not. Each is asked in a thread of its own, which may hang."""
+    answers: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+
+    def put(key: str, ask: Callable[[], Any]) -> None:
+        try:
+            answers[key] = ask()
+        except Exception as error:
+            failures[key] = f"{type(error).__name__}: {error}"
+
+    threads = {key: threading.Thread(target=put, args=(key, ask), daemon=True) for key, ask in questions.items()}
+    for thread in threads.values():
+        thread.start()
+    deadline = time.monotonic() + within_s
+    for thread in threads.values():
+        thread.join(max(deadline - time.monotonic(), 0))
+    answered = dict(answers)  # a late answer must not change it any more
+    return answered, tuple(
+        f"{key}: {failures.get(key, f'no answer within {within_s:g} s')}" for key in threads if key not in answered
+    )
+
+
+def probe_torch(
+    timeout_s: float = TORCH_TIMEOUT_S, environment: Mapping[str, str] | None = None, python: str = sys.executable
+) -> TorchFacts:
+    """Ask PyTorch in a process of its own; what it told before it crashed or hung is kept."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(  # -P: of Python files lying around none is PyTorch
+            [python, "-P", str(PROBE)],
+            stdin=subprocess.PIPE,  # never written to; closed by our death, which tells the process to end
+            stdout=out,  # files, not pipes: a grandchild that holds a pipe open would make us wait for it
+            stderr=err,
+            env=dict(environment) if environment is not None else None,
+            start_new_session=True,
+        )
+        timed_out = False
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            _end(process)
+            process.stdin.close()  # type: ignore[union-attr]
+        out.seek(0)
+        err.seek(0)
+        told = _told(out.read().decode(errors="replace"))
+        last_words = err.read().decode(errors="replace").strip().splitlines()[-1:]
+    return _torch_facts(told, timed_out, timeout_s, process.returncode, last_words)
+
+
+def _end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        # A process that a wedged driver holds inside the kernel cannot be killed: it is left behind.
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            return
+
+
+def _told(text: str) -> dict[str, Any]:
+    """The lines of the report, the later ones over the earlier; a line cut off by a crash is left out."""
+    told: dict[str, Any] = {"kernels": []}
+    for line in text.splitlines():
+        try:
+            facts = json.loads(line)
+        except ValueError:
+            continue
+        if "kernel" in facts:
+            told["kernels"].append(Kernel(**facts["kernel"]))
+        else:
+            told.update({key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()})
+    return told | {"kernels": tuple(told["kernels"])}
+
+
+def _torch_facts(
+    told: dict[str, Any], timed_out: bool, timeout_s: float, returncode: int | None, last_words: list[str]
+) -> TorchFacts:
+    if timed_out:
+        told |= {"state": "timed out", "error": f"no end after {timeout_s:g} s"}
+    elif returncode:
+        died_of = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
+        told |= {"state": "crashed", "error": ": ".join([died_of, *last_words])}
+    return TorchFacts(**told)

@@ -1,0 +1,1 @@
+"""Models taken apart: what each layer computes, costs and sees."""

@@ -1,0 +1,1 @@
+"""Pictures and charts: sheets, boxes, curves; one palette."""

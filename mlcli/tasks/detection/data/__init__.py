@@ -1,0 +1,1 @@
+"""Annotated images: formats, faults, augmentation, batches."""

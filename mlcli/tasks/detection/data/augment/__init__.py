@@ -1,0 +1,175 @@
+"""Random changes to batches of annotated pictures: pixels, boxes, masks and proposals change together.
+
+What a picture gets depends on its key and nothing else (see `mlcli.data.randomness`), except for mosaic and mixup,
+which need the rest of the batch. Colours are changed first, wherever they stand in the YAML, and mixup comes last;
+everything between moves pixels, and is multiplied into one map (placement.py).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mlcli.data.augment.colour import random_colour
+from mlcli.data.augmentations import ColorJitter
+from mlcli.data.order import Part
+from mlcli.data.randomness import KeyedRandom
+from mlcli.errors import ConfigError
+from mlcli.tasks.detection.boxes import area
+from mlcli.tasks.detection.data.augment import maps
+from mlcli.tasks.detection.data.augment.mosaic import PARTS, mixup, mosaic
+from mlcli.tasks.detection.data.augment.placement import Placement
+from mlcli.tasks.detection.data.augment.resample import Resample
+from mlcli.tasks.detection.data.augmentations import (
+    BoxAffine,
+    BoxFlip,
+    BoxMixup,
+    DetectionAugmentation,
+    IouCrop,
+    Mosaic,
+    Photometric,
+    ZoomOut,
+)
+from mlcli.tasks.detection.targets import Targets
+
+LEAST_SIDE = 2.0  # pixels; what is left of a box that is thinner shows nothing that could be found
+CROWDED = 0.999  # share of mosaics whose objects all have a row
+_DRAWS = 20_000  # of mosaics, to find how many objects they have; 20 of them are in the tail that is cut
+
+
+class BoxAugment:
+    """The augmentations of a YAML. Empty changes nothing but for `max_objects`.
+
+    Args:
+        augment: as in the YAML.
+        image_size: height and width of all pictures.
+        counts: int64 [N], objects of each training picture.
+        epochs: of the training, at whose end mosaic and mixup are switched off.
+        min_visibility: least share of a moved box that must still be seen for its object to be kept.
+        max_objects: rows of the targets that come out; None for the most that a picture has, or nearly all mosaics.
+
+    Attributes:
+        rows: objects that each picture can have; the largest are kept.
+
+    Raises ConfigError for two mosaics.
+    """
+
+    def __init__(
+        self,
+        augment: Sequence[DetectionAugmentation],
+        *,
+        image_size: tuple[int, int],
+        counts: np.ndarray,
+        epochs: int,
+        min_visibility: float,
+        max_objects: int | None,
+    ) -> None:
+        numbered = list(enumerate(augment))
+        self._colours = [(stream, config) for stream, config in numbered if isinstance(config, Photometric)]
+        self._mixups = [(stream, config) for stream, config in numbered if isinstance(config, BoxMixup)]
+        self._moves = [(stream, c) for stream, c in numbered if not isinstance(c, Photometric | BoxMixup)]
+        mosaics = sum(isinstance(config, Mosaic) for config in augment)
+        if mosaics > 1:
+            raise ConfigError("mosaic can be named once only", where="augment", fix="remove all but one")
+        self._image_size, self._epochs, self._min_visibility = image_size, epochs, min_visibility
+        self.rows = max_objects or _rows(counts, PARTS**mosaics * 2 ** len(self._mixups))
+
+    def __call__(self, images: Tensor, targets: Targets, part: Part) -> tuple[Tensor, Targets]:
+        """images: uint8 [B, 3, H, W]; returns them as uint8 or float32 in 0..255, and targets of `rows` rows."""
+        num_proposals = 0 if targets.proposals_xyxy is None else targets.proposals_xyxy.shape[1]
+        keys = part.keys.to(images.device, non_blocking=True)
+        for stream, colour in self._colours:
+            images = random_colour(images, KeyedRandom(keys, stream), _jitter(colour))
+        moves = [(stream, move) for stream, move in self._moves if self._on(move, part.epoch)]
+        if moves:
+            images, targets = self._moved(images, targets, keys, moves)
+        for stream, blend in self._mixups:
+            if self._on(blend, part.epoch):
+                images, targets = mixup(images, targets, KeyedRandom(keys, stream), blend)
+        return images, _filled(targets, self.rows, num_proposals)
+
+    def _on(self, config: DetectionAugmentation, epoch: int) -> bool:
+        off_share = config.off_share if isinstance(config, Mosaic | BoxMixup) else 0.0
+        return epoch < self._epochs - round(off_share * self._epochs)
+
+    def _moved(
+        self, images: Tensor, targets: Targets, keys: Tensor, moves: Sequence[tuple[int, DetectionAugmentation]]
+    ) -> tuple[Tensor, Targets]:
+        placement = Placement.unchanged(len(images), images.device)
+        for stream, config in moves:
+            placement = self._next(placement, targets, KeyedRandom(keys, stream), config)
+        boxes, valid = self._seen(placement, targets)
+        resample = Resample(placement, self._image_size)
+        labels = targets.labels[placement.picture].flatten(1) * valid
+        masks = None if targets.masks is None else resample.masks(targets.masks) * valid[:, :, None, None]
+        proposals = None
+        if targets.proposals_xyxy is not None:
+            looked_at, visible = placement.move(targets.proposals_xyxy, self._image_size)
+            proposals = looked_at * (visible >= self._min_visibility)[..., None]
+            # The best of each picture, then the second of each, and so on.
+            proposals = proposals.unflatten(1, (*placement.picture.shape[1:], -1)).transpose(1, 2).flatten(1, 2)
+        return resample.images(images), Targets(boxes * valid[..., None], labels, masks, proposals)
+
+    def _next(
+        self, placement: Placement, targets: Targets, random: KeyedRandom, config: DetectionAugmentation
+    ) -> Placement:
+        match config:
+            case BoxFlip():
+                return placement.then(maps.flip(random, config, self._image_size))
+            case ZoomOut():
+                return placement.then(maps.zoom_out(random, config, self._image_size))
+            case BoxAffine():
+                return placement.then(maps.affine(random, config, self._image_size))
+            case IouCrop():
+                return placement.then(maps.iou_crop(random, config, self._image_size, *self._seen(placement, targets)))
+            case Mosaic():
+                return mosaic(placement, random, config, self._image_size)
+            case _:
+                raise AssertionError(config)
+
+    def _seen(self, placement: Placement, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Where the objects are now, [B, P * M, 4], and which of them can still be seen, bool [B, P * M]."""
+        boxes, visible = placement.move(targets.boxes_xyxy, self._image_size)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        labels = targets.labels[placement.picture].flatten(1)
+        return boxes, (labels > 0) & (visible >= self._min_visibility) & (sides >= LEAST_SIDE).all(-1)
+
+
+def _jitter(config: Photometric) -> ColorJitter:
+    return ColorJitter(
+        name="color_jitter",
+        brightness=config.brightness,
+        contrast=config.contrast,
+        saturation=config.saturation,
+        hue=config.hue,
+    )
+
+
+def _rows(counts: np.ndarray, pictures: int) -> int:
+    """The most objects a picture has; of those put together from several, the most that all but one in 1000 have."""
+    together = np.random.default_rng(0).choice(counts, (_DRAWS, pictures)).sum(axis=1)
+    crowded = np.quantile(together, CROWDED) if pictures > 1 else 0
+    return max(1, int(counts.max()), int(crowded))
+
+
+def _filled(targets: Targets, rows: int, num_proposals: int) -> Targets:
+    """Exactly `rows` rows: the largest objects first, then nothing; and the first proposals that are left."""
+    boxes = targets.boxes_xyxy
+    order = torch.where(targets.valid, area(boxes), -1).argsort(dim=1, descending=True, stable=True)[:, :rows]
+    missing = rows - order.shape[1]
+    masks, proposals = targets.masks, targets.proposals_xyxy
+    if masks is not None:
+        chosen = masks.gather(1, order[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
+        masks = functional.pad(chosen, (0, 0, 0, 0, 0, missing))
+    if proposals is not None:
+        nothing = (area(proposals) <= 0).to(torch.uint8)
+        kept = nothing.argsort(dim=1, stable=True)[:, :num_proposals]
+        proposals = proposals.gather(1, kept[..., None].expand(-1, -1, 4))
+    return Targets(
+        boxes_xyxy=functional.pad(boxes.gather(1, order[..., None].expand(-1, -1, 4)), (0, 0, 0, missing)),
+        labels=functional.pad(targets.labels.gather(1, order), (0, missing)),
+        masks=masks,
+        proposals_xyxy=proposals,
+    )

@@ -1,0 +1,142 @@
+"""The annotated pictures a YAML can name: four formats that people have, and scenes made here. No torch in here."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from mlcli.schema import ConfigPath, Strict
+
+if TYPE_CHECKING:
+    from mlcli.tasks.detection.data.source import DetectionSource
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=32, multiple_of=32)]
+
+
+class AnnotatedImages(Strict):
+    """What all sources of annotated pictures have in common."""
+
+    image_size: Side | tuple[Side, Side] = 320
+    """Side, or height and width, in pixels that pictures are brought to; multiples of 32, the coarsest stride."""
+    fit: Literal["pad", "stretch"] = "pad"
+    """pad: longer side resized, grey bars (letterbox); stretch: to the shape, aspect ratio lost (as in SSD)."""
+    normalize: Literal["train", "imagenet"] = "train"
+    """Mean and standard deviation from the training split, or ImageNet's, which pretrained weights expect."""
+    on_invalid: Literal["error", "drop", "fix"] = "error"
+    """What a faulty annotation does: stop with all faults listed; drop the box; or fix it where that is possible
+    (clip to the image, swap corners, remove a duplicate) and drop it where not. Either way it is counted."""
+    max_objects: PositiveInt | None = None
+    """Most objects kept of one picture while training; null for the most that any picture has, mosaics cut to it."""
+    val: Share = 0.15
+    """Share of the pictures held out for validation where the data set names none."""
+    test: Share = 0.0
+    """Share of the pictures held out for the final test where the data set names none."""
+    split_seed: NonNegativeInt = 0
+    """Which pictures fall where; independent of train.seed."""
+
+    @model_validator(mode="after")
+    def some_are_left_to_train_on(self):
+        if self.val + self.test >= 1:
+            raise ValueError(f"val ({self.val}) and test ({self.test}) leave nothing to train on")
+        return self
+
+
+class Scenes(AnnotatedImages):
+    """Handwritten digits (scikit-learn's) pasted at random sizes onto two photographs; included, no download.
+
+    Made anew from the seed, with exact boxes and masks.
+    """
+
+    name: Literal["scenes"]
+    image_size: Side | tuple[Side, Side] = 128
+    images: Annotated[int, Field(ge=20)] = 1000
+    """Training pictures; a fifth as many are made for validation, and again for the test."""
+    most_digits: PositiveInt = 5
+    """Digits in a picture: 1 to this many."""
+    scene_seed: NonNegativeInt = 0
+    """Which scenes are made."""
+
+    def build(self) -> "DetectionSource":
+        from mlcli.tasks.detection.data.scenes import scenes
+
+        return scenes(self)
+
+
+class Voc(AnnotatedImages):
+    """Pascal VOC: one XML file a picture (Everingham et al. 2010)."""
+
+    name: Literal["voc"]
+    root: ConfigPath
+    """Folder that holds the data set."""
+    images: str = "JPEGImages"
+    """Folder of pictures below root."""
+    annotations: str = "Annotations"
+    """Folder of XML files below root."""
+    splits: str | None = "ImageSets/Main"
+    """Folder below root with train.txt, val.txt, test.txt; null, or no such folder, to divide by `val` and `test`."""
+    split_file: ConfigPath | dict[Literal["train", "val", "test"], ConfigPath] | None = None
+    """Lists of pictures instead of such a folder: a CSV file with the columns filename and split; or a file for each
+    split, {train: a.csv, test: b.csv}, CSV with the column filename or text with a name a line."""
+    one_based: bool = False
+    """Whether the first pixel is called 1, as in the original VOC; LabelImg and its kin call it 0."""
+    difficult: Literal["ignore", "use"] = "ignore"
+    """Objects marked difficult: neither trained on nor counted, as in VOC; or used like the others."""
+
+    def build(self) -> "DetectionSource":
+        from mlcli.tasks.detection.data.annotations.voc import voc
+
+        return voc(self)
+
+
+class Coco(AnnotatedImages):
+    """COCO: one JSON file for all pictures of a split, with crowds and masks (Lin et al. 2014)."""
+
+    name: Literal["coco"]
+    root: ConfigPath
+    """Folder that the pictures' file names are relative to."""
+    train_file: ConfigPath
+    """Annotations to train on."""
+    val_file: ConfigPath | None = None
+    """Annotations for validation; null to hold some of train_file out."""
+    test_file: ConfigPath | None = None
+    """Annotations for the test; null to hold some of train_file out."""
+
+    def build(self) -> "DetectionSource":
+        from mlcli.tasks.detection.data.annotations.coco import coco
+
+        return coco(self)
+
+
+class YoloTxt(AnnotatedImages):
+    """YOLO: one text file a picture, `class x y width height` in shares of the picture; data.yaml names the classes."""
+
+    name: Literal["yolo_txt"]
+    file: ConfigPath
+    """The data.yaml: path, train, val, test and names."""
+
+    def build(self) -> "DetectionSource":
+        from mlcli.tasks.detection.data.annotations.yolo_txt import yolo_txt
+
+        return yolo_txt(self)
+
+
+class BoxCsv(AnnotatedImages):
+    """A CSV file, one box a row: filename, class, xmin, ymin, xmax, ymax, and, if there, width, height and split."""
+
+    name: Literal["box_csv"]
+    file: ConfigPath
+    """The CSV file, with a header line. A row with a filename only is a picture without objects."""
+    val_file: ConfigPath | None = None
+    """Another one for validation; null to go by the column split, or to hold some of `file` out."""
+    test_file: ConfigPath | None = None
+    """Another one for the test; null to go by the column split, or to hold some of `file` out."""
+    root: ConfigPath | None = None
+    """Folder that the file names are relative to; null for the CSV file's own."""
+
+    def build(self) -> "DetectionSource":
+        from mlcli.tasks.detection.data.annotations.box_csv import box_csv
+
+        return box_csv(self)
+
+
+DetectionData = Annotated[Scenes | Voc | Coco | YoloTxt | BoxCsv, Field(discriminator="name")]

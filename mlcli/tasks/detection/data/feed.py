@@ -1,0 +1,113 @@
+"""From annotated pictures to batches on the device: images and padded targets, changed at random while training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlcli.data.feed import BatchFeed
+from mlcli.data.order import Part
+from mlcli.engine.settings import Loader, Train
+from mlcli.tasks.detection.data.annotations.segments import InputMasks
+from mlcli.tasks.detection.data.augment import BoxAugment
+from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
+from mlcli.tasks.detection.data.records import Records
+from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.tasks.detection.targets import Targets
+
+
+class DetectionFeed(BatchFeed):
+    """Batches of pictures with `Targets`.
+
+    Args:
+        source: the data set.
+        augment: random changes to training pictures, as in the YAML.
+        min_visibility: objects of which augmentation leaves a smaller share of the box in the picture are left out.
+        train, loader, device: as for every `BatchFeed`.
+        masks: whether the model learns from masks.
+        max_objects: most objects of a training picture, the largest being kept; None for as many as there are.
+
+    Raises ConfigError as `BatchFeed`.
+    """
+
+    def __init__(
+        self,
+        source: DetectionSource,
+        augment: Sequence[DetectionAugmentation],
+        min_visibility: float,
+        *,
+        train: Train,
+        loader: Loader,
+        device: torch.device,
+        masks: bool = False,
+        max_objects: int | None = None,
+    ) -> None:
+        super().__init__(source.pictures, None, train=train, loader=loader, device=device)
+        self._records, self._masks = source.splits, masks
+        self._tables: dict[str, TargetTable] = {}
+        counts = TargetTable(source.splits["train"], device, masks=False).counts
+        self._augment = BoxAugment(
+            augment,
+            image_size=source.splits["train"].preparation.image_size,
+            counts=counts.cpu().numpy(),
+            epochs=train.epochs,
+            min_visibility=min_visibility,
+            max_objects=max_objects,
+        )
+
+    def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Targets]:
+        return self._augment(inputs, self.targets("train", part), part)
+
+    def targets(self, split: str, part: Part) -> Targets:
+        if split not in self._tables:
+            self._tables[split] = TargetTable(self._records[split], self._device, masks=self._masks)
+        return self._tables[split](part.indices)
+
+
+class TargetTable:
+    """The objects of a split that are learned from, on the device; `table(indices)` makes the `Targets` of a batch.
+
+    Every batch has as many rows as the fullest picture of the split has objects, at least one.
+
+    Attributes:
+        counts: int64 [N], objects of each picture.
+    """
+
+    def __init__(self, records: Records, device: torch.device, *, masks: bool) -> None:
+        chosen = np.flatnonzero(~records.ignored)
+        pictures = torch.from_numpy(records.picture_of[chosen])
+        boxes = torch.from_numpy(records.boxes_xyxy[chosen])
+        counts = torch.bincount(pictures, minlength=len(records))
+        self._boxes_xyxy = _or_one_row(records.to_input(boxes, pictures)).to(device)
+        self._labels = _or_one_row(torch.from_numpy(records.labels[chosen])).to(device)
+        self._first = (counts.cumsum(0) - counts).to(device)
+        self._rows = torch.arange(max(1, int(counts.max())), device=device)
+        self._masks = InputMasks(records, chosen) if masks else None
+        self.counts = counts.to(device)
+        self._proposals_xyxy = None
+        if records.proposals_xyxy is not None:
+            proposals = torch.from_numpy(records.proposals_xyxy)
+            placed = records.to_input(proposals, torch.arange(len(records)))
+            nothing = (proposals == 0).all(dim=2, keepdim=True)
+            self._proposals_xyxy = placed.masked_fill(nothing, 0).to(device)
+
+    def __call__(self, indices: Tensor) -> Targets:
+        """indices: int64 [B] on the CPU."""
+        there = indices.to(self._first.device, non_blocking=True)
+        real = self._rows < self.counts[there, None]  # [B, M]
+        objects = torch.where(real, self._first[there, None] + self._rows, 0)
+        masks = None
+        if self._masks is not None:
+            masks = self._masks(indices, len(self._rows)).to(there.device, non_blocking=True)
+        return Targets(
+            boxes_xyxy=self._boxes_xyxy[objects] * real[..., None],
+            labels=self._labels[objects] * real,
+            masks=masks,
+            proposals_xyxy=None if self._proposals_xyxy is None else self._proposals_xyxy[there],
+        )
+
+
+def _or_one_row(rows: Tensor) -> Tensor:
+    """Something to point at where a split has no objects at all."""
+    return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])

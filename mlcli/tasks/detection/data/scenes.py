@@ -1,0 +1,215 @@
+"""Pictures with exact boxes and masks, made on the spot: handwritten digits pasted onto photographs. No download.
+
+The digits are scikit-learn's (8x8, 1,797 of them), the photographs its two. Every picture follows from (seed, split,
+number) alone, and no digit of the training pictures is in the others.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mlcli.data.source import Arrays
+from mlcli.data.splits import split_indices
+from mlcli.tasks.detection.data.annotations.segments import encode_rle
+from mlcli.tasks.detection.data.records import Records, rarest_labels
+from mlcli.tasks.detection.data.source import DetectionSource, detection_source, preparation_of
+
+if TYPE_CHECKING:
+    from mlcli.tasks.detection.data.config import Scenes
+
+SIDES = (0.17, 0.48)
+"""Height of a digit in shares of the picture's shorter side: on 128 pixels, 22 to 61."""
+LEAST_WIDTH = 0.45  # in heights: a one drawn thinner is hard to tell from a stroke of the background, and to box
+MOST_COVERED = 0.1  # share of the smaller of two boxes that the other may cover
+TRIES = 20  # places tried for a digit before it is left out
+LEAST_CONTRAST = 90  # grey levels between a digit and what lies behind it; photographs vary by 50 around their mean
+EVAL_SHARE = 5  # one validation picture for so many training pictures
+
+
+class Digits(NamedTuple):
+    """Ink 0..1 of the digits as drawn, each cut to where it has any, and their labels 1..10."""
+
+    inks: list[np.ndarray]
+    labels: np.ndarray
+
+
+class Scene(NamedTuple):
+    """pixels uint8 [H, W, 3]; labels of n objects, and their masks, bool [H, W] each, none hidden by another's."""
+
+    pixels: np.ndarray
+    labels: list[int]
+    masks: list[np.ndarray]
+
+
+def scenes(config: "Scenes") -> DetectionSource:
+    """Splits train, val and test."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images().images
+    held_out = -(-config.images // EVAL_SHARE)
+    counts = {"train": config.images, "val": held_out, "test": held_out}
+    splits = {
+        split: _records(config, photographs, digits, number, counts[split], split)
+        for number, (split, digits) in enumerate(_digits().items())
+    }
+    return detection_source(config, splits, tuple("0123456789"))
+
+
+def _digits() -> dict[str, Digits]:
+    """The digits that each split may use."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    inks = [_cut(image / 16) for image in data.images]
+    indices = split_indices(
+        len(inks), {"val": 0.15, "test": 0.15}, seed=0, labels=data.target, class_names=tuple("0123456789")
+    )
+    return {split: Digits([inks[i] for i in chosen], data.target[chosen] + 1) for split, chosen in indices.items()}
+
+
+def _cut(ink: np.ndarray) -> np.ndarray:
+    rows, columns = (np.flatnonzero((ink > 0.25).any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _records(
+    config: "Scenes", photographs: list[np.ndarray], digits: Digits, split_number: int, count: int, split: str
+) -> Records:
+    preparation = preparation_of(config)
+    height, width = preparation.image_size
+    pixels = np.empty((count, 3, height, width), dtype=np.uint8)
+    labels, masks, counts = [], [], []
+    for number in range(count):
+        random = np.random.default_rng([config.scene_seed, split_number, number])
+        scene = make_scene(random, photographs, digits, (height, width), config.most_digits)
+        pixels[number] = scene.pixels.transpose(2, 0, 1)
+        labels += scene.labels
+        masks += scene.masks
+        counts.append(len(scene.labels))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    every_label = np.array(labels, dtype=np.int64)
+    boxes = np.array([tight_box(mask) for mask in masks], dtype=np.float32)
+    nothing = np.zeros(len(masks), dtype=bool)
+    return Records(
+        images=Arrays(torch.from_numpy(pixels), rarest_labels(every_label, offsets), f"scenes/{split}"),
+        preparation=preparation,
+        ids=np.arange(1, count + 1),
+        sizes=np.full((count, 2), (width, height), dtype=np.int32),
+        offsets=offsets,
+        boxes_xyxy=boxes,
+        labels=every_label,
+        crowd=nothing,
+        difficult=nothing,
+        area=np.array([mask.sum() for mask in masks], dtype=np.float32),
+        segmentations=[encode_rle(mask) for mask in masks],
+    )
+
+
+def make_scene(
+    random: np.random.Generator,
+    photographs: list[np.ndarray],
+    digits: Digits,
+    image_size: tuple[int, int],
+    most_digits: int,
+) -> Scene:
+    """One picture of (height, width) pixels with 1 to `most_digits` digits; fewer if there is no room."""
+    canvas = _background(random, photographs, image_size)
+    boxes: list[tuple[int, int, int, int]] = []
+    labels: list[int] = []
+    masks: list[np.ndarray] = []
+    for _ in range(random.integers(1, most_digits + 1)):
+        chosen = random.integers(len(digits.labels))
+        opacity = _enlarged(digits.inks[chosen], _size(random, digits.inks[chosen].shape, image_size))
+        box = _free_place(random, opacity.shape, image_size, boxes)
+        if box is None:
+            continue
+        left, top, right, bottom = box
+        region = canvas[top:bottom, left:right]
+        region += opacity[..., None] * (_colour(random, region, opacity) - region)
+        mask = np.zeros(image_size, dtype=bool)
+        mask[top:bottom, left:right] = opacity > 0.5
+        for other in masks:
+            other &= ~mask
+        boxes.append(box)
+        masks.append(mask)
+        labels.append(int(digits.labels[chosen]))
+    noise = 4 * random.standard_normal(
+        canvas.shape, dtype=np.float32
+    )  # a digit as clean as no photograph would be found by its smoothness
+    return Scene(np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8), labels, masks)
+
+
+def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """left, top, right, bottom around what is set in bool [H, W]; right and bottom are one past the last pixel."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+
+
+def _background(random: np.random.Generator, photographs: list[np.ndarray], image_size: tuple[int, int]) -> np.ndarray:
+    """A part of a photograph, mirrored or not: float32 [H, W, 3]."""
+    photograph = Image.fromarray(photographs[random.integers(len(photographs))])
+    height, width = image_size
+    largest = min(photograph.width / width, photograph.height / height)
+    scale = largest * random.uniform(0.35, 1)
+    left, top = (
+        random.uniform(0, photograph.width - scale * width),
+        random.uniform(0, photograph.height - scale * height),
+    )
+    box = (left, top, left + scale * width, top + scale * height)
+    pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
+    return np.array(pixels[:, ::-1] if random.random() < 0.5 else pixels)
+
+
+def _size(random: np.random.Generator, shape: tuple[int, ...], image_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels; small and large are equally likely on a logarithmic scale."""
+    height = min(image_size) * np.exp(random.uniform(*np.log(SIDES)))
+    width = height * max(LEAST_WIDTH, shape[1] / shape[0]) * random.uniform(0.9, 1.1)
+    return round(height), round(width)
+
+
+def _enlarged(ink: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Opacity 0..1 of the strokes at (height, width): float32, with an edge of one or two pixels."""
+    height, width = size
+    padded = Image.fromarray(np.pad(ink, 1).astype(np.float32))
+    smooth = padded.resize(
+        (width + 2, height + 2), Image.Resampling.BICUBIC, box=(0.5, 0.5, padded.width - 0.5, padded.height - 0.5)
+    )
+    steepness = max(1.0, height / ink.shape[0] / 2)  # enlarging blurs the edges as it widens the strokes
+    return np.clip((np.asarray(smooth) - 0.5) * steepness + 0.5, 0, 1)
+
+
+def _free_place(
+    random: np.random.Generator,
+    shape: tuple[int, ...],
+    image_size: tuple[int, int],
+    taken: list[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int] | None:
+    """A box of the shape that hardly covers what is there; None if none is found."""
+    height, width = shape
+    if height > image_size[0] or width > image_size[1]:
+        return None
+    for _ in range(TRIES):
+        top, left = random.integers(image_size[0] - height + 1), random.integers(image_size[1] - width + 1)
+        box = (int(left), int(top), int(left + width), int(top + height))
+        if all(_covered(box, other) <= MOST_COVERED for other in taken):
+            return box
+    return None
+
+
+def _covered(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Intersection in shares of the smaller box."""
+    across = max(0, min(box[2], other[2]) - max(box[0], other[0]))
+    down = max(0, min(box[3], other[3]) - max(box[1], other[1]))
+    smaller = min((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other))
+    return across * down / smaller
+
+
+def _colour(random: np.random.Generator, region: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Red, green, blue of a digit that stands out from what it is pasted on; mostly near to grey, as ink and chalk."""
+    behind = float((region.mean(axis=2) * opacity).sum() / max(opacity.sum(), 1e-6))
+    darker, brighter = behind - LEAST_CONTRAST, behind + LEAST_CONTRAST
+    down = random.random() * (max(darker, 0) + max(255 - brighter, 0)) < max(darker, 0)
+    grey = random.uniform(0, darker) if down else random.uniform(brighter, 255)
+    return np.clip(grey + random.normal(0, 20, 3), 0, 255).astype(np.float32)

@@ -1,0 +1,170 @@
+"""How well a detector does on a split: COCO's numbers and VOC's, and where and how it errs.
+
+All of it in pixels of the original pictures, against the annotations as they are. Crowds and difficult objects are
+neither trained on nor counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlcli.engine.contract import Batch, Direction
+from mlcli.tasks.detection.boxes import clip
+from mlcli.tasks.detection.data.records import Records
+from mlcli.tasks.detection.judge.breakdown import breakdown
+from mlcli.tasks.detection.judge.coco_numbers import CocoNumbers, box_results, coco_numbers, ground_truth, measured
+from mlcli.tasks.detection.judge.curves import best_cut, class_rows, confusion, of_class, sampled, voc_ap50
+from mlcli.tasks.detection.judge.judged import Found, Judged, judge
+from mlcli.tasks.detection.masks import paste, run_length
+from mlcli.tasks.detection.targets import Detections
+
+MASK_PREFIX = "segm_"
+
+
+class DetectionMetrics:
+    """Detections gathered batch by batch, judged together at the end.
+
+    COCO gives -1 to sizes of which a split has no object; such metrics are not among `directions` nor computed. The
+    others are 0 if there is nothing to be found.
+
+    Args:
+        records: the split.
+        class_names: K names in label order.
+        device: where predictions arrive; they stay there until the end.
+        masks: judge masks too, under names that begin with segm_.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        class_names: Sequence[str],
+        device: torch.device | str = "cpu",
+        masks: bool = False,
+    ) -> None:
+        self.records, self.class_names, self.device, self.masks = records, tuple(class_names), device, masks
+        names = [*measured(records.area[~records.ignored]), "voc_ap50"]
+        if masks:
+            names += [MASK_PREFIX + name for name in measured(records.area[~records.ignored])]
+        self.directions: dict[str, Direction] = dict.fromkeys(names, "max")
+        self._batches: list[tuple[torch.Tensor, Detections]] = []
+        self._judged: Judged | None = None
+        self._boxes: CocoNumbers | None = None
+
+    def update(self, predictions: Detections, batch: Batch) -> None:
+        """Take in the detections of a batch; batch.indices says of which pictures. Nothing waits for the device."""
+        if self.masks and predictions.masks is not None:
+            predictions = replace(predictions, masks=predictions.masks.half())
+        elif predictions.masks is not None:
+            predictions = replace(predictions, masks=None)
+        self._batches.append((batch.indices, predictions))
+        self._judged = self._boxes = None
+
+    def compute(self) -> dict[str, float]:
+        """Each from 0 to 1, more is better."""
+        judged = self.judged
+        scores = dict(self._coco.values)
+        support = judged.support(len(self.class_names))
+        scores["voc_ap50"] = voc_ap50(judged.found, judged.pairs, self.records, support)
+        if self.masks:
+            truth = ground_truth(self.records, self.seen, len(self.class_names), masks=True)
+            values = coco_numbers(truth, self._mask_results(), "segm").values
+            scores |= {MASK_PREFIX + name: value for name, value in values.items()}
+        return {name: scores.get(name, 0.0) for name in self.directions}
+
+    def learned(self) -> dict[str, Any]:
+        """score_threshold: the one that gave the best F1."""
+        return {"score_threshold": self.details()["best_threshold"]}
+
+    def details(self) -> dict[str, Any]:
+        """Tables and curves at an IoU of 0.5, as plain data:
+
+        * classes: for each name, ap (COCO's) and ap50; precision, recall, f1 and threshold where its F1 is best;
+          support, the objects there are;
+        * pr_curves: for each class name, lists over thresholds (see `curves.sampled`); f1_curve: the same over all;
+        * best_threshold: where the F1 over all objects is best, for use in prediction; best_f1: how good it is there;
+        * confusion: objects (rows) by what was said of them at that threshold (columns); confusion_names: the classes
+          and background;
+        * breakdown: kinds of mistakes, how many, and what mending each would add to map50 (see `breakdown.KINDS`).
+        """
+        judged, names = self.judged, self.class_names
+        classes, curves = class_rows(judged, names, self._coco.ap, self._coco.ap50)
+        scores, right = of_class(judged)
+        support = int(judged.counted.sum())
+        cut = best_cut(scores, right, support)
+        return {
+            "classes": classes,
+            "confusion": confusion(judged, cut.threshold, len(names)),
+            "confusion_names": [*names, "background"],
+            "pr_curves": curves,
+            "f1_curve": sampled(scores, right, support),
+            "best_threshold": cut.threshold,
+            "best_f1": cut.f1,
+            "breakdown": breakdown(judged, len(names)),
+        }
+
+    @property
+    def seen(self) -> np.ndarray:
+        """int64: positions of the pictures seen so far, in order of their ids, which decides between equal scores."""
+        indices = [indices for indices, _ in self._batches]
+        positions = np.unique(torch.cat(indices).numpy()) if indices else np.zeros(0, dtype=np.int64)
+        return positions[np.argsort(self.records.ids[positions], kind="stable")]
+
+    @property
+    def judged(self) -> Judged:
+        """All that was found, held against the truth. Waits for the device."""
+        if self._judged is None:
+            self._judged = judge(self._found(), self.records, self.seen)
+        return self._judged
+
+    @property
+    def _coco(self) -> CocoNumbers:
+        if self._boxes is None:
+            truth = ground_truth(self.records, self.seen, len(self.class_names), masks=False)
+            self._boxes = coco_numbers(truth, box_results(self.judged.found, self.records), "bbox")
+        return self._boxes
+
+    def _found(self) -> Found:
+        """What all batches hold, in pixels of the originals."""
+        parts = []
+        for indices, detections in self._batches:
+            there = (detections.labels > 0).cpu()
+            boxes = original_boxes(detections, indices, self.records)[there]
+            pictures = indices[:, None].expand(there.shape)[there]
+            parts.append((pictures, boxes, detections.scores.cpu()[there].double(), detections.labels.cpu()[there]))
+        if not parts:
+            nothing = np.zeros(0, dtype=np.int64)
+            return Found(nothing, np.zeros((0, 4)), np.zeros(0), nothing)
+        found = Found(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+        order = np.lexsort((self.records.ids[found.pictures], -found.scores))
+        return Found(*(column[order] for column in (found.pictures, found.boxes_xyxy, found.scores, found.labels)))
+
+    def _mask_results(self) -> list[dict[str, Any]]:
+        """COCO's results with masks; without boxes, or their area would be taken for the masks'."""
+        results = []
+        for indices, detections in self._batches:
+            assert detections.masks is not None, "this model makes no masks"
+            boxes = original_boxes(detections, indices, self.records)
+            masks, scores, labels = detections.masks.cpu(), detections.scores.tolist(), detections.labels.tolist()
+            for row, index in enumerate(indices.tolist()):
+                width, height = self.records.sizes[index].tolist()
+                results += [
+                    {
+                        "image_id": int(self.records.ids[index]),
+                        "category_id": label,
+                        "score": score,
+                        "segmentation": run_length(paste(masks[row, d], boxes[row, d], height, width)),
+                    }
+                    for d, (label, score) in enumerate(zip(labels[row], scores[row], strict=True))
+                    if label
+                ]
+        return results
+
+
+def original_boxes(detections: Detections, indices: torch.Tensor, records: Records) -> torch.Tensor:
+    """Boxes in pixels of the originals and inside them: float64 [B, D, 4] on the CPU. indices: int64 [B]."""
+    boxes = records.to_original(detections.boxes_xyxy.cpu().double(), indices)
+    sizes = torch.from_numpy(records.sizes[indices.numpy()]).double()
+    return torch.stack([clip(one, height, width) for one, (width, height) in zip(boxes, sizes.tolist(), strict=True)])

@@ -1,0 +1,181 @@
+"""Step 1, sets of functions that find objects: the detectors a YAML can name. No torch in here.
+
+All of them train from scratch with the compact backbone. Each class's `build(info)` makes a `Detector`.
+"""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from mlcli.schema import ConfigPath, Strict
+
+if TYPE_CHECKING:
+    from mlcli.data.info import DataInfo
+    from mlcli.tasks.detection.models.detector import Detector
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class DetectorBase(Strict):
+    """What all detectors have in common."""
+
+    score_threshold: Share = 0.01
+    """Detections less certain than this are dropped before suppression; low, so that the whole curve is measured."""
+    nms_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of two boxes of one class that overlap by more than this, the less certain is dropped."""
+    max_detections: PositiveInt = 100
+    """Most detections kept of one picture."""
+
+
+class Compact(DetectorBase):
+    """Detectors on the compact backbone: a small residual network of strides 2 to 32 (backbone.py)."""
+
+    width: Annotated[int, Field(ge=4, le=128)] = 16
+    """Channels at stride 2; twice as many at each further stride. 16 makes about a million parameters."""
+
+
+class Yolo(Compact):
+    """You only look once, written from the papers (Redmon & Farhadi 2018; Ge et al. 2021; Feng et al. 2021)."""
+
+    name: Literal["yolo"]
+    head: Literal["free", "anchors"] = "free"
+    """free: one prediction a cell, assigned by how well it does (task alignment); anchors: YOLOv3's, by best anchor."""
+    strides: Annotated[tuple[Literal[4, 8, 16, 32], ...], Field(min_length=1)] = (8, 16, 32)
+    """Strides of the maps that predict, in pixels."""
+    anchors_per_stride: PositiveInt = 3
+    """Anchors a cell, fitted to the training boxes by k-means; for head: anchors only."""
+    box_loss: Literal["iou", "giou", "diou", "ciou"] = "ciou"
+    """Distance between boxes that is learned from."""
+
+    @model_validator(mode="after")
+    def strides_double(self):
+        if any(coarse != 2 * fine for fine, coarse in pairwise(self.strides)):
+            raise ValueError(f"strides {list(self.strides)} must each be twice the one before, such as [8, 16, 32]")
+        return self
+
+    def build(self, info: "DataInfo") -> "Detector":
+        from mlcli.tasks.detection.models.yolo import yolo
+
+        return yolo(self, info)
+
+    def describe(self, info: "DataInfo") -> str:
+        """yolo free width 16"""
+        return f"yolo {self.head} width {self.width}"
+
+
+class Ssd(Compact):
+    """Single shot multibox detector (Liu et al. 2016, arXiv:1512.02325)."""
+
+    name: Literal["ssd"]
+    backbone: Literal["compact", "vgg16"] = "compact"
+    """The compact one, or the paper's VGG-16 (24 million parameters)."""
+    batch_norm: bool = True
+    """For vgg16: batch normalisation, which makes it trainable from scratch; false for the paper's, as for COCO."""
+    weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
+    """For vgg16: none; torchvision's for ImageNet or COCO (network or its cache needed); or a file."""
+    negatives: PositiveFloat = 3.0
+    """Background boxes learned from for each object, the hardest first (section 2.2)."""
+
+    @model_validator(mode="after")
+    def weights_fit(self):
+        if self.weights != "none" and self.backbone != "vgg16":
+            raise ValueError(f"weights '{self.weights}' are for backbone vgg16, not for {self.backbone}")
+        if self.weights == "coco" and self.batch_norm:
+            raise ValueError("weights 'coco' are of VGG-16 without batch normalisation; set batch_norm to false")
+        return self
+
+    def build(self, info: "DataInfo") -> "Detector":
+        from mlcli.tasks.detection.models.ssd import ssd
+
+        return ssd(self, info)
+
+    def describe(self, info: "DataInfo") -> str:
+        """ssd compact width 16"""
+        return f"ssd {self.backbone}" + (f" width {self.width}" if self.backbone == "compact" else "")
+
+
+class Proposals(Strict):
+    """Where R-CNN and Fast R-CNN are told to look."""
+
+    method: Literal["sliding", "selective_search", "rpn"] = "sliding"
+    """sliding windows of several sizes; selective search (Uijlings et al. 2013; needs mlcli[proposals]); or what the
+    region proposal network of a trained faster_rcnn run proposes (step 2 of the 4-step training, Ren et al. 2015)."""
+    run: ConfigPath | None = None
+    """For rpn: the run's folder."""
+    most: PositiveInt = 300
+    """Proposals kept of one picture. Sliding windows leave fewer gaps the more they are: about 1000 find most objects
+    larger than a tenth of the picture."""
+    cache: ConfigPath | None = None
+    """File (.npz) that computed proposals are kept in; null for one beside the user's other caches."""
+
+    @model_validator(mode="after")
+    def rpn_comes_from_a_run(self):
+        if (self.method == "rpn") != (self.run is not None):
+            raise ValueError("method rpn and a run belong together: the run has trained the region proposal network")
+        return self
+
+
+class RCnn(DetectorBase):
+    """Regions with CNN features: each proposal cut out, warped, and shown to a small CNN (Girshick et al. 2014)."""
+
+    name: Literal["rcnn"]
+    crop: Annotated[int, Field(ge=16, le=224)] = 48
+    """Side in pixels that each proposal is warped to."""
+    context: Share = 0.15
+    """By how much of its sides a proposal is widened before it is cut out, half at each end; 0.16 in the paper."""
+    width: Annotated[int, Field(ge=4, le=128)] = 16
+    """Channels of the CNN's first layer."""
+    proposals: Proposals = Proposals()
+
+    def build(self, info: "DataInfo") -> "Detector":
+        from mlcli.tasks.detection.models.rcnn import rcnn
+
+        return rcnn(self, info)
+
+    def describe(self, info: "DataInfo") -> str:
+        """rcnn, proposals sliding"""
+        return f"{self.name}, proposals {self.proposals.method}"
+
+
+class FastRCnn(Compact):
+    """The picture through the CNN once, each proposal pooled from its map (Girshick 2015, arXiv:1504.08083)."""
+
+    name: Literal["fast_rcnn"]
+    roi: Literal["pool", "align"] = "pool"
+    """RoI pooling as in the paper, or RoIAlign (He et al. 2017)."""
+    proposals: Proposals = Proposals()
+
+    def build(self, info: "DataInfo") -> "Detector":
+        from mlcli.tasks.detection.models.fast_rcnn import fast_rcnn
+
+        return fast_rcnn(self, info)
+
+    def describe(self, info: "DataInfo") -> str:
+        """fast_rcnn, proposals sliding"""
+        return f"{self.name}, proposals {self.proposals.method}"
+
+
+class TorchvisionDetector(Compact):
+    """Detectors whose parts come from torchvision, on the compact backbone or on torchvision's own."""
+
+    name: Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
+    """Ren et al. 2015; He et al. 2017 (needs masks); Lin et al. 2017; Tian et al. 2019."""
+    arch: str | None = None
+    """A builder of torchvision.models.detection, such as fasterrcnn_resnet50_fpn; null for the compact backbone."""
+    weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
+    """For arch: none; torchvision's weights for the backbone or for all (network or its cache needed); or a file."""
+
+    def build(self, info: "DataInfo") -> "Detector":
+        from mlcli.tasks.detection.models.torchvision_detectors import torchvision_detector
+
+        return torchvision_detector(self, info)
+
+    def describe(self, info: "DataInfo") -> str:
+        """faster_rcnn compact width 16"""
+        return f"{self.name} " + (
+            f"{self.arch}, weights {self.weights}" if self.arch else f"compact width {self.width}"
+        )
+
+
+DetectionModel = Annotated[Yolo | Ssd | RCnn | FastRCnn | TorchvisionDetector, Field(discriminator="name")]

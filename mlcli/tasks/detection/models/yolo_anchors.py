@@ -1,0 +1,156 @@
+"""YOLO with anchors: boxes laid out in every cell are shifted, scaled, and said to hold an object or not.
+
+YOLOv3 (Redmon & Farhadi 2018, arXiv:1804.02767, section 2): the anchor that an object fits best learns it, in the cell
+that holds its centre; other boxes that overlap an object well are not told to be background. From YOLOv4 (Bochkovskiy
+et al. 2020, arXiv:2004.10934, section 3.4): every anchor that fits well enough learns, CIoU instead of squared errors,
+and centres that reach the cell's border.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mlcli.data.info import DataInfo
+from mlcli.tasks.detection.boxes import convert, iou_matrix
+from mlcli.tasks.detection.models.assigned import assigned, cross_entropy, one_hot
+from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, Conv, by_box, cells, map_size
+from mlcli.tasks.detection.models.coding import MAX_LOG_SCALE
+from mlcli.tasks.detection.models.config import Yolo
+from mlcli.tasks.detection.models.losses import box_loss
+from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED
+from mlcli.tasks.detection.targets import Targets
+
+IGNORE_IOU = 0.5
+"""Background boxes whose anchor overlaps an object by more are not learned from (arXiv:1804.02767, section 2.1)."""
+
+POSITIVE_IOU = 0.5
+"""Anchors that overlap an object by more, were they on its centre, learn it beside the best one."""
+
+CENTRE_REACH = 1.1
+"""Width in cells of the range that a centre can be in: beyond 1, since a sigmoid never quite reaches its ends."""
+
+BOX_GAIN, OBJECTNESS_GAIN, CLASS_GAIN = 2.0, 1.0, 1.0
+"""Between YOLOX's 5 for boxes, with which the scenes' classes came late, and 1, with which their boxes stayed loose."""
+
+
+class AnchorHead(nn.Module):
+    """One branch for each map: x, y, log width, log height, objectness and classes of each of its anchors.
+
+    N boxes: map after map, row by row, cell by cell, anchor by anchor from small to large. See `YoloHead`.
+    """
+
+    anchors_wh: Tensor
+    places: Tensor
+    boxes: Tensor
+    boxes_xyxy: Tensor
+    reach: Tensor
+
+    def __init__(self, config: Yolo, info: DataInfo, channels: int) -> None:
+        super().__init__()
+        self.num_classes = info.num_classes
+        self.box_kind = config.box_loss
+        self.per_cell = config.anchors_per_stride
+        self.branches = nn.ModuleList(_branch(channels, self.per_cell, info.num_classes) for _ in config.strides)
+        _, height, width = info.input_shape
+        self._lay_out(_anchors_wh(config, info), config.strides, (height, width))
+
+    def _lay_out(self, anchors_wh: Tensor, strides: tuple[int, ...], image_size: tuple[int, int]) -> None:
+        """Buffers that no checkpoint needs: they follow from the anchors, which are among the facts of the data."""
+        places, boxes_wh, start = [], [], 0
+        for stride, of_map in zip(strides, anchors_wh.split(self.per_cell), strict=True):
+            rows, columns = map_size(image_size, stride)
+            places += [(stride, rows, columns, start + anchor) for anchor in range(self.per_cell)]
+            boxes_wh.append(of_map.repeat(rows * columns, 1))
+            start += rows * columns * self.per_cell
+        points_xy, sides = (values.repeat_interleave(self.per_cell, dim=0) for values in cells(image_size, strides))
+        boxes = torch.cat((points_xy, torch.cat(boxes_wh)), dim=-1)
+        self.register_buffer("anchors_wh", anchors_wh, persistent=False)  # [L * n, 2]
+        self.register_buffer("places", torch.tensor(places).T.contiguous(), persistent=False)  # [4, L * n]
+        self.register_buffer("boxes", boxes, persistent=False)  # [N, 4], cxcywh
+        self.register_buffer("boxes_xyxy", convert(boxes, "cxcywh", "xyxy"), persistent=False)  # [N, 4]
+        self.register_buffer("reach", sides[:, None] * CENTRE_REACH, persistent=False)  # [N, 1], pixels
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        return by_box(maps, self.branches, 5 + self.num_classes)
+
+    def losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
+        boxes_xyxy, objectness, logits = self.read(predictions)
+        matched = self.assign(targets)
+        positive = matched >= 0
+        boxes = positive.sum().clamp(min=1)
+        wanted_xyxy, labels = assigned(targets, matched, boxes_xyxy.detach())
+        wrong_box = box_loss(boxes_xyxy, wanted_xyxy, self.box_kind) * positive
+        wrong_objectness = cross_entropy(objectness, positive.float()) * (matched != IGNORED)
+        wrong_class = cross_entropy(logits, one_hot(labels, self.num_classes)) * positive[..., None]
+        return {
+            "box": BOX_GAIN * wrong_box.sum() / boxes,
+            "objectness": OBJECTNESS_GAIN * wrong_objectness.sum() / boxes,
+            "class": CLASS_GAIN * wrong_class.sum() / boxes,
+        }
+
+    def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        boxes_xyxy, objectness, logits = self.read(predictions)
+        return boxes_xyxy, logits.sigmoid() * objectness.sigmoid()[..., None]
+
+    def read(self, predictions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes [B, N, 4] in pixels, logits of there being an object [B, N] and of its class [B, N, K]."""
+        shift, scale, objectness, logits = predictions.split((2, 2, 1, self.num_classes), dim=-1)
+        centres = self.boxes[:, :2] + (shift.sigmoid() - 0.5) * self.reach
+        sizes = self.boxes[:, 2:] * scale.clamp(max=MAX_LOG_SCALE).exp()
+        return convert(torch.cat((centres, sizes), dim=-1), "cxcywh", "xyxy"), objectness[..., 0], logits
+
+    def assign(self, targets: Targets) -> Tensor:
+        """The row of the object that each box learns, BACKGROUND or IGNORED: int64 [B, N]."""
+        batch, objects = targets.labels.shape
+        matched = torch.full((batch, len(self.boxes)), BACKGROUND, device=targets.labels.device)
+        if objects == 0:
+            return matched
+        fit = self._fit(targets.boxes_xyxy)  # [B, M, L * n]
+        best = fit == fit.amax(dim=-1, keepdim=True)
+        learns = (best | (fit > POSITIVE_IOU)) & targets.valid[..., None]
+        # Of two objects that want a box, one whose best anchor it is goes first, then the one that comes later.
+        claim = torch.arange(objects, device=matched.device)[:, None] + objects * best
+        claim = torch.where(learns, claim, BACKGROUND)
+        claimed = matched.scatter_reduce(1, self._places_of(targets.boxes_xyxy).flatten(1), claim.flatten(1), "amax")
+        near = (iou_matrix(targets.boxes_xyxy, self.boxes_xyxy) > IGNORE_IOU).any(dim=1)  # [B, N]
+        return torch.where(claimed >= 0, claimed % objects, torch.where(near, IGNORED, BACKGROUND))
+
+    def _fit(self, boxes_xyxy: Tensor) -> Tensor:
+        """IoU of objects [B, M, 4] with each anchor, were it on their centre: [B, M, L * n]."""
+        sizes_wh = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
+        centred = torch.cat((-sizes_wh, sizes_wh), dim=-1) / 2
+        return iou_matrix(centred, torch.cat((-self.anchors_wh, self.anchors_wh), dim=-1) / 2)
+
+    def _places_of(self, boxes_xyxy: Tensor) -> Tensor:
+        """Which of the N boxes each anchor is in the cell that holds an object's centre: int64 [B, M, L * n]."""
+        stride, rows, columns, first = self.places  # each [L * n]
+        x, y = ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2)[..., None].unbind(-2)  # each [B, M, 1]
+        column = (x / stride).long().clamp(min=0).minimum(columns - 1)
+        row = (y / stride).long().clamp(min=0).minimum(rows - 1)
+        return first + (row * columns + column) * self.per_cell
+
+
+def _anchors_wh(config: Yolo, info: DataInfo) -> Tensor:
+    """Width and height of each anchor in pixels, from small to large: float32 [L * n, 2].
+
+    Without any fitted to data, squares evenly spread in ratio between two strides and the picture.
+    """
+    count = len(config.strides) * config.anchors_per_stride
+    fitted = info.preparation.get("anchors_wh")
+    if fitted is not None:
+        assert len(fitted) == count, f"{len(fitted)} anchors for {count} places"
+        return torch.tensor(fitted, dtype=torch.float32)
+    least, most = 2.0 * config.strides[0], float(min(info.input_shape[1:]))
+    sides = torch.logspace(math.log10(least), math.log10(most), count)
+    return torch.stack((sides, sides), dim=-1)
+
+
+def _branch(channels: int, anchors: int, num_classes: int) -> nn.Sequential:
+    last = nn.Conv2d(channels, anchors * (5 + num_classes), kernel_size=1)
+    with torch.no_grad():
+        bias = torch.zeros(anchors, 5 + num_classes)
+        bias[:, 4] = PRIOR_LOGIT
+        last.bias = nn.Parameter(bias.flatten())
+    return nn.Sequential(Conv(channels, channels), last)

@@ -1,0 +1,1 @@
+"""Images of what a detector sees, answers and gets wrong."""

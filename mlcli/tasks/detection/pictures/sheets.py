@@ -1,0 +1,230 @@
+"""Pictures of what a detector sees, says and gets wrong, for people to look through."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mlcli.data.decode import read_image
+from mlcli.show.boxes import Thing, colour_of, drawn, readable_side
+from mlcli.show.drawing import Tile, picture_of, sheet
+from mlcli.tasks.detection.data.annotations.segments import decode
+from mlcli.tasks.detection.data.records import Records
+from mlcli.tasks.detection.models.matching import BACKGROUND
+from mlcli.tasks.detection.targets import Targets
+
+if TYPE_CHECKING:
+    from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+
+LEAST_SIDE, MOST_SIDE = 480, 1280
+"""Pixels of the longer side of a picture on its own."""
+PANEL = 320  # pixels of a picture on a sheet
+LARGE_PANEL = 480
+MOST_PAIRS = 6  # pictures on a sheet of truth and answer
+MOST_SHOWN = 12  # of a training batch
+MOST_CANDIDATES = 300  # boxes drawn before suppression; more would be a carpet
+GREY = (150, 155, 162)
+
+
+def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str]) -> Image.Image:
+    """An image with its objects: boxes and masks in the classes' colours, names and certainties.
+
+    record: as `ObjectDetector.records` makes it. Raises DataError for an unreadable image.
+    """
+    image = read_image(image_path, channels=3)
+    label_of = {name: label for label, name in enumerate(class_names, start=1)}
+    things = []
+    for found in record["objects"]:
+        left, top, width, height = found["bbox"]
+        code = found.get("segmentation")
+        mask = None if code is None else decode(code, image.height, image.width)
+        caption = _caption(found["label"], found["score"])
+        colour = colour_of(label_of[found["label"]])
+        things.append(Thing((left, top, left + width, top + height), colour, caption, mask=mask))
+    return drawn(image, things, readable_side(image, LEAST_SIDE, MOST_SIDE))
+
+
+def batch_sheet(images: Tensor, targets: Targets, class_names: Sequence[str]) -> Image.Image:
+    """The first pictures of a batch as the model sees them, with what it should find.
+
+    images: [B, 3, H, W] of values in 0..255; boxes in their pixels.
+    """
+    tiles: list[Tile] = []
+    for image, boxes, labels in zip(images[:MOST_SHOWN], targets.boxes_xyxy, targets.labels, strict=False):
+        row = len(tiles)
+        masks = None if targets.masks is None else targets.masks[row].cpu().numpy().astype(bool)
+        things = [
+            Thing(box, colour_of(label), class_names[label - 1], mask=None if masks is None else masks[m])
+            for m, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True))
+            if label
+        ]
+        tiles.append(Tile(drawn(picture_of(image), things, PANEL), (_count(len(things), "object"),)))
+    return sheet("a training batch", "as the model sees it, after augmentation", tiles, columns=4, side=PANEL)
+
+
+def answer_sheets(records: Records, metrics: "DetectionMetrics") -> dict[str, Image.Image]:
+    """What to look at after an evaluation, by title. `metrics` has seen the split."""
+    from mlcli.tasks.detection.pictures.figures import breakdown_figure, f1_figure, pr_figure
+
+    details = metrics.details()
+    threshold = details["best_threshold"]
+    seen = np.sort(metrics.seen)
+    if not len(seen):
+        return {}
+    steps = np.unique(np.linspace(0, len(seen) - 1, min(MOST_PAIRS, len(seen))).round().astype(int))
+    faults = mistakes_by_picture(metrics, threshold)
+    worst = seen[np.argsort(-faults[seen], kind="stable")][:MOST_PAIRS]
+    pictures = {"truth and answer": truth_and_answer(records, metrics, seen[steps], threshold)}
+    if faults[worst].any():
+        worst = worst[faults[worst] > 0]
+        pictures["most mistakes"] = truth_and_answer(records, metrics, worst, threshold, title="most mistakes")
+    return pictures | {
+        "precision and recall": pr_figure(details),
+        "f1 by threshold": f1_figure(details),
+        "kinds of mistakes": breakdown_figure(details),
+    }
+
+
+def mistakes_by_picture(metrics: "DetectionMetrics", threshold: float) -> np.ndarray:
+    """int64 [N]: wrong detections of at least `threshold`, and objects that none of that certainty is right about."""
+    judged, records = metrics.judged, metrics.records
+    wrong, missed = _faults(metrics, threshold)
+    count = len(records)
+    return np.bincount(judged.found.pictures[wrong], minlength=count) + np.bincount(
+        records.picture_of[missed], minlength=count
+    )
+
+
+def truth_and_answer(
+    records: Records,
+    metrics: "DetectionMetrics",
+    indices: Sequence[int] | np.ndarray,
+    threshold: float,
+    *,
+    title: str = "truth and answer",
+) -> Image.Image:
+    """Pairs of pictures: what is there, and beside it what was found with a certainty of at least `threshold`.
+
+    Dashed is what was missed on the left, and what is wrong on the right; grey is what does not count.
+    """
+    judged, names = metrics.judged, metrics.class_names
+    found = judged.found
+    wrong, missed = _faults(metrics, threshold)
+    told = found.scores >= threshold
+    tiles = []
+    for index in np.asarray(indices).tolist():
+        image = records.original(index)
+        objects = range(*records.objects_of(index).indices(len(records.labels)))
+        truth = [_true_thing(records, t, names, missed=bool(missed[t])) for t in objects]
+        rows = np.flatnonzero(told & (found.pictures == index)).tolist()
+        answer = [
+            Thing(
+                found.boxes_xyxy[d].tolist(),
+                GREY if judged.ignored[d] else colour_of(int(found.labels[d])),
+                _caption(names[found.labels[d] - 1], found.scores[d]),
+                dashed=bool(wrong[d]),
+            )
+            for d in rows
+        ]
+        counted = [t for t in objects if judged.counted[t]]
+        bad, gone = sum(bool(wrong[d]) for d in rows), sum(bool(missed[t]) for t in counted)
+        tiles.append(Tile(drawn(image, truth, PANEL), (Path(records.name(index)).name, _count(len(counted), "object"))))
+        tiles.append(Tile(drawn(image, answer, PANEL), (f"{len(counted) - gone} found, {gone} missed", f"{bad} wrong")))
+    note = f"left the truth, right what was found with a certainty of {threshold:.0%} or more; dashed: missed, wrong"
+    return sheet(title, note, tiles, columns=4 if len(tiles) > 2 else 2, side=PANEL)
+
+
+def anchors_and_matches(
+    image: Tensor,
+    anchors_xyxy: Tensor,
+    boxes_xyxy: Tensor,
+    labels: Tensor,
+    matched: Tensor,
+    class_names: Sequence[str],
+) -> Image.Image:
+    """Three views of one picture: the anchors around its middle, its objects, and the anchors that learn each of them.
+
+    Args:
+        image: [3, H, W] of values in 0..255.
+        anchors_xyxy: [A, 4] in its pixels; boxes without area (points) are drawn as dots.
+        boxes_xyxy, labels: [M, 4] and [M], the objects; labels 1..K, 0 for padding.
+        matched: int64 [A], the object each anchor is to learn, or negative (see matching.py).
+    """
+    picture = picture_of(image)
+    anchors, matched, classes = anchors_xyxy.cpu(), matched.cpu(), labels.tolist()
+    middle = torch.tensor([picture.width / 2, picture.height / 2])
+    distance = ((anchors[:, :2] + anchors[:, 2:]) / 2 - middle).norm(dim=1)
+    near = (distance <= distance.min() + 1e-3).nonzero().flatten().tolist()
+    shapes = [Thing(anchors[a].tolist(), colour_of(n + 1)) for n, a in enumerate(near)]
+    objects = [
+        Thing(box, colour_of(label), class_names[label - 1])
+        for box, label in zip(boxes_xyxy.tolist(), classes, strict=True)
+        if label
+    ]
+    learning = (matched > BACKGROUND).nonzero().flatten().tolist()
+    matches = [Thing(anchors[a].tolist(), colour_of(classes[int(matched[a])]), thin=True) for a in learning]
+    ignored = int((matched < BACKGROUND).sum())
+    counts = f"{len(learning):,} of {len(anchors):,}" + (f", {ignored:,} ignored" if ignored else "")
+    without = len(objects) - len({int(matched[a]) for a in learning})
+    tiles = [
+        Tile(drawn(picture, shapes, LARGE_PANEL), (f"{len(near)} of {len(anchors):,} anchors, nearest the middle",)),
+        Tile(drawn(picture, objects, LARGE_PANEL), (_count(len(objects), "object"),)),
+        Tile(drawn(picture, matches, LARGE_PANEL), (f"anchors that learn an object: {counts}",)),
+    ]
+    note = f"{_count(without, 'object')} without an anchor" if without else "every object has an anchor to learn it"
+    return sheet("anchors", note, tiles, columns=3, side=LARGE_PANEL)
+
+
+def before_and_after_nms(
+    image: Tensor, boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, class_names: Sequence[str]
+) -> Image.Image:
+    """What non-maximum suppression takes away: all candidates, and what is left of them.
+
+    Args:
+        image: [3, H, W] of values in 0..255.
+        boxes_xyxy, scores, labels: [N, 4], [N] and [N], the candidates; labels 1..K.
+        kept: int64 [k], those left.
+    """
+    picture = picture_of(image)
+    boxes, names = boxes_xyxy.tolist(), labels.tolist()
+    most_certain = scores.argsort(descending=True)[:MOST_CANDIDATES].flip(0).tolist()
+    before = [Thing(boxes[n], colour_of(names[n]), thin=True) for n in most_certain]
+    after = [
+        Thing(boxes[n], colour_of(names[n]), _caption(class_names[names[n] - 1], float(scores[n])))
+        for n in kept.tolist()
+    ]
+    shown = f", the {len(before)} most certain drawn" if len(before) < len(boxes) else ""
+    tiles = [
+        Tile(drawn(picture, before, LARGE_PANEL), (f"before: {_count(len(boxes), 'box', 'boxes')}{shown}",)),
+        Tile(drawn(picture, after, LARGE_PANEL), (f"after: {_count(len(after), 'box', 'boxes')}",)),
+    ]
+    note = "of boxes of one class that overlap, the most certain stays"
+    return sheet("non-maximum suppression", note, tiles, columns=2, side=LARGE_PANEL)
+
+
+def _faults(metrics: "DetectionMetrics", threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Wrong detections of at least `threshold`, bool [n], and objects missed at it, bool [T]."""
+    judged = metrics.judged
+    told = judged.found.scores >= threshold
+    missed = judged.counted.copy()
+    missed[judged.matches[judged.right & told]] = False
+    return judged.wrong & told, missed
+
+
+def _true_thing(records: Records, t: int, names: Sequence[str], *, missed: bool) -> Thing:
+    ignored = bool(records.ignored[t])
+    label = int(records.labels[t])
+    name = names[label - 1] + (" (crowd)" if records.crowd[t] else " (difficult)" if records.difficult[t] else "")
+    return Thing(records.boxes_xyxy[t].tolist(), GREY if ignored else colour_of(label), name, dashed=missed)
+
+
+def _caption(name: str, score: float) -> str:
+    return f"{name} {score:.0%}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
