@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from mlcli.data.augmentations import Augmentation
-from mlcli.data.config import EmbeddedTable, TableFile
 from mlcli.data.describe import describe_data
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Source
+from mlcli.data.sources.build import build_source
 from mlcli.engine.contract import Batch, Embeddings, Metrics
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
@@ -84,8 +84,7 @@ class ClassificationTask(Classifier):
     is_static = True
 
     def __init__(self, config: Classification) -> None:
-        data = config.data
-        source = data.build(regression=False) if isinstance(data, TableFile | EmbeddedTable) else data.build()
+        source = build_source(config.data)
         super().__init__(config, source.info)
         self.source = source
         self.start = Start(self.model, config.finetune)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from mlcli.data.augmentations import Augmentation
-from mlcli.data.config import EmbeddedTable, TableFile
 from mlcli.data.describe import describe_data
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Source
+from mlcli.data.sources.build import build_source
 from mlcli.engine.contract import Batch, Metrics
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
@@ -81,8 +81,7 @@ class RegressionTask(Regressor):
     is_static = True
 
     def __init__(self, config: Regression) -> None:
-        assert isinstance(config.data, TableFile | EmbeddedTable)
-        source = config.data.build(regression=True)
+        source = build_source(config.data, regression=True)
         super().__init__(config, source.info)
         self.source = source
         self.start = Start(self.model, config.finetune)
