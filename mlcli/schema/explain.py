@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mlcli.schema.places import Problem
 from mlcli.schema.words import Slot, Spot, bounds, follow, in_words, walk, with_article
-from mlcli.schema.yaml12 import KeyPath, Tree, scalar
+from mlcli.schema.yaml12 import MAX_KEY, KeyPath, Tree, scalar
 
 SHOWN_VALUE = 60
 """Characters of an offending value that a message shows."""
@@ -247,6 +247,8 @@ def show(value: Any, *, quotes: bool = True) -> str:
 def closest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, "" if none is near."""
     known = list(known)
+    if len(word) > MAX_KEY:  # nothing known is so long, and comparing takes time that grows with the word
+        return ""
     # difflib's usual 0.6 finds nothing for a wrong letter in a word of two.
     near = get_close_matches(word.lower(), known, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
     containing = [name for name in known if len(word) > 2 and word.lower() in name]

@@ -21,7 +21,8 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_KEY = 100
 MAX_VALUES = 5_000
-"""Far above any real configuration (hundreds); a hostile megabyte is answered in a third of a second of CPU."""
+"""Far above any real configuration (hundreds). Together they bound the work that a hostile file can cause: at most
+3 * MAX_VALUES events are read, and tests/reliability/test_yaml_attacks.py counts the calls."""
 INT64 = 2**63
 
 _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 20 times as fast; wheels always have it
@@ -30,6 +31,7 @@ _WORDS: dict[str, Any] = {"null": None, "Null": None, "NULL": None, "~": None, "
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 KeyPath = tuple[str | int, ...]
@@ -191,7 +193,7 @@ class _Events:
         return Place(self.origin, event.start_mark.line, event.start_mark.column)
 
     def value(self, event: yaml.ScalarEvent) -> Any:
-        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in event.value):
+        if _UNSTORABLE.search(event.value):
             self.refuse(event, "this text has a character that neither files nor terminals can hold")
         try:
             return scalar(event.value) if event.implicit[0] else event.value

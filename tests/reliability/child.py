@@ -18,21 +18,15 @@ import torch
 from mlcli import cli
 from tests.conftest import Typed
 
-YARDSTICK_S = 0.02
 LIMIT_S = 120
 """Of real time, for a case that hangs; hundreds of times what one takes."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a case returned, and what it took: seconds of CPU, and by how many MB the process grew at most.
-
-    A busy or old machine takes several times as long for anything; `cpu_s` is what a core would have taken that counts
-    to a million in YARDSTICK_S.
-    """
+    """What a case returned, and by how many MB the process grew at most."""
 
     value: Any
-    cpu_s: float
     growth_mb: float
 
 
@@ -73,31 +67,15 @@ def in_child(work: Callable[[], Any], *, limit_s: int = LIMIT_S) -> Spent:
 
 
 def _measured(work: Callable[[], Any]) -> Spent:
-    slowness = _yardstick_s() / YARDSTICK_S
-    before, began = _resident_mb(), _cpu_s()
+    before = _resident_mb()
     value = work()
-    took = (_cpu_s() - began) / slowness
-    peak = (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )  # a fork's starts at what it has, not at its parent's
-    return Spent(value, took, peak - before)
-
-
-def _yardstick_s() -> float:
-    began = _cpu_s()
-    for _ in range(1_000_000):
-        pass
-    return _cpu_s() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # a fork's begins at its own size
+    return Spent(value, peak - before)
 
 
 def _resident_mb() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def type_here(*arguments: object) -> Typed:
