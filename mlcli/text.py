@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def paragraphs(lines: Iterable[tuple[str, str]], width: int = 118) -> str:
@@ -35,3 +36,8 @@ def count(number: float) -> str:
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g}G" if number < 999.5 else f"{number / 1000:,.3g}T"
+
+
+def shown(path: Path) -> str:
+    """A path as a person here would type it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -58,9 +58,8 @@ def run(
     from mlcli.machine.bench.shared_memory import checks
     from mlcli.machine.bench.throughput import Bench
     from mlcli.machine.bench.verdict import judge
-    from mlcli.report.summary import shown
     from mlcli.schema.edit import refuse_to_apply
-    from mlcli.text import paragraphs
+    from mlcli.text import paragraphs, shown
 
     if apply:
         refuse_to_apply(config)

@@ -28,7 +28,7 @@ def run_check(
 
     from mlcli.data.check.page import page, verdict
     from mlcli.engine.run import check_writable
-    from mlcli.report.summary import shown
+    from mlcli.text import shown
 
     check_writable(root)
     examination = _examine(experiment.config)

@@ -164,7 +164,7 @@ def _write(folder: Path, name: str, pictures: dict[str, "Image"]) -> dict[str, s
     import io
 
     from mlcli.files import cannot_write, write_atomically
-    from mlcli.report.summary import shown
+    from mlcli.text import shown
 
     paths = {}
     for title, picture in pictures.items():

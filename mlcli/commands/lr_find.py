@@ -2,16 +2,23 @@
 
 import json
 import shlex
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.errors import ConfigError, ExitCode
-from mlcli.experiment import Experiment
+from mlcli.commands.common import (
+    apply_advice,
+    is_override_of,
+    load_experiment,
+    refuse_apply,
+    show_progress,
+    write_picture,
+)
+from mlcli.errors import ExitCode
 
 if TYPE_CHECKING:
-    from mlcli.engine.lr_range import Suggestion, Sweep
+    from mlcli.engine.lr_range import Suggestion
 
 BUDGET_S = 60.0
 """About how long it may take; a slow model gets fewer steps."""
@@ -19,7 +26,7 @@ BUDGET_S = 60.0
 
 def run(
     config: Path | None,
-    overrides: list[str],
+    overrides: Sequence[str],
     *,
     apply: bool = False,
     as_json: bool = False,
@@ -30,125 +37,69 @@ def run(
 
     apply: write the suggestion into the YAML. Raises UserError.
     """
-    if config is None:
-        raise ConfigError("which YAML?", where="mlcli lr-find", fix="mlcli lr-find config.yaml")
-    experiment = Experiment.load(config, overrides)
+    experiment = load_experiment("lr-find", config, overrides)
+    assert config is not None
 
     from mlcli.engine.lr_range import suggest, sweep
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.report.lr_range import picture
-    from mlcli.schema.edit import refuse_to_apply
+    from mlcli.report.lr_range import ending, page, picture
+    from mlcli.report.tables import duration
 
     if apply:
-        refuse_to_apply(config)
-        _refuse_overrides(overrides)
+        refuse_apply(config, overrides, "optimizer")
     check_writable(root)
     settings = experiment.config
     runtime = decide_runtime(settings)
     task = settings.build()
-    model = dict(task.describe())["model"]
+    model, optimizer = dict(task.describe())["model"], settings.optimizer
     feed = task.feed(runtime)
-    _say("measuring ...")
+    show_progress("measuring ...")
     try:
         seen = sweep(task, feed, settings, runtime, budget_s=budget_s)
     finally:
         feed.close()
-        _say("")
+        show_progress("")
     suggestion = suggest(seen)
-    title = f"{experiment.name}: {model.split('  ')[0]}, {settings.optimizer.name}"
-    path = _save(root / "lr-find" / f"{experiment.name}.png", picture(seen, suggestion, title))
-    applied = _apply(config, settings.optimizer.name, suggestion) if apply else None
+    title = f"{experiment.name}: {model.split('  ')[0]}, {optimizer.name}"
+    path = write_picture(root / "lr-find" / f"{experiment.name}.png", picture(seen, suggestion, title))
+    override = None if suggestion.best is None else f"optimizer.lr={suggestion.best:.2g}"
+    last = [("now", f"optimizer.lr={optimizer.lr:g}")]
+    if apply:
+        lr = _two_digits(suggestion.best)
+        changes: dict[str, Any] = {} if lr is None else {"lr": lr, "name": optimizer.name}  # a section needs its name
+        last = apply_advice(config, "optimizer", changes, f"optimizer.lr: {lr}")
     if as_json:
-        best = {key: value if isinstance(value, str) else _rounded(value) for key, value in asdict(suggestion).items()}
-        report = {"config": str(config), "overrides": overrides, "suggestion": best, "override": _override(suggestion),
-                  **asdict(seen), "smooth": seen.smooth, "picture": path, "applied": bool(applied)}  # fmt: skip
+        best = {k: v if isinstance(v, str) else _two_digits(v) for k, v in asdict(suggestion).items()}
+        report = {"config": str(config), "overrides": overrides, "suggestion": best, "override": override,
+                  **asdict(seen), "smooth": seen.smooth, "picture": path, "applied": apply}  # fmt: skip
         print(json.dumps(report, indent=2))
         return ExitCode.OK
     device = f"{runtime.precision} on {runtime.device.type}"
-    tried = f"{settings.optimizer.name}, batches of {settings.train.samples_per_step}, {device}; {_ending(seen)}"
-    lines = [("model", model), ("tried", tried), ("picture", path)]
-    print(_page(seen, suggestion, lines, applied or [("now", f"optimizer.lr={settings.optimizer.lr:g}")]))
+    tried = f"{optimizer.name}, batches of {settings.train.samples_per_step}, {device}"
+    lines = [("model", model), ("tried", f"{tried}; {ending(seen)}; {duration(seen.seconds)}"), ("picture", path)]
+    print(page(seen, suggestion, lines, last))
     print(_next(config, overrides, suggestion, applied=apply))
     return ExitCode.OK
 
 
-def _page(seen: "Sweep", suggestion: "Suggestion", lines: list[tuple[str, str]], last: list[tuple[str, str]]) -> str:
-    from mlcli.report.lr_range import curve, rules_table
-    from mlcli.text import paragraphs
-
-    verdict = suggestion.why if suggestion.best is None else f"optimizer.lr={suggestion.best:.2g}   {suggestion.why}"
-    parts = [paragraphs(lines, 100), curve(seen, suggestion)]
-    if suggestion.best is not None:
-        parts.append(rules_table(seen, suggestion))
-    return "\n\n".join([*parts, paragraphs([("SUGGESTED" if suggestion.best else "VERDICT", verdict), *last], 100)])
-
-
-def _next(config: Path, overrides: list[str], suggestion: "Suggestion", *, applied: bool) -> str:
-    """What to type."""
+def _next(config: Path, overrides: Sequence[str], suggestion: "Suggestion", *, applied: bool) -> str:
+    """What to type next."""
     from mlcli.text import commands
 
+    def typed(command: str, *arguments: str) -> str:
+        return f"mlcli {command} {shlex.join([str(config), *arguments])}"
+
     if suggestion.best is None:
-        return commands(f"mlcli inspect {shlex.join([str(config), *overrides])}")
+        return commands(typed("inspect", *overrides))
     others = [text for text in overrides if not text.startswith("optimizer.lr=")]
     if applied:
-        return commands(f"mlcli train {shlex.join([str(config), *others])}")
-    train = f"mlcli train {shlex.join([str(config), *others, _override(suggestion) or ''])}"
-    if any(text.startswith("optimizer") for text in others):
+        return commands(typed("train", *others))
+    train = typed("train", *others, f"optimizer.lr={suggestion.best:.2g}")
+    if any(is_override_of("optimizer", text) for text in others):
         return commands(train)
-    keep = f"mlcli lr-find {shlex.join([str(config), *others])} --apply   # writes it into the YAML, keeps comments"
-    return commands(train, keep)
+    return commands(train, f"{typed('lr-find', *others)} --apply   # writes it into the YAML, keeps comments")
 
 
-def _ending(seen: "Sweep") -> str:
-    from mlcli.report.lr_range import ending
-    from mlcli.report.tables import duration
-
-    return f"{ending(seen)}; {duration(seen.seconds)}"
-
-
-def _override(suggestion: "Suggestion") -> str | None:
-    return None if suggestion.best is None else f"optimizer.lr={suggestion.best:.2g}"
-
-
-def _rounded(value: float | None) -> float | None:
+def _two_digits(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.2g}")
-
-
-def _refuse_overrides(overrides: list[str]) -> None:
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key == "optimizer" or key.startswith("optimizer."):
-            raise ConfigError("with --apply, optimizer keys cannot be overridden: the file is what is judged",
-                              where=override, fix="drop the override or the --apply")  # fmt: skip
-
-
-def _apply(config: Path, optimizer: str, suggestion: "Suggestion") -> list[tuple[str, str]]:
-    """Write the suggestion. Returns what to say about it."""
-    from mlcli.schema import edit as yaml
-
-    if suggestion.best is None:
-        return [("apply", f"nothing to write: {config} stays as it is")]
-    changes: dict[str, Any] = {"lr": _rounded(suggestion.best), "name": optimizer}  # a section needs its name
-    yaml.apply(config, "optimizer", changes)
-    Experiment.load(config)
-    return [("apply", f"wrote optimizer.lr: {suggestion.best:.2g} into {config}")]
-
-
-def _save(path: Path, content: bytes) -> str:
-    """Write the picture whole or not at all. Returns its path as a person here would type it."""
-    from mlcli.files import cannot_write, write_atomically
-    from mlcli.report.summary import shown
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path.parent, error) from error
-    write_atomically(path, content)
-    return shown(path.absolute())
-
-
-def _say(what: str) -> None:
-    """One line that is overwritten; only for people who look."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)

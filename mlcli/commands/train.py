@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli import __version__
+from mlcli.commands.common import load_experiment, say
 from mlcli.errors import ConfigError, ExitCode, OutOfMemoryError, OutputError, UserError
 from mlcli.experiment import Experiment
 
@@ -42,8 +43,8 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.stop import StopRequest
     from mlcli.engine.trainer import Training
     from mlcli.files import cannot_write, is_disk_trouble
-    from mlcli.report.summary import shown
     from mlcli.report.tables import duration
+    from mlcli.text import shown
 
     folder, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
     check_writable(folder.path if folder else root)
@@ -53,33 +54,33 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         settings = experiment.config
         runtime = decide_runtime(settings)
         task = settings.build()
-        _say(task.describe())
+        say(task.describe())
         if settings.train.batch_size == "auto":
             experiment = _with_measured_batch_size(experiment, task, runtime)
             settings = experiment.config
             task = settings.build()  # measuring has trained it
         feed = task.feed(runtime)
-        _say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
+        say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
         judged = "val" if "val" in task.splits else "train"
         watch = choose_watch(settings.train.watch, task.primary, task.metrics(judged).directions, "val" in task.splits)
         state = TrainingState.start(task, feed, settings, runtime, watch)
         if folder:
             offset, lines = go_on(state, folder, experiment.plain(), task.facts, feed.steps_per_epoch)
-            _say([*lines, *_changed_environment(folder, runtime)])
+            say([*lines, *_changed_environment(folder, runtime)])
         micro_batches = MicroBatches(settings.train, state.progress, feed)
         batches, batch_s = rehearse(
-            task, feed, runtime, state.progress.step, lambda error: _say([("memory", micro_batches.halve(error))])
+            task, feed, runtime, state.progress.step, lambda error: say([("memory", micro_batches.halve(error))])
         )
         left_s = _seconds_left(batch_s * micro_batches.parts, task, feed, state, settings)
-        _say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
+        say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
         if settings.train.compile == "auto":
             compiles = decide_compile(task, runtime, left_s)
-            _say([(compiles.what, f"{compiles.value}: {compiles.why}")])
+            say([(compiles.what, f"{compiles.value}: {compiles.why}")])
             runtime = replace(runtime, compile=compiles.value == "yes", choices=(*runtime.choices, compiles))
             state.net = runtime.callable_form(state.model)
         stop.listen()  # from here on there is something to be resumed
         folder = folder or create_run(root, name or experiment.name)
-        _say([("run", shown(folder.path))])
+        say([("run", shown(folder.path))])
         _write_documents(folder, experiment, runtime, task)
         log, screen = RunLog(folder, offset, state.progress.step), Screen(feed.steps_per_epoch, watch.metric)
         board = Board(log.tensorboard, resumed=state.progress.step > 0)
@@ -108,7 +109,7 @@ def _with_measured_batch_size(experiment: Experiment, task: "Task", runtime: "Ru
     from mlcli.machine.bench.batch_size import choose_batch_size
 
     size, why = choose_batch_size(task, experiment.config, runtime)
-    _say([("batch size", f"{size}: {why}")])
+    say([("batch size", f"{size}: {why}")])
     train = experiment.config.train.model_copy(update={"batch_size": size})
     return replace(experiment, config=experiment.config.model_copy(update={"train": train}))
 
@@ -139,7 +140,8 @@ def _train(t: Any, batches: Any) -> ExitCode:
     from mlcli.files import cannot_write, is_disk_trouble
     from mlcli.report.baselines import write_baselines
     from mlcli.report.page.write import write_report
-    from mlcli.report.summary import closing_lines, shown
+    from mlcli.report.summary import closing_lines
+    from mlcli.text import shown
 
     began, before = time.monotonic(), t.run.status_or_empty()
     t.run.update_status(state="running", started=before.get("started", utc_now()), task=t.settings.task,
@@ -195,7 +197,7 @@ def _train(t: Any, batches: Any) -> ExitCode:
         raise
     # The run is complete; what goes wrong from here on does not take that back.
     if t.settings.train.baselines:
-        write_baselines(t.task, t.run, say=lambda text: _say([("baselines", text)]))
+        write_baselines(t.task, t.run, say=lambda text: say([("baselines", text)]))
     write_report(t.run)
     print(closing_lines(t, outcome, scores, time.monotonic() - began))
     return ExitCode.OK
@@ -203,10 +205,8 @@ def _train(t: Any, batches: Any) -> ExitCode:
 
 def _experiment(config: Path | None, overrides: list[str], resume: str | None, root: Path) -> Experiment:
     """The YAML given, or with --resume alone the one the run was started with."""
-    if config is not None:
-        return Experiment.load(config, overrides)
-    if resume is None:
-        raise ConfigError("which YAML?", where="mlcli train", fix="mlcli init digits && mlcli train config.yaml")
+    if config is not None or resume is None:
+        return load_experiment("train", config, overrides)
     from mlcli.engine.run import open_run
 
     return Experiment.of_run(open_run(resume, root).path, overrides)
@@ -218,12 +218,6 @@ def _refuse_names(name: str | None, resume: str | None) -> None:
         raise ConfigError("a resumed run keeps its name", where="--name", fix="leave --name out")
     if name is not None and (name in ("", ".", "..") or Path(name).name != name or "\\" in name):
         raise ConfigError(f"'{name}' cannot name a folder of runs", where="--name", fix="a name without slashes")
-
-
-def _say(lines: Any) -> None:
-    """What a person should know before training: subject and text, line by line."""
-    for subject, text in lines:
-        print(f"{subject:<10} {text}", flush=True)
 
 
 def _seconds_left(step_s: float, task: Any, feed: Any, state: Any, settings: Any) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mlcli.engine.run import png
 from mlcli.engine.vitals import Activation, Histogram, Look
 
 if TYPE_CHECKING:
@@ -119,10 +120,9 @@ class Board:
 
         values = []
         for title, picture in pictures.items():
-            target = io.BytesIO()
-            picture.convert("RGB").save(target, format="PNG", compress_level=4)  # 6 takes twice as long for 3 % less
+            content = png(picture.convert("RGB"))
             image = Summary.Image(
-                width=picture.width, height=picture.height, colorspace=3, encoded_image_string=target.getvalue()
+                width=picture.width, height=picture.height, colorspace=3, encoded_image_string=content
             )
             values.append(Summary.Value(tag=_tag(title, split), image=image))
         self._add(Summary(value=values), step)

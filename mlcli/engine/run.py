@@ -80,11 +80,9 @@ class RunFolder:
 
     def write_picture(self, title: str, picture: "Image") -> None:
         """pictures/<title>.png, with hyphens for spaces."""
-        png = io.BytesIO()
-        picture.save(png, "PNG")
         folder = self.path / "pictures"
         make_folder(folder)
-        write_atomically(folder / f"{title.replace(' ', '-')}.png", png.getvalue())
+        write_atomically(folder / f"{title.replace(' ', '-')}.png", png(picture))
 
     def checkpoint(self, which: str = "best") -> Path:
         """The path of the "best" or the "last" checkpoint; the last where no best was chosen yet."""
@@ -172,6 +170,13 @@ def _is_taken(file: IO[str]) -> bool:
     question[_KIND] = fcntl.F_WRLCK
     answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, *question))
     return struct.unpack(_FLOCK, answer)[_KIND] != fcntl.F_UNLCK
+
+
+def png(picture: "Image") -> bytes:
+    """A picture as the bytes of a PNG file."""
+    target = io.BytesIO()
+    picture.save(target, "PNG", compress_level=4)  # 6, the usual one, takes twice as long for 3 % less
+    return target.getvalue()
 
 
 def utc_now() -> str:

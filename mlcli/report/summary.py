@@ -2,7 +2,6 @@
 
 import shlex
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from mlcli.engine.log import read_metrics
@@ -13,6 +12,7 @@ from mlcli.report.evidence import Evidence
 from mlcli.report.record import SPLITS, Record
 from mlcli.report.tables import duration, number, table
 from mlcli.report.verdict import Verdict, judge
+from mlcli.text import shown
 
 WIDTH = 100
 """Columns of the screen that are used."""
@@ -189,8 +189,3 @@ def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:
             seconds = (entry["step"] - step) * batch_size / entry["samples_per_s"]
             total_s, wait_s, step = total_s + seconds, wait_s + seconds * entry["wait_share"], entry["step"]
     return wait_s / total_s if total_s else 0.0
-
-
-def shown(path: Path) -> str:
-    """A path as a person here would type it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlcli.report.page.markup import Html, command, el, fold, join, section, text
 from mlcli.report.record import Record
-from mlcli.report.summary import shown
+from mlcli.text import shown
 
 LINE = re.compile(r"""(?P<comment>(?:^|(?<=\s))\#.*)|(?P<string>"(?:\\.|[^"\\])*"|'(?:''|[^'])*')
     |(?P<key>[\w.+-]+(?=\s*:(?:\s|$)))|(?P<value>\b(?:true|false|null)\b|(?<![\w.])[+-]?\d[\d_.]*(?:e[+-]?\d+)?(?![\w.]))""",
