@@ -1,7 +1,7 @@
 """Runs that version 0.1.0 wrote are still read: they predict, evaluate, resume, and are reported as they were then.
 
-Each folder under fixtures/v0.1.0 is a run of that version, without its report and TensorBoard files. `expected.json` has
-what that version itself answered: to a picture or row, on the test split, and after resuming for one more epoch.
+Each folder under fixtures/v0.1.0 is a run of that version, without its report and TensorBoard files. `expected.json`
+has what that version itself answered: to a picture or row, on the test split, and after resuming for one more epoch.
 """
 
 import json
