@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 from mlcli.errors import OutputError
+from mlcli.text import size
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Result = TypeVar("Result")
@@ -189,10 +190,10 @@ def is_disk_trouble(error: BaseException) -> TypeGuard[OSError]:
 
 def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> OutputError:
     """The message for a write that failed, with what was needed and what is free."""
-    need = f", {size_bytes / 2**20:.1f} MB needed" if size_bytes > 2**17 else ""
+    need = f", {size(size_bytes)} needed" if size_bytes > 2**17 else ""
     with contextlib.suppress(OSError, AttributeError):
         free = os.statvfs(path.parent)
-        need += f", {free.f_bavail * free.f_frsize / 2**20:.1f} MB free"
+        need += f", {size(free.f_bavail * free.f_frsize)} free"
     full = error.errno in NO_ROOM
     fix = "free some space, or choose another place" if full else "choose a place that exists and can be written"
     return OutputError(f"cannot write: {error.strerror or error}{need if full else ''}", where=str(path), fix=fix)

@@ -1,23 +1,35 @@
-"""Text for a terminal: paragraphs under a subject, sizes and large counts in a person's units."""
+"""Text for people: numbers, sizes, durations, counts, lists of names, tables and paragraphs."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-
-def paragraphs(lines: Iterable[tuple[str, str]], width: int = 118) -> str:
-    """Subject and text, wrapped; a subject that repeats is shown once."""
-    out, last = [], ""
-    for subject, text in lines:
-        head = f"{subject if subject != last else '':<10}"
-        out.append(textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * 10, break_on_hyphens=False))
-        last = subject or last
-    return "\n".join(out)
+ABSENT = "-"
+"""Shown where there is no value."""
 
 
-def commands(*typed: str) -> str:
-    """What to type next, each on a line of its own however long: wrapped, it could not be copied."""
-    return "\n".join(f"{'next' if not number else '':<10}{command}" for number, command in enumerate(typed))
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None) -> str:
+    """Four decimals below 10, four digits above: 0.9722, 53.81, 1.234e+05; `-` for None."""
+    if value is None:
+        return ABSENT
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def whole(value: int | None) -> str:
+    """1,797; `-` for None."""
+    return ABSENT if value is None else f"{value:,}"
+
+
+def count(value: float) -> str:
+    """640, 75.6k, 75.6M, 4.09G: three digits and a factor of thousands."""
+    for unit in ("", "k", "M"):
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}G" if value < 999.5 else f"{value / 1000:,.3g}T"
 
 
 def size(size_bytes: float) -> str:
@@ -29,15 +41,93 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:,.3g} GB"
 
 
-def count(number: float) -> str:
-    """640, 75.6k, 75.6M, 4.09G: three digits and a factor of thousands."""
-    for unit in ("", "k", "M"):
-        if number < 999.5:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g}G" if number < 999.5 else f"{number / 1000:,.3g}T"
+def duration(seconds: float | None) -> str:
+    """4.2s, 1m 05s or 2h 03m; `-` for None."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def share(part: int, of: int) -> str:
+    """A part of a whole: 12 %, 0.3 %, less than 0.1 %."""
+    percent = 100 * part / max(1, of)
+    if 0 < percent < 0.1:
+        return "less than 0.1 %"
+    return f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
+
+
+def sides(shape: Iterable[int]) -> str:
+    """A shape: 3x32x32; `scalar` without any side."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """1 image, 2,000 images; `many` is `one` and an s unless given."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: Iterable[str], word: str = "and") -> str:
+    """a, b and c"""
+    *most, last = names
+    return f"{', '.join(most)} {word} {last}" if most else last
+
+
+def first_few(names: Iterable[str], most: int = 5) -> str:
+    """a, b, c and 61 more"""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def truncated(text: str, longest: int) -> str:
+    """The text, or its beginning and an ellipsis: `longest` characters at most."""
+    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
 
 
 def shown(path: Path) -> str:
-    """A path as a person here would type it."""
+    """A path as one would type it here: relative to the current folder if it lies in there."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Columns two spaces apart; the first `left` of them flush left, the others, being numbers, flush right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "") -> str:
+    """Lines of at most `width` characters, the first after `first`, the others after `rest`; words stay whole."""
+    return textwrap.fill(
+        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def paragraphs(lines: Iterable[tuple[str, str]], width: int = 118, indent: int = 10) -> str:
+    """Subject and text, wrapped; a subject that repeats is shown once, an empty one belongs to the one above."""
+    out, last = [], ""
+    for subject, text in lines:
+        out.append(wrapped(text, width, (subject if subject != last else "").ljust(indent), " " * indent))
+        last = subject or last
+    return "\n".join(out)
+
+
+def commands(*typed: str) -> str:
+    """What to type next, each on a line of its own however long: wrapped, it could not be copied."""
+    return "\n".join(f"{'' if place else 'next':<10}{command}" for place, command in enumerate(typed))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlcli import __version__
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
-from mlcli.report.tables import number, table
+from mlcli.text import first_few, number, table, truncated
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import Metrics, Task
@@ -87,7 +87,7 @@ def load_whole(path: Path) -> dict[str, Any]:
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(lines[1:3] or lines)
         raise CheckpointError(f"the checkpoint is not as mlcli writes them: {reason}", where=str(path)) from error
     if strangers:
-        what = f"the checkpoint is not as mlcli writes them: {_some(strangers)} among the weights are no tensors"
+        what = f"the checkpoint is not as mlcli writes them: {first_few(strangers)} among the weights are no tensors"
         raise CheckpointError(what, where=str(path))
     return saved
 
@@ -135,7 +135,7 @@ def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
     ):
         if was != now:
             sides = {"the checkpoint": [n for n in was if n not in now], "the data": [n for n in now if n not in was]}
-            differ = "; ".join(f"only in {side}: {_some(names)}" for side, names in sides.items() if names)
+            differ = "; ".join(f"only in {side}: {first_few(names)}" for side, names in sides.items() if names)
             raise CheckpointError(
                 f"the model knows {len(was)} {name}, the data have {len(now)}; {differ or 'their order differs'}",
                 where=name,
@@ -230,11 +230,7 @@ def _class_table(classes: list[dict[str, Any]]) -> str:
 
 def _matrix(names: list[str], confusion: list[list[int]]) -> str:
     """Counts with a dot for zero, so that mistakes stand out."""
-    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    short = [truncated(name, 12) for name in names]
     counts = [[str(count) if count else "·" for count in row] for row in confusion]
     rows = [[name, *row] for name, row in zip(short, counts, strict=True)]
     return "confusion: rows are the truth, columns what the model said\n" + table(["", *short], rows)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

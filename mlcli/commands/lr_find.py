@@ -44,7 +44,7 @@ def run(
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report.lr_range import ending, page, picture
-    from mlcli.report.tables import duration
+    from mlcli.text import duration
 
     if apply:
         refuse_apply(config, overrides, "optimizer")

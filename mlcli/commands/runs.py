@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli.errors import CheckpointError
-from mlcli.report.tables import ABSENT, duration, number, table
+from mlcli.text import ABSENT, duration, number, table, truncated
 
 if TYPE_CHECKING:
     from mlcli.engine.run import RunFolder
@@ -187,4 +187,4 @@ def _test(s: dict[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     text = ABSENT if value is None else value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= WIDEST_VALUE else f"{text[: WIDEST_VALUE - 1]}…"
+    return truncated(text, WIDEST_VALUE)

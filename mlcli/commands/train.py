@@ -43,8 +43,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.engine.stop import StopRequest
     from mlcli.engine.trainer import Training
     from mlcli.files import cannot_write, is_disk_trouble
-    from mlcli.report.tables import duration
-    from mlcli.text import shown
+    from mlcli.text import duration, shown
 
     folder, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
     check_writable(folder.path if folder else root)

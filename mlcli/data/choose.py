@@ -11,6 +11,7 @@ from mlcli.data.source import Arrays, Source
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.settings import Loader
 from mlcli.errors import ConfigError
+from mlcli.text import size
 
 MOST_WORKERS = 8  # more rarely help one trainer, and each costs memory
 _CACHE_SHARE = 0.25  # of the available memory that decoded samples may take unasked
@@ -32,13 +33,13 @@ def choose_cache(
     if loader.cache == "auto":
         if crops:
             return "none", "random_resized_crop cuts from the original pixels"
-        share = f"{_megabytes(needed)} decoded, {100 * needed / max(available, 1):.1f} % of the available memory"
+        share = f"{size(needed)} decoded, {100 * needed / max(available, 1):.1f} % of the available memory"
         return ("ram" if needed <= _CACHE_SHARE * available else "none"), share
     if loader.cache == "device" and device.type == "cuda":
         available = min(available, torch.cuda.mem_get_info(device)[0])
     if loader.cache != "none" and needed > available:
         raise ConfigError(
-            f"the decoded images take {_megabytes(needed)}, but {_megabytes(available)} of memory are available",
+            f"the decoded images take {size(needed)}, but {size(available)} of memory are available",
             where=f"loader.cache={loader.cache}",
             fix="loader.cache=none",
         )
@@ -73,14 +74,14 @@ def _on_disk(disk: Collection[DiskCache]) -> str:
     """What is there, and room for what is not."""
     folder = next(iter(disk)).path.parent
     missing = sum(cache.size_bytes for cache in disk if cache.state != "found")
-    told = f"{_megabytes(sum(cache.size_bytes for cache in disk))} in {folder}"
+    told = f"{size(sum(cache.size_bytes for cache in disk))} in {folder}"
     if not missing:
         return f"{told}, written by an earlier run"
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if missing > free:
         raise ConfigError(
-            f"the decoded images take {_megabytes(missing)}, but {_megabytes(free)} are free in {there}",
+            f"the decoded images take {size(missing)}, but {size(free)} are free in {there}",
             where="loader.cache=disk",
             fix="loader.cache_folder=FOLDER on a larger disk, or loader.cache=none",
         )
@@ -90,7 +91,3 @@ def _on_disk(disk: Collection[DiskCache]) -> str:
 
 def _cut_from_held(crops: bool) -> str:
     return "; random_resized_crop cuts from the held images" if crops else ""
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"

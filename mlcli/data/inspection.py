@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from mlcli.data.decode import read_image
 from mlcli.data.files import ImageFilesSamples
-from mlcli.data.splits import first_few
 from mlcli.data.statistics import pixel_counts
 from mlcli.errors import DataError
+from mlcli.text import first_few
 
 MAX_HEADERS = 20_000  # about 2 s of reading
 MAX_COUNTED = 5_000  # images; the mean of 5,000 is within 1.5 % of a standard deviation

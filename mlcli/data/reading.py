@@ -14,6 +14,7 @@ from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom
 from mlcli.data.source import Samples
 from mlcli.errors import UserError
+from mlcli.text import first_few
 
 
 class Inputs(Protocol):
@@ -82,6 +83,4 @@ class ReadHere:
 
 def some_of(part: Part, name: Callable[[int], str]) -> str:
     """`a.png, b.png, c.png and 61 more`"""
-    indices = part.indices.tolist()
-    shown = ", ".join(name(index) for index in indices[:3])
-    return f"{shown} and {len(indices) - 3} more" if len(indices) > 3 else shown
+    return first_few([name(index) for index in part.indices.tolist()], 3)

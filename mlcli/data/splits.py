@@ -6,6 +6,7 @@ import numpy as np
 
 from mlcli.data.stratify import draw
 from mlcli.errors import DataError
+from mlcli.text import first_few, listed
 
 
 def split_indices(
@@ -32,7 +33,7 @@ def split_indices(
     counts = {split: max(1, round(share * num_samples)) for split, share in shares.items() if share > 0}
     if sum(counts.values()) >= num_samples:
         raise DataError(
-            f"{num_samples} {unit} are too few to be divided into {_listed(['train', *counts])}",
+            f"{num_samples} {unit} are too few to be divided into {listed(['train', *counts])}",
             where=where,
             fix=f"use more {unit}, or smaller shares: " + " ".join(f"data.{split}=0" for split in counts),
         )
@@ -53,7 +54,7 @@ def split_indices(
             raise DataError(
                 f"no {unit} are left to train on of {first_few([repr(class_names[label]) for label in lost])}",
                 where=where,
-                fix=f"smaller {_listed([f'data.{split}' for split in counts])}, or more {unit} of these classes",
+                fix=f"smaller {listed([f'data.{split}' for split in counts])}, or more {unit} of these classes",
             )
     return {"train": rest, **splits}
 
@@ -72,7 +73,7 @@ def _check_classes(
     if small and counts:
         raise DataError(
             f"classes too small to be divided: {first_few(small)}; each needs at least {parts} {unit}, "
-            f"one for each of {_listed(['train', *counts])}",
+            f"one for each of {listed(['train', *counts])}",
             where=where,
             fix=f"add {unit} to these classes or remove them",
         )
@@ -112,11 +113,6 @@ def check_same_classes(labels: dict[str, np.ndarray], class_names: Sequence[str]
         )
 
 
-def first_few(faults: Sequence[str]) -> str:
-    """The first five, and how many more there are."""
-    return ", ".join(faults[:5]) + (f" and {len(faults) - 5} more" if len(faults) > 5 else "")
-
-
 def class_balance(targets: np.ndarray | Sequence[int], names: Sequence[str]) -> str:
     """One line about the classes' shares: "10 classes, balanced (9.6-10.3 %)", or the largest and smallest by name."""
     sizes = np.bincount(np.asarray(targets), minlength=len(names))
@@ -131,7 +127,3 @@ def class_balance(targets: np.ndarray | Sequence[int], names: Sequence[str]) -> 
         f"{len(names)} classes, unbalanced: from '{names[low]}' ({sizes[low]}, {percent[low]:.1f} %) "
         f"to '{names[high]}' ({sizes[high]}, {percent[high]:.1f} %)"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

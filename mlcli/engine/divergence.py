@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mlcli.engine.contract import Feed, Task, total
 from mlcli.engine.runtime import Runtime
 from mlcli.errors import DivergedError
+from mlcli.text import first_few
 
 MOST_NAMES = 5
 """Samples named in a message."""
@@ -56,16 +57,19 @@ def diverged(task: Task, feed: Feed, runtime: Runtime, step: int, *, parts: int,
     where = [f"step {step + 1} (epoch {epoch}), learning rate {lr:.3g}; the weights are as before it"]
     if finding.layer:
         where.append(f"first {finding.layer}")
-    where.append(f"samples: {_some(finding.samples)}")
+    where.append(f"samples: {first_few(finding.samples, MOST_NAMES)}")
     return DivergedError(what, where="; ".join(where), fix=_advice(finding))
 
 
 def _advice(finding: Finding) -> str:
     if finding.weights:
-        return f"weights were not finite before: {_some(finding.weights)}; start again from other weights"
+        return (
+            f"weights were not finite before: {first_few(finding.weights, MOST_NAMES)}; start again from other weights"
+        )
     for what, names in (("inputs", finding.inputs), ("targets", finding.targets)):
         if names:
-            return f"their {what} are not finite: {_some(names)}; mend or drop them (mlcli data check finds more)"
+            which = first_few(names, MOST_NAMES)
+            return f"their {what} are not finite: {which}; correct or drop them (mlcli data check finds more)"
     return "a lower optimizer.lr, schedule.warmup_epochs=1 or optimizer.clip_norm=1; earlier checkpoints are kept"
 
 
@@ -162,7 +166,3 @@ def _bad_rows(value: Any, num: int) -> list[bool] | None:
 
 def _at(names: list[str], rows: list[bool] | None) -> list[str]:
     return [name for name, bad in zip(names, rows or [], strict=False) if bad]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")

@@ -12,6 +12,7 @@ from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
 from mlcli.engine.vitals import Look
 from mlcli.files import Journal, cannot_write, is_disk_trouble, write_atomically
+from mlcli.text import number
 
 TIME_FIELDS = ("samples_per_s", "wait_share", "memory_mb", "seconds", "time")
 """Fields that differ between two runs with the same seed; everything else in metrics.jsonl is reproducible."""
@@ -142,7 +143,7 @@ class Screen:
         self.clear()
         columns = [("epoch", f"{epoch + 1}")]
         for split, values in scores.items():
-            columns += [(f"{split} {name}", _short(values[name])) for name in ("loss", self.metric) if name in values]
+            columns += [(f"{split} {name}", number(values[name])) for name in ("loss", self.metric) if name in values]
         columns += [
             ("lr", f"{lr:.2e}"),
             ("samples/s", f"{rates.samples_per_s:,.0f}"),
@@ -154,8 +155,3 @@ class Screen:
             self._headed = True
         row = "".join(text.rjust(width) for (_, text), width in zip(columns, widths, strict=True))
         print(row + ("  * best" if best else ""), flush=True)
-
-
-def _short(value: float) -> str:
-    """Four decimals below 1000, four digits from there."""
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"

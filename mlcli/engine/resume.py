@@ -6,6 +6,7 @@ from mlcli.engine.checkpoint import load_newest, set_aside
 from mlcli.engine.run import RunFolder
 from mlcli.engine.state import TrainingState
 from mlcli.errors import CheckpointError, ConfigError
+from mlcli.text import truncated
 
 MAY_CHANGE = (
     "train.epochs",
@@ -95,11 +96,6 @@ def _refuse_other_data(was: dict[str, Any], now: dict[str, Any]) -> None:
     """The statistics must agree as well: other samples in the training split would make another experiment."""
     for key in was.keys() | now.keys():
         if was.get(key) != now.get(key):
-            before, after = _short(was.get(key)), _short(now.get(key))
+            before, after = truncated(str(was.get(key)), 80), truncated(str(now.get(key)), 80)
             raise CheckpointError(f"the data have changed since the run began: {key} was {before}, is {after}",
                                   where="data", fix="restore the data, or start a new run")  # fmt: skip
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

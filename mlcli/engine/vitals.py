@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcli.engine.budget import Budget
+from mlcli.text import first_few
 
 BINS = 30
 """Of a histogram; TensorBoard draws about that many."""
@@ -113,7 +114,7 @@ class Vitals:
     def overflowed(self) -> str:
         """Which layers' gradients are not finite, in words."""
         names = [name for name, parameters in self._layers.items() if not _finite(parameters)]
-        return f"fp16 gradients overflowed in {_some(names)}: step skipped, loss scale halved"
+        return f"fp16 gradients overflowed in {first_few(names, 3)}: step skipped, loss scale halved"
 
 
 class NoObservation:
@@ -202,7 +203,7 @@ def notes(look: Look) -> list[str]:
     jumping = [layer for layer in matrices if layer.update_ratio > JUMPS]
     dead = [name for name, seen in look.activations.items() if seen.zero_share > DEAD]
     if vanished:
-        found.append(f"vanishing gradients: {_some(vanished)} (below {VANISHED:g} of the largest layer's)")
+        found.append(f"vanishing gradients: {first_few(vanished, 3)} (below {VANISHED:g} of the largest layer's)")
     if exploded:
         worst = max(exploded, key=lambda layer: layer.gradient_norm)
         found.append(f"exploding gradients: {_names(exploded)} (norm {worst.gradient_norm:.3g} in {worst.name})")
@@ -211,7 +212,7 @@ def notes(look: Look) -> list[str]:
         moves = f"a step moves {worst.name} by {worst.update_ratio:.0%} of its size"
         found.append(f"steps too large: {_names(jumping)} ({moves})")
     if dead:
-        found.append(f"dead activations: {_some(dead)} (over {DEAD:.1%} zeros)")
+        found.append(f"dead activations: {first_few(dead, 3)} (over {DEAD:.1%} zeros)")
     return found
 
 
@@ -290,12 +291,8 @@ def _finite(parameters: list[nn.Parameter]) -> bool:
     return all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
 
 
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _names(layers: list[LayerLook]) -> str:
-    return _some([layer.name for layer in layers])
+    return first_few([layer.name for layer in layers], 3)
 
 
 def _plain(activation: Activation | None) -> dict[str, float | None] | None:

@@ -23,6 +23,7 @@ from mlcli.models.config import (
 )
 from mlcli.models.init import initialise
 from mlcli.models.layers import activation, image_shape
+from mlcli.text import sides
 
 Shape = tuple[int, ...]
 
@@ -69,7 +70,7 @@ class Place:
     shape: Shape
 
     def misfit(self, problem: str, fix: str) -> ConfigError:
-        arrives = "x".join(map(str, self.shape))
+        arrives = sides(self.shape)
         return ConfigError(
             f"block {self.index} ({self.block}) does not fit its input {arrives}: {problem}",
             where=f"model.blocks.{self.index}",

@@ -12,6 +12,7 @@ from mlcli.errors import CheckpointError, ConfigError
 from mlcli.models.layers import last_layer
 from mlcli.models.normalized import Normalized
 from mlcli.models.weights import read_weights
+from mlcli.text import first_few, sides
 
 STATISTICS = ("mean", "std")
 """Tensors of a saved model that were not learned but measured on its data."""
@@ -36,12 +37,12 @@ class LoadReport:
         wanted = len(self.loaded) + len(self.missing) + len(self.mismatched)
         lines = [f"loaded {len(self.loaded)} of {wanted} tensors"]
         if self.mismatched:
-            shapes = [f"{name} {_sides(there)} -> {_sides(here)}" for name, (there, here) in self.mismatched.items()]
-            lines.append(f"other shape in the file, left as initialised: {_some(shapes)}")
+            shapes = [f"{name} {sides(there)} -> {sides(here)}" for name, (there, here) in self.mismatched.items()]
+            lines.append(f"other shape in the file, left as initialised: {first_few(shapes)}")
         if self.missing:
-            lines.append(f"not in the file, left as initialised: {_some(self.missing)}")
+            lines.append(f"not in the file, left as initialised: {first_few(self.missing)}")
         if self.unexpected:
-            lines.append(f"in the file only, not used: {_some(self.unexpected)}")
+            lines.append(f"in the file only, not used: {first_few(self.unexpected)}")
         return lines
 
 
@@ -73,7 +74,7 @@ def copy_matching(model: nn.Module, weights: dict[str, Tensor], origin: Path) ->
     if not loaded:
         raise CheckpointError(
             f"none of the {len(weights)} tensors in {origin} fits the model",
-            where=f"file: {_some(weights)}; model: {_some(own)}",
+            where=f"file: {first_few(weights)}; model: {first_few(own)}",
             fix="train the model these weights come from, or choose other weights",
         )
     # Files from before PyTorch 0.4.1 do not count batches; a momentum-driven batch norm never reads that count.
@@ -142,16 +143,5 @@ def _unknown_pattern(pattern: str, names: list[str]) -> ConfigError:
     return ConfigError(
         f"freeze pattern '{pattern}' matches no parameter",
         where="finetune.freeze",
-        fix=f"did you mean {' or '.join(near)}?" if near else f"use names such as {_some(sorted(modules))}",
+        fix=f"did you mean {' or '.join(near)}?" if near else f"use names such as {first_few(sorted(modules))}",
     )
-
-
-def _sides(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
-
-
-def _some(names: Iterable[str], most: int = 4) -> str:
-    """The first few names, and how many more."""
-    names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mlcli.data.info import DataInfo
 from mlcli.show.drawing import Tile, picture_of, rising, sheet, signed
+from mlcli.text import sides
 
 MOST_FILTERS = 64
 MOST_MAPS = 31
@@ -36,7 +37,7 @@ def filters(model: nn.Module, info: DataInfo) -> Image.Image | None:
     shown = weights[:MOST_FILTERS]
     count = str(len(weights)) if len(shown) == len(weights) else f"{len(shown)} of {len(weights)}"
     title = f"{count} filters" if isinstance(layer, nn.Conv2d) else f"weights of {count} neurons"
-    size = "x".join(str(side) for side in weights.shape[1:])
+    size = sides(weights.shape[1:])
     colours = "grey is 0" if weights.shape[1] == 3 else "blue below 0, orange above"
     captions = info.class_names if len(weights) == info.num_classes else ()
     tiles = [Tile(_weights_picture(one), captions[n : n + 1]) for n, one in enumerate(shown.numpy())]
@@ -64,7 +65,7 @@ def feature_maps(model: nn.Module, image: Tensor, title: str = "feature maps") -
     maps = seen[0][0].float().cpu().numpy()  # [channels, height, width]
     shown = maps[:MOST_MAPS]
     count = str(len(maps)) if len(shown) == len(maps) else f"{len(shown)} of {len(maps)}"
-    size = "x".join(str(side) for side in maps.shape[1:])
+    size = sides(maps.shape[1:])
     tiles = [Tile(picture_of(image)), *(Tile(rising(one)) for one in shown)]
     note = f"the image, and {count} maps of {size} after {name}"
     return sheet(title, note, tiles, side=_MAP_SIDE)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from mlcli.text import plural
+
 FOLDS = 5
 MANY_ROWS = 2000
 """Rows from which one fold of the five is enough to choose by; below, all five are averaged."""
@@ -114,7 +116,7 @@ def tree(p: Problem) -> Fitted:
         goodness += [p.goodness(given, p.targets[judge]) for given in answers]
     alpha = float(alphas[np.flatnonzero(goodness == goodness.max())[-1]]) if folds else 0.0
     leaves = whole.leaves(alpha)
-    return whole.predict(p.asked, alpha), f"{leaves} {'leaf' if leaves == 1 else 'leaves'}"
+    return whole.predict(p.asked, alpha), plural(leaves, "leaf", "leaves")
 
 
 def forest(p: Problem) -> Fitted:

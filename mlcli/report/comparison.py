@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlcli.report.evidence import Curve, curve
 from mlcli.report.page.plot import apart
 from mlcli.report.record import Record
-from mlcli.report.tables import number
+from mlcli.text import number, truncated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,6 +114,6 @@ def _name_ends(axes: "Axes", ends: list[tuple[float, str, str, float]]) -> None:
     ends = sorted(ends, key=lambda end: -end[0])
     shares = [float(to_share.transform((epoch, value))[1]) for value, _, _, epoch in ends]
     for share, (value, name, colour, _) in zip(apart(shares, GAP), ends, strict=True):
-        short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-        axes.annotate(f"{short}  {number(value)}", (1.015, share), xycoords="axes fraction", color=colour,
+        label = f"{truncated(name, LONGEST_NAME)}  {number(value)}"
+        axes.annotate(label, (1.015, share), xycoords="axes fraction", color=colour,
                       fontsize=9, va="center", parse_math=False, annotation_clip=False)  # fmt: skip

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlcli.report.baselines import Baselines
-from mlcli.report.record import Record
-from mlcli.report.tables import SHARES
+from mlcli.report.record import SHARES, Record
 
 Curve = tuple[tuple[int, float], ...]
 """Epochs from 1 and the values after them, ascending."""

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from mlcli.models.inspect.anatomy import Anatomy
 from mlcli.models.inspect.receptive import Field
 from mlcli.report.layers import Row, rows_of
-from mlcli.report.tables import ABSENT, table
-from mlcli.text import count
+from mlcli.text import ABSENT, count, table
 
 WIDTH = 100
 """Columns of a terminal that all of it fits into."""

@@ -4,9 +4,8 @@ import math
 from typing import TYPE_CHECKING
 
 from mlcli.engine.lr_range import Suggestion, Sweep
-from mlcli.report.tables import ABSENT, number, table
 from mlcli.show.drawing import BLUE, ORANGE, headline, image_of, new_figure, plain_axes
-from mlcli.text import paragraphs
+from mlcli.text import ABSENT, number, paragraphs, table
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,9 +10,12 @@ from mlcli.engine.log import read_metrics
 from mlcli.engine.run import RunFolder
 from mlcli.errors import UserError
 from mlcli.report.baselines import Baselines
+from mlcli.text import number
 
 SPLITS = ("test", "val", "train")
 """Those a score is shown of, the one that counts first."""
+SHARES = ("accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1")
+"""Metrics that are, or behave like, a share of samples that went right."""
 
 T = TypeVar("T")
 
@@ -137,3 +140,8 @@ def _or(read: Callable[[], T], otherwise: T) -> T:
         return read()
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):
         return otherwise
+
+
+def score_text(metric: str, value: float | None) -> str:
+    """A score in a sentence: 97.8 % for shares of samples, otherwise as `number`."""
+    return f"{100 * value:.1f} %" if metric in SHARES and value is not None else number(value)

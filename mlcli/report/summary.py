@@ -1,7 +1,6 @@
 """The last lines of a training run: how good, beside what, why, what by, where it lies, and what to type next."""
 
 import shlex
-import textwrap
 from typing import Any
 
 from mlcli.engine.log import read_metrics
@@ -10,9 +9,8 @@ from mlcli.machine.bench.verdict import TOLERATED_WAIT
 from mlcli.report.confusion import Confusion
 from mlcli.report.evidence import Evidence
 from mlcli.report.record import SPLITS, Record
-from mlcli.report.tables import duration, number, table
 from mlcli.report.verdict import Verdict, judge
-from mlcli.text import shown
+from mlcli.text import duration, number, paragraphs, shown, table, truncated
 
 WIDTH = 100
 """Columns of the screen that are used."""
@@ -87,7 +85,10 @@ def _verdict_lines(verdict: Verdict | None) -> list[str]:
 def _confused_lines(record: Record) -> list[str]:
     confusion = Confusion.of(record.detail)
     pairs = confusion.pairs(MOST_PAIRS) if confusion else []
-    told = [f"{_cut(p.truth)} -> {_cut(p.answer)} ({p.count} of {p.of})" for p in pairs]
+    told = [
+        f"{truncated(p.truth, LONGEST_NAME)} -> {truncated(p.answer, LONGEST_NAME)} ({p.count} of {p.of})"
+        for p in pairs
+    ]
     return _labelled("confused", [" · ".join(told)]) if told else []
 
 
@@ -158,13 +159,8 @@ def command_for(record: Record, override: str) -> str:
 
 
 def _labelled(label: str, texts: list[str]) -> list[str]:
-    """Texts below each other beside their label, wrapped."""
-    lines = [line for text in texts for line in textwrap.wrap(text, WIDTH - INDENT, break_on_hyphens=False)]
-    return [f"{label if i == 0 else '':<{INDENT}}{line}" for i, line in enumerate(lines)]
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    """Texts under a label, wrapped."""
+    return paragraphs([(label, text) for text in texts], WIDTH, INDENT).splitlines()
 
 
 def waiting_line(t: Training) -> str:

@@ -10,7 +10,8 @@ from typing import Literal
 
 from mlcli.report.advice import Advice, advise
 from mlcli.report.evidence import Evidence, last_third, scatter, standard_error, trend
-from mlcli.report.tables import SHARES, score_text
+from mlcli.report.record import SHARES, score_text
+from mlcli.text import plural
 
 Kind = Literal[
     "diverged",
@@ -80,7 +81,7 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
     known = [gap.words] if gap else []
     known += [baseline[1]] if baseline else []
     if len(e.curve) < FEWEST_EVALUATIONS:
-        count = f"{len(e.curve)} evaluation{'s' if len(e.curve) != 1 else ''}"
+        count = plural(len(e.curve), "evaluation")
         return "too short to tell", [f"a curve needs {FEWEST_EVALUATIONS} points or more, this one has {count}", *known]
     if rising := _still_improving(e):
         return "still improving", [rising, *known]

@@ -230,7 +230,7 @@ def test_names(feed, folder):
     [
         ("arrays", (), {}, "ram", "the data are in memory as they are"),
         ("arrays", (), {"cache": "device"}, "device", "as asked"),
-        ("files", AUGMENT, {}, "ram", "0 MB decoded, 0.0 % of the available memory"),
+        ("files", AUGMENT, {}, "ram", "6.34 kB decoded, 0.0 % of the available memory"),
         ("files", RESIZED, {}, "none", "random_resized_crop cuts from the original pixels"),
         ("files", RESIZED, {"cache": "ram"}, "ram", "as asked; random_resized_crop cuts from the held images"),
         ("files", AUGMENT, {"cache": "none"}, "none", "as asked"),

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlcli.data.check.finding import Finding, Severity, plural
+from mlcli.data.check.finding import Finding, Severity
 from mlcli.data.splits import class_balance
+from mlcli.text import plural
 
 FEW_TO_TRAIN = 10
 """Samples below which a class is hardly learned; the usual few-shot benchmarks stop at 5 or 10."""

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mlcli.data.check.finding import Finding, plural
+from mlcli.data.check.finding import Finding
 from mlcli.data.sources.csv_file import DELIMITERS, SPLIT_WORDS, read_csv
 from mlcli.errors import DataError
+from mlcli.text import plural
 
 
 @dataclass(frozen=True, eq=False)

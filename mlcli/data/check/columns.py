@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from mlcli.data.check.finding import Finding, plural, share
+from mlcli.data.check.finding import Finding
 from mlcli.data.check.rows import Column, Rows
+from mlcli.text import plural, share
 
 GAPS = 0.3
 """Share of missing values from which a column says little about most rows."""

@@ -54,8 +54,4 @@ def shifts(columns: dict[str, np.ndarray], split_of: np.ndarray) -> Iterator[str
                 continue
             result = ks_2samp(train, there, method="asymp")
             if result.statistic > LARGE and result.pvalue < limit:
-                yield f"{split}: {name} {_number(np.median(there))} in the median, {_number(np.median(train))} in train"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
+                yield f"{split}: {name} {np.median(there):.3g} in the median, {np.median(train):.3g} in train"

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlcli.data.check.collection import Collection
-from mlcli.data.check.finding import Finding, Severity, plural, share
+from mlcli.data.check.finding import Finding, Severity
 from mlcli.data.check.images import blank_images
 from mlcli.data.check.likeness import Likeness, equal_groups, near_pairs
 from mlcli.data.check.scan import SIDE, Scan
 from mlcli.errors import DataError
+from mlcli.text import plural, share
 
 EQUAL, SAME, NEAR, MIRRORED = "equal", "saved anew", "nearly equal", "mirrored"
 WORRYING = 0.005

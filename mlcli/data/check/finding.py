@@ -1,6 +1,5 @@
 """One thing found out about a data set, and what an examination of one consists of."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,22 +58,3 @@ class Examination:
     def ordered(self) -> list[Finding]:
         """From the worst; of one severity, in the order found."""
         return sorted(self.findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def plural(count: int, singular: str, many: str = "") -> str:
-    """1 image, 2,000 images"""
-    return f"{count:,} {singular if count == 1 else many or singular + 's'}"
-
-
-def share(part: int, whole: int) -> str:
-    """A share as people read it: 12 %, 0.3 %, less than 0.1 %."""
-    percent = 100 * part / max(1, whole)
-    if 0 < percent < 0.1:
-        return "less than 0.1 %"
-    return f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
-
-
-def listed(names: Iterable[str]) -> str:
-    """a, b and c"""
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from mlcli.data.check.collection import Collection
-from mlcli.data.check.finding import Finding, Severity, plural, share
+from mlcli.data.check.finding import Finding, Severity
 from mlcli.data.check.scan import Look, Scan
 from mlcli.data.config import ImageFiles
+from mlcli.text import plural, share
 
 TINY = 16
 """Pixels of the shorter side below which little can be seen; digits of 8x8 are no oddity where all are that small."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mlcli.data.check.cells import Cells, read_cells, split_of_rows
 from mlcli.data.check.collection import UNLABELLED
-from mlcli.data.check.finding import Finding, Severity, plural
+from mlcli.data.check.finding import Finding, Severity
 from mlcli.data.config import ImageCsv, ImageFolder
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.listing import SPLIT_FOLDERS
-from mlcli.data.splits import first_few
+from mlcli.text import first_few, plural
 
 OTHER_PICTURES = (".heic", ".heif", ".avif", ".jfif", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".dcm")
 """Pictures as well, but none that training reads."""

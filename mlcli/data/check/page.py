@@ -1,8 +1,7 @@
 """What `mlcli data check` prints: a line or three for each finding, the worst first, and a verdict."""
 
-import textwrap
-
-from mlcli.data.check.finding import SEVERITIES, Examination, Finding, listed, plural
+from mlcli.data.check.finding import SEVERITIES, Examination, Finding
+from mlcli.text import listed, paragraphs, plural, wrapped
 
 WIDTH = 110
 INDENT = 4
@@ -17,7 +16,7 @@ def page(examination: Examination, name: str, saved: list[tuple[str, str]]) -> s
         findings = [finding for finding in examination.ordered() if finding.severity == severity]
         if findings:
             parts.append("\n".join([f"{severity}s", *map(_finding, findings)]))
-    parts.append(_wrapped(verdict(examination), "", ""))
+    parts.append(wrapped(verdict(examination), WIDTH))
     if saved:
         parts.append(_block(saved))
     return "\n\n".join(parts)
@@ -38,9 +37,9 @@ def verdict(examination: Examination) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    lines = [_wrapped(finding.text, "  ", " " * INDENT), *_places(finding.places)]
+    lines = [wrapped(finding.text, WIDTH, "  ", " " * INDENT), *_places(finding.places)]
     if finding.fix:
-        lines.append(_wrapped(f"-> {finding.fix}", " " * INDENT, " " * (INDENT + 3)))
+        lines.append(wrapped(f"-> {finding.fix}", WIDTH, " " * INDENT, " " * (INDENT + 3)))
     return "\n".join(lines)
 
 
@@ -50,20 +49,9 @@ def _places(places: tuple[str, ...]) -> list[str]:
     together = ", ".join(shown) + (f" {more}" if more else "")
     if len(together) <= WIDTH - INDENT:
         return [" " * INDENT + together] if together else []
-    return [_wrapped(place, " " * INDENT, " " * (INDENT + 2)) for place in [*shown, *([more] if more else [])]]
+    return [wrapped(place, WIDTH, " " * INDENT, " " * (INDENT + 2)) for place in [*shown, *([more] if more else [])]]
 
 
 def _block(lines: list[tuple[str, str]]) -> str:
     """A subject that repeats is shown once."""
-    width = max(len(subject) for subject, _ in lines) + 2
-    shown, last = [], ""
-    for subject, text in lines:
-        shown.append(_wrapped(text, ("" if subject == last else subject).ljust(width), " " * width))
-        last = subject
-    return "\n".join(shown)
-
-
-def _wrapped(text: str, first: str, rest: str) -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
+    return paragraphs(lines, WIDTH, max(len(subject) for subject, _ in lines) + 2)

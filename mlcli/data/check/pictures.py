@@ -9,7 +9,7 @@ from mlcli.data.check.balance import balance_findings
 from mlcli.data.check.collection import Collection, FilePictures
 from mlcli.data.check.drift import image_drift
 from mlcli.data.check.duplicates import Pair, duplicate_findings, find_pairs
-from mlcli.data.check.finding import Examination, plural, share
+from mlcli.data.check.finding import Examination
 from mlcli.data.check.images import image_findings, size_facts, size_findings, suggested_size
 from mlcli.data.check.labels import label_findings
 from mlcli.data.check.listing import Found, list_images
@@ -18,6 +18,7 @@ from mlcli.data.check.sheet import class_sheet, pair_sheet, suspicion_sheet
 from mlcli.data.check.suspicion import suspect_images, suspicion_findings
 from mlcli.data.splits import split_indices
 from mlcli.errors import DataError
+from mlcli.text import plural, share
 
 if TYPE_CHECKING:
     from mlcli.data.config import ImageCsv, ImageFiles, ImageFolder

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from mlcli.data.check.finding import Finding, Severity, plural, share
+from mlcli.data.check.finding import Finding, Severity
 from mlcli.data.check.rows import Rows
+from mlcli.text import plural, share
 
 COARSE = 0.5
 """Share of different rows below which they repeat by nature: a table of few categories has no others."""

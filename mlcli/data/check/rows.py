@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlcli.data.check.cells import Cells, read_cells, split_of_rows
-from mlcli.data.check.finding import Finding, plural
+from mlcli.data.check.finding import Finding
 from mlcli.data.source import Arrays, Source
 from mlcli.data.splits import split_indices
 from mlcli.errors import DataError
+from mlcli.text import plural
 
 if TYPE_CHECKING:
     from mlcli.data.config import TableFile

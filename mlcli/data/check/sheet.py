@@ -8,9 +8,10 @@ from PIL import Image, ImageDraw
 
 from mlcli.data.check.collection import Collection, readable
 from mlcli.data.check.duplicates import Pair
-from mlcli.data.check.finding import Sheet, plural
+from mlcli.data.check.finding import Sheet
 from mlcli.data.check.suspicion import Suspicions
 from mlcli.show.drawing import FAINT, INK, PAPER, TRACK, Colour, Font, font
+from mlcli.text import plural
 
 TILE = 112
 """Pixels of the square that an image is fitted into; digits of 8x8 become 14 times as large, pixel by pixel."""

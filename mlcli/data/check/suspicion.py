@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlcli.data.check.collection import Collection
-from mlcli.data.check.finding import Finding, plural
+from mlcli.data.check.finding import Finding
 from mlcli.data.check.images import blank_images
 from mlcli.data.check.scan import Scan
+from mlcli.text import plural
 
 MAX_ROWS = 12_000
 """What 20 s on one core are enough for."""

@@ -7,13 +7,14 @@ import numpy as np
 from mlcli.data.check.balance import balance_findings
 from mlcli.data.check.columns import column_findings
 from mlcli.data.check.drift import shifts
-from mlcli.data.check.finding import Examination, Finding, plural, share
+from mlcli.data.check.finding import Examination, Finding
 from mlcli.data.check.labels import label_findings
 from mlcli.data.check.repeats import is_coarse, repeat_findings
 from mlcli.data.check.rows import Rows, rows_of_file, rows_of_source
 from mlcli.data.check.suspicion import suspect_rows, suspicion_findings
 from mlcli.data.check.targets import target_findings
 from mlcli.data.source import Source
+from mlcli.text import plural, share
 
 if TYPE_CHECKING:
     from mlcli.data.config import TableFile

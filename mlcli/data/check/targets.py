@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from mlcli.data.check.finding import Finding, Severity, plural
+from mlcli.data.check.finding import Finding, Severity
 from mlcli.data.check.rows import Rows
+from mlcli.text import plural
 
 FAR, VERY_FAR = 6.0, 12.0
 """Robust z-scores from which a value is worth a look, and probably wrong. A normal value is beyond 6 once in 5e8."""

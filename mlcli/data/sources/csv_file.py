@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlcli.data.splits import first_few
 from mlcli.errors import DataError
+from mlcli.text import first_few
 
 DELIMITERS = ",;\t|"
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

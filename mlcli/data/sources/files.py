@@ -12,9 +12,10 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import common_size, count_pixels, find_damaged
 from mlcli.data.source import Source
 from mlcli.data.sources.listing import Listing, list_csv, list_folder
-from mlcli.data.splits import check_same_classes, first_few, split_indices
+from mlcli.data.splits import check_same_classes, split_indices
 from mlcli.data.statistics import imagenet_statistics, pixel_statistics
 from mlcli.errors import DataError
+from mlcli.text import first_few
 
 if TYPE_CHECKING:
     from mlcli.data.config import ImageCsv, ImageFiles, ImageFolder

@@ -13,8 +13,8 @@ import numpy as np
 
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.csv_file import read_csv
-from mlcli.data.splits import first_few
 from mlcli.errors import DataError
+from mlcli.text import first_few
 
 if TYPE_CHECKING:
     from mlcli.data.config import ImageCsv, ImageFolder

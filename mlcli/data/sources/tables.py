@@ -17,8 +17,9 @@ from torch import Tensor
 from mlcli.data.source import Source
 from mlcli.data.sources.csv_file import CsvFile, read_csv
 from mlcli.data.sources.features import feature_names, feature_source
-from mlcli.data.splits import check_same_classes, first_few, split_indices
+from mlcli.data.splits import check_same_classes, split_indices
 from mlcli.errors import DataError
+from mlcli.text import first_few
 
 if TYPE_CHECKING:
     from mlcli.data.config import TableFile

@@ -7,8 +7,7 @@ from mlcli.machine.bench.rating import ENOUGH, POINTS, TOLERATED_WAIT, CacheOpti
 from mlcli.machine.bench.shared_memory import checks
 from mlcli.machine.bench.timing import LARGE_SPREAD, Timing
 from mlcli.machine.bench.verdict import GAIN, Verdict, spreads
-from mlcli.report.tables import ABSENT, duration, table
-from mlcli.text import paragraphs, size
+from mlcli.text import ABSENT, duration, paragraphs, plural, size, table
 
 
 def page(findings: Findings, verdict: Verdict, model: str, next_lines: list[tuple[str, str]]) -> str:
@@ -39,7 +38,7 @@ def advice(findings: Findings, verdict: Verdict) -> list[str]:
         lines.append(f"loader.cache: {verdict.cache}   all samples are read once and kept")
     fewest = _fewer_that_do(findings, verdict)
     if fewest is not None:
-        lines.append(f"{_workers(fewest)} would already be enough; more do no harm but take memory")
+        lines.append(f"{plural(fewest, 'worker')} would already be enough; more do no harm but take memory")
     if not data.in_memory and data.cache == "none":
         lines += _disk_advice(findings, verdict)
     if data.crops and verdict.fewest_workers is None and not data.in_memory:
@@ -140,7 +139,8 @@ def _loader(findings: Findings) -> str:
     model_s, own_s = findings.model.step.seconds, findings.own_s
     joints = {joint.workers: joint for joint in findings.together}
     for loading in findings.loader:
-        timing, row = loading.timing, [_workers(loading.workers) + (" *" if loading.workers == data.workers else "")]
+        timing, workers = loading.timing, plural(loading.workers, "worker")
+        row = [f"{workers} *" if loading.workers == data.workers else workers]
         row += [_count(timing.per_s), _spread(timing), duration(loading.first_batch_s)]
         if data.cache == "none":
             joint = joints[loading.workers]
@@ -195,10 +195,6 @@ def _caches(findings: Findings, caches: tuple[CacheOption, ...]) -> str:
     if findings.machine.device == "cpu":
         text += "\ndevice  the same memory as ram, the device being the CPU"
     return text
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker{'s' if count != 1 else ''}"
 
 
 def _count(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from mlcli.machine.bench.findings import Findings
 from mlcli.machine.bench.verdict import Verdict
-from mlcli.text import size
+from mlcli.text import plural, size
 
 MOST = 0.5
 """Share of the available memory that batches read ahead may take: the model and the page cache need the rest."""
@@ -53,7 +53,7 @@ def _batches_ahead(findings: Findings, verdict: Verdict) -> Check:
     if not needed:
         why = "no worker reads ahead" if reads else "nothing is read ahead"
         return Check("batches read ahead", "ok", 0, available, f"{why}; {size(available)} of RAM available")
-    text = (f"{workers} worker{'s' if workers > 1 else ''} x {findings.prefetch} batches take {size(needed)} of the "
+    text = (f"{plural(workers, 'worker')} x {findings.prefetch} batches take {size(needed)} of the "
             f"{size(available)} of RAM available")  # fmt: skip
     enough = needed <= MOST * available
     return Check("batches read ahead", "ok" if enough else "warning", needed, available,

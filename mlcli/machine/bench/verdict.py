@@ -14,6 +14,7 @@ from mlcli.machine.bench.rating import (
     why,
 )
 from mlcli.machine.bench.timing import LARGE_SPREAD, Timing, is_above
+from mlcli.text import plural
 
 GAIN = 0.05  # of the training's speed, below which a change is not worth writing down
 USELESS_SPREAD = 0.50  # half of the laps differ by more than half: no verdict can be built on that
@@ -79,9 +80,9 @@ def _judge(findings: Findings) -> Verdict:
 def spreads(findings: Findings) -> list[tuple[str, float]]:
     """What was measured with a spread above LARGE_SPREAD."""
     timings = [(stage.name, stage.timing) for stage in findings.stages if stage.timing and stage.by != "comparison"]
-    timings += [(f"loader with {_workers(loading.workers)}", loading.timing) for loading in findings.loader]
+    timings += [(f"loader with {plural(loading.workers, 'worker')}", loading.timing) for loading in findings.loader]
     timings += [("model", findings.model.step)]
-    timings += [(f"together, {_workers(joint.workers)}", joint.timing) for joint in findings.together]
+    timings += [(f"together, {plural(joint.workers, 'worker')}", joint.timing) for joint in findings.together]
     return [(name, timing.spread) for name, timing in timings if timing.spread and is_above(timing, LARGE_SPREAD)]
 
 
@@ -141,7 +142,7 @@ def _reading_is_no_matter(ratio: float, wait: float, findings: Findings) -> str:
 
 
 def _feeds(now: Rating, findings: Findings) -> str:
-    workers = "without workers" if now.workers == 0 else f"with {_workers(now.workers)}"
+    workers = "without workers" if now.workers == 0 else f"with {plural(now.workers, 'worker')}"
     device = "GPU" if findings.machine.device != "cpu" else "model"
     return (
         f"As configured ({workers}) the loader feeds {times(now.ratio)} what the model eats{now.why}; "
@@ -158,7 +159,7 @@ def _what_helps(now: Rating, best: Rating, workers: int | None, cache: CacheOpti
         after = "Reading then hardly holds training up" if best.enough else "That is the best this machine can do"
         if best.enough and best.ratio >= 1:
             after = "Reading is then faster than training"
-        feeds = f"With {_workers(workers)} it feeds {times(best.ratio)}{best.why}"
+        feeds = f"With {plural(workers, 'worker')} it feeds {times(best.ratio)}{best.why}"
         return f"{feeds}, waiting {best.wait_share:.0%}. {after}."
     return "That is the best this machine can do: smaller files, fewer pixels or a cache (see below) would help."
 
@@ -180,7 +181,3 @@ def _better_cache(findings: Findings, caches: tuple[CacheOption, ...], best: Rat
 
 def _count(rating: Rating | None) -> int | None:
     return None if rating is None else rating.workers
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker{'s' if count != 1 else ''}"

@@ -6,7 +6,7 @@ from typing import Any
 from mlcli.report.page.markup import Html, data_table, el, fold, section
 from mlcli.report.page.plot import Line, axis, line_chart
 from mlcli.report.record import Record
-from mlcli.report.tables import number
+from mlcli.text import number
 
 MOST_CLASS_ROWS = 40
 

@@ -1,8 +1,7 @@
 """The run's score beside those of simple models on the same split, as bars."""
 
 from mlcli.report.page.markup import Html, el, join, section
-from mlcli.report.record import Record
-from mlcli.report.tables import score_text
+from mlcli.report.record import Record, score_text
 
 
 def baselines(record: Record) -> Html | None:

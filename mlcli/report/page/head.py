@@ -5,10 +5,10 @@ from typing import Any
 
 from mlcli.report.evidence import Evidence
 from mlcli.report.page.markup import Html, command, data_table, el, join, section
-from mlcli.report.record import SPLITS, Record
+from mlcli.report.record import SHARES, SPLITS, Record, score_text
 from mlcli.report.summary import command_for
-from mlcli.report.tables import ABSENT, SHARES, duration, number, score_text
 from mlcli.report.verdict import Verdict, judge
+from mlcli.text import duration, number, whole
 
 TONES = {"good fit": "good", "diverged": "bad", "worse than a baseline": "bad"}
 """Colour of a verdict; the others are worth a second look."""
@@ -67,7 +67,7 @@ def scores(record: Record) -> Html | None:
     if not names:
         return None
     rows = [
-        [el("b", split), *(number(known[split].get(name)) for name in names), _count(record.samples(split))]
+        [el("b", split), *(number(known[split].get(name)) for name in names), whole(record.samples(split))]
         for split in known
     ]
     table = data_table(["split", *(name.replace("_", " ") for name in names), "samples"], rows)
@@ -138,7 +138,3 @@ def _when(started: Any) -> str | None:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _count(value: int | None) -> str:
-    return ABSENT if value is None else f"{value:,}"

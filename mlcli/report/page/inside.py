@@ -6,7 +6,7 @@ from mlcli.report.page.markup import Html, data_table, el, join, section
 from mlcli.report.page.plot import sparkline
 from mlcli.report.record import Record
 from mlcli.report.summary import layer_troubles
-from mlcli.report.tables import ABSENT, duration
+from mlcli.text import ABSENT, duration
 
 MOST_LAYERS = 80
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")

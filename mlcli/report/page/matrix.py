@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mlcli.report.confusion import Confusion, Pair
 from mlcli.report.page.markup import Html, el, join, section
 from mlcli.report.record import Record
+from mlcli.text import truncated
 
 LARGEST = 100
 """Classes that a matrix shows; of more, those with most mistakes."""
@@ -92,7 +93,7 @@ def _cells(part: Confusion, size: float | None) -> list[Html]:
 
 def _names_of(name: str, place: int, size: float) -> tuple[Html, Html]:
     """A class's name before its row and, turned, above its column."""
-    short, middle = _cut(name), place * CELL + CELL / 2 + size * 0.33
+    short, middle = truncated(name, LONGEST_NAME), place * CELL + CELL / 2 + size * 0.33
     turned = f"translate({middle:.2f},{-0.18 * CELL}) rotate(-90)"
     title = el("title", name)
     return (el("text", title, short, x=-0.15 * CELL, y=f"{middle:.2f}", class_="row", font_size=f"{size:.2f}"),
@@ -110,7 +111,3 @@ def _pair(pair: Pair, worst: Pair, nothing: str | None) -> Html:
     share = el("span", el("i", style=f"width:{100 * pair.count / worst.count:.1f}%"), class_="track")
     value = el("span", f"{pair.count:,} of {pair.of:,}", class_="value")
     return el("div", el("span", names, class_="name"), value, share, class_="pair")
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

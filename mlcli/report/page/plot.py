@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlcli.report.page.markup import Html, el, figure
-from mlcli.report.tables import ABSENT, number
+from mlcli.text import ABSENT, number
 
 SIZE = 1000
 """Units of the drawing in both directions; it is stretched to the place there is."""

@@ -4,8 +4,8 @@ from typing import Any
 
 from mlcli.report.page.markup import Html, data_table, el, fold, section
 from mlcli.report.page.plot import Line, axis, line_chart, log_axis
-from mlcli.report.record import Record
-from mlcli.report.tables import SHARES, number, score_text
+from mlcli.report.record import SHARES, Record, score_text
+from mlcli.text import number
 
 MOST_ROWS = 200
 """Of the table below the charts."""

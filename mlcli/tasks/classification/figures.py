@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mlcli.show.drawing import BLUE, FAINT, INK, ORANGE, headline, hexed, image_of, new_figure, plain_axes
+from mlcli.text import truncated
 
 MOST_CLASSES = 100
 """Of a confusion matrix in one figure; of more classes, only those with the most mistakes are shown."""
@@ -27,7 +28,10 @@ def confusion_figure(confusion: np.ndarray, class_names: Sequence[str], title: s
         chosen = np.sort(np.argsort(-wrong, kind="stable")[:MOST_CLASSES])
         note += f"; {MOST_CLASSES} of {len(confusion):,} classes, those with the most mistakes"
     shares = (confusion / np.maximum(confusion.sum(1, keepdims=True), 1))[np.ix_(chosen, chosen)]
-    counts, names = confusion[np.ix_(chosen, chosen)], [_short(class_names[c]) for c in chosen.tolist()]
+    counts, names = (
+        confusion[np.ix_(chosen, chosen)],
+        [truncated(class_names[c], _LONGEST_NAME) for c in chosen.tolist()],
+    )
     side = float(np.interp(len(chosen), [2, 10, 25, 100], [3, 5, 9, 12.5]))  # inches
     longest = max(map(len, names))
     rim = 0.55 + 0.085 * longest
@@ -94,7 +98,3 @@ def calibration_figure(bins: Sequence[dict[str, Any]], ece: float, title: str) -
         plain_axes(axes)
     figure.align_ylabels()
     return image_of(figure)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mlcli.show.drawing import Tile, picture_of, sheet
 from mlcli.tasks.classification.mistakes import Mistake
+from mlcli.text import sides
 
 MOST_SHOWN = 24
 COLUMNS = 6
@@ -20,7 +21,7 @@ def batch_sheet(images: Tensor, targets: Tensor, class_names: Sequence[str]) -> 
         Tile(picture_of(image), _label_lines(target, class_names))
         for image, target in zip(images, targets, strict=True)
     ]
-    size = "x".join(str(side) for side in reversed(images.shape[2:]))
+    size = sides(reversed(images.shape[2:]))
     return sheet("a training batch", f"after augmentation, {size} pixels", tiles, columns=COLUMNS)
 
 

@@ -5,6 +5,7 @@ from mlcli.machine.env.advice import advise
 from mlcli.machine.env.checks.finding import Finding
 from mlcli.machine.env.compatibility import Table
 from mlcli.machine.env.facts import Facts
+from mlcli.text import plural
 
 LARGE_BATCH_BYTES = 64 * 3 * 640 * 640
 """64 pictures of 640 x 640 as bytes: what one batch of a demanding training puts into shared memory."""
@@ -30,7 +31,7 @@ def gpu_busy(facts: Facts, table: Table) -> list[Finding]:
     findings = []
     for gpu in links.visible_gpus(facts):
         if gpu.memory_bytes and gpu.used_bytes is not None and gpu.used_bytes > MUCH_USED * gpu.memory_bytes:
-            users = f" by {gpu.processes} process{'es' if gpu.processes != 1 else ''}" if gpu.processes else ""
+            users = f" by {plural(gpu.processes, 'process', 'processes')}" if gpu.processes else ""
             text = f"GPU {gpu.index}: {_gb(gpu.used_bytes)} of {_gb(gpu.memory_bytes)} GB are in use{users}"
             findings.append(Finding("warning", "GPU busy", text, "nvidia-smi"))
         if gpu.slowed_by:

@@ -8,7 +8,7 @@ import torch
 from mlcli.data.check.balance import balance_findings
 from mlcli.data.check.collection import UNLABELLED, Collection, FilePictures, HeldPictures, Pictures
 from mlcli.data.check.doctor import refused
-from mlcli.data.check.finding import Examination, Finding, Severity, Sheet, plural, share
+from mlcli.data.check.finding import Examination, Finding, Severity, Sheet
 from mlcli.data.check.pictures import examine_pictures
 from mlcli.data.check.scan import scan
 from mlcli.data.source import Arrays
@@ -17,6 +17,7 @@ from mlcli.show.boxes import Thing, colour_of, drawn
 from mlcli.show.drawing import Tile, sheet
 from mlcli.tasks.detection.data.annotations.faults import Fault, faults_of, read_table
 from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.text import plural, share
 
 if TYPE_CHECKING:
     from mlcli.tasks.detection.data.config import DetectionData

@@ -7,6 +7,7 @@ import torch
 
 from mlcli.tasks.detection.data.config import DetectionData
 from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.text import plural
 
 
 def describe_source(config: DetectionData, source: DetectionSource) -> list[str]:
@@ -15,7 +16,7 @@ def describe_source(config: DetectionData, source: DetectionSource) -> list[str]
     counts = " · ".join(f"{len(records):,} {split}" for split, records in source.splits.items())
     height, width = source.info.input_shape[1:]
     classes = source.info.num_classes
-    named = f"{classes} class{'es' if classes > 1 else ''}"
+    named = plural(classes, "class", "classes")
     return [f"{config.name} ({origin})  {counts} · {named} · {height}x{width}, {config.fit}", _objects(source)]
 
 

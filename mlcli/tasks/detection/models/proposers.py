@@ -23,6 +23,7 @@ from mlcli.errors import CheckpointError, ConfigError
 from mlcli.models.start import load_saved
 from mlcli.tasks.detection.models.config import Proposals, TorchvisionDetector
 from mlcli.tasks.detection.models.sliding import sliding_windows
+from mlcli.text import sides
 
 
 class Proposer(Protocol):
@@ -153,4 +154,4 @@ def _detector_config(saved: dict[str, Any], path: Path) -> TorchvisionDetector:
 
 
 def _plain(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return sides(value) if isinstance(value, tuple) else str(value)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from mlcli.show.boxes import COLOURS
 from mlcli.show.drawing import BLUE, FAINT, INK, ORANGE, headline, hexed, image_of, new_figure, plain_axes
+from mlcli.text import plural
 
 MOST_NAMED = len(COLOURS)
 """Classes that get a colour and a name; the others are faint."""
@@ -75,7 +76,7 @@ def breakdown_figure(details: dict[str, Any]) -> Image.Image:
     axes.barh([f"{KINDS[row['name']]}" for row in rows], gains, color=ORANGE, height=0.62)
     longest = max([*gains, 0.01])
     for place, row in enumerate(rows):
-        text = f" {row['delta_map50']:.3f}   {row['count']:,} time{'' if row['count'] == 1 else 's'}"
+        text = f" {row['delta_map50']:.3f}   {plural(row['count'], 'time')}"
         axes.text(row["delta_map50"], place, text, va="center", fontsize=8.5, color=hexed(INK))
     axes.set(xlim=(0, 1.3 * longest))
     plain_axes(axes)

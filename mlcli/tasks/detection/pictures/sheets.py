@@ -16,6 +16,7 @@ from mlcli.tasks.detection.data.annotations.segments import decode
 from mlcli.tasks.detection.data.records import Records
 from mlcli.tasks.detection.models.matching import BACKGROUND
 from mlcli.tasks.detection.targets import Targets
+from mlcli.text import plural
 
 if TYPE_CHECKING:
     from mlcli.tasks.detection.judge.metrics import DetectionMetrics
@@ -62,7 +63,7 @@ def batch_sheet(images: Tensor, targets: Targets, class_names: Sequence[str]) ->
             for m, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True))
             if label
         ]
-        tiles.append(Tile(drawn(picture_of(image), things, PANEL), (_count(len(things), "object"),)))
+        tiles.append(Tile(drawn(picture_of(image), things, PANEL), (plural(len(things), "object"),)))
     return sheet("a training batch", "as the model sees it, after augmentation", tiles, columns=4, side=PANEL)
 
 
@@ -132,7 +133,7 @@ def truth_and_answer(
         ]
         counted = [t for t in objects if judged.counted[t]]
         bad, gone = sum(bool(wrong[d]) for d in rows), sum(bool(missed[t]) for t in counted)
-        tiles.append(Tile(drawn(image, truth, PANEL), (Path(records.name(index)).name, _count(len(counted), "object"))))
+        tiles.append(Tile(drawn(image, truth, PANEL), (Path(records.name(index)).name, plural(len(counted), "object"))))
         tiles.append(Tile(drawn(image, answer, PANEL), (f"{len(counted) - gone} found, {gone} missed", f"{bad} wrong")))
     note = f"left the truth, right what was found with a certainty of {threshold:.0%} or more; dashed: missed, wrong"
     return sheet(title, note, tiles, columns=4 if len(tiles) > 2 else 2, side=PANEL)
@@ -172,10 +173,10 @@ def anchors_and_matches(
     without = len(objects) - len({int(matched[a]) for a in learning})
     tiles = [
         Tile(drawn(picture, shapes, LARGE_PANEL), (f"{len(near)} of {len(anchors):,} anchors, nearest the middle",)),
-        Tile(drawn(picture, objects, LARGE_PANEL), (_count(len(objects), "object"),)),
+        Tile(drawn(picture, objects, LARGE_PANEL), (plural(len(objects), "object"),)),
         Tile(drawn(picture, matches, LARGE_PANEL), (f"anchors that learn an object: {counts}",)),
     ]
-    note = f"{_count(without, 'object')} without an anchor" if without else "every object has an anchor to learn it"
+    note = f"{plural(without, 'object')} without an anchor" if without else "every object has an anchor to learn it"
     return sheet("anchors", note, tiles, columns=3, side=LARGE_PANEL)
 
 
@@ -199,8 +200,8 @@ def before_and_after_nms(
     ]
     shown = f", the {len(before)} most certain drawn" if len(before) < len(boxes) else ""
     tiles = [
-        Tile(drawn(picture, before, LARGE_PANEL), (f"before: {_count(len(boxes), 'box', 'boxes')}{shown}",)),
-        Tile(drawn(picture, after, LARGE_PANEL), (f"after: {_count(len(after), 'box', 'boxes')}",)),
+        Tile(drawn(picture, before, LARGE_PANEL), (f"before: {plural(len(boxes), 'box', 'boxes')}{shown}",)),
+        Tile(drawn(picture, after, LARGE_PANEL), (f"after: {plural(len(after), 'box', 'boxes')}",)),
     ]
     note = "of boxes of one class that overlap, the most certain stays"
     return sheet("non-maximum suppression", note, tiles, columns=2, side=LARGE_PANEL)
@@ -224,7 +225,3 @@ def _true_thing(records: Records, t: int, names: Sequence[str], *, missed: bool)
 
 def _caption(name: str, score: float) -> str:
     return f"{name} {score:.0%}"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlcli.data.files import ImageFilesSamples
-from mlcli.data.splits import first_few, split_indices
+from mlcli.data.splits import split_indices
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.judge import Verdict, counted, judge, refuse
 from mlcli.tasks.detection.data.annotations.table import Table
 from mlcli.tasks.detection.data.records import Records, rarest_labels
 from mlcli.tasks.detection.data.source import DetectionSource, detection_source, preparation_of
+from mlcli.text import first_few
 
 if TYPE_CHECKING:
     from mlcli.tasks.detection.data.config import AnnotatedImages
