@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from mlcli.machine.env.chain import Row, machine_rows, torch_rows
+from mlcli.machine.env.chain import Chain, ChainRow, machine_rows, torch_rows
 from mlcli.machine.env.compatibility import load_table
 from mlcli.machine.env.diagnose import Diagnosis, diagnose
 from mlcli.machine.env.facts import Facts
@@ -31,14 +31,15 @@ def run(as_json: bool = False) -> int:
     facts = probe_machine()
     if not as_json:
         print("GPU -> driver -> CUDA -> PyTorch")
-        _print_rows(machine_rows(facts, table))
+        _print_rows(machine_rows(Chain(facts, table)))
     with waiting_for_torch():
         facts = probe_torch_too(facts)
-    diagnosis = diagnose(facts, table)
+    chain = Chain(facts, table)
+    diagnosis = diagnose(chain)
     if as_json:
         print(json.dumps({"facts": asdict(facts), **asdict(diagnosis), "table": table.checked}, indent=2))
     else:
-        _print_rows(torch_rows(facts, table))
+        _print_rows(torch_rows(chain))
         _print_installed(facts)
         _print_diagnosis(diagnosis)
     return diagnosis.exit_code
@@ -68,7 +69,7 @@ def waiting_for_torch(patience_s: float = PATIENCE_S) -> Iterator[None]:
         say(erase)
 
 
-def _print_rows(rows: list[Row]) -> None:
+def _print_rows(rows: list[ChainRow]) -> None:
     for row in rows:
         cells = (row.link, row.what, row.detail)
         padded = " ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True))

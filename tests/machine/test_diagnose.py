@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from mlcli.machine.env.checks import fit, host, reach, software
+from mlcli.machine.env import checks_chain, checks_system
+from mlcli.machine.env.chain import Chain
 from mlcli.machine.env.diagnose import CHECKS, diagnose
 from mlcli.machine.env.facts import BusDevice, Facts, Folder, GpuFacts, Package, TorchFacts
 from tests.machine import machines as m
@@ -236,7 +237,7 @@ DIAGNOSES = {
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_verdict_command_and_exit_code(scene):
-    diagnosis = diagnose(SCENES[scene], TABLE)
+    diagnosis = diagnose(Chain(SCENES[scene], TABLE))
     assert (diagnosis.exit_code, diagnosis.command, diagnosis.verdict) == DIAGNOSES[scene]
 
 
@@ -244,7 +245,7 @@ def test_verdict_command_and_exit_code(scene):
 def test_the_printed_command_heals(scene):
     """What an install command would put in place is diagnosed as able to use the GPU, wherever it names a build."""
     facts = SCENES[scene]
-    before = diagnose(facts, TABLE)
+    before = diagnose(Chain(facts, TABLE))
     wheel = before.command.rpartition("/")[2]
     if not before.command.startswith(REINSTALL) or not wheel.startswith("cu"):
         return
@@ -255,11 +256,11 @@ def test_the_printed_command_heals(scene):
         python=m.python(f"{release}+{wheel}", f"0.29.2+{wheel}", requires={}),
         torch=m.torch(f"{release}+{wheel}", build.codes),
     )
-    assert diagnose(healed, TABLE).exit_code == 0
+    assert diagnose(Chain(healed, TABLE)).exit_code == 0
 
 
 def fires(check, facts, severity, *words):
-    (finding,) = check(facts, TABLE)
+    (finding,) = check(Chain(facts, TABLE))
     assert finding.severity == severity
     assert all(word in f"{finding.text} | {finding.fix}" for word in words), finding
 
@@ -279,85 +280,106 @@ def h200(gpu):
 
 FIRING = {
     "1 no driver": (
-        reach.presence,
+        checks_chain.presence,
         on(WITHOUT_GPU, gpu=GpuFacts((BusDevice("0000:01:00.0", "nvidia"),))),
         ("error", "NVIDIA card 0000:01:00.0 is on the PCI bus, but no NVIDIA driver is loaded"),
     ),
-    "1 nouveau": (reach.presence, SCENES["nouveau"], ("error", "nouveau", "ubuntu-drivers")),
+    "1 nouveau": (checks_chain.presence, SCENES["nouveau"], ("error", "nouveau", "ubuntu-drivers")),
     "1 lent": (
-        reach.presence,
+        checks_chain.presence,
         on(WITHOUT_GPU, gpu=GpuFacts((BusDevice("0000:01:00.0", "nvidia", "", "vfio-pci"),))),
         ("info", "virtual machine"),
     ),
     "1 one card lost": (
-        reach.presence,
+        checks_chain.presence,
         on(WITH_H200, gpu={"bus": (BusDevice("a", "nvidia"), BusDevice("b", "nvidia"))}),
         ("warning", "2 NVIDIA cards are on the PCI bus, the driver reaches 1"),
     ),
     "1 fallen off the bus": (
-        reach.presence,
+        checks_chain.presence,
         on(WITHOUT_GPU, gpu=GpuFacts(kernel_driver="580.95.05", nvml_code=15, nvml_error="GPU is lost")),
         ("error", "GPU is lost", "reboot"),
     ),
-    "2": (reach.nvml_mismatch, SCENES["NVML mismatch"], ("error", "570.124.06", "reboot")),
-    "3": (fit.driver_too_old, SCENES["RTX 5090 with driver 570"], ("error", "12.8", "13.2", "Update the driver, or")),
-    "4": (fit.older_minor, WITH_H200, ("info", "13.0", "13.2", "222")),
-    "5": (fit.no_kernels, SCENES["GTX 1080 Ti with driver 580"], ("error", "6.1 (Pascal)", "7.5 … 12.0", "cu126")),
+    "2": (checks_chain.nvml_mismatch, SCENES["NVML mismatch"], ("error", "570.124.06", "reboot")),
+    "3": (
+        checks_chain.driver_too_old,
+        SCENES["RTX 5090 with driver 570"],
+        ("error", "12.8", "13.2", "Update the driver, or"),
+    ),
+    "4": (checks_chain.older_minor, WITH_H200, ("info", "13.0", "13.2", "222")),
+    "5": (
+        checks_chain.no_kernels,
+        SCENES["GTX 1080 Ti with driver 580"],
+        ("error", "6.1 (Pascal)", "7.5 … 12.0", "cu126"),
+    ),
     "5 of one of two": (
-        fit.no_kernels,
+        checks_chain.no_kernels,
         on(WITH_H200, gpu=nvidia("580.95.05", (13, 0), m.GTX_1080_TI, m.H200)),
         ("warning", "GPU 0", "export CUDA_VISIBLE_DEVICES=1"),
     ),
-    "6": (fit.cpu_only, SCENES["CPU-only wheel"], ("error", "CPU build")),
+    "6": (checks_chain.cpu_only, SCENES["CPU-only wheel"], ("error", "CPU build")),
     "7": (
-        software.vision_version,
+        checks_system.vision_version,
         on(WITH_H200, python=m.python("2.15.0+cu132", "0.28.0+cu132", requires={"torchvision": ("torch (==2.13.0)",)})),
         ("error", "torchvision 0.28.0 wants torch (==2.13.0), but torch 2.15.0 is installed"),
     ),
-    "8": (software.vision_flavour, SCENES["flavours differ"], ("error", "CUDA 13.0, torch for the CPU", "libc10_cuda")),
+    "8": (
+        checks_system.vision_flavour,
+        SCENES["flavours differ"],
+        ("error", "CUDA 13.0, torch for the CPU", "libc10_cuda"),
+    ),
     "8 one major": (
-        software.vision_flavour,
+        checks_system.vision_flavour,
         on(WITH_H200, python=m.python("2.15.0+cu132", "0.29.2+cu130")),
         ("info", "CUDA 13.0, torch for CUDA 13.2: works"),
     ),
     "8 another reason": (
-        software.vision_flavour,
+        checks_system.vision_flavour,
         on(WITHOUT_GPU, torch={"vision_error": "ImportError: libjpeg.so"}),
         ("error", "import torchvision fails: ImportError: libjpeg.so"),
     ),
     "9 wrong": (
-        fit.kernels_compute,
+        checks_chain.kernels_compute,
         on(WITH_H200, torch={"kernels": m.kernels("cuda:0", convolution="wrong")}),
         ("error", "convolution on cuda:0 is wrong"),
     ),
     "9 half precision": (
-        fit.kernels_compute,
+        checks_chain.kernels_compute,
         on(WITH_H200, torch={"kernels": m.kernels("cuda:0", matmul_bf16="failed")}),
         ("warning", "matmul bf16 on cuda:0 fails", "train.precision=fp32"),
     ),
+    "9 all agree": (
+        checks_chain.kernels_compute,
+        on(WITH_H200, torch={"kernels": m.kernels("cuda:0", matmul_bf16="skipped")}),
+        ("ok", "5 computations on cuda:0 agree with float64 on the CPU"),
+    ),
     "9 CUDA does not start": (
-        fit.gpu_starts,
+        checks_chain.gpu_starts,
         on(WITH_H200, gpu={"modules": ("nvidia",)}, torch={"cuda_available": False, "cuda_error": "unknown error"}),
         ("error", "unknown error", "sudo modprobe nvidia_uvm"),
     ),
     "10 two generations": (
-        software.cudnn,
+        checks_system.cudnn,
         on(WITH_H200, python={"packages": (CUDNN_12, CUDNN_13)}),
         ("warning", "9.10.2.21 and nvidia-cudnn-cu13", "pip uninstall nvidia-cudnn-cu12"),
     ),
     "10 another on the path": (
-        software.cudnn,
+        checks_system.cudnn,
         on(WITH_H200, host={"cudnn_on_path": ("/opt/cuda/libcudnn.so.9",)}),
         ("warning", "/opt/cuda/libcudnn.so.9", "unset LD_LIBRARY_PATH"),
     ),
     "10 another is loaded": (
-        software.cudnn,
+        checks_system.cudnn,
         on(WITH_H200, python={"packages": (CUDNN_13,)}, torch={"cudnn": 91002}),
         ("warning", "loads cuDNN 9.10, installed is 9.26.0.51"),
     ),
-    "11": (software.conda_and_pip, SCENES["conda and pip"], ("warning", "conda remove --force pytorch pytorch-cuda")),
+    "11": (
+        checks_system.conda_and_pip,
+        SCENES["conda and pip"],
+        ("warning", "conda remove --force pytorch pytorch-cuda"),
+    ),
     "11 the channel that ended": (
-        software.conda_and_pip,
+        checks_system.conda_and_pip,
         on(
             WITH_H200,
             python={
@@ -367,95 +389,107 @@ FIRING = {
         ),
         ("info", "ended with PyTorch 2.5"),
     ),
-    "12 hidden": (reach.hidden, SCENES["hidden"], ("error", "unset CUDA_VISIBLE_DEVICES")),
+    "12 hidden": (checks_chain.hidden, SCENES["hidden"], ("error", "unset CUDA_VISIBLE_DEVICES")),
     "12 out of range": (
-        reach.hidden,
+        checks_chain.hidden,
         on(WITH_H200, host={"environment": {"CUDA_VISIBLE_DEVICES": "0,7"}}),
         ("warning", "0,7"),
     ),
     "12 behind a bad entry": (
-        reach.hidden,
+        checks_chain.hidden,
         on(WITH_H200, host={"environment": {"CUDA_VISIBLE_DEVICES": "7,0"}}),
         ("error", "7,0"),
     ),
-    "12 split": (reach.hidden, h200(SPLIT), ("info", "MIG")),
-    "12 exclusive": (reach.hidden, h200(EXCLUSIVE), ("warning", "exclusive", "sudo nvidia-smi -i 0 -c DEFAULT")),
-    "12 prohibited": (reach.hidden, h200(PROHIBITED), ("error", "prohibited")),
-    "12 container": (reach.presence, SCENES["container without its GPU"], ("error", "docker run --gpus all")),
-    "13 busy": (host.gpu_busy, h200(FULL), ("warning", "120.0 of 141.0 GB are in use by 2 processes")),
-    "13 hot": (host.gpu_busy, h200(HOT), ("warning", "91 °C: heat")),
-    "14": (host.pcie_width, h200(replace(m.H200, pcie_lanes=4, pcie_lanes_max=16)), ("warning", "x4 of x16")),
-    "14 half": (host.pcie_width, h200(replace(m.H200, pcie_lanes=8, pcie_lanes_max=16)), ("info", "x8 of x16")),
-    "15": (host.cpus, SCENES["small container"], ("info", "2 of 64 CPUs usable")),
-    "16": (host.shared_memory, SCENES["small container"], ("warning", "64 MB", "docker run --shm-size=1g")),
+    "12 split": (checks_chain.hidden, h200(SPLIT), ("info", "MIG")),
+    "12 exclusive": (checks_chain.hidden, h200(EXCLUSIVE), ("warning", "exclusive", "sudo nvidia-smi -i 0 -c DEFAULT")),
+    "12 prohibited": (checks_chain.hidden, h200(PROHIBITED), ("error", "prohibited")),
+    "12 container": (checks_chain.presence, SCENES["container without its GPU"], ("error", "docker run --gpus all")),
+    "13 busy": (checks_system.gpu_busy, h200(FULL), ("warning", "120.0 of 141.0 GB are in use by 2 processes")),
+    "13 hot": (checks_system.gpu_busy, h200(HOT), ("warning", "91 °C: heat")),
+    "14": (checks_system.pcie_width, h200(replace(m.H200, pcie_lanes=4, pcie_lanes_max=16)), ("warning", "x4 of x16")),
+    "14 half": (
+        checks_system.pcie_width,
+        h200(replace(m.H200, pcie_lanes=8, pcie_lanes_max=16)),
+        ("info", "x8 of x16"),
+    ),
+    "15": (checks_system.cpus, SCENES["small container"], ("info", "2 of 64 CPUs usable")),
+    "16": (checks_system.shared_memory, SCENES["small container"], ("warning", "64 MB", "docker run --shm-size=1g")),
     "16 no container": (
-        host.shared_memory,
+        checks_system.shared_memory,
         on(WITH_H200, host={"shm_bytes": 64 << 20}),
         ("warning", "remount,size=2g"),
     ),
     "17 memory": (
-        host.memory_and_limits,
+        checks_system.memory_and_limits,
         on(WITH_H200, host={"memory_available_bytes": 1 << 30}),
         ("warning", "1.0 of 64.0 GB of memory available"),
     ),
-    "17 open files": (host.memory_and_limits, on(WITH_H200, host={"open_files": 256}), ("warning", "256", "ulimit -n")),
+    "17 open files": (
+        checks_system.memory_and_limits,
+        on(WITH_H200, host={"open_files": 256}),
+        ("warning", "256", "ulimit -n"),
+    ),
     "17 disk": (
-        host.memory_and_limits,
+        checks_system.memory_and_limits,
         on(WITH_H200, host={"folder": Folder("/data", "ext4", free_bytes=1 << 30)}),
         ("warning", "1.0 GB free in /data"),
     ),
     "18 network": (
-        host.filesystem,
+        checks_system.filesystem,
         on(WITH_H200, host={"folder": Folder("/data", "nfs4")}),
         ("info", "nfs4", "bench-io"),
     ),
     "18 Windows' disk": (
-        host.filesystem,
+        checks_system.filesystem,
         on(WITH_H200, host={"wsl": True, "folder": Folder("/mnt/c/data", "9p", cold_read_mb_s=41.0)}),
         ("warning", "9p", "41 MB/s", "cp -r"),
     ),
     "18 turning": (
-        host.filesystem,
+        checks_system.filesystem,
         on(WITH_H200, host={"folder": Folder("/data", "ext4", True, cold_read_mb_s=120.0)}),
         ("info", "turns", "120 MB/s"),
     ),
-    "19 P2P": (host.several_gpus, on(WITH_H200, gpu=TWO, torch={"no_peer_access": ("0-1",)}), ("info", "0-1")),
-    "19 NCCL": (host.several_gpus, on(WITH_H200, gpu=TWO, torch={"nccl": False}), ("warning", "no NCCL")),
+    "19 P2P": (checks_system.several_gpus, on(WITH_H200, gpu=TWO, torch={"no_peer_access": ("0-1",)}), ("info", "0-1")),
+    "19 NCCL": (checks_system.several_gpus, on(WITH_H200, gpu=TWO, torch={"nccl": False}), ("warning", "no NCCL")),
     "20 tensorboard": (
-        software.own_packages,
+        checks_system.own_packages,
         SCENES["old tensorboard"],
         ("warning", "pkg_resources", "tensorboard>=2.21"),
     ),
     "20 Python": (
-        software.own_packages,
+        checks_system.own_packages,
         on(WITH_H200, python={"version": "3.10.4"}),
         ("warning", "torch 2.15.0+cu132 wants Python >=3.11, this is 3.10.4"),
     ),
     "20 torch": (
-        software.own_packages,
+        checks_system.own_packages,
         on(WITH_H200, python=m.python("2.7.1+cu118", "0.29.2+cu118")),
         ("warning", "mlcli needs torch>=2.11, but torch 2.7.1 is installed"),
     ),
     "21 no driver lent": (
-        reach.wsl,
+        checks_chain.wsl,
         on(WITHOUT_GPU, host={"wsl": True}),
         ("info", "install the NVIDIA driver 580 or newer in Windows"),
     ),
-    "21 a driver inside": (reach.wsl, SCENES["WSL2 with a Linux driver"], ("warning", "hides", "apt remove")),
-    "21 no GPU": (reach.wsl, on(WITHOUT_GPU, host={"wsl": True, "wsl_libcuda": True}), ("error", "wsl.exe --update")),
+    "21 a driver inside": (checks_chain.wsl, SCENES["WSL2 with a Linux driver"], ("warning", "hides", "apt remove")),
+    "21 no GPU": (
+        checks_chain.wsl,
+        on(WITHOUT_GPU, host={"wsl": True, "wsl_libcuda": True}),
+        ("error", "wsl.exe --update"),
+    ),
     "torch crashes": (
-        fit.torch_works,
+        checks_chain.torch_works,
         on(WITH_H200, torch=TorchFacts("crashed", "start CUDA", "SIGSEGV")),
         ("error", "crashes at 'start CUDA': SIGSEGV"),
     ),
     "torch hangs": (
-        fit.torch_works,
+        checks_chain.torch_works,
         on(WITH_H200, torch=TorchFacts("timed out", "import torch", "no end after 120 s")),
         ("error", "hangs at 'import torch'"),
     ),
-    "Rosetta": (software.apple, on(SCENES["Apple silicon"], host={"rosetta": True}), ("error", "Rosetta")),
+    "Rosetta": (checks_chain.apple, on(SCENES["Apple silicon"], host={"rosetta": True}), ("error", "Rosetta")),
     "MPS not reached": (
-        software.apple,
+        checks_chain.apple,
         on(SCENES["Apple silicon"], torch={"mps_available": False}),
         ("warning", "MPS"),
     ),
@@ -481,20 +515,23 @@ HEALTHY = {
 @pytest.mark.parametrize("machine", HEALTHY)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_check_is_silent_on_a_healthy_machine(check, machine):
-    findings = [finding for finding in check(HEALTHY[machine], TABLE) if finding.severity != "ok"]
+    findings = [finding for finding in check(Chain(HEALTHY[machine], TABLE)) if finding.severity != "ok"]
     no_gpu = [finding for finding in findings if "training runs on the CPU" in finding.text]
-    assert findings == (no_gpu if check is reach.presence else [])
+    assert findings == (no_gpu if check is checks_chain.presence else [])
 
 
 def test_all_firing_checks_take_part():
-    assert {check for check, _, _ in FIRING.values()} | {fit.chain_is_fine} == set(CHECKS)
+    assert {check for check, _, _ in FIRING.values()} == set(CHECKS)
 
 
 def test_live_facts_win_over_the_table():
     """A build that the table knows otherwise, a driver newer than the table, and the line that says what was used."""
     own_build = on(WITH_H200, gpu=nvidia("700.1", (14, 0), m.GTX_1080_TI), torch={"codes": ("sm_61",)})
-    assert diagnose(own_build, TABLE).exit_code == 0
-    assert diagnose(own_build, TABLE).sources == "driver facts: NVML; build facts: torch; advice: table of 2026-11-23"
+    assert diagnose(Chain(own_build, TABLE)).exit_code == 0
+    assert (
+        diagnose(Chain(own_build, TABLE)).sources
+        == "driver facts: NVML; build facts: torch; advice: table of 2026-11-23"
+    )
 
 
 def test_without_live_facts_the_table_speaks():
@@ -503,7 +540,7 @@ def test_without_live_facts_the_table_speaks():
         gpu={"driver_cuda": None},
         torch=TorchFacts("crashed", "import torch", "SIGSEGV"),
     )
-    diagnosis = diagnose(broken, TABLE)
+    diagnosis = diagnose(Chain(broken, TABLE))
     assert "has no kernels for compute capability 6.1" in " ".join(finding.text for finding in diagnosis.findings)
     assert diagnosis.sources == (
         "driver facts: kernel module and table of 2026-11-23; "
@@ -516,29 +553,29 @@ def test_errors_go_before_warnings():
         SCENES["flavours differ"], host={"wsl": True, "wsl_libcuda": False, "foreign_libcuda": "/usr/lib64/libcuda.so"}
     )
     both = on(both, python={"version": "3.10.1"}, host={"shm_bytes": 1})
-    diagnosis = diagnose(both, TABLE)
+    diagnosis = diagnose(Chain(both, TABLE))
     assert (diagnosis.exit_code, diagnosis.command.split()[0]) == (2, "pip")
     assert diagnosis.verdict.startswith("PyTorch cannot be used: torchvision is built for CUDA 13.0")
     one_of_two = on(WITH_H200, gpu=nvidia("580.95.05", (13, 0), m.GTX_1080_TI, m.H200), torch={"vision_error": "gone"})
-    assert diagnose(one_of_two, TABLE).command.startswith(REINSTALL)  # not the warning that comes before it
+    assert diagnose(Chain(one_of_two, TABLE)).command.startswith(REINSTALL)  # not the warning that comes before it
 
 
 def test_amd_through_rocm():
     card = GpuFacts((BusDevice("0000:03:00.0", "amd"),), nvml_code=12)
     without = on(WITHOUT_GPU, gpu=card)
-    assert "ROCm" in reach.presence(without, TABLE)[0].text
+    assert "ROCm" in next(checks_chain.presence(Chain(without, TABLE))).text
     with_rocm = on(without, python=m.python("2.15.0+rocm7.1", "0.29.2+rocm7.1"), torch={"cuda": "", "hip": "7.1"})
-    diagnosis = diagnose(on(with_rocm, torch={"cuda_available": True}), TABLE)
+    diagnosis = diagnose(Chain(on(with_rocm, torch={"cuda_available": True}), TABLE))
     assert (diagnosis.exit_code, diagnosis.verdict) == (0, "The GPU can be used (ROCm).")
 
 
 def test_an_environment_without_pip_is_uvs():
     facts = on(SCENES["CPU-only wheel"], python={"packages": (m.wheel("torch", "2.15.0+cpu", "uv"),)})
-    assert fit.cpu_only(facts, TABLE)[0].fix == "uv pip install --force-reinstall torch torchvision"
+    assert next(checks_chain.cpu_only(Chain(facts, TABLE))).fix == "uv pip install --force-reinstall torch torchvision"
 
 
 def test_what_could_not_be_found_out_is_said():
-    diagnosis = diagnose(replace(WITH_H200, unknown=("gpu.bus: no answer within 5 s",)), TABLE)
+    diagnosis = diagnose(Chain(replace(WITH_H200, unknown=("gpu.bus: no answer within 5 s",)), TABLE))
     assert diagnosis.findings[-1].text == "could not be found out: gpu.bus: no answer within 5 s"
     assert diagnosis.exit_code == 0
 
@@ -546,4 +583,4 @@ def test_what_could_not_be_found_out_is_said():
 def test_facts_and_diagnosis_are_json():
     facts = SCENES["conda and pip"]
     assert json.loads(json.dumps(asdict(facts)))["gpu"]["gpus"][0]["capability"] == [9, 0]
-    assert json.loads(json.dumps(asdict(diagnose(facts, TABLE))))["exit_code"] == 1
+    assert json.loads(json.dumps(asdict(diagnose(Chain(facts, TABLE)))))["exit_code"] == 1

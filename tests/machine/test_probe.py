@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from mlcli.errors import ExitCode
-from mlcli.machine.env import probe_gpu, probe_host, probe_python
+from mlcli.machine.bench.disk import mount_of
+from mlcli.machine.env import probe_system
 from mlcli.machine.env.facts import BusDevice
 from mlcli.machine.env.probe import PROBE, ask_all, probe_machine, probe_torch
 
@@ -23,6 +25,14 @@ def write(root: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return root
+
+
+class Mount(NamedTuple):
+    """What psutil.disk_partitions says of one mount."""
+
+    device: str
+    mountpoint: str
+    fstype: str
 
 
 def card(root: Path, address: str, vendor: str, device: str, kind: str = "0x030000", driver: str = "") -> None:
@@ -41,7 +51,7 @@ def test_cards_on_the_bus(tmp_path):
     card(tmp_path, "0000:03:00.0", "0x1af4", "0x1050")
     names = "# comment\n1002  AMD\n\t1b06  wrong\n10de  NVIDIA Corporation\n\t1b06  GP102 [GeForce GTX 1080 Ti]\n"
     write(tmp_path, {"usr/share/misc/pci.ids": names})
-    assert probe_gpu.bus_devices(tmp_path) == (
+    assert probe_system.bus_devices(tmp_path) == (
         BusDevice("0000:01:00.0", "nvidia", "GP102 [GeForce GTX 1080 Ti]", "nouveau"),
         BusDevice("0000:02:00.0", "amd"),
     )
@@ -55,15 +65,15 @@ def test_driver_files(tmp_path):
     modules = "nvidia_uvm 2158592 0 - Live 0x0\nnvidia 14381056 44 nvidia_uvm, Live 0x0\nnouveaux 1 0 - Live 0x0\n"
     files = {"proc/driver/nvidia/version": version, "proc/modules": modules, "dev/nvidia0": "", "dev/nvme0": ""}
     write(tmp_path, files)
-    assert probe_gpu.kernel_driver(tmp_path) == "580.95.05"
-    assert probe_gpu.loaded_modules(tmp_path) == ("nvidia", "nvidia_uvm")
-    assert probe_gpu.device_files(tmp_path) == ("nvidia0",)
+    assert probe_system.kernel_driver(tmp_path) == "580.95.05"
+    assert probe_system.loaded_modules(tmp_path) == ("nvidia", "nvidia_uvm")
+    assert probe_system.device_files(tmp_path) == ("nvidia0",)
 
 
 def test_an_empty_machine_has_no_gpu(tmp_path):
-    assert probe_gpu.bus_devices(tmp_path) == ()
-    assert probe_gpu.kernel_driver(tmp_path) == ""
-    assert probe_gpu.device_files(tmp_path) == ()
+    assert probe_system.bus_devices(tmp_path) == ()
+    assert probe_system.kernel_driver(tmp_path) == ""
+    assert probe_system.device_files(tmp_path) == ()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +89,7 @@ def test_an_empty_machine_has_no_gpu(tmp_path):
 )
 def test_container_and_wsl(tmp_path, files, container, wsl):
     write(tmp_path, files)
-    assert (probe_host.in_container(tmp_path), probe_host.in_wsl(tmp_path)) == (container, wsl)
+    assert (probe_system.in_container(tmp_path), probe_system.in_wsl(tmp_path)) == (container, wsl)
 
 
 def test_a_driver_inside_wsl(tmp_path):
@@ -87,9 +97,9 @@ def test_a_driver_inside_wsl(tmp_path):
     libraries = tmp_path / "usr/lib/x86_64-linux-gnu"
     libraries.mkdir(parents=True)
     (libraries / "libcuda.so").symlink_to(tmp_path / "usr/lib/wsl/lib/libcuda.so.1")
-    assert probe_host.foreign_libcuda(tmp_path) == ""
+    assert probe_system.foreign_libcuda(tmp_path) == ""
     (libraries / "libcuda.so.1").write_text("")
-    assert probe_host.foreign_libcuda(tmp_path) == str(libraries / "libcuda.so.1")
+    assert probe_system.foreign_libcuda(tmp_path) == str(libraries / "libcuda.so.1")
 
 
 def test_a_limited_container(tmp_path):
@@ -120,27 +130,34 @@ def test_a_limited_container(tmp_path):
     ],
 )
 def test_filesystem_of_a_folder(folder, kind, device):
-    mounts = (
-        "/dev/nvme0n1p2 / ext4 rw 0 0\nserver:/export /data nfs4 rw 0 0\nC: /mnt/my\\040disk 9p rw 0 0\n"
-        "/dev/sda1 /over xfs rw 0 0\ntmpfs /over tmpfs rw 0 0\n"
-    )
-    assert probe_host.mount_of(Path(folder), mounts) == (kind, device)
+    mounts = [
+        Mount("/dev/nvme0n1p2", "/", "ext4"),
+        Mount("server:/export", "/data", "nfs4"),
+        Mount("C:", "/mnt/my disk", "9p"),
+        Mount("/dev/sda1", "/over", "xfs"),
+        Mount("tmpfs", "/over", "tmpfs"),
+    ]
+    assert mount_of(Path(folder), mounts) == (kind, device)
+
+
+def test_filesystem_of_no_folder():
+    assert mount_of(Path("/home"), []) == ("", "")
 
 
 def test_turning_disks(tmp_path):
     write(tmp_path, {"sys/block/sda/queue/rotational": "1\n", "sys/block/nvme0n1/queue/rotational": "0\n"})
-    assert probe_host.rotational("/dev/sda1", tmp_path) is True
-    assert probe_host.rotational("/dev/nvme0n1p2", tmp_path) is False
-    assert probe_host.rotational("server:/export", tmp_path) is None
+    assert probe_system.rotational("/dev/sda1", tmp_path) is True
+    assert probe_system.rotational("/dev/nvme0n1p2", tmp_path) is False
+    assert probe_system.rotational("server:/export", tmp_path) is None
 
 
 def test_reading_speed_needs_a_large_file(tmp_path):
-    assert probe_host.cold_read_mb_s(tmp_path) is None
+    assert probe_system.cold_read_mb_s(tmp_path) is None
 
 
 def test_second_cudnn(tmp_path):
     write(tmp_path, {"cuda/libcudnn.so.9": "", "other/libcublas.so": ""})
-    assert probe_host.cudnn_on_path(f"{tmp_path}/cuda::{tmp_path}/other") == (f"{tmp_path}/cuda/libcudnn.so.9",)
+    assert probe_system.cudnn_on_path(f"{tmp_path}/cuda::{tmp_path}/other") == (f"{tmp_path}/cuda/libcudnn.so.9",)
 
 
 @pytest.mark.parametrize(
@@ -156,15 +173,15 @@ def test_second_cudnn(tmp_path):
 )
 def test_flavour_by_files(tmp_path, name, text, build, cuda):
     write(tmp_path, {f"{name}/version.py": text})
-    assert probe_python.flavour(name, tmp_path) == (build, cuda)
+    assert probe_system.flavour(name, tmp_path) == (build, cuda)
 
 
 def test_environments(tmp_path):
-    assert probe_python.environment(tmp_path, tmp_path) == "system"
-    assert probe_python.environment(tmp_path / "venv", tmp_path) == "venv"
+    assert probe_system.environment(tmp_path, tmp_path) == "system"
+    assert probe_system.environment(tmp_path / "venv", tmp_path) == "venv"
     write(tmp_path, {"conda-meta/pytorch-2.5.1-py3.12_0.json": "{}", "conda-meta/history": ""})
-    assert probe_python.environment(tmp_path, tmp_path) == "conda"
-    assert probe_python.conda_packages(tmp_path) == ("pytorch-2.5.1-py3.12_0",)
+    assert probe_system.environment(tmp_path, tmp_path) == "conda"
+    assert probe_system.conda_packages(tmp_path) == ("pytorch-2.5.1-py3.12_0",)
 
 
 def test_one_failure_and_one_hang_stop_nothing():

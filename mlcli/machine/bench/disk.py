@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -67,12 +68,23 @@ def warm_up(paths: Iterable[str], budget_s: float) -> int:
 
 def file_system(path: str) -> str:
     """`ext4 on /dev/vda` for the file system a path lies on; empty if the system does not say."""
-    with contextlib.suppress(OSError, PermissionError):
-        mounts = [m for m in psutil.disk_partitions(all=True) if Path(path).absolute().is_relative_to(m.mountpoint)]
-        if mounts:
-            mount = max(mounts, key=lambda m: len(m.mountpoint))
-            return f"{mount.fstype} on {mount.device}"
-    return ""
+    return " on ".join(filter(None, mount_of(Path(path).absolute())))
+
+
+def mount_of(path: Path, mounts: Iterable[Any] | None = None) -> tuple[str, str]:
+    """Type and device of the file system an absolute path is on; empty texts if the system does not say.
+
+    mounts: by default the system's, as psutil.disk_partitions lists them; of those mounted on one place the last one
+    counts.
+    """
+    found = ("", "")
+    with contextlib.suppress(OSError):
+        deepest = 0
+        for mount in psutil.disk_partitions(all=True) if mounts is None else mounts:
+            depth = len(Path(mount.mountpoint).parts)
+            if path.is_relative_to(mount.mountpoint) and depth >= deepest:
+                found, deepest = (mount.fstype, mount.device), depth
+    return found
 
 
 def shared_memory_bytes() -> int | None:

@@ -45,8 +45,9 @@ class Build:
     codes: tuple[str, ...]
     on_pypi: bool
     """`pip install torch` takes it on Linux, as long as this release is the newest."""
-    python: tuple[tuple[int, ...], tuple[int, ...] | None]
-    """Oldest and newest Python; None for no known limit."""
+    oldest_python: tuple[int, ...]
+    newest_python: tuple[int, ...] | None
+    """None for no known limit."""
 
     @property
     def cuda(self) -> CudaVersion:
@@ -54,7 +55,7 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Table:
+class CompatibilityTable:
     checked: str
     families: dict[int, dict[str, str]]
     """CUDA major -> {"linux": oldest driver, "windows": ...}"""
@@ -75,25 +76,21 @@ class Table:
 
     def cuda_of_driver(self, driver: str, system: str) -> CudaVersion | None:
         """Newest CUDA whose own driver is not newer than this one."""
-        column = _column(system)
-        fitting = [
-            cuda
-            for cuda, drivers in self.toolkits.items()
-            if column in drivers and numbers(drivers[column]) <= numbers(driver)
-        ]
+        needed = {cuda: drivers.get(_column(system)) for cuda, drivers in self.toolkits.items()}
+        fitting = (cuda for cuda, oldest in needed.items() if oldest and numbers(oldest) <= numbers(driver))
         return max(fitting, default=None)
 
 
-def load_table(path: Path = TABLE) -> Table:
+def load_table(path: Path = TABLE) -> CompatibilityTable:
     plain = yaml.safe_load(path.read_text())
-    return Table(
+    return CompatibilityTable(
         checked=str(plain["checked"]),
         families={int(major): drivers for major, drivers in plain["families"].items()},
         toolkits={pair(cuda): drivers for cuda, drivers in plain["toolkits"].items()},
         architectures=tuple(
             Architecture(
                 name,
-                tuple(pair(capability) for capability in known["capabilities"]),
+                tuple(map(pair, known["capabilities"])),
                 pair(known["first_toolkit"]),
                 int(known["last_toolkit"]) if "last_toolkit" in known else None,
                 known.get("last_driver", ""),
@@ -101,22 +98,18 @@ def load_table(path: Path = TABLE) -> Table:
             for name, known in plain["architectures"].items()
         ),
         builds={machine: tuple(_builds(plain, machine)) for machine in ("x86_64", "aarch64")},
-        wheels=plain["wheels"],
-        driver_install=plain["driver_install"],
-        driver_page=plain["driver_page"],
+        **{key: plain[key] for key in ("wheels", "driver_install", "driver_page")},
     )
 
 
 def _builds(plain: dict[str, Any], machine: str) -> Iterable[Build]:
     for line in plain["torch"]:
-        python = [numbers(version) for version in line["python"]]
+        oldest, newest = numbers(line["python"][0]), numbers(line["python"][1]) if line["python"][1:] else None
         for release in line["releases"]:
             for name in line["builds"]:
-                codes = plain["builds"][name].get(machine)
-                tag = name.split("-")[0]
-                if codes:
-                    limits = (python[0], python[1] if len(python) > 1 else None)
-                    yield Build(pair(release), tag, tuple(codes), tag == line["pypi"], limits)
+                if codes := plain["builds"][name].get(machine):
+                    tag = name.split("-")[0]
+                    yield Build(pair(release), tag, tuple(codes), tag == line["pypi"], oldest, newest)
 
 
 def runs_on(codes: Iterable[str], gpu: CudaVersion, cuda: CudaVersion | None = None) -> bool:
@@ -141,10 +134,8 @@ def runs_on(codes: Iterable[str], gpu: CudaVersion, cuda: CudaVersion | None = N
 
 def translated_on(codes: Iterable[str], gpu: CudaVersion) -> bool:
     """Whether `codes` hold a text (PTX) that a driver of the build's CUDA or newer can translate for this GPU."""
-    texts = [CODE.match(code) for code in codes]
-    return any(
-        parts and parts[1] == "compute" and not parts[4] and (int(parts[2]), int(parts[3])) <= gpu for parts in texts
-    )
+    texts = (CODE.match(code) for code in codes)
+    return any(m and m[1] == "compute" and not m[4] and (int(m[2]), int(m[3])) <= gpu for m in texts)
 
 
 def capability_range(codes: Iterable[str]) -> str:
@@ -161,7 +152,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def pair(version: str) -> CudaVersion:
     """ "13.2" -> (13, 2)"""
-    major, minor = (*numbers(version), 0)[:2]
+    major, minor = (*numbers(version), 0, 0)[:2]
     return major, minor
 
 

@@ -1,45 +1,41 @@
 """From the facts of a machine to findings, one verdict and one command. Pure: the same facts, the same answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mlcli.machine.env import links
-from mlcli.machine.env.checks import fit, host, reach, software
-from mlcli.machine.env.checks.finding import Finding
-from mlcli.machine.env.compatibility import Table
-from mlcli.machine.env.facts import Facts
+from mlcli.machine.env import checks_chain, checks_system
+from mlcli.machine.env.chain import Chain
+from mlcli.machine.env.facts import MachineFinding
 
 NOTHING_TO_DO = "nothing to do"
 FINE, WARNINGS, UNUSABLE = 0, 1, 2
 """Exit codes of `mlcli env-check`; UNUSABLE: the GPU, or PyTorch itself, cannot be used."""
 
-Check = Callable[[Facts, Table], list[Finding]]
-CHECKS: tuple[Check, ...] = (
-    reach.nvml_mismatch,
-    reach.presence,
-    reach.hidden,
-    software.apple,
-    fit.torch_works,
-    fit.cpu_only,
-    fit.driver_too_old,
-    fit.no_kernels,
-    fit.older_minor,
-    software.vision_flavour,
-    software.vision_version,
-    fit.gpu_starts,
-    fit.kernels_compute,
-    fit.chain_is_fine,
-    reach.wsl,
-    software.conda_and_pip,
-    software.cudnn,
-    software.own_packages,
-    host.shared_memory,
-    host.cpus,
-    host.memory_and_limits,
-    host.filesystem,
-    host.gpu_busy,
-    host.pcie_width,
-    host.several_gpus,
+CHECKS: tuple[Callable[[Chain], Iterator[MachineFinding]], ...] = (
+    checks_chain.nvml_mismatch,
+    checks_chain.presence,
+    checks_chain.hidden,
+    checks_chain.apple,
+    checks_chain.torch_works,
+    checks_chain.cpu_only,
+    checks_chain.driver_too_old,
+    checks_chain.no_kernels,
+    checks_chain.older_minor,
+    checks_system.vision_flavour,
+    checks_system.vision_version,
+    checks_chain.gpu_starts,
+    checks_chain.kernels_compute,
+    checks_chain.wsl,
+    checks_system.conda_and_pip,
+    checks_system.cudnn,
+    checks_system.own_packages,
+    checks_system.shared_memory,
+    checks_system.cpus,
+    checks_system.memory_and_limits,
+    checks_system.filesystem,
+    checks_system.gpu_busy,
+    checks_system.pcie_width,
+    checks_system.several_gpus,
 )
 """Causes before their effects: the verdict and the command are those of the first error, else of the first warning."""
 
@@ -48,36 +44,34 @@ CHECKS: tuple[Check, ...] = (
 class Diagnosis:
     """command: to type, or "nothing to do"; exit_code: FINE, WARNINGS or UNUSABLE; sources: where facts came from."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[MachineFinding, ...]
     verdict: str
     command: str
     exit_code: int
     sources: str
 
 
-def diagnose(facts: Facts, table: Table) -> Diagnosis:
+def diagnose(chain: Chain) -> Diagnosis:
     """Run every check and say the one thing to do."""
-    findings = tuple(finding for check in CHECKS for finding in check(facts, table))
-    findings += tuple(Finding("info", "unknown", f"could not be found out: {text}") for text in facts.unknown)
+    findings = [finding for check in CHECKS for finding in check(chain)]
+    findings += [MachineFinding("info", "unknown", f"could not be found out: {text}") for text in chain.facts.unknown]
     errors = [finding for finding in findings if finding.severity == "error"]
     warnings = [finding for finding in findings if finding.severity == "warning"]
     code = UNUSABLE if errors else WARNINGS if warnings else FINE
-    first = next(iter(errors + warnings), None)
-    command = (first.fix if first else "") or NOTHING_TO_DO
-    return Diagnosis(findings, _verdict(facts, errors, warnings), command, code, links.sources(facts, table))
-
-
-def _verdict(facts: Facts, errors: list[Finding], warnings: list[Finding]) -> str:
+    command = next((finding.fix for finding in errors + warnings), "") or NOTHING_TO_DO
     if errors:
-        what = "The GPU" if links.has_gpu(facts) else "PyTorch"
-        return f"{what} cannot be used: {errors[0].text}."
-    gpus = links.visible_gpus(facts)
-    if gpus:
-        state = f"The GPU can be used: {', '.join(gpu.name for gpu in gpus)}."
-    elif links.uses_rocm(facts):
-        state = "The GPU can be used (ROCm)."
-    elif facts.torch and facts.torch.mps_available:
-        state = "Apple's GPU can be used (MPS)."
+        verdict = f"{'The GPU' if chain.has_gpu else 'PyTorch'} cannot be used: {errors[0].text}."
     else:
-        state = "PyTorch works; without a GPU, training runs on the CPU."
-    return f"{state} But {warnings[0].text}." if warnings else state
+        verdict = _usable(chain) + (f" But {warnings[0].text}." if warnings else "")
+    return Diagnosis(tuple(findings), verdict, command, code, chain.sources)
+
+
+def _usable(chain: Chain) -> str:
+    """What training runs on here."""
+    if chain.visible_gpus:
+        return f"The GPU can be used: {', '.join(gpu.name for gpu in chain.visible_gpus)}."
+    if chain.uses_rocm:
+        return "The GPU can be used (ROCm)."
+    if chain.facts.torch and chain.facts.torch.mps_available:
+        return "Apple's GPU can be used (MPS)."
+    return "PyTorch works; without a GPU, training runs on the CPU."

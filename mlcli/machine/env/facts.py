@@ -1,10 +1,11 @@
-"""What is known of a machine, as plain data. No torch in here.
+"""What is known of a machine, and what follows from it, as plain data. No torch in here.
 
-Every field has a default that says "unknown" or "none": a fact that could not be found out stays at it, and the checks
+Every fact has a default that says "unknown" or "none": one that could not be found out stays at it, and the checks
 that would need it are silent. `dataclasses.asdict` turns the tree into JSON.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 CudaVersion = tuple[int, int]
 """Major and minor: (13, 2)."""
@@ -113,7 +114,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class TorchFacts:
-    """What PyTorch says of itself, asked in a process of its own."""
+    """What PyTorch reports in a process of its own."""
 
     state: str = "ok"
     """"ok", "missing", "import failed", "crashed" or "timed out"."""
@@ -198,3 +199,20 @@ class Facts:
     """None until PyTorch was asked."""
     unknown: tuple[str, ...] = ()
     """Facts that could not be found out, and why."""
+
+
+Severity = Literal["ok", "info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class MachineFinding:
+    """One thing found out about a machine, good or bad.
+
+    severity: an error means that the GPU, or PyTorch, cannot be used.
+    subject: what it is about, a word or two; text: a sentence without a full stop; fix: what to type or do, or nothing.
+    """
+
+    severity: Severity
+    subject: str
+    text: str
+    fix: str = ""

@@ -1,6 +1,6 @@
-"""Gathers what is known of this machine. Each fact is asked for on its own: one that fails or hangs stops no other.
+"""Gather what is known of this machine. Each fact is asked for on its own: one that fails or hangs stops no other.
 
-No torch in here: PyTorch is asked in a process of its own (torch_probe.py), which may crash or hang as it likes.
+No torch in here: PyTorch is asked in a process of its own (probe_torch.py), which may crash or hang as it likes.
 """
 
 import dataclasses
@@ -17,41 +17,37 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.machine.env.facts import Facts, GpuFacts, HostFacts, Kernel, PythonFacts, TorchFacts
-from mlcli.machine.env.probe_gpu import gpu_questions
-from mlcli.machine.env.probe_host import cold_read_mb_s, host_questions
-from mlcli.machine.env.probe_python import python_questions
+from mlcli.machine.env.probe_system import Questions, cold_read_mb_s, gpu_questions, host_questions, python_questions
 
-PROBE = Path(__file__).with_name("torch_probe.py")
+PROBE = Path(__file__).with_name("probe_torch.py")
 ANSWER_WITHIN_S = 5.0
 """A dead network mount or a wedged driver never answers; a healthy one takes milliseconds."""
 TORCH_TIMEOUT_S = 120.0
 """Importing PyTorch from a cold network disk takes a minute; starting CUDA on 8 GPUs some 10 s."""
 
-Questions = Mapping[str, Callable[[], Any]]
-
 
 def probe_machine(root: Path = Path("/"), folder: Path | None = None) -> Facts:
     """Everything but PyTorch: a fraction of a second. `root` holds proc, sys, dev and etc."""
-    folder = folder or Path.cwd()
-    questions = {
-        **{("host", key): ask for key, ask in host_questions(root, folder).items()},
-        **{("gpu", key): ask for key, ask in gpu_questions(root).items()},
-        **{("python", key): ask for key, ask in python_questions().items()},
+    parts = {
+        "host": host_questions(root, folder or Path.cwd()),
+        "gpu": gpu_questions(root),
+        "python": python_questions(),
     }
-    answers, unknown = ask_all({f"{part}.{key}": ask for (part, key), ask in questions.items()})
-    of: dict[str, dict[str, Any]] = {"host": {}, "gpu": {}, "python": {}}
-    for key, value in answers.items():
-        part, name = key.split(".")
-        of[part].update(value if name == "nvml" else {name: value})
-    return Facts(HostFacts(**of["host"]), GpuFacts(**of["gpu"]), PythonFacts(**of["python"]), unknown=unknown)
+    answers, unknown = ask_all({f"{part}.{key}": ask for part, asked in parts.items() for key, ask in asked.items()})
+    answers |= {f"gpu.{key}": value for key, value in answers.pop("gpu.nvml", {}).items()}
+    host, gpu, python = (
+        {key.removeprefix(f"{part}."): value for key, value in answers.items() if key.startswith(f"{part}.")}
+        for part in parts
+    )
+    return Facts(HostFacts(**host), GpuFacts(**gpu), PythonFacts(**python), unknown=unknown)
 
 
 def probe_torch_too(facts: Facts) -> Facts:
-    """The same facts with those that take seconds: what PyTorch says, and how fast the folder's disk reads."""
-    if facts.host.folder:
-        answers, unknown = ask_all({"host.read speed": lambda: cold_read_mb_s(Path(facts.host.folder.path))})  # type: ignore[union-attr]
-        folder = dataclasses.replace(facts.host.folder, cold_read_mb_s=answers.get("host.read speed"))
-        host = dataclasses.replace(facts.host, folder=folder)
+    """The same facts with those that take seconds: what PyTorch reports, and how fast the folder's disk reads."""
+    if folder := facts.host.folder:
+        answers, unknown = ask_all({"host.read speed": lambda: cold_read_mb_s(Path(folder.path))})
+        measured = dataclasses.replace(folder, cold_read_mb_s=answers.get("host.read speed"))
+        host = dataclasses.replace(facts.host, folder=measured)
         facts = dataclasses.replace(facts, host=host, unknown=facts.unknown + unknown)
     return dataclasses.replace(facts, torch=probe_torch())
 
@@ -74,15 +70,14 @@ def ask_all(questions: Questions, within_s: float = ANSWER_WITHIN_S) -> tuple[di
     for thread in threads.values():
         thread.join(max(deadline - time.monotonic(), 0))
     answered = dict(answers)  # a late answer must not change it any more
-    return answered, tuple(
-        f"{key}: {failures.get(key, f'no answer within {within_s:g} s')}" for key in threads if key not in answered
-    )
+    late = f"no answer within {within_s:g} s"
+    return answered, tuple(f"{key}: {failures.get(key, late)}" for key in threads if key not in answered)
 
 
 def probe_torch(
     timeout_s: float = TORCH_TIMEOUT_S, environment: Mapping[str, str] | None = None, python: str = sys.executable
 ) -> TorchFacts:
-    """Ask PyTorch in a process of its own; what it told before it crashed or hung is kept."""
+    """Ask PyTorch in a process of its own; what it reported before it crashed or hung is kept."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(  # -P: of Python files lying around none is PyTorch
             [python, "-P", str(PROBE)],
@@ -102,9 +97,15 @@ def probe_torch(
             process.stdin.close()  # type: ignore[union-attr]
         out.seek(0)
         err.seek(0)
-        told = _told(out.read().decode(errors="replace"))
+        report = _reported(out.read().decode(errors="replace"))
         last_words = err.read().decode(errors="replace").strip().splitlines()[-1:]
-    return _torch_facts(told, timed_out, timeout_s, process.returncode, last_words)
+    code = process.returncode
+    if timed_out:
+        report |= {"state": "timed out", "error": f"no end after {timeout_s:g} s"}
+    elif code:
+        died_of = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        report |= {"state": "crashed", "error": ": ".join([died_of, *last_words])}
+    return TorchFacts(**report)
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -120,27 +121,15 @@ def _end(process: subprocess.Popen) -> None:
             return
 
 
-def _told(text: str) -> dict[str, Any]:
+def _reported(text: str) -> dict[str, Any]:
     """The lines of the report, the later ones over the earlier; a line cut off by a crash is left out."""
-    told: dict[str, Any] = {"kernels": []}
+    report: dict[str, Any] = {}
+    kernels: list[Kernel] = []
     for line in text.splitlines():
         try:
             facts = json.loads(line)
         except ValueError:
             continue
-        if "kernel" in facts:
-            told["kernels"].append(Kernel(**facts["kernel"]))
-        else:
-            told.update({key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()})
-    return told | {"kernels": tuple(told["kernels"])}
-
-
-def _torch_facts(
-    told: dict[str, Any], timed_out: bool, timeout_s: float, returncode: int | None, last_words: list[str]
-) -> TorchFacts:
-    if timed_out:
-        told |= {"state": "timed out", "error": f"no end after {timeout_s:g} s"}
-    elif returncode:
-        died_of = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
-        told |= {"state": "crashed", "error": ": ".join([died_of, *last_words])}
-    return TorchFacts(**told)
+        kernels += [Kernel(**facts.pop("kernel"))] if "kernel" in facts else []
+        report |= {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    return report | {"kernels": tuple(kernels)}

@@ -1,4 +1,4 @@
-"""What PyTorch says of itself and computes, as lines of JSON: a program of its own, run in a process of its own.
+"""What PyTorch reports of itself and computes, as lines of JSON: a program of its own, run in a process of its own.
 
 A broken PyTorch can raise, crash or hang on import, so nothing else imports it here, and this file imports nothing of
 mlcli. Each line is printed at once: what was found out before a crash is kept, and the last `stage` says where it was.
@@ -24,6 +24,9 @@ TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 5e-2}
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
 
+Tell = Callable[..., None]
+"""Write facts to the report as one line."""
+
 
 def main() -> None:
     _die_with_parent()
@@ -43,10 +46,11 @@ def main() -> None:
         tell(state="missing" if missing else "import failed", error=_text(error))
         return
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     _tell_build(torch, tell)
-    _tell_devices(torch, tell)
+    devices = _tell_devices(torch, tell)
     vision = _tell_vision(tell)
-    for device in _devices(torch):
+    for device in devices:
         _tell_kernels(torch, vision, device, tell)
     tell(stage="")
 
@@ -66,44 +70,44 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _tell_build(torch: Any, tell: Callable[..., None]) -> None:
+def _tell_build(torch: Any, tell: Tell) -> None:
     tell(stage="ask for the build", version=str(torch.__version__), cuda=torch.version.cuda or "")
-    with contextlib.suppress(Exception):
-        tell(hip=torch.version.hip or "")
-    with contextlib.suppress(Exception):  # get_arch_list() is empty where CUDA does not start; the flags never are
-        tell(codes=torch._C._cuda_getArchFlags().split() if torch.version.cuda else [])
-    with contextlib.suppress(Exception):
-        tell(stage="load cuDNN", cudnn=torch.backends.cudnn.version())
-    with contextlib.suppress(Exception):
-        tell(nccl=bool(torch.distributed.is_available() and torch.distributed.is_nccl_available()))
-    with contextlib.suppress(Exception):
-        tell(mps_available=bool(torch.backends.mps.is_available()))
+    questions: dict[str, Callable[[], Any]] = {
+        "hip": lambda: torch.version.hip or "",
+        # get_arch_list() is empty where CUDA does not start; the flags never are.
+        "codes": lambda: torch._C._cuda_getArchFlags().split() if torch.version.cuda else [],
+        "nccl": lambda: bool(torch.distributed.is_available() and torch.distributed.is_nccl_available()),
+        "mps_available": lambda: bool(torch.backends.mps.is_available()),
+        "cudnn": lambda: torch.backends.cudnn.version(),
+    }
+    for key, ask in questions.items():
+        tell(stage="load cuDNN" if key == "cudnn" else "ask for the build")
+        with contextlib.suppress(Exception):
+            tell(**{key: ask()})
 
 
-def _tell_devices(torch: Any, tell: Callable[..., None]) -> None:
-    if not torch.version.cuda and not torch.version.hip:
-        return
-    tell(stage="start CUDA")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _tell_devices(torch: Any, tell: Tell) -> list[str]:
+    """Start CUDA. Returns the devices that computations are tried on."""
+    if torch.version.cuda or torch.version.hip:
+        tell(stage="start CUDA")
         tell(cuda_available=bool(torch.cuda.is_available()))
         try:
             torch.cuda.init()
             count = torch.cuda.device_count()
             tell(device_count=count)
-            tell(
-                no_peer_access=[
-                    f"{a}-{b}"
-                    for a in range(count)
-                    for b in range(a + 1, count)
-                    if not torch.cuda.can_device_access_peer(a, b)
-                ]
-            )
+            pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+            tell(no_peer_access=[f"{a}-{b}" for a, b in pairs if not torch.cuda.can_device_access_peer(a, b)])
         except Exception as error:
             tell(cuda_error=_text(error))
+    with contextlib.suppress(Exception):
+        if torch.cuda.is_available():
+            return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            return ["mps"]
+    return ["cpu"]
 
 
-def _tell_vision(tell: Callable[..., None]) -> Any:
+def _tell_vision(tell: Tell) -> Any:
     tell(stage="import torchvision")
     try:
         import torchvision
@@ -122,21 +126,10 @@ def _tell_vision(tell: Callable[..., None]) -> Any:
     return None
 
 
-def _devices(torch: Any) -> list[str]:
-    with warnings.catch_warnings(), contextlib.suppress(Exception):
-        warnings.simplefilter("ignore")
-        if torch.cuda.is_available():
-            return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        if torch.backends.mps.is_available():
-            return ["mps"]
-    return ["cpu"]
-
-
-def _tell_kernels(torch: Any, vision: Any, device: str, tell: Callable[..., None]) -> None:
+def _tell_kernels(torch: Any, vision: Any, device: str, tell: Tell) -> None:
     """Each computation on the device, compared with float64 on the CPU. `is_available()` alone proves nothing."""
-    small = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     computations: list[tuple[str, Callable[[], str]]] = [
-        *((f"matmul {name}", lambda name=name: _matmul(torch, device, small[name], TOLERANCE[name])) for name in small),
+        *((f"matmul {name}", lambda name=name: _matmul(torch, device, name)) for name in TOLERANCE),
         ("convolution", lambda: _convolution(torch, device)),
         ("NMS", lambda: _nms(torch, vision, device)),
         ("optimizer step", lambda: _optimizer_step(torch, device)),
@@ -156,9 +149,10 @@ def _tell_kernels(torch: Any, vision: Any, device: str, tell: Callable[..., None
         tell(kernel={"device": device, "name": name, "outcome": outcome, "detail": detail})
 
 
-def _matmul(torch: Any, device: str, dtype: Any, tolerance: float) -> str:
+def _matmul(torch: Any, device: str, name: str) -> str:
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
     a, b = (_random(torch, 96, 96, seed=seed) for seed in (1, 2))
-    return _compare(a @ b, a.to(device, dtype) @ b.to(device, dtype), tolerance)
+    return _compare(a @ b, a.to(device, dtype) @ b.to(device, dtype), TOLERANCE[name])
 
 
 def _convolution(torch: Any, device: str) -> str:
@@ -191,23 +185,21 @@ def _nms_by_hand(torch: Any, boxes_xyxy: Any, scores: Any) -> list[int]:
 
 def _optimizer_step(torch: Any, device: str) -> str:
     def weights_after_step(where: str, dtype: Any) -> Any:
-        model = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 5)
-        )
+        nn = torch.nn
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
         with torch.no_grad():
             for number, weight in enumerate(model.parameters()):
                 weight.copy_(_random(torch, *weight.shape, seed=10 + number) / 10)
         model.to(where, dtype)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         targets = (torch.arange(8) % 5).to(where)
-        loss = torch.nn.functional.cross_entropy(model(_random(torch, 8, 3, 8, 8, seed=8).to(where, dtype)), targets)
+        loss = nn.functional.cross_entropy(model(_random(torch, 8, 3, 8, 8, seed=8).to(where, dtype)), targets)
         loss.backward()
         optimizer.step()
         return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
-    return _compare(
-        weights_after_step("cpu", torch.float64), weights_after_step(device, torch.float32), TOLERANCE["fp32"]
-    )
+    want, got = weights_after_step("cpu", torch.float64), weights_after_step(device, torch.float32)
+    return _compare(want, got, TOLERANCE["fp32"])
 
 
 def _compare(want: Any, got: Any, tolerance: float) -> str:
