@@ -13,6 +13,7 @@ import pytest
 from mlcli.data.decode import Preparation, read_image
 from mlcli.errors import DataError
 from mlcli.experiment import Experiment
+from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import BoxCsv
 from tests.reliability.child import in_child, type_here
 from tests.reliability.odd_images import KINDS, SIDE, Odd, encoded, noise
@@ -135,7 +136,7 @@ def test_detection_reads_the_same_pictures(tmp_path, monkeypatch):
         for odd in odds:
             Path(odd.name).write_bytes(odd.content)
         config = BoxCsv(name="box_csv", file=Path("boxes.csv").absolute(), image_size=SIDE, fit="pad", val=0)
-        records = config.build().splits["train"]
+        records = build_source(config).splits["train"]
         return {Path(records.name(i)).name: records.read(np.array([i]))[0].numpy() for i in range(len(records))}
 
     def refusal(odd: Odd) -> str:

@@ -17,10 +17,9 @@ from mlcli.models.start import Start
 from mlcli.models.summary import count_parameters, megabytes
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
-from mlcli.tasks.detection.data.describe import describe_source
+from mlcli.tasks.detection.data.build import build_source, describe_source
 from mlcli.tasks.detection.data.feed import DetectionFeed
-from mlcli.tasks.detection.data.records import Records
-from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.judge.metrics import DetectionMetrics
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
 from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Ssd, Yolo
@@ -40,7 +39,7 @@ class DetectionTask(ObjectDetector):
     primary = "map"
 
     def __init__(self, config: Detection) -> None:
-        source, self._prepared = _prepared(config, config.data.build())
+        source, self._prepared = _prepared(config, build_source(config.data))
         super().__init__(config, source.info)
         self.source = source
         self.has_masks = config.model.name == "mask_rcnn"

@@ -69,7 +69,7 @@ def test_faults_that_training_mends_are_warnings(tmp_path, boxes):
     examination = check(tmp_path, boxes, on_invalid="fix")
     swapped = found(examination, "swapped-corners")
     assert swapped.severity == "warning"
-    assert "mends 1 and leaves out 0" in swapped.fix
+    assert "fixes 1 and leaves out 0" in swapped.fix
     assert examination.count("error") == 0
 
 

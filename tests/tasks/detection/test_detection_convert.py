@@ -9,8 +9,9 @@ import pytest
 
 from mlcli.errors import ConfigError, DataError, OutputError
 from mlcli.tasks.detection.data.annotations.convert import WRITERS, convert
-from mlcli.tasks.detection.data.annotations.segments import decode
+from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import BoxCsv, Coco, Scenes, Voc, YoloTxt
+from mlcli.tasks.detection.masks import decode
 from tests.tasks.detection import sheets
 
 SMALL: dict[str, Any] = {"image_size": 64, "val": 0.0}
@@ -54,7 +55,7 @@ def reader(format: str, out: Path):
 @pytest.mark.parametrize("format", WRITERS)
 def test_there_and_back(original, tmp_path, format):
     lines = convert(original, format, tmp_path / "out")
-    before, after = original.build(), reader(format, tmp_path / "out").build()
+    before, after = build_source(original), build_source(reader(format, tmp_path / "out"))
     assert after.info.class_names == before.info.class_names
     assert list(after.splits) == list(before.splits) == ["train", "val"]
     for split, ours in before.splits.items():
@@ -75,7 +76,7 @@ def test_there_and_back(original, tmp_path, format):
 
 def test_coco_to_coco_loses_nothing(original, tmp_path):
     convert(original, "coco", tmp_path / "out")
-    before, after = original.build(), reader("coco", tmp_path / "out").build()
+    before, after = build_source(original), build_source(reader("coco", tmp_path / "out"))
     assert after.info.preparation["category_ids"] == [7, 20]
     for split, ours in before.splits.items():
         theirs = after.splits[split]
@@ -89,7 +90,7 @@ def test_other_coco_tools_read_it(original, tmp_path):
 
     convert(original, "coco", tmp_path / "out")
     theirs = COCO(str(tmp_path / "out" / "annotations" / "train.json"))
-    records = original.build().splits["train"]
+    records = build_source(original).splits["train"]
     for t, (annotation, image) in enumerate(zip(theirs.dataset["annotations"], records.picture_of, strict=True)):
         left, top, right, bottom = records.boxes_xyxy[t].tolist()
         assert annotation["bbox"] == pytest.approx([left, top, right - left, bottom - top])
@@ -104,8 +105,8 @@ def test_scenes_become_files(tmp_path):
     config = Scenes(name="scenes", images=20, image_size=64)
     lines = convert(config, "coco", tmp_path / "out")
     files = {f"{split}_file": tmp_path / "out" / "annotations" / f"{split}.json" for split in ("train", "val", "test")}
-    copy = Coco(name="coco", root=tmp_path / "out" / "images", **files, image_size=64).build()
-    for split, records in config.build().splits.items():
+    copy = build_source(Coco(name="coco", root=tmp_path / "out" / "images", **files, image_size=64))
+    for split, records in build_source(config).splits.items():
         assert np.array_equal(copy.splits[split].boxes_xyxy, records.boxes_xyxy)
         assert (copy.splits[split].read(np.arange(3)) == records.read(np.arange(3))).all()
         assert copy.splits[split].segmentations == records.segmentations
@@ -118,7 +119,7 @@ def test_the_section_that_is_printed_reads_it(original, tmp_path):
 
     lines = convert(original, "voc", tmp_path / "out")
     section = parse("\n".join(lines[lines.index("") + 2 :]), Origin("", ())).data["data"]
-    assert Voc(**(section | {"root": tmp_path / "out"} | SMALL)).build().splits.keys() == {"train", "val"}
+    assert build_source(Voc(**(section | {"root": tmp_path / "out"} | SMALL))).splits.keys() == {"train", "val"}
 
 
 def test_pictures_of_the_same_name_get_their_folders(tmp_path):
@@ -138,7 +139,7 @@ def test_names_are_escaped(tmp_path):
     for format in WRITERS:
         convert(config, format, tmp_path / format)
     for format in ("voc", "yolo_txt", "csv"):
-        assert reader(format, tmp_path / format).build().info.class_names == ("<a & b>, c",)
+        assert build_source(reader(format, tmp_path / format)).info.class_names == ("<a & b>, c",)
 
 
 def test_what_is_refused(original, tmp_path):

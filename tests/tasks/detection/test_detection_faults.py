@@ -9,12 +9,18 @@ import pytest
 from PIL import Image
 
 from mlcli.errors import DataError
-from mlcli.tasks.detection.data.annotations.faults import faults_of
-from mlcli.tasks.detection.data.annotations.segments import decode, encode_rle, turned
-from mlcli.tasks.detection.data.config import BoxCsv, Coco, Scenes, Voc, YoloTxt
+from mlcli.tasks.detection.data.annotations.contents import AnnotationFault
+from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
+from mlcli.tasks.detection.data.build import build_source, read_annotations
+from mlcli.tasks.detection.data.config import BoxCsv, Coco, Voc, YoloTxt
+from mlcli.tasks.detection.masks import decode, encode_rle, turned
 from tests.tasks.detection import sheets
 
 SMALL: dict[str, Any] = {"image_size": 64, "val": 0.0}
+
+
+def faults_of(config) -> list[AnnotationFault]:
+    return CheckedAnnotations(read_annotations(config)).faults
 
 
 def found(config) -> set[tuple[str, str]]:
@@ -97,7 +103,7 @@ def test_all_are_found_in_one_pass(broken_coco):
 def test_error_counts_them_and_quotes_the_first(broken_coco):
     places = broken_coco[1]
     with pytest.raises(DataError) as error:
-        config_of(broken_coco).build()
+        build_source(config_of(broken_coco))
     kinds = Counter(kind for kind, _ in places)
     assert error.value.what.startswith(f"{len(places)} faults")
     assert all(f"{count} {kind}" in error.value.what for kind, count in kinds.items())
@@ -107,7 +113,7 @@ def test_error_counts_them_and_quotes_the_first(broken_coco):
 
 
 def test_fix_mends_what_can_be_mended(broken_coco):
-    source = config_of(broken_coco, on_invalid="fix").build()
+    source = build_source(config_of(broken_coco, on_invalid="fix"))
     records = source.splits["train"]
     assert [int(i) for i in records.ids] == [100, 110, 120, 130, 140, 150, 190], "6, 7, 8, 10 and 11 are gone"
     boxes = [tuple(box) for box in records.boxes_of(1).tolist()]
@@ -130,7 +136,7 @@ def test_fix_mends_what_can_be_mended(broken_coco):
 
 
 def test_drop_leaves_only_what_was_right(broken_coco):
-    source = config_of(broken_coco, on_invalid="drop").build()
+    source = build_source(config_of(broken_coco, on_invalid="drop"))
     records = source.splits["train"]
     assert [int(i) for i in records.ids] == [100, 110, 120, 130, 140, 150]
     assert [tuple(box) for box in records.boxes_of(1).tolist()] == [(2, 3, 38, 41), (1, 1, 8, 8)]
@@ -141,15 +147,16 @@ def test_drop_leaves_only_what_was_right(broken_coco):
 
 def test_no_fault_in_what_is_right(tmp_path):
     sheets.voc_folder(tmp_path)
-    assert faults_of(Voc(name="voc", root=tmp_path, **SMALL)) == []
-    assert faults_of(Scenes(name="scenes")) == []
+    config = Voc(name="voc", root=tmp_path, **SMALL)
+    assert faults_of(config) == []
+    assert not any("fault" in note for note in build_source(config).notes)
 
 
 def test_a_pixel_is_cut_without_a_word_but_counted(tmp_path):
     sheets.voc_folder(tmp_path)
     extra = sheets.xml_object((-1, 5, 20, 41), "cat")
     (tmp_path / "Annotations" / "p0.xml").write_text(sheets.xml(0, extra=extra))
-    source = Voc(name="voc", root=tmp_path, **SMALL).build()
+    source = build_source(Voc(name="voc", root=tmp_path, **SMALL))
     assert [0, 5, 20, 40] in source.splits["train"].boxes_of(0).tolist()
     assert "1 boxes stick out of their picture by a pixel at most; they are cut" in source.notes
 
@@ -172,7 +179,7 @@ def test_voc_faults_have_their_line(tmp_path, text, place):
     (tmp_path / "Annotations" / "p1.xml").write_text(text)
     config = Voc(name="voc", root=tmp_path, **SMALL)
     assert found(config) == {place}
-    config.model_copy(update={"on_invalid": "drop"}).build()
+    build_source(config.model_copy(update={"on_invalid": "drop"}))
 
 
 def test_voc_listed_but_not_annotated(tmp_path):
@@ -249,9 +256,9 @@ def test_json_that_cannot_be_read(tmp_path):
         (tmp_path / "a.json").write_text(text)
         assert found(config) == {place}
         with pytest.raises(DataError):
-            config.build()
+            build_source(config)
         with pytest.raises(DataError, match="no picture with an object"):
-            config.model_copy(update={"on_invalid": "drop"}).build()
+            build_source(config.model_copy(update={"on_invalid": "drop"}))
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "gif", "webp", "bmp"])
@@ -275,7 +282,7 @@ def test_pictures_shared_by_splits_leave_training(tmp_path):
     (tmp_path / "b.csv").write_text("filename,class,xmin,ymin,xmax,ymax,split\n" + rows)
     config = BoxCsv(name="box_csv", file=tmp_path / "b.csv", on_invalid="fix", **SMALL)
     assert found(config) == {("shared_image", f"b.csv:{line}") for line in (2, 3, 9)}
-    left = {split: [r.name(i)[-6:] for i in range(len(r))] for split, r in config.build().splits.items()}
+    left = {split: [r.name(i)[-6:] for i in range(len(r))] for split, r in build_source(config).splits.items()}
     assert left == {"train": ["p2.png", "p3.png", "p4.png", "p5.png"], "val": ["c0.png"], "test": ["c2.png"]}
 
 
@@ -308,7 +315,7 @@ def test_annotations_of_the_stored_picture_turn_with_it(tmp_path, orientation):
     (tmp_path / "a.json").write_text(json.dumps(content))
     config = Coco(name="coco", root=tmp_path, train_file=tmp_path / "a.json", on_invalid="fix", **SMALL)
     assert [(fault.kind, fault.fixable) for fault in faults_of(config)] == [("exif_rotation", True)]
-    records = config.build().splits["train"]
+    records = build_source(config).splits["train"]
     upright = np.asarray(records.original(0))[..., 0] > 127
     rows, columns = np.flatnonzero(upright.any(1)), np.flatnonzero(upright.any(0))
     assert records.boxes_of(0)[0].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from mlcli.tasks.detection.data.annotations.segments import decode
-from mlcli.tasks.detection.masks import paste, run_length
+from mlcli.tasks.detection.masks import decode, paste, run_length
 
 
 def disc(side: int = 28) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 
 from mlcli.engine.checkpoint import save_checkpoint
 from mlcli.errors import CheckpointError, ConfigError, OutputError
+from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import Scenes
 from mlcli.tasks.detection.models.config import Proposals
 from mlcli.tasks.detection.models.proposal_cache import ProposalCache, default_path, picture_key
@@ -23,7 +24,7 @@ from .rectangles import rectangles
 
 @pytest.fixture(scope="module")
 def scenes():
-    return Scenes(name="scenes", images=20, image_size=64).build()
+    return build_source(Scenes(name="scenes", images=20, image_size=64))
 
 
 # --- sliding windows -------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mlcli.errors import ConfigError, DataError
-from mlcli.tasks.detection.data.annotations.segments import decode
+from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import BoxCsv, Coco, Voc, YoloTxt
+from mlcli.tasks.detection.masks import decode
 from tests.tasks.detection import sheets
 
 SMALL: dict[str, Any] = {"image_size": 64, "val": 0.0}
@@ -50,7 +51,7 @@ def folder(tmp_path):
 
 
 def test_voc(folder):
-    source = voc(folder).build()
+    source = build_source(voc(folder))
     assert source.info.class_names == ("cat", "dog")
     assert contents(source.splits["train"]) == expected(*range(6))
     assert source.splits["train"].sizes.tolist() == [list(size) for size in sheets.SIZES]
@@ -62,13 +63,13 @@ def test_voc_splits_are_the_lists_of_its_folder(folder):
     (lists / "train.txt").write_text("p0\np1  1\n\np3\n")  # some lists have a number behind the name
     (lists / "val.txt").write_text("p4\n")
     (lists / "cat_train.txt").write_text("p0 -1\n")
-    splits = voc(folder, val=0.5).build().splits
+    splits = build_source(voc(folder, val=0.5)).splits
     assert {split: contents(records) for split, records in splits.items()} == {
         "train": expected(0, 1, 3),
         "val": expected(4),
     }
     (lists / "train.txt").rename(lists / "trainval.txt")
-    assert contents(voc(folder).build().splits["train"]) == expected(0, 1, 3)
+    assert contents(build_source(voc(folder)).splits["train"]) == expected(0, 1, 3)
 
 
 @pytest.mark.parametrize("kind", ["column", "csv files", "text files"])
@@ -84,7 +85,7 @@ def test_voc_splits_from_files_elsewhere(folder, kind):
             header = "filename,class\n" if kind == "csv files" else ""
             tail = ",cat" if kind == "csv files" else ""
             path.write_text(header + "".join(f"{name}{tail}\n" for name in dict.fromkeys(rows[split])))
-    splits = voc(folder, split_file=given).build().splits
+    splits = build_source(voc(folder, split_file=given)).splits
     assert {split: contents(records) for split, records in splits.items()} == {
         "train": expected(0, 3),
         "test": expected(1, 4),
@@ -97,15 +98,15 @@ def test_voc_counts_from_one_only_where_it_is_told(folder):
         names = [sheets.NAMES[label - 1] for label in sheets.LABELS[number]]
         objects = "".join(map(sheets.xml_object, shifted, names))
         (folder / "Annotations" / f"p{number}.xml").write_text(f"<annotation>{objects}</annotation>")
-    assert contents(voc(folder, one_based=True).build().splits["train"]) == expected(*range(6))
-    assert contents(voc(folder).build().splits["train"]) == expected(*range(6), shift=-1)
+    assert contents(build_source(voc(folder, one_based=True)).splits["train"]) == expected(*range(6))
+    assert contents(build_source(voc(folder)).splits["train"]) == expected(*range(6), shift=-1)
 
 
 @pytest.mark.parametrize(("policy", "ignored"), [("ignore", 1), ("use", 0)])
 def test_voc_difficult_objects(folder, policy, ignored):
     extra = sheets.xml_object((1, 1, 4, 4), "cat", "<difficult>1</difficult>")
     (folder / "Annotations" / "p2.xml").write_text(sheets.xml(2, extra=extra))
-    records = voc(folder, difficult=policy).build().splits["train"]
+    records = build_source(voc(folder, difficult=policy)).splits["train"]
     assert records.difficult.sum() == ignored
     assert len(records.boxes_of(2)) == 1
 
@@ -114,7 +115,7 @@ def test_voc_parts_of_objects_are_not_objects(folder):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></part>"
     text = sheets.xml(1).replace("<name>dog</name>", f"{part}<name>dog</name>")
     (folder / "Annotations" / "p1.xml").write_text(text)
-    source = voc(folder).build()
+    source = build_source(voc(folder))
     assert source.info.class_names == ("cat", "dog")
     assert contents(source.splits["train"]) == expected(*range(6))
 
@@ -123,14 +124,14 @@ def test_voc_pictures_by_the_name_in_the_file(folder):
     (folder / "JPEGImages" / "p1.png").rename(folder / "JPEGImages" / "other name.png")
     path = folder / "Annotations" / "p1.xml"
     path.write_text(sheets.xml(1, name="C:\\photos\\other name.png"))
-    assert "other name.png" in contents(voc(folder).build().splits["train"])
+    assert "other name.png" in contents(build_source(voc(folder)).splits["train"])
 
 
 def test_voc_entities_are_refused(folder):
     bomb = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>\n<annotation>&b;</annotation>'
     (folder / "Annotations" / "p1.xml").write_text(bomb)
     with pytest.raises(DataError, match="1 malformed") as error:
-        voc(folder).build()
+        build_source(voc(folder))
     assert "entities" in error.value.where
 
 
@@ -144,7 +145,7 @@ def coco(root, content: dict, **options) -> Coco:
 
 
 def test_coco(tmp_path):
-    source = coco(tmp_path, sheets.coco_content()).build()
+    source = build_source(coco(tmp_path, sheets.coco_content()))
     assert source.info.class_names == ("cat", "dog"), "by id, whatever their order"
     assert source.info.preparation["category_ids"] == [7, 20]
     records = source.splits["train"]
@@ -161,7 +162,7 @@ def test_coco_splits_keep_the_classes_of_the_first(tmp_path):
     content["images"] = content["images"][1:]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 100]
     (tmp_path / "v.json").write_text(json.dumps(val))
-    splits = coco(tmp_path, content, val_file=tmp_path / "v.json").build().splits
+    splits = build_source(coco(tmp_path, content, val_file=tmp_path / "v.json")).splits
     assert contents(splits["val"]) == expected(0)
     assert contents(splits["train"]) == expected(*range(1, 6))
 
@@ -179,7 +180,7 @@ def test_coco_crowds_and_masks(tmp_path):
     content["annotations"][1] |= {"iscrowd": 1, "segmentation": {"size": [40, 60], "counts": counts}}
     text = {"size": [40, 60], "counts": code["counts"].decode()}
     content["annotations"].append(content["annotations"][0] | {"id": 99, "bbox": [5, 6, 21, 24], "segmentation": text})
-    records = coco(tmp_path, content).build().splits["train"]
+    records = build_source(coco(tmp_path, content)).splits["train"]
     assert records.crowd.tolist()[:3] == [False, True, False]
     assert records.area[0] == pytest.approx(477.5)
     assert records.area[1] == 28 * 16, "of the box where the file says nothing"
@@ -211,7 +212,7 @@ def rounded(found: dict[str, list]) -> dict[str, list]:
 
 @pytest.mark.parametrize("names", ["[cat, dog]", "{0: cat, 1: dog}", "{1: dog, 0: cat}"])
 def test_yolo(tmp_path, names):
-    source = yolo(tmp_path, names=names, extra="nc: 2\ndownload: https://example.org/x.zip\n").build()
+    source = build_source(yolo(tmp_path, names=names, extra="nc: 2\ndownload: https://example.org/x.zip\n"))
     assert source.info.class_names == ("cat", "dog")
     assert rounded(contents(source.splits["train"])) == expected(*range(6))
 
@@ -224,7 +225,7 @@ def test_yolo(tmp_path, names):
 def test_yolo_pictures_wherever_they_are_named(tmp_path, train, path):
     config = yolo(tmp_path / "set", train=train, path=path)
     (tmp_path / "set" / "train.txt").write_text("".join(f"./images/train/p{n}.png\n" for n in range(6)))
-    assert rounded(contents(config.build().splits["train"])) == expected(*range(6))
+    assert rounded(contents(build_source(config).splits["train"])) == expected(*range(6))
 
 
 def test_yolo_outlines_become_boxes_and_masks(tmp_path):
@@ -232,7 +233,7 @@ def test_yolo_outlines_become_boxes_and_masks(tmp_path):
     corners = [(5, 6), (25, 6), (25, 30), (5, 30)]
     shares = " ".join(f"{x / 60} {y / 40}" for x, y in corners)
     (tmp_path / "labels" / "train" / "p0.txt").write_text(f"0 {shares}\n")
-    records = config.build().splits["train"]
+    records = build_source(config).splits["train"]
     assert records.boxes_of(0)[0].tolist() == pytest.approx([5, 6, 25, 30])
     mask = decode(records.segmentations[0], 40, 60)
     assert mask.sum() == 20 * 24
@@ -242,13 +243,13 @@ def test_yolo_outlines_become_boxes_and_masks(tmp_path):
 def test_yolo_needs_names_and_pictures(tmp_path):
     config = yolo(tmp_path, names="[]")
     with pytest.raises(DataError, match="no names"):
-        config.build()
+        build_source(config)
     (tmp_path / "data.yaml").write_text("train: nowhere\nnames: [cat]\n")
     with pytest.raises(DataError, match="there is no"):
-        config.build()
+        build_source(config)
     (tmp_path / "data.yaml").write_text("train: [unclosed\n")
     with pytest.raises(ConfigError):
-        config.build()
+        build_source(config)
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ HEADER = "filename,class,xmin,ymin,xmax,ymax"
 def test_csv(tmp_path):
     sheets.draw(tmp_path)
     (tmp_path / "b.csv").write_text(f"{HEADER}\n{rows(*range(6))}p2.png,,,,,\n")
-    source = BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL).build()
+    source = build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL))
     assert contents(source.splits["train"]) == expected(*range(6))
 
 
@@ -277,7 +278,7 @@ def test_csv_with_a_column_of_splits_other_delimiters_and_order(tmp_path):
     text = f"{HEADER},split\n{rows(0, 1, tail=',train')}{rows(3, tail=',validation')}{rows(4, tail=',test')}"
     (tmp_path / "b.csv").write_text(text.replace(",", ";"))
     config = BoxCsv(name="box_csv", file=tmp_path / "b.csv", root=tmp_path / "pictures", **SMALL)
-    found = {split: contents(records) for split, records in config.build().splits.items()}
+    found = {split: contents(records) for split, records in build_source(config).splits.items()}
     assert found == {"train": expected(0, 1), "val": expected(3), "test": expected(4)}
 
 
@@ -286,7 +287,7 @@ def test_csv_a_file_for_each_split(tmp_path):
     (tmp_path / "a.csv").write_text(f"{HEADER}\n{rows(0, 1, 5)}")
     (tmp_path / "b.csv").write_text(f"{HEADER}\n{rows(3)}")
     config = BoxCsv(name="box_csv", file=tmp_path / "a.csv", test_file=tmp_path / "b.csv", image_size=64, val=0.34)
-    splits = config.build().splits
+    splits = build_source(config).splits
     assert contents(splits["test"]) == expected(3)
     assert contents(splits["train"]) | contents(splits["val"]) == expected(0, 1, 5)
     assert len(splits["val"]) == 1
@@ -295,7 +296,7 @@ def test_csv_a_file_for_each_split(tmp_path):
 def test_csv_without_a_column(tmp_path):
     (tmp_path / "b.csv").write_text("filename,class,x_min,ymin,xmax,ymax\na.png,cat,1,2,3,4\n")
     with pytest.raises(DataError, match="no column 'xmin' \\(did you mean 'x_min'"):
-        BoxCsv(name="box_csv", file=tmp_path / "b.csv").build()
+        build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv"))
 
 
 # --- dividing --------------------------------------------------------------------------------------------------------
@@ -304,12 +305,12 @@ def test_csv_without_a_column(tmp_path):
 def test_splits_are_divided_by_seed_and_disjoint(tmp_path):
     sheets.voc_folder(tmp_path, count=40)
     config = voc(tmp_path, val=0.2, test=0.1)
-    splits = config.build().splits
+    splits = build_source(config).splits
     names = {split: set(contents(records)) for split, records in splits.items()}
     assert {split: len(found) for split, found in names.items()} == {"train": 28, "val": 8, "test": 4}
     assert len(set.union(*names.values())) == 40
-    again = {split: set(contents(records)) for split, records in config.build().splits.items()}
-    other = config.model_copy(update={"split_seed": 1}).build().splits
+    again = {split: set(contents(records)) for split, records in build_source(config).splits.items()}
+    other = build_source(config.model_copy(update={"split_seed": 1})).splits
     assert names == again
     assert names["val"] != set(contents(other["val"]))
     assert {1, 2} <= set(splits["val"].labels.tolist()), "stratified by the rarest class"

@@ -12,10 +12,11 @@ from mlcli.data.decode import Preparation
 from mlcli.data.files import ImageFilesSamples
 from mlcli.engine.settings import Loader, Train
 from mlcli.tasks.detection.data import augmentations as c
-from mlcli.tasks.detection.data.annotations.segments import InputMasks, decode, encode_rle
+from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import BoxCsv, Scenes, Voc
-from mlcli.tasks.detection.data.feed import DetectionFeed, TargetTable
+from mlcli.tasks.detection.data.feed import DetectionFeed, InputMasks, TargetTable
 from mlcli.tasks.detection.data.records import Records, rarest_labels
+from mlcli.tasks.detection.masks import decode, encode_rle
 from tests.tasks.detection import sheets
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 def build(folder, **options):
-    return Voc(**({"name": "voc", "root": folder, "image_size": 64, "val": 0.25} | options)).build()
+    return build_source(Voc(**({"name": "voc", "root": folder, "image_size": 64, "val": 0.25} | options)))
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_most_objects(folder, feed):
 
 
 def test_masks_of_scenes_fill_their_boxes(feed):
-    source = Scenes(name="scenes", images=20).build()
+    source = build_source(Scenes(name="scenes", images=20))
     batch = next(feed(source, masks=True).train_batches(0))
     for b, r in batch.targets.valid.nonzero().tolist():
         left, top, right, bottom = batch.targets.boxes_xyxy[b, r].int().tolist()
@@ -239,7 +240,7 @@ def test_a_balanced_sampler_draws_rare_classes_as_often(tmp_path, feed):
     names = sheets.draw(tmp_path, count=20)
     rows = [f"{name},{'rare' if number == 0 else 'common'},1,1,20,20" for number, name in enumerate(names)]
     (tmp_path / "b.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *rows]) + "\n")
-    source = BoxCsv(name="box_csv", file=tmp_path / "b.csv", image_size=32, val=0).build()
+    source = build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", image_size=32, val=0))
     made = DetectionFeed(
         source, (), 0.3, train=Train(batch_size=20), loader=Loader(sampler="balanced", workers=0), device=CPU
     )

@@ -6,15 +6,16 @@ import torch
 from torchvision.ops import box_iou, masks_to_boxes
 
 from mlcli.tasks.detection.data import scenes
-from mlcli.tasks.detection.data.annotations.segments import decode
+from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import Scenes
+from mlcli.tasks.detection.masks import decode
 
 CONFIG = Scenes(name="scenes", images=40)
 
 
 @pytest.fixture(scope="module")
 def source():
-    return CONFIG.build()
+    return build_source(CONFIG)
 
 
 def test_splits_and_facts(source):
@@ -29,8 +30,8 @@ def test_splits_and_facts(source):
 
 
 def test_scenes_follow_from_the_seed_alone(source):
-    again, other = CONFIG.build(), CONFIG.model_copy(update={"scene_seed": 1}).build()
-    fewer = CONFIG.model_copy(update={"images": 20}).build()
+    again, other = build_source(CONFIG), build_source(CONFIG.model_copy(update={"scene_seed": 1}))
+    fewer = build_source(CONFIG.model_copy(update={"images": 20}))
     for split in ("train", "val", "test"):
         ours, same = source.splits[split], again.splits[split]
         assert torch.equal(ours.images.inputs, same.images.inputs)
@@ -65,7 +66,7 @@ def test_masks_cover_the_digits(source):
 
 def test_what_another_digit_hides_is_not_in_a_mask(monkeypatch):
     monkeypatch.setattr(scenes, "MOST_COVERED", 0.4)
-    crowded = Scenes(name="scenes", images=20).build().splits["train"]
+    crowded = build_source(Scenes(name="scenes", images=20)).splits["train"]
     touching = 0
     for index in range(len(crowded)):
         masks = [decode(crowded.segmentations[t], 128, 128) for t in range(*_ends(crowded, index))]
@@ -98,7 +99,7 @@ def test_no_digit_is_in_two_splits():
 
 
 def test_another_shape():
-    records = Scenes(name="scenes", images=20, image_size=(96, 160), most_digits=2).build().splits["train"]
+    records = build_source(Scenes(name="scenes", images=20, image_size=(96, 160), most_digits=2)).splits["train"]
     assert records.images.inputs.shape == (20, 3, 96, 160)
     assert (records.boxes_xyxy[:, 2:] <= (160, 96)).all()
     assert records.counts.max() <= 2

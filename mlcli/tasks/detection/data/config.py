@@ -1,20 +1,20 @@
-"""The annotated pictures a YAML can name: four formats that people have, and scenes made here. No torch in here."""
+"""The data section of a detection YAML: annotated pictures in four formats, and scenes that are generated.
 
-from typing import TYPE_CHECKING, Annotated, Literal
+Plain data without torch; `build.py` reads what they describe.
+"""
+
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from mlcli.schema import ConfigPath, Strict
-
-if TYPE_CHECKING:
-    from mlcli.tasks.detection.data.source import DetectionSource
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 
 
 class AnnotatedImages(Strict):
-    """What all sources of annotated pictures have in common."""
+    """Keys that all sources of annotated pictures share."""
 
     image_size: Side | tuple[Side, Side] = 320
     """Side, or height and width, in pixels that pictures are brought to; multiples of 32, the coarsest stride."""
@@ -56,11 +56,6 @@ class Scenes(AnnotatedImages):
     scene_seed: NonNegativeInt = 0
     """Which scenes are made."""
 
-    def build(self) -> "DetectionSource":
-        from mlcli.tasks.detection.data.scenes import scenes
-
-        return scenes(self)
-
 
 class Voc(AnnotatedImages):
     """Pascal VOC: one XML file a picture (Everingham et al. 2010)."""
@@ -78,14 +73,9 @@ class Voc(AnnotatedImages):
     """Lists of pictures instead of such a folder: a CSV file with the columns filename and split; or a file for each
     split, {train: a.csv, test: b.csv}, CSV with the column filename or text with a name a line."""
     one_based: bool = False
-    """Whether the first pixel is called 1, as in the original VOC; LabelImg and its kin call it 0."""
+    """Whether the first pixel is numbered 1, as in the original VOC; LabelImg and similar tools number it 0."""
     difficult: Literal["ignore", "use"] = "ignore"
     """Objects marked difficult: neither trained on nor counted, as in VOC; or used like the others."""
-
-    def build(self) -> "DetectionSource":
-        from mlcli.tasks.detection.data.annotations.voc import voc
-
-        return voc(self)
 
 
 class Coco(AnnotatedImages):
@@ -101,11 +91,6 @@ class Coco(AnnotatedImages):
     test_file: ConfigPath | None = None
     """Annotations for the test; null to hold some of train_file out."""
 
-    def build(self) -> "DetectionSource":
-        from mlcli.tasks.detection.data.annotations.coco import coco
-
-        return coco(self)
-
 
 class YoloTxt(AnnotatedImages):
     """YOLO: one text file a picture, `class x y width height` in shares of the picture; data.yaml names the classes."""
@@ -113,11 +98,6 @@ class YoloTxt(AnnotatedImages):
     name: Literal["yolo_txt"]
     file: ConfigPath
     """The data.yaml: path, train, val, test and names."""
-
-    def build(self) -> "DetectionSource":
-        from mlcli.tasks.detection.data.annotations.yolo_txt import yolo_txt
-
-        return yolo_txt(self)
 
 
 class BoxCsv(AnnotatedImages):
@@ -133,10 +113,6 @@ class BoxCsv(AnnotatedImages):
     root: ConfigPath | None = None
     """Folder that the file names are relative to; null for the CSV file's own."""
 
-    def build(self) -> "DetectionSource":
-        from mlcli.tasks.detection.data.annotations.box_csv import box_csv
 
-        return box_csv(self)
-
-
+AnnotationFiles = Voc | Coco | YoloTxt | BoxCsv
 DetectionData = Annotated[Scenes | Voc | Coco | YoloTxt | BoxCsv, Field(discriminator="name")]

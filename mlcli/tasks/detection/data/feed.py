@@ -1,6 +1,7 @@
 """From annotated pictures to batches on the device: images and padded targets, changed at random while training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +10,10 @@ from torch import Tensor
 from mlcli.data.feed import BatchFeed
 from mlcli.data.order import Part
 from mlcli.engine.settings import Loader, Train
-from mlcli.tasks.detection.data.annotations.segments import InputMasks
 from mlcli.tasks.detection.data.augment import BoxAugment
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
-from mlcli.tasks.detection.data.records import Records
-from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.tasks.detection.data.records import DetectionSource, Records
+from mlcli.tasks.detection.masks import placed, run_length
 from mlcli.tasks.detection.targets import Targets
 
 
@@ -111,3 +111,47 @@ class TargetTable:
 def _or_one_row(rows: Tensor) -> Tensor:
     """Something to point at where a split has no objects at all."""
     return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
+
+
+class InputMasks:
+    """The masks of a split in pixels of the model's input; `masks(indices, rows)` makes those of a batch.
+
+    Each is brought to the input's size once, when it is first asked for, and kept as a run-length code: a hundred bytes
+    instead of H x W.
+
+    objects: int64 [n], those of the records that are learned from, in order. Objects without a mask are masked by
+        their box.
+    """
+
+    def __init__(self, records: Records, objects: np.ndarray) -> None:
+        self._records, self._objects = records, objects
+        counts = np.bincount(records.picture_of[objects], minlength=len(records))
+        self._offsets = np.concatenate([[0], np.cumsum(counts)])
+        self._codes: dict[int, list[dict[str, Any]]] = {}
+
+    def __call__(self, indices: Tensor, rows: int) -> Tensor:
+        """indices: int64 [B] on the CPU -> uint8 [B, rows, H, W]."""
+        from faster_coco_eval.core import mask as coco
+
+        height, width = self._records.preparation.image_size
+        masks = torch.zeros(len(indices), rows, height, width, dtype=torch.uint8)
+        for out, index in zip(masks, indices.tolist(), strict=True):
+            if index not in self._codes:
+                self._codes[index] = self._encoded(index)
+            codes = self._codes[index]
+            if codes:
+                out[: len(codes)] = torch.from_numpy(coco.decode(codes)).permute(2, 0, 1)
+        return masks
+
+    def _encoded(self, index: int) -> list[dict[str, Any]]:
+        records = self._records
+        scale, shift = (part[0].numpy() for part in records.placements(torch.tensor([index])))
+        codes = []
+        for t in self._objects[self._offsets[index] : self._offsets[index + 1]].tolist():
+            segmentation = records.segmentations[t] if records.segmentations else None
+            if segmentation is None:
+                left, top, right, bottom = records.boxes_xyxy[t].tolist()
+                segmentation = [[left, top, right, top, right, bottom, left, bottom]]
+            mask = placed(segmentation, records.sizes[index], scale, shift, records.preparation.image_size)
+            codes.append(run_length(mask))
+        return codes

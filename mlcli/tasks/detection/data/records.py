@@ -1,11 +1,10 @@
-"""The index of one split of annotated pictures: where each picture lies and what is in it, as arrays.
+"""A detection data set in memory: of each split an index that says where each picture lies and what is in it.
 
 Arrays, not lists of objects: worker processes share them without copying. Boxes are kept in pixels of the original
 picture, which is where detections are judged; models see them in pixels of their input.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from mlcli.data.decode import Preparation, read_image
 from mlcli.data.files import ImageFilesSamples
-from mlcli.data.source import Arrays
+from mlcli.data.info import DataInfo
+from mlcli.data.source import Arrays, Source
 from mlcli.tasks.detection.boxes import placement
-
-Segmentation = dict[str, Any] | list[list[float]]
-"""As in COCO: polygons (x, y, x, y, ...) in pixels of the original, or a run-length code {"size", "counts"}."""
+from mlcli.tasks.detection.masks import Segmentation
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,3 +188,25 @@ def _only(images: Arrays | ImageFilesSamples, indices: np.ndarray) -> Arrays | I
         return replace(images, paths=images.paths[indices], targets=images.targets[rows])
     numbers = indices if images.numbers is None else images.numbers[indices]
     return replace(images, inputs=images.inputs[rows], targets=images.targets[rows], numbers=numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSource:
+    """Splits ("train" always, "val" and "test" where they exist) and what is known of them.
+
+    notes: what a person should know: annotations dropped or fixed, where the split came from.
+    """
+
+    info: DataInfo
+    splits: dict[str, Records]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> Source:
+        """The same without objects, as what reads and caches pictures knows it."""
+        return Source(self.info, {split: records.images for split, records in self.splits.items()}, self.notes)
+
+    def in_memory(self, inputs: Tensor, chosen: Tensor) -> "DetectionSource":
+        """The chosen training pictures (int64 [N]) alone, with their objects and these inputs in memory."""
+        records = self.splits["train"].only(chosen.numpy())
+        return DetectionSource(self.info, {"train": replace(records, images=Arrays(inputs, records.targets, "memory"))})

@@ -1,23 +1,20 @@
-"""Pictures with exact boxes and masks, made on the spot: handwritten digits pasted onto photographs. No download.
+"""Generated pictures with exact boxes and masks: handwritten digits pasted onto photographs. No download.
 
 The digits are scikit-learn's (8x8, 1,797 of them), the photographs its two. Every picture follows from (seed, split,
 number) alone, and no digit of the training pictures is in the others.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+from mlcli.data.decode import Preparation
 from mlcli.data.source import Arrays
 from mlcli.data.splits import split_indices
-from mlcli.tasks.detection.data.annotations.segments import encode_rle
 from mlcli.tasks.detection.data.records import Records, rarest_labels
-from mlcli.tasks.detection.data.source import DetectionSource, detection_source, preparation_of
-
-if TYPE_CHECKING:
-    from mlcli.tasks.detection.data.config import Scenes
+from mlcli.tasks.detection.masks import encode_rle
 
 SIDES = (0.17, 0.48)
 """Height of a digit in shares of the picture's shorter side: on 128 pixels, 22 to 61."""
@@ -43,18 +40,26 @@ class Scene(NamedTuple):
     masks: list[np.ndarray]
 
 
-def scenes(config: "Scenes") -> DetectionSource:
-    """Splits train, val and test."""
+def make_scenes(preparation: Preparation, count: int, most_digits: int = 5, seed: int = 0) -> dict[str, Records]:
+    """Splits train, with `count` pictures, val and test, with a fifth as many each.
+
+    preparation: its image size is the pictures' own. most_digits: digits in a picture are 1 to this many.
+    """
     from sklearn.datasets import load_sample_images
 
     photographs = load_sample_images().images
-    held_out = -(-config.images // EVAL_SHARE)
-    counts = {"train": config.images, "val": held_out, "test": held_out}
-    splits = {
-        split: _records(config, photographs, digits, number, counts[split], split)
-        for number, (split, digits) in enumerate(_digits().items())
-    }
-    return detection_source(config, splits, tuple("0123456789"))
+    held_out = -(-count // EVAL_SHARE)
+    counts = {"train": count, "val": held_out, "test": held_out}
+    splits = {}
+    for number, (split, digits) in enumerate(_digits().items()):
+        scenes = [
+            make_scene(
+                np.random.default_rng([seed, number, index]), photographs, digits, preparation.image_size, most_digits
+            )
+            for index in range(counts[split])
+        ]
+        splits[split] = _records(scenes, preparation, f"scenes/{split}")
+    return splits
 
 
 def _digits() -> dict[str, Digits]:
@@ -74,32 +79,23 @@ def _cut(ink: np.ndarray) -> np.ndarray:
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _records(
-    config: "Scenes", photographs: list[np.ndarray], digits: Digits, split_number: int, count: int, split: str
-) -> Records:
-    preparation = preparation_of(config)
+def _records(scenes: list[Scene], preparation: Preparation, origin: str) -> Records:
     height, width = preparation.image_size
-    pixels = np.empty((count, 3, height, width), dtype=np.uint8)
-    labels, masks, counts = [], [], []
-    for number in range(count):
-        random = np.random.default_rng([config.scene_seed, split_number, number])
-        scene = make_scene(random, photographs, digits, (height, width), config.most_digits)
-        pixels[number] = scene.pixels.transpose(2, 0, 1)
-        labels += scene.labels
-        masks += scene.masks
-        counts.append(len(scene.labels))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    every_label = np.array(labels, dtype=np.int64)
-    boxes = np.array([tight_box(mask) for mask in masks], dtype=np.float32)
+    pixels = np.empty((len(scenes), 3, height, width), dtype=np.uint8)
+    for row, scene in zip(pixels, scenes, strict=True):
+        row[...] = scene.pixels.transpose(2, 0, 1)
+    labels = np.array([label for scene in scenes for label in scene.labels], dtype=np.int64)
+    masks = [mask for scene in scenes for mask in scene.masks]
+    offsets = np.concatenate([[0], np.cumsum([len(scene.labels) for scene in scenes])])
     nothing = np.zeros(len(masks), dtype=bool)
     return Records(
-        images=Arrays(torch.from_numpy(pixels), rarest_labels(every_label, offsets), f"scenes/{split}"),
+        images=Arrays(torch.from_numpy(pixels), rarest_labels(labels, offsets), origin),
         preparation=preparation,
-        ids=np.arange(1, count + 1),
-        sizes=np.full((count, 2), (width, height), dtype=np.int32),
+        ids=np.arange(1, len(scenes) + 1),
+        sizes=np.full((len(scenes), 2), (width, height), dtype=np.int32),
         offsets=offsets,
-        boxes_xyxy=boxes,
-        labels=every_label,
+        boxes_xyxy=np.array([tight_box(mask) for mask in masks], dtype=np.float32),
+        labels=labels,
         crowd=nothing,
         difficult=nothing,
         area=np.array([mask.sum() for mask in masks], dtype=np.float32),
@@ -135,9 +131,8 @@ def make_scene(
         boxes.append(box)
         masks.append(mask)
         labels.append(int(digits.labels[chosen]))
-    noise = 4 * random.standard_normal(
-        canvas.shape, dtype=np.float32
-    )  # a digit as clean as no photograph would be found by its smoothness
+    # A digit without a photograph's noise would be found by its smoothness.
+    noise = 4 * random.standard_normal(canvas.shape, dtype=np.float32)
     return Scene(np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8), labels, masks)
 
 
@@ -153,10 +148,8 @@ def _background(random: np.random.Generator, photographs: list[np.ndarray], imag
     height, width = image_size
     largest = min(photograph.width / width, photograph.height / height)
     scale = largest * random.uniform(0.35, 1)
-    left, top = (
-        random.uniform(0, photograph.width - scale * width),
-        random.uniform(0, photograph.height - scale * height),
-    )
+    left = random.uniform(0, photograph.width - scale * width)
+    top = random.uniform(0, photograph.height - scale * height)
     box = (left, top, left + scale * width, top + scale * height)
     pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
     return np.array(pixels[:, ::-1] if random.random() < 0.5 else pixels)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from mlcli.tasks.detection.boxes import clip, iou_matrix
-from mlcli.tasks.detection.data.records import Records
-from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.models.config import Proposals
 from mlcli.tasks.detection.models.lists import to_boxes
 from mlcli.tasks.detection.models.proposal_cache import ProposalCache, default_path, picture_key

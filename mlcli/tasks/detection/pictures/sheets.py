@@ -12,8 +12,8 @@ from torch import Tensor
 from mlcli.data.decode import read_image
 from mlcli.show.boxes import Thing, colour_of, drawn, readable_side
 from mlcli.show.drawing import Tile, picture_of, sheet
-from mlcli.tasks.detection.data.annotations.segments import decode
 from mlcli.tasks.detection.data.records import Records
+from mlcli.tasks.detection.masks import decode
 from mlcli.tasks.detection.models.matching import BACKGROUND
 from mlcli.tasks.detection.targets import Targets
 from mlcli.text import plural

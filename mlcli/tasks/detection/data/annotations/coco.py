@@ -3,122 +3,118 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlcli.errors import DataError
-from mlcli.tasks.detection.data.annotations.build import build_source
-from mlcli.tasks.detection.data.annotations.table import Scribe, Table
-from mlcli.tasks.detection.data.records import Segmentation
-from mlcli.tasks.detection.data.source import DetectionSource
-
-if TYPE_CHECKING:
-    from mlcli.tasks.detection.data.config import Coco
+from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
+from mlcli.tasks.detection.masks import Segmentation
 
 
-def coco(config: "Coco") -> DetectionSource:
-    """Raises DataError for annotations that cannot be learned from."""
-    return build_source(config, read_coco(config))
+def read_coco(
+    root: Path, train_file: Path, *, val_file: Path | None = None, test_file: Path | None = None
+) -> Annotations:
+    """Read a JSON file for each split; file names in them are relative to root.
 
-
-def read_coco(config: "Coco") -> Table:
-    """Classes are those of train_file, in the order of their ids: 1..K whatever the ids are."""
-    files = {"train": config.train_file, "val": config.val_file, "test": config.test_file}
+    Classes are those of train_file, in the order of their ids: 1..K regardless of the ids. Raises DataError if a file
+    cannot be read.
+    """
+    files = {"train": train_file, "val": val_file, "test": test_file}
     given = {split: path for split, path in files.items() if path is not None}
-    scribe = Scribe(str(config.root))
+    found = Annotations(str(root))
     names: dict[int, str] = {}
     for split, path in given.items():
-        content = _load(path, scribe)
-        categories = _categories(content, path, scribe)
+        content = _load(path, found)
+        categories = _categories(content, path, found)
         names = names or categories
-        pictures = _pictures(content, path, split if len(given) > 1 else "", scribe)
-        _objects(content, path, pictures, categories, scribe)
+        pictures = _add_pictures(content, path, split if len(given) > 1 else "", found)
+        _add_objects(content, path, pictures, categories, found)
     unique = {name: number for number, name in reversed(names.items())}
-    ordered = sorted(unique, key=lambda name: unique[name])
-    return scribe.table(tuple(ordered), tuple(unique[name] for name in ordered))
+    found.class_names = tuple(sorted(unique, key=lambda name: unique[name]))
+    found.category_ids = tuple(unique[name] for name in found.class_names)
+    return found
 
 
-def _load(path: Path, scribe: Scribe) -> dict[str, Any]:
+def _load(path: Path, found: Annotations) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}", where=str(path)) from error
     if not text.strip():
-        scribe.fault("empty_file", "the file is empty", str(path))
+        found.add_fault("empty_file", "the file is empty", str(path))
         return {}
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        scribe.fault("malformed", f"not JSON: {error.msg}", f"{path}:{error.lineno}")
+        found.add_fault("malformed", f"not JSON: {error.msg}", f"{path}:{error.lineno}")
         return {}
     except (UnicodeDecodeError, RecursionError) as error:
-        scribe.fault("malformed", f"not JSON: {error}", str(path))
+        found.add_fault("malformed", f"not JSON: {error}", str(path))
         return {}
     wanted = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in wanted):
-        scribe.fault("malformed", f"must be an object with the lists {', '.join(wanted)}", str(path))
+        found.add_fault("malformed", f"must be an object with the lists {', '.join(wanted)}", str(path))
         return {}
     return content
 
 
-def _categories(content: dict[str, Any], path: Path, scribe: Scribe) -> dict[int, str]:
+def _categories(content: dict[str, Any], path: Path, found: Annotations) -> dict[int, str]:
     """Names by id, in the order of ids."""
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for index, entry in enumerate(content.get("categories", ())):
         where = f"{path}: categories[{index}]"
         if not isinstance(entry, dict) or not _is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
-            scribe.fault("malformed", "a category needs a whole number `id` and a text `name`", where)
-        elif entry["id"] in found:
-            scribe.fault("duplicate_id", f"category id {entry['id']} is {found[entry['id']]} already", where)
-        elif entry["name"] in found.values():
-            scribe.fault("duplicate_name", f"there is another category '{entry['name']}'", where, fixable=True)
-            found[entry["id"]] = entry["name"]
+            found.add_fault("malformed", "a category needs a whole number `id` and a text `name`", where)
+        elif entry["id"] in names:
+            found.add_fault("duplicate_id", f"category id {entry['id']} is {names[entry['id']]} already", where)
         else:
-            found[entry["id"]] = entry["name"]
-    return dict(sorted(found.items()))
+            if entry["name"] in names.values():
+                found.add_fault("duplicate_name", f"there is another category '{entry['name']}'", where, fixable=True)
+            names[entry["id"]] = entry["name"]
+    return dict(sorted(names.items()))
 
 
-def _pictures(content: dict[str, Any], path: Path, split: str, scribe: Scribe) -> dict[int, int]:
-    """Positions of pictures by id."""
-    found: dict[int, int] = {}
+def _add_pictures(content: dict[str, Any], path: Path, split: str, found: Annotations) -> dict[int, int]:
+    """Return the positions of pictures by id."""
+    positions: dict[int, int] = {}
     for index, entry in enumerate(content.get("images", ())):
         where = f"{path}: images[{index}]"
         if not isinstance(entry, dict) or not _is_whole(entry.get("id")) or not isinstance(entry.get("file_name"), str):
-            scribe.fault("malformed", "an image needs a whole number `id` and a text `file_name`", where)
+            found.add_fault("malformed", "an image needs a whole number `id` and a text `file_name`", where)
             continue
         number, size = entry["id"], (entry.get("width", 0), entry.get("height", 0))
         where = f"{where} (id {number})"
-        if number in found:
-            scribe.fault("duplicate_id", f"image id {number} again, for {entry['file_name']}", where)
+        if number in positions:
+            found.add_fault("duplicate_id", f"image id {number} again, for {entry['file_name']}", where)
             continue
         if not all(map(_is_whole, size)):
-            scribe.fault("malformed", "width and height must be whole numbers", where, fixable=True)
+            found.add_fault("malformed", "width and height must be whole numbers", where, fixable=True)
             size = (0, 0)
-        found[number] = scribe.picture(entry["file_name"], where, split=split, size=size, number=number)
-    return found
+        positions[number] = found.add_picture(entry["file_name"], where, split=split, size=size, id=number)
+    return positions
 
 
-def _objects(
-    content: dict[str, Any], path: Path, pictures: dict[int, int], names: dict[int, str], scribe: Scribe
+def _add_objects(
+    content: dict[str, Any], path: Path, pictures: dict[int, int], names: dict[int, str], found: Annotations
 ) -> None:
     seen: set[Any] = set()
     for index, entry in enumerate(content.get("annotations", ())):
         if not isinstance(entry, dict):
-            scribe.fault("malformed", "not an object", f"{path}: annotations[{index}]")
+            found.add_fault("malformed", "not an object", f"{path}: annotations[{index}]")
             continue
         number = entry.get("id")
         where = f"{path}: annotations[{index}] (id {number})"
         if isinstance(number, int | str):
             if number in seen:
-                scribe.fault("duplicate_id", f"annotation id {number} again", where, fixable=True)
+                found.add_fault("duplicate_id", f"annotation id {number} again", where, fixable=True)
             seen.add(number)
         box, image, category = entry.get("bbox"), entry.get("image_id"), entry.get("category_id")
         if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-            scribe.fault("malformed", "`bbox` must be [left, top, width, height]", where)
+            found.add_fault("malformed", "`bbox` must be [left, top, width, height]", where)
         elif not _is_whole(image) or image not in pictures:
-            scribe.fault("unknown_image", f"there is no image with id {image}", where)
+            found.add_fault("unknown_image", f"there is no image with id {image}", where)
         else:
             left, top, width, height = box
-            scribe.object(
+            thing = AnnotatedObject(
                 pictures[image],
                 (left, top, left + width, top + height),
                 _name(category, names),
@@ -128,10 +124,11 @@ def _objects(
                 area=_area(entry.get("area")),
                 segmentation=_mask(entry.get("segmentation")),
             )
+            found.objects.append(thing)
 
 
 def _mask(given: Any) -> Segmentation | None:
-    """Polygons or a run-length code as they are; no polygon at all, which is judged to be bad, for anything else."""
+    """Polygons or a run-length code as they are; for anything else an empty list, which is reported as a fault."""
     if not given:
         return None
     if isinstance(given, list) and all(isinstance(part, list) and all(map(_is_number, part)) for part in given):
@@ -150,7 +147,7 @@ def _name(category: Any, names: dict[int, str]) -> str:
 
 
 def _area(given: Any) -> float:
-    """NaN for what is not there or makes no sense."""
+    """NaN for what is missing or makes no sense."""
     return float(given) if _is_number(given) and math.isfinite(given) and given >= 0 else math.nan
 
 
@@ -160,3 +157,34 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def write_coco(annotations: Annotations, out: Path) -> dict[str, Any]:
+    """Write annotations/SPLIT.json beside images; `difficult`, which COCO does not know, is an extra key where set."""
+    (out / "annotations").mkdir(parents=True)
+    number_of = dict(zip(annotations.class_names or (), annotations.category_ids, strict=True))
+    categories = [{"id": number, "name": name} for name, number in number_of.items()]
+    for split in annotations.splits():
+        images: list[dict[str, Any]] = []
+        objects: list[dict[str, Any]] = []
+        for picture, things in annotations.of_split(split):
+            width, height = picture.size
+            images.append({"id": picture.id, "file_name": picture.path, "width": width, "height": height})
+            for thing in things:
+                left, top, right, bottom = thing.box_xyxy
+                objects.append(
+                    {
+                        "id": len(objects) + 1,
+                        "image_id": picture.id,
+                        "category_id": number_of[thing.name],
+                        "bbox": [left, top, right - left, bottom - top],
+                        "area": thing.area,
+                        "iscrowd": int(thing.crowd),
+                        **({"difficult": 1} if thing.difficult else {}),
+                        **({"segmentation": thing.segmentation} if thing.segmentation is not None else {}),
+                    }
+                )
+        content = {"images": images, "annotations": objects, "categories": categories}
+        (out / "annotations" / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    files = {f"{split}_file": f"annotations/{split}.json" for split in annotations.splits()}
+    return {"name": "coco", "root": "images", **files}

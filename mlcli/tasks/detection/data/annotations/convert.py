@@ -1,89 +1,116 @@
-"""From one annotation format to another, for `mlcli data convert`: pictures are copied, annotations judged first."""
+"""From one annotation format to another, for `mlcli data convert`: annotations are checked, pictures copied."""
 
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mlcli.errors import ConfigError, DataError, OutputError
 from mlcli.schema.yaml12 import dump
-from mlcli.tasks.detection.data.annotations.build import annotated
-from mlcli.tasks.detection.data.annotations.faults import read_table
-from mlcli.tasks.detection.data.annotations.write import Sheets, write_box_csv, write_coco, write_voc, write_yolo_txt
+from mlcli.tasks.detection.data.annotations.box_csv import write_box_csv
+from mlcli.tasks.detection.data.annotations.coco import write_coco
+from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
+from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
+from mlcli.tasks.detection.data.annotations.voc import write_voc
+from mlcli.tasks.detection.data.annotations.yolo_txt import write_yolo_txt
+from mlcli.tasks.detection.data.build import build_source, given_splits, read_annotations
+from mlcli.tasks.detection.data.config import DetectionData, Scenes
 from mlcli.tasks.detection.data.records import Records
 
-if TYPE_CHECKING:
-    from mlcli.tasks.detection.data.config import DetectionData
-
-WRITERS: dict[str, tuple[Callable[[Sheets, Path], dict[str, Any]], str]] = {
+WRITERS: dict[str, tuple[Callable[[Annotations, Path], dict[str, Any]], str]] = {
     "voc": (write_voc, "JPEGImages"),
     "coco": (write_coco, "images"),
     "yolo_txt": (write_yolo_txt, "images/{split}"),
     "csv": (write_box_csv, "images"),
 }
-"""For each format what writes it, and the folder its pictures lie in."""
+"""For each format the function that writes annotations and returns the data section that reads them, and the folder of
+pictures."""
 
 
-def convert(config: "DetectionData", format: str, out: Path) -> list[str]:
+def convert(config: DetectionData, format: str, out: Path) -> list[str]:
     """Write a data set in another format, with copies of its pictures and the splits that its files name.
 
     Args:
-        config: the data section of a YAML; its `on_invalid` says what becomes of faulty annotations.
+        config: the data section of a YAML; its `on_invalid` says what happens to faulty annotations.
         format: voc, coco, yolo_txt or csv.
-        out: a folder that is not there yet, or empty.
+        out: a folder that does not exist yet, or is empty.
 
-    Returns lines for people: what was written, what the format cannot say, and the data section that reads it.
+    Returns lines for people: what was written, what the format cannot express, and the data section that reads it.
     Raises ConfigError for another format, DataError as reading does, OutputError if `out` cannot be written to.
     """
     if format not in WRITERS:
         raise ConfigError(f"unknown format '{format}'", where="mlcli data convert", fix=" or ".join(WRITERS))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("the folder is not empty", where=str(out), fix="name a folder that is not there yet")
-    sheets, notes = _sheets(config)
+        raise OutputError("the folder is not empty", where=str(out), fix="name a folder that does not exist yet")
+    if isinstance(config, Scenes):
+        source = build_source(config)
+        splits, class_names, notes = source.splits, source.info.class_names, list(source.notes)
+        category_ids = tuple(range(1, len(class_names) + 1))
+    else:
+        checked = CheckedAnnotations(read_annotations(config))
+        splits, notes = given_splits(config, checked)
+        class_names, category_ids = checked.class_names, checked.category_ids
+    names = _file_names(splits)
+    annotations = _annotations(splits, names, class_names, category_ids)
     write, folder = WRITERS[format]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for split, records in sheets.splits.items():
-            _copy(records, sheets.names[split], out / folder.format(split=split))
-        section = write(sheets, out)
+        for split, records in splits.items():
+            _copy(records, names[split], out / folder.format(split=split))
+        section = write(annotations, out)
     except OSError as error:
         raise OutputError(f"cannot write: {error.strerror}", where=str(error.filename or out)) from error
-    counts = [f"{len(r):,} pictures and {len(r.labels):,} boxes of {split}" for split, r in sheets.splits.items()]
-    lines = [f"{out}: {', '.join(counts)} as {format}", *notes, *_lost(sheets, format)]
-    return [*lines, "", "to be read, beside the folder's files, by the section", *dump({"data": section}).splitlines()]
+    counts = [f"{len(r):,} pictures and {len(r.labels):,} boxes of {split}" for split, r in splits.items()]
+    lines = [f"{out}: {', '.join(counts)} as {format}", *notes, *_lost(splits, category_ids, format)]
+    return [*lines, "", "the section that reads it, in a YAML beside its files", *dump({"data": section}).splitlines()]
 
 
-def _sheets(config: "DetectionData") -> tuple[Sheets, tuple[str, ...]]:
-    if config.name == "scenes":
-        source = config.build()
-        splits, class_names, notes = source.splits, source.info.class_names, source.notes
-        category_ids = tuple(range(1, len(class_names) + 1))
-    else:
-        found = annotated(config, read_table(config))
-        splits, class_names, notes, category_ids = found.splits, found.class_names, found.notes, found.category_ids
-    return Sheets(splits, _file_names(splits), class_names, category_ids), notes
+def _annotations(
+    splits: dict[str, Records],
+    names: dict[str, list[str]],
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+) -> Annotations:
+    """What is to be written; paths are the names that the copies are given."""
+    result = Annotations("", class_names=class_names, category_ids=category_ids)
+    for split, records in splits.items():
+        for index, name in enumerate(names[split]):
+            width, height = records.sizes[index].tolist()
+            picture = result.add_picture(name, "", split=split, size=(width, height), id=int(records.ids[index]))
+            for t in range(*records.objects_of(index).indices(len(records.labels))):
+                thing = AnnotatedObject(
+                    picture,
+                    tuple(records.boxes_xyxy[t].tolist()),
+                    class_names[records.labels[t] - 1],
+                    "",
+                    crowd=bool(records.crowd[t]),
+                    difficult=bool(records.difficult[t]),
+                    area=float(records.area[t]),
+                    segmentation=records.segmentations[t] if records.segmentations else None,
+                )
+                result.objects.append(thing)
+    return result
 
 
 def _file_names(splits: dict[str, Records]) -> dict[str, list[str]]:
-    """Names without folders, all different up to the extension; folders become part of names that are not."""
+    """For each split names without folders, all different up to the extension; where they are not, folders become part
+    of the name."""
     paths = {split: [_path(records, i, split) for i in range(len(records))] for split, records in splits.items()}
     stems = Counter(path.stem for listed in paths.values() for path in listed)
-    names = {
-        split: [path.name if stems[path.stem] == 1 else "__".join(_folders(path)) for path in listed]
-        for split, listed in paths.items()
-    }
+
+    def name_of(path: Path) -> str:
+        parts = [part for part in path.parts if part not in ("..", path.anchor)]
+        return path.name if stems[path.stem] == 1 else "__".join(parts)
+
+    names = {split: [name_of(path) for path in listed] for split, listed in paths.items()}
     taken = Counter(Path(name).stem for listed in names.values() for name in listed)
     twice = [name for listed in names.values() for name in listed if taken[Path(name).stem] > 1]
     if twice:
         raise DataError(f"pictures of the same name: {', '.join(twice[:5])}", fix="rename them")
     return names
-
-
-def _folders(path: Path) -> list[str]:
-    return [part for part in path.parts if part not in ("..", path.anchor)]
 
 
 def _path(records: Records, index: int, split: str) -> Path:
@@ -102,21 +129,20 @@ def _copy(records: Records, names: list[str], folder: Path) -> None:
             records.original(index).save(folder / name)
 
 
-def _lost(sheets: Sheets, format: str) -> list[str]:
-    """What the format has no words for."""
-    every = list(sheets.splits.values())
+def _lost(splits: dict[str, Records], category_ids: tuple[int, ...], format: str) -> list[str]:
+    """What the format cannot express."""
+    every = list(splits.values())
+    own_ids = category_ids != tuple(range(1, len(category_ids) + 1))
     facts = {
         "masks": sum(mask is not None for records in every for mask in records.segmentations or ()),
         "marks of crowds": sum(int(records.crowd.sum()) for records in every),
         "marks of difficult objects": sum(int(records.difficult.sum()) for records in every),
         "ids of pictures": sum(int((records.ids != np.arange(1, len(records) + 1)).sum()) for records in every),
-        "ids of classes": 0
-        if sheets.category_ids == tuple(range(1, len(sheets.category_ids) + 1))
-        else len(sheets.category_ids),
+        "ids of classes": len(category_ids) if own_ids else 0,
     }
-    said = {"coco": set(facts), "voc": {"marks of difficult objects"}}.get(format, set())
+    kept = {"coco": set(facts), "voc": {"marks of difficult objects"}}.get(format, set())
     return [
-        f"lost, as {format} cannot say it: {count:,} {what}"
+        f"lost, as {format} cannot express it: {count:,} {what}"
         for what, count in facts.items()
-        if count and what not in said
+        if count and what not in kept
     ]

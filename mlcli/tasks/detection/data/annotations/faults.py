@@ -1,40 +1,347 @@
-"""Everything that is wrong with a data set's annotations, in one pass and before anything is learned from them."""
+"""Faults of annotations and their pictures: all of them in one pass, vectorised, and what is left without them."""
 
-from typing import TYPE_CHECKING
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
-from mlcli.tasks.detection.data.annotations.coco import read_coco
-from mlcli.tasks.detection.data.annotations.judge import judge
-from mlcli.tasks.detection.data.annotations.table import Fault, Table
-from mlcli.tasks.detection.data.annotations.voc import read_voc
-from mlcli.tasks.detection.data.annotations.yolo_txt import read_yolo_txt
+import numpy as np
 
-if TYPE_CHECKING:
-    from mlcli.tasks.detection.data.config import DetectionData
+from mlcli.data.decode import opened, read_image, upright_size
+from mlcli.data.inspection import CHUNK, MAX_THREADS, THREADS_PAY_S
+from mlcli.errors import DataError
+from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
+from mlcli.tasks.detection.masks import is_sound, moved, turned
 
-__all__ = ["Fault", "faults_of", "read_table"]
+Policy = Literal["error", "drop", "fix"]
+KINDS = {
+    # What is fixed, and how; after it, what cannot be fixed: the picture or the box is dropped.
+    "size_mismatch": "pictures have another size than their annotation says",  # boxes scaled if the ratio is equal
+    "exif_rotation": "pictures are annotated as stored, but their EXIF orientation turns them",  # boxes turned too
+    "duplicate_image": "pictures occur twice in a split, byte by byte",  # the first is kept
+    "shared_image": "pictures occur in two splits, byte by byte",  # taken out of training (or of val)
+    "swapped_corners": "boxes have their corners swapped",  # swapped back
+    "partly_outside": "boxes stick out of their picture",  # cut; by a pixel or less this is no fault
+    "duplicate_box": "objects are annotated twice",  # the first is kept
+    "bad_mask": "masks are no valid polygons or run-length codes",  # the object is masked by its box
+    "unreadable": "pictures cannot be read",  # missing, empty, cut off, no picture
+    "not_finite": "boxes have a corner that is no finite number",
+    "not_relative": "boxes are given in more than the whole picture",  # YOLO's shares are above 1: perhaps pixels
+    "degenerate_box": "boxes have no width or no height",
+    "outside": "boxes are outside of their picture",
+    "unknown_class": "objects are of a class that is not known",  # not listed, or in no training picture
+}
+"""What several faults of a kind are called."""
+SLACK = 1.0  # pixels that a box may stick out: rounding, or counting from 1
+SAME_RATIO = 0.01  # sides are rounded to pixels when a picture is resized
+_PRECEDENCE = {"test": 0, "val": 1, "train": 2, "": 3}  # where a picture in several splits stays
+_QUOTED = 3  # faults that an error message quotes
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+_TAIL = 64  # bytes at a file's end in which it says that it ends; JPEGs may have some padding behind
+_ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND", b"GI": b"\0;"}
+"""Of JPEG (ITU-T T.81, B.1.1.3), PNG and GIF, by how they begin."""
+_LENGTHS = {b"RI": (slice(4, 8), 8), b"BM": (slice(2, 6), 0)}
+"""Of WebP and BMP: where their header says how many bytes follow what is counted here."""
 
 
-def faults_of(config: "DetectionData") -> list[Fault]:
-    """All faults of a data section, whatever its `on_invalid` says; none for scenes, which are made here.
+@dataclass(frozen=True, eq=False)
+class PictureHeaders:
+    """What N picture files say without being decoded.
 
-    Raises DataError or ConfigError where there is nothing to look through: no such folder, file or column.
+    sizes: int64 [N, 2], width and height of the upright picture, 0 where it cannot be read.
+    stored: int64 [N, 2], size before the EXIF orientation is applied.
+    orientations: int64 [N], 1 to 8 as in EXIF.
+    unreadable: why a file cannot be read, by position.
+    contents: int64 [N], equal for files of the same bytes.
     """
-    if config.name == "scenes":
-        return []
-    return judge(read_table(config), "fix").faults
+
+    sizes: np.ndarray
+    stored: np.ndarray
+    orientations: np.ndarray
+    unreadable: dict[int, str]
+    contents: np.ndarray
 
 
-def read_table(config: "DetectionData") -> Table:
-    """Annotations as they are written; not for scenes. Raises DataError or ConfigError as above."""
-    match config.name:
-        case "voc":
-            return read_voc(config)
-        case "coco":
-            return read_coco(config)
-        case "yolo_txt":
-            return read_yolo_txt(config)
-        case "box_csv":
-            return read_box_csv(config)
-        case _:
-            raise AssertionError(config)
+def read_headers(root: str, paths: Sequence[str]) -> PictureHeaders:
+    """Read the headers of pictures; files named twice are read once."""
+    names, place = np.unique(np.array(paths, dtype=object).astype(str), return_inverse=True)
+    files = [os.path.join(root, name) for name in names.tolist()]
+    started = time.perf_counter()
+    found = [_header(path) for path in files[:CHUNK]]
+    slow = time.perf_counter() - started > THREADS_PAY_S * CHUNK  # a disk to be waited for: threads wait together
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        found += (pool.map if slow else map)(_header, files[CHUNK:])
+    facts = np.array([fact for fact, _ in found], dtype=np.int64).reshape(-1, 5)[place]
+    unreadable = {position: found[file][1] for position, file in enumerate(place.tolist()) if found[file][1]}
+    return PictureHeaders(facts[:, :2], facts[:, 2:4], facts[:, 4], unreadable, _contents(files)[place])
+
+
+def _header(path: str) -> tuple[tuple[int, int, int, int, int], str]:
+    try:
+        with opened(path) as image:
+            upright, stored = upright_size(image), image.size
+            orientation = image.getexif().get(0x0112, 1) if upright != stored else 1
+        if _may_be_cut_off(path):
+            read_image(path, 3)
+    except DataError as error:
+        return (0, 0, 0, 0, 1), error.what.removeprefix("cannot read image: ")
+    return (*upright, *stored, orientation), ""
+
+
+def _may_be_cut_off(path: str) -> bool:
+    """Whether the file does not end as its format ends, or its format does not say; some good ones do not, so decoding
+    has the last word."""
+    with open(path, "rb") as file:
+        head, length = file.read(8), file.seek(0, os.SEEK_END)
+        if head[:2] in _LENGTHS:
+            where, before = _LENGTHS[head[:2]]
+            return not 0 < int.from_bytes(head[where], "little") <= length - before
+        if head[:2] not in _ENDINGS:
+            return True
+        file.seek(max(0, length - _TAIL))
+        return _ENDINGS[head[:2]] not in file.read()
+
+
+def _contents(files: Sequence[str]) -> np.ndarray:
+    """A number for each file, the same for the same bytes. Only files of equal length are read."""
+    sizes = [_length(path) for path in files]
+    same_size = Counter(sizes)
+    numbers: dict[tuple[int, bytes], int] = {}
+    found = np.empty(len(files), dtype=np.int64)
+    for position, (path, size) in enumerate(zip(files, sizes, strict=True)):
+        alone = same_size[size] == 1 or size < 0
+        key = (position, b"") if alone else (-1, _digest(path))
+        found[position] = numbers.setdefault(key, len(numbers))
+    return found
+
+
+def _length(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _digest(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:
+        return os.fsencode(path)
+
+
+# --- annotations -----------------------------------------------------------------------------------------------------
+
+
+class CheckedAnnotations:
+    """Annotations of N pictures and T objects after one pass that looks for all faults.
+
+    Attributes:
+        annotations: what was checked.
+        class_names: K names in label order. category_ids: what the files call them by; 1..K where they have no ids.
+        faults: all of them.
+        clipped: boxes cut by up to `SLACK`.
+        sizes: int64 [N, 2], width and height of the upright pictures.
+        picture_of: int64 [T]. labels: int64 [T], 0 for unknown classes.
+        boxes_xyxy: float64 [T, 4], in pixels of the upright picture, fixed where that is possible.
+        area: float64 [T], NaN where it is not known. segmentations: T masks.
+    """
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.annotations = annotations
+        self.faults = list(annotations.faults)
+        self.clipped = 0
+        self.class_names = annotations.known_names()
+        self.category_ids = annotations.category_ids or tuple(range(1, len(self.class_names) + 1))
+        pictures, objects = annotations.pictures, annotations.objects
+        label_of = {name: label for label, name in enumerate(self.class_names, 1)}
+        self.picture_of = np.array([thing.picture for thing in objects], dtype=np.int64)
+        self.labels = np.array([label_of.get(thing.name, 0) for thing in objects], dtype=np.int64)
+        self.boxes_xyxy = np.array([thing.box_xyxy for thing in objects], dtype=np.float64).reshape(-1, 4)
+        self.area = np.array([thing.area for thing in objects], dtype=np.float64)
+        self.segmentations = [thing.segmentation for thing in objects]
+        self._headers = read_headers(annotations.root, [picture.path for picture in pictures])
+        self._written = np.array([picture.size for picture in pictures], dtype=np.int64).reshape(-1, 2)
+        self.sizes = np.where(self._headers.sizes > 0, self._headers.sizes, self._written)
+        self._faulty_pictures, self._lost_pictures = np.zeros((2, len(pictures)), dtype=bool)
+        self._faulty_objects, self._lost_objects = np.zeros((2, len(objects)), dtype=bool)
+        self._check_pictures()
+        self._check_objects()
+
+    def kept(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
+        """The pictures, bool [N], and objects, bool [T], that are left; `error` leaves what `fix` does."""
+        drop = policy == "drop"
+        pictures = ~(self._faulty_pictures if drop else self._lost_pictures)
+        objects = ~(self._faulty_objects if drop else self._lost_objects)
+        return pictures, objects & pictures[self.picture_of]
+
+    def _check_pictures(self) -> None:
+        """Check files, sizes and duplicates; bring boxes to pixels of the upright picture."""
+        unreadable = self._headers.unreadable
+        positions = np.array(sorted(unreadable), dtype=np.int64)
+        self._report_pictures("unreadable", positions, unreadable.__getitem__, fixable=False)
+        self._check_sizes()
+        self._check_copies()
+        if self.annotations.relative:
+            sides = np.where(self.sizes > 0, self.sizes, 1)[self.picture_of]
+            self.boxes_xyxy *= np.tile(sides, 2)
+            for t, mask in enumerate(self.segmentations):
+                if mask is not None:
+                    self.segmentations[t] = moved(mask, sides[t], np.zeros(2))
+
+    def _check_sizes(self) -> None:
+        written, upright, stored = self._written, self._headers.sizes, self._headers.stored
+        differ = ((written > 0) & (upright > 0)).all(axis=1) & (written != upright).any(axis=1)
+        sideways = differ & (written == stored).all(axis=1)
+        ratios = (written[:, 0] * upright[:, 1]) / np.maximum(1, written[:, 1] * upright[:, 0])
+        resized = differ & ~sideways & (abs(ratios - 1) <= SAME_RATIO)
+
+        def sizes(i: int) -> str:
+            path = self.annotations.pictures[i].path
+            return f"annotated for {_by(written[i])} pixels, but {path} has {_by(upright[i])}"
+
+        self._report_pictures("exif_rotation", np.flatnonzero(sideways), sizes, fixable=True)
+        self._report_pictures("size_mismatch", np.flatnonzero(resized), sizes, fixable=True)
+        self._report_pictures("size_mismatch", np.flatnonzero(differ & ~sideways & ~resized), sizes, fixable=False)
+        for t in np.flatnonzero((sideways | resized)[self.picture_of]).tolist():
+            i, mask = self.picture_of[t], self.segmentations[t]
+            if sideways[i]:
+                orientation = int(self._headers.orientations[i])
+                self.boxes_xyxy[t] = _turned_box(self.boxes_xyxy[t], orientation, stored[i])
+                self.segmentations[t] = None if mask is None else turned(mask, orientation, stored[i])
+            else:
+                scale = upright[i] / written[i]
+                self.boxes_xyxy[t] *= np.tile(scale, 2)
+                self.area[t] *= scale.prod()
+                self.segmentations[t] = None if mask is None else moved(mask, scale, np.zeros(2))
+
+    def _check_copies(self) -> None:
+        """Of pictures with the same bytes one is kept: the one that is tested on, then the first."""
+        contents, pictures = self._headers.contents, self.annotations.pictures
+        precedence = np.array([_PRECEDENCE[picture.split] for picture in pictures], dtype=np.int64)
+        order = np.lexsort((np.arange(len(contents)), precedence, contents))
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = contents[order][1:] != contents[order][:-1]
+        kept = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]  # for each of `order`
+        original = np.empty_like(kept)
+        original[order] = kept
+        copies = np.flatnonzero((original != np.arange(len(order))) & (self._headers.sizes > 0).all(axis=1))
+        same = precedence[copies] == precedence[original[copies]]
+
+        def other(i: int) -> str:
+            kept = pictures[original[i]]
+            return f"{pictures[i].path} is the same picture as {kept.path}" + (kept.split and f" of {kept.split}")
+
+        self._report_pictures("duplicate_image", copies[same], other, fixable=True)
+        self._report_pictures("shared_image", copies[~same], other, fixable=True)
+        self._lost_pictures[copies] = True
+
+    def _check_objects(self) -> None:
+        """Report the first fault of each box; after one that can be fixed, look at the fixed box."""
+        boxes, objects = self.boxes_xyxy, self.annotations.objects
+        self._report_objects("not_finite", ~np.isfinite(boxes).all(axis=1), self._corners)
+        boxes[~np.isfinite(boxes).all(axis=1)] = 0
+        if self.annotations.relative:
+            given = np.array([thing.box_xyxy for thing in objects], dtype=np.float64).reshape(-1, 4)
+            beyond = np.maximum(given[:, 2:] - given[:, :2], given[:, 2:] / 2 + given[:, :2] / 2).max(axis=1) > 1.001
+            self._report_objects("not_relative", beyond, lambda t: "a share of the picture is above 1: pixels?")
+        swapped = (boxes[:, :2] > boxes[:, 2:]).any(axis=1)
+        self._report_objects("swapped_corners", swapped, self._corners, fixable=True)
+        boxes[...] = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
+        self._report_objects("degenerate_box", (boxes[:, :2] == boxes[:, 2:]).any(axis=1), self._corners)
+        self._check_edges()
+        self._report_objects("unknown_class", self.labels == 0, lambda t: f"unknown class '{objects[t].name}'")
+        self._report_objects("duplicate_box", self._repeated(), self._corners, fixable=True, lost=True)
+        sides = self.sizes[self.picture_of]
+        bad = [mask is not None and not is_sound(mask, sides[t]) for t, mask in enumerate(self.segmentations)]
+        message = "the mask is no valid polygon or run-length code"
+        self._report_objects("bad_mask", np.array(bad, dtype=bool), lambda t: message, fixable=True)
+        self.segmentations = [None if wrong else mask for wrong, mask in zip(bad, self.segmentations, strict=True)]
+
+    def _check_edges(self) -> None:
+        """Report boxes that stick out of their picture, and cut them."""
+        boxes, sides = self.boxes_xyxy, self.sizes[self.picture_of]
+        limits = np.where(sides > 0, sides, np.inf)
+        outside = np.any((boxes[:, 2:] <= 0) | (boxes[:, :2] >= limits), axis=1)
+        by = np.maximum(-boxes[:, :2], boxes[:, 2:] - limits).max(axis=1, initial=0)
+
+        def where(t: int) -> str:
+            return f"{self._corners(t)} in a picture of {_by(sides[t])}"
+
+        self._report_objects("outside", outside, where)
+        self._report_objects("partly_outside", ~outside & (by > SLACK), where, fixable=True)
+        self.clipped = int((~outside & (by > 0) & (by <= SLACK) & ~self._lost_objects).sum())
+        inside = np.clip(boxes, 0, np.tile(limits, 2))
+        boxes[...] = np.where(outside[:, None], boxes, inside)
+
+    def _repeated(self) -> np.ndarray:
+        """bool [T]: the same picture, class and box (to a hundredth of a pixel) as one before."""
+        rounded = np.rint(self.boxes_xyxy * 100).astype(np.int64)
+        rows = np.column_stack([self.picture_of, self.labels, rounded])
+        order = np.lexsort(rows.T[::-1])
+        again = np.zeros(len(rows), dtype=bool)
+        again[order[1:]] = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
+        return again
+
+    def _report_pictures(self, kind: str, pictures: np.ndarray, say: Callable[[int], str], *, fixable: bool) -> None:
+        places = [self.annotations.pictures[i].where for i in pictures.tolist()]
+        messages = map(say, pictures.tolist())
+        self.faults += [AnnotationFault(kind, *found, fixable) for found in zip(messages, places, strict=True)]
+        self._faulty_pictures[pictures] = True
+        if not fixable:
+            self._lost_pictures[pictures] = True
+
+    def _report_objects(
+        self, kind: str, bad: Any, say: Callable[[int], str], *, fixable: bool = False, lost: bool = False
+    ) -> None:
+        """lost: dropped though it can be fixed, being one too many. What is lost already is not reported again."""
+        found = np.flatnonzero(bad & ~self._lost_objects)
+        objects = self.annotations.objects
+        self.faults += [AnnotationFault(kind, say(t), objects[t].where, fixable) for t in found.tolist()]
+        self._faulty_objects[found] = True
+        if lost or not fixable:
+            self._lost_objects[found] = True
+
+    def _corners(self, t: int) -> str:
+        thing = self.annotations.objects[t]
+        left, top, right, bottom = thing.box_xyxy
+        return f"{thing.name}: box from ({left:g}, {top:g}) to ({right:g}, {bottom:g})"
+
+
+def refuse(faults: list[AnnotationFault], where: str) -> None:
+    """Raise DataError if there are faults: how many of each kind, and the first ones."""
+    if faults:
+        fixable = sum(fault.fixable for fault in faults)
+        first = "; ".join(f"{fault.where}: {fault.message}" for fault in faults[:_QUOTED])
+        rest = f"; and {len(faults) - _QUOTED} more" if len(faults) > _QUOTED else ""
+        raise DataError(
+            f"{len(faults)} faults in the annotations ({counted(faults)})",
+            where=first + rest,
+            fix=f"`mlcli data check` lists all; data.on_invalid=fix fixes {fixable} and drops {len(faults) - fixable}",
+        )
+
+
+def counted(faults: Iterable[AnnotationFault]) -> str:
+    """ "12 outside, 3 malformed" """
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in faults).most_common())
+
+
+def _by(size: Any) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _turned_box(box_xyxy: np.ndarray, orientation: int, stored: np.ndarray) -> np.ndarray:
+    """A box on stored pixels (width, height), on the picture turned upright; orientations 5 to 8 of EXIF."""
+    width, height = stored
+    left, top, right, bottom = box_xyxy
+    if orientation in (6, 7):
+        top, bottom = height - bottom, height - top
+    if orientation in (7, 8):
+        left, right = width - right, width - left
+    return np.array([top, left, bottom, right])

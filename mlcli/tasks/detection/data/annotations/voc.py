@@ -1,100 +1,107 @@
-"""Pascal VOC: one XML file a picture (Everingham et al. 2010), as LabelImg and its kin write it too."""
+"""Pascal VOC: one XML file a picture (Everingham et al. 2010), as LabelImg and similar tools write it too."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from xml.parsers import expat
+from xml.sax.saxutils import escape
 
 from mlcli.data.decode import EXTENSIONS
-from mlcli.data.sources.csv_file import SPLIT_WORDS
 from mlcli.errors import DataError
-from mlcli.tasks.detection.data.annotations.build import SPLITS, build_source
-from mlcli.tasks.detection.data.annotations.rows import read_rows
-from mlcli.tasks.detection.data.annotations.table import Scribe, Table
-from mlcli.tasks.detection.data.source import DetectionSource
+from mlcli.tasks.detection.data.annotations.box_csv import digits, read_rows, split_of, whole_number
+from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, AnnotatedPicture, Annotations
 
-if TYPE_CHECKING:
-    from mlcli.tasks.detection.data.config import Voc
-
-_CORNERS = tuple(f"/object/bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax"))
+SPLITS = ("train", "val", "test")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def voc(config: "Voc") -> DetectionSource:
-    """Raises DataError for annotations that cannot be learned from."""
-    return build_source(config, read_voc(config))
+def read_voc(
+    root: Path,
+    *,
+    images: str = "JPEGImages",
+    annotations: str = "Annotations",
+    splits: str | None = "ImageSets/Main",
+    split_file: Path | Mapping[Any, Path] | None = None,
+    one_based: bool = False,
+    use_difficult: bool = False,
+) -> Annotations:
+    """Read every XML file that a split lists, or all there are.
 
+    Args:
+        root: folder of the data set; images, annotations and splits are folders below it.
+        split_file: a CSV file with the columns filename and split, or a list for each split, instead of `splits`.
+        one_based: whether the first pixel is numbered 1.
+        use_difficult: whether objects marked difficult are like the others.
 
-def read_voc(config: "Voc") -> Table:
-    """Every XML file that a split lists, or all there are. Raises DataError if the folders are not there."""
-    folder = config.root / config.annotations
+    Raises DataError if a folder or list cannot be read.
+    """
+    folder = root / annotations
     if not folder.is_dir():
         raise DataError(
             "there is no such folder", where=f"data.annotations: {folder}", fix="set data.root and data.annotations"
         )
-    scribe = Scribe(str(config.root))
-    pictures = _Pictures(config.root, config.images)
-    for stem, split, listed_at in _listed(config, folder, scribe):
+    found = Annotations(str(root))
+    by_stem = _files_by_stem(root / images)
+    for stem, split, listed_at in _listed(folder, root / splits if splits else None, split_file, found):
         path = folder / f"{stem}.xml"
-        _read(path, stem, split, listed_at, pictures, config, scribe)
-    return scribe.table()
+        content = _parse(path, listed_at, found)
+        if content is None:
+            continue
+        size = (whole_number(content.texts.get("/size/width")), whole_number(content.texts.get("/size/height")))
+        # XML files often name another file or a folder: their own name comes first, then the one they hold.
+        named = os.path.basename(content.texts.get("/filename", "").replace("\\", "/"))
+        name = by_stem.get(stem) or by_stem.get(os.path.splitext(named)[0]) or named or f"{stem}.jpg"
+        picture = found.add_picture(os.path.join(images, name), str(path), split=split, size=size)
+        for texts, line in content.objects:
+            _add_object(found, picture, texts, f"{path}:{line}", one_based, use_difficult)
+    return found
 
 
-class _Pictures:
-    """The files of pictures by what comes before their extension: XML files often name another one or a folder."""
-
-    def __init__(self, root: Path, folder: str) -> None:
-        self._folder, self._by_stem = folder, {}
-        try:
-            for name in sorted(os.listdir(root / folder), reverse=True):
-                stem, extension = os.path.splitext(name)
-                if extension.lower() in EXTENSIONS:
-                    self._by_stem[stem] = name
-        except OSError as error:
-            raise DataError(
-                f"cannot look into the folder of pictures: {error.strerror}", where=f"data.images: {root / folder}"
-            ) from error
-
-    def path(self, stem: str, named: str) -> str:
-        """Relative to the root. By the XML file's own stem, then by the name it holds."""
-        other, _ = os.path.splitext(named)
-        return os.path.join(self._folder, self._by_stem.get(stem) or self._by_stem.get(other) or named or f"{stem}.jpg")
+def _files_by_stem(folder: Path) -> dict[str, str]:
+    """File names of pictures by what comes before the extension."""
+    try:
+        names = sorted(os.listdir(folder), reverse=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot look into the folder of pictures: {error.strerror}", where=f"data.images: {folder}"
+        ) from error
+    return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(EXTENSIONS)}
 
 
-def _listed(config: "Voc", folder: Path, scribe: Scribe) -> Iterator[tuple[str, str, str]]:
-    """Stem, split ("" if none is named) and where it is listed."""
-    if config.split_file is not None:
-        files = config.split_file if isinstance(config.split_file, dict) else {"": config.split_file}
-        for split, path in files.items():
-            yield from _from_file(path, split, scribe)
-        return
-    lists = config.root / config.splits if config.splits else None
-    found = {split: lists / f"{split}.txt" for split in SPLITS if lists and (lists / f"{split}.txt").is_file()}
-    if lists and "train" not in found and (lists / "trainval.txt").is_file():
-        found["train"] = lists / "trainval.txt"
-    for split, path in found.items():
-        yield from _from_file(path, split, scribe)
-    if not found:
+def _listed(
+    folder: Path, lists: Path | None, split_file: Path | Mapping[Any, Path] | None, found: Annotations
+) -> Iterator[tuple[str, str, str]]:
+    """Name without extension, split (empty if none is named) and where it is listed."""
+    if split_file is not None:
+        files: dict[str, Path] = {"": split_file} if isinstance(split_file, Path) else {**split_file}
+    else:
+        files = {split: lists / f"{split}.txt" for split in SPLITS if lists and (lists / f"{split}.txt").is_file()}
+        if lists and "train" not in files and (lists / "trainval.txt").is_file():
+            files["train"] = lists / "trainval.txt"
+    for split, path in files.items():
+        yield from (_from_csv if path.suffix.lower() == ".csv" else _from_text)(path, split, found)
+    if not files:
         for name in sorted(os.listdir(folder)):
             if name.lower().endswith(".xml") and not name.startswith("."):
                 yield os.path.splitext(name)[0], "", str(folder / name)
 
 
-def _from_file(path: Path, split: str, scribe: Scribe) -> Iterator[tuple[str, str, str]]:
-    """A text file with a name a line (perhaps with -1, 0 or 1 behind it), or a CSV file with the column filename."""
-    if path.suffix.lower() == ".csv":
-        rows = read_rows(path, scribe, ("filename", *(() if split else ("split",))))
-        seen = set()
-        for row in rows:
-            word = split or SPLIT_WORDS.get(row.cells["split"].lower(), "")
-            stem = _stem(row.cells["filename"])
-            if not word:
-                scribe.fault("malformed", f"split must be train, val or test, not '{row.cells['split']}'", row.where)
-            elif (stem, word) not in seen:  # one row for each box, perhaps
-                seen.add((stem, word))
-                yield stem, word, row.where
-        return
+def _from_csv(path: Path, split: str, found: Annotations) -> Iterator[tuple[str, str, str]]:
+    seen = set()
+    for cells, where in read_rows(path, ("filename", *(() if split else ("split",))), found):
+        named = split or split_of(cells, where, found)
+        stem = _stem(cells["filename"])
+        if named == "":
+            found.add_fault("malformed", "split must be train, val or test, not ''", where)
+        elif named and (stem, named) not in seen:  # perhaps a row for each box
+            seen.add((stem, named))
+            yield stem, named, where
+
+
+def _from_text(path: Path, split: str, found: Annotations) -> Iterator[tuple[str, str, str]]:
+    """A name a line, perhaps with -1, 0 or 1 behind it."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -113,59 +120,11 @@ def _stem(name: str) -> str:
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
-def _read(
-    path: Path, stem: str, split: str, listed_at: str, pictures: _Pictures, config: "Voc", scribe: Scribe
-) -> None:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        scribe.fault("missing_annotation", f"{path}: {error.strerror}", listed_at)
-        return
-    if not data.strip():
-        scribe.fault("empty_file", "the file is empty", str(path))
-        return
-    try:
-        sheet = _Sheet(data)
-    except (expat.ExpatError, _UnsafeError) as error:
-        line = getattr(error, "lineno", 1)
-        scribe.fault("malformed", f"not XML that can be read: {error}", f"{path}:{line}")
-        return
-    if sheet.tag != "annotation":
-        scribe.fault("malformed", f"the outermost element is <{sheet.tag}>, not <annotation>", f"{path}:1")
-        return
-    size = (_whole(sheet.texts.get("/size/width")), _whole(sheet.texts.get("/size/height")))
-    named = os.path.basename(sheet.texts.get("/filename", "").replace("\\", "/"))
-    picture = scribe.picture(pictures.path(stem, named), str(path), split=split, size=size)
-    for texts, line in sheet.objects:
-        _object(picture, texts, f"{path}:{line}", config, scribe)
-
-
-def _object(picture: int, texts: dict[str, str], where: str, config: "Voc", scribe: Scribe) -> None:
-    try:
-        name = texts["/object/name"]
-        left, top, right, bottom = (float(texts[tag]) for tag in _CORNERS)
-    except KeyError as error:
-        scribe.fault("malformed", f"an object without <{error.args[0].rsplit('/', 1)[-1]}>", where)
-        return
-    except ValueError as error:
-        scribe.fault("malformed", f"<bndbox>: {error}", where)
-        return
-    # VOC counts pixels from 1 and includes the last: 1 to W is the whole picture, which is 0 to W here.
-    box = (left - 1, top - 1, right, bottom) if config.one_based else (left, top, right, bottom)
-    difficult = config.difficult == "ignore" and texts.get("/object/difficult", "0") != "0"
-    scribe.object(picture, box, name, where, difficult=difficult)
-
-
-def _whole(text: str | None) -> int:
-    """0 for what is not there or makes no sense: the picture itself knows better."""
-    return int(text) if text is not None and text.isdigit() else 0
-
-
 class _UnsafeError(Exception):
     """The file defines entities: a few lines of them can stand for gigabytes ("billion laughs")."""
 
 
-class _Sheet:
+class _XmlContent:
     """The texts of an XML file by their path below the root, and those of each <object>, with its line."""
 
     def __init__(self, data: bytes) -> None:
@@ -194,9 +153,8 @@ class _Sheet:
             self.tag = tag
             self._paths.append("")
             return
-        path = f"{self._paths[-1]}/{tag}"
-        self._paths.append(path)
-        if path == "/object":
+        self._paths.append(f"{self._paths[-1]}/{tag}")
+        if self._paths[-1] == "/object":
             self.objects.append(({}, self._parser.CurrentLineNumber))
 
     def _end(self, _: str) -> None:
@@ -204,3 +162,80 @@ class _Sheet:
         self._text = ""
         if text:
             (self.objects[-1][0] if path.startswith("/object/") else self.texts).setdefault(path, text)
+
+
+def _parse(path: Path, listed_at: str, found: Annotations) -> _XmlContent | None:
+    """None, and a fault, for a file that is missing, empty or no annotation."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        found.add_fault("missing_annotation", f"{path}: {error.strerror}", listed_at)
+        return None
+    if not data.strip():
+        found.add_fault("empty_file", "the file is empty", str(path))
+        return None
+    try:
+        content = _XmlContent(data)
+    except (expat.ExpatError, _UnsafeError) as error:
+        line = getattr(error, "lineno", 1)
+        found.add_fault("malformed", f"not XML that can be read: {error}", f"{path}:{line}")
+        return None
+    if content.tag != "annotation":
+        found.add_fault("malformed", f"the outermost element is <{content.tag}>, not <annotation>", f"{path}:1")
+        return None
+    return content
+
+
+def _add_object(
+    found: Annotations, picture: int, texts: dict[str, str], where: str, one_based: bool, use_difficult: bool
+) -> None:
+    try:
+        name = texts["/object/name"]
+        left, top, right, bottom = (float(texts[f"/object/bndbox/{corner}"]) for corner in CORNERS)
+    except KeyError as error:
+        found.add_fault("malformed", f"an object without <{error.args[0].rsplit('/', 1)[-1]}>", where)
+        return
+    except ValueError as error:
+        found.add_fault("malformed", f"<bndbox>: {error}", where)
+        return
+    # VOC counts pixels from 1 and includes the last: 1 to W is the whole picture, which is 0 to W here.
+    box = (left - 1, top - 1, right, bottom) if one_based else (left, top, right, bottom)
+    difficult = not use_difficult and texts.get("/object/difficult", "0") != "0"
+    found.objects.append(AnnotatedObject(picture, box, name, where, difficult=difficult))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_voc(annotations: Annotations, out: Path) -> dict[str, Any]:
+    """Write JPEGImages, Annotations and ImageSets/Main; pixels are counted from 0, as LabelImg does."""
+    folder, lists = out / "Annotations", out / "ImageSets" / "Main"
+    folder.mkdir(parents=True)
+    lists.mkdir(parents=True)
+    for split in annotations.splits():
+        stems = []
+        for picture, objects in annotations.of_split(split):
+            stems.append(os.path.splitext(picture.path)[0])
+            (folder / f"{stems[-1]}.xml").write_text(_xml(picture, objects), encoding="utf-8")
+        (lists / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+    return {"name": "voc", "root": "."}
+
+
+def _xml(picture: AnnotatedPicture, objects: list[AnnotatedObject]) -> str:
+    width, height = picture.size
+    lines = [
+        "<annotation>",
+        "  <folder>JPEGImages</folder>",
+        f"  <filename>{escape(picture.path)}</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
+    for thing in objects:
+        corners = zip(CORNERS, digits(thing.box_xyxy), strict=True)
+        lines += [
+            "  <object>",
+            f"    <name>{escape(thing.name)}</name>",
+            f"    <difficult>{int(thing.difficult)}</difficult>",
+            f"    <bndbox>{''.join(f'<{tag}>{number}</{tag}>' for tag, number in corners)}</bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])

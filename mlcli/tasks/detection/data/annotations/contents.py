@@ -1,0 +1,103 @@
+"""What annotation files say, before anything is checked: pictures, objects and faults, each with its place.
+
+Every reader returns `Annotations`, and every writer takes them.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mlcli.tasks.detection.masks import Segmentation
+
+
+@dataclass(frozen=True)
+class AnnotationFault:
+    """Something wrong in the annotations or with a picture.
+
+    kind: a key of `KINDS` in faults.py, or one that readers find: "malformed", "empty_file", "missing_annotation", ...
+    where: file and line, or for JSON the place in its lists and the id.
+    fixable: whether `on_invalid: fix` can fix it; otherwise it drops the box or picture.
+    """
+
+    kind: str
+    message: str
+    where: str
+    fixable: bool = False
+
+
+class AnnotatedPicture(NamedTuple):
+    """path: relative to the root. where: the place it is annotated or listed at. split: empty if the files name none.
+    size: width and height as written, 0 where they are not."""
+
+    path: str
+    where: str
+    split: str
+    size: tuple[int, int]
+    id: int
+
+
+class AnnotatedObject(NamedTuple):
+    """picture: its position. name: of the class. area: NaN where it is not written."""
+
+    picture: int
+    box_xyxy: tuple[float, float, float, float]
+    name: str
+    where: str
+    crowd: bool = False
+    difficult: bool = False
+    area: float = math.nan
+    segmentation: Segmentation | None = None
+
+
+@dataclass(eq=False)
+class Annotations:
+    """N pictures and T objects as written.
+
+    root: folder that the paths are relative to.
+    relative: whether boxes and polygons are in shares of the picture instead of pixels.
+    class_names: in label order; None where the format does not list them.
+    category_ids: what the files call the classes by, in the same order.
+    faults: what could not be read at all and is therefore in none of these.
+    """
+
+    root: str
+    relative: bool = False
+    class_names: tuple[str, ...] | None = None
+    category_ids: tuple[int, ...] = ()
+    pictures: list[AnnotatedPicture] = field(default_factory=list)
+    objects: list[AnnotatedObject] = field(default_factory=list)
+    faults: list[AnnotationFault] = field(default_factory=list)
+
+    def add_fault(self, kind: str, message: str, where: str, *, fixable: bool = False) -> None:
+        self.faults.append(AnnotationFault(kind, message, where, fixable))
+
+    def add_picture(
+        self, path: str, where: str, *, split: str = "", size: tuple[int, int] = (0, 0), id: int | None = None
+    ) -> int:
+        """Return the picture's position. Without an id it is numbered from 1."""
+        number = len(self.pictures) + 1 if id is None else id
+        self.pictures.append(AnnotatedPicture(path, where, split, size, number))
+        return len(self.pictures) - 1
+
+    def known_names(self) -> tuple[str, ...]:
+        """Class names in label order; where none are listed, those of the training objects, or of all if no split is
+        named. A name that only occurs outside of training is a typo: nothing can have been learned about it."""
+        if self.class_names is not None:
+            return self.class_names
+        known = "train" if "train" in self.splits() else ""
+        names = {thing.name for thing in self.objects if self.pictures[thing.picture].split == known}
+        return tuple(sorted(names - {""}))
+
+    def of_split(self, split: str) -> Iterator[tuple[AnnotatedPicture, list[AnnotatedObject]]]:
+        """The pictures of a split, each with its objects."""
+        of_picture: dict[int, list[AnnotatedObject]] = {}
+        for thing in self.objects:
+            of_picture.setdefault(thing.picture, []).append(thing)
+        for position, picture in enumerate(self.pictures):
+            if picture.split == split:
+                yield picture, of_picture.get(position, [])
+
+    def splits(self) -> list[str]:
+        """The splits that are named, in order of appearance."""
+        return list(dict.fromkeys(picture.split for picture in self.pictures))

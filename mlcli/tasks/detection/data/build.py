@@ -1,0 +1,229 @@
+"""From the data section of a YAML to a data set: read, checked, cleaned as the YAML says, divided into splits."""
+
+import os
+from typing import assert_never
+
+import numpy as np
+import torch
+
+from mlcli.data.decode import Preparation
+from mlcli.data.files import ImageFilesSamples
+from mlcli.data.info import DataInfo
+from mlcli.data.inspection import MAX_COUNTED, count_pixels
+from mlcli.data.splits import split_indices
+from mlcli.data.statistics import Statistics, imagenet_statistics, pixel_counts, pixel_statistics
+from mlcli.errors import DataError
+from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
+from mlcli.tasks.detection.data.annotations.coco import read_coco
+from mlcli.tasks.detection.data.annotations.contents import Annotations
+from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations, counted, refuse
+from mlcli.tasks.detection.data.annotations.voc import SPLITS, read_voc
+from mlcli.tasks.detection.data.annotations.yolo_txt import read_yolo_txt
+from mlcli.tasks.detection.data.config import (
+    AnnotatedImages,
+    AnnotationFiles,
+    BoxCsv,
+    Coco,
+    DetectionData,
+    Scenes,
+    Voc,
+    YoloTxt,
+)
+from mlcli.tasks.detection.data.records import DetectionSource, Records, rarest_labels
+from mlcli.tasks.detection.data.scenes import make_scenes
+from mlcli.text import first_few, plural
+
+
+def build_source(config: DetectionData) -> DetectionSource:
+    """The data set of a data section.
+
+    Raises DataError or ConfigError for annotations that cannot be read, for faults if the YAML says so, and for splits
+    with nothing to learn from.
+    """
+    if isinstance(config, Scenes):
+        splits = make_scenes(preparation_of(config), config.images, config.most_digits, config.scene_seed)
+        return _source(config, splits, tuple("0123456789"))
+    return checked_source(config, CheckedAnnotations(read_annotations(config)))
+
+
+def read_annotations(config: AnnotationFiles) -> Annotations:
+    """Annotations as they are written. Raises DataError or ConfigError if a folder, file or column is missing."""
+    match config:
+        case Voc():
+            return read_voc(
+                config.root,
+                images=config.images,
+                annotations=config.annotations,
+                splits=config.splits,
+                split_file=config.split_file,
+                one_based=config.one_based,
+                use_difficult=config.difficult == "use",
+            )
+        case Coco():
+            return read_coco(config.root, config.train_file, val_file=config.val_file, test_file=config.test_file)
+        case YoloTxt():
+            return read_yolo_txt(config.file)
+        case BoxCsv():
+            return read_box_csv(config.file, val_file=config.val_file, test_file=config.test_file, root=config.root)
+        case _:
+            assert_never(config)
+
+
+def checked_source(config: AnnotationFiles, checked: CheckedAnnotations) -> DetectionSource:
+    """Divide what the files do not divide, and measure the pixels. Raises DataError as `given_splits`."""
+    splits, notes = given_splits(config, checked)
+    shares = {"val": config.val, "test": config.test}
+    shares = {split: share for split, share in shares.items() if split not in splits and share > 0}
+    if shares:
+        others = " or ".join(split for split in splits if split != "train")
+        if others:
+            notes += [f"{split} is {share:g} of the pictures that are not {others}" for split, share in shares.items()]
+        splits |= _divided(splits["train"], shares, config.split_seed, checked.annotations.root)
+    ordered = {split: splits[split] for split in SPLITS if split in splits}
+    return _source(config, ordered, checked.class_names, tuple(notes), checked.category_ids)
+
+
+def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[dict[str, Records], list[str]]:
+    """The splits that the files name, or everything as "train" where they name none; and notes for people.
+
+    Raises DataError for faults if the YAML says so, and if there is nothing to train on.
+    """
+    root, annotations = checked.annotations.root, checked.annotations
+    if config.on_invalid == "error":
+        refuse(checked.faults, root)
+    pictures, objects = checked.kept(config.on_invalid)
+    everything = _records(checked, preparation_of(config), pictures, objects)
+    split_of = np.array([picture.split or "train" for picture in annotations.pictures], dtype=object)[pictures]
+    positions = {split: np.flatnonzero(split_of == split) for split in SPLITS}
+    splits = {split: everything.only(rows) for split, rows in positions.items() if len(rows)}
+    if "train" not in splits or not len(splits["train"].labels):
+        raise DataError(
+            "there is no picture with an object to train on",
+            where=f"{root}: {len(pictures)} pictures, {len(objects)} objects read, {objects.sum()} left",
+            fix="check the paths in the data section; `mlcli data check` lists what is wrong",
+        )
+    notes = []
+    if checked.faults:
+        notes.append(
+            f"{len(checked.faults)} faults in the annotations ({counted(checked.faults)}), treated as on_invalid says; "
+            f"{(~pictures).sum()} pictures and {(~objects).sum()} boxes are left out"
+        )
+    if checked.clipped:
+        notes.append(f"{checked.clipped} boxes stick out of their picture by a pixel at most; they are cut")
+    empty = {split: int((records.counts == 0).sum()) for split, records in splits.items()}
+    if any(empty.values()):
+        notes.append("pictures without objects: " + ", ".join(f"{n} of {split}" for split, n in empty.items() if n))
+    learned = set(splits["train"].labels.tolist())
+    unlearned = [repr(name) for label, name in enumerate(checked.class_names, 1) if label not in learned]
+    if unlearned:
+        notes.append(f"no training picture shows {first_few(unlearned)}")
+    return splits, notes
+
+
+def preparation_of(config: AnnotatedImages) -> Preparation:
+    """How pictures of any size become inputs, as the YAML asks for."""
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return Preparation((height, width), config.fit, 3)
+
+
+def _records(
+    checked: CheckedAnnotations, preparation: Preparation, pictures: np.ndarray, objects: np.ndarray
+) -> Records:
+    """The pictures, bool [N], and objects, bool [T], that are kept, of all splits."""
+    kept = np.flatnonzero(pictures).tolist()
+    position = np.cumsum(pictures) - 1
+    picture_of = position[checked.picture_of[objects]]
+    order = np.flatnonzero(objects)[np.argsort(picture_of, kind="stable")]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(picture_of, minlength=len(kept)))])
+    rows = [checked.annotations.pictures[i] for i in kept]
+    things = [checked.annotations.objects[t] for t in order.tolist()]
+    boxes, labels = checked.boxes_xyxy[order].astype(np.float32), checked.labels[order]
+    own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area = checked.area[order].astype(np.float32)
+    paths = np.array([os.fsencode(row.path) for row in rows], dtype=bytes)
+    segmentations = [checked.segmentations[t] for t in order.tolist()]
+    return Records(
+        images=ImageFilesSamples(checked.annotations.root, paths, rarest_labels(labels, offsets), preparation),
+        preparation=preparation,
+        ids=np.array([row.id for row in rows], dtype=np.int64),
+        sizes=checked.sizes[pictures].astype(np.int32),
+        offsets=offsets,
+        boxes_xyxy=boxes,
+        labels=labels,
+        crowd=np.array([thing.crowd for thing in things], dtype=bool),
+        difficult=np.array([thing.difficult for thing in things], dtype=bool),
+        area=np.where(np.isnan(area), own_area, area).astype(np.float32),
+        segmentations=segmentations if any(mask is not None for mask in segmentations) else None,
+    )
+
+
+def _divided(records: Records, shares: dict[str, float], seed: int, where: str) -> dict[str, Records]:
+    """Stratified by each picture's rarest class; classes too rare to be divided count as one."""
+    groups = records.targets.numpy()
+    sizes = np.bincount(groups)
+    groups = np.where(sizes[groups] > len(shares) + 1, groups, np.argmax(sizes))
+    _, strata = np.unique(groups, return_inverse=True)
+    smallest = min(max(1, round(share * len(records))) for share in shares.values())
+    if smallest < len(np.unique(strata)):
+        strata = np.zeros_like(strata)
+    names = [str(stratum) for stratum in range(strata.max() + 1)]
+    indices = split_indices(len(records), shares, seed, labels=strata, class_names=names, unit="pictures", where=where)
+    return {split: records.only(rows) for split, rows in indices.items()}
+
+
+def _source(
+    config: AnnotatedImages,
+    splits: dict[str, Records],
+    class_names: tuple[str, ...],
+    notes: tuple[str, ...] = (),
+    category_ids: tuple[int, ...] = (),
+) -> DetectionSource:
+    """Measure the training pictures and put everything together.
+
+    category_ids: what the data set itself calls the classes by, in label order; 1..K unless given.
+    """
+    preparation = splits["train"].preparation
+    mean, std = imagenet_statistics(3) if config.normalize == "imagenet" else _statistics(splits["train"])
+    plain = preparation.to_plain() | {"category_ids": list(category_ids or range(1, len(class_names) + 1))}
+    info = DataInfo(
+        kind="image",
+        input_shape=(3, *preparation.image_size),
+        class_names=class_names,
+        target="boxes",
+        mean=mean,
+        std=std,
+        preparation=plain,
+    )
+    return DetectionSource(info, splits, notes)
+
+
+def _statistics(records: Records) -> Statistics:
+    if isinstance(records.images, ImageFilesSamples):
+        return pixel_statistics(count_pixels(records.images, seed=0)[0])
+    step = -(-len(records) // MAX_COUNTED)
+    return pixel_statistics(pixel_counts(np.asarray(records.images.inputs[::step])))
+
+
+def describe_source(config: DetectionData, source: DetectionSource) -> list[str]:
+    """`scenes (included)  1,000 train · 200 val · 10 classes · 128x128, pad`, then what is in the pictures."""
+    origin = getattr(config, "file", None) or getattr(config, "root", None) or "included"
+    counts = " · ".join(f"{len(records):,} {split}" for split, records in source.splits.items())
+    height, width = source.info.input_shape[1:]
+    named = plural(source.info.num_classes, "class", "classes")
+    return [f"{config.name} ({origin})  {counts} · {named} · {height}x{width}, {config.fit}", _objects(source)]
+
+
+def _objects(source: DetectionSource) -> str:
+    """`3,041 objects to train on, 0 to 5 a picture, sides 14 to 58 pixels of the input (median 31)`"""
+    records = source.splits["train"]
+    chosen = np.flatnonzero(~records.ignored)
+    pictures = records.picture_of[chosen]
+    boxes = records.to_input(torch.from_numpy(records.boxes_xyxy[chosen]), torch.from_numpy(pictures))
+    sides = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=0).sqrt().numpy()
+    per_picture = np.bincount(pictures, minlength=len(records))
+    text = f"{len(chosen):,} objects to train on, {per_picture.min()} to {per_picture.max()} a picture"
+    if not len(chosen):
+        return text
+    low, middle, high = np.percentile(sides, [5, 50, 95])
+    return f"{text}, sides of {low:.0f} to {high:.0f} pixels of the input (median {middle:.0f})"
