@@ -274,10 +274,10 @@ def test_a_stale_or_damaged_cache_is_replaced(feed, files, cache):
 
 def test_reasons_are_given(feed, files, tmp_path):
     folder = tmp_path / "cache"
-    assert feed(files).choices[0] == ("cache", "disk", f"as asked; 6.14 kB in {folder}, to be written")
+    assert feed(files).choices[0] == ("cache", "disk", f"as asked; 28 kB in {folder}, to be written")
     batches(feed(files))
     cache, workers = feed(files, workers="auto").choices
-    assert cache == ("cache", "disk", f"as asked; 6.14 kB in {folder}, written by an earlier run")
+    assert cache == ("cache", "disk", f"as asked; 28 kB in {folder}, written by an earlier run")
     assert workers.why.endswith("should the cache on disk turn out to be damaged")
     touched(files)
     assert feed(files).choices[0].why.endswith("what an earlier run wrote there is stale: to be written")
