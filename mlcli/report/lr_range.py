@@ -4,7 +4,8 @@ import math
 from typing import TYPE_CHECKING
 
 from mlcli.engine.lr_range import Suggestion, Sweep
-from mlcli.show.drawing import BLUE, ORANGE, headline, image_of, new_figure, plain_axes
+from mlcli.show.drawing import headline, image_of, new_figure, plain_axes
+from mlcli.show.palette import BLUE, ORANGE
 from mlcli.text import ABSENT, number, paragraphs, table
 
 if TYPE_CHECKING:

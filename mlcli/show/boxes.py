@@ -6,7 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mlcli.show.drawing import INK, PAPER, Colour, font
+from mlcli.show.drawing import font
+from mlcli.show.palette import INK, PAPER
+
+Colour = tuple[int, int, int]
 
 COLOURS: tuple[Colour, ...] = (
     (0, 158, 255),
@@ -128,7 +131,7 @@ def _outline(draw: ImageDraw.ImageDraw, box: Sequence[float], thing: Thing, widt
             _bar(draw, start, end, thickness, colour)
 
 
-def _bar(draw: ImageDraw.ImageDraw, start: tuple, end: tuple, thickness: int, colour: Colour) -> None:
+def _bar(draw: ImageDraw.ImageDraw, start: tuple, end: tuple, thickness: int, colour: Colour | str) -> None:
     """A straight line with square ends, so that corners close."""
     grow = (thickness - 1) / 2
     (left, right), (top, bottom) = (sorted(pair) for pair in zip(start, end, strict=True))

@@ -14,18 +14,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mlcli.show.palette import FAINT, GRID, INK, PAPER, RULE, TRACK
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Colour = tuple[int, int, int]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-
-PAPER: Colour = (255, 255, 255)
-INK: Colour = (32, 33, 36)
-FAINT: Colour = (110, 114, 120)
-TRACK: Colour = (232, 234, 237)
-BLUE, ORANGE = "#3b6fb6", "#d9731a"
-"""What is right, or the first of two things; what is wrong, or the second."""
 
 SIDE = 120
 """Pixels of a small picture's side; a caption of some 15 letters fits below it."""
@@ -155,31 +149,26 @@ def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of so many inches, without a window and without matplotlib's global state."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=PAPER)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
     return figure
 
 
-def hexed(colour: Colour) -> str:
-    """(32, 33, 36) -> "#202124" """
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
 def headline(axes, title: str, note: str = "") -> None:
     """A title to the left in bold, and a faint note below it, as on the sheets."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=hexed(INK), pad=24 if note else 8)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=24 if note else 8)
     axes.annotate(note, (0, 1), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=8.5,
-                  color=hexed(FAINT))  # fmt: skip
+                  color=FAINT)  # fmt: skip
 
 
 def plain_axes(axes) -> None:
     """Only what is needed: two thin spines, faint ticks, a light grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b8bec6")
-    axes.tick_params(colors=hexed(FAINT), labelsize=8.5, length=3)
-    axes.xaxis.label.set(color=hexed(FAINT), fontsize=9)
-    axes.yaxis.label.set(color=hexed(FAINT), fontsize=9)
-    axes.grid(color="#eceef1", linewidth=0.8)
+    axes.spines[["left", "bottom"]].set_color(RULE)
+    axes.tick_params(colors=FAINT, labelsize=8.5, length=3)
+    axes.xaxis.label.set(color=FAINT, fontsize=9)
+    axes.yaxis.label.set(color=FAINT, fontsize=9)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
 

@@ -10,7 +10,8 @@ from mlcli.data.check.collection import Collection, readable
 from mlcli.data.check.duplicates import Pair
 from mlcli.data.check.finding import Sheet
 from mlcli.data.check.suspicion import Suspicions
-from mlcli.show.drawing import FAINT, INK, PAPER, TRACK, Colour, Font, font
+from mlcli.show.drawing import Font, font
+from mlcli.show.palette import FAINT, INK, PAPER, TRACK
 from mlcli.text import plural
 
 TILE = 112
@@ -18,7 +19,7 @@ TILE = 112
 GAP, MARGIN = 8, 28
 PER_CLASS, MAX_CLASSES = 10, 40
 MAX_PAIRS, MAX_SUSPECTS = 48, 24
-AMBER, RED = (194, 112, 4), (197, 48, 40)
+AMBER, RED = "#c27004", "#c53028"
 LARGE, TEXT, SMALL = font(20, bold=True), font(14), font(12)
 
 
@@ -31,11 +32,11 @@ class Canvas:
         self.text(MARGIN, MARGIN - 6, title, LARGE)
         self.text(MARGIN, MARGIN + 24, subtitle, TEXT, FAINT, width - 2 * MARGIN)
 
-    def text(self, x: int, y: int, text: str, type_: Font = TEXT, ink: Colour = INK, width: int | None = None) -> None:
+    def text(self, x: int, y: int, text: str, type_: Font = TEXT, ink: str = INK, width: int | None = None) -> None:
         shown = text if width is None else ending(text, type_, width)
         self.draw.text((x, y), shown, fill=ink, font=type_)
 
-    def tile(self, x: int, y: int, image: Image.Image | None, frame: Colour | None = None) -> None:
+    def tile(self, x: int, y: int, image: Image.Image | None, frame: str | None = None) -> None:
         """An image within the square at (x, y); nothing but the square where it cannot be read."""
         self.draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), fill=TRACK)
         if image is not None:

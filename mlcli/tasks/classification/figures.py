@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlcli.show.drawing import BLUE, FAINT, INK, ORANGE, headline, hexed, image_of, new_figure, plain_axes
+from mlcli.show.drawing import headline, image_of, new_figure, plain_axes
+from mlcli.show.palette import BLUE, FAINT, INK, ORANGE
 from mlcli.text import truncated
 
 MOST_CLASSES = 100
@@ -41,12 +42,10 @@ def confusion_figure(confusion: np.ndarray, class_names: Sequence[str], title: s
     headline(axes, title, note)
     size = float(np.interp(len(chosen), [10, 25, 100], [9, 8, 5.5]))
     places = range(len(chosen))
-    axes.set_xticks(
-        places, names, rotation=90 if 0.09 * longest > side / len(chosen) else 0, fontsize=size, color=hexed(INK)
-    )
-    axes.set_yticks(places, names, fontsize=size, color=hexed(INK))
-    axes.set_xlabel("answer", fontsize=9, color=hexed(FAINT))
-    axes.set_ylabel("truth", fontsize=9, color=hexed(FAINT))
+    axes.set_xticks(places, names, rotation=90 if 0.09 * longest > side / len(chosen) else 0, fontsize=size, color=INK)
+    axes.set_yticks(places, names, fontsize=size, color=INK)
+    axes.set_xlabel("answer", fontsize=9, color=FAINT)
+    axes.set_ylabel("truth", fontsize=9, color=FAINT)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     edges = np.arange(len(chosen) + 1) - 0.5
@@ -63,7 +62,7 @@ def _write_counts(axes, counts: np.ndarray, shares: np.ndarray, size: float) -> 
         if count:
             dark = shares[row, column] > (0.55 if row == column else 0.35)
             axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=smaller,
-                      color="white" if dark else hexed(INK))  # fmt: skip
+                      color="white" if dark else INK)  # fmt: skip
 
 
 def _cell_colours(shares: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mlcli.data.decode import read_image
-from mlcli.show.drawing import INK, PAPER, TRACK, font, shortened
+from mlcli.show.drawing import font, shortened
+from mlcli.show.palette import INK, PAPER, TRACK
 
 MIN_SIDE, MAX_SIDE = 320, 960
 """Pixels of the longer side: digits of 8x8 are enlarged until a caption fits, photographs reduced to fit a screen."""

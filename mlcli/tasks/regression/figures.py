@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlcli.show.drawing import BLUE, ORANGE, headline, image_of, new_figure, plain_axes
+from mlcli.show.drawing import headline, image_of, new_figure, plain_axes
+from mlcli.show.palette import BLUE, ORANGE
 
 
 def answers_figure(residuals: dict[str, Any], unit: str, title: str, note: str) -> Image.Image:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from mlcli.show.boxes import COLOURS, Thing, colour_of, drawn, readable_side
-from mlcli.show.drawing import INK
+from mlcli.show.palette import INK
 from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.judge.metrics import DetectionMetrics
 from mlcli.tasks.detection.masks import run_length
@@ -163,7 +163,7 @@ def test_sheets_of_an_evaluation_show_truth_answers_and_curves():
     for sheet in sheets.values():
         assert sheet.width > 700
         assert count(sheet, (255, 255, 255)) > 10_000
-    assert count(sheets["truth and answer"], INK) > 1000
+    assert count(sheets["truth and answer"], ImageColor.getrgb(INK)) > 1000
     faults = mistakes_by_picture(metrics, 0.0)
     assert faults.sum() == metrics.judged.wrong.sum() + metrics.judged.counted.sum() - metrics.judged.right.sum()
 

@@ -5,7 +5,8 @@ from typing import Any
 from PIL import Image
 
 from mlcli.show.boxes import COLOURS
-from mlcli.show.drawing import BLUE, FAINT, INK, ORANGE, headline, hexed, image_of, new_figure, plain_axes
+from mlcli.show.drawing import headline, image_of, new_figure, plain_axes
+from mlcli.show.palette import BLUE, FAINT, INK, ORANGE
 from mlcli.text import plural
 
 MOST_NAMED = len(COLOURS)
@@ -56,10 +57,10 @@ def f1_figure(details: dict[str, Any]) -> Image.Image:
     whole = details["f1_curve"]
     axes.plot(whole["threshold"], whole["precision"], color=BLUE, linewidth=1.4, linestyle="--", label="precision")
     axes.plot(whole["threshold"], whole["recall"], color=ORANGE, linewidth=1.4, linestyle="--", label="recall")
-    axes.plot(whole["threshold"], whole["f1"], color=hexed(INK), linewidth=2.4, label="F1")
+    axes.plot(whole["threshold"], whole["f1"], color=INK, linewidth=2.4, label="F1")
     best, f1 = details["best_threshold"], details["best_f1"]
-    axes.axvline(best, color=hexed(FAINT), linewidth=0.9, linestyle=":")
-    axes.plot(best, f1, "o", color=hexed(INK), markersize=6)
+    axes.axvline(best, color=FAINT, linewidth=0.9, linestyle=":")
+    axes.plot(best, f1, "o", color=INK, markersize=6)
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="threshold: detections less certain are dropped")
     plain_axes(axes)
     headline(axes, "F1 by threshold", f"best {f1:.3f} at {best:.2f}; faint: F1 of each class")
@@ -77,7 +78,7 @@ def breakdown_figure(details: dict[str, Any]) -> Image.Image:
     longest = max([*gains, 0.01])
     for place, row in enumerate(rows):
         text = f" {row['delta_map50']:.3f}   {plural(row['count'], 'time')}"
-        axes.text(row["delta_map50"], place, text, va="center", fontsize=8.5, color=hexed(INK))
+        axes.text(row["delta_map50"], place, text, va="center", fontsize=8.5, color=INK)
     axes.set(xlim=(0, 1.3 * longest))
     plain_axes(axes)
     axes.grid(axis="y", visible=False)
@@ -87,7 +88,7 @@ def breakdown_figure(details: dict[str, Any]) -> Image.Image:
 
 def _coloured(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str | None]]:
     """Each class and its colour, in label order; of too many only the weakest have one, and they come last."""
-    shades = [hexed(_darker(colour)) for colour in COLOURS]
+    shades = ["#{:02x}{:02x}{:02x}".format(*_darker(colour)) for colour in COLOURS]
     if len(rows) <= MOST_NAMED:
         return list(zip(rows, shades, strict=False))
     ranked = sorted(rows, key=lambda row: row["ap50"])
