@@ -240,7 +240,7 @@ def memory(b: Bench) -> str:
         learner, batches, meter = Learner(setup.task, setup.config, setup.runtime, feed), feed.train_batches(0), Meter()
         step = partial(learner.step, batches, meter)
         peaks = [peak_mb(b.device, step)[1] for _ in range(2)]  # the optimizer's state appears in the first
-        judge = partial(evaluate_split, setup.task, learner.state.net, feed, "val", setup.runtime)
+        judge = partial(evaluate_split, setup.task, learner.stepper.state.net, feed, "val", setup.runtime)
         peaks = [placed, *peaks, peak_mb(b.device, judge)[1]]
         feed.close()
         rows.append([f"accumulate: {accumulate}", *peaks])

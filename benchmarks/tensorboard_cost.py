@@ -50,8 +50,8 @@ class Outcome(NamedTuple):
 
 def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> Outcome:
     """One run from the first step to the last, in the process it is called in."""
-    from mlcli.engine.best import choose_watch
     from mlcli.engine.board import Board
+    from mlcli.engine.evaluate import choose_metric
     from mlcli.engine.log import RunLog, Screen
     from mlcli.engine.run import create_run
     from mlcli.engine.runtime import decide_runtime
@@ -67,8 +67,8 @@ def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> 
     config = Classification.model_validate(plain | {"optimizer": {"name": "sgd", "lr": 0.01}})
     task, runtime = ClassificationTask(config), decide_runtime(config)
     feed = task.feed(runtime)
-    watch = choose_watch(None, task.primary, task.metrics().directions, has_val=True)
-    state = TrainingState.start(task, feed, config, runtime, watch)
+    select_by = choose_metric(task, None)
+    state = TrainingState.start(task, feed, config, runtime, select_by)
     with tempfile.TemporaryDirectory() as folder:
         run = create_run(Path(folder), "cost")
         log, screen = RunLog(run, 0, 0), Screen(feed.steps_per_epoch, "accuracy")
@@ -84,7 +84,7 @@ def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> 
             assert picture is not None, "both models learn from images"
             board.pictures("train", {"batch": picture}, 0)
             once_s = time.perf_counter() - began
-        t = Training(task, feed, config, runtime, watch, state, run, log, board, screen, StopRequest(), identity)
+        t = Training(task, feed, config, runtime, select_by, state, run, log, board, screen, StopRequest(), identity)
         began, cpu_began = time.perf_counter(), time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):  # a line an epoch
             fit(t, feed.train_batches(0))

@@ -34,8 +34,8 @@ from rounds import alternate, spread, table
 from trainer_peers import LOG_EVERY, PEERS, Batches, Job, by_hand, missing
 
 from mlcli.data.source import Arrays, Source
-from mlcli.engine.best import choose_watch
 from mlcli.engine.board import Board
+from mlcli.engine.evaluate import choose_metric
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.run import create_run
 from mlcli.engine.runtime import decide_runtime
@@ -109,13 +109,13 @@ def repeated(task: ClassificationTask, count: int) -> Source:
 def with_mlcli(task: ClassificationTask, config: Classification, source: Source, clock: Clock, folder: str) -> None:
     runtime = decide_runtime(config)
     feed = task.feed(runtime, source=source)
-    watch = choose_watch(None, task.primary, task.metrics().directions, has_val=True)
-    state = TrainingState.start(task, feed, config, runtime, watch)
+    select_by = choose_metric(task, None)
+    state = TrainingState.start(task, feed, config, runtime, select_by)
     run = create_run(Path(folder), "overhead")
     log = RunLog(run, 0, 0)
-    board, screen = Board(log.tensorboard), Screen(feed.steps_per_epoch, watch.metric)
+    board, screen = Board(log.tensorboard), Screen(feed.steps_per_epoch, select_by.metric)
     identity = {"config": {}, "facts": task.facts, "versions": {}}
-    t = Training(task, feed, config, runtime, watch, state, run, log, board, screen, StopRequest(), identity)
+    t = Training(task, feed, config, runtime, select_by, state, run, log, board, screen, StopRequest(), identity)
     fit(t, clock.over(feed.train_batches(0)))
     log.close()
     run.unlock()

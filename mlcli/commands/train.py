@@ -30,16 +30,16 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     _refuse_names(name, resume)
     experiment = _experiment(config, overrides, resume, root)
 
-    from mlcli.engine.best import choose_watch
     from mlcli.engine.board import Board
-    from mlcli.engine.check import is_out_of_memory, rehearse
+    from mlcli.engine.check import rehearse
     from mlcli.engine.compilation import decide_compile
+    from mlcli.engine.evaluate import choose_metric
     from mlcli.engine.log import RunLog, Screen
-    from mlcli.engine.micro_batches import MicroBatches
     from mlcli.engine.resume import resume as go_on
     from mlcli.engine.run import check_writable, create_run, open_run
-    from mlcli.engine.runtime import decide_runtime
+    from mlcli.engine.runtime import decide_runtime, is_out_of_memory
     from mlcli.engine.state import TrainingState
+    from mlcli.engine.step import MicroBatches
     from mlcli.engine.stop import StopRequest
     from mlcli.engine.trainer import Training
     from mlcli.files import cannot_write, is_disk_trouble
@@ -60,9 +60,8 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
             task = settings.build()  # measuring has trained it
         feed = task.feed(runtime)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
-        judged = "val" if "val" in task.splits else "train"
-        watch = choose_watch(settings.train.watch, task.primary, task.metrics(judged).directions, "val" in task.splits)
-        state = TrainingState.start(task, feed, settings, runtime, watch)
+        select_by = choose_metric(task, settings.train.watch)
+        state = TrainingState.start(task, feed, settings, runtime, select_by)
         if folder:
             offset, lines = go_on(state, folder, experiment.plain(), task.facts, feed.steps_per_epoch)
             say([*lines, *_changed_environment(folder, runtime)])
@@ -81,10 +80,10 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         folder = folder or create_run(root, name or experiment.name)
         say([("run", shown(folder.path))])
         _write_documents(folder, experiment, runtime, task)
-        log, screen = RunLog(folder, offset, state.progress.step), Screen(feed.steps_per_epoch, watch.metric)
+        log, screen = RunLog(folder, offset, state.progress.step), Screen(feed.steps_per_epoch, select_by.metric)
         board = Board(log.tensorboard, resumed=state.progress.step > 0)
         identity = {"config": experiment.plain(), "facts": task.facts, "versions": _versions()}
-        training = Training(task, feed, settings, runtime, watch, state, folder, log, board, screen, stop, identity)
+        training = Training(task, feed, settings, runtime, select_by, state, folder, log, board, screen, stop, identity)
         return _train(training, _introduced(training, batches, experiment))
     except OSError as error:
         if not is_disk_trouble(error):
@@ -119,7 +118,7 @@ def _introduced(t: Any, batches: Any, experiment: Experiment) -> Any:
 
     shown, step = t.settings.train.tensorboard, t.state.progress.step
     first = next(batches)
-    t.board.opening(["loss", *t.task.metrics(t.watch.split).directions], [*t.task.splits], experiment.to_yaml())
+    t.board.opening(["loss", *t.task.metrics(t.select_by.split).directions], [*t.task.splits], experiment.to_yaml())
     if shown.graph and step == 0:
         t.board.graph(t.task.model, first.inputs)
     picture = t.task.batch_picture(first) if shown.pictures else None
@@ -131,10 +130,11 @@ def _introduced(t: Any, batches: Any, experiment: Experiment) -> Any:
 
 def _train(t: Any, batches: Any) -> ExitCode:
     """Train inside the run folder; whatever happens, status.json says so."""
-    from mlcli.engine.check import is_out_of_memory, out_of_memory
+    from mlcli.engine.check import out_of_memory
     from mlcli.engine.conclude import conclude
     from mlcli.engine.evaluate import Interrupted
     from mlcli.engine.run import utc_now
+    from mlcli.engine.runtime import is_out_of_memory
     from mlcli.engine.trainer import fit
     from mlcli.files import cannot_write, is_disk_trouble
     from mlcli.report.baselines import write_baselines

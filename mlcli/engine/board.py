@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mlcli.engine.layer_stats import Activation, Histogram, LayerStats
 from mlcli.engine.run import png
-from mlcli.engine.vitals import Activation, Histogram, Look
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,29 +90,23 @@ class Board:
             return f"the model's graph cannot be drawn: {reason[0][:120]}"
         return ""
 
-    def look(self, look: Look) -> None:
+    def layers(self, stats: LayerStats) -> None:
         """Norms, ratios, histograms and activations of each layer in one event; what is wrong with them as text."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values: list[Any] = []
-        for layer in look.layers:
-            figures = {
-                "gradient_norm": layer.gradient_norm,
-                "update_ratio": layer.update_ratio,
-                "weight_l1": layer.weight_l1,
-                "weight_l2": layer.weight_l2,
-                "weight_max": layer.weight_max,
-            }
+        for layer in stats.layers:
+            figures = layer.figures()
             if layer.activation:
                 figures |= _activation_figures(layer.activation)
             values += [_scalar(f"layer_{figure}/{layer.name}", value) for figure, value in figures.items()]
             values.append(_histogram(f"weights/{layer.name}", layer.weight_histogram))
             values.append(_histogram(f"gradients/{layer.name}", layer.gradient_histogram))
-        for name, activation in look.activations.items():
+        for name, activation in stats.activations.items():
             values += [_scalar(f"layer_{key}/{name}", value) for key, value in _activation_figures(activation).items()]
-        self._add(Summary(value=values), look.step)
-        if look.notes:
-            self._writer.add_text("notes", "\n".join(f"* {note}" for note in look.notes), look.step)
+        self._add(Summary(value=values), stats.step)
+        if stats.notes:
+            self._writer.add_text("notes", "\n".join(f"* {note}" for note in stats.notes), stats.step)
 
     def pictures(self, split: str, pictures: "dict[str, Image]", step: int) -> None:
         """Pictures by title, as `<title>/<split>`."""

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import nn
 
-from mlcli.engine.contract import Batch, Feed, Task, total
-from mlcli.engine.runtime import Runtime
+from mlcli.engine.contract import Batch, Feed, Task
+from mlcli.engine.hooks import leaves, watch
+from mlcli.engine.meter import Meter
+from mlcli.engine.runtime import Runtime, is_out_of_memory
+from mlcli.engine.step import forward_backward
 from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
 
 REHEARSED_BATCHES = 3
 """The first is always slow, so two would tell no speed."""
-
-
-def _give_up(error: OutOfMemoryError) -> None:
-    raise error
 
 
 def rehearse(
@@ -26,12 +25,12 @@ def rehearse(
     feed: Feed,
     runtime: Runtime,
     start_step: int,
-    out_of_memory: Callable[[OutOfMemoryError], object] = _give_up,
+    cut_smaller: Callable[[OutOfMemoryError], object] | None = None,
 ) -> tuple[Iterator[Batch], float]:
     """Check the first batches from `start_step` on.
 
     Returns all batches from there, those checked included, and the seconds a micro-batch takes.
-    Raises as check_batches, unless `out_of_memory` has the feed cut smaller batches, with which it is tried again.
+    Raises as check_batches, unless `cut_smaller` has the feed cut smaller batches, with which it is tried again.
     """
     while True:
         batches = feed.train_batches(start_step)
@@ -39,7 +38,9 @@ def rehearse(
         try:
             return itertools.chain(first, batches), check_batches(task, runtime, first)
         except OutOfMemoryError as error:
-            out_of_memory(error)
+            if cut_smaller is None:
+                raise
+            cut_smaller(error)
 
 
 def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> float:
@@ -49,63 +50,43 @@ def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> flo
     take its input, OutOfMemoryError, or DivergedError if the very first loss is not finite.
     """
     task.train_mode(0)
-    rehearsal = copy.deepcopy(task.model)
-    trace = LayerTrace(rehearsal)
-    fastest_s = math.inf
-    for batch in batches:
-        began = time.perf_counter()
-        try:
-            runtime.seed_step(0)
-            with runtime.autocast():
-                terms = task.losses(rehearsal, batch)
-            loss = total(terms)
-            loss.backward()
-            value = loss.item()
-        except (RuntimeError, ValueError) as error:
-            raise explain(error, trace, len(batch)) from error
-        fastest_s = min(fastest_s, time.perf_counter() - began)
-        if not math.isfinite(value):
-            parts = ", ".join(f"{name} = {term.item():.4g}" for name, term in terms.items())
-            raise DivergedError(f"the very first loss is not finite: {parts}", where="check before training",
-                                fix="look for NaN or huge values in the inputs and targets")  # fmt: skip
-    trace.remove()
+    rehearsal, scaler, meter, fastest_s = copy.deepcopy(task.model), runtime.scaler(), Meter(), math.inf
+    last_layer = ""
+
+    def remember(name: str, module: nn.Module, inputs: tuple) -> None:
+        nonlocal last_layer
+        shape = list(inputs[0].shape) if inputs and isinstance(inputs[0], torch.Tensor) else "?"
+        last_layer = f"layer {name or 'model'} ({type(module).__name__}), given {shape}"
+
+    with watch(leaves(rehearsal), before=remember):
+        for batch in batches:
+            began = time.perf_counter()
+            try:
+                runtime.seed_step(0)
+                loss, terms = forward_backward(task, rehearsal, batch, runtime, scaler, meter)
+                value = loss.item()
+            except (RuntimeError, ValueError) as error:
+                raise explain(error, last_layer, len(batch)) from error
+            fastest_s = min(fastest_s, time.perf_counter() - began)
+            if not math.isfinite(value):
+                parts = ", ".join(f"{name} = {term.item():.4g}" for name, term in terms.items())
+                raise DivergedError(f"the very first loss is not finite: {parts}", where="check before training",
+                                    fix="look for NaN or huge values in the inputs and targets")  # fmt: skip
     return fastest_s
 
 
-class LayerTrace:
-    """Remembers the innermost layer that was entered last, and the shape of what it was given."""
+def explain(error: Exception, last_layer: str, batch_size: int) -> UserError:
+    """The error of a forward or backward pass in words for a person.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.last = ""
-        leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-        self._hooks = [module.register_forward_pre_hook(self._enter(name)) for name, module in leaves]
-
-    def _enter(self, name: str):
-        def remember(module: nn.Module, inputs: tuple) -> None:
-            shape = list(inputs[0].shape) if inputs and isinstance(inputs[0], torch.Tensor) else "?"
-            self.last = f"layer {name or 'model'} ({type(module).__name__}), given {shape}"
-
-        return remember
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
-def explain(error: Exception, trace: LayerTrace, batch_size: int) -> UserError:
-    """The error of a forward or backward pass in words for a person."""
-    reason = str(error).split("\n")[0]
+    last_layer: the innermost layer that was entered last, and the shape of what it was given.
+    """
     if is_out_of_memory(error):
-        return out_of_memory(batch_size, trace.last)
+        return out_of_memory(batch_size, last_layer)
+    reason = str(error).split("\n")[0]
     fix = "a larger image_size, or a model with fewer poolings and strides"
     if "more than 1 value per channel" in reason:
         fix = "batch normalisation needs two samples at once: a larger train.batch_size or a smaller train.accumulate"
-    return ConfigError(f"the model cannot take this input: {reason}", where=trace.last, fix=fix)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the host ("DefaultCPUAllocator: can't allocate memory"), has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return ConfigError(f"the model cannot take this input: {reason}", where=last_layer, fix=fix)
 
 
 def out_of_memory(batch_size: int, where: str) -> OutOfMemoryError:

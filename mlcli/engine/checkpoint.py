@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mlcli import __version__
-from mlcli.engine.check import is_out_of_memory
+from mlcli.engine.runtime import is_out_of_memory
 from mlcli.errors import CheckpointError, OutputError
 from mlcli.files import Part, Write, fill_atomically, move, remove
 

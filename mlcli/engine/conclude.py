@@ -40,7 +40,7 @@ def conclude(t: Training) -> dict[str, dict[str, float]]:
     final = {f"{name}/{split}": value for split, values in scores.items() for name, value in values.items()}
     t.board.hparams(flatten(best["config"]), final, step)
     if t.settings.train.tensorboard.embeddings:
-        split = "test" if "test" in scores else t.watch.split
+        split = "test" if "test" in scores else t.select_by.split
         embeddings = t.task.embeddings(split)
         if embeddings is not None:
             t.board.embeddings(split, *embeddings, step)

@@ -7,29 +7,35 @@ step can be repeated as it was. Looking at every layer costs time, which only a 
 import itertools
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from mlcli.engine.contract import Feed, Task, total
+from mlcli.engine.contract import Feed, Task
+from mlcli.engine.hooks import leaves, watch
+from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import Runtime
+from mlcli.engine.step import forward_backward
 from mlcli.errors import DivergedError
 from mlcli.text import first_few
 
 MOST_NAMES = 5
 """Samples named in a message."""
+NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 
 
 @dataclass
-class Finding:
-    """What is not finite in a step, as far as it could be told.
+class Cause:
+    """What is not finite in a step, as far as it can be found.
 
     losses: the named loss terms of the first bad micro-batch.
     weights: parameters that were not finite before the step.
     inputs: samples that were not finite when they were given to the model.
     targets: samples whose target was not finite.
     layer: where a number first was not finite, in words.
-    samples: the samples whose output of that layer was not finite; all of the micro-batch where it cannot be told.
+    samples: the samples whose output of that layer was not finite; all of the micro-batch where that is unknown.
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -40,8 +46,20 @@ class Finding:
     samples: list[str] = field(default_factory=list)
 
     @property
-    def found(self) -> bool:
+    def is_found(self) -> bool:
         return bool(self.weights or self.inputs or self.targets or self.layer)
+
+    @property
+    def advice(self) -> str:
+        """What a person can do about it."""
+        if self.weights:
+            weights = first_few(self.weights, MOST_NAMES)
+            return f"weights were not finite before: {weights}; start again from other weights"
+        for what, names in (("inputs", self.inputs), ("targets", self.targets)):
+            if names:
+                shown = first_few(names, MOST_NAMES)
+                return f"their {what} are not finite: {shown}; correct or drop them (mlcli data check finds more)"
+        return "a lower optimizer.lr, schedule.warmup_epochs=1 or optimizer.clip_norm=1; earlier checkpoints are kept"
 
 
 def diverged(task: Task, feed: Feed, runtime: Runtime, step: int, *, parts: int, lr: float) -> DivergedError:
@@ -49,72 +67,62 @@ def diverged(task: Task, feed: Feed, runtime: Runtime, step: int, *, parts: int,
 
     parts: micro-batches of a step.
     """
-    finding = examine(task, feed, runtime, step, parts)
-    losses = ", ".join(f"{name} = {value:g}" for name, value in finding.losses.items())
-    finite = all(map(math.isfinite, finding.losses.values()))
+    cause = find_cause(task, feed, runtime, step, parts)
+    losses = ", ".join(f"{name} = {value:g}" for name, value in cause.losses.items())
+    finite = all(map(math.isfinite, cause.losses.values()))
     what = f"the gradients are not finite; the loss is: {losses}" if finite else f"the loss is not finite: {losses}"
     epoch = step // feed.steps_per_epoch + 1
     where = [f"step {step + 1} (epoch {epoch}), learning rate {lr:.3g}; the weights are as before it"]
-    if finding.layer:
-        where.append(f"first {finding.layer}")
-    where.append(f"samples: {first_few(finding.samples, MOST_NAMES)}")
-    return DivergedError(what, where="; ".join(where), fix=_advice(finding))
+    if cause.layer:
+        where.append(f"first {cause.layer}")
+    where.append(f"samples: {first_few(cause.samples, MOST_NAMES)}")
+    return DivergedError(what, where="; ".join(where), fix=cause.advice)
 
 
-def _advice(finding: Finding) -> str:
-    if finding.weights:
-        return (
-            f"weights were not finite before: {first_few(finding.weights, MOST_NAMES)}; start again from other weights"
-        )
-    for what, names in (("inputs", finding.inputs), ("targets", finding.targets)):
-        if names:
-            which = first_few(names, MOST_NAMES)
-            return f"their {what} are not finite: {which}; correct or drop them (mlcli data check finds more)"
-    return "a lower optimizer.lr, schedule.warmup_epochs=1 or optimizer.clip_norm=1; earlier checkpoints are kept"
-
-
-def examine(task: Task, feed: Feed, runtime: Runtime, step: int, parts: int) -> Finding:
+def find_cause(task: Task, feed: Feed, runtime: Runtime, step: int, parts: int) -> Cause:
     """Take the step again, without its update, until something is not finite."""
     task.train_mode(step // feed.steps_per_epoch)
     runtime.seed_step(step)
     task.model.zero_grad(set_to_none=True)
-    finding = Finding(weights=[name for name, value in task.model.named_parameters() if not _is_finite(value)])
+    cause = Cause(weights=[name for name, value in task.model.named_parameters() if not _is_finite(value)])
     for batch in itertools.islice(feed.train_batches(step), parts):
         names = feed.names("train", batch.indices)
-        finding.samples = names
-        finding.inputs = _at(names, _bad_rows(batch.inputs, len(batch)))
-        finding.targets = _at(names, _bad_rows(batch.targets, len(batch)))
-        with _Tracer(task.model) as tracer:
-            with runtime.autocast():
-                terms = task.losses(task.model, batch)
-            finding.losses = {name: term.item() for name, term in terms.items()}
-            total(terms).backward()
-        finding.layer, rows = tracer.verdict(task.model, finding.losses)
+        cause.samples = names
+        cause.inputs = _at(names, _bad_rows(batch.inputs, len(batch)))
+        cause.targets = _at(names, _bad_rows(batch.targets, len(batch)))
+        trace = _Trace()
+        with watch(leaves(task.model), after=trace.look):
+            _, terms = forward_backward(task, task.model, batch, runtime, NO_SCALING, Meter())
+        cause.losses = {name: term.item() for name, term in terms.items()}
+        cause.layer, rows = trace.first(task.model, cause.losses)
         if rows is not None and len(rows) == len(batch) and not all(rows):
-            finding.samples = _at(names, rows)
-        if finding.found or not all(map(math.isfinite, finding.losses.values())):
+            cause.samples = _at(names, rows)
+        if cause.is_found or not all(map(math.isfinite, cause.losses.values())):
             break
     task.model.zero_grad(set_to_none=True)
-    return finding
+    return cause
 
 
-class _Tracer:
-    """Watches what each innermost module puts out, and the gradient that comes back to it."""
+class _Trace:
+    """The first of the outputs, and of the gradients that come back to them, that was not finite."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    def __init__(self) -> None:
         self._forward: tuple[str, list[bool] | None] | None = None
         self._backward: str | None = None
 
-    def __enter__(self) -> "_Tracer":
-        self._hooks = [module.register_forward_hook(self._watch(name)) for name, module in self._leaves]
-        return self
+    def look(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+        label = f"{name or 'model'} ({type(module).__name__})"
+        for value in _tensors(output):
+            if self._forward is None and not _is_finite(value):
+                self._forward = (label, _bad_rows(value, len(value) if value.ndim else 0))
+            if value.requires_grad:
+                value.register_hook(partial(self._look_back, label))
 
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+    def _look_back(self, label: str, gradient: Tensor) -> None:
+        if self._backward is None and not _is_finite(gradient):
+            self._backward = label
 
-    def verdict(self, model: nn.Module, losses: dict[str, float]) -> tuple[str, list[bool] | None]:
+    def first(self, model: nn.Module, losses: dict[str, float]) -> tuple[str, list[bool] | None]:
         """Where it began, in words (empty if nowhere), and for each sample whether it is concerned if that is known."""
         if self._forward is not None:
             return f"in the output of {self._forward[0]}", self._forward[1]
@@ -127,21 +135,6 @@ class _Tracer:
             if parameter.grad is not None and not _is_finite(parameter.grad):
                 return f"in the gradient of {name}", None
         return "", None
-
-    def _watch(self, name: str) -> Any:
-        def look(module: nn.Module, inputs: tuple, output: Any) -> None:
-            for value in _tensors(output):
-                label = f"{name or 'model'} ({type(module).__name__})"
-                if self._forward is None and not _is_finite(value):
-                    self._forward = (label, _bad_rows(value, len(value) if value.ndim else 0))
-                if value.requires_grad:
-                    value.register_hook(lambda gradient, label=label: self._came_back(label, gradient))
-
-        return look
-
-    def _came_back(self, label: str, gradient: Tensor) -> None:
-        if self._backward is None and not _is_finite(gradient):
-            self._backward = label
 
 
 def _tensors(output: Any) -> list[Tensor]:

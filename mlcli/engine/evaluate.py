@@ -1,12 +1,15 @@
-"""The same as training without gradients: how good is the model on one split?"""
+"""How good a model is on one split, and which of two models is better."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.contract import Feed, Metrics, Task, total
+from mlcli.engine.contract import Direction, Feed, Metrics, Task, total
 from mlcli.engine.runtime import Runtime
+from mlcli.errors import ConfigError
 
 
 class Interrupted(Exception):
@@ -21,7 +24,7 @@ def evaluate_split(
     runtime: Runtime,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], Metrics]:
-    """Run over a whole split in evaluation mode.
+    """Run over a whole split in evaluation mode, without gradients.
 
     Returns the scores (`loss`, the mean over samples, where the task has loss terms for it, then the task's metrics)
     and the metrics object they came from. Nothing waits for the device until the end. Raises Interrupted.
@@ -40,3 +43,34 @@ def evaluate_split(
             metrics.update(predictions, batch)
     loss = {"loss": torch.stack(losses).sum().item() / max(1, samples)} if losses else {}
     return {**loss, **metrics.compute()}, metrics
+
+
+@dataclass(frozen=True)
+class SelectBy:
+    """The metric that decides which weights are the best, and the split it is measured on.
+
+    split: "val", or "train" for data without a validation split.
+    """
+
+    metric: str
+    direction: Direction
+    split: str
+
+    def improves(self, value: float, best: float | None, min_delta: float = 0.0) -> bool:
+        """Whether `value` beats `best` by more than `min_delta`. NaN never does; anything else beats None."""
+        if math.isnan(value):
+            return False
+        if best is None:
+            return True
+        return value > best + min_delta if self.direction == "max" else value < best - min_delta
+
+
+def choose_metric(task: Task, asked: str | None) -> SelectBy:
+    """The metric named in train.watch, or the task's own. Raises ConfigError for a metric the task does not have."""
+    split = "val" if "val" in task.splits else "train"
+    known: dict[str, Direction] = {**task.metrics(split).directions, "loss": "min"}
+    metric = asked or task.primary
+    if metric not in known:
+        fix = f"one of {', '.join(sorted(known))}"
+        raise ConfigError(f"train.watch: no metric is called '{metric}'", where="train.watch", fix=fix)
+    return SelectBy(metric, known[metric], split)

@@ -8,14 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
-from mlcli.engine.vitals import Look
 from mlcli.files import Journal, cannot_write, is_disk_trouble, write_atomically
 from mlcli.text import number
-
-TIME_FIELDS = ("samples_per_s", "wait_share", "memory_mb", "seconds", "time")
-"""Fields that differ between two runs with the same seed; everything else in metrics.jsonl is reproducible."""
 
 
 class RunLog:
@@ -54,12 +51,12 @@ class RunLog:
         for name, value in values.items():
             self.tensorboard.add_scalar(f"{name}/{split}", value, step if shown_at is None else shown_at)
 
-    def look(self, look: Look) -> None:
+    def layers(self, stats: LayerStats) -> None:
         """One line in layers.jsonl; what is wrong also as text in TensorBoard."""
         self._layers = self._layers or Journal(self._layers_path)
-        self._layers.write(json.dumps(look.to_plain()))
-        for text in look.notes:
-            self.tensorboard.add_text("notes", text, look.step)
+        self._layers.write(json.dumps(stats.to_plain()))
+        for text in stats.notes:
+            self.tensorboard.add_text("notes", text, stats.step)
 
     def flush(self) -> None:
         """Have all curves in their files: after a kill, a checkpoint must not be ahead of them."""

@@ -1,8 +1,8 @@
 """The learning-rate range test (Smith 2017, arXiv:1506.01186, section 3.3): try all magnitudes in one short training.
 
 The learning rate grows exponentially from step to step. While it is too small the loss stays where it is, then it
-falls, and at last it explodes. What is trained is a copy of the model, exactly as training would: with its optimizer,
-clipping, precision, freezing and accumulation.
+falls, and at last it explodes. What is trained is a copy of the model, by the step that training takes: with its
+optimizer, clipping, precision, freezing and accumulation.
 """
 
 import copy
@@ -16,10 +16,13 @@ from statistics import fmean
 import torch
 
 from mlcli.engine.check import rehearse
-from mlcli.engine.contract import Batch, Feed, Task, total
-from mlcli.engine.optimizer import build_optimizer, clip_gradients, parameter_groups, set_lr
+from mlcli.engine.contract import Batch, Feed, Task
+from mlcli.engine.evaluate import choose_metric
+from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import TrainerSettings
+from mlcli.engine.state import TrainingState
+from mlcli.engine.step import Stepper
 
 LR_MIN, LR_MAX, STEPS = 1e-7, 10.0, 100
 LEAST_STEPS = 40
@@ -100,63 +103,33 @@ def sweep(
         batches, batch_s = rehearse(task, feed, runtime, 0)
         affordable = int(budget_s / (batch_s * settings.train.accumulate))
         planned = min(steps, max(LEAST_STEPS, affordable))
-        return _Trial(task, settings, runtime).run(batches, _rates(lr_min, lr_max, planned), 2 * budget_s)
-
-
-def _rates(lr_min: float, lr_max: float, steps: int) -> list[float]:
-    """Learning rates at equal distances on a logarithmic scale, both ends included."""
-    return [lr_min * (lr_max / lr_min) ** (step / (steps - 1)) for step in range(steps)]
-
-
-class _Trial:
-    """A copy of the model and all that trains it."""
-
-    def __init__(self, task: Task, settings: TrainerSettings, runtime: Runtime) -> None:
+        lrs = [lr_min * (lr_max / lr_min) ** (step / (planned - 1)) for step in range(planned)]
         task.train_mode(0)
-        self.task, self.settings, self.runtime = task, settings, runtime
-        self.model = copy.deepcopy(task.model)
-        self.net = runtime.callable_form(self.model)
-        self.scaler = runtime.scaler()
-        groups = parameter_groups(self.model, settings.optimizer, task.lr_scale)
-        fused = runtime.device.type in ("cpu", "cuda") and not self.scaler.is_enabled()
-        self.optimizer = build_optimizer(settings.optimizer, groups, fused=fused)
+        select_by = choose_metric(task, settings.train.watch)
+        copied = TrainingState.start(task, feed, settings, runtime, select_by, copy.deepcopy(task.model))
+        stepper = Stepper(task, copied, settings, runtime, Meter(), guarded=False)  # an explosion ends the test anyway
+        return _raise_lr(stepper, batches, settings.train.accumulate, lrs, 2 * budget_s)
 
-    def run(self, batches: Iterator[Batch], lrs: list[float], limit_s: float) -> Sweep:
-        """One step with each learning rate, until the loss explodes or the time is over."""
-        losses: list[float] = []
-        best, ended, began = math.inf, "range", time.perf_counter()
-        for step, lr in enumerate(lrs):
-            loss = self._step(step, batches, lr)
-            if math.isfinite(loss):
-                losses.append(loss)
-                now = moving(losses)[-1]
-                best = min(best, now)
-            if not math.isfinite(loss) or (now > EXPLODED * best and loss > losses[0]):
-                ended = "exploded"
-                break
-            if time.perf_counter() - began > limit_s:
-                ended = "time"
-                break
-        seconds = time.perf_counter() - began
-        return Sweep(tuple(lrs[: len(losses)]), tuple(losses), ended, len(lrs), seconds)
 
-    def _step(self, step: int, batches: Iterator[Batch], lr: float) -> float:
-        """One optimizer step. Returns the loss before it."""
-        self.runtime.seed_step(step)
-        set_lr(self.optimizer, lr)
-        seen = torch.zeros((), device=self.runtime.device)
-        for _ in range(self.settings.train.accumulate):
-            batch = next(batches)
-            with self.runtime.autocast():
-                loss = total(self.task.losses(self.net, batch)) * batch.share
-            self.scaler.scale(loss).backward()
-            seen += loss.detach()
-        self.scaler.unscale_(self.optimizer)
-        clip_gradients(self.model.parameters(), self.settings.optimizer)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return seen.item()
+def _raise_lr(stepper: Stepper, batches: Iterator[Batch], parts: int, lrs: list[float], limit_s: float) -> Sweep:
+    """One step with each learning rate, until the loss explodes or the time is over."""
+    losses: list[float] = []
+    best, ended, began = math.inf, "range", time.perf_counter()
+    for lr in lrs:
+        loss = torch.stack(stepper.take(batches, parts, lr)).sum().item()
+        stepper.state.progress.step += 1
+        if math.isfinite(loss):
+            losses.append(loss)
+            now = moving(losses)[-1]
+            best = min(best, now)
+        if not math.isfinite(loss) or (now > EXPLODED * best and loss > losses[0]):
+            ended = "exploded"
+            break
+        if time.perf_counter() - began > limit_s:
+            ended = "time"
+            break
+    seconds = time.perf_counter() - began
+    return Sweep(tuple(lrs[: len(losses)]), tuple(losses), ended, len(lrs), seconds)
 
 
 def moving(values: tuple[float, ...] | list[float]) -> list[float]:

@@ -82,6 +82,11 @@ class Runtime:
             torch.mps.synchronize()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the host ("DefaultCPUAllocator: can't allocate memory"), has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def decide_runtime(settings: TrainerSettings) -> Runtime:
     """Turn the `auto` values of the train section into decisions, and apply the process-wide ones (threads, tf32).
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlcli.engine import settings
-from mlcli.engine.best import Watch
+from mlcli.engine.evaluate import SelectBy
 
 
 class LearningRate:
@@ -15,14 +15,16 @@ class LearningRate:
         config: the schedule section.
         peak: the optimizer's learning rate.
         steps_per_epoch, epochs: the length of the training in optimizer steps and epochs.
-        watch: the validation metric that `plateau` looks at.
+        select_by: the validation metric that `plateau` looks at.
     """
 
-    def __init__(self, config: settings.Schedule, peak: float, steps_per_epoch: int, epochs: int, watch: Watch) -> None:
+    def __init__(
+        self, config: settings.Schedule, peak: float, steps_per_epoch: int, epochs: int, select_by: SelectBy
+    ) -> None:
         self.peak = peak
         self.total_steps = steps_per_epoch * epochs
         self.warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), self.total_steps)
-        self.plateau = PlateauMemory(config, watch) if isinstance(config, settings.Plateau) else None
+        self.plateau = PlateauMemory(config, select_by) if isinstance(config, settings.Plateau) else None
         self.curve = self._curve(config, epochs)
 
     def lr_at(self, step: int) -> float:
@@ -80,12 +82,12 @@ def _half_cosine(first: float, last: float, progress: float) -> float:
 class PlateauMemory:
     """What `plateau` has seen: its best value, how long ago that was, and the factor reached."""
 
-    def __init__(self, config: settings.Plateau, watch: Watch) -> None:
-        self.config, self.watch = config, watch
+    def __init__(self, config: settings.Plateau, select_by: SelectBy) -> None:
+        self.config, self.select_by = config, select_by
         self.factor, self.best, self.stale = 1.0, None, 0  # type: float, float | None, int
 
     def observe(self, value: float) -> None:
-        if self.watch.improves(value, self.best, self.config.min_delta):
+        if self.select_by.improves(value, self.best, self.config.min_delta):
             self.best, self.stale = value, 0
             return
         self.stale += 1

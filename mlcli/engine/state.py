@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.best import Watch
 from mlcli.engine.contract import Feed, Task
 from mlcli.engine.ema import WeightAverage
+from mlcli.engine.evaluate import SelectBy
 from mlcli.engine.optimizer import build_optimizer, parameter_groups
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.schedule import LearningRate
@@ -98,17 +98,17 @@ class TrainingState:
 
     @classmethod
     def start(
-        cls, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, watch: Watch
-    ) -> "TrainingState":
-        """The state before the first step."""
-        model = runtime.place(task.model)
+        cls, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, select_by: SelectBy,
+        model: nn.Module | None = None,
+    ) -> "TrainingState":  # fmt: skip
+        """The state before the first step. model: a copy to train in place of the task's own."""
+        model = runtime.place(model or task.model)
         groups = parameter_groups(model, settings.optimizer, task.lr_scale)
         scaler = runtime.scaler()
         fused = runtime.device.type in ("cpu", "cuda") and not scaler.is_enabled()
         optimizer = build_optimizer(settings.optimizer, groups, fused=fused)
-        schedule = LearningRate(
-            settings.schedule, settings.optimizer.lr, feed.steps_per_epoch, settings.train.epochs, watch
-        )
+        peak, epochs = settings.optimizer.lr, settings.train.epochs
+        schedule = LearningRate(settings.schedule, peak, feed.steps_per_epoch, epochs, select_by)
         return cls(
             model=model,
             net=runtime.callable_form(model),

@@ -6,27 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from mlcli.engine.best import Watch
 from mlcli.engine.board import Board
-from mlcli.engine.budget import Budget
-from mlcli.engine.contract import Batch, Feed, Metrics, Task, total
+from mlcli.engine.contract import Batch, Feed, Metrics, Task
 from mlcli.engine.divergence import diverged
-from mlcli.engine.evaluate import Interrupted, evaluate_split
-from mlcli.engine.guard import Guard, NoGuard
+from mlcli.engine.evaluate import Interrupted, SelectBy, evaluate_split
+from mlcli.engine.layer_stats import LayerMonitor, LayerStats
 from mlcli.engine.log import RunLog, Screen
-from mlcli.engine.meter import Meter
-from mlcli.engine.micro_batches import MicroBatches
-from mlcli.engine.optimizer import clip_gradients, set_lr
+from mlcli.engine.meter import Budget, Meter
 from mlcli.engine.run import RunFolder
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.saver import CheckpointSaver
 from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
+from mlcli.engine.step import MicroBatches, Stepper
 from mlcli.engine.stop import StopRequest
-from mlcli.engine.vitals import Look, Vitals
 from mlcli.errors import DivergedError
 
 FIRST_COST_S = {"layers": 0.01, "pictures": 1.0}
@@ -37,14 +30,15 @@ FIRST_COST_S = {"layers": 0.01, "pictures": 1.0}
 class Training:
     """What a run is made of, put together once.
 
-    identity: plain data stored in every checkpoint beside the state: config, facts of the task, versions.
+    select_by: the metric that decides which weights are the best.
+    identity: plain data stored in every checkpoint with the state: config, facts of the task, versions.
     """
 
     task: Task
     feed: Feed
     settings: TrainerSettings
     runtime: Runtime
-    watch: Watch
+    select_by: SelectBy
     state: TrainingState
     run: RunFolder
     log: RunLog
@@ -56,20 +50,15 @@ class Training:
     def __post_init__(self) -> None:
         shown = self.settings.train.tensorboard
         self.meter = Meter(self.runtime.synchronize)
+        self.stepper = Stepper(self.task, self.state, self.settings, self.runtime, self.meter)
+        self.micro_batches = MicroBatches(self.settings.train, self.state.progress, self.feed)
         self.saver = CheckpointSaver(self.run.checkpoints, self.settings.train.checkpoints.keep_last)
+        self.budget = Budget(shown.share, FIRST_COST_S)
+        self.layers = LayerMonitor(self.state.model, self.budget, active=shown.layers)
         self.times: dict[str, float] = {}
         """Seconds spent on each part of the training, once `fit` is through."""
         self.memory_mb: dict[str, float] = {}
         """Most memory by phase, as `Runtime.memory_mb` sees it."""
-        self.budget = Budget(shown.share, FIRST_COST_S)
-        self.vitals = Vitals(self.state.model, self.budget, active=shown.layers)
-        self.parameters = list(self.state.model.parameters())
-        self.micro_batches = MicroBatches(self.settings.train, self.state.progress, self.feed)
-        self.guard: Guard | NoGuard = NoGuard()
-        if not self.state.scaler.is_enabled():
-            device = self.runtime.device
-            is_cheap = device.type == "cpu"  # to read a number; a GPU would have to be waited for
-            self.guard = Guard(self.parameters, self.state.optimizer, device, reads_each_step=is_cheap)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,192 +69,149 @@ class Training:
         return self.feed.steps_per_epoch * self.settings.train.epochs
 
 
-def fit(t: Training, batches: Iterator[Batch]) -> str:
+def fit(training: Training, batches: Iterator[Batch]) -> str:
     """Train until all epochs are done, the watched metric has stopped improving, or a stop is asked for.
 
-    `batches` are those of step `t.state.progress.step` and all that follow. Returns "finished", "stopped early" or
-    "interrupted"; the newest checkpoint then holds the state as it is. Raises DivergedError.
+    `batches` are those of step `training.state.progress.step` and all that follow. Returns "finished", "stopped early"
+    or "interrupted"; the newest checkpoint then holds the state as it is. Raises DivergedError.
     """
-    with t.saver:
-        return take_steps(t, batches)
+    with training.saver:
+        return take_steps(training, batches)
 
 
-def take_steps(t: Training, batches: Iterator[Batch]) -> str:
+def take_steps(training: Training, batches: Iterator[Batch]) -> str:
     """As `fit`; the last checkpoints may still be on their way."""
-    state, progress, runtime = t.state, t.state.progress, t.runtime
-    optimizer, scaler, guard, parameters = state.optimizer, state.scaler, t.guard, t.parameters
-    meter, prepared_epoch = t.meter, -1
+    state, progress, stepper = training.state, training.state.progress, training.stepper
+    meter, prepared_epoch = training.meter, -1
     meter.restart()
-    each_step_is_timed = runtime.device.type == "cpu"  # a GPU would have to wait
+    each_step_is_timed = training.runtime.device.type == "cpu"  # a GPU would have to wait
 
-    while not t.stop():
-        epoch, step_in_epoch = divmod(progress.step, t.steps_per_epoch)
+    while not training.stop():
+        epoch, step_in_epoch = divmod(progress.step, training.steps_per_epoch)
         if step_in_epoch == 0 and progress.judged_step < progress.step:
             try:
-                finish_epoch(t, epoch - 1)
+                finish_epoch(training, epoch - 1)
             except Interrupted:
                 break
-        if progress.step >= t.total_steps or has_stopped_improving(t):
-            return "finished" if progress.step >= t.total_steps else "stopped early"
+        if progress.step >= training.total_steps or has_stopped_improving(training):
+            return "finished" if progress.step >= training.total_steps else "stopped early"
         if prepared_epoch != epoch:  # evaluations come between epochs only, so training mode lasts for one
-            t.task.train_mode(epoch)
+            training.task.train_mode(epoch)
             prepared_epoch = epoch
 
-        logs = is_log_point(t, epoch, step_in_epoch)
-        look = t.vitals.look(progress.step + 1, is_log_point=logs)  # mostly one that does nothing
+        logs = is_log_point(training, epoch, step_in_epoch)
+        layers = training.layers.measure(progress.step + 1, is_log_point=logs)  # mostly one that does nothing
         meter.begin_step(timed=logs or each_step_is_timed)
-        runtime.seed_step(progress.step)  # dropout and the like: a function of (seed, step)
         lr = state.schedule.lr_at(progress.step - progress.skipped)
-        set_lr(optimizer, lr)
         try:
-            losses = gradients(t, batches)  # 1. a function from the set  2. how wrong it is
+            losses = stepper.gradients(batches, training.micro_batches.parts)  # 1. a function  2. how wrong it is
         except (MemoryError, RuntimeError) as error:
-            batches = with_smaller_parts(t, error)  # most errors it raises again
+            batches = with_smaller_parts(training, error)  # most errors it raises again
             continue
-        scaler.unscale_(optimizer)
-        look.gradients()
-        if not guard.passes(losses):
-            raise divergence(t, progress.step)
-        clip_gradients(parameters, t.settings.optimizer)
-        if take_step(scaler, optimizer):  # 3. a better function
-            state.ema.update(progress.step - progress.skipped)
-        else:
-            skip(t)
-        look.updated()
-        forget_gradients(parameters)
-        meter.mark("optimizer")
+        layers.gradients()
+        if not stepper.guard.passes(losses):
+            raise divergence(training, progress.step)
+        if not stepper.update(lr):  # 3. a better function
+            skip(training)
+        layers.updated()
+        stepper.forget_gradients()
 
         progress.step += 1
         state.window.steps += 1
-        t.screen.step(epoch, step_in_epoch + 1)
+        training.screen.step(epoch, step_in_epoch + 1)
         if logs:
-            log_window(t, epoch, lr)
-            show_layers(t, look.result())
-        epoch_is_over = step_in_epoch + 1 == t.steps_per_epoch
-        every_steps = t.settings.train.checkpoints.every_steps
+            log_window(training, epoch, lr)
+            show_layers(training, layers.result())
+        epoch_is_over = step_in_epoch + 1 == training.steps_per_epoch
+        every_steps = training.settings.train.checkpoints.every_steps
         if every_steps and progress.step % every_steps == 0 and not epoch_is_over:
-            save(t)
+            save(training)
 
-    t.screen.clear()
-    save(t)
+    training.screen.clear()
+    save(training)
     return "interrupted"
 
 
-def gradients(t: Training, batches: Iterator[Batch]) -> list[Tensor]:
-    """Forward and backward over the micro-batches of a step. Returns their losses, on the device."""
-    losses: list[Tensor] = []
-    taken: list[tuple[dict[str, Tensor], float]] = []
-    meter, net, runtime = t.meter, t.state.net, t.runtime
-    for _ in range(t.micro_batches.parts):
-        with meter:
-            batch = next(batches)  # already on the device
-        with runtime.autocast():
-            terms = t.task.losses(net, batch)
-        loss = total(terms) if batch.share == 1 else total(terms) * batch.share
-        meter.mark("forward")
-        t.state.scaler.scale(loss).backward()
-        meter.mark("backward")
-        meter.count(len(batch))
-        losses.append(loss)
-        taken.append((terms, batch.share))
-    for terms, share in taken:  # only once all of the step went well
-        t.state.window.add(terms, share)
-    return losses
+def with_smaller_parts(training: Training, error: Exception) -> Iterator[Batch]:
+    """The batches from this step on, in micro-batches half as large. Raises the error if that cannot help."""
+    text = training.micro_batches.halve(error)
+    training.stepper.forget_gradients()
+    note(training, text)
+    return training.feed.train_batches(training.state.progress.step)
 
 
-def forget_gradients(parameters: list[nn.Parameter]) -> None:
-    """As `Optimizer.zero_grad`, which takes longer to tell the profiler than to do it."""
-    for parameter in parameters:
-        parameter.grad = None
-
-
-def with_smaller_parts(t: Training, error: Exception) -> Iterator[Batch]:
-    """The batches from this step on, in micro-batches half as large. Raises the error if that is no answer to it."""
-    text = t.micro_batches.halve(error)
-    forget_gradients(t.parameters)
-    note(t, text)
-    return t.feed.train_batches(t.state.progress.step)
-
-
-def skip(t: Training) -> None:
+def skip(training: Training) -> None:
     """Note that loss scaling left a step out. Raises DivergedError once there is no scale left to lower."""
-    note(t, t.vitals.overflowed())
-    if t.state.scaler.get_scale() < 1:
-        raise divergence(t, t.state.progress.step)
-    t.state.progress.skipped += 1
+    note(training, training.layers.overflowed())
+    if training.state.scaler.get_scale() < 1:
+        raise divergence(training, training.state.progress.step)
+    training.state.progress.skipped += 1
 
 
-def divergence(t: Training, step: int) -> DivergedError:
-    """What to end the run with whose step `step` (from 0) was not finite."""
-    lr = t.state.schedule.lr_at(step - t.state.progress.skipped)
-    return diverged(t.task, t.feed, t.runtime, step, parts=t.micro_batches.parts, lr=lr)
+def divergence(training: Training, step: int) -> DivergedError:
+    """The error to end the run with whose step `step` (from 0) was not finite."""
+    lr = training.state.schedule.lr_at(step - training.state.progress.skipped)
+    parts = training.micro_batches.parts
+    return diverged(training.task, training.feed, training.runtime, step, parts=parts, lr=lr)
 
 
-def take_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
-    """Let the optimizer step, unless fp16 gradients overflowed. Returns whether it did."""
-    scale = scaler.get_scale()
-    scaler.step(optimizer)
-    scaler.update()
-    return scaler.get_scale() >= scale
-
-
-def is_log_point(t: Training, epoch: int, step_in_epoch: int) -> bool:
+def is_log_point(training: Training, epoch: int, step_in_epoch: int) -> bool:
     """Whether the step (both from 0) is followed by an entry in the log: every so often, and before an evaluation."""
-    every, epoch_is_over = t.settings.train.log_every, step_in_epoch + 1 == t.steps_per_epoch
-    return (t.state.progress.step + 1) % every == 0 or (epoch_is_over and is_judged(t, epoch))
+    every, epoch_is_over = training.settings.train.log_every, step_in_epoch + 1 == training.steps_per_epoch
+    return (training.state.progress.step + 1) % every == 0 or (epoch_is_over and is_judged(training, epoch))
 
 
-def is_judged(t: Training, epoch: int) -> bool:
+def is_judged(training: Training, epoch: int) -> bool:
     """Whether the model is evaluated after this epoch (from 0); always after the last."""
-    return (epoch + 1) % t.settings.train.evaluate_every == 0 or epoch + 1 == t.settings.train.epochs
+    return (epoch + 1) % training.settings.train.evaluate_every == 0 or epoch + 1 == training.settings.train.epochs
 
 
-def has_stopped_improving(t: Training) -> bool:
-    early = t.settings.train.early_stopping
-    return early is not None and t.state.progress.stale >= early.patience
+def has_stopped_improving(training: Training) -> bool:
+    early = training.settings.train.early_stopping
+    return early is not None and training.state.progress.stale >= early.patience
 
 
-def log_window(t: Training, epoch: int, lr: float) -> None:
+def log_window(training: Training, epoch: int, lr: float) -> None:
     """Write the mean loss since the last log point. Reading it is the only time the loop waits for the device."""
-    means = read_window(t)
-    t.saver.raise_if_failed()
-    rates, memory_mb = t.meter.lap(), memory_of(t, "training")
+    means = read_window(training)
+    training.saver.raise_if_failed()
+    rates, memory_mb = training.meter.lap(), memory_of(training, "training")
     speed = {"samples_per_s": rates.samples_per_s, "wait_share": rates.wait_share, "memory_mb": memory_mb}
     values = {**means, "lr": lr, **speed}
-    t.log.scalars("train", t.state.progress.step, epoch + 1, values)
-    t.state.window.pour_into(t.state.epoch_loss)
+    training.log.scalars("train", training.state.progress.step, epoch + 1, values)
+    training.state.window.pour_into(training.state.epoch_loss)
 
 
-def memory_of(t: Training, phase: str) -> float:
+def memory_of(training: Training, phase: str) -> float:
     """Megabytes held since the last call, which belong to this phase."""
-    now_mb = t.runtime.memory_mb()
-    t.memory_mb[phase] = max(now_mb, t.memory_mb.get(phase, 0.0))
+    now_mb = training.runtime.memory_mb()
+    training.memory_mb[phase] = max(now_mb, training.memory_mb.get(phase, 0.0))
     return now_mb
 
 
-def show_layers(t: Training, look: Look | None) -> None:
+def show_layers(training: Training, stats: LayerStats | None) -> None:
     """Write down how each layer does; what is wrong with one is said on the screen, once."""
-    if look is None:
+    if stats is None:
         return
     began = time.perf_counter()
-    t.log.look(look)
-    t.board.look(look)
-    for text in look.notes:
-        t.screen.note(text)
-    t.budget.spend("layers", time.perf_counter() - began + look.cost_s)
+    training.log.layers(stats)
+    training.board.layers(stats)
+    for text in stats.notes:
+        training.screen.note(text)
+    training.budget.spend("layers", time.perf_counter() - began + stats.cost_s)
 
 
-def note(t: Training, text: str) -> None:
+def note(training: Training, text: str) -> None:
     """Say that something is wrong at this step: in the log, and on the screen unless it was said before."""
-    t.log.look(Look(t.state.progress.step + 1, [], notes=[text]))
-    t.screen.note(text)
+    training.log.layers(LayerStats(training.state.progress.step + 1, [], notes=[text]))
+    training.screen.note(text)
 
 
-def read_window(t: Training) -> dict[str, float]:
+def read_window(training: Training) -> dict[str, float]:
     """The mean loss since the last log point. Raises DivergedError if something was not finite: before it is saved."""
-    step, means = t.state.progress.step, t.state.window.read()
-    if t.guard.is_tripped():
-        raise divergence(t, step - 1 - t.guard.steps_since())
+    step, means = training.state.progress.step, training.state.window.read()
+    if training.stepper.guard.is_tripped():
+        raise divergence(training, step - 1 - training.stepper.guard.steps_since())
     if not all(map(math.isfinite, means.values())):  # by fp16, which the guard leaves to loss scaling
         terms = ", ".join(f"{name} = {value:g}" for name, value in means.items())
         raise DivergedError(
@@ -276,78 +222,85 @@ def read_window(t: Training) -> dict[str, float]:
     return means
 
 
-def finish_epoch(t: Training, epoch: int) -> None:
+def finish_epoch(training: Training, epoch: int) -> None:
     """Judge the model after `epoch` (from 0), keep it if it is the best, save. Raises Interrupted, nothing changed."""
-    progress, began = t.state.progress, time.perf_counter()
-    if is_judged(t, epoch):
-        rates, lr = t.meter.span(), t.state.schedule.lr_at(max(0, progress.step - progress.skipped - 1))
-        t.screen.clear()
-        with t.state.ema.in_place_of(t.state.model):
-            scores, metrics = evaluate_split(t.task, t.state.net, t.feed, t.watch.split, t.runtime, should_stop=t.stop)
-            memory_of(t, "evaluation")
-            best = is_best(t, scores[t.watch.metric], epoch)
+    progress, began = training.state.progress, time.perf_counter()
+    if is_judged(training, epoch):
+        rates, lr = training.meter.span(), training.state.schedule.lr_at(max(0, progress.step - progress.skipped - 1))
+        training.screen.clear()
+        with training.state.ema.in_place_of(training.state.model):
+            scores, metrics = evaluate(training, training.select_by.split)
+            memory_of(training, "evaluation")
+            best = is_best(training, scores[training.select_by.metric], epoch)
             if best:
-                save_best(t, scores, metrics)
-            show_answers(t, metrics)
-        t.log.scalars(t.watch.split, progress.step, epoch + 1, scores)
-        shown = {"train": t.state.epoch_loss.read(), t.watch.split: scores}
-        t.screen.epoch(epoch, shown, lr, rates, best)
-        t.state.epoch_loss.clear()
-        t.run.update_status(epoch=epoch + 1, step=progress.step, best=best_so_far(t))
+                save_best(training, scores, metrics)
+            show_answers(training, metrics)
+        training.log.scalars(training.select_by.split, progress.step, epoch + 1, scores)
+        shown = {"train": training.state.epoch_loss.read(), training.select_by.split: scores}
+        training.screen.epoch(epoch, shown, lr, rates, best)
+        training.state.epoch_loss.clear()
+        training.run.update_status(epoch=epoch + 1, step=progress.step, best=best_so_far(training))
     progress.judged_step = progress.step
-    last = progress.step >= t.total_steps or has_stopped_improving(t)
-    if last or (epoch + 1) % t.settings.train.checkpoints.every_epochs == 0:
-        save(t)
-    t.meter.judged(time.perf_counter() - began)
+    last = progress.step >= training.total_steps or has_stopped_improving(training)
+    if last or (epoch + 1) % training.settings.train.checkpoints.every_epochs == 0:
+        save(training)
+    training.meter.judged(time.perf_counter() - began)
 
 
-def save_best(t: Training, scores: dict[str, float], metrics: Metrics) -> None:
+def evaluate(training: Training, split: str) -> tuple[dict[str, float], Metrics]:
+    """Scores and metrics of the model as it is on one split. Raises Interrupted if a stop is asked for."""
+    task, net, feed = training.task, training.state.net, training.feed
+    return evaluate_split(task, net, feed, split, training.runtime, should_stop=training.stop)
+
+
+def save_best(training: Training, scores: dict[str, float], metrics: Metrics) -> None:
     """Keep the model as it is, without what only training needs, and what was learned about using it."""
-    about = describe(t)
+    about = describe(training)
     about["facts"] = {**about["facts"], **metrics.learned()}
-    content = {"model": t.state.model.state_dict(), "scores": scores, **about}
-    t.saver.save_best(content)
+    content = {"model": training.state.model.state_dict(), "scores": scores, **about}
+    training.saver.save_best(content)
 
 
-def show_answers(t: Training, metrics: Metrics) -> None:
+def show_answers(training: Training, metrics: Metrics) -> None:
     """Draw what the model answers, while it is in evaluation mode, if time allows."""
-    if not (t.settings.train.tensorboard.pictures and t.budget.allows("pictures")):
+    if not (training.settings.train.tensorboard.pictures and training.budget.allows("pictures")):
         return
-    began, split, step = time.perf_counter(), t.watch.split, t.state.progress.step
-    t.board.evaluation(split, metrics.details(), step)
-    t.board.pictures(split, t.task.pictures(split, metrics), step)
-    t.budget.spend("pictures", time.perf_counter() - began)
+    began, split, step = time.perf_counter(), training.select_by.split, training.state.progress.step
+    training.board.evaluation(split, metrics.details(), step)
+    training.board.pictures(split, training.task.pictures(split, metrics), step)
+    training.budget.spend("pictures", time.perf_counter() - began)
 
 
-def is_best(t: Training, value: float, epoch: int) -> bool:
+def is_best(training: Training, value: float, epoch: int) -> bool:
     """Take note of the watched metric: for the schedule, early stopping, and as the best. Returns whether it is."""
-    progress, early = t.state.progress, t.settings.train.early_stopping
-    t.state.schedule.observe(value)
-    if t.watch.improves(value, progress.reference, early.min_delta if early else 0.0):
+    progress, early = training.state.progress, training.settings.train.early_stopping
+    training.state.schedule.observe(value)
+    if training.select_by.improves(value, progress.reference, early.min_delta if early else 0.0):
         progress.reference, progress.stale = value, 0
     else:
         progress.stale += 1
-    best = t.watch.improves(value, progress.best_value)
+    best = training.select_by.improves(value, progress.best_value)
     if best:
         progress.best_value, progress.best_step, progress.best_epoch = value, progress.step, epoch + 1
     return best
 
 
-def best_so_far(t: Training) -> dict[str, Any]:
-    progress = t.state.progress
-    return {"metric": t.watch.metric, "split": t.watch.split, "direction": t.watch.direction,
+def best_so_far(training: Training) -> dict[str, Any]:
+    progress, by = training.state.progress, training.select_by
+    return {"metric": by.metric, "split": by.split, "direction": by.direction,
             "value": progress.best_value, "epoch": progress.best_epoch, "step": progress.best_step}  # fmt: skip
 
 
-def describe(t: Training) -> dict[str, Any]:
+def describe(training: Training) -> dict[str, Any]:
     """What a checkpoint says about itself besides the tensors."""
-    progress = t.state.progress
-    epoch = progress.step // t.steps_per_epoch
-    return {**t.identity, "step": progress.step, "epoch": epoch, "best": best_so_far(t), "metrics_bytes": t.log.offset}
+    progress = training.state.progress
+    epoch = progress.step // training.steps_per_epoch
+    return {**training.identity, "step": progress.step, "epoch": epoch, "best": best_so_far(training),
+            "metrics_bytes": training.log.offset}  # fmt: skip
 
 
-def save(t: Training) -> None:
+def save(training: Training) -> None:
     """Write the whole state, verify it, and only then delete older ones. Never saves a state that has diverged."""
-    read_window(t)
-    t.log.flush()
-    t.saver.save(t.state.progress.step, {**t.state.state_dict(), **describe(t)})
+    read_window(training)
+    training.log.flush()
+    training.saver.save(training.state.progress.step, {**training.state.state_dict(), **describe(training)})

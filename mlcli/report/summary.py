@@ -31,7 +31,7 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
     progress = t.state.progress
     done = "done" if outcome == "finished" else outcome
     epochs = progress.step // t.steps_per_epoch
-    best = f"best epoch {progress.best_epoch} of {epochs} by {t.watch.split} {t.watch.metric}"
+    best = f"best epoch {progress.best_epoch} of {epochs} by {t.select_by.split} {t.select_by.metric}"
     return f"\n{done} in {duration(seconds)}; {best}\n\n{results(Record.read(t.run), scores)}{waiting_line(t)}"
 
 

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from mlcli.engine.checkpoint import load_checkpoint
-from mlcli.engine.log import TIME_FIELDS, read_metrics
+from mlcli.engine.log import read_metrics
 from mlcli.engine.run import list_runs
+from tests.engine.rig import TIME_FIELDS
 
 DIGITS = """
 task: classification

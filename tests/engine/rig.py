@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from mlcli.engine.best import choose_watch
 from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_newest
+from mlcli.engine.evaluate import choose_metric
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.run import RunFolder, create_run
 from mlcli.engine.runtime import decide_runtime
@@ -16,6 +16,9 @@ from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
 from mlcli.engine.trainer import Training, fit
 from tests.engine.toy import ToyTask
+
+TIME_FIELDS = ("samples_per_s", "wait_share", "memory_mb", "seconds", "time")
+"""Fields that differ between two runs with the same seed; everything else in metrics.jsonl is reproducible."""
 
 
 class StopAfter:
@@ -41,18 +44,18 @@ def training(
     """A fresh training below `root`, or one that goes on with `run`."""
     runtime = decide_runtime(settings)
     feed = task.feed(runtime)
-    watch = choose_watch(settings.train.watch, task.primary, task.metrics().directions, "val" in task.splits)
-    state, offset = TrainingState.start(task, feed, settings, runtime, watch), 0
+    select_by = choose_metric(task, settings.train.watch)
+    state, offset = TrainingState.start(task, feed, settings, runtime, select_by), 0
     if run:
         saved, _, _ = load_newest(run.checkpoints)
         state.load_state_dict(saved)
         offset = saved["metrics_bytes"]
     run = run or create_run(root, "toy")
     run.update_status(state="running")
-    log, screen = RunLog(run, offset, state.progress.step), Screen(feed.steps_per_epoch, watch.metric)
+    log, screen = RunLog(run, offset, state.progress.step), Screen(feed.steps_per_epoch, select_by.metric)
     identity = {"config": settings.model_dump(mode="json"), "facts": task.facts, "versions": {}}
     board, stop = Board(log.tensorboard), stop or StopAfter()
-    return Training(task, feed, settings, runtime, watch, state, run, log, board, screen, stop, identity)
+    return Training(task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity)
 
 
 def train(root: Path, task: ToyTask, settings: TrainerSettings, **more) -> tuple[Training, str]:

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from mlcli.engine.board import LAYER_CHARTS, Board
-from mlcli.engine.vitals import Activation, LayerLook, Look
+from mlcli.engine.layer_stats import Activation, Layer, LayerStats
 
 KINDS = ("scalars", "histograms", "images", "tensors")
 
@@ -47,9 +47,9 @@ def read(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance=everything).Reload()
 
 
-def a_look(step: int) -> Look:
+def some_stats(step: int) -> LayerStats:
     layers = [
-        LayerLook(
+        Layer(
             name=name,
             size=64,
             is_matrix=True,
@@ -65,7 +65,7 @@ def a_look(step: int) -> Look:
         for name in ("net.hidden1", "net.output")
     ]
     notes = ["vanishing gradients: net.hidden1", "dead activations: net.activation1"] if step == 20 else []
-    return Look(step, layers, {"net.activation1": Activation(0.4, 0.6, 0.5)}, notes)
+    return LayerStats(step, layers, {"net.activation1": Activation(0.4, 0.6, 0.5)}, notes)
 
 
 def details(step: int) -> dict:
@@ -83,8 +83,8 @@ def details(step: int) -> dict:
 
 def test_layers_are_read_back_as_they_were(tmp_path):
     session = Session(tmp_path)
-    session.board.look(a_look(10))
-    session.board.look(a_look(20))
+    session.board.layers(some_stats(10))
+    session.board.layers(some_stats(20))
     found = session.read()
     points = found.Scalars("layer_gradient_norm/net.hidden1")
     assert [(point.step, point.value) for point in points] == [(10, 5.0), (20, 10.0)]
@@ -105,7 +105,7 @@ def test_layers_are_read_back_as_they_were(tmp_path):
 def test_the_layout_puts_splits_side_by_side_and_names_tags_that_exist(tmp_path):
     session = Session(tmp_path)
     session.board.opening(["loss", "top5_accuracy"], ["train", "val"], "train:\n  epochs: 3\n")
-    session.board.look(a_look(1))
+    session.board.layers(some_stats(1))
     found = session.read()
     layout = layout_pb2.Layout.FromString(found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = {category.title: {c.title: list(c.multiline.tag) for c in category.chart} for category in layout.category}
@@ -279,7 +279,7 @@ def written(folder: Path, first: int, last: int, resumed_at: int = 0) -> None:
     session.board.opening(["loss"], ["train", "val"], "epochs: 3")
     session.board.graph(small(), torch.zeros(2, 4))
     for step in range(first, last + 1):
-        session.board.look(a_look(step))
+        session.board.layers(some_stats(step))
         session.board.evaluation("val", details(step), step)
         session.board.pictures("val", {"mistakes": Image.new("RGB", (8, 6), (step, resumed_at, 0))}, step)
     session.board.hparams({"lr": 0.1}, {"accuracy/val": last / 10}, last)

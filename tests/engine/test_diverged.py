@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mlcli.engine.checkpoint import by_age, load_checkpoint
-from mlcli.engine.divergence import examine
+from mlcli.engine.divergence import find_cause
 from mlcli.engine.guard import Guard
 from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import DivergedError
@@ -211,7 +211,7 @@ def test_unread_the_guard_keeps_the_weights_as_they_were_before_the_bad_step(tmp
     t = training(tmp_path, task, settings)
     batches = t.feed.train_batches(0)
     guilty = next(step for step in range(8) if MARKED in next(batches).indices.tolist())
-    t.guard = Guard(t.parameters, t.state.optimizer, t.runtime.device, reads_each_step=False)
+    t.stepper.guard = Guard(t.stepper.parameters, t.state.optimizer, t.runtime.device, reads_each_step=False)
     with pytest.raises(DivergedError) as caught:
         run_until_refused(t)
     assert f"step {guilty + 1} (epoch" in caught.value.where, "read at the end of the epoch, found where it was"
@@ -228,7 +228,7 @@ def test_the_guard_changes_no_bit_of_a_run_in_order(tmp_path):
 
     guarded, _ = train(tmp_path, ToyTask(dropout=0.3, norm=True), settings_of())
     t = training(tmp_path, ToyTask(dropout=0.3, norm=True), settings_of())
-    t.guard = type("Open", (), {"passes": lambda *_: True, "is_tripped": lambda _: False})()
+    t.stepper.guard = type("Open", (), {"passes": lambda *_: True, "is_tripped": lambda _: False})()
     from mlcli.engine.trainer import fit
 
     fit(t, t.feed.train_batches(0))
@@ -249,7 +249,7 @@ def test_examining_leaves_no_hooks_and_no_gradients():
     runtime = decide_runtime(settings_of())
     batches = task.feed(runtime).train_batches(0)
     guilty = next(step for step in range(4) if MARKED in next(batches).indices.tolist())
-    finding = examine(task, task.feed(runtime), runtime, guilty, 1)
+    finding = find_cause(task, task.feed(runtime), runtime, guilty, 1)
     assert all(parameter.grad is None for parameter in task.model.parameters())
     assert not any(module._forward_hooks for module in task.model.modules())
     assert finding.samples == ["train:13"]

@@ -5,9 +5,9 @@ import torch
 
 from mlcli.engine.check import rehearse
 from mlcli.engine.checkpoint import by_age, load_checkpoint
-from mlcli.engine.micro_batches import MicroBatches
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.state import Progress
+from mlcli.engine.step import MicroBatches
 from mlcli.errors import OutOfMemoryError
 from tests.engine.rig import StopAfter, settings_of, train, training
 from tests.engine.toy import ToyTask

@@ -70,7 +70,9 @@ def test_no_step_waits_for_the_device(tmp_path, name):
     kind, content = TASKS[name]
     config = kind.model_validate(content)
     t = training(tmp_path, config.build(), config, stop=Between(4, 8))
-    t.guard = Guard(t.parameters, t.state.optimizer, t.runtime.device, reads_each_step=False)  # as on a GPU
+    t.stepper.guard = Guard(
+        t.stepper.parameters, t.state.optimizer, t.runtime.device, reads_each_step=False
+    )  # as on a GPU
     fit(t, t.feed.train_batches(0))
     t.log.close()
     assert t.state.progress.step == 8, "no evaluation has come between"

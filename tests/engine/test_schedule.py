@@ -6,16 +6,16 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from mlcli.engine.best import Watch
+from mlcli.engine.evaluate import SelectBy
 from mlcli.engine.schedule import LearningRate
 from mlcli.engine.settings import Schedule
 
-WATCH = Watch("accuracy", "max", "val")
+SELECT_BY = SelectBy("accuracy", "max", "val")
 
 
 def rates(steps_per_epoch=10, epochs=4, **config) -> list[float]:
     schedule = TypeAdapter(Schedule).validate_python(config)
-    lr = LearningRate(schedule, 0.2, steps_per_epoch, epochs, WATCH)
+    lr = LearningRate(schedule, 0.2, steps_per_epoch, epochs, SELECT_BY)
     return [lr.lr_at(step) for step in range(steps_per_epoch * epochs)]
 
 
@@ -83,12 +83,12 @@ def test_a_single_step_is_enough(name):
 
 def test_plateau_drops_after_patience_and_stops_at_its_floor():
     config = TypeAdapter(Schedule).validate_python({"name": "plateau", "patience": 2, "factor": 0.1, "final": 0.05})
-    lr = LearningRate(config, 1.0, 10, 10, WATCH)
+    lr = LearningRate(config, 1.0, 10, 10, SELECT_BY)
     seen = []
     for accuracy in (0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.9):
         lr.observe(accuracy)
         seen.append(lr.lr_at(50))
     assert seen == pytest.approx([1, 1, 1, 0.1, 0.1, 0.05, 0.05])
-    other = LearningRate(config, 1.0, 10, 10, WATCH)
+    other = LearningRate(config, 1.0, 10, 10, SELECT_BY)
     other.load_state_dict(lr.state_dict())
     assert other.lr_at(50) == lr.lr_at(50)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mlcli.engine.checkpoint import by_age, load_checkpoint
-from mlcli.engine.log import TIME_FIELDS, read_metrics
+from mlcli.engine.log import read_metrics
 from mlcli.engine.trainer import fit
 from mlcli.errors import ConfigError, DivergedError
-from tests.engine.rig import StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
+from tests.engine.rig import TIME_FIELDS, StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
 from tests.engine.toy import ToyFeed, ToyTask
 
 

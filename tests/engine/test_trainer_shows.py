@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlcli.engine.budget import Budget
 from mlcli.engine.conclude import conclude
+from mlcli.engine.layer_stats import LayerMonitor, LayerStats
+from mlcli.engine.meter import Budget
 from mlcli.engine.trainer import fit
-from mlcli.engine.vitals import Look, Vitals
 from tests.engine.rig import StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
 from tests.engine.toy import ToyTask
 
@@ -29,7 +29,7 @@ def events_of(t) -> EventAccumulator:
 def eager(t) -> None:
     """Let everything be shown whenever it may be, whatever it costs."""
     t.budget = Budget(1e6, {"pictures": 0.0, "layers": 0.0})
-    t.vitals = Vitals(t.state.model, t.budget)
+    t.layers = LayerMonitor(t.state.model, t.budget)
 
 
 def test_layers_are_written_at_log_points(tmp_path):
@@ -69,7 +69,7 @@ def test_a_resumed_run_shows_each_step_once(tmp_path):
     stopped = training(tmp_path, ToyTask(), settings, stop=StopAfter(8))
     eager(stopped)
     assert fit(stopped, stopped.feed.train_batches(0)) == "interrupted"
-    stopped.log.look(Look(99, []))  # as if killed after it had gone on for a while
+    stopped.log.layers(LayerStats(99, []))  # as if killed after it had gone on for a while
     stopped.log.close()
     stopped.run.unlock()
     as_if_long_ago(stopped.run)

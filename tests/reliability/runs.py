@@ -11,10 +11,10 @@ import torch
 
 from mlcli.commands import train as train_command
 from mlcli.engine.checkpoint import by_age, load_checkpoint
-from mlcli.engine.log import TIME_FIELDS, read_metrics
+from mlcli.engine.log import read_metrics
 from mlcli.engine.run import RunFolder, list_runs
 from mlcli.engine.settings import TrainerSettings
-from tests.engine.rig import fingerprint, settings_of, train
+from tests.engine.rig import TIME_FIELDS, fingerprint, settings_of, train
 from tests.engine.toy import ToyTask
 from tests.reliability.faults import Action, Call, Faulty
 

@@ -15,10 +15,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
 from mlcli.commands import train
-from mlcli.engine.log import TIME_FIELDS
 from mlcli.engine.run import RunFolder, list_runs
 from mlcli.tasks.classification.task import ClassificationTask
-from tests.engine.rig import as_if_long_ago
+from tests.engine.rig import TIME_FIELDS, as_if_long_ago
 from tests.reliability.forked import at_call, typed_in_child
 from tests.reliability.tiny import metrics_without_times, write_data
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mlcli.engine.log import TIME_FIELDS, read_metrics
+from mlcli.engine.log import read_metrics
 from mlcli.engine.run import RunFolder
 from mlcli.engine.trainer import Training
 from mlcli.experiment import Experiment
 from tests.engine import rig
+from tests.engine.rig import TIME_FIELDS
 
 STEPS_PER_EPOCH, EPOCHS = 11, 3
 STEPS = STEPS_PER_EPOCH * EPOCHS

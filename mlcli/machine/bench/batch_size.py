@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mlcli.engine.check import is_out_of_memory
 from mlcli.engine.contract import Batch
-from mlcli.engine.runtime import Runtime
+from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import OutOfMemoryError
 from mlcli.machine.bench.learner import Learner

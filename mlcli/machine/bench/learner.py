@@ -5,14 +5,13 @@ import math
 from collections.abc import Iterator
 from time import perf_counter
 
-from mlcli.engine.best import choose_watch
-from mlcli.engine.contract import Batch, Feed, Task, total
+from mlcli.engine.contract import Batch, Feed, Task
+from mlcli.engine.evaluate import choose_metric
 from mlcli.engine.meter import Meter
-from mlcli.engine.optimizer import clip_gradients, set_lr
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
-from mlcli.engine.trainer import take_step
+from mlcli.engine.step import Stepper
 from mlcli.machine.bench.findings import Appetite, Together
 from mlcli.machine.bench.timing import FAR_TOO_LONG, Timing, repeat, shortest_lap_s
 
@@ -25,47 +24,25 @@ class Learner:
     """A model that learns as in `engine.trainer.fit`, but for the clock. Its weights are worth nothing afterwards."""
 
     def __init__(self, task: Task, settings: TrainerSettings, runtime: Runtime, feed: Feed) -> None:
-        self.task, self.settings, self.runtime = task, settings, runtime
-        watch = choose_watch(settings.train.watch, task.primary, task.metrics().directions, "val" in task.splits)
-        self.state = TrainingState.start(task, feed, settings, runtime, watch)
-        self.parameters = list(self.state.model.parameters())
+        self.settings, self.runtime = settings, runtime
+        select_by = choose_metric(task, settings.train.watch)
+        state = TrainingState.start(task, feed, settings, runtime, select_by)
+        self.stepper = Stepper(task, state, settings, runtime, Meter())
         self.last: tuple[float, float, float, int] = (0.0, 0.0, 0.0, 0)
         """Of the last `one_step`: seconds forward, backward and in the optimizer, and its samples."""
         task.train_mode(0)
 
     def step(self, batches: Iterator[Batch], meter: Meter) -> int:
         """One optimizer step. Returns the samples it took; waiting for them is on the meter."""
-        state, runtime, samples = self.state, self.runtime, 0
-        runtime.seed_step(state.progress.step)
-        set_lr(state.optimizer, state.schedule.lr_at(0))
-        for _ in range(self.settings.train.accumulate):
-            with meter:
-                batch = next(batches)
-            self._backward(batch)
-            samples += len(batch)
-        self._optimize()
-        return samples
-
-    def _backward(self, batch: Batch) -> None:
-        with self.runtime.autocast():
-            terms = self.task.losses(self.state.net, batch)
-        self.state.scaler.scale(total(terms) * batch.share).backward()
-        self.state.window.add(terms, batch.share)
-
-    def _optimize(self) -> None:
-        state = self.state
-        state.scaler.unscale_(state.optimizer)
-        clip_gradients(self.parameters, self.settings.optimizer)
-        if take_step(state.scaler, state.optimizer):
-            state.ema.update(state.progress.step)
-        state.optimizer.zero_grad(set_to_none=True)
+        before, self.stepper.meter = meter.samples, meter
+        self.stepper.take(batches, self.settings.train.accumulate, self.stepper.state.schedule.lr_at(0))
+        return meter.samples - before
 
     def one_step(self, batch: Batch, size: int) -> float:
         """Seconds for a step on the first `size` samples of a batch."""
         part = Batch(batch.inputs[:size], batch.targets[:size], batch.indices[:size])
-        forward_s, backward_s, optimizer_s = self._timed(part)
-        self.last = (forward_s, backward_s, optimizer_s, size)
-        return forward_s + backward_s + optimizer_s
+        self.last = self._timed(iter([part]), 1)
+        return sum(self.last[:3])
 
     def last_appetite(self) -> Appetite:
         """What the last `one_step` says, for a model of which a second step would take too long."""
@@ -88,30 +65,20 @@ class Learner:
     def _parts(self, batches: list[Batch], budget_s: float) -> tuple[Timing, Timing, Timing]:
         """Forward, backward and optimizer step, the device waited for after each."""
         laps: list[tuple[float, float, float]] = []
-        began = perf_counter()
-        for batch in itertools.cycle(batches):
-            forward_s, backward_s, optimizer_s = self._timed(batch)
-            optimizer_s /= self.settings.train.accumulate
-            count = len(batch)
-            laps.append((forward_s / count, backward_s / count, optimizer_s / count))
-            if perf_counter() - began > budget_s:
-                break
+        began, endless = perf_counter(), itertools.cycle(batches)
+        while not laps or perf_counter() - began <= budget_s:
+            *parts_s, samples = self._timed(endless, self.settings.train.accumulate)
+            laps.append(tuple(part_s / samples for part_s in parts_s))  # type: ignore[arg-type]
         forward_laps, backward_laps, optimizer_laps = zip(*(laps[1:] or laps), strict=True)
         return Timing.of(forward_laps), Timing.of(backward_laps), Timing.of(optimizer_laps)
 
-    def _timed(self, batch: Batch) -> tuple[float, float, float]:
-        """Seconds of one batch forward, backward and in the optimizer."""
-        start = perf_counter()
-        with self.runtime.autocast():
-            loss = total(self.task.losses(self.state.net, batch)) * batch.share
-        self.runtime.synchronize()
-        forward = perf_counter()
-        self.state.scaler.scale(loss).backward()
-        self.runtime.synchronize()
-        backward = perf_counter()
-        self._optimize()
-        self.runtime.synchronize()
-        return forward - start, backward - forward, perf_counter() - backward
+    def _timed(self, batches: Iterator[Batch], parts: int) -> tuple[float, float, float, int]:
+        """Seconds of one step forward, backward and in the optimizer, and its samples."""
+        self.stepper.meter = meter = Meter(self.runtime.synchronize)
+        meter.begin_step(timed=True)
+        self.stepper.take(batches, parts, self.stepper.state.schedule.lr_at(0))
+        times = meter.times()
+        return times["forward"], times["backward"], times["optimizer"], meter.samples
 
     def together(self, workers: int, batches: Iterator[Batch], budget_s: float) -> Together:
         """Learn from a loader that is at work meanwhile, as training does; what was read ahead is used up first.

@@ -1,11 +1,11 @@
-"""A look at the layers tells what autograd and the optimizer did, and names the layer where something is wrong."""
+"""Statistics of layers agree with autograd and the optimizer, and name the layer where something is wrong."""
 
 import pytest
 import torch
 from torch import nn
 
-from mlcli.engine.budget import Budget
-from mlcli.engine.vitals import NO_OBSERVATION, Activation, LayerLook, Look, Vitals, notes
+from mlcli.engine.layer_stats import NO_MEASUREMENT, Activation, Layer, LayerMonitor, LayerStats, troubles
+from mlcli.engine.meter import Budget
 
 HISTOGRAM = ([1.0], [0.0, 1.0])
 
@@ -19,14 +19,14 @@ def small_model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
 
 
-def looked_at(model: nn.Module, inputs: torch.Tensor, lr: float = 0.1) -> Look:
+def measured(model: nn.Module, inputs: torch.Tensor, lr: float = 0.1) -> LayerStats:
     optimizer = torch.optim.SGD(model.parameters(), lr)
-    look = Vitals(model, generous()).look(7, is_log_point=True)
+    measurement = LayerMonitor(model, generous()).measure(7, is_log_point=True)
     model(inputs).square().sum().backward()
-    look.gradients()
+    measurement.gradients()
     optimizer.step()
-    look.updated()
-    result = look.result()
+    measurement.updated()
+    result = measurement.result()
     assert result is not None
     return result
 
@@ -34,10 +34,10 @@ def looked_at(model: nn.Module, inputs: torch.Tensor, lr: float = 0.1) -> Look:
 def test_norms_and_ratios_are_those_of_gradients_and_steps():
     model, inputs = small_model(), torch.randn(16, 3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    look = looked_at(model, inputs)
-    assert look.step == 7
-    assert [layer.name for layer in look.layers] == ["0", "1", "3"]
-    for layer in look.layers:
+    stats = measured(model, inputs)
+    assert stats.step == 7
+    assert [layer.name for layer in stats.layers] == ["0", "1", "3"]
+    for layer in stats.layers:
         own = {name: p for name, p in model.named_parameters() if name.startswith(layer.name + ".")}
         gradient = torch.cat([p.grad.flatten() for p in own.values()])
         old = torch.cat([before[name].flatten() for name in own])
@@ -51,24 +51,24 @@ def test_norms_and_ratios_are_those_of_gradients_and_steps():
         expected, _ = torch.histogram(new, torch.tensor(edges))
         assert sum(counts) == len(new) == layer.size
         assert (torch.tensor(counts) - expected).abs().sum() <= 2  # a value on an edge may fall to either side
-    assert [layer.is_matrix for layer in look.layers] == [True, False, True]
+    assert [layer.is_matrix for layer in stats.layers] == [True, False, True]
 
 
 def test_activations_are_those_of_the_forward_pass():
     model, inputs = small_model(), torch.randn(16, 3)
     seen = model[:3](inputs).detach()
-    look = looked_at(model, inputs)
-    relu = look.activations["2"]
+    stats = measured(model, inputs)
+    relu = stats.activations["2"]
     assert relu.mean == pytest.approx(seen.mean().item(), rel=1e-5)
     assert relu.std == pytest.approx(seen.std(correction=0).item(), rel=1e-5)
     assert relu.zero_share == pytest.approx((seen == 0).float().mean().item())
-    assert look.layers[0].activation is not None
+    assert stats.layers[0].activation is not None
 
 
-def test_looking_leaves_no_hook_behind_and_changes_nothing():
+def test_measuring_leaves_no_hook_behind_and_changes_nothing():
     inputs = torch.randn(16, 3)
     watched, alone = small_model(), small_model()
-    looked_at(watched, inputs)
+    measured(watched, inputs)
     optimizer = torch.optim.SGD(alone.parameters(), 0.1)
     alone(inputs).square().sum().backward()
     optimizer.step()
@@ -82,15 +82,15 @@ def test_a_frozen_layer_and_zero_weights_are_no_trouble():
     model[0].requires_grad_(False)
     nn.init.zeros_(model[1].weight)  # as zero_init_residual does
     nn.init.zeros_(model[1].bias)
-    look = looked_at(model, torch.randn(16, 3), lr=1e-3)
-    assert look.layers[0].gradient_norm == 0
-    assert look.layers[0].update_ratio == 0
-    assert look.layers[1].update_ratio == 0
-    assert look.notes == ["dead activations: 2 (over 99.5% zeros)"]
+    stats = measured(model, torch.randn(16, 3), lr=1e-3)
+    assert stats.layers[0].gradient_norm == 0
+    assert stats.layers[0].update_ratio == 0
+    assert stats.layers[1].update_ratio == 0
+    assert stats.notes == ["dead activations: 2 (over 99.5% zeros)"]
 
 
-def layer(name: str, gradient_norm: float = 1.0, update_ratio: float = 1e-3) -> LayerLook:
-    return LayerLook(name, 100, True, gradient_norm, update_ratio, 1, 1, 1, HISTOGRAM, HISTOGRAM)
+def layer(name: str, gradient_norm: float = 1.0, update_ratio: float = 1e-3) -> Layer:
+    return Layer(name, 100, True, gradient_norm, update_ratio, 1, 1, 1, HISTOGRAM, HISTOGRAM)
 
 
 @pytest.mark.parametrize(
@@ -108,22 +108,22 @@ def layer(name: str, gradient_norm: float = 1.0, update_ratio: float = 1e-3) -> 
     ids=["healthy", "vanishing", "small but moving", "end of schedule", "frozen", "exploding", "jumping", "dead"],
 )
 def test_what_is_wrong_is_named(layers, activations, expected):
-    found = notes(Look(1, layers, activations))
+    found = troubles(layers, activations)
     assert (found == []) if expected is None else (len(found) == 1 and found[0].startswith(expected))
 
 
 def test_a_deep_sigmoid_network_is_caught_vanishing():
     torch.manual_seed(0)
     stack = [m for _ in range(12) for m in (nn.Linear(16, 16), nn.Sigmoid())]
-    look = looked_at(nn.Sequential(*stack, nn.Linear(16, 1)), torch.randn(64, 16), lr=1e-3)
-    assert any(text.startswith("vanishing gradients: 0,") for text in look.notes)
+    stats = measured(nn.Sequential(*stack, nn.Linear(16, 1)), torch.randn(64, 16), lr=1e-3)
+    assert any(text.startswith("vanishing gradients: 0,") for text in stats.notes)
 
 
 def test_overflow_names_the_layer():
     model = small_model()
     model(torch.randn(4, 3)).sum().backward()
     model[3].weight.grad[0, 0] = float("inf")
-    assert "overflowed in 3:" in Vitals(model, generous()).overflowed()
+    assert "overflowed in 3:" in LayerMonitor(model, generous()).overflowed()
 
 
 def test_time_is_kept_within_the_share():
@@ -135,15 +135,15 @@ def test_time_is_kept_within_the_share():
     assert not budget.allows("layers")
 
 
-def test_nobody_looks_outside_log_points_or_when_switched_off():
+def test_nothing_is_measured_outside_log_points_or_when_switched_off():
     model = small_model()
-    assert Vitals(model, generous()).look(1, is_log_point=False) is NO_OBSERVATION
-    assert Vitals(model, generous(), active=False).look(1, is_log_point=True) is NO_OBSERVATION
-    assert NO_OBSERVATION.result() is None
+    assert LayerMonitor(model, generous()).measure(1, is_log_point=False) is NO_MEASUREMENT
+    assert LayerMonitor(model, generous(), active=False).measure(1, is_log_point=True) is NO_MEASUREMENT
+    assert NO_MEASUREMENT.result() is None
 
 
 def test_plain_form_has_no_infinity():
-    look = Look(3, [layer("a", float("inf"), float("nan"))])
-    plain = look.to_plain()
+    stats = LayerStats(3, [layer("a", float("inf"), float("nan"))])
+    plain = stats.to_plain()
     assert plain["layers"][0]["gradient_norm"] is None
     assert plain["layers"][0]["update_ratio"] is None

@@ -1,19 +1,21 @@
-"""Signs of life of each layer: how large its gradients are, how far a step moves it, what it lets through.
+"""Statistics of each layer: how large its gradients are, how far a step moves it, what its outputs are like.
 
 Gradients that vanish or explode on their way down (Hochreiter 1991; Glorot & Bengio 2010, figures 6 to 8) show in the
 norms per layer; a step that moves weights by about a thousandth of their size is in order (Karpathy, CS231n, "Ratio of
 weights:updates").
 """
 
+import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.budget import Budget
+from mlcli.engine.hooks import leaves, watch
+from mlcli.engine.meter import Budget
 from mlcli.text import first_few
 
 BINS = 30
@@ -30,13 +32,16 @@ JUMPS = 0.3
 DEAD = 0.995
 """Share of zeros after an activation from which it is called dead."""
 
+MOST_NAMES = 3
+"""Layers named in a message."""
+
 Histogram = tuple[list[float], list[float]]
 """Counts [BINS] and the edges between them [BINS + 1]."""
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What a layer lets through, over one micro-batch: mean, standard deviation and share of exact zeros."""
+    """A layer's output over one micro-batch: mean, standard deviation and share of exact zeros."""
 
     mean: float
     std: float
@@ -44,7 +49,7 @@ class Activation:
 
 
 @dataclass
-class LayerLook:
+class Layer:
     """One layer's own parameters at one step; gradients before clipping, weights after the step.
 
     size: how many numbers it holds.
@@ -65,60 +70,70 @@ class LayerLook:
     gradient_histogram: Histogram
     activation: Activation | None = None
 
+    def figures(self) -> dict[str, float]:
+        """The single numbers about its parameters, by name."""
+        names = ("gradient_norm", "update_ratio", "weight_l1", "weight_l2", "weight_max")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass
-class Look:
+class LayerStats:
     """All layers at one optimizer step, front to back, and what is wrong with them in words."""
 
     step: int
-    layers: list[LayerLook]
+    layers: list[Layer]
     activations: dict[str, Activation] = field(default_factory=dict)
     """Of modules without parameters, such as ReLU."""
     notes: list[str] = field(default_factory=list)
     cost_s: float = 0.0
-    """Seconds that looking has taken."""
+    """Seconds that measuring has taken."""
 
     def to_plain(self) -> dict[str, Any]:
         """For layers.jsonl; histograms are for TensorBoard only."""
-        keys = ("gradient_norm", "update_ratio", "weight_l1", "weight_l2", "weight_max")
         layers = [
             {
                 "name": layer.name,
-                **{key: _rounded(getattr(layer, key)) for key in keys},
-                "activation": _plain(layer.activation),
+                **_rounded(layer.figures()),
+                "activation": _rounded(asdict(layer.activation)) if layer.activation else None,
             }
             for layer in self.layers
         ]
         return {"step": self.step, "layers": layers, "notes": self.notes}
 
 
-class Vitals:
-    """Looks at the layers now and then, within a budget of time.
+class LayerMonitor:
+    """Measures the layers now and then, within a budget of time.
 
     Args:
-        model: whose layers are looked at; a compiled form of it shows no activations.
+        model: whose layers are measured; a compiled form of it shows no activations.
         budget: of kind "layers".
         active: False for never.
     """
 
     def __init__(self, model: nn.Module, budget: Budget, *, active: bool = True) -> None:
         self._model, self._budget, self._active = model, budget, active
-        self._layers = _layers(model)
+        self._layers: dict[str, list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():  # front to back; shared ones belong to the first
+            self._layers[name.rpartition(".")[0] or "model"].append(parameter)
 
-    def look(self, step: int, *, is_log_point: bool) -> "Observation | NoObservation":
-        """Look at optimizer step `step` (from 1) if it is a log point and time allows."""
+    def measure(self, step: int, *, is_log_point: bool) -> "Measurement | NoMeasurement":
+        """Measure optimizer step `step` (from 1) if it is a log point and time allows."""
         if is_log_point and self._active and self._budget.allows("layers"):
-            return Observation(self._model, self._layers, step)
-        return NO_OBSERVATION
+            return Measurement(self._model, self._layers, step)
+        return NO_MEASUREMENT
 
     def overflowed(self) -> str:
         """Which layers' gradients are not finite, in words."""
-        names = [name for name, parameters in self._layers.items() if not _finite(parameters)]
-        return f"fp16 gradients overflowed in {first_few(names, 3)}: step skipped, loss scale halved"
+        names = [
+            name
+            for name, parameters in self._layers.items()
+            if not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
+        ]
+        return f"fp16 gradients overflowed in {first_few(names, MOST_NAMES)}: step skipped, loss scale halved"
 
 
-class NoObservation:
-    """Nobody looks at this step."""
+class NoMeasurement:
+    """A step that is not measured."""
 
     def gradients(self) -> None:
         pass
@@ -130,25 +145,31 @@ class NoObservation:
         return None
 
 
-NO_OBSERVATION = NoObservation()
+NO_MEASUREMENT = NoMeasurement()
 
 
-class Observation:
-    """One step being looked at. Nothing waits for the device before `result`."""
+class Measurement:
+    """One step being measured. Nothing waits for the device before `result`."""
 
     def __init__(self, model: nn.Module, layers: dict[str, list[nn.Parameter]], step: int) -> None:
         self._layers, self._step, self._cost_s = layers, step, 0.0
         self._activations: dict[str, Tensor] = {}
         self._figures: dict[str, list[Tensor]] = {}
         self._before: dict[str, list[Tensor]] = {}
-        leaves = [(name, module) for name, module in model.named_modules() if name and not list(module.children())]
-        self._handles = [module.register_forward_hook(self._watch(name)) for name, module in leaves]
+        self._hooks = watch(((name, module) for name, module in leaves(model) if name), after=self._remember)
+
+    def _remember(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+        began = time.perf_counter()
+        if isinstance(output, Tensor) and output.is_floating_point() and name not in self._activations:
+            seen = output.detach().float()
+            std, mean = torch.std_mean(seen, correction=0)
+            self._activations[name] = torch.stack([mean, std, (seen == 0).float().mean()])
+        self._cost_s += time.perf_counter() - began
 
     def gradients(self) -> None:
         """The gradients are there, unscaled and not clipped; remember them, and the weights as they are."""
         began = time.perf_counter()
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
         self._figures = {name: _gradient_figures(parameters) for name, parameters in self._layers.items()}
         self._before = {name: [p.detach().clone() for p in parameters] for name, parameters in self._layers.items()}
         self._cost_s += time.perf_counter() - began
@@ -160,7 +181,7 @@ class Observation:
             self._figures[name] += _weight_figures(parameters, self._before.pop(name))
         self._cost_s += time.perf_counter() - began
 
-    def result(self) -> Look:
+    def result(self) -> LayerStats:
         """Everything read from the device at once."""
         began = time.perf_counter()
         activations = {
@@ -168,30 +189,17 @@ class Observation:
         }
         figures = _read({name: torch.cat([f.float() for f in found]) for name, found in self._figures.items()})
         layers = [
-            _layer_look(name, self._layers[name], values, activations.pop(name, None))
+            _layer(name, self._layers[name], values, activations.pop(name, None))
             for name, values in zip(self._figures, figures, strict=True)
         ]
-        look = Look(self._step, layers, activations)
-        look.notes = notes(look)
-        look.cost_s = self._cost_s + time.perf_counter() - began
-        return look
-
-    def _watch(self, name: str):
-        def remember(module: nn.Module, inputs: tuple, output: Any) -> None:
-            began = time.perf_counter()
-            if isinstance(output, Tensor) and output.is_floating_point() and name not in self._activations:
-                seen = output.detach().float()
-                std, mean = torch.std_mean(seen, correction=0)
-                self._activations[name] = torch.stack([mean, std, (seen == 0).float().mean()])
-            self._cost_s += time.perf_counter() - began
-
-        return remember
+        stats = LayerStats(self._step, layers, activations, troubles(layers, activations))
+        stats.cost_s = self._cost_s + time.perf_counter() - began
+        return stats
 
 
-def notes(look: Look) -> list[str]:
-    """What is wrong, in words, each with the layer it was found in."""
-    found = []
-    matrices = [layer for layer in look.layers if layer.is_matrix]
+def troubles(layers: list[Layer], activations: dict[str, Activation]) -> list[str]:
+    """What is wrong, in words, each with the layers it was found in."""
+    matrices = [layer for layer in layers if layer.is_matrix]
     rms = {layer.name: layer.gradient_norm / layer.size**0.5 for layer in matrices}
     largest, farthest = max(rms.values(), default=0.0), max((layer.update_ratio for layer in matrices), default=0.0)
     vanished = [
@@ -201,27 +209,24 @@ def notes(look: Look) -> list[str]:
     ]
     exploded = [layer for layer in matrices if layer.gradient_norm > EXPLODED]
     jumping = [layer for layer in matrices if layer.update_ratio > JUMPS]
-    dead = [name for name, seen in look.activations.items() if seen.zero_share > DEAD]
+    dead = [name for name, seen in activations.items() if seen.zero_share > DEAD]
+
+    def some(names: list[str]) -> str:
+        return first_few(names, MOST_NAMES)
+
+    found = []
     if vanished:
-        found.append(f"vanishing gradients: {first_few(vanished, 3)} (below {VANISHED:g} of the largest layer's)")
+        found.append(f"vanishing gradients: {some(vanished)} (below {VANISHED:g} of the largest layer's)")
     if exploded:
-        worst = max(exploded, key=lambda layer: layer.gradient_norm)
-        found.append(f"exploding gradients: {_names(exploded)} (norm {worst.gradient_norm:.3g} in {worst.name})")
+        worst, names = max(exploded, key=lambda layer: layer.gradient_norm), [layer.name for layer in exploded]
+        found.append(f"exploding gradients: {some(names)} (norm {worst.gradient_norm:.3g} in {worst.name})")
     if jumping:
-        worst = max(jumping, key=lambda layer: layer.update_ratio)
+        worst, names = max(jumping, key=lambda layer: layer.update_ratio), [layer.name for layer in jumping]
         moves = f"a step moves {worst.name} by {worst.update_ratio:.0%} of its size"
-        found.append(f"steps too large: {_names(jumping)} ({moves})")
+        found.append(f"steps too large: {some(names)} ({moves})")
     if dead:
-        found.append(f"dead activations: {first_few(dead, 3)} (over {DEAD:.1%} zeros)")
+        found.append(f"dead activations: {some(dead)} (over {DEAD:.1%} zeros)")
     return found
-
-
-def _layers(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Each module's own parameters, front to back; shared ones belong to the first."""
-    layers: dict[str, list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        layers[name.rpartition(".")[0] or "model"].append(parameter)
-    return dict(layers)
 
 
 def _gradient_figures(parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -249,28 +254,13 @@ def _histogram(values: Tensor) -> Tensor:
     return torch.cat([torch.stack([low, high]), counts])
 
 
-def _layer_look(
-    name: str, parameters: list[nn.Parameter], values: list[float], activation: Activation | None
-) -> LayerLook:
-    gradient_norm, gradients, (ratio, l1, l2, largest), weights = (
-        values[0],
-        values[1 : BINS + 3],
-        values[BINS + 3 : BINS + 7],
-        values[BINS + 7 :],
-    )
-    return LayerLook(
-        name,
-        sum(p.numel() for p in parameters),
-        any(p.ndim >= 2 for p in parameters),
-        gradient_norm,
-        ratio,
-        l1,
-        l2,
-        largest,
-        weight_histogram=_with_edges(weights),
-        gradient_histogram=_with_edges(gradients),
-        activation=activation,
-    )
+def _layer(name: str, parameters: list[nn.Parameter], values: list[float], activation: Activation | None) -> Layer:
+    """values: of `_gradient_figures`, then of `_weight_figures`."""
+    gradient_norm, *gradients = values[: BINS + 3]
+    update_ratio, l1, l2, largest, *weights = values[BINS + 3 :]
+    size, is_matrix = sum(p.numel() for p in parameters), any(p.ndim >= 2 for p in parameters)
+    histograms = (_with_edges(weights), _with_edges(gradients))
+    return Layer(name, size, is_matrix, gradient_norm, update_ratio, l1, l2, largest, *histograms, activation)
 
 
 def _with_edges(figures: list[float]) -> Histogram:
@@ -287,20 +277,6 @@ def _read(tensors: dict[str, Tensor]) -> list[list[float]]:
     return [part.tolist() for part in torch.cat(list(tensors.values())).cpu().split(sizes)]
 
 
-def _finite(parameters: list[nn.Parameter]) -> bool:
-    return all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
-
-
-def _names(layers: list[LayerLook]) -> str:
-    return first_few([layer.name for layer in layers], 3)
-
-
-def _plain(activation: Activation | None) -> dict[str, float | None] | None:
-    if activation is None:
-        return None
-    return {key: _rounded(getattr(activation, key)) for key in ("mean", "std", "zero_share")}
-
-
-def _rounded(value: float) -> float | None:
-    """Six digits; JSON has no NaN or infinity."""
-    return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else None
+def _rounded(figures: dict[str, float]) -> dict[str, float | None]:
+    """To six digits; JSON has no NaN or infinity."""
+    return {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in figures.items()}

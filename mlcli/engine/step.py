@@ -1,0 +1,137 @@
+"""One training step: the gradients of its parts, the guard, clipping, the optimizer. Everything that trains takes it.
+
+A step's batch may be cut into parts (micro-batches). Their gradients add up to those of the whole batch, so the step
+stays what it was; only batch normalisation sees smaller batches.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mlcli.engine.contract import Batch, Feed, Task, total
+from mlcli.engine.guard import Guard, NoGuard
+from mlcli.engine.meter import Meter
+from mlcli.engine.optimizer import clip_gradients, set_lr
+from mlcli.engine.runtime import Runtime, is_out_of_memory
+from mlcli.engine.settings import Train, TrainerSettings
+from mlcli.engine.state import Progress, TrainingState
+from mlcli.errors import OutOfMemoryError
+
+
+def forward_backward(
+    task: Task, net: nn.Module, batch: Batch, runtime: Runtime, scaler: torch.amp.GradScaler, meter: Meter
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Add the gradients of one part to those that the parameters hold.
+
+    Returns its share of the step's loss [], and its loss terms, each a mean over the part; all on the device.
+    """
+    with runtime.autocast():
+        terms = task.losses(net, batch)
+    loss = total(terms) if batch.share == 1 else total(terms) * batch.share
+    meter.mark("forward")
+    scaler.scale(loss).backward()
+    meter.mark("backward")
+    return loss, terms
+
+
+class Stepper:
+    """Takes steps on one training state.
+
+    Args:
+        state: whose weights are trained; `progress.step` seeds the dropout of a step, and is advanced by the caller.
+        meter: gets the samples, the waiting for batches, and the phases.
+        guarded: whether to look for gradients and losses that are not finite; loss scaling does so by itself.
+    """
+
+    def __init__(
+        self, task: Task, state: TrainingState, settings: TrainerSettings, runtime: Runtime, meter: Meter,
+        *, guarded: bool = True,
+    ) -> None:  # fmt: skip
+        self.task, self.state, self.runtime, self.meter = task, state, runtime, meter
+        self.clipping = settings.optimizer
+        self.parameters = list(state.model.parameters())
+        self.guard: Guard | NoGuard = NoGuard()
+        if guarded and not state.scaler.is_enabled():
+            is_cheap = runtime.device.type == "cpu"  # to read a number; a GPU would have to be waited for
+            self.guard = Guard(self.parameters, state.optimizer, runtime.device, reads_each_step=is_cheap)
+
+    def gradients(self, batches: Iterator[Batch], parts: int) -> list[Tensor]:
+        """Forward and backward over the next `parts` batches. Returns their shares of the loss, on the device.
+
+        The parameters then hold the gradients of the whole step, neither scaled nor clipped.
+        """
+        task, state, runtime, meter = self.task, self.state, self.runtime, self.meter
+        runtime.seed_step(state.progress.step)  # dropout and the like: a function of (seed, step)
+        losses: list[Tensor] = []
+        taken: list[tuple[dict[str, Tensor], float]] = []
+        for _ in range(parts):
+            with meter:
+                batch = next(batches)  # already on the device
+            loss, terms = forward_backward(task, state.net, batch, runtime, state.scaler, meter)
+            meter.count(len(batch))
+            losses.append(loss)
+            taken.append((terms, batch.share))
+        for terms, share in taken:  # only once all of the step went well
+            state.window.add(terms, share)
+        state.scaler.unscale_(state.optimizer)
+        return losses
+
+    def update(self, lr: float) -> bool:
+        """Clip the gradients and move the weights. Returns False if fp16 gradients overflowed, and nothing moved."""
+        state, scaler, optimizer = self.state, self.state.scaler, self.state.optimizer
+        set_lr(optimizer, lr)
+        clip_gradients(self.parameters, self.clipping)
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        if scaler.get_scale() < scale:
+            return False
+        state.ema.update(state.progress.step - state.progress.skipped)
+        return True
+
+    def forget_gradients(self) -> None:
+        """As `Optimizer.zero_grad`, which takes longer to tell the profiler than to do it."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.meter.mark("optimizer")
+
+    def take(self, batches: Iterator[Batch], parts: int, lr: float) -> list[Tensor]:
+        """A whole step, which goes on even if something is not finite. Returns as `gradients`."""
+        losses = self.gradients(batches, parts)
+        self.guard.passes(losses)
+        self.update(lr)
+        self.forget_gradients()
+        return losses
+
+
+class MicroBatches:
+    """How many parts the batches of one training are cut into; finer when memory runs out, also after resuming."""
+
+    def __init__(self, train: Train, progress: Progress, feed: Feed) -> None:
+        self._train, self._progress, self._feed = train, progress, feed
+        if progress.halvings:
+            feed.cut(self.parts)
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step."""
+        return min(self._train.samples_per_step, self._train.accumulate << self._progress.halvings)
+
+    @property
+    def size(self) -> int:
+        """Samples of the largest micro-batch."""
+        return -(-self._train.samples_per_step // self.parts)
+
+    def halve(self, error: Exception) -> str:
+        """Cut twice as fine from the next batches on; what was done, in words.
+
+        Raises the error itself if it is not about memory, if train.auto_microbatch is off, or at a size of 1.
+        """
+        is_memory = isinstance(error, OutOfMemoryError) or is_out_of_memory(error)
+        if not is_memory or not self._train.auto_microbatch or self.size == 1:
+            raise error
+        error.__traceback__ = None  # whose frames hold the activations that did not fit
+        self._progress.halvings += 1
+        self._feed.cut(self.parts)
+        return f"memory ran out: micro-batches of {self.size} from here on, {self.parts} to a step"
