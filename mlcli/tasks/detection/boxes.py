@@ -7,13 +7,14 @@ are finite.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Format = Literal["xyxy", "xywh", "cxcywh"]
 """Corners; left, top, width, height (COCO's); centre, width, height."""
+FORMATS: tuple[Format, ...] = get_args(Format)
 Overlap = Literal["iou", "giou", "diou", "ciou"]
 Fit = Literal["pad", "stretch"]
 
@@ -21,7 +22,13 @@ TINY = 1e-6  # pixels; smaller sides have no aspect ratio worth a gradient
 
 
 def convert(boxes: Tensor, source: Format, target: Format) -> Tensor:
-    """Boxes [..., 4] from one format to another. `convert(convert(b, s, t), t, s) == b`"""
+    """Convert boxes [..., 4] from one format to another. `convert(convert(b, s, t), t, s) == b`
+
+    Raises ValueError for a format that is not one of `Format`.
+    """
+    for name in (source, target):
+        if name not in FORMATS:
+            raise ValueError(f"unknown box format {name!r}: choose one of {', '.join(FORMATS)}")
     if source == target:
         return boxes
     first, second = boxes[..., :2], boxes[..., 2:]
@@ -48,13 +55,13 @@ def area(boxes_xyxy: Tensor) -> Tensor:
 
 
 def clip(boxes_xyxy: Tensor, height: float, width: float) -> Tensor:
-    """The part of boxes [..., 4] that is inside a picture; a box wholly outside becomes one without area."""
+    """Clip boxes [..., 4] to a picture; a box wholly outside becomes one without area."""
     x, y = boxes_xyxy[..., 0::2].clamp(0, width), boxes_xyxy[..., 1::2].clamp(0, height)
     return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
 
 
 def placement(sizes_wh: Tensor, image_size: Sequence[int], fit: Fit) -> tuple[Tensor, Tensor]:
-    """Where pictures of any size come to lie in the model's input: `input_xy == original_xy * scale + shift`.
+    """Return where pictures of any size lie in the model's input: `input_xy == original_xy * scale + shift`.
 
     The same arithmetic, to the pixel, as `mlcli.data.decode.Preparation`: pad keeps the aspect ratio up to the rounding
     of the shorter side, and centres (letterbox); stretch fills.
@@ -85,7 +92,7 @@ def overlap_matrix(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Ten
 
 
 def overlap(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Tensor:
-    """How much boxes agree, pair by pair, broadcasting: [..., 4], [..., 4] -> [...], 1 for equal ones.
+    """Measure how much boxes agree, pair by pair, broadcasting: [..., 4], [..., 4] -> [...], 1 for equal ones.
 
     * iou: 0 to 1, and flat at 0 wherever they are apart;
     * giou: minus the share of the hull (the smallest box around both) that neither fills; above -1;
@@ -111,7 +118,7 @@ def overlap(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Tensor:
 
 
 def _aspect_penalty(a: Tensor, b: Tensor, iou: Tensor) -> Tensor:
-    """`alpha * v` of CIoU (equations 8 to 11); alpha is a weight, not something to learn from."""
+    """Return `alpha * v` of CIoU (equations 8 to 11); alpha is a weight, through which no gradient flows."""
     difference = _angle(a) - _angle(b)
     v = 4 / math.pi**2 * difference.square()
     with torch.no_grad():

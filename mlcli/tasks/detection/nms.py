@@ -1,8 +1,8 @@
 """Non-maximum suppression: of detections that mean the same object, keep one.
 
-Greedy NMS by class or over all, soft-NMS (Bodla et al. 2017, arXiv:1704.04503), and DIoU-NMS (Zheng et al. 2020,
-arXiv:1911.08287, section 3.3), each written to be read. Models call `suppress`, which does the greedy one by class with
-torchvision's compiled kernel; the tests hold the two to the same answer.
+Greedy NMS, soft-NMS (Bodla et al. 2017, arXiv:1704.04503), and DIoU-NMS (Zheng et al. 2020, arXiv:1911.08287, section
+3.3), each written to be read. Detectors call `suppress`, which does the greedy one with torchvision's compiled kernel;
+the tests hold the two to the same answer.
 """
 
 from typing import Literal
@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from mlcli.tasks.detection.boxes import Overlap, overlap_matrix
-from mlcli.tasks.detection.targets import Detections
+from mlcli.tasks.detection.targets import Detections, to_detections
+
+Method = Literal["hard", "soft", "diou"]
 
 MAX_CANDIDATES = 2000  # of one image: NMS compares each with each; torchvision's RetinaNet takes 1000 of each level
 
 
-def nms(boxes_xyxy: Tensor, scores: Tensor, iou: float, kind: Overlap = "iou") -> Tensor:
-    """Greedy suppression without regard to class: indices that are kept, int64 [K], most certain first.
+def nms(
+    boxes_xyxy: Tensor, scores: Tensor, iou: float, kind: Overlap = "iou", *, labels: Tensor | None = None
+) -> Tensor:
+    """Greedy suppression: indices that are kept, int64 [K], most certain first.
 
     The most certain box is kept and all that overlap it by more than `iou` are dropped; then the next. Of equal scores,
     the first comes first.
@@ -26,29 +30,16 @@ def nms(boxes_xyxy: Tensor, scores: Tensor, iou: float, kind: Overlap = "iou") -
         boxes_xyxy: [N, 4].
         scores: [N].
         kind: "diou" lets boxes stand whose centres are apart, as of one person behind another.
+        labels: [N], where boxes of another label drop nothing; None for suppression without regard to class.
     """
     order = scores.argsort(descending=True, stable=True)
-    overlaps = overlap_matrix(boxes_xyxy[order], boxes_xyxy[order], kind)
+    drops = overlap_matrix(boxes_xyxy[order], boxes_xyxy[order], kind) > iou
+    if labels is not None:
+        drops &= labels[order][:, None] == labels[order]
     alive = torch.ones(len(order), dtype=torch.bool, device=boxes_xyxy.device)
     for place in range(len(order)):
-        if alive[place]:
-            alive[place + 1 :] &= overlaps[place, place + 1 :] <= iou
+        alive[place + 1 :] &= ~(alive[place] & drops[place, place + 1 :])  # an `if` would wait for the device
     return order[alive]
-
-
-def nms_by_class(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, iou: float, kind: Overlap = "iou") -> Tensor:
-    """`nms` among boxes of one label [N] only: indices that are kept, most certain first."""
-    kept = [
-        same[nms(boxes_xyxy[same], scores[same], iou, kind)]
-        for same in ((labels == label).nonzero().flatten() for label in labels.unique())
-    ]
-    survivors = torch.cat(kept).sort().values if kept else labels.new_zeros(0, dtype=torch.int64)
-    return survivors[scores[survivors].argsort(descending=True, stable=True)]
-
-
-def diou_nms(boxes_xyxy: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """`nms` by DIoU: what overlaps but has its centre elsewhere is likelier to be another object."""
-    return nms(boxes_xyxy, scores, threshold, "diou")
 
 
 def soft_nms(
@@ -56,21 +47,27 @@ def soft_nms(
     scores: Tensor,
     method: Literal["linear", "gaussian"] = "gaussian",
     *,
+    labels: Tensor | None = None,
     iou: float = 0.3,
     sigma: float = 0.5,
     score_threshold: float = 0.001,
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Boxes that overlap a more certain one lose certainty instead of being dropped.
 
     Args:
         method: linear: times 1 - overlap, from an overlap of `iou` up; gaussian: times exp(-overlap² / sigma), always.
+        labels: [N], where boxes of another label cost nothing; None for suppression without regard to class.
         score_threshold: what falls below is dropped.
+        most: stop after so many boxes.
 
     Returns the indices kept, int64 [K], and their new scores [K], most certain first.
     """
     overlaps = overlap_matrix(boxes_xyxy, boxes_xyxy)
+    if labels is not None:
+        overlaps = overlaps * (labels[:, None] == labels)
     left, kept, new_scores = scores.clone(), [], []
-    for _ in range(len(scores)):
+    for _ in range(len(scores) if most is None else min(most, len(scores))):
         best = left.argmax()
         if left[best] < score_threshold:
             break
@@ -87,36 +84,45 @@ def soft_nms(
     return torch.stack(kept), torch.stack(new_scores)
 
 
-def suppress(boxes_xyxy: Tensor, scores: Tensor, iou: float, score_threshold: float, max_detections: int) -> Detections:
-    """What models call: from a batch of raw answers to at most `max_detections` an image, by greedy NMS in each class.
+def suppress(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    iou: float = 0.5,
+    score_threshold: float = 0.01,
+    max_detections: int = 100,
+    method: Method = "hard",
+) -> Detections:
+    """From a batch of raw answers to at most `max_detections` an image, by suppression in each class.
 
     Args:
         boxes_xyxy: [B, N, 4], clipped to the image.
         scores: [B, N, K], of each class; class k gets the label k + 1. A box can be kept for several classes.
-        iou: of two boxes of a class that overlap by more, the less certain is dropped.
+        iou: of two boxes of a class that overlap by more, the less certain is dropped; nothing to "soft".
         score_threshold: only what is above takes part; the MAX_CANDIDATES most certain of it in each image.
+        method: "hard" is greedy NMS, "diou" the same by DIoU, "soft" Gaussian soft-NMS.
 
     Returns Detections of D = max_detections rows, on the same device. Waits for the device, as NMS must.
     """
-    num_classes = scores.shape[2]
+    from torchvision.ops import batched_nms
+
+    num_classes, images = scores.shape[2], []
     best, place = scores.flatten(1).float().topk(min(MAX_CANDIDATES, scores[0].numel()), dim=1)  # [B, C]
     rows, labels = place // num_classes, place % num_classes + 1
     candidates = boxes_xyxy.float().gather(1, rows[..., None].expand(-1, -1, 4))
-    found = zip(candidates, best, labels, strict=True)
-    images = [_suppress_one(b, s, c, iou, score_threshold, max_detections) for b, s, c in found]
-    return Detections(*(torch.stack(parts) for parts in zip(*images, strict=True)))
-
-
-def _suppress_one(
-    boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, score_threshold: float, rows: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One image's candidates [C, 4], [C], [C], most certain first -> the same of `rows` rows, zeros at the end."""
-    from torchvision.ops import batched_nms
-
-    above = ~(scores <= score_threshold)  # keeps NaN, so that a broken model does not pass for one that finds nothing
-    boxes, scores, labels = boxes[above], scores[above], labels[above]
-    kept = batched_nms(boxes, scores, labels, iou)[:rows]
-    out = boxes.new_zeros(rows, 4), scores.new_zeros(rows), labels.new_zeros(rows)
-    for whole, part in zip(out, (boxes, scores, labels), strict=True):
-        whole[: len(kept)] = part[kept]
-    return out
+    for box, score, label in zip(candidates, best, labels, strict=True):
+        above = ~(
+            score <= score_threshold
+        )  # keeps NaN, so that a broken model does not pass for one that finds nothing
+        box, score, label = box[above], score[above], label[above]
+        match method:
+            case "hard":
+                kept = batched_nms(box, score, label, iou)[:max_detections]
+            case "diou":
+                kept = nms(box, score, iou, "diou", labels=label)[:max_detections]
+            case "soft":
+                kept, softened = soft_nms(
+                    box, score, labels=label, score_threshold=score_threshold, most=max_detections
+                )
+                score = score.index_copy(0, kept, softened)
+        images.append({"boxes": box[kept], "scores": score[kept], "labels": label[kept]})
+    return to_detections(images, max_detections)

@@ -11,6 +11,7 @@ from mlcli.data.info import DataInfo
 from mlcli.tasks.detection.boxes import clip, convert, placement
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.masks import paste, run_length
+from mlcli.tasks.detection.models.build import build
 from mlcli.tasks.detection.nms import nms
 from mlcli.tasks.detection.targets import Detections
 
@@ -37,7 +38,7 @@ class ObjectDetector:
         self.config, self.info = config, info
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.train.seed)  # torch.manual_seed would also seed every GPU
-            self.model: nn.Module = config.model.build(info)
+            self.model: nn.Module = build(config.model, info)
         self.score_threshold = DEFAULT_THRESHOLD
         """Detections less certain than this are not told."""
 

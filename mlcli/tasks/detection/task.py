@@ -54,7 +54,7 @@ class DetectionTask(ObjectDetector):
         first, *more = describe_source(self.config.data, self.source)
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
         lines = [("data", first), *(("", text) for text in (*more, *self.source.notes))]
-        lines += [("model", f"{config.describe(self.info)}  {size}"), *(("", text) for text in self._prepared)]
+        lines += [("model", f"{config.describe()}  {size}"), *(("", text) for text in self._prepared)]
         return lines + [("", line) for line in self.start.describe()]
 
     def feed(

@@ -4,6 +4,7 @@ import torch
 from pydantic import TypeAdapter
 
 from mlcli.data.info import DataInfo
+from mlcli.tasks.detection.models.build import build
 from mlcli.tasks.detection.models.config import DetectionModel
 from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.targets import Targets
@@ -19,7 +20,7 @@ def facts(height: int, width: int, classes: int = 3, **preparation) -> DataInfo:
 
 def detector(info: DataInfo, seed: int = 0, **section) -> Detector:
     torch.manual_seed(seed)
-    return MODEL.validate_python(section).build(info)
+    return build(MODEL.validate_python(section), info)
 
 
 def two_rectangles(count: int, height: int, width: int, classes: int = 3) -> tuple[torch.Tensor, Targets]:

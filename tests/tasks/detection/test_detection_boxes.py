@@ -163,3 +163,9 @@ def test_placement_is_where_the_decoder_puts_the_picture(fit, size):
     assert corners.tolist() == pytest.approx(
         np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]), abs=1e-9
     )
+
+
+@pytest.mark.parametrize(("source", "target"), [("yxyx", "xyxy"), ("xywh", "cxywh"), ("ltrb", "ltrb")])
+def test_an_unknown_format_is_refused_with_the_known_ones(source, target):
+    with pytest.raises(ValueError, match="choose one of xyxy, xywh, cxcywh"):
+        convert(torch.zeros(1, 4), source, target)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
-from mlcli.tasks.detection.models.coding import VARIANCES, decode, decode_ltrb, encode, encode_ltrb
+from mlcli.tasks.detection.models.anchors import VARIANCES, decode, decode_ltrb, encode
 from tests.tasks.detection.test_detection_boxes import random_boxes
 
 boxes = st.tuples(st.floats(-500, 500), st.floats(-500, 500), st.floats(1, 60), st.floats(1, 60)).map(
@@ -21,9 +21,11 @@ def test_decode_undoes_encode(box, anchor, variance):
 
 
 @given(boxes, st.floats(-500, 500), st.floats(-500, 500), st.sampled_from([4, 8.0, torch.tensor([[16.0]])]))
-def test_decode_ltrb_undoes_encode_ltrb(box, x, y, stride):
+def test_distances_in_strides_lead_back_to_the_box(box, x, y, stride):
+    """Section 3.1 of FCOS, equation 1: l = x - x0, t = y - y0, r = x1 - x, b = y1 - y."""
     point = torch.tensor([[x, y]], dtype=torch.float64)
-    torch.testing.assert_close(decode_ltrb(encode_ltrb(box, point, stride), point, stride), box, atol=1e-6, rtol=1e-9)
+    distances = torch.cat([point - box[:, :2], box[:, 2:] - point], dim=1) / stride
+    torch.testing.assert_close(decode_ltrb(distances, point, stride), box, atol=1e-6, rtol=1e-9)
 
 
 def test_deltas_are_torchvisions():
@@ -38,7 +40,7 @@ def test_distances_are_torchvisions_seen_in_sides_of_a_square():
     """torchvision's FCOS divides by the anchor's size, which there is the stride."""
     points, b = random_boxes(50, 1)[:, :2], random_boxes(50, 2)
     anchors = torch.cat([points - 8, points + 8], dim=1)
-    torch.testing.assert_close(encode_ltrb(b, points, 16.0), BoxLinearCoder().encode(anchors, b))
+    torch.testing.assert_close(decode_ltrb(BoxLinearCoder().encode(anchors, b), points, 16.0), b)
 
 
 def test_growth_is_limited_so_that_nothing_overflows():

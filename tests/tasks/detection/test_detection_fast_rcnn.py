@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
-from mlcli.tasks.detection.models.fast_rcnn import LookAtMap
-from mlcli.tasks.detection.models.sliding import sliding_windows
+from mlcli.tasks.detection.models.proposers import sliding_windows
+from mlcli.tasks.detection.models.rcnn import LookAtMap
 
 from .overfit import detector, facts
 from .rectangles import check_detections, found_share, learn, rectangles

@@ -5,7 +5,7 @@ import torch
 from torchvision import ops
 
 from mlcli.tasks.detection.boxes import overlap_matrix
-from mlcli.tasks.detection.nms import diou_nms, nms, nms_by_class, soft_nms, suppress
+from mlcli.tasks.detection.nms import nms, soft_nms, suppress
 from tests.tasks.detection.test_detection_boxes import random_boxes
 
 
@@ -23,8 +23,8 @@ def crowded(seed: int, count: int = 150) -> tuple[torch.Tensor, torch.Tensor, to
 def test_the_readable_nms_keeps_what_torchvision_keeps(iou, seed):
     boxes, scores, labels = crowded(seed)
     assert nms(boxes, scores, iou).equal(ops.nms(boxes, scores, iou))
-    assert nms_by_class(boxes, scores, labels, iou).equal(ops.batched_nms(boxes, scores, labels, iou))
-    assert len(nms(boxes, scores, iou)) < len(nms_by_class(boxes, scores, labels, iou)) < len(boxes)
+    assert nms(boxes, scores, iou, labels=labels).equal(ops.batched_nms(boxes, scores, labels, iou))
+    assert len(nms(boxes, scores, iou)) < len(nms(boxes, scores, iou, labels=labels)) < len(boxes)
 
 
 def test_an_overlap_just_at_the_threshold_is_kept():
@@ -51,7 +51,7 @@ def test_nothing_and_one_box(count):
     labels = torch.ones(count, dtype=torch.int64)
     kept = list(range(count))
     assert nms(boxes, scores, 0.5).tolist() == kept
-    assert nms_by_class(boxes, scores, labels, 0.5).tolist() == kept
+    assert nms(boxes, scores, 0.5, labels=labels).tolist() == kept
     assert soft_nms(boxes, scores)[0].tolist() == kept
 
 
@@ -60,7 +60,7 @@ def test_diou_keeps_one_behind_another():
     boxes, scores = torch.tensor([front, behind]), torch.tensor([0.9, 0.8])
     assert 0.41 < overlap_matrix(boxes, boxes)[0, 1] < 0.43
     assert nms(boxes, scores, 0.42).tolist() == [0]
-    assert diou_nms(boxes, scores, 0.42).tolist() == [0, 1]
+    assert nms(boxes, scores, 0.42, "diou").tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -106,7 +106,7 @@ def test_suppress_gives_each_image_its_own_survivors_in_a_fixed_shape():
     assert found.boxes_xyxy.shape == (3, 70, 4)
     for image in range(3):
         rows, classes = (scores[image] > 0.1).nonzero(as_tuple=True)
-        kept = nms_by_class(boxes[image, rows], scores[image, rows, classes], classes, 0.4)[:70]
+        kept = nms(boxes[image, rows], scores[image, rows, classes], 0.4, labels=classes)[:70]
         count = len(kept)
         assert found.scores[image, :count].equal(scores[image, rows, classes][kept])
         assert found.labels[image, :count].equal(classes[kept] + 1)
@@ -115,3 +115,40 @@ def test_suppress_gives_each_image_its_own_survivors_in_a_fixed_shape():
             assert (padding[image, count:] == 0).all()
     assert (found.labels[2] == 0).all()
     assert (found.labels[0] > 0).all(), "max_detections cuts"
+
+
+def one_behind_another() -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes [1, 3, 4] of IoU 0.43 and DIoU 0.41 by pairs, and scores [1, 3, 2]: two of one class, one of another."""
+    boxes = torch.tensor([[[0.0, 0, 10, 30], [4, 0, 14, 30], [4, 0, 14, 30]]])
+    return boxes, torch.tensor([[[0.9, 0], [0.8, 0], [0, 0.7]]])
+
+
+@pytest.mark.parametrize(("method", "labels"), [("hard", [1, 2]), ("diou", [1, 1, 2]), ("soft", [1, 2, 1])])
+def test_suppress_by_each_method_among_boxes_of_a_class(method, labels):
+    boxes, scores = one_behind_another()
+    found = suppress(boxes, scores, 0.42, score_threshold=0.1, max_detections=4, method=method)
+    assert found.labels[0].tolist() == labels + [0] * (4 - len(labels))
+    iou = float(ops.box_iou(boxes[0, :1], boxes[0, 1:2]))
+    softened = 0.8 * float(torch.tensor(-(iou**2) / 0.5).exp())
+    expected = {"hard": [0.9, 0.7], "diou": [0.9, 0.8, 0.7], "soft": [0.9, 0.7, softened]}[method]
+    assert found.scores[0, : len(labels)].tolist() == pytest.approx(expected)
+
+
+def test_soft_scores_fall_below_the_threshold_and_end_in_nothing():
+    boxes, scores = one_behind_another()
+    found = suppress(boxes, scores, score_threshold=0.65, max_detections=4, method="soft")
+    assert found.labels[0].tolist() == [1, 2, 0, 0]
+    few = suppress(boxes, scores, score_threshold=0.1, max_detections=1, method="soft")
+    assert few.scores[0].tolist() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_soft_nms_by_class_is_soft_nms_of_each_class(seed):
+    boxes, scores, labels = crowded(seed)
+    kept, new_scores = soft_nms(boxes, scores, labels=labels)
+    for label in labels.unique():
+        own = (labels == label).nonzero().flatten()
+        alone, alone_scores = soft_nms(boxes[own], scores[own])
+        mine = labels[kept] == label
+        assert kept[mine].equal(own[alone])
+        torch.testing.assert_close(new_scores[mine], alone_scores)

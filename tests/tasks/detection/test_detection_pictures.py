@@ -10,9 +10,9 @@ from mlcli.show.palette import INK
 from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.judge.metrics import DetectionMetrics
 from mlcli.tasks.detection.masks import run_length
-from mlcli.tasks.detection.models.anchors import grid_anchors
+from mlcli.tasks.detection.models.anchors import default_boxes
 from mlcli.tasks.detection.models.matching import max_iou
-from mlcli.tasks.detection.nms import nms_by_class
+from mlcli.tasks.detection.nms import nms
 from mlcli.tasks.detection.pictures.sheets import (
     anchors_and_matches,
     annotate,
@@ -132,7 +132,7 @@ def test_a_batch_shows_its_objects_and_not_its_padding():
 
 def test_anchors_and_suppression_are_drawn():
     images, targets = scene()
-    anchors = grid_anchors([16, 32], [0.5, 1, 2], 8, 8, 8)
+    anchors = default_boxes((64, 64), [(8, 8)], [[2, 3]], min_scale=0.4)
     boxes, labels = targets.boxes_xyxy[0], targets.labels[0]
     matched = max_iou(iou_matrix(boxes, anchors), labels > 0, high=0.5, low=0.3, allow_low_quality=True)
     assert {0, 1} <= set(matched.tolist())
@@ -144,7 +144,7 @@ def test_anchors_and_suppression_are_drawn():
     assert (np.asarray(same) == np.asarray(page)).all()
     candidates = boxes.repeat(20, 1) + torch.rand(40, 4, generator=torch.Generator().manual_seed(1)) * 3
     scores, kinds = torch.linspace(0.1, 0.9, 40), labels.repeat(20)
-    kept = nms_by_class(candidates, scores, kinds, 0.5)
+    kept = nms(candidates, scores, 0.5, labels=kinds)
     assert len(kept) == 2
     page = before_and_after_nms(images[0], candidates, scores, kinds, kept, ("a", "b", "c"))
     left, right = page.crop((0, 0, page.width // 2, page.height)), page.crop((page.width // 2, 0, *page.size))

@@ -12,11 +12,17 @@ from mlcli.engine.checkpoint import save_checkpoint
 from mlcli.errors import CheckpointError, ConfigError, OutputError
 from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import Scenes
+from mlcli.tasks.detection.models.build import build_proposer
 from mlcli.tasks.detection.models.config import Proposals
-from mlcli.tasks.detection.models.proposal_cache import ProposalCache, default_path, picture_key
-from mlcli.tasks.detection.models.proposals import recall, recall_line, with_proposals
-from mlcli.tasks.detection.models.proposers import proposer
-from mlcli.tasks.detection.models.sliding import sliding_windows
+from mlcli.tasks.detection.models.proposals import (
+    ProposalCache,
+    default_path,
+    picture_key,
+    recall,
+    recall_line,
+    with_proposals,
+)
+from mlcli.tasks.detection.models.proposers import sliding_windows
 
 from .overfit import MODEL, detector, facts
 from .rectangles import rectangles
@@ -148,7 +154,7 @@ def test_the_usual_place_is_the_users_cache(monkeypatch, tmp_path):
 def test_selective_search_finds_rectangles():
     pytest.importorskip("cv2.ximgproc", reason="needs the extra mlcli[proposals]")
     images, targets = rectangles(64, 96, rows=1)
-    look = proposer(Proposals(method="selective_search", most=200), facts(64, 96))
+    look = build_proposer(Proposals(method="selective_search", most=200), facts(64, 96))
     found = look(images)
     for boxes, objects, valid in zip(found, targets.boxes_xyxy, targets.valid, strict=True):
         assert 3 < len(boxes) <= 200
@@ -157,14 +163,14 @@ def test_selective_search_finds_rectangles():
         assert (box_iou(objects[valid], boxes).amax(dim=1) > 0.6).all()
     again = look(images.flip(0))
     assert all(torch.equal(a, b) for a, b in zip(found, reversed(again), strict=True))
-    few = proposer(Proposals(method="selective_search", most=3), facts(64, 96))(images[:1])[0]
+    few = build_proposer(Proposals(method="selective_search", most=3), facts(64, 96))(images[:1])[0]
     assert torch.equal(few, found[0][:3])
 
 
 def test_selective_search_that_is_not_installed_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ConfigError, match="selective search") as caught:
-        proposer(Proposals(method="selective_search"), facts(64, 64))
+        build_proposer(Proposals(method="selective_search"), facts(64, 64))
     assert "mlcli[proposals]" in caught.value.fix
 
 
@@ -196,7 +202,7 @@ def test_regions_of_a_trained_network(scenes, tmp_path):
     assert str(tmp_path / "kept.npz") in lines[1]
 
     # Now the file answers; a picture that it does not know is looked at.
-    cache = ProposalCache(tmp_path / "kept.npz", proposer(config, info).identity)
+    cache = ProposalCache(tmp_path / "kept.npz", build_proposer(config, info).identity)
     key = picture_key(records.read(np.array([0]))[0].numpy())
     assert key in cache
     cache[key] = np.array([[1, 2, 30, 40]], np.float32)
@@ -213,13 +219,13 @@ def test_networks_that_do_not_fit_are_refused(tmp_path):
     trained_run(tmp_path / "small", facts(64, 64, fit="pad"), name="faster_rcnn", width=4)
     config = Proposals(method="rpn", run=tmp_path / "small")
     with pytest.raises(ConfigError, match="64x64, these have 64x96") as caught:
-        proposer(config, facts(64, 96, fit="pad"))
+        build_proposer(config, facts(64, 96, fit="pad"))
     assert "data.image_size" in caught.value.fix
     with pytest.raises(ConfigError, match="fit pad, these have stretch"):
-        proposer(config, facts(64, 64, fit="stretch"))
+        build_proposer(config, facts(64, 64, fit="stretch"))
     trained_run(tmp_path / "fcos", facts(64, 64), name="fcos", width=4)
     with pytest.raises(CheckpointError, match="fcos has no region proposal network"):
-        proposer(Proposals(method="rpn", run=tmp_path / "fcos"), facts(64, 64))
+        build_proposer(Proposals(method="rpn", run=tmp_path / "fcos"), facts(64, 64))
     with pytest.raises(ValidationError, match="belong together"):
         Proposals(method="rpn")
 

@@ -11,8 +11,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
-from mlcli.tasks.detection.models.config import Ssd
-from mlcli.tasks.detection.models.ssd_vgg import VggMaps, _map_sizes, vgg_layout
+from mlcli.tasks.detection.models.ssd import vgg_layout, vgg_map_sizes, vgg_maps
 from mlcli.tasks.detection.targets import Targets
 
 from .overfit import detector, facts, two_rectangles
@@ -50,7 +49,7 @@ def test_vgg_default_boxes_are_torchvisions():
     )
     maps = [torch.zeros(1, 1, side, side) for side in (38, 19, 10, 5, 3, 1)]
     (expected,) = generator(ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)]), maps)
-    boxes_xyxy = vgg_layout(Ssd(**PAPER), facts(300, 300)).boxes_xyxy
+    boxes_xyxy = vgg_layout((300, 300), batch_norm=False).boxes_xyxy
     assert boxes_xyxy.shape == (8732, 4)
     assert torch.allclose(boxes_xyxy, expected, atol=1e-3)
 
@@ -83,7 +82,7 @@ def test_matching_mining_and_losses_are_torchvisions(negatives):
     boxes = len(net.boxes_xyxy)
     deltas = torch.randn(3, boxes, 4, generator=random)
     logits = torch.randn(3, boxes, 4, generator=random)
-    terms = net.losses(deltas, logits, targets)
+    terms = net.losses((deltas, logits), targets)
 
     backbone = torch.nn.Identity()
     backbone.out_channels = [8]
@@ -150,9 +149,9 @@ def test_coco_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch, tmp_
 def test_vgg_has_boxes_for_every_cell_of_every_map():
     for size in [(64, 64), (100, 170), (300, 300), (321, 512)]:
         with torch.device("meta"):
-            backbone = VggMaps(batch_norm=False, extras=len(_map_sizes(*size)) - 2)
+            backbone = vgg_maps(batch_norm=False, count=len(vgg_map_sizes(*size)))
         maps = [tuple(m.shape[2:]) for m in backbone(torch.zeros(1, 3, *size, device="meta")).values()]
-        assert maps == _map_sizes(*size)
+        assert maps == vgg_map_sizes(*size)
 
 
 def test_too_small_pictures_are_refused_by_vgg():
@@ -161,7 +160,7 @@ def test_too_small_pictures_are_refused_by_vgg():
 
 
 def test_the_first_map_is_scaled_to_one_length():
-    maps = VggMaps(batch_norm=False, extras=0).eval()
+    maps = vgg_maps(batch_norm=False, count=2).eval()
     with torch.no_grad():
         first = maps(torch.randn(1, 3, 64, 64))["0"]
     assert torch.allclose(first.norm(dim=1), torch.tensor(20.0), rtol=1e-3)

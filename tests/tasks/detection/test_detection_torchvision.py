@@ -14,7 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.tasks.detection.masks import paste
-from mlcli.tasks.detection.models import pretrained
+from mlcli.tasks.detection.models import torchvision_nets
+from mlcli.tasks.detection.models.torchvision_detectors import OneStage
 
 from .overfit import detector, facts
 from .rectangles import check_detections, found_share, learn, rectangles
@@ -38,7 +39,7 @@ every_name = pytest.mark.parametrize("name", TERMS)
 
 def lists(net, images, targets):
     """The same batch as torchvision wants it."""
-    shift = 1 if net.__class__.__name__ == "OneStage" else 0
+    shift = 1 if isinstance(net, OneStage) else 0
     found = []
     for b, n in enumerate(targets.valid.sum(dim=1).tolist()):
         found.append({"boxes": targets.boxes_xyxy[b, :n], "labels": targets.labels[b, :n] - shift})
@@ -346,9 +347,11 @@ def test_imagenet_weights_go_to_the_backbone(tmp_path, monkeypatch):
     (tmp_path / "net.pth").rename(cached)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     # The real file has this name but for the digest, which random weights cannot have.
-    assert pretrained._imagenet_url("fasterrcnn_mobilenet_v3_large_fpn").endswith("mobilenet_v3_large-8738ca79.pth")
-    assert pretrained._imagenet_url("maskrcnn_resnet50_fpn_v2").endswith("resnet50-0676ba61.pth")
-    monkeypatch.setattr(pretrained, "_imagenet_url", lambda arch: f"https://x.org/{cached.name}")
+    assert torchvision_nets._imagenet_url("fasterrcnn_mobilenet_v3_large_fpn").endswith(
+        "mobilenet_v3_large-8738ca79.pth"
+    )
+    assert torchvision_nets._imagenet_url("maskrcnn_resnet50_fpn_v2").endswith("resnet50-0676ba61.pth")
+    monkeypatch.setattr(torchvision_nets, "_imagenet_url", lambda arch: f"https://x.org/{cached.name}")
     arch = "fasterrcnn_mobilenet_v3_large_320_fpn"
     net: Any = detector(facts(32, 32), name="faster_rcnn", arch=arch, weights="imagenet")
     body = net.net.backbone.body.state_dict()

@@ -1,9 +1,12 @@
-"""Boxes laid out before anything is seen: grid anchors, SSD's default boxes, and sizes fitted to a data set.
+"""Boxes laid out before anything is seen, and what a network says about a box as seen from there.
 
-Grid anchors: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), section 3.1.1. Default boxes: SSD (Liu et al. 2016,
-arXiv:1512.02325), section 2.2. k-means on IoU: YOLO9000 (Redmon & Farhadi 2017, arXiv:1612.08242), section 2.
+Default boxes: SSD (Liu et al. 2016, arXiv:1512.02325), section 2.2. k-means on IoU: YOLO9000 (Redmon & Farhadi 2017,
+arXiv:1612.08242), section 2. Deltas from an anchor (R-CNN, SSD, YOLOv3's sizes): Girshick et al. 2014
+(arXiv:1311.2524), appendix C; variances as in SSD's code, which torchvision calls weights (1 / variance). Distances
+from a point, in strides: FCOS (Tian et al. 2019, arXiv:1904.01355), section 3.1.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,36 +19,16 @@ MAX_ROUNDS = 300  # of k-means; some dozens are usual
 RESTARTS = 5  # k-means ends in the nearest of many optima
 MIN_RECALL_IOU = 0.5  # an anchor that overlaps a box by less is of no help to it
 
-
-def grid_anchors(
-    sizes: Sequence[float],
-    ratios: Sequence[float],
-    stride: float,
-    height: int,
-    width: int,
-    offset: float = 0.5,
-) -> Tensor:
-    """A box of each size and ratio around each cell of a feature map: float32 [height * width * A, 4] in pixels, xyxy.
-
-    Cells go row by row; in a cell, sizes from outside, ratios inside (A = sizes * ratios). Not clipped to the picture.
-
-    Args:
-        sizes: square roots of areas in pixels.
-        ratios: height / width.
-        stride: of the map, in pixels.
-        height, width: of the map, in cells.
-        offset: where in its cell a box is centred, in strides: 0.5 for the middle; torchvision has 0, the corner.
-    """
-    size = torch.tensor(sizes, dtype=torch.float32)[:, None]
-    root = torch.tensor(ratios, dtype=torch.float32).sqrt()
-    half = torch.stack([size / root, size * root], dim=-1).flatten(0, 1) / 2  # [A, 2]
-    centres = _centres(height, width, offset) * stride
-    return torch.cat([centres - half, centres + half], dim=-1).flatten(0, 2)
+VARIANCES = (0.1, 0.1, 0.2, 0.2)
+"""Of centre x, y and log width, height: deltas of matched anchors get about unit spread (Fast R-CNN's 10, 10, 5, 5)."""
+MAX_LOG_SCALE = math.log(1000 / 16)  # as in Detectron: a box of 16 pixels may grow to 1000, exp never overflows
+TINY = 1e-6  # pixels; rows without area (padding) get large but finite deltas
 
 
-def grid_points(height: int, width: int, stride: float, offset: float = 0.5) -> Tensor:
-    """The centres of a map's cells, row by row: float32 [height * width, 2] in pixels, xy."""
-    return _centres(height, width, offset).flatten(0, 2) * stride
+def grid_points(height: int, width: int, stride: float = 1.0) -> Tensor:
+    """Return the centres of a map's cells, row by row: float32 [height * width, 2] in pixels, xy."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([x, y], dim=-1).flatten(0, 1).float() * stride
 
 
 def default_boxes(
@@ -55,7 +38,7 @@ def default_boxes(
     min_scale: float = 0.2,
     max_scale: float = 0.9,
 ) -> Tensor:
-    """SSD's boxes for maps from fine to coarse: float32 [sum of h * w * (2 + 2 * ratios), 4] in pixels, xyxy.
+    """Lay out SSD's boxes for maps from fine to coarse: float32 [sum of h * w * (2 + 2 * ratios), 4] in pixels, xyxy.
 
     Level k has the scale s_k, evenly spaced from `min_scale` to `max_scale`. In a cell come the square of s_k, the
     square between this level and the next (the root of s_k * s_k+1), then for each ratio r the box r times as wide as
@@ -77,14 +60,14 @@ def default_boxes(
         for ratio in ratios[level]:
             root = ratio**0.5
             shapes += [(scale * root, scale / root), (scale / root, scale * root)]
-        centres = _centres(height, width, 0.5) / torch.tensor([width, height])
+        centres = grid_points(height, width)[:, None] / torch.tensor([width, height])
         half = torch.tensor(shapes) / 2
-        boxes.append((torch.cat([centres - half, centres + half], dim=-1) * whole.repeat(2)).flatten(0, 2))
+        boxes.append((torch.cat([centres - half, centres + half], dim=-1) * whole.repeat(2)).flatten(0, 1))
     return torch.cat(boxes)
 
 
 def kmeans_anchors(sizes_wh: Tensor, k: int, seed: int = 0) -> tuple[Tensor, float, float]:
-    """The k sizes that boxes of a data set overlap best, both laid on one centre; a function of the seed.
+    """Fit the k sizes that boxes of a data set overlap best, both laid on one centre; a function of the seed.
 
     Args:
         sizes_wh: [N, 2], widths and heights of the training boxes in pixels of the model's input; those without area
@@ -134,7 +117,44 @@ def _size_ious(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return common / (sizes.prod(axis=1)[:, None] + anchors.prod(axis=1) - common)
 
 
-def _centres(height: int, width: int, offset: float) -> Tensor:
-    """(x, y) of each cell in cells: [height, width, 1, 2]"""
-    y, x = torch.meshgrid(torch.arange(height) + offset, torch.arange(width) + offset, indexing="ij")
-    return torch.stack([x, y], dim=-1)[:, :, None].float()
+# --- coding of boxes --------------------------------------------------------------------------------------------------
+
+
+def encode(boxes_xyxy: Tensor, anchors_xyxy: Tensor, variances: Sequence[float] = VARIANCES) -> Tensor:
+    """Boxes as seen from anchors: [..., 4], [..., 4] -> (dx, dy, dw, dh) [..., 4]. `decode(encode(b, a), a) == b`
+
+    That holds for boxes up to 62.5 times as wide or high as their anchor.
+    """
+    centre, size = _centre_size(boxes_xyxy)
+    anchor_centre, anchor_size = _centre_size(anchors_xyxy)
+    shift = (centre - anchor_centre) / anchor_size
+    return torch.cat([shift, (size / anchor_size).log()], dim=-1) / _like(variances, shift)
+
+
+def decode(deltas: Tensor, anchors_xyxy: Tensor, variances: Sequence[float] = VARIANCES) -> Tensor:
+    """Deltas (dx, dy, dw, dh) [..., 4] from anchors [..., 4] -> boxes xyxy [..., 4], not clipped to a picture."""
+    anchor_centre, anchor_size = _centre_size(anchors_xyxy)
+    scaled = deltas * _like(variances, deltas)
+    centre = anchor_centre + scaled[..., :2] * anchor_size
+    half = scaled[..., 2:].clamp(max=MAX_LOG_SCALE).exp() * anchor_size / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def decode_ltrb(distances: Tensor, points_xy: Tensor, strides: Tensor | float) -> Tensor:
+    """Distances to left, top, right, bottom [..., 4] in strides from points -> boxes xyxy [..., 4].
+
+    Args:
+        points_xy: [..., 2], where the predictions stand, in pixels.
+        strides: [..., 1] of each point, or one for all, in pixels.
+    """
+    low_high = distances * strides
+    return torch.cat([points_xy - low_high[..., :2], points_xy + low_high[..., 2:]], dim=-1)
+
+
+def _centre_size(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return (low + high) / 2, (high - low).clamp(min=TINY)
+
+
+def _like(values: Sequence[float], tensor: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=tensor.dtype, device=tensor.device)

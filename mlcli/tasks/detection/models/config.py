@@ -1,18 +1,14 @@
 """Step 1, sets of functions that find objects: the detectors a YAML can name. No torch in here.
 
-All of them train from scratch with the compact backbone. Each class's `build(info)` makes a `Detector`.
+All of them train from scratch with the compact backbone; build.py makes the detectors.
 """
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mlcli.schema import ConfigPath, Strict
-
-if TYPE_CHECKING:
-    from mlcli.data.info import DataInfo
-    from mlcli.tasks.detection.models.detector import Detector
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -35,7 +31,16 @@ class Compact(DetectorBase):
     """Channels at stride 2; twice as many at each further stride. 16 makes about a million parameters."""
 
 
-class Yolo(Compact):
+class CompactSingleShot(Compact):
+    """Detectors with suppression of this project; the others leave it to torchvision, which has only the hard one."""
+
+    nms: Literal["hard", "soft", "diou"] = "hard"
+    """Of detections of one class that overlap: hard drops the less certain above nms_iou; diou does so by DIoU, which
+    spares boxes with other centres (Zheng et al. 2020); soft lowers their scores by exp(-IoU² / 0.5) instead (Bodla et
+    al. 2017), whatever nms_iou."""
+
+
+class Yolo(CompactSingleShot):
     """You only look once, written from the papers (Redmon & Farhadi 2018; Ge et al. 2021; Feng et al. 2021)."""
 
     name: Literal["yolo"]
@@ -54,17 +59,12 @@ class Yolo(Compact):
             raise ValueError(f"strides {list(self.strides)} must each be twice the one before, such as [8, 16, 32]")
         return self
 
-    def build(self, info: "DataInfo") -> "Detector":
-        from mlcli.tasks.detection.models.yolo import yolo
-
-        return yolo(self, info)
-
-    def describe(self, info: "DataInfo") -> str:
+    def describe(self) -> str:
         """yolo free width 16"""
         return f"yolo {self.head} width {self.width}"
 
 
-class Ssd(Compact):
+class Ssd(CompactSingleShot):
     """Single shot multibox detector (Liu et al. 2016, arXiv:1512.02325)."""
 
     name: Literal["ssd"]
@@ -85,12 +85,7 @@ class Ssd(Compact):
             raise ValueError("weights 'coco' are of VGG-16 without batch normalisation; set batch_norm to false")
         return self
 
-    def build(self, info: "DataInfo") -> "Detector":
-        from mlcli.tasks.detection.models.ssd import ssd
-
-        return ssd(self, info)
-
-    def describe(self, info: "DataInfo") -> str:
+    def describe(self) -> str:
         """ssd compact width 16"""
         return f"ssd {self.backbone}" + (f" width {self.width}" if self.backbone == "compact" else "")
 
@@ -128,12 +123,7 @@ class RCnn(DetectorBase):
     """Channels of the CNN's first layer."""
     proposals: Proposals = Proposals()
 
-    def build(self, info: "DataInfo") -> "Detector":
-        from mlcli.tasks.detection.models.rcnn import rcnn
-
-        return rcnn(self, info)
-
-    def describe(self, info: "DataInfo") -> str:
+    def describe(self) -> str:
         """rcnn, proposals sliding"""
         return f"{self.name}, proposals {self.proposals.method}"
 
@@ -146,12 +136,7 @@ class FastRCnn(Compact):
     """RoI pooling as in the paper, or RoIAlign (He et al. 2017)."""
     proposals: Proposals = Proposals()
 
-    def build(self, info: "DataInfo") -> "Detector":
-        from mlcli.tasks.detection.models.fast_rcnn import fast_rcnn
-
-        return fast_rcnn(self, info)
-
-    def describe(self, info: "DataInfo") -> str:
+    def describe(self) -> str:
         """fast_rcnn, proposals sliding"""
         return f"{self.name}, proposals {self.proposals.method}"
 
@@ -166,12 +151,7 @@ class TorchvisionDetector(Compact):
     weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
     """For arch: none; torchvision's weights for the backbone or for all (network or its cache needed); or a file."""
 
-    def build(self, info: "DataInfo") -> "Detector":
-        from mlcli.tasks.detection.models.torchvision_detectors import torchvision_detector
-
-        return torchvision_detector(self, info)
-
-    def describe(self, info: "DataInfo") -> str:
+    def describe(self) -> str:
         """faster_rcnn compact width 16"""
         return f"{self.name} " + (
             f"{self.arch}, weights {self.weights}" if self.arch else f"compact width {self.width}"

@@ -19,10 +19,9 @@ def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2
         alpha: weight of the yes; 1 - alpha of the no. Negative for no weights.
         gamma: how much less easy ones count; 0 for plain cross-entropy.
     """
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p = logits.sigmoid()
     miss = p * (1 - targets) + (1 - p) * targets
-    loss = cross_entropy * miss**gamma
+    loss = cross_entropy(logits, targets) * miss**gamma
     return loss if alpha < 0 else loss * (alpha * targets + (1 - alpha) * (1 - targets))
 
 
@@ -43,3 +42,13 @@ def hard_negative_mining(losses: Tensor, positive: Tensor, ratio: float = 3.0) -
 def box_loss(predicted_xyxy: Tensor, target_xyxy: Tensor, kind: Overlap = "ciou") -> Tensor:
     """1 - overlap, pair by pair: [..., 4], [..., 4] -> [...], 0 for equal boxes; 1 for iou, up to 2 or more else."""
     return 1 - overlap(predicted_xyxy, target_xyxy, kind)
+
+
+def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Of each yes-or-no question by itself: [...], [...] in 0..1 -> [...]"""
+    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels 0..K [...] -> float32 [..., K], all 0 for label 0. PyTorch's own looks at the values, and so waits."""
+    return (labels[..., None] == torch.arange(1, num_classes + 1, device=labels.device)).float()

@@ -10,6 +10,8 @@ device. The answer is int64 [..., A]: the index of an object, BACKGROUND or IGNO
 import torch
 from torch import Tensor
 
+from mlcli.tasks.detection.targets import Targets
+
 BACKGROUND = -1
 """No object: to be told so."""
 IGNORED = -2
@@ -127,3 +129,21 @@ def task_aligned(
 def _nothing(ious: Tensor) -> Tensor:
     """Background for all anchors: there is not even padding."""
     return torch.full((*ious.shape[:-2], ious.shape[-1]), BACKGROUND, dtype=torch.int64, device=ious.device)
+
+
+def assigned(targets: Targets, matched: Tensor, otherwise_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Box and label of the object that each of A boxes learns.
+
+    Args:
+        matched: int64 [B, A], a row of the targets, or negative for none.
+        otherwise_xyxy: [B, A, 4] or [A, 4], the box where there is none; whatever gives the loss a finite gradient
+            there, for 0 times infinity is not 0.
+
+    Returns boxes float32 [B, A, 4] as xyxy in pixels, and labels int64 [B, A] in 1..K, 0 for none.
+    """
+    there = matched >= 0
+    if targets.labels.shape[1] == 0:
+        return otherwise_xyxy.expand(*matched.shape, 4), torch.zeros_like(matched)
+    rows = matched.clamp(min=0)
+    boxes_xyxy = targets.boxes_xyxy.gather(1, rows[..., None].expand(-1, -1, 4))
+    return torch.where(there[..., None], boxes_xyxy, otherwise_xyxy), targets.labels.gather(1, rows) * there

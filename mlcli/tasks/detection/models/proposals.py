@@ -1,29 +1,104 @@
-"""Regions for R-CNN and Fast R-CNN, found before training: once for each picture, kept, and measured.
+"""Regions for R-CNN and Fast R-CNN, found before training: once for each picture, kept in one file, and measured.
 
-What no region overlaps cannot be found, so the share of objects that regions do overlap is said before training starts.
+Finding them takes minutes for every data set, and gives the same in every run. An entry of the file belongs to the
+pixels of a picture as the model gets it, the whole file to one method with its parameters; so another picture under the
+old name is looked at anew, and so is everything when the method changes.
+
+What no region overlaps cannot be found, so the share of objects that regions do overlap is shown before training.
 """
 
+import hashlib
+import io
+import os
 import sys
-from collections.abc import Iterator
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.files import cannot_write, write_atomically
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.data.records import DetectionSource, Records
+from mlcli.tasks.detection.models.build import build_proposer
 from mlcli.tasks.detection.models.config import Proposals
-from mlcli.tasks.detection.models.lists import to_boxes
-from mlcli.tasks.detection.models.proposal_cache import ProposalCache, default_path, picture_key
-from mlcli.tasks.detection.models.proposers import Proposer, proposer
-from mlcli.tasks.detection.models.sliding import sliding_windows
+from mlcli.tasks.detection.models.proposers import Proposer, sliding_windows
+from mlcli.tasks.detection.targets import padded
 
 CHUNK = 32  # pictures read and looked at together
 SAVE_EVERY = 256  # pictures after which what was found is safe on disk; selective search takes minutes for them
 
 OVERLAPPED = 0.5
 """Least IoU of a region and an object for the object to be found, as for average precision at 0.5."""
+
+
+def default_path(method: str) -> Path:
+    """Where proposals are kept unless the YAML says so: the user's folder for caches."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "mlcli" / f"proposals-{method}.npz"
+
+
+def picture_key(pixels: np.ndarray) -> str:
+    """SHA-256 of a picture's pixels (uint8, any shape) and their shape."""
+    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+class ProposalCache:
+    """Boxes (float32 [p, 4], corners in input pixels) by picture key.
+
+    A file that is damaged, or belongs to another method, is as good as none, and will be replaced.
+
+    Args:
+        path: the .npz file. Raises OutputError at once if its folder cannot be made, not after the work is done.
+        identity: of the method and its parameters.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path, self._identity = path, identity
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(path.parent, error) from error
+        self._boxes = self._read()
+        self._new: dict[str, np.ndarray] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._boxes
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._boxes[key]
+
+    def __setitem__(self, key: str, boxes_xyxy: np.ndarray) -> None:
+        self._boxes[key] = self._new[key] = boxes_xyxy
+
+    def save(self) -> None:
+        """Add what is new to the file, and to what other processes have put there meanwhile."""
+        if not self._new:
+            return
+        self._boxes = self._read() | self._boxes
+        self._new = {}
+        counts = [len(boxes) for boxes in self._boxes.values()]
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            identity=np.array(self._identity),
+            keys=np.array(list(self._boxes), dtype="S64"),
+            offsets=np.cumsum([0, *counts]),
+            boxes_xyxy=np.concatenate([np.zeros((0, 4), np.float32), *self._boxes.values()]),
+        )
+        write_atomically(self.path, content.getvalue())
+
+    def _read(self) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                if file["identity"] != self._identity:
+                    return {}
+                keys, boxes = file["keys"].astype(str).tolist(), np.split(file["boxes_xyxy"], file["offsets"][1:-1])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return {}
+        return dict(zip(keys, boxes, strict=True)) if keys else {}
 
 
 def with_proposals(source: DetectionSource, config: Proposals) -> tuple[DetectionSource, list[str]]:
@@ -35,7 +110,7 @@ def with_proposals(source: DetectionSource, config: Proposals) -> tuple[Detectio
         height, width = source.info.input_shape[1:]
         windows = sliding_windows(height, width, config.most)
         return source, [recall_line(config.method, [windows] * len(source.splits["train"]), source.splits["train"])]
-    look = proposer(config, source.info)
+    look = build_proposer(config, source.info)
     cache = ProposalCache(config.cache or default_path(config.method), look.identity)
     found = {split: _found(look, cache, records, split) for split, records in source.splits.items()}
     splits = {
@@ -79,7 +154,8 @@ def _found(look: Proposer, cache: ProposalCache, records: Records, title: str) -
     keys: list[str] = []
     unsaved = 0
     with tqdm(total=len(records), desc=f"proposals, {title}", disable=None, file=sys.stderr, leave=False) as bar:
-        for images in _pictures(records):
+        for start in range(0, len(records), CHUNK):
+            images = records.read(np.arange(start, min(start + CHUNK, len(records))))
             here = [picture_key(pixels) for pixels in images.numpy()]
             new = [row for row, key in enumerate(here) if key not in cache]
             for row, boxes in zip(new, look(images[new]) if new else [], strict=True):
@@ -94,11 +170,6 @@ def _found(look: Proposer, cache: ProposalCache, records: Records, title: str) -
     return [torch.from_numpy(cache[key]) for key in keys]
 
 
-def _pictures(records: Records) -> Iterator[Tensor]:
-    for start in range(0, len(records), CHUNK):
-        yield records.read(np.arange(start, min(start + CHUNK, len(records))))
-
-
 def _in_originals(found: list[Tensor], records: Records, most: int) -> np.ndarray:
     """In pixels of the originals, float32 [N, most, 4]; what lies in the bars of a letterbox is left out."""
     kept = []
@@ -106,4 +177,4 @@ def _in_originals(found: list[Tensor], records: Records, most: int) -> np.ndarra
         width, height = records.sizes[picture].tolist()
         boxes = clip(records.to_original(boxes[None], torch.tensor([picture]))[0], height, width)
         kept.append(boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)])
-    return to_boxes(kept, most).numpy()
+    return padded(kept, most).numpy()

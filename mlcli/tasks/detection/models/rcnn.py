@@ -1,40 +1,202 @@
-"""R-CNN (Girshick et al. 2014, arXiv:1311.2524): every region is cut out, warped, and seen by a CNN alone.
+"""R-CNN and Fast R-CNN: regions are proposed from outside, the network says what is in each, and where exactly.
 
-As there: some of the surroundings is cut out too, what lies outside the picture has the mean colour (appendix A), and
-boxes are refined by regression (appendix C). Unlike there: the classes are told apart by the network's own softmax, not
-by a support vector machine each on its features (appendix B finds 3.3 points of mAP between the two); the regression is
-learned along with it, as in Fast R-CNN; the network is small and starts from scratch.
+R-CNN (Girshick et al. 2014, arXiv:1311.2524): every region is cut out, warped, and seen by a CNN alone. As there, some
+of the surroundings is cut out too, what lies outside the picture has the mean colour (appendix A), and boxes are
+refined by regression (appendix C). Unlike there, a softmax decides between the classes, not a support vector machine
+each (appendix B finds 3.3 points of mAP between the two); the regression is learned along with it, as in Fast R-CNN;
+the network is small and starts from scratch.
+
+Fast R-CNN (Girshick 2015, arXiv:1504.08083): the picture goes through the network once, each region is pooled from its
+map. As there, one map, the maxima of 7 x 7 cells of each region, two hidden layers, softmax over the classes and smooth
+L1 on the offsets, learned together. The network is the compact one, a hundredth of VGG-16.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import RoIAlign, RoIPool, roi_align
 
-from mlcli.data.info import DataInfo
-from mlcli.tasks.detection.models.backbone import Conv, Residual
-from mlcli.tasks.detection.models.config import RCnn
-from mlcli.tasks.detection.models.detector import Detector
-from mlcli.tasks.detection.models.regions import RegionDetector
+from mlcli.tasks.detection.models.backbone import CompactBackbone, Conv, PyramidPooling, Residual
+from mlcli.tasks.detection.models.detector import Common, Detector
+from mlcli.tasks.detection.models.proposers import sliding_windows
+from mlcli.tasks.detection.targets import Detections, Targets, boxes_to_lists, to_detections, to_lists
 
-HIDDEN = 128  # units before the two answers
-REGIONS = 32  # of a picture that are learned from; the paper draws 128 from all pictures of a batch (section 2.3)
-CELLS = 3  # along each side of the last map: enough to tell where in the crop the object ends
+FOREGROUND_IOU = 0.5
+"""From this overlap on a region is an object's, below it is background (Girshick 2015, section 2.3)."""
+
+FOREGROUND_SHARE = 0.25
+"""Most of the regions learned from that are objects' (as there)."""
+
+CROP_HIDDEN = 128  # units of R-CNN before the two answers
+CROP_REGIONS = 32  # of a picture that R-CNN learns from; the paper draws 128 from all pictures of a batch (section 2.3)
+CROP_CELLS = 3  # along each side of R-CNN's last map: enough to tell where in the crop the object ends
 SAMPLES = 2  # pixels read along each side for one of the crop: a region of twice its side is averaged, not thinned out
 
 CROPS_AT_ONCE = 1024
 """Crops in memory at a time when all regions are looked at: 28 MB at 48 pixels. A batch may have 20,000 regions."""
 
+MAP_STRIDE = 8
+"""Of Fast R-CNN's map, in pixels. The paper has 16, for pictures of 600 pixels and more; here, objects of 40 pixels
+would have two cells, and the embedded scenes were learned a third as well (mAP@.5 after 1,600 pictures: 0.03, not
+0.08)."""
 
-def rcnn(config: RCnn, info: DataInfo) -> Detector:
-    """R-CNN with the proposals, the crop and the context that a YAML names."""
-    look = LookAtCrops(config.crop, config.context, config.width)
-    return RegionDetector(config, info, features=nn.Identity(), look=look, hidden=HIDDEN, regions=REGIONS)
+MAP_CELLS = 7  # pooled from a region along each side
+MAP_HIDDEN = 256  # units of Fast R-CNN; 4096 in the paper
+MAP_REGIONS = 64  # of a picture that Fast R-CNN learns from (section 2.3)
+
+Propose = Callable[[Tensor], list[Tensor]]
+"""uint8 [B, 3, H, W] -> B times regions float32 [p, 4] on the CPU, corners in pixels."""
+
+
+class RegionDetector(Detector):
+    """Base of the two. Terms: class, box.
+
+    Regions are those in `targets.proposals_xyxy`; where there are none, what `propose` finds in the pictures at hand;
+    without it, sliding windows always. In training the objects' own boxes are among them. Matching, sampling, coding
+    and suppression are torchvision's RoIHeads, as in Girshick 2015, section 2.3.
+
+    Args:
+        features: from pixels to what regions are cut from.
+        look: (features, B times boxes [p, 4], sizes) -> [R, hidden], what is seen in each region.
+        regions: how many of a picture are learned from.
+        most: sliding windows kept of one picture.
+        propose: what finds regions instead of sliding windows.
+    """
+
+    windows: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int],
+        *,
+        features: nn.Module,
+        look: nn.Module,
+        hidden: int,
+        regions: int,
+        most: int = 300,
+        propose: Propose | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(num_classes, image_size, **common)
+        self._propose = propose
+        windows = torch.empty(0, 4) if propose else sliding_windows(*image_size, most)
+        self.register_buffer("windows", windows, persistent=False)
+        self.features = features
+        self.roi_heads = RoIHeads(
+            box_roi_pool=look,
+            box_head=nn.Identity(),
+            box_predictor=_FullPrecisionPredictor(hidden, num_classes + 1),
+            fg_iou_thresh=FOREGROUND_IOU,
+            bg_iou_thresh=FOREGROUND_IOU,
+            batch_size_per_image=regions,
+            positive_fraction=FOREGROUND_SHARE,
+            bbox_reg_weights=None,
+            score_thresh=self.score_threshold,
+            nms_thresh=self.nms_iou,
+            detections_per_img=self.max_detections,
+        )
+
+    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[dict[str, Tensor], Detections | None]:
+        proposals = self.proposals(images, targets)
+        features = self.features(self.normalize(images))
+        sizes = [self.image_size] * len(images)
+        if not self.training:
+            found, _ = self.roi_heads(features, proposals, sizes)
+            return {}, to_detections(found, self.max_detections)
+        assert targets is not None, "training needs targets"
+        _, losses = self.roi_heads(features, proposals, sizes, to_lists(targets))
+        return {"class": losses["loss_classifier"], "box": losses["loss_box_reg"]}, None
+
+    def proposals(self, images: Tensor, targets: Targets | None) -> list[Tensor]:
+        """B times float32 [p, 4], p >= 1: with no region at all in a batch the mean loss would be NaN."""
+        if self._propose is None:
+            return [self.windows] * len(images)
+        if targets is not None and targets.proposals_xyxy is not None:
+            proposals = boxes_to_lists(targets.proposals_xyxy)
+        else:  # pictures that were not looked at before, as when predicting
+            proposals = [boxes.to(images.device) for boxes in self._propose(images.round().to(torch.uint8))]
+        height, width = self.image_size
+        return [boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]]) for boxes in proposals]
+
+
+class RcnnDetector(RegionDetector):
+    """R-CNN. See `Detector` and `RegionDetector` for what it takes and returns.
+
+    Args:
+        crop: side in pixels that each region is warped to.
+        context: by how much of its sides a region is widened before it is cut out, half at each end.
+        width: channels of the CNN's first layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int],
+        *,
+        crop: int = 48,
+        context: float = 0.15,
+        width: int = 16,
+        most: int = 300,
+        propose: Propose | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(
+            num_classes,
+            image_size,
+            features=nn.Identity(),
+            look=LookAtCrops(crop, context, width),
+            hidden=CROP_HIDDEN,
+            regions=CROP_REGIONS,
+            most=most,
+            propose=propose,
+            **common,
+        )
+
+
+class FastRcnnDetector(RegionDetector):
+    """Fast R-CNN. See `Detector` and `RegionDetector` for what it takes and returns.
+
+    Args:
+        roi: how regions are pooled; see `LookAtMap`.
+        width: channels of the backbone at stride 2.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int],
+        *,
+        roi: Literal["pool", "align"] = "pool",
+        width: int = 16,
+        most: int = 300,
+        propose: Propose | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        # The compact backbone as far as stride 8, with two blocks more and the view around that its top has.
+        backbone = CompactBackbone(width)
+        channels = backbone.channels[1]
+        blocks = Residual(channels), Residual(channels), PyramidPooling(channels)
+        features = nn.Sequential(backbone.stem, backbone.stages[0], backbone.stages[1], *blocks)
+        super().__init__(
+            num_classes,
+            image_size,
+            features=features,
+            look=LookAtMap(roi, channels),
+            hidden=MAP_HIDDEN,
+            regions=MAP_REGIONS,
+            most=most,
+            propose=propose,
+            **common,
+        )
 
 
 def crop_and_warp(images: Tensor, boxes: Sequence[Tensor], side: int, context: float) -> Tensor:
-    """Every region with its surroundings, stretched to a square: float32 [R, C, side, side], in the order of `boxes`.
+    """Stretch every region with its surroundings to a square: float32 [R, C, side, side], in the order of `boxes`.
 
     images: float [B, C, H, W]; what lies outside of one is 0, the mean colour after normalisation.
     boxes: B times float32 [p, 4], corners in pixels; R of all together.
@@ -48,7 +210,7 @@ def crop_and_warp(images: Tensor, boxes: Sequence[Tensor], side: int, context: f
 
 
 class LookAtCrops(nn.Module):
-    """Normalised pictures [B, 3, H, W] and B times boxes [p, 4] -> [R, HIDDEN], each region cropped and seen alone."""
+    """Normalised pictures [B, 3, H, W] and B times boxes [p, 4] -> [R, CROP_HIDDEN], each region seen alone."""
 
     def __init__(self, side: int, context: float, width: int) -> None:
         super().__init__()
@@ -60,9 +222,9 @@ class LookAtCrops(nn.Module):
             Conv(2 * width, 4 * width, stride=2),
             Residual(4 * width),
             Conv(4 * width, 8 * width, stride=2),
-            nn.AdaptiveAvgPool2d(CELLS),
+            nn.AdaptiveAvgPool2d(CROP_CELLS),
             nn.Flatten(),
-            nn.Linear(8 * width * CELLS**2, HIDDEN),
+            nn.Linear(8 * width * CROP_CELLS**2, CROP_HIDDEN),
             nn.SiLU(inplace=True),
         )
 
@@ -74,3 +236,28 @@ class LookAtCrops(nn.Module):
             for some in regions.split(CROPS_AT_ONCE):
                 seen.append(self.net(crop_and_warp(image, [some], self.side, self.context)))
         return torch.cat(seen)
+
+
+class LookAtMap(nn.Module):
+    """Map [B, C, H / 8, W / 8] and B times boxes [p, 4] in pixels -> [R, MAP_HIDDEN], R regions of all pictures.
+
+    pool: the largest value in each of 7 x 7 parts, whose edges are rounded to cells of the map (section 2.1).
+    align: the mean of four values in each, read between the cells (He et al. 2017, arXiv:1703.06870, section 3).
+    """
+
+    def __init__(self, roi: Literal["pool", "align"], channels: int) -> None:
+        super().__init__()
+        scale = 1 / MAP_STRIDE
+        self.pool = RoIPool(MAP_CELLS, scale) if roi == "pool" else RoIAlign(MAP_CELLS, scale, 2, aligned=True)
+        self.head = TwoMLPHead(channels * MAP_CELLS**2, MAP_HIDDEN)
+
+    def forward(self, features: Tensor, boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        return self.head(self.pool(features.float(), boxes))  # RoI pooling knows no half precision on the CPU
+
+
+class _FullPrecisionPredictor(FastRCNNPredictor):
+    """torchvision decodes boxes in the type of these answers, and bfloat16 knows only every second pixel beyond 256."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())

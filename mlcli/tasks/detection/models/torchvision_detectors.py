@@ -1,26 +1,21 @@
 """Faster R-CNN, Mask R-CNN, RetinaNet and FCOS: torchvision's parts, called the way our detectors are.
 
-Ren et al. 2015 (arXiv:1506.01497), He et al. 2017 (arXiv:1703.06870), Lin et al. 2017 (arXiv:1708.02002), Tian et al.
-2019 (arXiv:1904.01355). Matching, sampling, losses and suppression are torchvision's. What it does to lists of pictures
+Matching, sampling, losses and suppression are torchvision's. What it does to lists of pictures
 of any size (normalise, resize, pad, and back) is left out: our batches have one shape and are ready.
 """
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
 
-from mlcli.data.info import DataInfo
 from mlcli.data.statistics import IMAGENET_MEAN
-from mlcli.errors import ConfigError
-from mlcli.tasks.detection.models.config import TorchvisionDetector
-from mlcli.tasks.detection.models.detector import Detector
-from mlcli.tasks.detection.models.lists import to_detections, to_lists
-from mlcli.tasks.detection.models.pretrained import load_pretrained
-from mlcli.tasks.detection.models.torchvision_nets import ARCHS, ONE_STAGE, torchvision_net
-from mlcli.tasks.detection.targets import Detections, Targets
+from mlcli.tasks.detection.models.detector import Common, Detector
+from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
+from mlcli.tasks.detection.targets import Detections, Targets, to_detections, to_lists
 
 TERMS = {
     "loss_objectness": "rpn_objectness",
@@ -35,54 +30,55 @@ TERMS = {
 """torchvision's names of loss terms, and ours."""
 
 
-def torchvision_detector(config: TorchvisionDetector, info: DataInfo) -> Detector:
-    """The detector a YAML names. Its `notes` (tuple of str) say which weights were loaded and which did not fit.
-
-    Raises ConfigError for an arch that does not belong to the name, or weights without an arch; DataError and
-    CheckpointError if weights cannot be had (pretrained.py).
-    """
-    if config.arch is None and config.weights != "none":
-        raise ConfigError(
-            f"weights '{config.weights}' need an arch of torchvision's; the compact backbone has none",
-            where="model.weights",
-            fix=f"set model.arch to {ARCHS[config.name][0]}, or give your own weights as finetune.weights",
-        )
-    net: Any = torchvision_net(config, info)
-    kind = OneStage if config.name in ONE_STAGE else TwoStage
-    if config.arch is None or config.weights == "none":
-        return kind(net, config, info)
-    notes = load_pretrained(net, config.arch, config.weights)
-    if info.mean != IMAGENET_MEAN:
-        notes.append(f"{config.arch}: its weights expect ImageNet's mean and std; data.normalize=imagenet gives them")
-    still = [layer for layer in net.backbone.body.modules() if isinstance(layer, nn.BatchNorm2d)]
-    return kind(net, config, info, notes=tuple(notes), still=() if config.arch.endswith("_v2") else tuple(still))
-
-
 class TorchvisionBase(Detector):
-    """One of torchvision's detectors, called by its parts.
+    """One of torchvision's detectors, called by its parts; see `Detector` for what it takes and returns.
 
     Args:
-        notes: what became of the weights, for people.
-        still: batch norms that keep the statistics they came with. Learned on ImageNet or COCO, these are better than
-            what the few pictures of a batch would make of them (He et al. 2017, section 3.1; torchvision freezes them,
-            but not those of its second versions).
+        arch: one of torchvision's builders, such as fasterrcnn_resnet50_fpn; None for the compact backbone. Raises
+            ConfigError for one that is unknown, or another detector.
+        width: channels of the compact backbone at stride 2.
     """
+
+    kind: Kind
 
     def __init__(
         self,
-        net: Any,
-        config: TorchvisionDetector,
-        info: DataInfo,
+        num_classes: int,
+        image_size: tuple[int, int],
         *,
-        notes: tuple[str, ...] = (),
-        still: tuple[nn.Module, ...] = (),
+        arch: str | None = None,
+        width: int = 16,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(info)
-        self.net = net
-        self.notes: tuple[str, ...] = notes
-        self.net.notes = notes  # where `Start` looks
-        self.max_detections = config.max_detections
-        self._still = still  # a tuple, so they are not registered twice: they have their place in the net
+        super().__init__(num_classes, image_size, **common)
+        self.arch = arch
+        self.net: Any = torchvision_net(
+            self.kind,
+            num_classes,
+            image_size,
+            arch=arch,
+            width=width,
+            score_threshold=self.score_threshold,
+            nms_iou=self.nms_iou,
+            max_detections=self.max_detections,
+        )
+        self._still: tuple[nn.Module, ...] = ()
+
+    def load(self, weights: str | Path) -> None:
+        """Load `imagenet`, `coco` or a file, with an arch; `notes` say what was loaded. Raises as `load_pretrained`.
+
+        The backbone's batch norms then keep the statistics they came with: learned on many pictures, these are better
+        than what the few of a batch would make of them (He et al. 2017, section 3.1). torchvision freezes them, but not
+        those of its second versions.
+        """
+        assert self.arch is not None, "the compact backbone has no weights to load"
+        notes = load_pretrained(self.net, self.arch, weights)
+        if not torch.equal(self.mean.flatten(), torch.tensor(IMAGENET_MEAN)):
+            advice = "data.normalize=imagenet gives them"
+            notes.append(f"{self.arch}: its weights expect ImageNet's mean and std; {advice}")
+        self.notes = self.net.notes = tuple(notes)  # the net's are what `Start` reads
+        norms = (layer for layer in self.net.backbone.body.modules() if isinstance(layer, nn.BatchNorm2d))
+        self._still = () if self.arch.endswith("_v2") else tuple(norms)  # a tuple registers none of them twice
 
     def train(self, mode: bool = True) -> "TorchvisionBase":
         super().train(mode)
@@ -96,7 +92,7 @@ class TorchvisionBase(Detector):
         features = self.net.backbone(pixels)
         if not self.training:
             return {}, to_detections(self.find(image_list, features), self.max_detections)
-        assert targets is not None, "nothing to learn from"
+        assert targets is not None, "training needs targets"
         losses = self.losses(image_list, features, to_lists(targets))
         return {TERMS[name]: loss for name, loss in losses.items()}, None
 
@@ -180,6 +176,30 @@ class OneStage(TorchvisionBase):
         outputs = {name: values.float() for name, values in self.net.head(maps).items()}
         anchors = self.net.anchor_generator(images, [values.float() for values in maps])
         return outputs, anchors, [values.shape[2] * values.shape[3] for values in maps]
+
+
+class FasterRcnnDetector(TwoStage):
+    """Ren et al. 2015 (arXiv:1506.01497). Terms: rpn_objectness, rpn_box, class, box."""
+
+    kind = "faster_rcnn"
+
+
+class MaskRcnnDetector(TwoStage):
+    """He et al. 2017 (arXiv:1703.06870), which learns from masks too. Terms: those of Faster R-CNN, and mask."""
+
+    kind = "mask_rcnn"
+
+
+class RetinaNetDetector(OneStage):
+    """Lin et al. 2017 (arXiv:1708.02002): the focal loss. Terms: class, box."""
+
+    kind = "retinanet"
+
+
+class FcosDetector(OneStage):
+    """Tian et al. 2019 (arXiv:1904.01355): no anchors. Terms: class, box, centerness."""
+
+    kind = "fcos"
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:

@@ -1,13 +1,19 @@
-"""torchvision's four detectors without weights: on the compact backbone, sized for a CPU, or as torchvision has them.
+"""torchvision's four detectors: on the compact backbone, sized for a CPU, or as torchvision has them, with its weights.
 
-On the compact backbone anchors and heads are for pictures of 128 to 320 pixels, a third of the papers' 800.
+On the compact backbone anchors and heads are for pictures of 128 to 320 pixels, a third of the papers' 800. Of weights
+learned on ImageNet or COCO, a detector for K classes takes all but the layers that name the classes: their shapes
+differ, and they start anew.
 """
 
+import re
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
 
 from torch import nn
+from torchvision import models
 from torchvision.models import detection
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -17,12 +23,15 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from mlcli.data.info import DataInfo
 from mlcli.errors import ConfigError
+from mlcli.models.finetune import copy_matching
+from mlcli.models.torchvision_models import fetched
+from mlcli.models.weights import read_weights
 from mlcli.tasks.detection.models.backbone import CompactFpn, compact_fpn
-from mlcli.tasks.detection.models.config import TorchvisionDetector
 
-ARCHS = {
+Kind = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
+
+ARCHS: dict[Kind, tuple[str, ...]] = {
     "faster_rcnn": (
         "fasterrcnn_resnet50_fpn",
         "fasterrcnn_resnet50_fpn_v2",
@@ -51,26 +60,68 @@ REGIONS = 64
 GROUPS = 4  # of group normalisation: 16 channels each at width 16 (Wu & He 2018, table 3); divides every width's maps
 
 
-def torchvision_net(config: TorchvisionDetector, info: DataInfo) -> nn.Module:
-    """The detector a YAML names, as torchvision has it: lists in, lists out.
+RENAMED = (
+    (r"\b(inner_blocks|layer_blocks)\.(\d+)\.(weight|bias)$", r"\1.\2.0.\3"),
+    (r"\brpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (r"\bmask_head\.mask_fcn(\d+)\.", lambda found: f"mask_head.{int(found[1]) - 1}.0."),
+    (r"\b(classification|regression)_head\.conv\.([0246])\.(weight|bias)$",
+     lambda found: f"{found[1]}_head.conv.{int(found[2]) // 2}.0.{found[3]}"),
+)  # fmt: skip
+"""Names in torchvision's files of 2019 and 2020, and what those layers are called since version 0.13."""
+
+BACKBONES = {"resnet50": "ResNet50_Weights", "mobilenet_v3_large": "MobileNet_V3_Large_Weights"}
+"""What stands in the name of a detector, and torchvision's table of ImageNet weights for it."""
+
+EPSILON_FREE = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+"""Their COCO weights were learned with batch norms that divide by sqrt(variance), without the usual epsilon."""
+
+
+def torchvision_net(
+    kind: Kind,
+    num_classes: int,
+    image_size: tuple[int, int],
+    *,
+    arch: str | None = None,
+    width: int = 16,
+    score_threshold: float = 0.01,
+    nms_iou: float = 0.5,
+    max_detections: int = 100,
+) -> nn.Module:
+    """The detector as torchvision has it, without weights: lists in, lists out. See `TorchvisionBase` for the keywords.
 
     Raises ConfigError for an arch that torchvision does not have, or that is another detector.
     """
-    if config.arch is not None:
-        if config.arch not in ARCHS[config.name]:
-            raise _unknown_arch(config.name, config.arch)
-        return _named(config.arch, config, info)
-    backbone = compact_fpn(config.width, STRIDES)
-    match config.name:
+    one_stage = kind in ONE_STAGE
+    prefix = "" if one_stage else "box_"
+    arguments: dict[str, Any] = {
+        f"{prefix}score_thresh": score_threshold,
+        f"{prefix}nms_thresh": nms_iou,
+        f"{prefix}detections_per_img": max_detections,
+        # torchvision's own way in neither normalises nor resizes; only ours is used, but they agree
+        "min_size": min(image_size),
+        "max_size": max(image_size),
+        "image_mean": (0.0,) * 3,
+        "image_std": (1.0,) * 3,
+    }
+    if arch is not None:
+        if arch not in ARCHS[kind]:
+            raise _unknown_arch(kind, arch)
+        outputs = num_classes if one_stage else num_classes + 1
+        # Without weights, and so with batch norms that learn: frozen ones would give huge losses from scratch. The
+        # default of weights_backbone downloads.
+        no_weights = {"weights": None, "weights_backbone": None, "progress": False}
+        return getattr(detection, arch)(num_classes=outputs, **no_weights, **arguments)
+    backbone = compact_fpn(width, STRIDES)
+    match kind:
         case "retinanet":
-            return _retinanet(backbone, config, info)
+            return _retinanet(backbone, num_classes, arguments)
         case "fcos":
-            return _fcos(backbone, config, info)
-        case _:
-            return _rcnn(backbone, config, info)
+            return _fcos(backbone, num_classes, arguments)
+        case "faster_rcnn" | "mask_rcnn":
+            return _rcnn(backbone, num_classes, arguments, masks=kind == "mask_rcnn")
 
 
-def _unknown_arch(name: str, arch: str) -> ConfigError:
+def _unknown_arch(name: Kind, arch: str) -> ConfigError:
     own = ARCHS[name]
     other = next((known for known, archs in ARCHS.items() if arch in archs), None)
     if other:
@@ -87,24 +138,11 @@ def _unknown_arch(name: str, arch: str) -> ConfigError:
     )
 
 
-def _named(arch: str, config: TorchvisionDetector, info: DataInfo) -> nn.Module:
-    """Without weights, and so with batch norms that learn: frozen ones would give huge losses from scratch."""
-    one_stage = config.name in ONE_STAGE
-    return getattr(detection, arch)(
-        weights=None,
-        weights_backbone=None,  # the default downloads
-        progress=False,
-        num_classes=info.num_classes if one_stage else info.num_classes + 1,
-        **_limits(config, "" if one_stage else "box_"),
-        **_as_it_is(info),
-    )
-
-
-def _rcnn(backbone: CompactFpn, config: TorchvisionDetector, info: DataInfo) -> nn.Module:
+def _rcnn(backbone: CompactFpn, num_classes: int, arguments: dict[str, Any], *, masks: bool) -> nn.Module:
     """Faster or Mask R-CNN: two sizes and three shapes of anchors at each place."""
     channels = backbone.out_channels
     sizes = tuple((2 * stride, 3 * stride) for stride in STRIDES)
-    arguments: dict[str, Any] = {
+    arguments |= {
         "rpn_anchor_generator": AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(STRIDES)),
         "rpn_pre_nms_top_n_train": 500,
         "rpn_pre_nms_top_n_test": 500,
@@ -112,18 +150,16 @@ def _rcnn(backbone: CompactFpn, config: TorchvisionDetector, info: DataInfo) -> 
         "rpn_post_nms_top_n_test": 200,
         "box_roi_pool": _pooling(7),
         "box_head": TwoMLPHead(channels * 7 * 7, HIDDEN),
-        "box_predictor": FastRCNNPredictor(HIDDEN, info.num_classes + 1),
+        "box_predictor": FastRCNNPredictor(HIDDEN, num_classes + 1),
         "box_batch_size_per_image": REGIONS,
-        **_limits(config, "box_"),
-        **_as_it_is(info),
     }
-    if config.name == "faster_rcnn":
+    if not masks:
         return detection.FasterRCNN(backbone, **arguments)
     return detection.MaskRCNN(
         backbone,
         mask_roi_pool=_pooling(14),
         mask_head=MaskRCNNHeads(channels, (channels,) * 2, 1),
-        mask_predictor=MaskRCNNPredictor(channels, channels, info.num_classes + 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, num_classes + 1),
         **arguments,
     )
 
@@ -133,31 +169,23 @@ def _pooling(cells: int) -> MultiScaleRoIAlign:
     return MultiScaleRoIAlign(["0", "1", "2"], cells, sampling_ratio=2, canonical_scale=112, canonical_level=4)
 
 
-def _retinanet(backbone: CompactFpn, config: TorchvisionDetector, info: DataInfo) -> nn.Module:
+def _retinanet(backbone: CompactFpn, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
     """Three sizes, a third of an octave apart, and three shapes of anchors at each place (section 4)."""
     sizes = tuple(tuple(round(2 * stride * 2 ** (third / 3)) for third in range(3)) for stride in STRIDES)
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(STRIDES))
     norm = partial(nn.GroupNorm, GROUPS)
-    head = RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], info.num_classes, norm)
-    return detection.RetinaNet(
-        backbone, info.num_classes, anchor_generator=anchors, head=head, **_limits(config, ""), **_as_it_is(info)
-    )
+    head = RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], num_classes, norm)
+    return detection.RetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **arguments)
 
 
-def _fcos(backbone: CompactFpn, config: TorchvisionDetector, info: DataInfo) -> nn.Module:
+def _fcos(backbone: CompactFpn, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
     """What torchvision calls anchors are the units that FCOS measures in: a map looks for boxes that reach 4 to 8 units
     from a place. Half a stride each, so that objects half the papers' size find a map; the radius in which places count
     as the centre of an object stays 1.5 strides."""
     anchors = AnchorGenerator(tuple((stride // 2,) for stride in STRIDES), ((1.0,),) * len(STRIDES))
-    return detection.FCOS(
-        backbone,
-        info.num_classes,
-        anchor_generator=anchors,
-        head=_FcosHead(backbone.out_channels, info.num_classes),
-        center_sampling_radius=3.0,
-        **_limits(config, ""),
-        **_as_it_is(info),
-    )
+    head = _FcosHead(backbone.out_channels, num_classes)
+    arguments |= {"anchor_generator": anchors, "head": head, "center_sampling_radius": 3.0}
+    return detection.FCOS(backbone, num_classes, **arguments)
 
 
 class _FcosHead(FCOSHead):
@@ -171,16 +199,43 @@ class _FcosHead(FCOSHead):
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
 
 
-def _limits(config: TorchvisionDetector, prefix: str) -> dict[str, Any]:
-    """What is kept of what is found, under torchvision's names."""
-    return {
-        f"{prefix}score_thresh": config.score_threshold,
-        f"{prefix}nms_thresh": config.nms_iou,
-        f"{prefix}detections_per_img": config.max_detections,
-    }
+def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> list[str]:
+    """Load `imagenet` (the backbone), `coco` (everything that fits) or a file into one of torchvision's detectors.
+
+    Returns lines for people: what was loaded and what was not. Raises DataError if torchvision's weights can neither be
+    found nor downloaded, CheckpointError if a file cannot be read or nothing in it fits.
+    """
+    if weights == "imagenet":
+        path = fetched(_imagenet_url(arch))
+        body = net.get_submodule("backbone.body")
+        # MobileNet keeps what we need under `features`; the classifier is left behind.
+        kept = {name.removeprefix("features."): value for name, value in read_weights(path).items()}
+        kept = {name: value for name, value in kept.items() if not name.startswith(("fc.", "classifier."))}
+        report = copy_matching(body, kept, path)
+        return [f"backbone of {arch} from {path.name}: {line}" for line in report.lines()]
+
+    builder_weights: Any = models.get_model_weights(arch)
+    url = builder_weights.COCO_V1.url
+    path = fetched(url) if weights == "coco" else Path(weights)
+    own = net.state_dict()
+    tensors = {}
+    for name, value in read_weights(path).items():
+        name = name.removeprefix("net.")
+        if name not in own:  # FCOS still has layers named in the old way
+            for old, new in RENAMED:
+                name = re.sub(old, new, name)
+        if name not in ("mean", "std"):
+            tensors[name] = value
+    report = copy_matching(net, tensors, path)
+    if arch in EPSILON_FREE and path.name == Path(urlparse(url).path).name:
+        # Take epsilon off the variances, so that adding it gives what was divided by when the weights were learned.
+        # torchvision sets epsilon to 0; but epsilon is in no checkpoint, so a model rebuilt later would differ.
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
+                layer.running_var -= layer.eps
+    return [f"{arch} from {path.name}: {line}" for line in report.lines()]
 
 
-def _as_it_is(info: DataInfo) -> dict[str, Any]:
-    """Arguments by which torchvision's own way in neither normalises nor resizes; only ours is used, but they agree."""
-    sides = info.input_shape[1:]
-    return {"min_size": min(sides), "max_size": max(sides), "image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
+def _imagenet_url(arch: str) -> str:
+    table: Any = next(getattr(models, table) for name, table in BACKBONES.items() if name in arch)
+    return table.IMAGENET1K_V1.url

@@ -1,62 +1,64 @@
 """YOLO: backbone, neck and a head that predicts boxes in every cell of several maps, all in one pass over the picture.
 
 Redmon & Farhadi 2018 (arXiv:1804.02767). The heads differ in what a cell says and which cells an object is learned by:
-yolo_free.py and yolo_anchors.py. Shapes are those of the image alone, so that it compiles and never waits for the host.
+yolo_free.py and yolo_anchors.py.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Literal, Unpack
 
-import torch
 from torch import Tensor
 
-from mlcli.data.info import DataInfo
-from mlcli.tasks.detection.boxes import clip
+from mlcli.tasks.detection.boxes import Overlap
 from mlcli.tasks.detection.models.backbone import compact_fpn
-from mlcli.tasks.detection.models.config import Yolo
-from mlcli.tasks.detection.models.detector import Detector
+from mlcli.tasks.detection.models.detector import Common, SingleShot
 from mlcli.tasks.detection.models.yolo_anchors import AnchorHead
 from mlcli.tasks.detection.models.yolo_free import FreeHead
-from mlcli.tasks.detection.nms import suppress
-from mlcli.tasks.detection.targets import Detections, Targets
+from mlcli.tasks.detection.nms import Method
+from mlcli.tasks.detection.targets import Targets
 
 
-class YoloHead(Protocol):
-    """What tells the two forms apart. Predictions are raw, float32 [B, N, outputs], for N boxes of all cells."""
+class YoloDetector(SingleShot):
+    """Terms: box, class, and objectness with head "anchors". See `SingleShot` for what it takes and returns.
 
-    def __call__(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """The neck's maps -> predictions."""
+    Predictions are raw, float32 [B, N, outputs], for the N boxes of all cells.
+
+    Args:
+        head: "free", one box a cell, or "anchors", shifted and scaled ones.
+        width: channels of the backbone at stride 2.
+        strides: of the maps that predict, in pixels, each twice the one before.
+        box_loss: distance between boxes that is learned from.
+        anchors_per_stride: boxes of each cell, for head "anchors".
+        anchors_wh: their width and height in pixels, from small to large, for each stride in turn; None for squares of
+            sizes between two finest cells and the whole picture.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int],
+        *,
+        head: Literal["free", "anchors"] = "free",
+        width: int = 16,
+        strides: tuple[int, ...] = (8, 16, 32),
+        box_loss: Overlap = "ciou",
+        anchors_per_stride: int = 3,
+        anchors_wh: Sequence[Sequence[float]] | None = None,
+        nms: Method = "hard",
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(num_classes, image_size, nms=nms, **common)
+        self.neck = compact_fpn(width, strides)
+        shared = num_classes, image_size, self.neck.out_channels, strides, box_loss
+        self.head: FreeHead | AnchorHead = (
+            FreeHead(*shared) if head == "free" else AnchorHead(*shared, anchors_per_stride, anchors_wh)
+        )
+
+    def predict(self, pixels: Tensor) -> Tensor:
+        return self.head(self.neck(pixels))
 
     def losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Named terms, each a mean over the objects of the batch times its gain."""
+        return self.head.losses(predictions, targets)
 
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes float32 [B, N, 4] as xyxy in pixels, and the score of each class in 0..1, float32 [B, N, K]."""
-
-
-class YoloDetector(Detector):
-    """Terms: box, class, and objectness with head: anchors. See `Detector` for what it takes and returns."""
-
-    def __init__(self, config: Yolo, info: DataInfo) -> None:
-        super().__init__(info)
-        self.config = config
-        self.neck = compact_fpn(config.width, config.strides)
-        build_head = FreeHead if config.head == "free" else AnchorHead
-        self.head: YoloHead = build_head(config, info, self.neck.out_channels)
-
-    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[dict[str, Tensor], Detections | None]:
-        assert targets is not None or not self.training, "training needs targets"
-        predictions = self.head(self.neck(self.normalize(images)))
-        with torch.autocast(images.device.type, enabled=False):  # half precision places a box no better than 1 in 2048
-            terms = {} if targets is None else self.head.losses(predictions, targets)
-            if self.training:
-                return terms, None
-            boxes_xyxy, scores = self.head.candidates(predictions)
-            boxes_xyxy = clip(boxes_xyxy, *self.image_size)
-            config = self.config
-            return terms, suppress(boxes_xyxy, scores, config.nms_iou, config.score_threshold, config.max_detections)
-
-
-def yolo(config: Yolo, info: DataInfo) -> Detector:
-    """The detector that `config` describes, with weights to be learned from scratch."""
-    return YoloDetector(config, info)
+        return self.head.candidates(predictions)

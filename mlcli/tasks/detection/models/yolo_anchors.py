@@ -7,19 +7,16 @@ and centres that reach the cell's border.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mlcli.data.info import DataInfo
-from mlcli.tasks.detection.boxes import convert, iou_matrix
-from mlcli.tasks.detection.models.assigned import assigned, cross_entropy, one_hot
+from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
+from mlcli.tasks.detection.models.anchors import MAX_LOG_SCALE
 from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, Conv, by_box, cells, map_size
-from mlcli.tasks.detection.models.coding import MAX_LOG_SCALE
-from mlcli.tasks.detection.models.config import Yolo
-from mlcli.tasks.detection.models.losses import box_loss
-from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED
+from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, one_hot
+from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED, assigned
 from mlcli.tasks.detection.targets import Targets
 
 IGNORE_IOU = 0.5
@@ -38,7 +35,13 @@ BOX_GAIN, OBJECTNESS_GAIN, CLASS_GAIN = 2.0, 1.0, 1.0
 class AnchorHead(nn.Module):
     """One branch for each map: x, y, log width, log height, objectness and classes of each of its anchors.
 
-    N boxes: map after map, row by row, cell by cell, anchor by anchor from small to large. See `YoloHead`.
+    N boxes: map after map, row by row, cell by cell, anchor by anchor from small to large.
+
+    Args:
+        channels: of each map.
+        per_cell: n, anchors of each of the L maps.
+        anchors_wh: sides in pixels from small to large, L * n; None for squares, evenly spread in ratio between two
+            finest strides and the picture.
     """
 
     anchors_wh: Tensor
@@ -47,14 +50,28 @@ class AnchorHead(nn.Module):
     boxes_xyxy: Tensor
     reach: Tensor
 
-    def __init__(self, config: Yolo, info: DataInfo, channels: int) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int],
+        channels: int,
+        strides: tuple[int, ...],
+        box_loss: Overlap = "ciou",
+        per_cell: int = 3,
+        anchors_wh: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         super().__init__()
-        self.num_classes = info.num_classes
-        self.box_kind = config.box_loss
-        self.per_cell = config.anchors_per_stride
-        self.branches = nn.ModuleList(_branch(channels, self.per_cell, info.num_classes) for _ in config.strides)
-        _, height, width = info.input_shape
-        self._lay_out(_anchors_wh(config, info), config.strides, (height, width))
+        self.num_classes = num_classes
+        self.box_kind = box_loss
+        self.per_cell = per_cell
+        self.branches = nn.ModuleList(_branch(channels, per_cell, num_classes) for _ in strides)
+        count = len(strides) * per_cell
+        if anchors_wh is None:
+            sides = torch.logspace(math.log10(2.0 * strides[0]), math.log10(min(image_size)), count)
+            self._lay_out(torch.stack((sides, sides), dim=-1), strides, image_size)
+        else:
+            assert len(anchors_wh) == count, f"{len(anchors_wh)} anchors for {count} places"
+            self._lay_out(torch.tensor(anchors_wh, dtype=torch.float32), strides, image_size)
 
     def _lay_out(self, anchors_wh: Tensor, strides: tuple[int, ...], image_size: tuple[int, int]) -> None:
         """Buffers that no checkpoint needs: they follow from the anchors, which are among the facts of the data."""
@@ -130,21 +147,6 @@ class AnchorHead(nn.Module):
         column = (x / stride).long().clamp(min=0).minimum(columns - 1)
         row = (y / stride).long().clamp(min=0).minimum(rows - 1)
         return first + (row * columns + column) * self.per_cell
-
-
-def _anchors_wh(config: Yolo, info: DataInfo) -> Tensor:
-    """Width and height of each anchor in pixels, from small to large: float32 [L * n, 2].
-
-    Without any fitted to data, squares evenly spread in ratio between two strides and the picture.
-    """
-    count = len(config.strides) * config.anchors_per_stride
-    fitted = info.preparation.get("anchors_wh")
-    if fitted is not None:
-        assert len(fitted) == count, f"{len(fitted)} anchors for {count} places"
-        return torch.tensor(fitted, dtype=torch.float32)
-    least, most = 2.0 * config.strides[0], float(min(info.input_shape[1:]))
-    sides = torch.logspace(math.log10(least), math.log10(most), count)
-    return torch.stack((sides, sides), dim=-1)
 
 
 def _branch(channels: int, anchors: int, num_classes: int) -> nn.Sequential:

@@ -11,14 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mlcli.data.info import DataInfo
-from mlcli.tasks.detection.boxes import convert, iou_matrix
-from mlcli.tasks.detection.models.assigned import assigned, cross_entropy, one_hot
+from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
+from mlcli.tasks.detection.models.anchors import decode_ltrb
 from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, Conv, by_box, cells
-from mlcli.tasks.detection.models.coding import decode_ltrb
-from mlcli.tasks.detection.models.config import Yolo
-from mlcli.tasks.detection.models.losses import box_loss
-from mlcli.tasks.detection.models.matching import task_aligned
+from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, one_hot
+from mlcli.tasks.detection.models.matching import assigned, task_aligned
 from mlcli.tasks.detection.targets import Targets
 
 BINS = 16
@@ -38,23 +35,29 @@ BOX_GAIN, CLASS_GAIN = 2.0, 1.0
 
 
 class FreeHead(nn.Module):
-    """Two branches for each map, one for where and one for what; see `YoloHead`."""
+    """Two branches for each map, one for where and one for what. `channels`: of each map."""
 
     centres_xy: Tensor
     strides: Tensor
     bins: Tensor
 
-    def __init__(self, config: Yolo, info: DataInfo, channels: int) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int],
+        channels: int,
+        strides: tuple[int, ...],
+        box_loss: Overlap = "ciou",
+    ) -> None:
         super().__init__()
-        self.num_classes = info.num_classes
-        self.box_kind = config.box_loss
-        self.where = nn.ModuleList(_branch(channels, 4 * BINS, 0.0) for _ in config.strides)
-        self.what = nn.ModuleList(_branch(channels, info.num_classes, PRIOR_LOGIT) for _ in config.strides)
-        self.least = LEAST_SIDE * config.strides[0]
-        _, height, width = info.input_shape
-        centres_xy, strides = cells((height, width), config.strides)
+        self.num_classes = num_classes
+        self.box_kind = box_loss
+        self.where = nn.ModuleList(_branch(channels, 4 * BINS, 0.0) for _ in strides)
+        self.what = nn.ModuleList(_branch(channels, num_classes, PRIOR_LOGIT) for _ in strides)
+        self.least = LEAST_SIDE * strides[0]
+        centres_xy, sides = cells(image_size, strides)
         self.register_buffer("centres_xy", centres_xy, persistent=False)  # [A, 2]
-        self.register_buffer("strides", strides, persistent=False)  # [A]
+        self.register_buffer("strides", sides, persistent=False)  # [A]
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32), persistent=False)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:

@@ -8,13 +8,13 @@ from torchvision.models.detection.image_list import ImageList
 
 from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.models.matching import bipartite, max_iou
-from mlcli.tasks.detection.models.regions import RegionDetector
+from mlcli.tasks.detection.models.rcnn import RegionDetector
 from mlcli.tasks.detection.models.ssd import MATCH_IOU, SsdDetector
 from mlcli.tasks.detection.models.torchvision_detectors import TorchvisionBase, TwoStage
 from mlcli.tasks.detection.models.yolo import YoloDetector
 from mlcli.tasks.detection.models.yolo_anchors import AnchorHead
 from mlcli.tasks.detection.models.yolo_free import FreeHead
-from mlcli.tasks.detection.nms import nms_by_class
+from mlcli.tasks.detection.nms import nms
 from mlcli.tasks.detection.targets import Targets
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def inspection_pictures(
     near = (best >= NEAR_IOU).nonzero().flatten()
     if len(near):
         candidates, scores, kinds = places_xyxy[near], best[near], labels[nearest[near]]
-        kept = nms_by_class(candidates, scores, kinds, nms_iou)
+        kept = nms(candidates, scores, nms_iou, labels=kinds)
         pictures["suppression"] = before_and_after_nms(images[0], candidates, scores, kinds, kept, class_names)
     return pictures
 

@@ -1,0 +1,150 @@
+"""From a config's model section to the detector, and to what finds the regions that some detectors look at."""
+
+from functools import cache, partial
+from typing import Any, assert_never
+
+from mlcli.data.info import DataInfo
+from mlcli.engine.checkpoint import load_checkpoint, model_weights
+from mlcli.engine.run import open_run
+from mlcli.errors import CheckpointError, ConfigError
+from mlcli.models.start import load_saved
+from mlcli.tasks.detection.models.config import (
+    DetectionModel,
+    FastRCnn,
+    Proposals,
+    RCnn,
+    Ssd,
+    TorchvisionDetector,
+    Yolo,
+)
+from mlcli.tasks.detection.models.detector import Common, Detector
+from mlcli.tasks.detection.models.proposers import Proposer, RegionNetwork, SelectiveSearch
+from mlcli.tasks.detection.models.rcnn import FastRcnnDetector, Propose, RcnnDetector
+from mlcli.tasks.detection.models.ssd import SsdDetector, load_vgg
+from mlcli.tasks.detection.models.torchvision_detectors import (
+    FasterRcnnDetector,
+    FcosDetector,
+    MaskRcnnDetector,
+    RetinaNetDetector,
+    TorchvisionBase,
+    TwoStage,
+)
+from mlcli.tasks.detection.models.torchvision_nets import ARCHS
+from mlcli.tasks.detection.models.yolo import YoloDetector
+from mlcli.text import sides
+
+TORCHVISION: dict[str, type[TorchvisionBase]] = {
+    kind.kind: kind for kind in (FasterRcnnDetector, MaskRcnnDetector, RetinaNetDetector, FcosDetector)
+}
+
+
+def build(config: DetectionModel, info: DataInfo) -> Detector:
+    """Build the detector that a config names for the data in `info`, with the weights it asks for.
+
+    Raises ConfigError for pictures or weights that the model cannot take, DataError if weights can neither be found nor
+    downloaded, CheckpointError if a file cannot be read or nothing in it fits.
+    """
+    _, height, width = info.input_shape
+    of_data = info.num_classes, (height, width)
+    common: Common = {
+        "mean": info.mean,
+        "std": info.std,
+        "score_threshold": config.score_threshold,
+        "nms_iou": config.nms_iou,
+        "max_detections": config.max_detections,
+    }
+    match config:
+        case Yolo():
+            return YoloDetector(
+                *of_data,
+                head=config.head,
+                width=config.width,
+                strides=config.strides,
+                box_loss=config.box_loss,
+                anchors_per_stride=config.anchors_per_stride,
+                anchors_wh=info.preparation.get("anchors_wh"),
+                nms=config.nms,
+                **common,
+            )
+        case Ssd(batch_norm=batch_norm, negatives=negatives):
+            ssd = SsdDetector(
+                *of_data,
+                backbone=config.backbone,
+                width=config.width,
+                batch_norm=batch_norm,
+                negatives=negatives,
+                nms=config.nms,
+                **common,
+            )
+            if config.weights != "none":
+                load_vgg(ssd, config.weights, batch_norm=batch_norm)
+            return ssd
+        case RCnn(proposals=proposals, crop=crop, context=context, width=channels):
+            regions = _propose(proposals, info)
+            return RcnnDetector(
+                *of_data, crop=crop, context=context, width=channels, most=proposals.most, propose=regions, **common
+            )
+        case FastRCnn(proposals=proposals, roi=roi, width=channels):
+            regions = _propose(proposals, info)
+            return FastRcnnDetector(*of_data, roi=roi, width=channels, most=proposals.most, propose=regions, **common)
+        case TorchvisionDetector(arch=arch, weights=weights):
+            if arch is None and weights != "none":
+                raise ConfigError(
+                    f"weights '{weights}' need an arch of torchvision's; the compact backbone has none",
+                    where="model.weights",
+                    fix=f"set model.arch to {ARCHS[config.name][0]}, or give your own weights as finetune.weights",
+                )
+            detector = TORCHVISION[config.name](*of_data, arch=arch, width=config.width, **common)
+            if weights != "none":
+                detector.load(weights)
+            return detector
+        case _:
+            assert_never(config)
+
+
+def build_proposer(config: Proposals, info: DataInfo) -> Proposer:
+    """Build the method that a config names, other than sliding windows, for inputs of the shape in `info`.
+
+    Raises ConfigError if selective search is not installed or the run does not fit, CheckpointError if it holds no
+    trained network.
+    """
+    if config.method == "selective_search":
+        return SelectiveSearch(config.most)
+    assert config.run is not None
+    path = open_run(config.run).checkpoint("best")
+    saved = load_checkpoint(path)
+    model = saved["config"].get("model", {})
+    if model.get("name") not in ("faster_rcnn", "mask_rcnn"):
+        raise CheckpointError(
+            f"a run of {model.get('name')} has no region proposal network",
+            where=str(path),
+            fix="give model.proposals.run the folder of a faster_rcnn run",
+        )
+    learned = DataInfo.from_plain(saved["facts"]["data"])
+    for what, here, there in (
+        ("image_size", info.input_shape[1:], learned.input_shape[1:]),
+        ("fit", info.preparation.get("fit"), learned.preparation.get("fit")),
+    ):
+        if here != there:
+            raise ConfigError(
+                f"the region proposal network has learned from pictures of data.{what} {_plain(there)}, "
+                f"these have {_plain(here)}",
+                where="model.proposals.run",
+                fix=f"set data.{what} to {_plain(there)}, or train another faster_rcnn",
+            )
+    detector = build(TorchvisionDetector.model_validate(model | {"weights": "none"}), learned)  # its own follow
+    assert isinstance(detector, TwoStage)
+    load_saved(detector, model_weights(saved), path)
+    return RegionNetwork(detector, config.most)
+
+
+def _propose(config: Proposals, info: DataInfo) -> Propose | None:
+    """What finds regions in pictures that come without, built at the first of them; None for sliding windows."""
+    if config.method == "sliding":
+        return None
+    built = cache(partial(build_proposer, config, info))
+    return lambda images: built()(images)
+
+
+def _plain(value: Any) -> str:
+    return sides(value) if isinstance(value, tuple) else str(value)
