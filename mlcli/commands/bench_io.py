@@ -9,15 +9,14 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlcli import __version__
-from mlcli.errors import ConfigError, ExitCode, OutputError
-from mlcli.experiment import Experiment
+from mlcli.commands.common import apply_advice, is_override_of, load_experiment, refuse_apply, show_progress
+from mlcli.errors import ExitCode, OutputError
 
 if TYPE_CHECKING:
-    from mlcli.machine.bench.findings import Findings
-    from mlcli.machine.bench.verdict import Verdict
+    from mlcli.machine.bench.verdict import ThroughputVerdict
 
 FULL_S, QUICK_S = 58.0, 5.0
 """Seconds from the start of the process to the end of measuring, without and with --quick; a picture follows."""
@@ -42,36 +41,31 @@ def run(
         budget_s: about how long it may take until all is measured; `full` comes on top.
         full: read all data once besides.
         apply: write the advice into the YAML.
-        fail_under: ratio of the loader's rate to the model's below which 1 is returned.
+        fail_under: ratio of the loader's throughput to the model's below which 1 is returned.
 
     Returns OK, or 1 for `fail_under`. Raises UserError.
     """
     began = time.perf_counter() - start_up_s()
-    if config is None:
-        raise ConfigError("which YAML?", where="mlcli bench-io", fix="mlcli bench-io config.yaml")
-    experiment = Experiment.load(config, overrides)
+    experiment = load_experiment("bench-io", config, overrides)
+    assert config is not None
 
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.machine.bench.page import advice, page
-    from mlcli.machine.bench.rating import times, told
-    from mlcli.machine.bench.shared_memory import checks
+    from mlcli.machine.bench.plot import picture
     from mlcli.machine.bench.throughput import Bench
-    from mlcli.machine.bench.verdict import judge
-    from mlcli.schema.edit import refuse_to_apply
+    from mlcli.machine.bench.verdict import as_shown, compared, judge, memory_checks
     from mlcli.text import paragraphs, shown
 
     if apply:
-        refuse_to_apply(config)
-        _refuse_overrides(overrides)
+        refuse_apply(config, overrides, "loader")
     check_writable(root)
     runtime = decide_runtime(experiment.config)
     task = experiment.config.build()
     model = dict(task.describe())["model"]
     left_s = time_left(budget_s, time.perf_counter() - began)
-    bench = Bench(task, experiment.config, runtime, budget_s=left_s, say=_say)
-    findings = bench.measure(full=full)
-    _say("")
+    findings = Bench(task, experiment.config, runtime, budget_s=left_s, say=_say).measure(full=full)
+    show_progress("")
     verdict = judge(findings)
     report = {
         "mlcli": __version__,
@@ -79,25 +73,33 @@ def run(
         "overrides": overrides,
         "verdict": asdict(verdict),
         "advice": advice(findings, verdict),
-        "checks": [asdict(check) for check in checks(findings, verdict)],
+        "checks": [asdict(check) for check in memory_checks(findings, verdict)],
         **findings.plain(),
     }
-    folder = _new_folder(root)
+    # A name nobody has taken.
+    folder = root / "bench-io" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     # Shown before anything is written: a full disk must not cost what took a minute to measure.
     if as_json:
         print(json.dumps({**report, "report": shown(folder.absolute())}, indent=2), flush=True)
     else:
         print(page(findings, verdict, model, [] if apply else _hint(config, overrides, verdict)), flush=True)
-    _save(folder, report, findings, verdict, f"{experiment.name}: {model}")
-    saved = f"{shown(folder.absolute())}/report.json, plot.png   measured in {findings.seconds:.0f} s"
-    ending = [("saved", saved), *(_apply(config, verdict) if apply else [])]
+    files = {
+        "report.json": json.dumps(report, indent=2).encode() + b"\n",
+        "plot.png": picture(findings, verdict, f"{experiment.name}: {model}"),
+    }
+    _save(folder, files)
+    ending = [("saved", f"{shown(folder.absolute())}/{', '.join(files)}   measured in {findings.seconds:.0f} s")]
+    if apply:
+        changes = _changes(verdict)
+        ending += apply_advice(config, "loader", changes, _in_words(changes))
     if not as_json:
         print(paragraphs(ending))
-    for doubt in verdict.doubts if fail_under is not None else ():
+    if fail_under is None:
+        return ExitCode.OK
+    for doubt in verdict.doubts:
         print(doubt, file=sys.stderr)
-    if fail_under is not None and told(verdict.ratio) < fail_under:  # as it is shown, or 1x would be less than 1
-        print(f"the loader feeds {times(verdict.ratio)} what the model eats, less than the {fail_under:g}x asked for",
-              file=sys.stderr)  # fmt: skip
+    if as_shown(verdict.ratio) < fail_under:  # as it is shown, or 1x would be less than 1
+        print(f"{compared(verdict.ratio)}, less than the {fail_under:g}x asked for", file=sys.stderr)
         return ExitCode(1)  # as test runners and linters say no
     return ExitCode.OK
 
@@ -114,71 +116,39 @@ def time_left(budget_s: float, spent_s: float) -> float:
     return max(min(LEAST_S, budget_s), budget_s - spent_s)
 
 
-def _refuse_overrides(overrides: list[str]) -> None:
-    for override in overrides:
-        if _is_of_loader(override):
-            raise ConfigError("with --apply, loader keys cannot be overridden: the file is what is judged",
-                              where=override, fix="drop the override or the --apply")  # fmt: skip
+def _say(what: str) -> None:
+    show_progress(f"measuring {what} ...")
 
 
-def _is_of_loader(override: str) -> bool:
-    return override.partition("=")[0].strip().partition(".")[0] == "loader"
-
-
-def _changes(verdict: "Verdict") -> dict[str, int | str]:
+def _changes(verdict: "ThroughputVerdict") -> dict[str, int | str]:
+    """The keys of the loader section that the verdict would change."""
     advised = {"workers": verdict.workers, "cache": verdict.cache}
     return {key: value for key, value in advised.items() if value is not None}
 
 
-def _told(changes: dict[str, int | str]) -> str:
+def _in_words(changes: dict[str, int | str]) -> str:
     return ", ".join(f"loader.{key}: {value}" for key, value in changes.items())
 
 
-def _hint(config: Path, overrides: list[str], verdict: "Verdict") -> list[tuple[str, str]]:
+def _hint(config: Path, overrides: list[str], verdict: "ThroughputVerdict") -> list[tuple[str, str]]:
     """How to have the advice written: the same command, but for overrides of what would be written."""
-    changes = _told(_changes(verdict))
-    if not changes:
-        return []
-    command = shlex.join(["mlcli", "bench-io", str(config), *(o for o in overrides if not _is_of_loader(o)), "--apply"])
-    return [("apply", f"{command}   writes {changes}, keeps comments and order")]
-
-
-def _apply(config: Path, verdict: "Verdict") -> list[tuple[str, str]]:
-    """Write the advice. Returns what to say about it."""
-    from mlcli.schema import edit as yaml
-
     changes = _changes(verdict)
     if not changes:
-        return [("apply", f"nothing to write: {config} stays as it is")]
-    yaml.apply(config, "loader", changes)
-    Experiment.load(config)
-    return [("apply", f"wrote {_told(changes)} into {config}")]
+        return []
+    kept = [override for override in overrides if not is_override_of("loader", override)]
+    command = shlex.join(["mlcli", "bench-io", str(config), *kept, "--apply"])
+    return [("apply", f"{command}   writes {_in_words(changes)}, keeps comments and order")]
 
 
-def _new_folder(root: Path) -> Path:
-    """A name nobody has taken."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return root / "bench-io" / f"{stamp}-{secrets.token_hex(2)}"
+def _save(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files by name into a new folder, or nothing. Raises OutputError."""
+    from mlcli.files import claim_folder, make_folder, write_atomically
 
-
-def _save(folder: Path, report: dict[str, Any], findings: "Findings", verdict: "Verdict", title: str) -> None:
-    """report.json and plot.png in a new folder, or nothing; mkdir is the arbiter between simultaneous starts."""
-    from mlcli.files import cannot_write, write_atomically
-    from mlcli.machine.bench.plot import picture
-
+    make_folder(folder.parent)
+    claim_folder(folder)
     try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
-        write_atomically(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")
-        write_atomically(folder / "plot.png", picture(findings, verdict, title))
+        for name, content in files.items():
+            write_atomically(folder / name, content)
     except OutputError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _say(what: str) -> None:
-    """What is being measured, on one line that is overwritten; only for people who look."""
-    if sys.stderr.isatty():
-        print(f"\r\033[Kmeasuring {what} ..." if what else "\r\033[K", end="", file=sys.stderr, flush=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 PHASES = ("forward", "backward", "optimizer")
 """What a step does once it has its batch, in this order."""
+TOLERATED_WAIT = 0.10
+"""Share of the training time spent waiting for batches from which on it is worth a look: `mlcli bench-io`."""
 
 
 @dataclass(frozen=True)

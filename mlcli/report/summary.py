@@ -4,8 +4,8 @@ import shlex
 from typing import Any
 
 from mlcli.engine.log import read_metrics
+from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.engine.trainer import Training
-from mlcli.machine.bench.verdict import TOLERATED_WAIT
 from mlcli.report.confusion import Confusion
 from mlcli.report.evidence import Evidence
 from mlcli.report.record import SPLITS, Record

@@ -12,7 +12,7 @@ from mlcli import cli
 from mlcli.commands import bench_io, runs
 from mlcli.experiment import Experiment
 from mlcli.machine.bench import verdict as verdict_module
-from mlcli.machine.bench.verdict import Verdict
+from mlcli.machine.bench.verdict import ThroughputVerdict
 from mlcli.report.summary import wait_share
 from tests.machine.slow import write_images
 
@@ -106,7 +106,7 @@ def test_json_has_the_checks_of_memory(photos, mlcli):
 
 
 def test_the_hint_repeats_what_was_typed():
-    verdict = Verdict(0.5, 0.5, False, "", 4, None, 4, (), ())
+    verdict = ThroughputVerdict(0.5, 0.5, False, "", 4, None, 4, (), ())
     overrides = ["train.batch_size=16", "loader.workers=0", "data={name: folder, root: a b}"]
     ((_, hint),) = bench_io._hint(Path("photos.yaml"), overrides, verdict)
     assert hint.startswith("mlcli bench-io photos.yaml train.batch_size=16 'data={name: folder, root: a b}' --apply   ")
@@ -192,7 +192,7 @@ def test_no_space_for_the_report(photos, mlcli, tmp_path):
 def test_apply_judges_the_file_and_nothing_else(photos, mlcli, tmp_path, override):
     typed = mlcli("bench-io", "photos.yaml", override, "--quick", "--apply")
     assert typed.code == 2
-    assert "with --apply, loader keys cannot be overridden: the file is what is judged" in typed.err
+    assert "with --apply, loader keys cannot be overridden: the advice is about the file" in typed.err
     assert photos.read_text() == YAML
     assert not (tmp_path / "runs" / "bench-io").exists()
 
@@ -204,7 +204,7 @@ def test_a_floor_does_not_pass_in_silence_on_a_busy_machine(mlcli, tmp_path, mon
     monkeypatch.setattr(verdict, "USELESS_SPREAD", -1.0)  # every machine is too busy
     typed = mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "0")
     assert typed.code == 0
-    assert "too busy for a verdict to be relied on; measure again" in typed.err
+    assert "too busy for a reliable verdict; measure again" in typed.err
 
 
 def test_the_start_is_taken_off_the_time_for_measuring():

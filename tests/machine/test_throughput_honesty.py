@@ -4,11 +4,11 @@ import pytest
 
 from mlcli.engine.check import rehearse
 from mlcli.engine.log import read_metrics
+from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.trainer import fit
-from mlcli.machine.bench.rating import ENOUGH, TOLERATED_WAIT
 from mlcli.machine.bench.throughput import Bench
-from mlcli.machine.bench.verdict import judge
+from mlcli.machine.bench.verdict import ENOUGH, judge
 from mlcli.report.summary import wait_share
 from tests.engine.rig import training
 from tests.machine.slow import BATCH, config_of, slow_task, write_images

@@ -17,10 +17,17 @@ from mlcli.machine.bench.findings import (
     Together,
 )
 from mlcli.machine.bench.page import advice, page
-from mlcli.machine.bench.rating import expected_wait_share, times, told
-from mlcli.machine.bench.shared_memory import checks, slots_bytes
 from mlcli.machine.bench.timing import Timing
-from mlcli.machine.bench.verdict import TOO_BUSY, judge, spreads
+from mlcli.machine.bench.verdict import (
+    TOO_BUSY,
+    as_shown,
+    expected_wait_share,
+    judge,
+    memory_checks,
+    slots_bytes,
+    spreads,
+    times,
+)
 
 GB = 10**9
 
@@ -123,8 +130,8 @@ def test_too_few_workers():
     assert verdict.wait_share == pytest.approx(2 / 3)
     assert (verdict.nothing_to_do, verdict.workers, verdict.cache) == (False, 4, None)
     assert verdict.sentence == (
-        "As configured (with 1 worker) the loader feeds 0.33x what the model eats; the model would wait 67% of the "
-        "time. With 4 workers it feeds 1.3x, waiting 0%. Reading is then faster than training."
+        "As configured (with 1 worker) loader throughput is 0.33x the model's; the model would wait 67% of the time. "
+        "With 4 workers it is 1.3x, with 0% of the time spent waiting. Reading is then faster than training."
     )
 
 
@@ -178,7 +185,7 @@ def test_data_in_memory():
     assert verdict.nothing_to_do
     assert verdict.ratio == pytest.approx(200)
     assert verdict.sentence == (
-        "The data are in memory: the loader feeds 200x what the model eats, which waits 2% of the time. "
+        "The data are in memory: loader throughput is 200x the model's; the model would wait 2% of the time. "
         "Nothing is read while training: nothing to do."
     )
     assert "from memory *" in page(found, verdict, "mlp", [])
@@ -239,7 +246,7 @@ def test_no_verdict_is_relied_on_that_a_busy_machine_gave(spoil):
     assert judge(findings(**QUIET)).doubts == ()
     verdict = judge(spoil(findings(**QUIET)))
     assert verdict.doubts == (TOO_BUSY,)
-    assert verdict.sentence.endswith("The machine was too busy for a verdict to be relied on; measure again.")
+    assert verdict.sentence.endswith("The machine was too busy for a reliable verdict; measure again.")
 
 
 def test_a_number_of_workers_that_is_not_judged_may_be_shaky():
@@ -275,7 +282,7 @@ def test_who_waits_little_is_left_alone():
     found = findings(read_ms=6.0, model_ms=4.0, workers=1, counts=(0, 1), together={0: (4.9, 0.14), 1: (4.3, 0.07)})
     verdict = judge(found)
     assert (verdict.nothing_to_do, verdict.workers, verdict.cache) == (True, None, None)
-    assert "Reading hardly holds training up: nothing to do." in verdict.sentence
+    assert "Reading hardly slows training down: nothing to do." in verdict.sentence
 
 
 @pytest.mark.parametrize(("step_ms", "advised"), [pytest.param(4.9, None, id="2 %"), pytest.param(4.4, 1, id="12 %")])
@@ -306,8 +313,8 @@ def test_ratio_and_waiting_that_disagree_are_explained():
     found = findings(read_ms=64.0, model_ms=2.0, workers=1, counts=(0, 1), together={0: (80, 0.16), 1: (70, 0.16)})
     sentence = judge(found).sentence
     assert sentence.startswith(
-        "As configured (with 1 worker) the loader feeds 0.84x what the model eats (alone it would be 0.031x; together "
-        "both slow down, as they share the CPU); the model would wait 16% of the time."
+        "As configured (with 1 worker) loader throughput is 0.84x the model's (alone it would be 0.031x; together both "
+        "slow down, as they share the CPU); the model would wait 16% of the time."
     )
     without = replace(found, data=replace(found.data, workers=0))
     assert "(alone; together both slow down, as they share the CPU)" in judge(without).sentence
@@ -315,7 +322,7 @@ def test_ratio_and_waiting_that_disagree_are_explained():
 
 def test_taking_turns_is_no_sharing():
     sentence = judge(findings(read_ms=2.0, model_ms=4.0, workers=0, counts=(0, 1))).sentence
-    assert "feeds 2x what the model eats (making batches and training take turns); the model would wait 33%" in sentence
+    assert "is 2x the model's (making batches and training take turns); the model would wait 33%" in sentence
 
 
 def test_memory_of_the_slots():
@@ -328,26 +335,26 @@ def test_memory_of_the_slots():
 def test_both_kinds_of_memory_are_checked():
     found = findings(read_ms=6.0, model_ms=2.0, workers=1)
     verdict = judge(found)
-    shm, ahead = checks(found, verdict)
+    shm, ahead = memory_checks(found, verdict)
     assert (shm.name, shm.status, shm.needed_bytes, shm.available_bytes) == ("/dev/shm", "ok", 0, 64_000_000)
     assert "64 MB, not needed" in shm.text
     assert ahead.status == "ok"
     assert ahead.needed_bytes == slots_bytes(found, verdict.workers or 1) > 0
     tight = replace(found, machine=replace(found.machine, available_bytes=ahead.needed_bytes * 2 - 1, shm_bytes=None))
-    shm, ahead = checks(tight, verdict)
+    shm, ahead = memory_checks(tight, verdict)
     assert (shm.available_bytes, shm.text) == (None, "not there, and not needed")
     assert ahead.status == "warning"
     assert "lower loader.prefetch" in ahead.text
     assert "warning  batches read ahead" in page(tight, verdict, "resnet", [])
     held = in_memory(found, fed_ms=0.1, wait=0.0)
-    assert checks(held, judge(held))[1].needed_bytes == 0
+    assert memory_checks(held, judge(held))[1].needed_bytes == 0
 
 
 def test_what_is_shown_is_what_is_compared():
     for ratio in (0.0123, 0.833, 0.996, 1.04, 1.249, 9.94, 9.96, 250.4, 1e7):
-        assert f"{told(ratio):g}" == f"{float(times(ratio).removesuffix('x')):g}"
-    assert told(0.996) == 1.0
-    assert told(0.994) == 0.99
+        assert f"{as_shown(ratio):g}" == f"{float(times(ratio).removesuffix('x')):g}"
+    assert as_shown(0.996) == 1.0
+    assert as_shown(0.994) == 0.99
 
 
 def test_a_cold_disk_is_mentioned():
@@ -382,7 +389,7 @@ def test_the_page_has_every_part():
     assert heads[:4] == ["data", "machine", "memory", "stage"]
     assert {"loader", "model", "epoch", "cache", "VERDICT", "advice", "saved"} <= set(heads)
     assert "1 worker *" in text
-    assert "loader.workers: 4   the fewest that feed 1.25x" in text
+    assert "loader.workers: 4   the fewest with 1.25x the model's throughput" in text
 
 
 @pytest.mark.parametrize(("ratio", "text"), [(0.833, "0.83x"), (1.62, "1.6x"), (9.94, "9.9x"), (250.4, "250x")])

@@ -1,16 +1,15 @@
-"""The picture of bench-io: what each stage costs, and the loader by its workers beside the model's appetite."""
+"""The picture of bench-io: what each stage costs, and the loader by its workers beside the model's throughput."""
 
 import io
 from typing import Any
 
 from mlcli.machine.bench.findings import Findings
-from mlcli.machine.bench.rating import ENOUGH, times
-from mlcli.machine.bench.verdict import Verdict
+from mlcli.machine.bench.verdict import ENOUGH, ThroughputVerdict, compared
 
 BLUE, ORANGE, GREY, DARK = "#3b6fb6", "#e08a2c", "#b8bec6", "#30343b"
 
 
-def picture(findings: Findings, verdict: Verdict, title: str) -> bytes:
+def picture(findings: Findings, verdict: ThroughputVerdict, title: str) -> bytes:
     """A PNG of two panels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -25,8 +24,8 @@ def picture(findings: Findings, verdict: Verdict, title: str) -> bytes:
         _from_memory(right, findings)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    feeds = f"the loader feeds {times(verdict.ratio)} what the model eats"
-    figure.suptitle(f"{title}\n{feeds}; the model waits {verdict.wait_share:.0%} of the time", fontsize=11, color=DARK)
+    state = f"{compared(verdict.ratio)}; the model waits {verdict.wait_share:.0%} of the time"
+    figure.suptitle(f"{title}\n{state}", fontsize=11, color=DARK)
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=120)
     return target.getvalue()
@@ -55,15 +54,15 @@ def _stages(axes: Any, findings: Findings) -> None:
     axes.legend(handles, [name for name, _ in present], frameon=False, fontsize=9, loc="lower right")
 
 
-def _by_workers(axes: Any, findings: Findings, verdict: Verdict) -> None:
+def _by_workers(axes: Any, findings: Findings, verdict: ThroughputVerdict) -> None:
     counts = [loading.workers for loading in findings.loader]
     places = range(len(counts))
-    appetite = findings.model.step.per_s
+    model_per_s = findings.model.step.per_s
     axes.plot(places, [loading.timing.per_s for loading in findings.loader], "o-", color=BLUE, label="loader alone")
     together = [findings.joint(count).timing.per_s for count in counts]
     axes.plot(places, together, "s--", color=DARK, label="loader and model together")
-    axes.axhline(appetite, color=ORANGE, label=f"the model eats {appetite:,.0f}/s")
-    axes.axhline(ENOUGH * appetite, color=ORANGE, linestyle=":", label=f"{ENOUGH}x of it")
+    axes.axhline(model_per_s, color=ORANGE, label=f"model alone, {model_per_s:,.0f}/s")
+    axes.axhline(ENOUGH * model_per_s, color=ORANGE, linestyle=":", label=f"{ENOUGH}x of it")
     axes.axvline(counts.index(findings.data.workers), color=GREY, linewidth=8, alpha=0.4, zorder=0, label="configured")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xticks(places, [str(count) for count in counts])
