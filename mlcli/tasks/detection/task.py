@@ -20,7 +20,7 @@ from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import build_source, describe_source
 from mlcli.tasks.detection.data.feed import DetectionFeed
 from mlcli.tasks.detection.data.records import DetectionSource, Records
-from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
 from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Ssd, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector

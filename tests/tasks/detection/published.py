@@ -12,7 +12,7 @@ from mlcli.data.decode import Preparation
 from mlcli.data.source import Arrays
 from mlcli.engine.contract import Batch
 from mlcli.tasks.detection.data.records import Records
-from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.targets import Detections
 
 DATA = Path(__file__).parent / "data"

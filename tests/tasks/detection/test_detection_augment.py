@@ -12,18 +12,17 @@ from torchvision.ops import box_iou, masks_to_boxes
 from torchvision.transforms.v2 import functional as vision
 from torchvision.tv_tensors import BoundingBoxes
 
+from mlcli.data.augmentations import HorizontalFlip
 from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom, sample_keys
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.data import augmentations as c
-from mlcli.tasks.detection.data.augment import BoxAugment, maps
-from mlcli.tasks.detection.data.augment.mosaic import mosaic
-from mlcli.tasks.detection.data.augment.placement import Placement, inverted
-from mlcli.tasks.detection.data.augment.resample import Resample
+from mlcli.tasks.detection.data.augment import BoxAugment, moves
+from mlcli.tasks.detection.data.augment.placement import Placement, Resample, inverted
 from mlcli.tasks.detection.targets import Targets
 
 SIZE = (48, 64)
-FLIP = c.BoxFlip(name="horizontal_flip")
+FLIP = HorizontalFlip(name="horizontal_flip")
 AFFINE = c.BoxAffine(name="affine", degrees=20, shear=10)
 ZOOM = c.ZoomOut(name="zoom_out", p=0.7)
 CROP = c.IouCrop(name="iou_crop", p=0.9)
@@ -58,6 +57,10 @@ def augment(*configs, visibility: float = 0.3, epochs: int = 10, rows: int = 3, 
     return BoxAugment(
         configs, image_size=SIZE, counts=counts, epochs=epochs, min_visibility=visibility, max_objects=most
     )
+
+
+def keywords(config) -> dict:
+    return config.model_dump(exclude={"name"})
 
 
 def part(batch: int, seed: int = 0, epoch: int = 0) -> Part:
@@ -141,11 +144,11 @@ def test_affine_is_torchvisions():
     images, targets = scene(5, 3, 3)
     keys = part(5).keys
     config = AFFINE
-    random = KeyedRandom(keys, 0)  # draws in the order of maps.affine
+    random = KeyedRandom(keys, 0)  # draws in the order of moves.affine
     angle = random.uniform(-config.degrees, config.degrees)
     shift = random.uniform(-config.translate, config.translate, (2,)) * torch.tensor([SIZE[1], SIZE[0]])
     scale, shear = random.uniform(*config.scale), random.uniform(-config.shear, config.shear)
-    placement = Placement.unchanged(5, images.device).then(maps.affine(KeyedRandom(keys, 0), config, SIZE))
+    placement = Placement.unchanged(5, images.device).then(moves.affine(KeyedRandom(keys, 0), SIZE, **keywords(config)))
     moved = Resample(placement, SIZE).images(images)
     boxes, _ = placement.move(targets.boxes_xyxy, SIZE)
     for b in range(5):
@@ -168,7 +171,9 @@ def test_affine_is_torchvisions():
 def test_crops_overlap_an_object_enough():
     _, targets = scene(200, 3, 5)
     config = c.IouCrop(name="iou_crop", p=1.0, min_ious=(0.3,))
-    crops = inverted(maps.iou_crop(KeyedRandom(part(200).keys), config, SIZE, targets.boxes_xyxy, targets.valid))
+    crops = inverted(
+        moves.iou_crop(KeyedRandom(part(200).keys), SIZE, targets.boxes_xyxy, targets.valid, **keywords(config))
+    )
     corners = torch.tensor([[0.0, 0.0, 1.0], [SIZE[1], SIZE[0], 1.0]])
     parts = (crops[:, None] @ corners[..., None])[..., :2, 0].flatten(1)
     sides = (parts[:, 2:] - parts[:, :2]) / torch.tensor([SIZE[1], SIZE[0]])
@@ -194,8 +199,7 @@ def test_zooming_out_keeps_everything():
 def test_mosaic_is_four_pictures_each_covering_its_quarter():
     """Against a plain loop: each quarter warped on its own and pasted."""
     images, _ = scene(6, 3, 4)
-    config = c.Mosaic(name="mosaic", p=1.0)
-    placement = mosaic(Placement.unchanged(6, images.device), KeyedRandom(part(6).keys), config, SIZE)
+    placement = moves.mosaic(KeyedRandom(part(6).keys), SIZE, Placement.unchanged(6, images.device), p=1.0)
     seen = Resample(placement, SIZE).images(images)
     pasted = torch.full_like(seen, -1)
     for b in range(6):
@@ -255,7 +259,9 @@ def test_objects_that_are_hardly_seen_are_dropped(visibility):
     images, targets = scene(40, 3, 8)
     move = c.BoxAffine(name="affine", translate=0.5, scale=(1.0, 1.0))
     _, found = augment(move, visibility=visibility)(images, targets, part(40))
-    placement = Placement.unchanged(40, images.device).then(maps.affine(KeyedRandom(part(40).keys, 0), move, SIZE))
+    placement = Placement.unchanged(40, images.device).then(
+        moves.affine(KeyedRandom(part(40).keys, 0), SIZE, **keywords(move))
+    )
     _, left = placement.move(targets.boxes_xyxy, SIZE)
     kept = (left >= visibility) & (left > 0) & targets.valid
     assert 0 < found.valid.sum() <= kept.sum()
@@ -265,7 +271,7 @@ def test_objects_that_are_hardly_seen_are_dropped(visibility):
 def test_visibility_counts_what_quarters_of_a_mosaic_hide():
     """A box as large as the picture is seen in the share that its quarter shows of the picture."""
     images, _ = scene(6, 1, 0)
-    placement = mosaic(Placement.unchanged(6, images.device), KeyedRandom(part(6).keys), MOSAIC, SIZE)
+    placement = moves.mosaic(KeyedRandom(part(6).keys), SIZE, Placement.unchanged(6, images.device), p=MOSAIC.p)
     whole = torch.tensor([0.0, 0.0, SIZE[1], SIZE[0]]).expand(6, 1, 4)
     boxes, left = placement.move(whole, SIZE)
     x1, y1, x2, y2 = placement.windows

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlcli.tasks.detection.judge.breakdown import KINDS, breakdown
-from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
+from mlcli.tasks.detection.evaluation.tide import KINDS, breakdown
 from tests.tasks.detection.published import feed, made_up, records_of
 
 # counts of Loc, Cls, Dupe, Bkg, Both and Miss; dAP in percent. tidecv reads precision at recalls of 0, 1/100, ... where
@@ -31,9 +31,9 @@ def test_every_wrong_detection_is_of_one_kind():
     coco, results = made_up(2)
     metrics = DetectionMetrics(records_of(coco), tuple("abcde"))
     feed(metrics, results, {k: k for k in range(1, 6)})
-    rows = breakdown(metrics.judged, 5)
-    assert sum(row["count"] for row in rows if row["name"] != "missed") == int(metrics.judged.wrong.sum())
-    assert metrics.judged.wrong.sum() + metrics.judged.right.sum() == len(results)
+    rows = breakdown(metrics.matches, 5)
+    assert sum(row["count"] for row in rows if row["name"] != "missed") == int(metrics.matches.wrong.sum())
+    assert metrics.matches.wrong.sum() + metrics.matches.correct.sum() == len(results)
 
 
 def test_perfect_answers_have_no_mistakes():

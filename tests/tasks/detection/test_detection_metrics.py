@@ -6,10 +6,10 @@ import torch
 
 from mlcli.data.decode import Preparation
 from mlcli.engine.contract import Batch
-from mlcli.tasks.detection.judge.coco_numbers import METRICS, box_results, coco_numbers, ground_truth
-from mlcli.tasks.detection.judge.curves import average_precision, of_class, sampled
-from mlcli.tasks.detection.judge.judged import Found
-from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+from mlcli.tasks.detection.evaluation.coco_numbers import METRICS, box_results, coco_numbers, ground_truth
+from mlcli.tasks.detection.evaluation.curves import average_precision, of_class, sampled
+from mlcli.tasks.detection.evaluation.matches import FlatDetections
+from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.masks import run_length
 from mlcli.tasks.detection.targets import Detections
 from tests.tasks.detection.published import feed, made_up, published, records_of
@@ -67,7 +67,7 @@ def test_records_lead_to_the_official_numbers_too(kind, example):
         boxes[:, 2:] += boxes[:, :2]
         columns = [np.array([result[key] for result in results]) for key in ("score", "category_id")]
         pictures = np.array([position[result["image_id"]] for result in results])
-        results = box_results(Found(pictures, boxes, *columns), records)
+        results = box_results(FlatDetections(pictures, boxes, *columns), records)
     found = coco_numbers(truth, results, kind).values
     for name in METRICS:
         assert found[name] == pytest.approx(expected[name], abs=1e-9)
@@ -102,11 +102,11 @@ def test_our_matching_gives_cocos_average_precision_with_crowds(seed):
     metrics = DetectionMetrics(records_of(coco), NAMES)
     feed(metrics, results, {k: k for k in range(1, 6)})
     expected = coco_numbers(coco, results, "bbox").ap50
-    judged = metrics.judged
-    assert judged.ignored.sum() > 10, "some are found in crowds"
+    matches = metrics.matches
+    assert matches.ignored.sum() > 10, "some are found in crowds"
     for k, row in enumerate(metrics.details()["classes"], start=1):
         assert row["ap50"] == pytest.approx(expected[k - 1], abs=1e-9)
-        assert average_precision(of_class(judged, k)[1], row["support"]) == pytest.approx(expected[k - 1], abs=1e-9)
+        assert average_precision(of_class(matches, k)[1], row["support"]) == pytest.approx(expected[k - 1], abs=1e-9)
 
 
 def test_the_published_example_counts_all_but_its_crowds(example):
@@ -121,7 +121,7 @@ def test_the_published_example_counts_all_but_its_crowds(example):
 
 def naive_voc_ap(metrics: DetectionMetrics) -> float:
     """The devkit's VOCevaldet: detection by detection, then the area under the precision made to fall."""
-    records, found, aps = metrics.records, metrics.judged.found, []
+    records, found, aps = metrics.records, metrics.matches.found, []
     for label in range(1, len(metrics.class_names) + 1):
         objects = [t for t in range(len(records.labels)) if records.labels[t] == label]
         used, hits = set(), []
@@ -211,7 +211,7 @@ def test_difficult_objects_and_what_was_found_in_them_do_not_count():
     metrics.records.difficult[0] = True  # a, found
     a, b = metrics.details()["classes"]
     assert (a["support"], b["support"]) == (1, 0)
-    assert metrics.judged.ignored.sum() == 2
+    assert metrics.matches.ignored.sum() == 2
     assert a["ap50"] == pytest.approx(1 / 2)
     assert metrics.compute()["map50"] == pytest.approx(1 / 2)
 
@@ -224,7 +224,7 @@ def test_boxes_are_cut_to_the_picture():
     }
     metrics = DetectionMetrics(records_of(coco, (100, 100)), ("a",))
     feed(metrics, [{"image_id": 1, "category_id": 1, "bbox": [80, 30, 60, 40], "score": 0.5}], {1: 1})
-    np.testing.assert_allclose(metrics.judged.found.boxes_xyxy, [[80, 30, 100, 50]], atol=1e-4)
+    np.testing.assert_allclose(metrics.matches.found.boxes_xyxy, [[80, 30, 100, 50]], atol=1e-4)
     assert metrics.compute()["map"] == pytest.approx(1)
 
 
@@ -278,7 +278,7 @@ def test_only_pictures_that_were_seen_count():
     metrics = DetectionMetrics(records_of(coco), NAMES)
     metrics.update(nothing_found(10), Batch(None, None, torch.arange(10)))
     ids = [image["id"] for image in coco["images"][:10]]
-    assert metrics.judged.counted.sum() == sum(a["image_id"] in ids for a in coco["annotations"])
+    assert metrics.matches.counted.sum() == sum(a["image_id"] in ids for a in coco["annotations"])
 
 
 def test_masks_are_judged_in_the_originals():

@@ -8,7 +8,7 @@ from PIL import Image, ImageColor
 from mlcli.show.boxes import COLOURS, Thing, colour_of, drawn, readable_side
 from mlcli.show.palette import INK
 from mlcli.tasks.detection.boxes import iou_matrix
-from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.masks import run_length
 from mlcli.tasks.detection.models.anchors import default_boxes
 from mlcli.tasks.detection.models.matching import max_iou
@@ -165,7 +165,7 @@ def test_sheets_of_an_evaluation_show_truth_answers_and_curves():
         assert count(sheet, (255, 255, 255)) > 10_000
     assert count(sheets["truth and answer"], ImageColor.getrgb(INK)) > 1000
     faults = mistakes_by_picture(metrics, 0.0)
-    assert faults.sum() == metrics.judged.wrong.sum() + metrics.judged.counted.sum() - metrics.judged.right.sum()
+    assert faults.sum() == metrics.matches.wrong.sum() + metrics.matches.counted.sum() - metrics.matches.correct.sum()
 
 
 def test_nothing_seen_gives_no_sheets():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mlcli.data.augmentations import HorizontalFlip
 from mlcli.data.decode import Preparation
 from mlcli.data.files import ImageFilesSamples
 from mlcli.engine.settings import Loader, Train
@@ -24,7 +25,7 @@ AUGMENT = (
     c.Photometric(name="photometric"),
     c.Mosaic(name="mosaic"),
     c.BoxAffine(name="affine"),
-    c.BoxFlip(name="horizontal_flip"),
+    HorizontalFlip(name="horizontal_flip"),
     c.BoxMixup(name="mixup", p=0.5),
 )
 

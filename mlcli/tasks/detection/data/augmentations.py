@@ -1,30 +1,27 @@
-"""Random changes to training pictures that take the boxes along. No torch in here.
+"""The augmentations of a detection YAML: random changes to training pictures that take the boxes along.
 
-All that move pixels are maps of the plane; they are multiplied into one per picture, and the picture is resampled once.
+Plain data without torch; `augment/` carries them out. What images have too is the same here but for its defaults. All
+that move pixels are maps of the plane; they are multiplied into one per picture, and the picture is resampled once.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
+from mlcli.data.augmentations import Affine, AreaShare, ColorJitter, HorizontalFlip, Odds
 from mlcli.schema import Strict
 
-Odds = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+MinIou = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Photometric(Strict):
+class Photometric(ColorJitter):
     """Brightness, contrast, saturation, hue, each by its own random amount (SSD, Liu et al. 2016, section 3.6)."""
 
-    name: Literal["photometric"]
+    name: Literal["photometric"]  # type: ignore[assignment]
     brightness: Annotated[float, Field(ge=0)] = 0.3
-    """Factor drawn from [1 - value, 1 + value], as for contrast and saturation."""
     contrast: Annotated[float, Field(ge=0)] = 0.3
-    """Blend with the picture's mean grey."""
     saturation: Annotated[float, Field(ge=0)] = 0.3
-    """Blend with the picture in grey."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-    """Largest turn of the hue circle to either side, in full turns."""
 
 
 class IouCrop(Strict):
@@ -33,16 +30,9 @@ class IouCrop(Strict):
     name: Literal["iou_crop"]
     p: Odds = 0.8
     """Probability; otherwise the whole picture is kept. Pictures without objects are kept whole."""
-    min_scale: Share = 0.3
+    min_scale: AreaShare = 0.3
     """Smallest side of the part, as a share of the picture's."""
-    min_ious: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (
-        0.0,
-        0.1,
-        0.3,
-        0.5,
-        0.7,
-        0.9,
-    )
+    min_ious: Annotated[tuple[MinIou, ...], Field(min_length=1)] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
     """One is drawn: the part must overlap at least one object by this intersection over union."""
     trials: Annotated[int, Field(ge=1, le=100)] = 20
     """Parts tried; the first that fits is taken, the whole picture if none does."""
@@ -58,26 +48,13 @@ class ZoomOut(Strict):
     """Side of the canvas in sides of the picture: 1 to this."""
 
 
-class BoxAffine(Strict):
+class BoxAffine(Affine):
     """Rotate, shift, scale and shear about the middle; boxes become those around the moved corners."""
 
-    name: Literal["affine"]
     degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
     """Largest rotation to either side; boxes grow with it."""
-    translate: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Largest shift to either side, as a share of width and height."""
     scale: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.3)
-    """Smallest and largest magnification."""
     shear: Annotated[float, Field(ge=0, lt=45)] = 0.0
-    """Largest shear to either side, in degrees."""
-
-
-class BoxFlip(Strict):
-    """Mirror left and right."""
-
-    name: Literal["horizontal_flip"]
-    p: Odds = 0.5
-    """Probability."""
 
 
 class Mosaic(Strict):
@@ -86,8 +63,8 @@ class Mosaic(Strict):
     name: Literal["mosaic"]
     p: Odds = 0.5
     """Probability, picture by picture."""
-    off_share: Annotated[float, Field(ge=0, le=1)] = 0.15
-    """Share of the epochs, at the end of training, without it: what is judged are whole pictures."""
+    off_share: Odds = 0.15
+    """Share of the epochs, at the end of training, without it: evaluation shows whole pictures."""
 
 
 class BoxMixup(Strict):
@@ -96,10 +73,10 @@ class BoxMixup(Strict):
     name: Literal["mixup"]
     p: Odds = 0.1
     """Probability, picture by picture."""
-    off_share: Annotated[float, Field(ge=0, le=1)] = 0.15
+    off_share: Odds = 0.15
     """Share of the epochs, at the end of training, without it."""
 
 
 DetectionAugmentation = Annotated[
-    Photometric | IouCrop | ZoomOut | BoxAffine | BoxFlip | Mosaic | BoxMixup, Field(discriminator="name")
+    Photometric | IouCrop | ZoomOut | BoxAffine | HorizontalFlip | Mosaic | BoxMixup, Field(discriminator="name")
 ]

@@ -1,7 +1,7 @@
 """A detection data set in memory: of each split an index that says where each picture lies and what is in it.
 
 Arrays, not lists of objects: worker processes share them without copying. Boxes are kept in pixels of the original
-picture, which is where detections are judged; models see them in pixels of their input.
+picture, which is where detections are evaluated; models see them in pixels of their input.
 """
 
 from dataclasses import dataclass, replace

@@ -19,7 +19,7 @@ from mlcli.tasks.detection.targets import Targets
 from mlcli.text import plural
 
 if TYPE_CHECKING:
-    from mlcli.tasks.detection.judge.metrics import DetectionMetrics
+    from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 
 LEAST_SIDE, MOST_SIDE = 480, 1280
 """Pixels of the longer side of a picture on its own."""
@@ -92,10 +92,10 @@ def answer_sheets(records: Records, metrics: "DetectionMetrics") -> dict[str, Im
 
 def mistakes_by_picture(metrics: "DetectionMetrics", threshold: float) -> np.ndarray:
     """int64 [N]: wrong detections of at least `threshold`, and objects that none of that certainty is right about."""
-    judged, records = metrics.judged, metrics.records
+    matches, records = metrics.matches, metrics.records
     wrong, missed = _faults(metrics, threshold)
     count = len(records)
-    return np.bincount(judged.found.pictures[wrong], minlength=count) + np.bincount(
+    return np.bincount(matches.found.pictures[wrong], minlength=count) + np.bincount(
         records.picture_of[missed], minlength=count
     )
 
@@ -112,26 +112,26 @@ def truth_and_answer(
 
     Dashed is what was missed on the left, and what is wrong on the right; grey is what does not count.
     """
-    judged, names = metrics.judged, metrics.class_names
-    found = judged.found
+    matches, names = metrics.matches, metrics.class_names
+    found = matches.found
     wrong, missed = _faults(metrics, threshold)
-    told = found.scores >= threshold
+    shown = found.scores >= threshold
     tiles = []
     for index in np.asarray(indices).tolist():
         image = records.original(index)
         objects = range(*records.objects_of(index).indices(len(records.labels)))
         truth = [_true_thing(records, t, names, missed=bool(missed[t])) for t in objects]
-        rows = np.flatnonzero(told & (found.pictures == index)).tolist()
+        rows = np.flatnonzero(shown & (found.pictures == index)).tolist()
         answer = [
             Thing(
                 found.boxes_xyxy[d].tolist(),
-                GREY if judged.ignored[d] else colour_of(int(found.labels[d])),
+                GREY if matches.ignored[d] else colour_of(int(found.labels[d])),
                 _caption(names[found.labels[d] - 1], found.scores[d]),
                 dashed=bool(wrong[d]),
             )
             for d in rows
         ]
-        counted = [t for t in objects if judged.counted[t]]
+        counted = [t for t in objects if matches.counted[t]]
         bad, gone = sum(bool(wrong[d]) for d in rows), sum(bool(missed[t]) for t in counted)
         tiles.append(Tile(drawn(image, truth, PANEL), (Path(records.name(index)).name, plural(len(counted), "object"))))
         tiles.append(Tile(drawn(image, answer, PANEL), (f"{len(counted) - gone} found, {gone} missed", f"{bad} wrong")))
@@ -209,11 +209,11 @@ def before_and_after_nms(
 
 def _faults(metrics: "DetectionMetrics", threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Wrong detections of at least `threshold`, bool [n], and objects missed at it, bool [T]."""
-    judged = metrics.judged
-    told = judged.found.scores >= threshold
-    missed = judged.counted.copy()
-    missed[judged.matches[judged.right & told]] = False
-    return judged.wrong & told, missed
+    matches = metrics.matches
+    shown = matches.found.scores >= threshold
+    missed = matches.counted.copy()
+    missed[matches.object_of[matches.correct & shown]] = False
+    return matches.wrong & shown, missed
 
 
 def _true_thing(records: Records, t: int, names: Sequence[str], *, missed: bool) -> Thing:

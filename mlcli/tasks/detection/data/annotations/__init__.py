@@ -1,1 +1,1 @@
-"""Annotations as people have them: read from four formats, judged, divided into splits, and written again."""
+"""Annotations as people have them: four formats read and written, and the faults in them."""

@@ -6,6 +6,7 @@ everything between moves pixels, and is multiplied into one map (placement.py).
 """
 
 from collections.abc import Sequence
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -13,18 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.augment.colour import random_colour
-from mlcli.data.augmentations import ColorJitter
+from mlcli.data.augmentations import HorizontalFlip
 from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.boxes import area
-from mlcli.tasks.detection.data.augment import maps
-from mlcli.tasks.detection.data.augment.mosaic import PARTS, mixup, mosaic
-from mlcli.tasks.detection.data.augment.placement import Placement
-from mlcli.tasks.detection.data.augment.resample import Resample
+from mlcli.tasks.detection.data.augment import moves
+from mlcli.tasks.detection.data.augment.placement import Placement, Resample
 from mlcli.tasks.detection.data.augmentations import (
     BoxAffine,
-    BoxFlip,
     BoxMixup,
     DetectionAugmentation,
     IouCrop,
@@ -69,25 +67,25 @@ class BoxAugment:
         numbered = list(enumerate(augment))
         self._colours = [(stream, config) for stream, config in numbered if isinstance(config, Photometric)]
         self._mixups = [(stream, config) for stream, config in numbered if isinstance(config, BoxMixup)]
-        self._moves = [(stream, c) for stream, c in numbered if not isinstance(c, Photometric | BoxMixup)]
+        self._moves = [(stream, move) for stream, move in numbered if not isinstance(move, Photometric | BoxMixup)]
         mosaics = sum(isinstance(config, Mosaic) for config in augment)
         if mosaics > 1:
             raise ConfigError("mosaic can be named once only", where="augment", fix="remove all but one")
         self._image_size, self._epochs, self._min_visibility = image_size, epochs, min_visibility
-        self.rows = max_objects or _rows(counts, PARTS**mosaics * 2 ** len(self._mixups))
+        self.rows = max_objects or _rows(counts, moves.PARTS**mosaics * 2 ** len(self._mixups))
 
     def __call__(self, images: Tensor, targets: Targets, part: Part) -> tuple[Tensor, Targets]:
         """images: uint8 [B, 3, H, W]; returns them as uint8 or float32 in 0..255, and targets of `rows` rows."""
         num_proposals = 0 if targets.proposals_xyxy is None else targets.proposals_xyxy.shape[1]
         keys = part.keys.to(images.device, non_blocking=True)
         for stream, colour in self._colours:
-            images = random_colour(images, KeyedRandom(keys, stream), _jitter(colour))
-        moves = [(stream, move) for stream, move in self._moves if self._on(move, part.epoch)]
-        if moves:
-            images, targets = self._moved(images, targets, keys, moves)
+            images = random_colour(images, KeyedRandom(keys, stream), colour)
+        chosen = [(stream, move) for stream, move in self._moves if self._on(move, part.epoch)]
+        if chosen:
+            images, targets = self._moved(images, targets, keys, chosen)
         for stream, blend in self._mixups:
             if self._on(blend, part.epoch):
-                images, targets = mixup(images, targets, KeyedRandom(keys, stream), blend)
+                images, targets = moves.mixup(KeyedRandom(keys, stream), images, targets, p=blend.p)
         return images, _filled(targets, self.rows, num_proposals)
 
     def _on(self, config: DetectionAugmentation, epoch: int) -> bool:
@@ -95,10 +93,10 @@ class BoxAugment:
         return epoch < self._epochs - round(off_share * self._epochs)
 
     def _moved(
-        self, images: Tensor, targets: Targets, keys: Tensor, moves: Sequence[tuple[int, DetectionAugmentation]]
+        self, images: Tensor, targets: Targets, keys: Tensor, chosen: Sequence[tuple[int, DetectionAugmentation]]
     ) -> tuple[Tensor, Targets]:
         placement = Placement.unchanged(len(images), images.device)
-        for stream, config in moves:
+        for stream, config in chosen:
             placement = self._next(placement, targets, KeyedRandom(keys, stream), config)
         boxes, valid = self._seen(placement, targets)
         resample = Resample(placement, self._image_size)
@@ -115,19 +113,35 @@ class BoxAugment:
     def _next(
         self, placement: Placement, targets: Targets, random: KeyedRandom, config: DetectionAugmentation
     ) -> Placement:
+        size = self._image_size
         match config:
-            case BoxFlip():
-                return placement.then(maps.flip(random, config, self._image_size))
+            case HorizontalFlip():
+                return placement.then(moves.flip(random, size, p=config.p))
             case ZoomOut():
-                return placement.then(maps.zoom_out(random, config, self._image_size))
-            case BoxAffine():
-                return placement.then(maps.affine(random, config, self._image_size))
+                return placement.then(moves.zoom_out(random, size, p=config.p, most=config.most))
+            case BoxAffine(degrees=degrees, translate=translate, scale=scale, shear=shear):
+                return placement.then(
+                    moves.affine(random, size, degrees=degrees, translate=translate, scale=scale, shear=shear)
+                )
             case IouCrop():
-                return placement.then(maps.iou_crop(random, config, self._image_size, *self._seen(placement, targets)))
+                boxes, valid = self._seen(placement, targets)
+                crop = moves.iou_crop(
+                    random,
+                    size,
+                    boxes,
+                    valid,
+                    p=config.p,
+                    min_scale=config.min_scale,
+                    min_ious=config.min_ious,
+                    trials=config.trials,
+                )
+                return placement.then(crop)
             case Mosaic():
-                return mosaic(placement, random, config, self._image_size)
+                return moves.mosaic(random, size, placement, p=config.p)
+            case Photometric() | BoxMixup():
+                raise AssertionError(f"{config.name} moves nothing")
             case _:
-                raise AssertionError(config)
+                assert_never(config)
 
     def _seen(self, placement: Placement, targets: Targets) -> tuple[Tensor, Tensor]:
         """Where the objects are now, [B, P * M, 4], and which of them can still be seen, bool [B, P * M]."""
@@ -135,16 +149,6 @@ class BoxAugment:
         sides = boxes[..., 2:] - boxes[..., :2]
         labels = targets.labels[placement.picture].flatten(1)
         return boxes, (labels > 0) & (visible >= self._min_visibility) & (sides >= LEAST_SIDE).all(-1)
-
-
-def _jitter(config: Photometric) -> ColorJitter:
-    return ColorJitter(
-        name="color_jitter",
-        brightness=config.brightness,
-        contrast=config.contrast,
-        saturation=config.saturation,
-        hue=config.hue,
-    )
 
 
 def _rows(counts: np.ndarray, pictures: int) -> int:

@@ -10,21 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mlcli.tasks.detection.data.records import Records
-from mlcli.tasks.detection.judge.judged import Found
+from mlcli.tasks.detection.evaluation.matches import FlatDetections
 
 METRICS = (
-    "map",
-    "map50",
-    "map75",
-    "map_small",
-    "map_medium",
-    "map_large",
-    "mar1",
-    "mar10",
-    "mar100",
-    "mar_small",
-    "mar_medium",
-    "mar_large",
+    *("map", "map50", "map75", "map_small", "map_medium", "map_large"),
+    *("mar1", "mar10", "mar100", "mar_small", "mar_medium", "mar_large"),
 )
 """In COCO's order: mean average precision over IoUs of 0.5 to 0.95, at 0.5, at 0.75, of objects by their size; mean
 recall with at most 1, 10 and 100 detections a picture, and by size. All from 0 to 1."""
@@ -50,7 +40,7 @@ def measured(areas: np.ndarray) -> tuple[str, ...]:
 
 
 def ground_truth(records: Records, seen: np.ndarray, num_classes: int, *, masks: bool) -> dict[str, Any]:
-    """The truth about some pictures as a COCO data set. Categories are called by their label, 1..K.
+    """The ground truth of some pictures as a COCO data set. Categories are called by their label, 1..K.
 
     Crowds and difficult objects are both crowds here: COCO's way of saying that finding them does not count.
 
@@ -81,7 +71,7 @@ def ground_truth(records: Records, seen: np.ndarray, num_classes: int, *, masks:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def box_results(found: Found, records: Records) -> list[dict[str, Any]]:
+def box_results(found: FlatDetections, records: Records) -> list[dict[str, Any]]:
     """Detections as COCO's list of results."""
     sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
     boxes_xywh = np.concatenate([found.boxes_xyxy[:, :2], sides], axis=1).tolist()
@@ -93,7 +83,7 @@ def box_results(found: Found, records: Records) -> list[dict[str, Any]]:
 
 
 def coco_numbers(truth: dict[str, Any], results: list[dict[str, Any]], kind: Literal["bbox", "segm"]) -> CocoNumbers:
-    """Judge results by boxes or by masks.
+    """Evaluate results by boxes or by masks.
 
     Args:
         truth: a COCO data set; `ground_truth` makes one. It is changed.
@@ -101,8 +91,11 @@ def coco_numbers(truth: dict[str, Any], results: list[dict[str, Any]], kind: Lit
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    reference = COCO(truth, print_function=_silent)
-    evaluation = COCOeval_faster(reference, reference.loadRes(results), kind, print_function=_silent)
+    def silent(*_: object) -> None:
+        """In place of print."""
+
+    reference = COCO(truth, print_function=silent)
+    evaluation = COCOeval_faster(reference, reference.loadRes(results), kind, print_function=silent)
     evaluation.run()
     values = dict(zip(METRICS, np.asarray(evaluation.stats)[: len(METRICS)].tolist(), strict=True))
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # [IoUs, recalls, K], all sizes
@@ -111,7 +104,3 @@ def coco_numbers(truth: dict[str, Any], results: list[dict[str, Any]], kind: Lit
         precision.mean(axis=(0, 1)).clip(min=0),
         precision[0].mean(axis=0).clip(min=0),
     )
-
-
-def _silent(*_: object) -> None:
-    pass

@@ -1,4 +1,4 @@
-"""How well a detector does on a split: COCO's numbers and VOC's, and where and how it errs.
+"""How good a detector is on a split: COCO's numbers and VOC's, and its mistakes.
 
 All of it in pixels of the original pictures, against the annotations as they are. Crowds and difficult objects are
 neither trained on nor counted.
@@ -14,10 +14,10 @@ import torch
 from mlcli.engine.contract import Batch, Direction
 from mlcli.tasks.detection.boxes import clip
 from mlcli.tasks.detection.data.records import Records
-from mlcli.tasks.detection.judge.breakdown import breakdown
-from mlcli.tasks.detection.judge.coco_numbers import CocoNumbers, box_results, coco_numbers, ground_truth, measured
-from mlcli.tasks.detection.judge.curves import best_cut, class_rows, confusion, of_class, sampled, voc_ap50
-from mlcli.tasks.detection.judge.judged import Found, Judged, judge
+from mlcli.tasks.detection.evaluation.coco_numbers import CocoNumbers, box_results, coco_numbers, ground_truth, measured
+from mlcli.tasks.detection.evaluation.curves import best_threshold, class_rows, confusion, of_class, sampled, voc_ap50
+from mlcli.tasks.detection.evaluation.matches import FlatDetections, Matches, match
+from mlcli.tasks.detection.evaluation.tide import breakdown
 from mlcli.tasks.detection.masks import paste, run_length
 from mlcli.tasks.detection.targets import Detections
 
@@ -25,16 +25,16 @@ MASK_PREFIX = "segm_"
 
 
 class DetectionMetrics:
-    """Detections gathered batch by batch, judged together at the end.
+    """Detections gathered batch by batch, evaluated together at the end.
 
     COCO gives -1 to sizes of which a split has no object; such metrics are not among `directions` nor computed. The
-    others are 0 if there is nothing to be found.
+    others are 0 if there is nothing to find.
 
     Args:
         records: the split.
         class_names: K names in label order.
         device: where predictions arrive; they stay there until the end.
-        masks: judge masks too, under names that begin with segm_.
+        masks: evaluate masks too, under names that begin with segm_.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DetectionMetrics:
             names += [MASK_PREFIX + name for name in measured(records.area[~records.ignored])]
         self.directions: dict[str, Direction] = dict.fromkeys(names, "max")
         self._batches: list[tuple[torch.Tensor, Detections]] = []
-        self._judged: Judged | None = None
+        self._matches: Matches | None = None
         self._boxes: CocoNumbers | None = None
 
     def update(self, predictions: Detections, batch: Batch) -> None:
@@ -60,14 +60,19 @@ class DetectionMetrics:
         elif predictions.masks is not None:
             predictions = replace(predictions, masks=None)
         self._batches.append((batch.indices, predictions))
-        self._judged = self._boxes = None
+        self._matches = self._boxes = None
+
+    def merge(self, other: "DetectionMetrics") -> None:
+        """Add the detections that another has gathered of other pictures of the split."""
+        self._batches += other._batches
+        self._matches = self._boxes = None
 
     def compute(self) -> dict[str, float]:
         """Each from 0 to 1, more is better."""
-        judged = self.judged
+        matches = self.matches
         scores = dict(self._coco.values)
-        support = judged.support(len(self.class_names))
-        scores["voc_ap50"] = voc_ap50(judged.found, judged.pairs, self.records, support)
+        support = matches.support(len(self.class_names))
+        scores["voc_ap50"] = voc_ap50(matches.found, matches.pairs, self.records, support)
         if self.masks:
             truth = ground_truth(self.records, self.seen, len(self.class_names), masks=True)
             values = coco_numbers(truth, self._mask_results(), "segm").values
@@ -85,24 +90,24 @@ class DetectionMetrics:
           support, the objects there are;
         * pr_curves: for each class name, lists over thresholds (see `curves.sampled`); f1_curve: the same over all;
         * best_threshold: where the F1 over all objects is best, for use in prediction; best_f1: how good it is there;
-        * confusion: objects (rows) by what was said of them at that threshold (columns); confusion_names: the classes
+        * confusion: objects (rows) by predicted class at that threshold (columns); confusion_names: the classes
           and background;
-        * breakdown: kinds of mistakes, how many, and what mending each would add to map50 (see `breakdown.KINDS`).
+        * breakdown: kinds of mistakes, how many, and what correcting each would add to map50 (see `tide.KINDS`).
         """
-        judged, names = self.judged, self.class_names
-        classes, curves = class_rows(judged, names, self._coco.ap, self._coco.ap50)
-        scores, right = of_class(judged)
-        support = int(judged.counted.sum())
-        cut = best_cut(scores, right, support)
+        matches, names = self.matches, self.class_names
+        classes, curves = class_rows(matches, names, self._coco.ap, self._coco.ap50)
+        scores, correct = of_class(matches)
+        support = int(matches.counted.sum())
+        cut = best_threshold(scores, correct, support)
         return {
             "classes": classes,
-            "confusion": confusion(judged, cut.threshold, len(names)),
+            "confusion": confusion(matches, cut.threshold, len(names)),
             "confusion_names": [*names, "background"],
             "pr_curves": curves,
-            "f1_curve": sampled(scores, right, support),
+            "f1_curve": sampled(scores, correct, support),
             "best_threshold": cut.threshold,
             "best_f1": cut.f1,
-            "breakdown": breakdown(judged, len(names)),
+            "breakdown": breakdown(matches, len(names)),
         }
 
     @property
@@ -113,20 +118,20 @@ class DetectionMetrics:
         return positions[np.argsort(self.records.ids[positions], kind="stable")]
 
     @property
-    def judged(self) -> Judged:
-        """All that was found, held against the truth. Waits for the device."""
-        if self._judged is None:
-            self._judged = judge(self._found(), self.records, self.seen)
-        return self._judged
+    def matches(self) -> Matches:
+        """All detections, matched with the ground truth. Waits for the device."""
+        if self._matches is None:
+            self._matches = match(self._found(), self.records, self.seen)
+        return self._matches
 
     @property
     def _coco(self) -> CocoNumbers:
         if self._boxes is None:
             truth = ground_truth(self.records, self.seen, len(self.class_names), masks=False)
-            self._boxes = coco_numbers(truth, box_results(self.judged.found, self.records), "bbox")
+            self._boxes = coco_numbers(truth, box_results(self.matches.found, self.records), "bbox")
         return self._boxes
 
-    def _found(self) -> Found:
+    def _found(self) -> FlatDetections:
         """What all batches hold, in pixels of the originals."""
         parts = []
         for indices, detections in self._batches:
@@ -136,10 +141,10 @@ class DetectionMetrics:
             parts.append((pictures, boxes, detections.scores.cpu()[there].double(), detections.labels.cpu()[there]))
         if not parts:
             nothing = np.zeros(0, dtype=np.int64)
-            return Found(nothing, np.zeros((0, 4)), np.zeros(0), nothing)
-        found = Found(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
-        order = np.lexsort((self.records.ids[found.pictures], -found.scores))
-        return Found(*(column[order] for column in (found.pictures, found.boxes_xyxy, found.scores, found.labels)))
+            return FlatDetections(nothing, np.zeros((0, 4)), np.zeros(0), nothing)
+        columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+        order = np.lexsort((self.records.ids[columns[0]], -columns[2]))
+        return FlatDetections(*(column[order] for column in columns))
 
     def _mask_results(self) -> list[dict[str, Any]]:
         """COCO's results with masks; without boxes, or their area would be taken for the masks'."""

@@ -1,1 +1,0 @@
-"""How good a detector is: matching, average precision, COCO's numbers, kinds of errors."""
