@@ -139,7 +139,7 @@ def sizes_up_to(largest: int) -> list[int]:
 
 def draw(path: Path, by_files: dict[int, Cost], by_batch: dict[str, dict[int, Cost]], note: str) -> None:
     """Four curves: start-up, memory and speed against files, speed against batch size."""
-    from mlcli.show.drawing import headline, image_of, new_figure, plain_axes
+    from mlcli.show.figure import headline, image_of, new_figure, plain_axes
 
     figure = new_figure(11, 7)
     axes = figure.subplots(2, 2)

@@ -43,7 +43,8 @@ def run(
     from mlcli.engine.lr_range import suggest, sweep
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.report.lr_range import ending, page, picture
+    from mlcli.report.lr_range import chart, ending, page
+    from mlcli.show.figure import image
     from mlcli.text import duration
 
     if apply:
@@ -62,7 +63,7 @@ def run(
         show_progress("")
     suggestion = suggest(seen)
     title = f"{experiment.name}: {model.split('  ')[0]}, {optimizer.name}"
-    path = write_picture(root / "lr-find" / f"{experiment.name}.png", picture(seen, suggestion, title))
+    path = write_picture(root / "lr-find" / f"{experiment.name}.png", image(chart(seen, suggestion, title)))
     override = None if suggestion.best is None else f"optimizer.lr={suggestion.best:.2g}"
     last = [("now", f"optimizer.lr={optimizer.lr:g}")]
     if apply:

@@ -68,14 +68,16 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
 
 def _draw(folders: list["RunFolder"], path: Path) -> Path | None:
     """Write the picture of the runs' curves; None if there are none."""
+    from mlcli.engine.run import png
     from mlcli.files import write_atomically
     from mlcli.report.comparison import comparison
     from mlcli.report.record import Record
+    from mlcli.show.figure import image
 
-    png = comparison([Record.read(folder) for folder in folders])
-    if png is None:
+    charts = comparison([Record.read(folder) for folder in folders])
+    if not charts:
         return None
-    write_atomically(path, png)
+    write_atomically(path, png(image(*charts)))
     return path
 
 

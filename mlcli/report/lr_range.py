@@ -1,17 +1,11 @@
 """What `mlcli lr-find` shows: the curve of loss over learning rate, as text and as a picture, and what it says."""
 
 import math
-from typing import TYPE_CHECKING
 
 from mlcli.engine.lr_range import Suggestion, Sweep
-from mlcli.show.drawing import headline, image_of, new_figure, plain_axes
-from mlcli.show.palette import BLUE, ORANGE
+from mlcli.show.charts import Line, LineChart, Rule, axis, log_axis
 from mlcli.text import ABSENT, number, paragraphs, table
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-GREY, DARK = "#b8bec6", "#30343b"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH, HEIGHT = 80, 7
 """Of the curve, in characters."""
@@ -92,24 +86,23 @@ def ending(seen: Sweep) -> str:
     return f"all {seen.planned} steps up to {last}; the loss did not explode"
 
 
-def picture(seen: Sweep, suggestion: Suggestion, title: str) -> "Image":
+def chart(seen: Sweep, suggestion: Suggestion, title: str) -> LineChart:
     """The losses as they were, the smoothed curve, and both rules."""
-    figure = new_figure(9, 4.8)
-    axes = figure.subplots()
     low, high = _limits(seen.smooth)
     least = min(low, *seen.losses)
-    axes.plot(seen.lrs, seen.losses, ".", color=GREY, markersize=5, label="each step")
-    axes.plot(seen.lrs, seen.smooth, color=BLUE, linewidth=2, label="smoothed")
-    for rule, lr in rules_of(suggestion):
-        if lr is not None:
-            taken = lr == suggestion.best
-            label = f"{rule}: {lr:.2g}" + (", suggested" if taken else "")
-            axes.axvline(lr, color=ORANGE if taken else DARK, linestyle="-" if taken else ":", label=label)
-    if suggestion.lowest is not None:
-        axes.plot([suggestion.lowest], [low], "v", color=BLUE, markersize=7, label=f"lowest: {suggestion.lowest:.2g}")
     margin = 0.06 * (high - least)
-    axes.set(xscale="log", ylim=(least - margin, high + margin), xlabel="learning rate", ylabel="loss")
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
-    plain_axes(axes)
-    headline(axes, title, ending(seen))
-    return image_of(figure)
+    rates = seen.lrs
+    lines = [
+        Line("each step", list(zip(rates, seen.losses, strict=True)), "quiet", dots=True),
+        Line("smoothed", list(zip(rates, seen.smooth, strict=True))),
+    ]
+    if suggestion.lowest is not None:
+        lines.append(Line(f"lowest: {suggestion.lowest:.2g}", [(suggestion.lowest, low)], "warn", dots=True))
+    rules = [
+        Rule(lr, f"{rule}: {lr:.2g}" + (", suggested" if lr == suggestion.best else ""))
+        for rule, lr in rules_of(suggestion)
+        if lr is not None
+    ]
+    x = log_axis(rates, "learning rate") or axis(rates, "learning rate", tight=True)
+    y = axis([least - margin, high + margin], "loss", tight=True)
+    return LineChart(title, lines, x, y, ending(seen), rules, named=False)

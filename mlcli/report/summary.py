@@ -6,10 +6,10 @@ from typing import Any
 from mlcli.engine.log import read_metrics
 from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.engine.trainer import Training
-from mlcli.report.confusion import Confusion
 from mlcli.report.evidence import Evidence
 from mlcli.report.record import SPLITS, Record
 from mlcli.report.verdict import Verdict, judge
+from mlcli.show.evaluation import confusion
 from mlcli.text import duration, number, paragraphs, shown, table, truncated
 
 WIDTH = 100
@@ -83,13 +83,12 @@ def _verdict_lines(verdict: Verdict | None) -> list[str]:
 
 
 def _confused_lines(record: Record) -> list[str]:
-    confusion = Confusion.of(record.detail)
-    pairs = confusion.pairs(MOST_PAIRS) if confusion else []
-    told = [
+    pairs = [pair for matrix in confusion(record.detail) for pair in matrix.pairs(MOST_PAIRS)]
+    words = [
         f"{truncated(p.truth, LONGEST_NAME)} -> {truncated(p.answer, LONGEST_NAME)} ({p.count} of {p.of})"
         for p in pairs
     ]
-    return _labelled("confused", [" · ".join(told)]) if told else []
+    return _labelled("confused", [" · ".join(words)]) if words else []
 
 
 def layer_troubles(looks: list[dict[str, Any]]) -> list[str]:

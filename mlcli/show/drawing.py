@@ -1,4 +1,4 @@
-"""One look for every picture: paper, ink and type, sheets of small pictures with captions, and figures as images.
+"""One look for every picture: paper, ink and type, and sheets of small pictures with captions.
 
 Everything is drawn dark on white paper with a margin, so that it reads the same on a light and on a dark page.
 """
@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mlcli.show.palette import FAINT, GRID, INK, PAPER, RULE, TRACK
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from mlcli.show.palette import FAINT, INK, PAPER, TRACK
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -26,7 +22,6 @@ SIDE = 120
 TEXT, TITLE = 13, 17
 """Heights of type in pixels."""
 _MARGIN, _GAP, _LINE = 18, 10, 17
-DPI = 110
 
 
 @dataclass(frozen=True)
@@ -140,42 +135,3 @@ def _coloured(shares: np.ndarray, anchors: np.ndarray) -> Image.Image:
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(shares, places, anchors[:, channel]) for channel in range(3)]
     return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches, without a window and without matplotlib's global state."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=PAPER)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
-    return figure
-
-
-def headline(axes, title: str, note: str = "") -> None:
-    """A title to the left in bold, and a faint note below it, as on the sheets."""
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=24 if note else 8)
-    axes.annotate(note, (0, 1), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points", fontsize=8.5,
-                  color=FAINT)  # fmt: skip
-
-
-def plain_axes(axes) -> None:
-    """Only what is needed: two thin spines, faint ticks, a light grid behind."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.tick_params(colors=FAINT, labelsize=8.5, length=3)
-    axes.xaxis.label.set(color=FAINT, fontsize=9)
-    axes.yaxis.label.set(color=FAINT, fontsize=9)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def image_of(figure: "Figure") -> Image.Image:
-    """The figure as an RGB picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3].copy())

@@ -10,7 +10,8 @@ from mlcli.data.info import DataInfo
 from mlcli.models.config import Cnn, Linear, Mlp, ResNet, TorchvisionModel, Vgg
 from mlcli.models.pictures import feature_maps, filters
 from mlcli.models.start import build_seeded
-from mlcli.show.drawing import Tile, fitted, font, image_of, new_figure, picture_of, rising, sheet, shortened, signed
+from mlcli.show.drawing import Tile, fitted, font, picture_of, rising, sheet, shortened, signed
+from mlcli.show.figure import image_of, new_figure
 
 
 def info_of(shape: tuple[int, ...], classes: int = 10) -> DataInfo:

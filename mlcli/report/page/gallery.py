@@ -1,11 +1,13 @@
-"""Pictures of the run, inside the page: most confident mistakes, filters, boxes, whatever was drawn."""
+"""Pictures of the run, inside the page: most confident mistakes, filters, boxes, whichever there are."""
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mlcli.report.page.markup import Html, el, section
 from mlcli.report.record import SPLITS, Record
+from mlcli.show.evaluation import CHARTS
 
 MOST = 24
 LARGE_BYTES = 300_000
@@ -13,24 +15,37 @@ LARGE_BYTES = 300_000
 WEBP_QUALITY = 85
 WIDE = 700
 """Pixels from which a picture has a row of the page for itself."""
-DRAWN_HERE = ("confusion", "calibration", "residuals", "predicted and true", "pr curves", "precision recall")
-"""Pictures of what the page draws itself, sharper and in its own colours."""
 
 
-def pictures(record: Record) -> Html | None:
-    """Every picture that the page does not draw itself, of the headline's split first; train's last."""
+@dataclass(frozen=True)
+class Picture:
+    """source: an address that holds the picture itself; width: in pixels."""
+
+    title: str
+    split: str
+    source: str
+    width: int
+
+    @property
+    def is_wide(self) -> bool:
+        return self.width > WIDE
+
+
+def pictures(record: Record) -> dict[str, Any] | None:
+    """Every picture that is no chart of the page, of the headline's split first; train's last."""
     order = {split: i for i, split in enumerate((record.split, *(s for s in SPLITS if s != record.split)))}
-    found, seen = [], set()
-    for path in sorted(record.pictures, key=lambda p: order.get(_named(p)[0], len(SPLITS))):
-        split, title = _named(path)
-        if title not in DRAWN_HERE and title not in seen:  # the same of another split says little more
-            found.append((path, split, title))
-            seen.add(title)
-    figures = [figure for figure in (_figure(*entry) for entry in found[:MOST]) if figure]
-    if not figures:
-        return None
-    figures.sort(key=lambda figure: 'class="picture wide"' not in figure)  # large ones first, small ones side by side
-    return section("pictures", "To look at", None, el("div", *figures, class_="gallery"))
+    seen = set(CHARTS) if record.detail else set()
+    found: list[Picture] = []
+    for path in sorted(record.pictures, key=lambda path: order.get(_named(path)[0], len(SPLITS))):
+        split, name = _named(path)
+        if name in seen or len(found) == MOST:
+            continue
+        seen.add(name)  # the same of another split says little more
+        source, width = _embedded(path)
+        if source:
+            found.append(Picture(name[:1].upper() + name[1:], split, source, width))
+    # Large ones first, small ones side by side.
+    return {"figures": sorted(found, key=lambda picture: not picture.is_wide)} if found else None
 
 
 def _named(path: Path) -> tuple[str, str]:
@@ -39,18 +54,6 @@ def _named(path: Path) -> tuple[str, str]:
     if split not in SPLITS or not title:
         return "", path.stem.replace("-", " ")
     return split, title.replace("-", " ")
-
-
-def _figure(path: Path, split: str, title: str) -> Html | None:
-    """None for a file that is no picture."""
-    source, width = _embedded(path)
-    if not source:
-        return None
-    words = title[:1].upper() + title[1:]
-    picture = el("img", src=source, alt=f"{words}, {split}" if split else words, width=width, loading="lazy")
-    caption = el("figcaption", el("strong", words), el("span", f"{split} split") if split else None)
-    class_ = "picture wide" if width > WIDE else "picture"
-    return el("figure", caption, el("div", picture, class_="paper"), class_=class_)
 
 
 def _embedded(path: Path) -> tuple[str, int]:

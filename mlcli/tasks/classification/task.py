@@ -152,15 +152,15 @@ class ClassificationTask(Classifier):
     def pictures(self, split: str, metrics: Metrics) -> "dict[str, Image.Image]":
         """confusion, calibration; of images also mistakes, filters and feature maps, as far as there are any."""
         from mlcli.models.pictures import feature_maps, filters
-        from mlcli.tasks.classification.figures import calibration_figure, confusion_figure
+        from mlcli.show.evaluation import pictures
 
         assert isinstance(metrics, ClassificationMetrics)
-        drawn: dict[str, Image.Image | None] = {
-            "confusion": confusion_figure(
-                metrics.confusion.cpu().numpy(), self.info.class_names, f"{split}: confusion"
-            ),
-            "calibration": calibration_figure(metrics.calibration(), metrics.compute()["ece"], f"{split}: calibration"),
+        details = {
+            "confusion": metrics.confusion.cpu().numpy(),
+            "confusion_names": self.info.class_names,
+            "calibration": metrics.calibration(),
         }
+        drawn: dict[str, Image.Image | None] = {**pictures(details, f"{split}: ")}
         if self.info.kind == "image":
             drawn["mistakes"] = self._mistakes_picture(split, metrics)
             drawn["filters"] = filters(self.model, self.info)

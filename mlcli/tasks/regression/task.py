@@ -143,17 +143,11 @@ class RegressionTask(Regressor):
 
     def pictures(self, split: str, metrics: Metrics) -> "dict[str, Image.Image]":
         """Predicted over true values, and the misses; nothing if no answer is finite."""
-        from mlcli.tasks.regression.figures import answers_figure, residuals_figure
+        from mlcli.show.evaluation import pictures
 
         assert isinstance(metrics, RegressionMetrics)
-        residuals, scores, unit = metrics.details()["residuals"], metrics.compute(), self.info.target
-        if not residuals["index"]:
-            return {}
-        note = f"rmse {scores['rmse']:.4g}, r2 {scores['r2']:.3f}; {residuals['count']:,} samples"
-        return {
-            "predicted and true": answers_figure(residuals, unit, f"{split}: predicted and true", note),
-            "residuals": residuals_figure(residuals, unit, f"{split}: residuals"),
-        }
+        details = {**metrics.details(), "metrics": metrics.compute(), "unit": self.info.target}
+        return {**pictures(details, f"{split}: ")}
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         standardised = (targets - self.target_mean) / self.target_std

@@ -158,10 +158,11 @@ def test_sheets_of_an_evaluation_show_truth_answers_and_curves():
     metrics = DetectionMetrics(records, tuple("abcde"))
     feed(metrics, results, {k: k for k in range(1, 6)})
     sheets = answer_sheets(records, metrics)
-    titles = ["truth and answer", "most mistakes", "precision and recall", "f1 by threshold", "kinds of mistakes"]
+    curves = ["precision and recall", "f1 by threshold", "kinds of mistakes"]
+    titles = ["truth and answer", "most mistakes", "confusion", *curves]
     assert list(sheets) == titles
     for sheet in sheets.values():
-        assert sheet.width > 700
+        assert sheet.width > 500
         assert count(sheet, (255, 255, 255)) > 10_000
     assert count(sheets["truth and answer"], ImageColor.getrgb(INK)) > 1000
     faults = mistakes_by_picture(metrics, 0.0)

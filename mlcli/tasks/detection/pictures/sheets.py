@@ -69,7 +69,7 @@ def batch_sheet(images: Tensor, targets: Targets, class_names: Sequence[str]) ->
 
 def answer_sheets(records: Records, metrics: "DetectionMetrics") -> dict[str, Image.Image]:
     """What to look at after an evaluation, by title. `metrics` has seen the split."""
-    from mlcli.tasks.detection.pictures.figures import breakdown_figure, f1_figure, pr_figure
+    from mlcli.show import evaluation
 
     details = metrics.details()
     threshold = details["best_threshold"]
@@ -83,11 +83,7 @@ def answer_sheets(records: Records, metrics: "DetectionMetrics") -> dict[str, Im
     if faults[worst].any():
         worst = worst[faults[worst] > 0]
         pictures["most mistakes"] = truth_and_answer(records, metrics, worst, threshold, title="most mistakes")
-    return pictures | {
-        "precision and recall": pr_figure(details),
-        "f1 by threshold": f1_figure(details),
-        "kinds of mistakes": breakdown_figure(details),
-    }
+    return pictures | evaluation.pictures(details)
 
 
 def mistakes_by_picture(metrics: "DetectionMetrics", threshold: float) -> np.ndarray:

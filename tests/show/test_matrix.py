@@ -2,19 +2,20 @@
 
 import pytest
 
-from mlcli.report.confusion import Confusion, Pair
+from mlcli.show.charts import Pair
+from mlcli.show.evaluation import confusion
 
 DETAIL = {"classes": [{"name": "a"}, {"name": "b"}, {"name": "c"}], "confusion": [[5, 3, 0], [1, 7, 0], [0, 3, 9]]}
 
 
 def test_the_worst_pairs_come_first():
-    found = Confusion.of(DETAIL)
+    found = confusion(DETAIL)[0]
     assert found.pairs(5) == [Pair("a", "b", 3, 8), Pair("c", "b", 3, 12), Pair("b", "a", 1, 8)]
     assert found.pairs(1) == [Pair("a", "b", 3, 8)]
 
 
 def test_some_of_many_keep_their_support():
-    part = Confusion.of(DETAIL).only(2)
+    part = confusion(DETAIL)[0].only(2)
     assert part.names == ("a", "b")
     assert part.counts.tolist() == [[5, 3], [1, 7]]
     assert part.support.tolist() == [8, 8]
@@ -22,7 +23,7 @@ def test_some_of_many_keep_their_support():
 
 def test_names_of_rows_may_be_more_than_the_classes():
     detail = {"classes": [{"name": "a"}], "confusion_names": ["a", "background"], "confusion": [[5, 1], [2, 0]]}
-    assert Confusion.of(detail).pairs(9) == [Pair("background", "a", 2, 2), Pair("a", "background", 1, 6)]
+    assert confusion(detail)[0].pairs(9) == [Pair("background", "a", 2, 2), Pair("a", "background", 1, 6)]
 
 
 @pytest.mark.parametrize(
@@ -31,4 +32,4 @@ def test_names_of_rows_may_be_more_than_the_classes():
     ids=["empty", "no rows", "ragged", "too small", "text"],
 )
 def test_what_is_no_matrix(detail):
-    assert Confusion.of(detail) is None
+    assert confusion(detail) == ()

@@ -1,0 +1,428 @@
+"""What stands in each part of the page: a run's record in, the values of a template's macro out, None for no such part.
+
+Parts come in the order in which a person asks: how good, how it got there, what it confuses, what it was made of.
+"""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from mlcli.report.evidence import Evidence
+from mlcli.report.page.gallery import pictures
+from mlcli.report.record import SHARES, SPLITS, Record, score_text
+from mlcli.report.summary import command_for, layer_troubles
+from mlcli.report.verdict import judge
+from mlcli.show import evaluation, svg
+from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Pair, Rule, axis, log_axis
+from mlcli.text import ABSENT, duration, number, shown, whole
+
+Values = dict[str, Any]
+Make = Callable[[Record], Values | None]
+
+TONES = {"good fit": "good", "diverged": "bad", "worse than a baseline": "bad"}
+"""Colour of a verdict; the others are worth a second look."""
+PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
+MOST_METRICS, MOST_ROWS, MOST_CLASSES, MOST_PAIRS, MOST_LAYERS = 12, 200, 40, 8, 80
+YAML_PARTS = re.compile(r"""(?P<comment>(?:^|(?<=\s))\#.*)|(?P<string>"(?:\\.|[^"\\])*"|'(?:''|[^'])*')
+    |(?P<key>[\w.+-]+(?=\s*:(?:\s|$)))|(?P<value>\b(?:true|false|null)\b|(?<![\w.])[+-]?\d[\d_.]*(?:e[+-]?\d+)?(?![\w.]))""",
+    re.VERBOSE)  # fmt: skip
+
+
+# --- the top ---------------------------------------------------------------------------------------------------------
+
+
+def header(record: Record) -> Values:
+    """Name, kind and date of the run; its state, and why, where it did not finish."""
+    state, error = str(record.status.get("state", "unknown")), record.status.get("error")
+    notice = f"It ended early: {error}" if error else ""
+    if not notice and state in ("interrupted", "killed"):
+        notice = f"It was {state}; what is shown is what it had reached."
+    named = []
+    for part in map(_mapping, (record.config.get("model"), record.config.get("data"))):
+        words = [part.get(key) for key in ("name", "arch", "depth")]
+        named.append(" ".join(str(word) for word in words if word is not None))
+    try:
+        started = datetime.fromisoformat(record.status.get("started", "")).strftime("%-d %B %Y, %H:%M UTC")
+    except (TypeError, ValueError):
+        started = ""
+    return {
+        "name": record.path.parent.name,
+        "about": " · ".join(filter(None, [record.task, " on ".join(filter(None, named))])),
+        "subtitle": " · ".join(filter(None, [record.path.name, started])),
+        "state": state,
+        "notice": notice,
+    }
+
+
+def hero(record: Record) -> Values | None:
+    """The score as a figure with its sampling interval, and the verdict next to it."""
+    evidence, split, metric = Evidence.of(record), record.split, record.metric
+    verdict, value, samples = judge(evidence), record.scores.get(split, {}).get(metric), record.samples(split)
+    if value is None and verdict is None:
+        return None
+    interval = ""
+    if error := evidence.score_error:  # 95 % of the same model's scores on as many other samples lie within
+        size = f"{200 * error:.1f} points" if metric in SHARES else number(2 * error)
+        interval = f"± {size}, 95 % sampling interval"
+    figure, _, unit = score_text(metric, value).partition(" ")
+    on = f"{_words(metric)} on {split}, {samples:,} samples" if samples else f"{_words(metric)} on the {split} split"
+    return {
+        "figure": figure,
+        "unit": unit,
+        "on": on,
+        "interval": interval,
+        "kind": _sentence(verdict.kind, stop="") if verdict else "",
+        "tone": TONES.get(verdict.kind, "look") if verdict else "",
+        "reasons": [_sentence(reason) for reason in verdict.reasons] if verdict else [],
+        "advice": [(command_for(record, a.override), a.why) for a in verdict.advice] if verdict else [],
+    }
+
+
+def facts(record: Record) -> Values:
+    """What else is asked first, as a row of small figures."""
+    status, parameters = record.status, record.summary.get("parameters")
+    device = str(_mapping(record.environment.get("choices")).get("device", "")).partition(":")[0]
+    pairs = [
+        ("best epoch", record.best.get("epoch")),
+        ("epochs", f"{status.get('epoch', 0)} of {status['epochs']}" if status.get("epochs") else status.get("epoch")),
+        ("time", duration(status["seconds"]) if _is_number(status.get("seconds")) else None),
+        ("parameters", whole(parameters) if isinstance(parameters, int) else None),
+        ("device", device or None),
+        ("seed", _mapping(record.config.get("train")).get("seed")),
+    ]
+    return {"values": [(name, value) for name, value in pairs if value is not None]}
+
+
+# --- scores and curves -----------------------------------------------------------------------------------------------
+
+
+def scores(record: Record) -> Values | None:
+    """All metrics of all splits."""
+    known = {split: record.scores[split] for split in reversed(SPLITS) if split in record.scores}
+    names = list(dict.fromkeys(name for values in known.values() for name in values))[:MOST_METRICS]
+    if not names:
+        return None
+    rows = [
+        [Markup("<b>{}</b>").format(split), *(number(values.get(name)) for name in names), whole(record.samples(split))]
+        for split, values in known.items()
+    ]
+    return {"header": ["split", *map(_words, names), "samples"], "rows": rows}
+
+
+def curves(record: Record) -> Values | None:
+    """Loss, watched metric, learning rate and speed by epoch; the evaluations as a table."""
+    watched, metric, entries = str(record.best.get("split", "val")), record.metric, record.entries
+    ends = [e for e in entries if e["split"] != "train"] or entries[-1:]  # an evaluation comes at the end of an epoch
+    per_epoch = max(1.0, ends[-1]["step"] / max(1, ends[-1]["epoch"])) if ends else 1.0
+
+    def line(split: str, key: str) -> list[tuple[float, float]]:
+        """Epochs (with fractions) and values."""
+        return [
+            (e["step"] / per_epoch, float(e[key])) for e in entries if e["split"] == split and _is_number(e.get(key))
+        ]
+
+    def chart(title: str, lines: list[Line], y: Axis | None = None, **more: Any) -> LineChart:
+        points = [point for line in lines for point in line.points]
+        x = axis([x for x, _ in points], "epoch", count=6, tight=True)
+        return LineChart(title, lines, x, y or axis([y for _, y in points]), **more)
+
+    train, val = line("train", "loss"), line(watched, "loss")
+    score = line(watched, metric) if metric != "loss" else []
+    if len(train) < 2 and len(val) < 2 and len(score) < 2:
+        return None
+    best, charts = record.best.get("epoch"), []
+    rules = [Rule(float(best), "best")] if isinstance(best, int) and len(val or score) > 1 else []
+    if train or val:
+        losses = [Line("train", train, "quiet"), *([Line(watched, val)] if watched != "train" else [])]
+        scale = log_axis([value for points in (train, val) for _, value in points])
+        charts.append(chart("Loss", losses, scale, rules=rules, note="logarithmic scale" if scale else ""))
+    if score:
+        title = _words(metric) if len(metric) <= 4 else _sentence(_words(metric), stop="")  # rmse, mae, r2, map
+        charts.append(chart(title, [Line(watched, score)], rules=rules, shown=lambda value: score_text(metric, value)))
+    if rate := line("train", "lr"):
+        charts.append(chart("Learning rate", [Line("lr", rate, "quiet")], shown="{:.3g}".format))
+    if speed := line("train", "samples_per_s"):
+        from_zero = axis([value for _, value in speed], zero=True)
+        charts.append(chart("Samples per second", [Line("train", speed, "quiet")], from_zero, shown="{:,.0f}".format))
+    evaluations = [e for e in entries if e["split"] == watched and watched != "train"]
+    about = ("split", "step", "epoch", "time", "seconds")
+    names = [key for key in (evaluations[-1] if evaluations else {}) if key not in about]
+    every = -(-len(evaluations) // MOST_ROWS) or 1
+    rows = [[e["epoch"], *(number(e.get(name)) for name in names)] for e in evaluations[::every]] if names else []
+    return {
+        "drawn": [svg.drawn(found) for found in charts],
+        "title": f"All {watched} scores by epoch" + (f", every {every} evaluations" if every > 1 else ""),
+        "header": ["epoch", *map(_words, names)],
+        "rows": rows,
+    }
+
+
+def baselines(record: Record) -> Values | None:
+    """The run's score and those of simple models on the same split; None where they cannot be compared."""
+    simple, metric = record.baselines, record.metric
+    known = [entry for entry in simple.entries if metric in entry.scores] if simple else []
+    own = record.scores.get(simple.split, {}).get(metric) if simple else None
+    if simple is None or own is None or not known:
+        return None
+    bars = [Bar("this model", own, score_text(metric, own), role="main")]
+    for entry in known:
+        rows = f"on {entry.rows:,} of {simple.rows_there:,} rows" if entry.rows < simple.rows_there else ""
+        value = entry.scores[metric]
+        bars.append(Bar(entry.name, value, score_text(metric, value), ", ".join(filter(None, [entry.note, rows]))))
+    more = record.direction == "max"
+    bars.sort(key=lambda bar: -bar.value if more else bar.value)
+    scored = f" They answered {simple.samples:,} of its {simple.samples_there:,} samples." if (
+        simple.samples < simple.samples_there) else ""  # fmt: skip
+    notes = "".join(f" {_sentence(note)}" for note in simple.notes)
+    lede = (f"By {_words(metric)} on the {simple.split} split; {'more' if more else 'less'} is better. Their settings "
+            f"were chosen by cross-validation on training rows.{scored}{notes}")  # fmt: skip
+    most = max(1.0 if more else 0.0, *(bar.value for bar in bars))
+    return {"lede": lede, "bars": svg.drawn(BarChart("", bars, most))}
+
+
+# --- what the model answers ------------------------------------------------------------------------------------------
+
+
+def confusion(record: Record) -> Values | None:
+    """The matrix and the pairs most often confused."""
+    found = evaluation.confusion(record.detail)
+    if not found:
+        return None
+    matrix = found[0]
+    count, most = len(matrix.names), min(len(matrix.names), svg.LARGEST)
+    cut = f" Of {count:,} classes, the {most} with most mistakes." if most < count else ""
+    nothing = matrix.names[-1] if record.detail.get("confusion_names") else None
+    pairs = matrix.pairs(MOST_PAIRS)
+    return {
+        "lede": f"Rows are the truth, columns what the model said, on the {_split(record)} split.{cut}",
+        "matrix": svg.drawn(matrix),
+        "wide": most > svg.WIDE,
+        "pairs": [
+            (*_confused(p, nothing), f"{p.count:,} of {p.of:,}", svg.track(p.count / pairs[0].count)) for p in pairs
+        ],
+    }
+
+
+def _confused(pair: Pair, nothing: str | None) -> tuple[str, str, str]:
+    """A name, words, and another name. nothing: the name under which a detector's matrix counts what is no object."""
+    if pair.truth == nothing:
+        return pair.answer, " where nothing is", ""
+    return (pair.truth, " missed", "") if pair.answer == nothing else (pair.truth, " taken for ", pair.answer)
+
+
+def residuals(record: Record) -> Values | None:
+    """Predictions of a regression over the truth, and how far they miss."""
+    facts = _mapping(_mapping(record.summary.get("facts")).get("data"))
+    detail = {**record.detail, "unit": facts.get("target")}
+    charts = [*evaluation.predicted_and_true(detail), *evaluation.residuals(detail)]
+    if not charts:
+        return None
+    quantiles = _mapping(detail["residuals"].get("quantiles"))
+    return {
+        "lede": f"Predicted minus true values on the {_split(record)} split; a slope or a funnel shows what the model "
+        "does not know.",
+        "drawn": [svg.drawn(chart) for chart in charts],
+        "header": list(quantiles),
+        "row": [number(value) for value in quantiles.values()],
+    }
+
+
+def errors(record: Record) -> Values | None:
+    """Kinds of mistakes of a detector, by what fixing each would add to the score."""
+    found = evaluation.mistakes(record.detail)
+    lede = "What fixing one kind of mistake alone would add to the mean average precision at an IoU of 0.5."
+    return {"lede": lede, "bars": svg.drawn(found[0])} if found else None
+
+
+def classes(record: Record) -> Values | None:
+    """A row per class with every number there is on it, the weakest first."""
+    rows = [c for c in record.detail.get("classes") or [] if isinstance(c, dict) and "name" in c]
+    keys = [key for key, value in (rows[0] if rows else {}).items() if key != "name" and _is_number(value)]
+    if not keys:
+        return None
+    by = next((key for key in ("ap", "f1", "recall") if key in keys), keys[0])
+    rows = sorted(rows, key=lambda c: _finite(c.get(by)))
+    written = [[c["name"], *(_cell(c.get(key), metered=key == by) for key in keys)] for c in rows]
+    return {
+        "lede": f"On the {_split(record)} split, the weakest first by {_words(by)}.",
+        "header": ["class", *map(_words, keys)],
+        "first": written[:MOST_CLASSES],
+        "rest": written[MOST_CLASSES:],
+    }
+
+
+def _cell(value: Any, *, metered: bool) -> str:
+    text = f"{value:,}" if isinstance(value, int) else number(value if isinstance(value, float) else None)
+    return Markup('<span class="meter">{}{}</span>').format(text, svg.track(_finite(value))) if metered else text
+
+
+def quality(record: Record) -> Values | None:
+    """Curves over the threshold and over the confidence."""
+    makers = (evaluation.precision_recall, evaluation.by_threshold, evaluation.calibration)
+    drawn = [svg.drawn(chart) for make in makers for chart in make(record.detail)]
+    return {"drawn": drawn} if drawn else None
+
+
+# --- the network and the run -----------------------------------------------------------------------------------------
+
+
+def layers(record: Record) -> Values | None:
+    """A row per layer: gradient norm and update ratio over time, and the share of zeros after its activation."""
+    looks = record.layers
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for look in looks:
+        for layer in look["layers"]:
+            if isinstance(layer, dict) and layer.get("name"):
+                by_name.setdefault(str(layer["name"]), []).append(layer)
+    if not by_name:
+        return None
+    left_out = f" The first {MOST_LAYERS} of {len(by_name)} layers." if len(by_name) > MOST_LAYERS else ""
+    seen = f"{len(looks)} measurements" if len(looks) != 1 else "One measurement"
+    return {
+        "lede": f"{seen} between step {looks[0].get('step')} and {looks[-1].get('step')}; lines on a logarithmic "
+        f"scale, numbers of the last.{left_out} An update of about a thousandth of the weights is normal.",
+        "notes": layer_troubles(looks),
+        "rows": [_layer(name, found) for name, found in list(by_name.items())[:MOST_LAYERS]],
+    }
+
+
+def _layer(name: str, history: list[dict[str, Any]]) -> list[object]:
+    row: list[object] = [Markup("<code>{}</code>").format(name)]
+    for key, what in (("gradient_norm", "gradient norm"), ("update_ratio", "update over weights")):
+        values = [float(layer[key]) for layer in history if _is_number(layer.get(key))]
+        last = history[-1].get(key)
+        row += [svg.sparkline(values, f"{what} of {name}", log=True), f"{last:.2g}" if _is_number(last) else ABSENT]
+    zeros = _mapping(history[-1].get("activation")).get("zero_share")
+    return [*row, f"{zeros:.0%}" if _is_number(zeros) else ABSENT]
+
+
+def time(record: Record) -> Values | None:
+    """One bar of all the time there was."""
+    spent = _mapping(record.status.get("times"))
+    known = {name: float(spent[name]) for name in PHASES if _is_number(spent.get(name)) and spent[name] > 0}
+    total = sum(known.values())
+    if not total:
+        return None
+    rates = sorted(e["samples_per_s"] for e in record.entries if _is_number(e.get("samples_per_s")))
+    memory_mb = _mapping(record.status.get("memory_mb"))
+    lede = [
+        f"{duration(total)} in all",
+        f"{rates[len(rates) // 2]:,.0f} samples/s while training" if rates else "",
+        f"{max(memory_mb.values()):,.0f} MB of memory at most" if memory_mb else "",
+    ]
+    parts = [
+        {"name": name, "place": PHASES.index(name), "width": f"{100 * seconds / total:.2f}",
+         "title": f"{name}: {duration(seconds)}", "share": f"{seconds / total:.0%}",
+         "time": f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)}
+        for name, seconds in known.items()
+    ]  # fmt: skip
+    return {"lede": "; ".join(filter(None, lede)), "parts": parts}
+
+
+# --- what it was made of, and how to go on ---------------------------------------------------------------------------
+
+
+def data(record: Record) -> Values | None:
+    """What was shown about the data and the model before training."""
+    rows, subject = [], ""
+    for line in record.summary.get("describe") or []:
+        if isinstance(line, list) and len(line) == 2:
+            subject = str(line[0]) if line[0] and line[0] != subject else ""
+            rows.append((subject, line[1]))
+    return {"rows": rows} if rows else None
+
+
+def config(record: Record) -> Values | None:
+    """The resolved YAML, coloured."""
+    return {"yaml": highlighted(record.config_text)} if record.config_text else None
+
+
+def highlighted(yaml: str) -> Markup:
+    """Keys, strings, numbers and comments marked; everything escaped."""
+    lines = []
+    for line in yaml.splitlines():
+        parts, done = [], 0
+        for found in YAML_PARTS.finditer(line):
+            marked = Markup('<span class="{}">{}</span>').format(found.lastgroup, found.group())
+            parts += [escape(line[done : found.start()]), marked]
+            done = found.end()
+        lines.append(Markup("").join([*parts, escape(line[done:])]))
+    return Markup("\n").join(lines)
+
+
+def environment(record: Record) -> Values | None:
+    """Versions and choices of the machine."""
+    rows = []
+    for name, value in record.environment.items():
+        inner = value if isinstance(value, dict) else {name: value}
+        rows += [
+            (key, v if isinstance(v, str) else json.dumps(v)) for key, v in inner.items() if v not in ([], "", None)
+        ]
+    return {"rows": rows} if rows else None
+
+
+def next_commands(record: Record) -> Values:
+    """What to type to go on."""
+    unfinished = record.status.get("state") in ("interrupted", "killed", "diverged", "failed")
+    return {
+        "commands": [
+            (f"mlcli train --resume {record.name}", "continue where it stopped")
+            if unfinished
+            else (f"mlcli evaluate {record.name} --split {record.split}", "measure it again, with every class"),
+            (f"mlcli predict {record.name} FILES", "predictions for your own files"),
+            (f"mlcli runs compare {record.path.parent.name}", "compare with the runs of the same name"),
+            (f"tensorboard --logdir {shlex.quote(shown(record.path.parent.parent))}", "histograms, graph and more"),
+            (f"mlcli report {record.name}", "write this page again"),
+        ]
+    }
+
+
+TOP: tuple[tuple[str, Make], ...] = (("header", header), ("hero", hero), ("facts", facts))
+SECTIONS: tuple[tuple[str, Make], ...] = (
+    ("scores", scores),
+    ("curves", curves),
+    ("baselines", baselines),
+    ("confusion", confusion),
+    ("residuals", residuals),
+    ("errors", errors),
+    ("classes", classes),
+    ("quality", quality),
+    ("pictures", pictures),
+    ("layers", layers),
+    ("time", time),
+    ("data", data),
+    ("config", config),
+    ("environment", environment),
+    ("next", next_commands),
+)
+"""By the names of their macros, which are the anchors on the page."""
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _finite(value: Any) -> float:
+    return float(value) if _is_number(value) and math.isfinite(value) else 0.0
+
+
+def _split(record: Record) -> str:
+    return str(record.detail.get("split", record.split))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _sentence(words: str, stop: str = ".") -> str:
+    return words[:1].upper() + words[1:] + stop
