@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlcli.engine.spinning import spin_briefly
+from mlcli.engine.limits import spin_briefly
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results of make bench -->", "<!-- end of results -->"

@@ -385,7 +385,7 @@ def main() -> None:
 
 def _run_command() -> Any:
     """What to exit with; messages are printed."""
-    from mlcli.engine.spinning import spin_briefly
+    from mlcli.engine.limits import spin_briefly
     from mlcli.engine.stop import unwinding_on_sigterm
 
     spin_briefly()

@@ -47,7 +47,7 @@ def run(
     experiment = Experiment.load(config, overrides)
 
     from mlcli.engine.check import check_batches
-    from mlcli.engine.memory import kept_bytes, size_of
+    from mlcli.engine.optimizer import kept_bytes, size_of
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report import anatomy as pages

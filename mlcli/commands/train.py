@@ -32,12 +32,11 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
 
     from mlcli.engine.board import Board
     from mlcli.engine.check import rehearse
-    from mlcli.engine.compilation import decide_compile
     from mlcli.engine.evaluate import choose_metric
     from mlcli.engine.log import RunLog, Screen
     from mlcli.engine.resume import resume as go_on
     from mlcli.engine.run import check_writable, create_run, open_run
-    from mlcli.engine.runtime import decide_runtime, is_out_of_memory
+    from mlcli.engine.runtime import decide_compile, decide_runtime, is_out_of_memory
     from mlcli.engine.state import TrainingState
     from mlcli.engine.step import MicroBatches
     from mlcli.engine.stop import StopRequest
@@ -72,7 +71,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         left_s = _seconds_left(batch_s * micro_batches.parts, task, feed, state, settings)
         say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
         if settings.train.compile == "auto":
-            compiles = decide_compile(task, runtime, left_s)
+            compiles = decide_compile(runtime, left_s, is_static=task.is_static)
             say([(compiles.what, f"{compiles.value}: {compiles.why}")])
             runtime = replace(runtime, compile=compiles.value == "yes", choices=(*runtime.choices, compiles))
             state.net = runtime.callable_form(state.model)

@@ -22,8 +22,9 @@ from mlcli.data.pace import fastest_workers
 from mlcli.data.reading import FileReader, FileSamples, Inputs, ReadHere
 from mlcli.data.source import Arrays, Source
 from mlcli.data.workers import WorkerPool
-from mlcli.engine.contract import Batch, Choice
+from mlcli.engine.contract import Batch
 from mlcli.engine.limits import usable_cpus
+from mlcli.engine.runtime import Choice
 from mlcli.engine.settings import Loader, Train
 
 _EVAL_FACTOR = 4  # without gradients to keep, this many training batches fit at once ...

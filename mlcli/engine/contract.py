@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from mlcli.engine.runtime import Choice, Runtime
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mlcli.engine.runtime import Runtime
-
 Direction = Literal["max", "min"]
-
-
-class Choice(NamedTuple):
-    """One thing that was decided for the user: what, which value, why."""
-
-    what: str
-    value: str
-    why: str
 
 
 @dataclass
@@ -131,7 +123,7 @@ class Task(Protocol):
     def describe(self) -> list[tuple[str, str]]:
         """Lines (subject, text) a person should see before training: the data, the model."""
 
-    def feed(self, runtime: "Runtime") -> Feed:
+    def feed(self, runtime: Runtime) -> Feed:
         """Where batches come from, on this device."""
 
     def train_mode(self, epoch: int) -> None:

@@ -1,4 +1,6 @@
-"""What this process may use of the machine: CPUs and memory, within the limits of its control group. No torch in here.
+"""What this process may use of the machine: CPUs and memory, within the limits of its control group; how threads wait.
+
+No torch in here: `spin_briefly` is called before it is imported.
 
 A container sees all CPUs and all memory of its host; what it may use stands in the files of its control group (Linux
 kernel documentation, admin-guide/cgroup-v2 and cgroup-v1). A limit of any enclosing group holds too.
@@ -8,11 +10,24 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
+SPINS = 10_000  # of a few nanoseconds each; GNU OpenMP does 300,000
+
+
+def spin_briefly() -> None:
+    """Have OpenMP's threads, which torch computes with on a CPU, soon go to sleep when they wait for work.
+
+    To be called before torch is imported: OpenMP looks at its variables once. What the user has set stays.
+
+    By GNU's default they spin for some milliseconds after every operation, on cores that processes reading data could
+    use: with 2 workers on 2 cores, 640x480 JPEGs came 1.3 times and 32x32 ones 1.5 times as fast with a thirtieth of
+    it, and models trained no slower, whose operations follow each other within microseconds. A tenth of that again
+    slowed small ones.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
@@ -35,6 +50,8 @@ def has_bf16_units(cpuinfo: Path = CPUINFO) -> bool:
 
 def available_memory_bytes(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     """Memory that can still be taken without swapping; cached files count as free, since they give way."""
+    import psutil  # nothing that `mlcli --help` waits for
+
     available = psutil.virtual_memory().available
     for folder in _folders(cgroups, membership, "memory"):
         for limit_file, used_file, cached in (

@@ -1,12 +1,13 @@
 """Step 3, find the best function: which parameters move how fast, and by which rule."""
 
+import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlcli.engine import settings
 
@@ -79,3 +80,32 @@ def clip_gradients(parameters: Iterable[nn.Parameter], config: settings.Optimize
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
     elif config.clip_value is not None:
         nn.utils.clip_grad_value_(parameters, config.clip_value)
+
+
+def kept_bytes(
+    model: nn.Module, config: settings.TrainerSettings, lr_scale: Callable[[str], float]
+) -> dict[str, float]:
+    """Bytes that training keeps besides activations: weights (buffers included), gradients, optimizer, average.
+
+    The optimizer's state is what a first step makes: it is taken on tensors without storage, so it costs nothing.
+    """
+    shadow = copy.deepcopy(model).to("meta")
+    groups = parameter_groups(shadow, config.optimizer, lr_scale)
+    optimizer = build_optimizer(config.optimizer, groups, fused=False)
+    trained = [parameter for parameter in shadow.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    weights = size_of([*model.parameters(), *model.buffers()])
+    return {
+        "weights": weights,
+        "gradients": size_of(trained),
+        "optimizer": size_of(state),
+        "average": weights if config.train.ema else 0,
+    }
+
+
+def size_of(tensors: Sequence[Tensor]) -> int:
+    """Bytes of some tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,5 +1,7 @@
 """Everything that changes while training: one object, saved and restored as a whole."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -7,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mlcli.engine.contract import Feed, Task
-from mlcli.engine.ema import WeightAverage
 from mlcli.engine.evaluate import SelectBy
 from mlcli.engine.optimizer import build_optimizer, parameter_groups
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.schedule import LearningRate
-from mlcli.engine.settings import TrainerSettings
+from mlcli.engine.settings import Ema, TrainerSettings
 from mlcli.errors import CheckpointError
 
 
@@ -74,6 +75,50 @@ class MeanTerms:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.steps = state["steps"]
+
+
+class WeightAverage:
+    """An exponential moving average of the weights (Polyak & Juditsky 1992; Tarvainen & Valpola 2017).
+
+    Keeps that of a model's parameters and floating-point buffers; without a config it does nothing.
+    """
+
+    def __init__(self, model: nn.Module, config: Ema | None) -> None:
+        self.decay = config.decay if config else None
+        live = {n: t for n, t in model.state_dict().items() if t.is_floating_point()} if config else {}
+        self.names = list(live)
+        self.live: list[Tensor] = list(live.values())  # share memory with the model
+        self.average = [t.clone() for t in self.live]
+
+    def update(self, step: int) -> None:
+        """Move the average towards the weights after optimizer step `step` (from 0)."""
+        if self.decay is not None:
+            decay = min(self.decay, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.live, 1 - decay)
+
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+        """Within this context the model's weights are the average; afterwards they are bit for bit what they were."""
+        kept = [t.clone() for t in self.live]
+        self._write(self.average)
+        try:
+            yield
+        finally:
+            self._write(kept)
+
+    @torch.no_grad()
+    def _write(self, values: list[Tensor]) -> None:
+        for tensor, value in zip(self.live, values, strict=True):
+            tensor.copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.average, strict=True))
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in zip(self.names, self.average, strict=True):
+            tensor.copy_(state[name])
 
 
 @dataclass

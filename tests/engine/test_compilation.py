@@ -6,12 +6,9 @@ import pytest
 import torch
 
 from mlcli.commands import train
-from mlcli.engine import compilation
-from mlcli.engine.compilation import COMPILE_S, MARGIN, SAVED, decide_compile
-from mlcli.engine.contract import Choice
-from mlcli.engine.runtime import Runtime
+from mlcli.engine import runtime
+from mlcli.engine.runtime import COMPILE_S, MARGIN, SAVED, Choice, Runtime, decide_compile
 from mlcli.tasks.detection.config import Detection
-from tests.engine.toy import ToyTask
 
 WORTH_IT_S = MARGIN * COMPILE_S / SAVED  # ten minutes of training
 
@@ -21,20 +18,20 @@ def runtime_on(device: str) -> Runtime:
 
 
 def test_on_a_gpu_it_depends_on_how_long_the_training_takes():
-    assert decide_compile(ToyTask(), runtime_on("cuda"), 1.01 * WORTH_IT_S).value == "yes"
-    short = decide_compile(ToyTask(), runtime_on("cuda"), 0.99 * WORTH_IT_S)
+    assert decide_compile(runtime_on("cuda"), 1.01 * WORTH_IT_S, is_static=True).value == "yes"
+    short = decide_compile(runtime_on("cuda"), 0.99 * WORTH_IT_S, is_static=True)
     assert short == Choice("compile", "no", "compiling takes about 60 s and may save 89 s of this training")
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_elsewhere_it_never_pays(device):
-    assert decide_compile(ToyTask(), runtime_on(device), 1e9).value == "no"
+    assert decide_compile(runtime_on(device), 1e9, is_static=True).value == "no"
 
 
 def test_not_where_results_must_not_depend_on_the_clock():
     torch.use_deterministic_algorithms(True)
     try:
-        choice = decide_compile(ToyTask(), runtime_on("cuda"), 1e9)
+        choice = decide_compile(runtime_on("cuda"), 1e9, is_static=True)
     finally:
         torch.use_deterministic_algorithms(False)
     assert choice.value == "no"
@@ -46,7 +43,11 @@ def test_not_where_shapes_depend_on_the_data(model, is_static):
     data = {"name": "scenes", "images": 20}
     config = {"task": "detection", "data": data, "model": {"name": model}}
     task = Detection.model_validate(config).build()
-    assert (decide_compile(task, runtime_on("cuda"), 1e9).value == "yes") == task.is_static == is_static
+    assert (
+        (decide_compile(runtime_on("cuda"), 1e9, is_static=task.is_static).value == "yes")
+        == task.is_static
+        == is_static
+    )
 
 
 @pytest.mark.parametrize(("asked", "decided", "compiled"), [
@@ -55,7 +56,7 @@ def test_not_where_shapes_depend_on_the_data(model, is_static):
 def test_the_command_trains_what_was_decided(tmp_path, monkeypatch, capsys, asked, decided, compiled):
     models = []
     monkeypatch.setattr(torch, "compile", lambda model: models.append(model) or model)
-    monkeypatch.setattr(compilation, "decide_compile", lambda *_: Choice("compile", decided, "said so"))
+    monkeypatch.setattr(runtime, "decide_compile", lambda *_, **__: Choice("compile", decided, "said so"))
     config = tmp_path / "x.yaml"
     config.write_text("task: classification\ndata: {name: digits}\nmodel: {name: mlp, hidden: [4]}\n")
     overrides = [f"train.compile={asked}", "train.epochs=1", "train.baselines=false", "train.device=cpu"]

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlcli.engine.memory import kept_bytes
-from mlcli.engine.optimizer import build_optimizer, parameter_groups
+from mlcli.engine.optimizer import build_optimizer, kept_bytes, parameter_groups
 from tests.engine.rig import settings_of
 
 
