@@ -126,7 +126,7 @@ def _name_first(value: Any) -> Any:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of every task's YAML, for editors."""
-    from mlcli.schema.jsonschema import json_schema
+    from mlcli.schema.reference import json_schema
 
     return json_schema({task: config_type(task) for task in TASKS})
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from mlcli.engine.settings import Train
 from mlcli.errors import CheckpointError, ConfigError, ExitCode
 from mlcli.experiment import SECTIONS, TASKS, Experiment, config_type, json_schema
-from mlcli.schema.jsonschema import field_docs
+from mlcli.schema.reference import field_docs
 from mlcli.schema.words import Slot, slots, walk
 from mlcli.schema.yaml12 import parse
 

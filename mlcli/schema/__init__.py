@@ -1,7 +1,7 @@
 """Strict YAML: one typed, frozen object from a file, or every mistake in it at once with file, line and column.
 
-yaml12.py reads the text, overrides.py applies `key=value` from the command line, read.py joins both with pydantic's
-verdict, explain.py and words.py put that verdict in plain words, places.py points at the spot. No torch in here.
+yaml12.py reads the text, read.py applies `key=value` from the command line and has pydantic check the result,
+explain.py and words.py put its errors in plain words, places.py points at the spot. No torch in here.
 """
 
 import os
@@ -12,12 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 
 class Strict(BaseModel):
-    """Base of everything a YAML can say: unknown keys are errors, numbers are finite, nothing changes afterwards."""
+    """Base of all config classes: unknown keys are errors, numbers are finite, nothing changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _beside_the_yaml(path: Path, info: ValidationInfo) -> Path:
+def _from_the_yaml(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path())
     try:
         return Path(os.path.abspath(base / path.expanduser()))  # absolute() would leave a/../b in every message
@@ -25,5 +25,5 @@ def _beside_the_yaml(path: Path, info: ValidationInfo) -> Path:
         raise ValueError(f"there is no home directory for {path.parts[0]}") from None
 
 
-ConfigPath = Annotated[Path, AfterValidator(_beside_the_yaml)]
+ConfigPath = Annotated[Path, AfterValidator(_from_the_yaml)]
 """A path in a YAML: relative to the folder the YAML stands in (in an override, too), absolute once read."""

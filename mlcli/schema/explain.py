@@ -1,4 +1,4 @@
-"""pydantic's verdict on a configuration in plain words: where, what is wrong with which value, what was meant."""
+"""The errors in a configuration in plain words: where, what is wrong with which value, what was meant."""
 
 import math
 from collections.abc import Iterable
@@ -36,19 +36,20 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[P
     paths = {spot.path for spot, _ in found}
     places = {spot.path: tree.keys.get(spot.path) or tree.values.get(spot.path) for spot, _ in found[EXPLAINED:]}
     problems = {path: Problem("one more mistake", place) for path, place in places.items() if place}
-    found = found[:EXPLAINED]
     meant: set[KeyPath] = set()
     """Keys that a misspelt one was probably meant to be; they are not reported as missing besides."""
-    for spot, details in found:
+    for spot, details in found[:EXPLAINED]:
         if details["type"] == "extra_forbidden":
             message, suggestion = _unknown_key(spot, root, tree)
             problems[spot.path] = Problem(message, tree.keys.get(spot.path))
             meant.add((*spot.path[:-1], suggestion))
-    for spot, details in found:
+    for spot, details in found[:EXPLAINED]:
         kind, path = details["type"], spot.path
         if kind == "value_error":
             message = str(details["ctx"]["error"])
-            path = _named_in(message, path, tree)
+            # A check across keys points at the first of them that its message names and the YAML has.
+            words = message.replace("(", " ").replace(",", " ").split()
+            path = next(((*path, word) for word in words if (*path, word) in tree.keys), path)
             problems[path] = Problem(_titled(spot.path, message), tree.keys.get(path))
         elif kind == "union_tag_not_found":
             path, problem = _nameless(spot, tree)
@@ -65,7 +66,7 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[P
 
 
 def _order(path: KeyPath, tree: Tree) -> tuple[int, int, int]:
-    """Where a mistake is told among all: by its key's place, or that of the nearest section around a missing one."""
+    """Position of a mistake in the list: its key's place, or that of the nearest section around a missing one."""
     while path and path not in tree.keys:
         path = path[:-1]
     place = tree.keys.get(path)
@@ -76,51 +77,42 @@ def _order(path: KeyPath, tree: Tree) -> tuple[int, int, int]:
 
 
 def _unknown_key(spot: Spot, root: type[BaseModel], tree: Tree) -> tuple[str, str]:
-    """What to say of a key that its section does not have, and the key that was probably meant ("" if none)."""
-    key, parent = str(spot.path[-1]), spot.path[:-1]
-    known = list(spot.section.model_fields)
+    """The message on a key that its section does not have, and the key that was probably meant ("" if none)."""
+    key, parent, known = str(spot.path[-1]), spot.path[:-1], list(spot.section.model_fields)
     if same := _same_spelling(_SYNONYMS.get(key, key), known):
-        return f"unknown key '{key}' (did you mean '{same}'?)", same
-    relatives = [name for name, section in spot.alternatives.items() if key in section.model_fields]
+        return f"unknown key '{key}'{_did_you_mean(same)}", same
+    relatives = ", ".join(name for name, section in spot.alternatives.items() if key in section.model_fields)
     if relatives:
         return _belongs_to_a_relative(key, parent, relatives, tree), ""
     if key != "name" and (homes := _homes(root).get(key)):
-        return f"unknown key '{key}' ({_home(homes)})", ""
+        return f"unknown key '{key}' (it belongs in {' or '.join(homes[:3])})", ""
     open_ones = [name for name in known if (*parent, name) not in tree.keys]  # a name filled in stands nowhere
     guess = closest(key, open_ones) or closest(key, known)
-    return f"unknown key '{key}'{_did_you_mean(guess)}" + ("" if guess else _list_of(spot.section)), guess
+    keys = ", ".join(sorted(known, key=lambda key: key != "name"))
+    there_are = f" (there are: {keys})" if len(known) <= 16 else ""
+    return f"unknown key '{key}'{_did_you_mean(guess) or there_are}", guess
 
 
-def _belongs_to_a_relative(key: str, parent: KeyPath, relatives: list[str], tree: Tree) -> str:
+def _belongs_to_a_relative(key: str, parent: KeyPath, relatives: str, tree: Tree) -> str:
     """The key is right for another `name` of this section, which an override may have changed under it."""
     name, where = tree.at((*parent, "name")), ".".join(map(str, parent))
     chosen_at, key_at = tree.values.get((*parent, "name")), tree.keys.get((*parent, key))
     if chosen_at and key_at and chosen_at.origin.number > key_at.origin.number:
         return (
-            f"key '{key}' does not fit {where} '{name}', which {chosen_at} chose; it belongs to {', '.join(relatives)} "
+            f"key '{key}' does not fit {where} '{name}', which {chosen_at} chose; it belongs to {relatives} "
             f"(remove it, or replace the whole section: '{where}={{name: {name}}}')"
         )
-    return f"unknown key '{key}' in {where} '{name}' (it belongs to {', '.join(relatives)})"
+    return f"unknown key '{key}' in {where} '{name}' (it belongs to {relatives})"
 
 
 @cache
 def _homes(root: type[BaseModel]) -> dict[str, list[str]]:
     """Each key there is, and the dotted sections it belongs in."""
-    homes: dict[str, list[str]] = {}
+    homes: dict[str, dict[str, None]] = {}
     for path, section in walk(root):
         for key in section.model_fields:
-            homes.setdefault(key, []).append(".".join(path))
-    return homes
-
-
-def _home(homes: list[str]) -> str:
-    places = [home or "the top level" for home in dict.fromkeys(homes)]
-    return f"it belongs in {' or '.join(places[:3])}"
-
-
-def _list_of(section: type[BaseModel]) -> str:
-    keys = sorted(section.model_fields, key=lambda key: key != "name")
-    return f" (there are: {', '.join(keys)})" if len(keys) <= 16 else ""
+            homes.setdefault(key, {})[".".join(path) or "the top level"] = None
+    return {key: list(sections) for key, sections in homes.items()}
 
 
 def _nameless(spot: Spot, tree: Tree) -> tuple[KeyPath, Problem]:
@@ -135,14 +127,9 @@ def _nameless(spot: Spot, tree: Tree) -> tuple[KeyPath, Problem]:
 
 
 def _missing(path: KeyPath, expected: str, tree: Tree) -> Problem:
-    place = tree.keys.get(path[:-1]) or tree.values.get(path[:-1])
-    return Problem(_titled(path[:-1], f"missing key '{path[-1]}' ({expected})"), place)
-
-
-def _named_in(message: str, section: KeyPath, tree: Tree) -> KeyPath:
-    """A check across keys points at the first of them that its message names and the YAML has."""
-    words = message.replace("(", " ").replace(",", " ").split()
-    return next(((*section, word) for word in words if (*section, word) in tree.keys), section)
+    section = path[:-1]
+    place = tree.keys.get(section) or tree.values.get(section)
+    return Problem(_titled(section, f"missing key '{path[-1]}' ({expected})"), place)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -151,7 +138,7 @@ def _named_in(message: str, section: KeyPath, tree: Tree) -> KeyPath:
 def _wrong_value(
     kind: str, spot: Spot, root: type[BaseModel], location: tuple[str | int, ...], tree: Tree
 ) -> tuple[KeyPath, str]:
-    """The path and the message of a value that may not stand where it does."""
+    """The path and the message of a wrong value."""
     path, slot = spot.path, spot.slot
     if kind == "missing":  # an element short of a list of fixed length: the list is what is wrong
         path, slot = path[:-1], follow(root, location[:-1]).slot
@@ -179,21 +166,14 @@ def not_one_of(given: Any, choices: Iterable[Any]) -> str:
 
 def _hint(given: Any, slot: Slot) -> str:
     """What to write instead, where the value shows what was meant."""
-    written = _rewritten(given, slot)
-    if written:
+    if written := _rewritten(given, slot):
         return f" (write {written})"
-    if isinstance(given, dict):
-        return _stray_name(given, slot)
-    texts = [str(choice) for choice in slot.choices if isinstance(choice, str)]
-    return _did_you_mean(closest(given, texts)) if isinstance(given, str) else ""
-
-
-def _stray_name(given: dict[str, Any], slot: Slot) -> str:
-    """The first key that a mapping of fixed names does not know."""
-    for mapping in (member for member in slot.values if member.is_mapping):
+    if isinstance(given, str):
+        return _did_you_mean(closest(given, [choice for choice in slot.choices if isinstance(choice, str)]))
+    for mapping in (member for member in slot.values if member.is_mapping and isinstance(given, dict)):
         names = Slot.of(get_args(mapping.type)[0]).choices
         stray = next((key for key in given if names and key not in names), None)
-        if stray is not None:
+        if stray is not None:  # the first key that a mapping of fixed names does not know
             return f" with '{stray}'{_did_you_mean(closest(stray, names))}"
     return ""
 
@@ -257,12 +237,8 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 def _same_spelling(word: str, known: Iterable[str]) -> str:
     """The known word that differs in nothing but case, hyphens and underscores."""
-    bare = _bare(word)
-    return next((name for name in known if _bare(name) == bare), "")
-
-
-def _bare(word: str) -> str:
-    return word.lower().replace("_", "").replace("-", "")
+    bare, *others = (name.lower().replace("_", "").replace("-", "") for name in (word, *known))
+    return next((name for name, other in zip(known, others, strict=True) if other == bare), "")
 
 
 def _did_you_mean(guess: str) -> str:

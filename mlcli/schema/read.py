@@ -1,17 +1,22 @@
-"""From a YAML file and overrides to plain data with places, and from there to a typed section or all of its errors."""
+"""From a YAML file and overrides to plain data with places, and from there to a typed section or all of its errors.
+
+An override, `optimizer.lr=0.01` on the command line, changes what the YAML says and is held to the same rules.
+"""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from mlcli.schema.explain import closest, explain, not_one_of
-from mlcli.schema.overrides import apply
 from mlcli.schema.places import ConfigErrors, Origin, Place, Problem
-from mlcli.schema.yaml12 import Tree, parse, read_text
+from mlcli.schema.yaml12 import MAX_DEPTH, KeyPath, Tree, parse, read_text
+
+SHOWN_OVERRIDE = 60
+"""Characters of an override that a message shows."""
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -37,13 +42,83 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Document:
     origin = Origin("<stdin>" if str(path) == "-" else str(path), tuple(text.splitlines()))
     tree = parse(text, origin)
     if not isinstance(tree.data, dict):
+        message = "a configuration is a mapping: lines of 'key: value'"
         if tree.data is None:
             message = "the file is empty; mlcli init digits writes a configuration to start from"
-        else:
-            message = "a configuration is a mapping: lines of 'key: value'"
         raise ConfigErrors([Problem(message, tree.values.get((), Place(origin, 0, 0)))])
-    apply(tree, overrides)
+    apply_overrides(tree, overrides)
     return Document(text, tree, Path.cwd() if str(path) == "-" else path.absolute().parent)
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
+    """Change `tree` in place by `key.sub=value` texts in their order, so the last of several on one key wins.
+
+    The value is YAML 1.2 (`model.hidden=[256,128]`), a number in the key counts list elements from 0
+    (`augment.0.p=0.3`), and sections that the file leaves out are made. Raises ConfigErrors, all of them at once.
+    """
+    problems: list[Problem] = []
+    for number, override in enumerate(overrides, start=1):
+        shown = override if len(override) <= SHOWN_OVERRIDE else f"{override[:SHOWN_OVERRIDE]}..."
+        place = Place(Origin(f"override {number} ({shown})", (override,), number), 0, 0)
+        try:
+            _apply(tree, override, place)
+        except ConfigErrors as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigErrors(problems)
+
+
+def _apply(tree: Tree, override: str, place: Place) -> None:
+    dotted, equals, value = override.partition("=")
+    keys = [key.strip() for key in dotted.split(".")]
+    if not equals or not all(keys) or len(keys) > MAX_DEPTH:
+        raise ConfigErrors([Problem("an override is written key.sub=value, such as optimizer.lr=0.01", place)])
+    section: Any = tree.data
+    path: KeyPath = ()
+    for key in keys[:-1]:
+        step = _step(section, path, key, place)
+        path = (*path, step)
+        inner = section[step] if isinstance(section, list) else section.get(step)
+        if inner is None:  # a section that is missing or null is made
+            inner = section[step] = {}
+            tree.keys[path] = tree.values[path] = place
+        if not isinstance(inner, dict | list):
+            message = f"{'.'.join(map(str, path))} is the value {inner!r}, so nothing can be set inside it"
+            raise ConfigErrors([Problem(message, place)])
+        section = inner
+    last = _step(section, path, keys[-1], place)
+    section[last] = _graft(tree, (*path, last), value, place)
+
+
+def _step(section: Any, path: KeyPath, key: str, place: Place) -> Any:
+    """The key itself in a mapping, the index it means in a list."""
+    if not isinstance(section, list):
+        return key
+    if key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(section):
+        return int(key)
+    dotted, count = ".".join(map(str, path)), len(section)
+    bound = f"0 to {count - 1}" if count else f"none; write {dotted}=[...]"
+    raise ConfigErrors([Problem(f"{dotted} is a list: '{key}' is none of its elements ({bound})", place)])
+
+
+def _graft(tree: Tree, path: KeyPath, value: str, place: Place) -> Any:
+    """The override's value; every part gets the position `place`, and what stood there before is forgotten."""
+    for places in (tree.keys, tree.values):
+        for old in [old for old in places if old[: len(path)] == path]:
+            del places[old]
+    grown = parse(value, place.origin)
+    tree.keys[path] = place
+    tree.keys |= {(*path, *inner): place for inner in grown.keys}
+    tree.values |= {path: place} | {(*path, *inner): place for inner in grown.values}
+    if grown.problems:
+        raise ConfigErrors(grown.problems)
+    return grown.data
+
+
+# --- the typed form --------------------------------------------------------------------------------------------------
 
 
 def choose(tree: Tree, key: str, choices: Sequence[str]) -> str:

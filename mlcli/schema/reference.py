@@ -1,15 +1,24 @@
-"""docs/config.md, written from the classes: every key with what it may hold, its default and its docstring."""
+"""What is written from the config classes: docs/config.md, and the JSON schema for editors.
 
+docs/config.md has every key with what it may hold, its default and its docstring. With the JSON schema
+(https://json-schema.org, draft 2020-12) editors complete and check a YAML.
+"""
+
+import ast
 import inspect
 import json
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any, Union
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
 
-from mlcli.schema.jsonschema import field_docs
 from mlcli.schema.words import Slot, in_words, slots
 
 INTRODUCTION = """\
@@ -41,6 +50,28 @@ loader:    {workers: auto}
   aliases, merge keys and tags are errors, and so is every key that is not on this page.
 * **Editors** complete and check the file by the schema in its first line: `mlcli schema > mlcli.schema.json`.
 """
+
+
+@cache
+def field_docs(section: type[BaseModel]) -> dict[str, str]:
+    """The text under each field of a section.
+
+    Read from the source only when it is asked for: pydantic's `use_attribute_docstrings` does so for every class at
+    import, which adds a quarter to the start of each command.
+    """
+    docs: dict[str, str] = {}
+    for owner in reversed(section.__mro__):
+        if owner is BaseModel or not issubclass(owner, BaseModel):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
+        for statement, below in pairwise(body):
+            match statement, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = inspect.cleandoc(text)
+    return docs
+
+
+# --- docs/config.md --------------------------------------------------------------------------------------------------
 
 
 def reference(kinds: dict[str, type[BaseModel]], order: tuple[str, ...]) -> str:
@@ -105,11 +136,8 @@ def _sections(path: str, variants: list[type[BaseModel]], only_for: dict[type[Ba
 
 
 def _table(path: str, section: type[BaseModel], keys: list[str]) -> str:
-    if not keys:
-        return ""
-    return "\n".join(
-        ["| key | value | default | meaning |", "|---|---|---|---|", *(_row(path, section, k) for k in keys)]
-    )
+    rows = [_row(path, section, key) for key in keys]
+    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows]) if keys else ""
 
 
 def _row(path: str, section: type[BaseModel], key: str) -> str:
@@ -150,3 +178,28 @@ def _names(variant: type[BaseModel]) -> tuple[str, ...]:
 def _slug(title: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^a-z0-9_ -]", "", title.lower()).replace(" ", "-")
+
+
+# --- JSON schema -----------------------------------------------------------------------------------------------------
+
+
+class _Generator(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False  # "Batch Size" above batch_size says nothing
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        section = super().model_schema(schema)
+        for key, text in field_docs(schema["cls"]).items():
+            if key in section.get("properties", {}):
+                section["properties"][key]["description"] = text
+        return section
+
+
+def json_schema(kinds: dict[str, type[BaseModel]]) -> dict[str, Any]:
+    """One schema for the YAMLs of all tasks; the key `task` chooses."""
+    union: Any = Annotated[Union[tuple(kinds.values())], Field(discriminator="task")]  # noqa: UP007 (made at run time)
+    schema = TypeAdapter[Any](union).json_schema(schema_generator=_Generator)
+    defaults = [field.default for kind in kinds.values() for field in kind.model_fields.values()]
+    for default in {type(value).__name__ for value in defaults if hasattr(value, "name")}:
+        schema["$defs"][default]["required"].remove("name")  # may be left out, see read.fill_in_names
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "mlcli configuration", **schema}
