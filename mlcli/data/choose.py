@@ -1,20 +1,38 @@
-"""What the feed decides where the YAML says auto: where samples are held, how many workers read them, and why."""
+"""What the feed decides where the YAML says auto: where samples are held, how many workers read them, and why.
 
+The number of workers is measured before training, because it depends on cores, disk and files: more than cores pays
+where files come over a network, fewer where others use the cores. What is read does not depend on who reads it, so a
+measurement that turns out otherwise next time changes no result.
+"""
+
+import contextlib
+import itertools
 import math
 import shutil
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 
 from mlcli.data.disk_cache import DiskCache
+from mlcli.data.order import Part
+from mlcli.data.reading import Inputs
 from mlcli.data.source import Arrays, Source
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.settings import Loader
-from mlcli.errors import ConfigError
+from mlcli.errors import ConfigError, DataError
 from mlcli.text import size
 
 MOST_WORKERS = 8  # more rarely help one trainer, and each costs memory
 _CACHE_SHARE = 0.25  # of the available memory that decoded samples may take unasked
+BUDGET_S = 1.5  # for all of it
+_SHARE_S = 0.25  # for one number of workers, once all are at work
+_PART_S = 0.03  # of reading, at most, in a batch that is measured: several must fit
+_ENOUGH = 0.9  # of the best rate, which is worth no further worker
+_GAIN = 1.15  # by less than this, twice the workers did not help, and twice that will not either
+
+OpenReader = Callable[[int, int], Inputs]
+"""Makes a reader with so many workers (0: this process) for batches of so many samples."""
 
 
 def choose_cache(
@@ -91,3 +109,63 @@ def _on_disk(disk: Collection[DiskCache]) -> str:
 
 def _cut_from_held(crops: bool) -> str:
     return "; random_resized_crop cuts from the held images" if crops else ""
+
+
+def fastest_workers(open_reader: OpenReader, parts: Iterator[Part], most: int) -> tuple[int, str] | None:
+    """The fewest workers that read about as fast as any number, and the rates measured, in words.
+
+    Args:
+        parts: endless micro-batches as training asks for them; every number of workers reads others.
+        most: workers tried.
+
+    None where a file cannot be read: training will say so when it comes to it.
+    """
+    began, rates = time.perf_counter(), {}
+    try:
+        rates[0], size = _rate_here(open_reader, parts)
+        for workers in _doubling(most):
+            with contextlib.closing(open_reader(workers, size)) as reader:
+                rates[workers] = _rate(reader, _cut(parts, size), ahead=2 * workers)
+            late = time.perf_counter() - began > BUDGET_S - 2 * _SHARE_S
+            if late or (workers > 1 and rates[workers] < _GAIN * rates[workers // 2]):
+                break
+    except DataError:
+        return None
+    enough = _ENOUGH * max(rates.values())
+    # This process comes last though it needs no worker: while it reads, it does not train.
+    chosen = next((workers for workers in [*list(rates)[1:], 0] if rates[workers] >= enough), 0)
+    told = ", ".join(f"{workers}: {rate:,.0f}" for workers, rate in rates.items())
+    return chosen, f"measured images/s by workers: {told}"
+
+
+def _doubling(most: int) -> Iterator[int]:
+    return itertools.takewhile(lambda count: count <= most, (2**power for power in itertools.count()))
+
+
+def _rate_here(open_reader: OpenReader, parts: Iterator[Part]) -> tuple[float, int]:
+    """Samples a second in this process, and how many of them make a batch that is quick to measure."""
+    first = next(parts)
+    with contextlib.closing(open_reader(0, 1)) as reader:
+        one_s = 1 / _rate(reader, _cut(itertools.repeat(first), 1), ahead=1, seconds=_PART_S)
+        size = min(len(first), max(1, int(_PART_S / one_s)))
+        return _rate(reader, _cut(parts, size), ahead=0), size
+
+
+def _rate(reader: Inputs, parts: Iterator[Part], *, ahead: int, seconds: float = _SHARE_S) -> float:
+    """Samples a second, once the first `ahead` parts are there."""
+    fetched = reader.fetch(parts)
+    for _ in itertools.islice(fetched, ahead):
+        pass
+    began, samples = time.perf_counter(), 0
+    while not samples or time.perf_counter() - began < seconds:
+        part, _ = next(fetched)
+        samples += len(part)
+    return samples / (time.perf_counter() - began)
+
+
+def _cut(parts: Iterable[Part], size: int) -> Iterator[Part]:
+    """The same samples in parts of `size` at most."""
+    for part in parts:
+        for start in range(0, len(part), size):
+            rows = slice(start, start + size)
+            yield Part(part.indices[rows], part.keys[rows])

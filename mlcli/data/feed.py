@@ -12,14 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mlcli.data.augment import Augment, resized_crop_of
+from mlcli.data.augment.build import Augment, resized_crop_of
 from mlcli.data.augmentations import Augmentation, RandomResizedCrop
-from mlcli.data.choose import MOST_WORKERS, choose_cache, choose_workers
+from mlcli.data.choose import MOST_WORKERS, choose_cache, choose_workers, fastest_workers
 from mlcli.data.disk_cache import READ_BATCH, CachedFiles, DiskCache, default_folder
-from mlcli.data.held import DecodedInputs, HeldInputs
 from mlcli.data.order import Part, TrainOrder, in_order
-from mlcli.data.pace import fastest_workers
-from mlcli.data.reading import FileReader, FileSamples, Inputs, ReadHere
+from mlcli.data.reading import DecodedInputs, FileReader, FileSamples, HeldInputs, Inputs, ReadHere
 from mlcli.data.source import Arrays, Source
 from mlcli.data.workers import WorkerPool
 from mlcli.engine.contract import Batch
@@ -68,7 +66,7 @@ class BatchFeed(ABC):
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """What was decided where the YAML said auto, and why; the first look at it may take `pace.BUDGET_S`."""
+        """What was decided where the YAML said auto, and why; the first look at it may take `choose.BUDGET_S`."""
         workers, why = self._workers
         return [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
 

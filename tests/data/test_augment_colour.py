@@ -4,7 +4,6 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from mlcli.data import augmentations as c
 from mlcli.data.augment import colour
 from mlcli.data.randomness import KeyedRandom, sample_keys
 
@@ -24,10 +23,10 @@ def pixels(channels: int, batch: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("ours", "reference", "amounts"),
     [
-        (colour.brightness, functional.adjust_brightness, FACTORS),
-        (colour.contrast, functional.adjust_contrast, FACTORS),
-        (colour.saturation, functional.adjust_saturation, FACTORS),
-        (colour.hue, functional.adjust_hue, TURNS),
+        (colour.adjust_brightness, functional.adjust_brightness, FACTORS),
+        (colour.adjust_contrast, functional.adjust_contrast, FACTORS),
+        (colour.adjust_saturation, functional.adjust_saturation, FACTORS),
+        (colour.adjust_hue, functional.adjust_hue, TURNS),
     ],
     ids=["brightness", "contrast", "saturation", "hue"],
 )
@@ -48,7 +47,7 @@ def test_grey_as_torchvision(channels):
 
 def test_random_grey_keeps_type_and_some_colour():
     images = pixels(3, batch=400)
-    changed = colour.random_grey(images, KeyedRandom(sample_keys(0, 0, torch.arange(400))), 0.25)
+    changed = colour.random_grey(images, KeyedRandom(sample_keys(0, 0, torch.arange(400))), p=0.25)
     is_grey = (changed == changed[:, :1]).flatten(1).all(1)
     assert changed.dtype == torch.uint8
     assert 70 < is_grey.sum() < 130
@@ -59,16 +58,15 @@ def test_random_grey_keeps_type_and_some_colour():
 
 def test_random_colour_is_the_four_changes_in_order():
     images, keys = pixels(3), sample_keys(0, 0, torch.arange(5))
-    config = c.ColorJitter(name="color_jitter", brightness=0.5, contrast=2.0, saturation=0.3, hue=0.1)
+    spreads = {"brightness": 0.5, "contrast": 2.0, "saturation": 0.3, "hue": 0.1}
     random = KeyedRandom(keys)
-    expected = colour.brightness(images, random.uniform(0.5, 1.5))
-    expected = colour.contrast(expected, random.uniform(0.0, 3.0))
-    expected = colour.saturation(expected, random.uniform(0.7, 1.3))
-    expected = colour.hue(expected, random.uniform(-0.1, 0.1))
-    assert torch.equal(colour.random_colour(images, KeyedRandom(keys), config), expected)
+    expected = colour.adjust_brightness(images, random.uniform(0.5, 1.5))
+    expected = colour.adjust_contrast(expected, random.uniform(0.0, 3.0))
+    expected = colour.adjust_saturation(expected, random.uniform(0.7, 1.3))
+    expected = colour.adjust_hue(expected, random.uniform(-0.1, 0.1))
+    assert torch.equal(colour.random_colour(images, KeyedRandom(keys), **spreads), expected)
 
 
 def test_random_colour_of_no_spread_returns_what_came_in():
-    config = c.ColorJitter(name="color_jitter", brightness=0, contrast=0, saturation=0, hue=0)
     images = pixels(3)
-    assert colour.random_colour(images, KeyedRandom(torch.arange(5)), config) is images
+    assert colour.random_colour(images, KeyedRandom(torch.arange(5)), brightness=0, contrast=0, saturation=0) is images

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from mlcli.data import augmentations as c
 from mlcli.data.augment import geometry
 from mlcli.data.randomness import KeyedRandom, sample_keys
 
@@ -28,7 +27,7 @@ def test_flip_as_torchvision(dim, reference, dtype):
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_random_flip_never_and_always(p):
     images, random = pixels(1, 4, 4), KeyedRandom(torch.arange(5))
-    assert torch.equal(geometry.random_flip(images, random, p, 3), images.flip(3) if p else images)
+    assert torch.equal(geometry.random_flip(images, random, p=p, dim=3), images.flip(3) if p else images)
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 9), (3, 8, 13)], ids=str)
@@ -64,22 +63,22 @@ def test_random_rotation_stays_within_its_bounds_and_uses_them():
     angles = same.uniform(-20, 20)
     assert angles.min() < -18
     assert angles.max() > 18
-    ours = geometry.random_rotation(images, random, 20.0)
+    ours = geometry.random_rotation(images, random, degrees=20.0)
     assert torch.equal(ours, geometry.warp(images, geometry.rotation_map(angles)))
 
 
 def test_random_affine_of_no_spread_changes_nothing():
-    config = c.Affine(name="affine", degrees=0.0, translate=0.0, scale=(1.0, 1.0), shear=0.0)
+    still = {"degrees": 0.0, "translate": 0.0, "scale": (1.0, 1.0)}
     images = pixels(3, 7, 12)
-    ours = geometry.random_affine(images, KeyedRandom(torch.arange(5)), config)
+    ours = geometry.random_affine(images, KeyedRandom(torch.arange(5)), **still)
     torch.testing.assert_close(ours, images.float(), rtol=0, atol=1e-3)
 
 
 def test_random_affine_shifts_by_shares_of_width_and_height():
-    config = c.Affine(name="affine", degrees=0.0, translate=0.25, scale=(1.0, 1.0))
+    shifts = {"degrees": 0.0, "translate": 0.25, "scale": (1.0, 1.0)}
     images = torch.zeros(300, 1, 40, 80)
     images[:, :, 18:22, 38:42] = 255.0
-    moved = geometry.random_affine(images, KeyedRandom(sample_keys(0, 0, torch.arange(300))), config)[:, 0]
+    moved = geometry.random_affine(images, KeyedRandom(sample_keys(0, 0, torch.arange(300))), **shifts)[:, 0]
     mass = moved.sum((1, 2))
     rows = (moved.sum(2) * torch.arange(40)).sum(1) / mass - 19.5
     columns = (moved.sum(1) * torch.arange(80)).sum(1) / mass - 39.5

@@ -5,12 +5,11 @@ import pytest
 import torch
 from scipy import stats
 
-from mlcli.data import augmentations as c
 from mlcli.data.augment import mix
-from mlcli.data.augment.mix import Mix
+from mlcli.data.augment.mix import Mix, Mixing
 from mlcli.data.randomness import sample_keys
 
-MIXUP, CUTMIX = c.Mixup(name="mixup", alpha=1.0), c.CutMix(name="cutmix", alpha=1.0)
+MIXUP, CUTMIX = Mixing("mixup"), Mixing("cutmix")
 BATCH, CLASSES = 8, 5
 
 
@@ -66,7 +65,7 @@ def test_share_is_beta_distributed_over_batches():
     shares = []
     for epoch in range(400):
         images, _labels, keys = batch(epoch)
-        _, targets = Mix((c.Mixup(name="mixup", alpha=0.4),), BATCH, 0)(images, torch.arange(BATCH), keys)
+        _, targets = Mix((Mixing("mixup", alpha=0.4),), BATCH, 0)(images, torch.arange(BATCH), keys)
         own = targets.diagonal()
         shares += own[own < 1][:1].tolist()
     assert stats.kstest(shares, "beta", (0.4, 0.4)).pvalue > 1e-3
@@ -77,7 +76,7 @@ def test_probability_is_per_batch_and_targets_keep_their_type(p, often):
     count = 0
     for epoch in range(200):
         images, labels, keys = batch(epoch)
-        mixed, targets = Mix((c.Mixup(name="mixup", p=p),), CLASSES, 0)(images, labels, keys)
+        mixed, targets = Mix((Mixing("mixup", alpha=0.2, p=p),), CLASSES, 0)(images, labels, keys)
         assert targets.dtype == torch.float32
         count += mixed is not images
     assert abs(count - often) <= 30 * (0 < p < 1)

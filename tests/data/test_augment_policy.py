@@ -62,8 +62,8 @@ def test_each_sample_gets_its_own_operation():
 def test_rand_augment_composes_its_operations():
     images, keys = pixels(batch=40), sample_keys(0, 0, torch.arange(40))
     random = KeyedRandom(keys)
-    expected = policy.rand_augment(policy.rand_augment(images, random, 1, 9), random, 1, 9)
-    assert torch.equal(policy.rand_augment(images, KeyedRandom(keys), 2, 9), expected)
+    expected = policy.rand_augment(policy.rand_augment(images, random, num_ops=1), random, num_ops=1)
+    assert torch.equal(policy.rand_augment(images, KeyedRandom(keys), num_ops=2, magnitude=9), expected)
 
 
 def test_trivial_augment_draws_operations_evenly_at_all_strengths():

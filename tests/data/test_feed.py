@@ -115,7 +115,7 @@ def test_same_bits_for_any_number_of_workers(feed, augment, workers):
 def test_resized_crops_are_cut_once_and_from_the_originals(feed, folder, workers):
     batch = next(feed("files", RESIZED[:1], cache="none", workers=workers).train_batches(0))
     random = KeyedRandom(sample_keys(0, 0, batch.indices))
-    boxes = sample_crop_boxes(random, c.RandomResizedCrop(name="random_resized_crop"), 16 / 12)
+    boxes = sample_crop_boxes(random, 16 / 12)
     expected = split(folder, 0, NUM_TRAIN).read_crops(batch.indices.numpy(), boxes.numpy())
     assert torch.equal(batch.inputs, expected)
     held = next(feed("files", RESIZED[:1], cache="ram", workers=workers).train_batches(0))

@@ -7,25 +7,35 @@ torchvision. Images of one channel have no saturation and no hue, so those leave
 import torch
 from torch import Tensor
 
-from mlcli.data.augmentations import ColorJitter
 from mlcli.data.randomness import KeyedRandom
 
 _LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R BT.601, as torchvision rounds them
 
 
-def random_colour(images: Tensor, random: KeyedRandom, config: ColorJitter) -> Tensor:
-    """Brightness, contrast, saturation and hue, always in this order (torchvision shuffles it for each batch)."""
+def random_colour(
+    images: Tensor,
+    random: KeyedRandom,
+    *,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+    hue: float = 0.0,
+) -> Tensor:
+    """Change brightness, contrast, saturation and hue, always in this order (torchvision shuffles it for each batch).
+
+    brightness, contrast, saturation: factors are drawn from [1 - value, 1 + value]. hue: turns, from [-value, value].
+    """
     for adjust, spread in (
-        (brightness, config.brightness),
-        (contrast, config.contrast),
-        (saturation, config.saturation),
+        (adjust_brightness, brightness),
+        (adjust_contrast, contrast),
+        (adjust_saturation, saturation),
     ):
         if spread:
             images = adjust(images, random.uniform(max(0.0, 1 - spread), 1 + spread))
-    return hue(images, random.uniform(-config.hue, config.hue)) if config.hue else images
+    return adjust_hue(images, random.uniform(-hue, hue)) if hue else images
 
 
-def random_grey(images: Tensor, random: KeyedRandom, p: float) -> Tensor:
+def random_grey(images: Tensor, random: KeyedRandom, *, p: float = 0.1) -> Tensor:
     """Take the colour out of some samples; keeps the type and the number of channels."""
     if images.shape[1] == 1:
         return images
@@ -35,22 +45,22 @@ def random_grey(images: Tensor, random: KeyedRandom, p: float) -> Tensor:
     return torch.where(_per_sample(random.bernoulli(p)), without.to(images.dtype), images)
 
 
-def brightness(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
     """0 is black, 1 changes nothing. factor: float32 [B], here and below."""
     return (images * _per_sample(factor)).clamp(0, 255)
 
 
-def contrast(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """0 is the image's mean grey everywhere, 1 changes nothing."""
     return _blend(images, grey(images).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
-def saturation(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """0 is grey, 1 changes nothing."""
     return _blend(images, grey(images), factor) if images.shape[1] == 3 else images
 
 
-def hue(images: Tensor, turns: Tensor) -> Tensor:
+def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Turn the hue of the HSV hexcone (Smith 1978) by `turns` full circles, keeping saturation and value."""
     if images.shape[1] == 1:
         return images

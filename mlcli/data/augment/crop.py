@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlcli.data.augmentations import RandomCrop, RandomResizedCrop
 from mlcli.data.randomness import KeyedRandom
 
 _CROP_TRIES = 10  # as torchvision's RandomResizedCrop
@@ -20,10 +19,10 @@ _CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 # --- crop with padding -----------------------------------------------------------------------------------------------
 
 
-def random_crop(images: Tensor, random: KeyedRandom, config: RandomCrop) -> Tensor:
-    """Pad by `config.padding` on each side, then cut [H, W] out at a place of its own for each sample."""
-    top, left = random.integers(2 * config.padding + 1, (2,)).unbind(1)
-    return crop(pad(images, config.padding, config.fill), top, left, images.shape[-2:])
+def random_crop(images: Tensor, random: KeyedRandom, *, padding: int = 4, fill: str = "zero") -> Tensor:
+    """Pad by `padding` pixels on each side, then cut [H, W] out at a place of its own for each sample."""
+    top, left = random.integers(2 * padding + 1, (2,)).unbind(1)
+    return crop(pad(images, padding, fill), top, left, images.shape[-2:])
 
 
 def pad(images: Tensor, padding: int, fill: str) -> Tensor:
@@ -60,19 +59,30 @@ def crop(images: Tensor, top: Tensor, left: Tensor, size: Sequence[int]) -> Tens
 # --- resized crop ----------------------------------------------------------------------------------------------------
 
 
-def sample_crop_boxes(random: KeyedRandom, config: RandomResizedCrop, aspect: Tensor | float) -> Tensor:
-    """Boxes as torchvision's RandomResizedCrop draws them: float32 [B, 4], (top, left, height, width) as fractions.
+def sample_crop_boxes(
+    random: KeyedRandom,
+    aspect: Tensor | float,
+    *,
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Draw boxes as torchvision's RandomResizedCrop does: float32 [B, 4], (top, left, height, width) as fractions.
 
     Area and log(width / height) are uniform; ten boxes are tried, and if none fits into the image, the largest centred
-    one within the allowed ratios is taken. aspect: width / height of each image ([B]), or of all.
-    """
-    narrowest, widest = config.ratio
-    area = random.uniform(*config.area, (_CROP_TRIES,))
-    ratio = random.uniform(math.log(narrowest), math.log(widest), (_CROP_TRIES,)).exp()
-    place = random.uniform(shape=(2,))
-    aspect = area.new_ones(len(random), 1) * (aspect.to(area)[:, None] if isinstance(aspect, Tensor) else aspect)
+    one within the allowed ratios is taken.
 
-    height, width = (area * aspect / ratio).sqrt(), (area * ratio / aspect).sqrt()
+    Args:
+        aspect: width / height of each image ([B]), or of all.
+        area: least and largest share of the image's area.
+        ratio: least and largest width / height of a box, in pixels.
+    """
+    narrowest, widest = ratio
+    areas = random.uniform(*area, (_CROP_TRIES,))
+    ratios = random.uniform(math.log(narrowest), math.log(widest), (_CROP_TRIES,)).exp()
+    place = random.uniform(shape=(2,))
+    aspect = areas.new_ones(len(random), 1) * (aspect.to(areas)[:, None] if isinstance(aspect, Tensor) else aspect)
+
+    height, width = (areas * aspect / ratios).sqrt(), (areas * ratios / aspect).sqrt()
     fits = (height <= 1) & (width <= 1)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)
     nearest_ratio = aspect.clamp(narrowest, widest)
@@ -84,13 +94,20 @@ def sample_crop_boxes(random: KeyedRandom, config: RandomResizedCrop, aspect: Te
     return torch.cat([corner, sides], dim=1)
 
 
-def random_resized_crop(images: Tensor, random: KeyedRandom, config: RandomResizedCrop) -> Tensor:
-    """The same for images that are held at their final size; float32."""
-    return resized_crop(images, sample_crop_boxes(random, config, images.shape[-1] / images.shape[-2]))
+def random_resized_crop(
+    images: Tensor,
+    random: KeyedRandom,
+    *,
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Cut a random box (see `sample_crop_boxes`) out of each image and resize it to [H, W]; float32."""
+    aspect = images.shape[-1] / images.shape[-2]
+    return resized_crop(images, sample_crop_boxes(random, aspect, area=area, ratio=ratio))
 
 
 def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Each sample's box (float32 [B, 4], see `sample_crop_boxes`) blown up to [H, W], bilinearly; float32.
+    """Resize each sample's box (float32 [B, 4], see `sample_crop_boxes`) to [H, W], bilinearly; float32.
 
     A box is never larger than the image it fills, so pixels are only ever spread out and nothing needs antialiasing.
     """
@@ -112,7 +129,7 @@ def _sample_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
 # --- cutout ----------------------------------------------------------------------------------------------------------
 
 
-def cutout(images: Tensor, random: KeyedRandom, size: int, p: float, fill: Tensor) -> Tensor:
+def cutout(images: Tensor, random: KeyedRandom, *, size: int = 8, p: float = 1.0, fill: Tensor) -> Tensor:
     """Blank a square whose centre may be any pixel, so that near the border less is lost.
 
     fill: float32 [C], what stands in the square in 0..255; the data set's mean, which normalisation turns into the

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlcli.data.augmentations import Affine
 from mlcli.data.randomness import KeyedRandom
 
 
-def random_flip(images: Tensor, random: KeyedRandom, p: float, dim: int) -> Tensor:
+def random_flip(images: Tensor, random: KeyedRandom, *, p: float = 0.5, dim: int = 3) -> Tensor:
     """Mirror some samples along `dim`: 2 for top and bottom, 3 for left and right."""
     return flip(images, random.bernoulli(p), dim)
 
@@ -28,19 +27,30 @@ def flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
     return images.gather(dim, positions.expand_as(images))
 
 
-def random_rotation(images: Tensor, random: KeyedRandom, degrees: float) -> Tensor:
+def random_rotation(images: Tensor, random: KeyedRandom, *, degrees: float = 15.0) -> Tensor:
     """Turn each sample by an angle from [-degrees, degrees); float32."""
     return warp(images, rotation_map(random.uniform(-degrees, degrees)))
 
 
-def random_affine(images: Tensor, random: KeyedRandom, config: Affine) -> Tensor:
-    """Turn, magnify, shear along x and shift each sample by its own amounts; float32. Shifts are no whole pixels."""
+def random_affine(
+    images: Tensor,
+    random: KeyedRandom,
+    *,
+    degrees: float = 10.0,
+    translate: float = 0.1,
+    scale: tuple[float, float] = (0.9, 1.1),
+    shear: float = 0.0,
+) -> Tensor:
+    """Turn, magnify, shear along x and shift each sample by its own amounts; float32. Shifts are no whole pixels.
+
+    degrees, shear: largest angle to either side. translate: largest shift, as a share of width and height.
+    """
     height, width = images.shape[-2:]
-    angle = random.uniform(-config.degrees, config.degrees)
-    across, down = random.uniform(-config.translate, config.translate, (2,)).unbind(1)
-    scale = random.uniform(*config.scale)
-    shear = random.uniform(-config.shear, config.shear)
-    return warp(images, affine_map(angle, torch.stack([across * width, down * height], 1), scale, shear))
+    angle = random.uniform(-degrees, degrees)
+    across, down = random.uniform(-translate, translate, (2,)).unbind(1)
+    magnification = random.uniform(*scale)
+    slant = random.uniform(-shear, shear)
+    return warp(images, affine_map(angle, torch.stack([across * width, down * height], 1), magnification, slant))
 
 
 def rotation_map(degrees: Tensor) -> Tensor:

@@ -4,11 +4,21 @@ How much is mixed is drawn once per batch, as in both papers' code, from the key
 a partner by a permutation of the batch that follows from all keys; some may get themselves.
 """
 
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
 from torch import Tensor
 from torch.nn import functional
 
-from mlcli.data.augmentations import CutMix, Mixup
 from mlcli.data.randomness import KeyedRandom
+
+
+class Mixing(NamedTuple):
+    """One way to mix: how much is drawn from Beta(alpha, alpha), and how often a batch is mixed at all."""
+
+    name: Literal["mixup", "cutmix"]
+    alpha: float = 1.0
+    p: float = 1.0
 
 
 class Mix:
@@ -17,7 +27,7 @@ class Mix:
     Where one is asked for, targets always come out as float32 [B, num_classes], whether this batch was mixed or not.
     """
 
-    def __init__(self, choices: tuple[Mixup | CutMix, ...], num_classes: int, stream: int) -> None:
+    def __init__(self, choices: Sequence[Mixing], num_classes: int, stream: int = 0) -> None:
         self._choices, self._num_classes, self._stream = choices, num_classes, stream
 
     def __call__(self, images: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +42,7 @@ class Mix:
         row, column = batch.uniform(shape=(1, 2))[0, 0].tolist()
         if not batch.bernoulli(choice.p):
             return images, targets
-        if isinstance(choice, Mixup):
+        if choice.name == "mixup":
             images = blend(images, partners, share)
         else:
             images, share = paste(images, partners, share, row, column)

@@ -39,7 +39,7 @@ RAND_AUGMENT = Limits(0.3, 150 / 331, 0.0, 30.0, 0.9, 4)  # 150 pixels of AutoAu
 TRIVIAL_AUGMENT = Limits(0.99, 0.0, 32.0, 135.0, 0.99, 6)
 
 
-def rand_augment(images: Tensor, random: KeyedRandom, num_ops: int, magnitude: int) -> Tensor:
+def rand_augment(images: Tensor, random: KeyedRandom, *, num_ops: int = 2, magnitude: int = 9) -> Tensor:
     """`num_ops` operations one after the other, at one strength, to either side; uint8."""
     for _ in range(num_ops):
         level = torch.full((len(random),), float(magnitude), device=images.device)
@@ -109,15 +109,15 @@ def _rotate(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
 
 
 def _brightness(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
-    return colour.brightness(images, 1 + strength * limits.enhance)
+    return colour.adjust_brightness(images, 1 + strength * limits.enhance)
 
 
 def _colour(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
-    return colour.saturation(images, 1 + strength * limits.enhance)
+    return colour.adjust_saturation(images, 1 + strength * limits.enhance)
 
 
 def _contrast(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
-    return colour.contrast(images, 1 + strength * limits.enhance)
+    return colour.adjust_contrast(images, 1 + strength * limits.enhance)
 
 
 def _sharpness(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
-from mlcli.data.augment import resized_crop_of
+from mlcli.data.augment.build import resized_crop_of
 from mlcli.data.source import Arrays, Source
 from mlcli.engine.limits import available_memory_bytes
 from mlcli.engine.runtime import Runtime

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mlcli.data.augment import resized_crop_of
+from mlcli.data.augment.build import resized_crop_of
 from mlcli.data.feed import BatchFeed
 from mlcli.data.order import Part, TrainOrder
 from mlcli.data.randomness import sample_keys

@@ -79,7 +79,8 @@ class BoxAugment:
         num_proposals = 0 if targets.proposals_xyxy is None else targets.proposals_xyxy.shape[1]
         keys = part.keys.to(images.device, non_blocking=True)
         for stream, colour in self._colours:
-            images = random_colour(images, KeyedRandom(keys, stream), colour)
+            spreads = colour.model_dump(include={"brightness", "contrast", "saturation", "hue"})
+            images = random_colour(images, KeyedRandom(keys, stream), **spreads)
         chosen = [(stream, move) for stream, move in self._moves if self._on(move, part.epoch)]
         if chosen:
             images, targets = self._moved(images, targets, keys, chosen)

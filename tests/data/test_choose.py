@@ -1,6 +1,5 @@
 """The number of workers is measured; which number it is changes nothing but the speed."""
 
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -9,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from mlcli.data import choose
 from mlcli.data.augmentations import RandomResizedCrop
+from mlcli.data.choose import fastest_workers
 from mlcli.data.decode import Preparation
 from mlcli.data.feed import SampleFeed
 from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
 from mlcli.data.order import Part
-from mlcli.data.pace import fastest_workers
 from mlcli.data.source import Source
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import DataError
@@ -26,15 +26,32 @@ def parts(size: int = 8):
         yield Part(torch.arange(size), torch.zeros(size, dtype=torch.int64))
 
 
-class Sleeper:
-    """A reader that takes a known time for a sample, whatever else this machine does."""
+class Clock:
+    """A clock that only readers move, so that what is measured does not depend on this machine."""
 
-    def __init__(self, sample_s: float) -> None:
-        self.sample_s = sample_s
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(choose, "time", made)
+    return made
+
+
+class TimedReader:
+    """A reader that takes a known time for a sample."""
+
+    def __init__(self, clock: Clock, sample_s: float) -> None:
+        self.clock, self.sample_s = clock, sample_s
 
     def fetch(self, parts):
         for part in parts:
-            time.sleep(self.sample_s * len(part))
+            self.clock.now_s += self.sample_s * len(part)
             yield part, torch.zeros(len(part), 1)
 
     def close(self) -> None:
@@ -51,30 +68,30 @@ class Sleeper:
     ],
     ids=["more do not help", "two help", "sharing hurts", "two hurt"],
 )
-def test_the_fewest_that_are_fast_enough(sample_s, chosen, tried):
-    found, why = fastest_workers(lambda workers, size: Sleeper(sample_s[workers]), parts(), most=4)
+def test_the_fewest_that_are_fast_enough(clock, sample_s, chosen, tried):
+    found, why = fastest_workers(lambda workers, size: TimedReader(clock, sample_s[workers]), parts(), most=4)
     assert found == chosen
     rates = why.removeprefix("measured images/s by workers: ").split(", ")
     assert tuple(int(rate.split(":")[0]) for rate in rates) == tried
 
 
-def test_no_more_workers_than_allowed():
+def test_no_more_workers_than_allowed(clock):
     asked = []
 
     def opened(workers, size):
         asked.append(workers)
-        return Sleeper(8e-3 / max(1, workers))
+        return TimedReader(clock, 8e-3 / max(1, workers))
 
     fastest_workers(opened, parts(), most=2)
     assert asked == [0, 1, 2]
 
 
-def test_slow_samples_are_measured_one_at_a_time():
+def test_slow_samples_are_measured_one_at_a_time(clock):
     sizes = {}
 
     def opened(workers, size):
         sizes[workers] = size
-        return Sleeper(0.05)
+        return TimedReader(clock, 0.05)
 
     fastest_workers(opened, parts(), most=1)
     assert sizes == {0: 1, 1: 1}

@@ -1,0 +1,102 @@
+"""From the augmentations of a YAML to functions on batches: the one place where the two meet."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, assert_never
+
+import torch
+from torch import Tensor
+
+from mlcli.data import augmentations as c
+from mlcli.data.augment import colour, crop, geometry, policy
+from mlcli.data.augment.mix import Mix, Mixing
+from mlcli.data.info import DataInfo
+from mlcli.data.randomness import KeyedRandom
+from mlcli.errors import ConfigError
+
+Operation = Callable[[Tensor, KeyedRandom], Tensor]
+
+
+class Augment:
+    """The augmentations of a YAML, in its order; mixup and CutMix come last wherever they stand. Empty changes nothing.
+
+    Args:
+        augment: as in the YAML.
+        info: facts about the images.
+        already_cropped: the reader has done the random resized crop on the original pixels, so it is left out here.
+    """
+
+    def __init__(self, augment: tuple[c.Augmentation, ...], info: DataInfo, *, already_cropped: bool = False) -> None:
+        self._operations: list[tuple[int, Operation]] = [
+            (stream, _operation(config, info))
+            for stream, config in enumerate(augment)
+            if not isinstance(config, c.Mixup | c.CutMix)
+            and not (already_cropped and isinstance(config, c.RandomResizedCrop))
+        ]
+        mixes = [
+            Mixing(config.name, config.alpha, config.p) for config in augment if isinstance(config, c.Mixup | c.CutMix)
+        ]
+        self._mix = Mix(mixes, info.num_classes, stream=len(augment))
+
+    def __call__(self, inputs: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """inputs: uint8 [B, C, H, W]; targets: int64 [B]; keys: int64 [B] from `sample_keys`, on the CPU.
+
+        Returns inputs as uint8 or float32 in 0..255, and targets as int64 [B] or, with mixup or CutMix, float32
+        [B, num_classes].
+        """
+        on_device = keys.to(inputs.device, non_blocking=True)
+        for stream, operation in self._operations:
+            inputs = operation(inputs, KeyedRandom(on_device, stream))
+        return self._mix(inputs, targets, keys)
+
+
+def resized_crop_of(augment: tuple[c.Augmentation, ...]) -> tuple[c.RandomResizedCrop, int] | None:
+    """The random resized crop of a YAML and the stream its boxes are drawn from; None where there is none."""
+    found = [(config, stream) for stream, config in enumerate(augment) if isinstance(config, c.RandomResizedCrop)]
+    return found[0] if found else None
+
+
+def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
+    match config:
+        case c.RandomCrop():
+            _check_padding(config, info)
+            return partial(crop.random_crop, padding=config.padding, fill=config.fill)
+        case c.RandomResizedCrop():
+            return partial(crop.random_resized_crop, area=config.area, ratio=config.ratio)
+        case c.HorizontalFlip():
+            return partial(geometry.random_flip, p=config.p, dim=3)
+        case c.VerticalFlip():
+            return partial(geometry.random_flip, p=config.p, dim=2)
+        case c.Rotation():
+            return partial(geometry.random_rotation, degrees=config.degrees)
+        case c.Affine():
+            return partial(geometry.random_affine, **_keywords(config))
+        case c.ColorJitter():
+            return partial(colour.random_colour, **_keywords(config))
+        case c.Grayscale():
+            return partial(colour.random_grey, p=config.p)
+        case c.Cutout():
+            return partial(crop.cutout, size=config.size, p=config.p, fill=255 * torch.tensor(info.mean))
+        case c.RandAugment():
+            return partial(policy.rand_augment, num_ops=config.num_ops, magnitude=config.magnitude)
+        case c.TrivialAugment():
+            return policy.trivial_augment
+        case c.Mixup() | c.CutMix():
+            raise AssertionError(f"{config.name} mixes samples, which `Mix` does")
+        case _:
+            assert_never(config)
+
+
+def _keywords(config: c.Affine | c.ColorJitter) -> dict[str, Any]:
+    """Return the values of a section, which bear the names of the function's keywords."""
+    return config.model_dump(exclude={"name"})
+
+
+def _check_padding(config: c.RandomCrop, info: DataInfo) -> None:
+    side = min(info.input_shape[1:])
+    if config.fill == "reflect" and config.padding >= side:
+        raise ConfigError(
+            f"random_crop cannot reflect {config.padding} pixels of an image whose shorter side has {side}",
+            where="augment.random_crop.padding",
+            fix=f"padding: {side - 1} or less, or fill: edge",
+        )
