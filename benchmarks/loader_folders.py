@@ -30,9 +30,9 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from mlcli.data.augmentations import Augmentation, HorizontalFlip, RandomCrop, RandomResizedCrop
-from mlcli.data.config import ImageFolder
 from mlcli.data.feed import SampleFeed
-from mlcli.data.sources.files import image_folder
+from mlcli.data.sources.image_files import image_source
+from mlcli.data.sources.listing import read_folder
 from mlcli.engine.settings import Loader, Train
 
 SMALL, LARGE = 10_240, 512  # files
@@ -109,7 +109,7 @@ def mlcli(folder: Folder, workers: int) -> Iterator[Tensor]:
     )
     size = None if folder.padding else folder.side
     feed = SampleFeed(
-        image_folder(ImageFolder(name="folder", root=folder.root, image_size=size)),
+        image_source(read_folder(folder.root), image_size=size),
         (crop, HorizontalFlip(name="horizontal_flip")),
         train=Train(batch_size=folder.batch_size),
         loader=Loader(cache="none", workers=workers),

@@ -77,7 +77,7 @@ def _prepared(root: str, batch: int, cache: str, threads: int) -> tuple[Callable
     import psutil
 
     import mlcli.data.feed
-    import mlcli.data.sources.files
+    import mlcli.data.sources.image_files
     import mlcli.tasks.classification.task  # noqa: F401
     from mlcli.engine.runtime import decide_runtime
     from mlcli.tasks.classification.config import Classification

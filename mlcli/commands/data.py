@@ -9,7 +9,7 @@ from mlcli.errors import ConfigError, ExitCode
 from mlcli.experiment import Experiment
 
 if TYPE_CHECKING:
-    from mlcli.data.check.finding import Examination, Sheet
+    from mlcli.data.check.examination import Examination, Sheet
 
 SHEETS = ("classes", "objects", "suspicious", "duplicates")
 """Pictures that an examination may make; those of an earlier one are removed when there is nothing to show any more."""
@@ -26,7 +26,7 @@ def run_check(
         raise ConfigError("which YAML?", where="mlcli data check", fix="mlcli data check config.yaml")
     experiment = Experiment.load(config, overrides)
 
-    from mlcli.data.check.page import page, verdict
+    from mlcli.data.check.examination import page, verdict
     from mlcli.engine.run import check_writable
     from mlcli.text import shown
 

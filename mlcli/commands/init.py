@@ -15,20 +15,22 @@ from mlcli.errors import ConfigError, OutputError
 from mlcli.schema.yaml12 import scalar
 
 if TYPE_CHECKING:
-    from mlcli.data.survey import Images, Table
+    from mlcli.data.survey import ImageSurvey, TableSurvey
 
 SCHEMA_FILE = "mlcli.schema.json"
-"""Lies beside the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
+"""Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
 STEPS = 2000
 """Optimizer steps that a proposed training takes, within 10 to 50 epochs: enough for a first impression."""
-
+TEMPLATES = Path(__file__).with_name("templates")
+BUILT_IN = sorted(template.stem for template in TEMPLATES.glob("*.yaml"))
+"""The data sets that need no files, each with a YAML of its own; its first line describes it."""
 COMMENT_COLUMN = 24
 UNBALANCED = 2
 """How many times as many images the largest class may have as the smallest before classes are weighed."""
 
 
 def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = False) -> None:
-    """Write a YAML for `what` (digits, xor, scenes, a folder of images or a CSV file), the editors' schema beside it.
+    """Write a YAML for `what` (a built-in data set, a folder of images or a CSV file), and the editors' schema.
 
     Raises ConfigError if there is nothing of that name or the file exists, DataError if nothing can be learned from the
     data, OutputError if the files cannot be written.
@@ -51,12 +53,9 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
 
 def _configuration(what: str, output: Path) -> str:
     path = Path(what).expanduser()
-    if what == "digits":
-        return _digits(output)
-    if what == "xor":
-        return _xor(output)
-    if what == "scenes":
-        return _scenes(output)
+    if what in BUILT_IN:
+        fact, _, sections = (TEMPLATES / f"{what}.yaml").read_text(encoding="utf-8").partition("\n")
+        return _document([fact.removeprefix("# ")], sections, output)
     if path.is_dir():
         from mlcli.data.survey import look_into_folder
 
@@ -73,8 +72,8 @@ def _configuration(what: str, output: Path) -> str:
         return _images_yaml(images, _listed_data(table, path, output), _image_facts(images, str(path)), output)
     if path.exists():
         raise ConfigError(f"{what} is neither a folder nor a CSV file", fix="give a folder of images or a .csv file")
-    near = difflib.get_close_matches(what, ["digits", "xor", "scenes"], n=1)
-    hint = f"did you mean {near[0]}?" if near else "give digits, xor, scenes, a folder of images or a .csv file"
+    near = difflib.get_close_matches(what, BUILT_IN, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give {', '.join(BUILT_IN)}, a folder of images or a .csv file"
     raise ConfigError(f"there is no data set, folder or file called {what}", fix=hint)
 
 
@@ -91,99 +90,10 @@ def _aligned(line: str) -> str:
     return f"{code:<{COMMENT_COLUMN - 2}}  {comment}" if tab else code
 
 
-# --- built-in data sets ----------------------------------------------------------------------------------------------
-
-
-def _digits(output: Path) -> str:
-    facts = ["Handwritten digits of 8x8 pixels: 1,797 images, 10 classes, included, no download."]
-    return _document(facts, """\
-task: classification
-
-data:
-  name: digits\t# all data sets and all other keys: mlcli schema --markdown
-
-# Step 1: the set of functions that is searched
-model:
-  name: mlp\t# or linear, cnn
-  hidden: [128, 64]\t# neurons of each hidden layer
-  activation: relu\t# relu, leaky_relu, gelu, sigmoid, tanh, none
-  dropout: 0.1
-
-# Step 2: how wrong a function is
-loss: {name: cross_entropy, label_smoothing: 0.0}
-
-# Step 3: how the best function is found
-optimizer: {name: sgd, lr: 0.1, momentum: 0.9, weight_decay: 1e-4}
-schedule: {name: cosine, warmup_epochs: 1}
-train:
-  epochs: 20
-  batch_size: 64
-  seed: 0\t# the same seed gives the same run
-""", output)  # fmt: skip
-
-
-def _xor(output: Path) -> str:
-    facts = ["The exclusive or: four points that no straight line separates. One hidden layer does."]
-    return _document(facts, """\
-task: classification
-
-data:
-  name: xor\t# all data sets and all other keys: mlcli schema --markdown
-  repeats: 16\t# how often each of the four points occurs
-
-# Step 1: the set of functions that is searched
-model:
-  name: mlp\t# with linear, or with activation: none, it cannot be learned
-  hidden: [8]\t# neurons of each hidden layer
-  activation: tanh
-
-# Step 2: how wrong a function is
-loss: {name: cross_entropy}
-
-# Step 3: how the best function is found
-optimizer: {name: adam, lr: 0.05}
-schedule: {name: constant}
-train:
-  epochs: 50
-  batch_size: 16
-  seed: 0\t# the same seed gives the same run
-""", output)  # fmt: skip
-
-
-def _scenes(output: Path) -> str:
-    facts = ["Handwritten digits pasted onto two photographs: 1,000 scenes of 128x128 pixels, included, no download."]
-    return _document(facts, """\
-task: detection
-
-data:
-  name: scenes\t# all data sets and all other keys: mlcli schema --markdown
-augment:
-  - {name: photometric}
-  - {name: affine, translate: 0.15, scale: [0.7, 1.4]}
-
-# Step 1: the set of functions that is searched
-model:
-  name: yolo\t# or ssd, retinanet, fcos, faster_rcnn, mask_rcnn, fast_rcnn, rcnn
-  strides: [8, 16]\t# of the maps that predict, in pixels
-
-# Step 2: how wrong a function is: the model's own terms, by name
-loss: {weights: {box: 1.0, class: 1.0}}
-
-# Step 3: how the best function is found
-optimizer: {name: adamw, lr: 3e-3, weight_decay: 0.05}
-schedule: {name: one_cycle}
-train:
-  epochs: 12
-  batch_size: 16
-  ema: {decay: 0.99}\t# what is judged is an average of the weights
-  seed: 0\t# the same seed gives the same run
-""", output)  # fmt: skip
-
-
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def _image_facts(images: "Images", place: str) -> list[str]:
+def _image_facts(images: "ImageSurvey", place: str) -> list[str]:
     """What the look found, as comments."""
     (width, height), count = next(iter(images.sizes.items()))
     share = "all" if len(images.sizes) == 1 else f"{count / images.sizes.total():.0%} of them"
@@ -201,21 +111,22 @@ def _image_facts(images: "Images", place: str) -> list[str]:
             "hence the class weights."
         )
     if len(classes) < 2:
-        facts.append("WARNING: one class only; there is nothing to tell apart.")
+        facts.append("WARNING: one class only; there is nothing to distinguish.")
     if classes[few] < 10:
         facts.append(f"WARNING: {_printable(few)} has {classes[few]} images: too few to learn from and be judged by.")
+    facts += [f"WARNING: training will refuse this: {_printable(str(fault))}." for fault in images.faults]
     if images.unreadable:
         facts.append(f"WARNING: {images.unreadable:,} of {images.looked_at:,} images cannot be read and are skipped.")
     return facts
 
 
-def _listed_data(table: "Table", path: Path, output: Path) -> str:
+def _listed_data(table: "TableSurvey", path: Path, output: Path) -> str:
     text = f"data:\n  name: image_csv\n  file: {_from_yaml(path, output)}\n"
     text += f"  path_column: {_text(table.path_column or '')}\n  label_column: {_text(table.target)}\n"
     return text + (f"  split_column: {_text(table.split_column)}\n" if table.split_column else "")
 
 
-def _images_yaml(images: "Images", data: str, facts: list[str], output: Path) -> str:
+def _images_yaml(images: "ImageSurvey", data: str, facts: list[str], output: Path) -> str:
     side = _side(images)
     one_size = len(images.sizes) == 1 and max(next(iter(images.sizes))) <= 256
     size = "null\t# all have one size already" if one_size else f"{side}\t# pixels; the middle square is kept"
@@ -249,7 +160,7 @@ train: {{epochs: {epochs}, batch_size: {batch_size}, seed: 0}}
 """, output)  # fmt: skip
 
 
-def _side(images: "Images") -> int:
+def _side(images: "ImageSurvey") -> int:
     """Side in pixels to bring the images to: the size of well-known data sets next below their usual shorter side."""
     shorter = min(next(iter(images.sizes)))
     return next((side for side in (224, 128, 64, 32) if shorter >= side), shorter)
@@ -285,7 +196,7 @@ def _length(train_count: int) -> tuple[int, int]:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _table_yaml(table: "Table", path: Path, output: Path) -> str:
+def _table_yaml(table: "TableSurvey", path: Path, output: Path) -> str:
     file = table.file
     distinct = len(set(file.column(table.target)))
     task = "regression" if table.regression else "classification"
@@ -297,7 +208,7 @@ def _table_yaml(table: "Table", path: Path, output: Path) -> str:
     ]
     data = f"  name: csv\n  file: {_from_yaml(path, output)}\n  target: {_text(table.target)}\n"
     if table.identifiers:
-        data += f"  drop: [{', '.join(map(_text, table.identifiers))}]\t# names of rows say nothing\n"
+        data += f"  drop: [{', '.join(map(_text, table.identifiers))}]\t# names of rows carry no information\n"
     if table.split_column:
         data += f"  split_column: {_text(table.split_column)}\n"
     else:
@@ -342,5 +253,5 @@ def _text(value: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """A name of somebody's file or column on one line of comment."""
+    """A person's file or column name on one line of comment."""
     return "".join(c if c.isprintable() else "?" for c in text)

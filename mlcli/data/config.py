@@ -1,17 +1,14 @@
 """The data sets a YAML can name. No torch in here.
 
-Each class is one kind of source; its `build()` reads it into a `Source` (see sources/): the splits with their samples,
-and the `DataInfo` found by looking at them.
+Each class is one kind of source, which sources/build.py reads into a `Source`: the splits with their samples, and the
+`DataInfo` found by looking at them.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from mlcli.schema import ConfigPath, Strict
-
-if TYPE_CHECKING:
-    from mlcli.data.source import Source
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = Literal[1, 3]
@@ -41,11 +38,6 @@ class Digits(Splits):
     test: Share = 0.2
     """Share of the samples held out for the final test."""
 
-    def build(self) -> "Source":
-        from mlcli.data.sources.embedded import digits
-
-        return digits(self)
-
 
 class TorchvisionSet(Strict):
     """MNIST and its relatives, CIFAR and SVHN, read from a folder in their original file formats."""
@@ -61,11 +53,6 @@ class TorchvisionSet(Strict):
     """Share of the official training set held out for validation; the official test set is the test split."""
     split_seed: NonNegativeInt = 0
     """Which samples are held out; independent of train.seed."""
-
-    def build(self) -> "Source":
-        from mlcli.data.sources.torchvision_sets import torchvision_set
-
-        return torchvision_set(self)
 
 
 class ImageFiles(Splits):
@@ -86,16 +73,11 @@ class ImageFiles(Splits):
 
 
 class ImageFolder(ImageFiles):
-    """A folder per class: root/train/cat/*.jpg with val/ and test/ beside train/, or root/cat/*.jpg to be split."""
+    """A folder per class: root/train/cat/*.jpg with val/ and test/ next to train/, or root/cat/*.jpg to be split."""
 
     name: Literal["folder"]
     root: ConfigPath
-    """The folder. Without val/ or test/ in it, `val` and `test` say what is split off."""
-
-    def build(self) -> "Source":
-        from mlcli.data.sources.files import image_folder
-
-        return image_folder(self)
+    """The folder. Without val/ or test/ in it, `val` and `test` are the shares split off."""
 
 
 class ImageCsv(ImageFiles):
@@ -111,16 +93,11 @@ class ImageCsv(ImageFiles):
     label_column: str = "label"
     """Column of labels."""
     split_column: str | None = None
-    """Column that says train, val or test; null to split by `val` and `test`."""
-
-    def build(self) -> "Source":
-        from mlcli.data.sources.files import image_csv
-
-        return image_csv(self)
+    """Column of train, val or test; null to split by `val` and `test`."""
 
 
 class FeatureSelection(Strict):
-    """Keep the features that say most about the target, judged on the training split only."""
+    """Keep the features that are most informative about the target, judged on the training split only."""
 
     method: Literal["mutual_info", "univariate"] = "mutual_info"
     """mutual_info finds any dependence; univariate is the F-test, which finds linear ones and is faster."""
@@ -141,14 +118,9 @@ class TableFile(Splits):
     categorical: tuple[str, ...] = ()
     """Columns of numbers that are to be read as categories; columns of text are categories anyway."""
     split_column: str | None = None
-    """Column that says train, val or test; null to split by `val` and `test`."""
+    """Column of train, val or test; null to split by `val` and `test`."""
     select: FeatureSelection | None = None
     """Keep only the most telling features; null for all."""
-
-    def build(self, *, regression: bool) -> "Source":
-        from mlcli.data.sources.tables import table_file
-
-        return table_file(self, regression=regression)
 
 
 class EmbeddedTable(Splits):
@@ -157,11 +129,6 @@ class EmbeddedTable(Splits):
     name: Literal["iris", "wine", "breast_cancer", "diabetes"]
     select: FeatureSelection | None = None
     """Keep only the most telling features; null for all."""
-
-    def build(self, *, regression: bool) -> "Source":
-        from mlcli.data.sources.embedded import embedded_table
-
-        return embedded_table(self, regression=regression)
 
 
 class ClassificationTable(EmbeddedTable):
@@ -186,11 +153,6 @@ class Xor(Strict):
     """Standard deviation of Gaussian noise on the coordinates, drawn anew for each split."""
     split_seed: NonNegativeInt = 0
     """Which noise is drawn."""
-
-    def build(self) -> "Source":
-        from mlcli.data.sources.embedded import xor
-
-        return xor(self)
 
 
 ClassificationData = Annotated[

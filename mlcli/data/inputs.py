@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.data.decode import EXTENSIONS, Preparation
+from mlcli.data.decode import Preparation
+from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.csv_file import read_csv
+from mlcli.data.sources.listing import find_images
 from mlcli.data.sources.tables import prepare_rows
 from mlcli.engine.limits import usable_cpus
 from mlcli.errors import ConfigError, DataError
@@ -112,7 +114,7 @@ def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "pa
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            found |= dict.fromkeys(_images_below(path))
+            found |= dict.fromkeys(find_images(path))
         elif path.suffix.lower() == ".csv":
             found |= dict.fromkeys(_listed_in(path, path_column))
         else:
@@ -130,30 +132,15 @@ def _table(paths: Sequence[Path], info: DataInfo, invert: bool) -> RowInputs:
             fix="mlcli predict RUN FILE.csv",
         )  # fmt: skip
     file = read_csv(paths[0])
+    refuse(file.faults, str(paths[0]))
     prepare_rows(info.preparation, [dict.fromkeys(file.header, "")])  # raises DataError if a column is missing
     rows = [dict(zip(file.header, cells, strict=True)) for cells in file.rows]
     return RowInputs([f"{paths[0]}:{line}" for line in file.lines], rows, info.preparation)
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """Sorted; hidden files are passed over: macOS puts a `._photo.jpg` that is none beside each photo."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read the folder: {error.strerror}", where=str(error.filename)) from error
-
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-    ]
-    if not found:
-        raise DataError("no images in this folder", where=str(folder), fix=f"files that end in {' '.join(EXTENSIONS)}")
-    return sorted(found)
-
-
 def _listed_in(path: Path, column: str) -> list[Path]:
     file = read_csv(path)
+    refuse(file.faults, str(path))
     if column not in file.header:
         raise DataError(
             f"no column '{column}' with the images' paths",

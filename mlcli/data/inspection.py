@@ -5,7 +5,6 @@ Images so small that most of the time is Python's are read one after the other: 
 """
 
 import itertools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from mlcli.data.decode import read_image
 from mlcli.data.files import ImageFilesSamples
 from mlcli.data.statistics import pixel_counts
+from mlcli.engine.limits import usable_cpus
 from mlcli.errors import DataError
 from mlcli.text import first_few
 
@@ -42,7 +42,7 @@ def find_damaged(samples: ImageFilesSamples) -> dict[int, str]:
                 found.append((index, error.what))
         return found
 
-    return dict(failure for part in _in_chunks(failures, np.arange(len(samples)), "checking") for failure in part)
+    return dict(failure for part in in_chunks(failures, np.arange(len(samples)), "checking") for failure in part)
 
 
 def common_size(samples: Sequence[ImageFilesSamples], seed: int) -> tuple[int, int]:
@@ -54,8 +54,8 @@ def common_size(samples: Sequence[ImageFilesSamples], seed: int) -> tuple[int, i
     examples: dict[tuple[int, int], str] = {}
     total = sum(map(len, samples))
     for split in samples:
-        indices = _sample(len(split), max(1, MAX_HEADERS * len(split) // total), seed)
-        for chunk, found in zip(_chunks(indices), _in_chunks(split.sizes, indices, "reading sizes"), strict=True):
+        indices = drawn(len(split), max(1, MAX_HEADERS * len(split) // total), seed)
+        for chunk, found in zip(chunks_of(indices), in_chunks(split.sizes, indices, "reading sizes"), strict=True):
             for index, (width, height) in zip(chunk.tolist(), found.tolist(), strict=True):
                 if (width, height) not in counts:
                     counts[width, height], examples[width, height] = 0, split.name(index)
@@ -67,7 +67,7 @@ def common_size(samples: Sequence[ImageFilesSamples], seed: int) -> tuple[int, i
             f"images are of {len(counts)} different sizes: "
             + first_few([f"{width}x{height} ({counts[width, height]})" for width, height in sizes]),
             where=f"{examples[sizes[0]]} and {examples[sizes[1]]}",
-            fix=f"say to which size they are brought: data.image_size={min(224, shorter[len(shorter) // 2])}",
+            fix=f"set the size they are brought to: data.image_size={min(224, shorter[len(shorter) // 2])}",
         )
     width, height = next(iter(counts))
     return height, width
@@ -75,29 +75,31 @@ def common_size(samples: Sequence[ImageFilesSamples], seed: int) -> tuple[int, i
 
 def count_pixels(samples: ImageFilesSamples, seed: int) -> tuple[np.ndarray, int]:
     """How often each pixel value occurs in each channel (int64 [C, 256]), and in how many images it was counted."""
-    indices = _sample(len(samples), MAX_COUNTED, seed)
-    parts = _in_chunks(lambda chunk: pixel_counts(samples.read(chunk).numpy()), indices, "measuring pixels")
+    indices = drawn(len(samples), MAX_COUNTED, seed)
+    parts = in_chunks(lambda chunk: pixel_counts(samples.read(chunk).numpy()), indices, "measuring pixels")
     return sum(parts, start=np.zeros(1, dtype=np.int64)), len(indices)
 
 
-def _sample(total: int, limit: int, seed: int) -> np.ndarray:
-    """Sorted indices: all, or `limit` of them drawn without replacement."""
-    if total <= limit:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(seed).choice(total, limit, replace=False))
+def drawn(from_: np.ndarray | int, limit: int, seed: int) -> np.ndarray:
+    """Sorted indices (or how many there are): all, or `limit` of them drawn without replacement."""
+    indices = np.arange(from_) if isinstance(from_, int) else from_
+    return (
+        indices if len(indices) <= limit else np.sort(np.random.default_rng(seed).choice(indices, limit, replace=False))
+    )
 
 
-def _chunks(indices: np.ndarray) -> list[np.ndarray]:
+def chunks_of(indices: np.ndarray) -> list[np.ndarray]:
+    """CHUNK at a time."""
     return [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
 
 
-def _in_chunks(work: Callable[[np.ndarray], Result], indices: np.ndarray, title: str) -> Iterator[Result]:
+def in_chunks(work: Callable[[np.ndarray], Result], indices: np.ndarray, title: str) -> Iterator[Result]:
     """`work` on 64 indices at a time, results in order; a progress bar in terminals if it takes more than 2 s."""
-    chunks = _chunks(indices)
+    chunks = chunks_of(indices)
     started = time.perf_counter()
     first = work(chunks[0])
     slow = time.perf_counter() - started > THREADS_PAY_S * len(chunks[0])
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(MAX_THREADS, usable_cpus()))
     try:
         rest = pool.map(work, chunks[1:]) if slow else map(work, chunks[1:])
         results = itertools.chain([first], rest)

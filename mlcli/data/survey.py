@@ -1,16 +1,20 @@
-"""A first look at somebody's data: what is in a folder of images or a CSV file, and what it seems to be meant for.
+"""A first look at a person's data: what is in a folder of images or a CSV file, and what it seems to be meant for.
 
-Only headers and cells are read. The data sources judge strictly, with every file; this has to guess well. No torch.
+The readers are those of training; of images only headers are read, and those of some. No torch.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mlcli.data.decode import EXTENSIONS, opened, upright_size
-from mlcli.data.sources.csv_file import SPLIT_WORDS, CsvFile, read_csv
+from mlcli.data.finding import Finding, refuse
+from mlcli.data.sources.csv_file import SPLIT_WORDS, CsvFile, read_column, read_csv
+from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
+from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
 
 HEADERS_READ = 2000
@@ -18,12 +22,10 @@ HEADERS_READ = 2000
 MOST_CLASSES = 20
 """Different whole numbers in a column up to which they are taken for classes rather than amounts."""
 TARGET_NAMES = ("label", "target", "class", "y")
-_NO_VALUE = ("", "na", "n/a", "null", "none", "?")
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSurvey:
     """What a look at image files found.
 
     class_counts: images of each class; of the training split where splits are given.
@@ -31,25 +33,24 @@ class Images:
     sizes: (width, height) in pixels of the images looked at, most frequent first.
     grey: whether all of those have no colour.
     unreadable: how many of those could not be opened.
+    faults: what training will refuse.
     """
 
+    total: int
     class_counts: dict[str, int]
     split_counts: dict[str, int]
     sizes: Counter[tuple[int, int]]
     grey: bool
     unreadable: int
+    faults: tuple[Finding, ...]
 
     @property
     def looked_at(self) -> int:
         return self.sizes.total() + self.unreadable
 
-    @property
-    def total(self) -> int:
-        return sum(self.split_counts.values()) or sum(self.class_counts.values())
-
 
 @dataclass(frozen=True)
-class Table:
+class TableSurvey:
     """What a look at a CSV file found: which column is what."""
 
     file: CsvFile
@@ -62,46 +63,69 @@ class Table:
     """Columns with a name, or a text of its own in each row, from which nothing can be learned."""
 
 
-def look_into_folder(root: Path) -> Images:
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def look_into_folder(root: Path) -> ImageSurvey:
     """Raises DataError if there are no images in folders that could be classes."""
-    folders = {path.name: path for path in _folders(root)}
-    splits = {_SPLIT_FOLDERS[name]: path for name, path in folders.items() if name in _SPLIT_FOLDERS}
-    if "train" not in splits or not _folders(splits["train"]):
-        splits = {}
-    classes = {path.name: list(_images_below(path)) for path in _folders(splits.get("train", root))}
-    held_out = {split: list(_images_below(path)) for split, path in splits.items() if split != "train"}
-    paths = [path for found in classes.values() for path in found]
-    if not paths:
-        loose = sum(name.lower().endswith(EXTENSIONS) for name in os.listdir(root))
-        raise DataError(
-            f"{root} has {loose:,} images but no folder for each class" if loose else f"there are no images in {root}",
-            fix=f"lay them out as {root}/CLASS/*.jpg, or list them in a CSV with a column of paths and one of labels",
-        )
-    counts = {name: len(found) for name, found in classes.items()}
-    split_counts = {"train": len(paths)} | {split: len(found) for split, found in held_out.items()} if splits else {}
-    return _look_at(paths + [path for found in held_out.values() for path in found], counts, split_counts)
+    return _look_at(read_folder(root))
 
 
-def look_into_listed(table: Table) -> Images:
-    """The images that a CSV file lists. Raises DataError as `read_csv`."""
+def look_into_listed(table: TableSurvey) -> ImageSurvey:
+    """The images that a CSV file lists. Raises DataError if there are none."""
     assert table.path_column is not None
-    file = table.file
-    rows = list(zip(file.column(table.path_column), file.column(table.target), strict=True))
-    words = file.column(table.split_column) if table.split_column else [""] * len(rows)
-    splits = Counter(SPLIT_WORDS.get(word.lower(), "") for word in words)
-    counts = Counter(label for (_, label), word in zip(rows, words, strict=True) if word in ("", "train"))
-    paths = [os.path.join(file.path.parent, path) for path, _ in rows]
-    return _look_at(paths, dict(sorted(counts.items())), dict(splits) if table.split_column else {})
+    return _look_at(
+        read_image_csv(
+            table.file.path,
+            path_column=table.path_column,
+            label_column=table.target,
+            split_column=table.split_column,
+        )
+    )
 
 
-def look_into_csv(path: Path) -> Table:
+def _look_at(listing: Listing) -> ImageSurvey:
+    if not len(listing):
+        refuse(listing.findings, listing.origin)
+    sizes: Counter[tuple[int, int]] = Counter()
+    unreadable, modes = 0, set()
+    for path in listing.paths[:: max(1, -(-len(listing) // HEADERS_READ))].tolist():
+        try:
+            with opened(os.path.join(listing.root, os.fsdecode(path))) as image:
+                sizes[upright_size(image)] += 1
+                modes.add(image.mode)
+        except DataError:
+            unreadable += 1
+    if not sizes:
+        raise DataError(f"none of the {unreadable:,} images looked at can be read", where=listing.origin)
+    train = listing.labels[(listing.split_of == 0) & (listing.labels >= 0)]
+    counts = np.bincount(train, minlength=len(listing.class_names)).tolist()
+    split_counts = np.bincount(listing.split_of, minlength=len(SPLITS)).tolist()
+    return ImageSurvey(
+        total=len(listing),
+        class_counts=dict(zip(listing.class_names, counts, strict=True)),
+        split_counts={split: count for split, count in zip(SPLITS, split_counts, strict=True) if count}
+        if len(listing.splits) > 1
+        else {},
+        sizes=Counter(dict(sizes.most_common())),
+        grey=modes <= {"1", "L", "LA", "I", "I;16", "F"},
+        unreadable=unreadable,
+        faults=tuple(finding for finding in listing.findings if finding.severity == "error"),
+    )
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def look_into_csv(path: Path) -> TableSurvey:
     """Raises DataError if the file is no CSV with a header and rows, or has a single column."""
     file = read_csv(path)
+    refuse(file.faults, str(path))
     if len(file.header) < 2:
         raise DataError(
             f"there is one column only, '{file.header[0]}'",
             where=str(path),
-            fix="a column to predict must stand beside it",
+            fix="add a column to predict",
         )
     split_column = next((name for name in file.header if _says_splits(file.column(name))), None)
     path_column = next((name for name in file.header if _lists_images(file.column(name), path.parent)), None)
@@ -110,46 +134,10 @@ def look_into_csv(path: Path) -> Table:
     target = (named or candidates)[0 if named else -1]
     features = [name for name in candidates if name != target]
     identifiers = tuple(name for name in features if _is_identifier(name, file.column(name)))
-    regression = path_column is None and _is_amount(file.column(target))
-    return Table(file, target, split_column, path_column, regression, identifiers)
-
-
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-def _look_at(paths: Sequence[str], class_counts: dict[str, int], split_counts: dict[str, int]) -> Images:
-    sizes: Counter[tuple[int, int]] = Counter()
-    unreadable, modes = 0, set()
-    for path in paths[:: max(1, -(-len(paths) // HEADERS_READ))]:
-        try:
-            with opened(path) as image:
-                sizes[upright_size(image)] += 1
-                modes.add(image.mode)
-        except DataError:
-            unreadable += 1
-    if not sizes:
-        raise DataError(f"none of the {unreadable:,} images looked at can be read", where=os.path.dirname(paths[0]))
-    most_frequent_first: Counter[tuple[int, int]] = Counter(dict(sizes.most_common()))
-    grey = modes <= {"1", "L", "LA", "I", "I;16", "F"}
-    return Images(class_counts, split_counts, most_frequent_first, grey, unreadable)
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot look into {root}: {error.strerror}") from None
-
-
-def _images_below(folder: Path) -> Iterable[str]:
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield os.path.join(here, name)
-
-
-# --- columns ---------------------------------------------------------------------------------------------------------
+    numbers = _numbers(file.column(target))
+    # Fractions, or more different whole numbers than there are classes in most data.
+    amounts = len(np.unique(numbers)) > MOST_CLASSES or bool((numbers % 1 != 0).any())
+    return TableSurvey(file, target, split_column, path_column, path_column is None and amounts, identifiers)
 
 
 def _says_splits(cells: list[str]) -> bool:
@@ -163,23 +151,14 @@ def _lists_images(cells: list[str], root: Path) -> bool:
     return 2 * named > len(cells) and any((root / cell).is_file() for cell in cells[:50])
 
 
-def _is_amount(cells: list[str]) -> bool:
-    """Numbers rather than classes: fractions, or more different whole numbers than there are classes in most data."""
-    numbers = _numbers(cells)
-    if not numbers:
-        return False
-    return len(set(numbers)) > MOST_CLASSES or any(not number.is_integer() for number in numbers)
-
-
 def _is_identifier(name: str, cells: list[str]) -> bool:
     all_different = len(cells) > MOST_CLASSES and len(set(cells)) == len(cells)
     named_so = name.lower() in ("id", "index", "uuid") or name.lower().endswith("_id")
-    return all_different and (named_so or not _numbers(cells))
+    return all_different and (named_so or not len(_numbers(cells)))
 
 
-def _numbers(cells: list[str]) -> list[float]:
-    """The cells as numbers; empty if any is something else."""
-    try:
-        return [float(cell) for cell in cells if cell.lower() not in _NO_VALUE]
-    except ValueError:
-        return []
+def _numbers(cells: list[str]) -> np.ndarray:
+    """The cells that have a value, as numbers, float64; empty if any of them is something else."""
+    column = read_column("", cells)
+    assert column.numbers is not None
+    return column.numbers[:0] if len(column.wrong) else column.numbers[~column.missing]

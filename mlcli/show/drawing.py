@@ -21,15 +21,22 @@ SIDE = 120
 """Pixels of a small picture's side; a caption of some 15 letters fits below it."""
 TEXT, TITLE = 13, 17
 """Heights of type in pixels."""
-_MARGIN, _GAP, _LINE = 18, 10, 17
+_MARGIN, _GAP, _CLOSE, _LINE = 18, 10, 6, 17
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A small picture and the lines below it, the first dark, the others faint; what follows a tab stands right."""
+    """A small picture and the lines below it, the first dark, the others faint; what follows a tab stands right.
+
+    more: pictures that belong to it and stand to its right, as many on every tile of a sheet.
+    frame: the colour of a frame around the first `framed` of them.
+    """
 
     picture: Image.Image
     lines: tuple[str, ...] = ()
+    more: tuple[Image.Image, ...] = ()
+    frame: str | None = None
+    framed: int = 1
 
 
 @cache
@@ -82,15 +89,17 @@ def sheet(title: str, note: str, tiles: Sequence[Tile], *, columns: int | None =
     columns: None for as many, from 5 to 8, as leave the last row fullest. side: about that many pixels; whole times the
     pixels of tiny pictures.
     """
-    longest = max((max(tile.picture.size) for tile in tiles), default=side)
+    longest = max((max(picture.size) for tile in tiles for picture in (tile.picture, *tile.more)), default=side)
     if 2 * longest <= side:
         side = longest * round(side / longest)
     columns = columns or min(range(8, 4, -1), key=lambda count: -len(tiles) % count)
     columns = max(1, min(columns, len(tiles)))
     rows = -(-len(tiles) // columns)
     lines = max((len(tile.lines) for tile in tiles), default=0)
-    across, down = side + _GAP, side + _GAP + lines * _LINE + (6 if lines else 0)
-    width = max(2 * _MARGIN + columns * across - _GAP, _width_of(title, note))
+    more = max((len(tile.more) for tile in tiles), default=0)
+    wide, gap = side + more * (side + _CLOSE), 3 * _GAP if more else _GAP
+    across, down = wide + gap, side + _GAP + lines * _LINE + (6 if lines else 0)
+    width = max(2 * _MARGIN + columns * across - gap, _width_of(title, note))
     top = _MARGIN + TITLE + 14 + (_LINE if note else 0)
     page = Image.new("RGB", (width, top + rows * down - _GAP + _MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
@@ -98,13 +107,18 @@ def sheet(title: str, note: str, tiles: Sequence[Tile], *, columns: int | None =
     draw.text((_MARGIN, _MARGIN + TITLE + _LINE), note, fill=FAINT, font=font(TEXT), anchor="ls")
     for number, tile in enumerate(tiles):
         x, y = _MARGIN + number % columns * across, top + number // columns * down
-        page.paste(fitted(tile.picture, side), (x, y))
+        for place, picture in enumerate((tile.picture, *tile.more)):
+            left = x + place * (side + _CLOSE)
+            page.paste(fitted(picture, side), (left, y))
+            if tile.frame is not None and place < tile.framed:
+                draw.rectangle((left - 3, y - 3, left + side + 2, y + side + 2), outline=tile.frame, width=2)
         for place, line in enumerate(tile.lines):
             base, colour = y + side + _LINE * (place + 1), FAINT if place else INK
-            left, _, right = line.partition("\t")
-            room = side - font(TEXT).getlength(right) - (6 if right else 0)
-            draw.text((x, base), shortened(left, font(TEXT), room), fill=colour, font=font(TEXT), anchor="ls")
-            draw.text((x + side, base), right, fill=colour, font=font(TEXT), anchor="rs")
+            start, _, end = line.partition("\t")
+            end = shortened(end, font(TEXT), wide / 2)
+            room = wide - font(TEXT).getlength(end) - (6 if end else 0)
+            draw.text((x, base), shortened(start, font(TEXT), room), fill=colour, font=font(TEXT), anchor="ls")
+            draw.text((x + wide, base), end, fill=colour, font=font(TEXT), anchor="rs")
     return page
 
 

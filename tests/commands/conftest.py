@@ -8,6 +8,7 @@ import pytest
 from mlcli.commands import train
 from mlcli.data.config import ClassificationTable
 from mlcli.data.source import Source
+from mlcli.data.sources.build import build_source
 
 YAMLS = {
     "digits": """
@@ -56,7 +57,7 @@ def write_table(path: Path, source: Source, splits: tuple[str, ...], names: tupl
 def runs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of four finished runs: digits, perceptron, wine (a CSV file beside it) and diabetes."""
     folder = tmp_path_factory.mktemp("experiments")
-    wine = ClassificationTable(name="wine").build(regression=False)
+    wine = build_source(ClassificationTable(name="wine"))
     write_table(folder / "wine.csv", wine, ("train", "val", "test"), ("red", "rosé", "white"))
     for name, text in YAMLS.items():
         (folder / f"{name}.yaml").write_text(text)

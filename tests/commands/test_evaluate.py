@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_square
 
 from mlcli.commands import evaluate, predict
 from mlcli.commands.evaluate import refuse_other_data
+from mlcli.data.sources.build import build_source
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, DataError
 
@@ -23,7 +24,7 @@ def answers(run: str, root: Path, split: str) -> tuple[torch.Tensor, torch.Tenso
     """Predictions and truth of a split, without the feed, the metrics and the evaluation loop."""
     predictor, _ = predict.load_predictor(run, "best", root)
     data = predictor.config.data
-    source = data.build(regression=True) if predictor.config.task == "regression" else data.build()
+    source = build_source(data, regression=predictor.config.task == "regression")
     samples = source.splits[split]
     with torch.inference_mode():
         inputs = samples.read(torch.arange(len(samples)).numpy())

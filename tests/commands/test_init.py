@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mlcli.data.sources.build import build_source
 from mlcli.errors import ExitCode
 from mlcli.experiment import Experiment, json_schema
 
@@ -77,7 +78,7 @@ def test_small_images_in_class_folders(mlcli):
     assert (config.data.image_size, config.data.channels, config.data.val, config.data.test) == (None, 3, 0.15, 0.15)
     assert (config.model.name, config.loss.class_weights) == ("cnn", "balanced")
     assert [change.name for change in config.augment] == ["random_crop", "horizontal_flip"]
-    source = config.data.build()
+    source = build_source(config.data)
     assert sum(map(len, source.splits.values())) == 120
     assert config.train.batch_size <= len(source.splits["train"]) / 10
 
@@ -95,10 +96,10 @@ def test_given_splits_and_grey_images(mlcli):
     for split, count in {"train": 30, "valid": 5, "test": 6}.items():
         pictures(Path("letters") / split, {"a": count, "b": count}, (20, 20), "L")
     text, config = proposal(mlcli, "letters")
-    assert "# Splits: 60 train, 12 test, 10 val." in text
+    assert "# Splits: 60 train, 10 val, 12 test." in text
     assert (config.data.channels, [change.name for change in config.augment]) == (1, ["random_crop"])
     assert "val:" not in text
-    assert {split: len(part) for split, part in config.data.build().splits.items()} == {
+    assert {split: len(part) for split, part in build_source(config.data).splits.items()} == {
         "train": 60,
         "val": 10,
         "test": 12,
@@ -111,7 +112,7 @@ def test_missing_test_split_is_held_out(mlcli):
     text, config = proposal(mlcli, "letters")
     assert "  test: 0.15" in text
     assert "  val: 0.15" not in text
-    assert set(config.data.build().splits) == {"train", "val", "test"}
+    assert set(build_source(config.data).splits) == {"train", "val", "test"}
 
 
 def test_what_is_warned_of_in_the_file_is_said_on_the_screen_too(mlcli):
@@ -125,7 +126,7 @@ def test_unreadable_images_are_counted_and_skipped(mlcli):
     text, config = proposal(mlcli, "pets")
     assert "WARNING: 1 of 41 images cannot be read" in text
     assert config.data.bad_images == "skip"
-    assert sum(map(len, config.data.build().splits.values())) == 40
+    assert sum(map(len, build_source(config.data).splits.values())) == 40
 
 
 @pytest.mark.parametrize("side", [4, 8, 12, 28, 64, 65, 128])
@@ -166,7 +167,7 @@ def test_table(mlcli, header, row, task, target):
     text, config = proposal(mlcli, "table.csv")
     assert (config.task, config.data.name, config.data.target) == (task, "csv", target)
     assert f"# table.csv: 60 rows, 2 columns to learn from.\n# Column to predict: {target} (" in text
-    source = config.data.build(regression=task == "regression")
+    source = build_source(config.data, regression=task == "regression")
     assert sum(map(len, source.splits.values())) == 60
 
 
@@ -176,7 +177,7 @@ def test_table_with_splits_and_names_of_rows(mlcli):
     text, config = proposal(mlcli, "table.csv")
     assert (config.data.drop, config.data.split_column, config.data.target) == (("who",), "part", "kind")
     assert "val:" not in text
-    assert {split: len(part) for split, part in config.data.build(regression=False).splits.items()} == {
+    assert {split: len(part) for split, part in build_source(config.data).splits.items()} == {
         "train": 30, "val": 15, "test": 15}  # fmt: skip
 
 
@@ -196,7 +197,7 @@ def test_list_of_images(mlcli):
     text, config = proposal(mlcli, "list.csv")
     assert "# list.csv: 2 classes, 28 images, all 16x16 pixels." in text
     assert (config.data.name, config.data.path_column, config.data.label_column) == ("image_csv", "file", "animal")
-    assert sum(map(len, config.data.build().splits.values())) == 28
+    assert sum(map(len, build_source(config.data).splits.values())) == 28
 
 
 def test_list_of_images_with_splits(mlcli):
@@ -206,7 +207,7 @@ def test_list_of_images_with_splits(mlcli):
     Path("list.csv").write_text("path,label,split\n" + rows)
     text, config = proposal(mlcli, "list.csv")
     assert "# Splits: 20 train, 20 test." in text
-    assert {split: len(found) for split, found in config.data.build().splits.items()}["test"] == 20
+    assert {split: len(found) for split, found in build_source(config.data).splits.items()}["test"] == 20
 
 
 def test_table_trains(mlcli):
@@ -247,13 +248,13 @@ WRONG = {
         "give digits",
     ),
     "other file": ("notes.md", ExitCode.CONFIG, "notes.md is neither a folder nor a CSV file", "give a folder"),
-    "empty folder": ("empty", ExitCode.DATA, "there are no images in empty", "lay them out as empty/CLASS/*.jpg"),
-    "no images": ("nopictures", ExitCode.DATA, "there are no images in nopictures", "lay them out"),
-    "no class folders": ("loose", ExitCode.DATA, "loose has 1 images but no folder for each class", "lay them out"),
-    "only broken images": ("broken", ExitCode.DATA, "none of the 1 images looked at can be read", "broken/a"),
+    "empty folder": ("empty", ExitCode.DATA, "there are no images in empty", "lay images out as empty/CLASS/*.jpg"),
+    "no images": ("nopictures", ExitCode.DATA, "1 class folder holds no images: a", "add images (jpg"),
+    "no class folders": ("loose", ExitCode.DATA, "there are no class folders in loose, only 1 image", "lay images out"),
+    "only broken images": ("broken", ExitCode.DATA, "none of the 1 images looked at can be read", "broken"),
     "empty CSV": ("empty.csv", ExitCode.DATA, "the file is empty", "empty.csv"),
     "no rows": ("header.csv", ExitCode.DATA, "there is a header but no rows", "header.csv"),
-    "one column": ("narrow.csv", ExitCode.DATA, "there is one column only, 'a'", "a column to predict"),
+    "one column": ("narrow.csv", ExitCode.DATA, "there is one column only, 'a'", "add a column to predict"),
     "no header": ("headless.csv", ExitCode.DATA, "the first line holds numbers", "put a header line on top"),
 }
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mlcli.commands import evaluate, predict
 from mlcli.data.config import ClassificationTable, Digits, RegressionTable
+from mlcli.data.sources.build import build_source
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from tests.commands.conftest import write_table
 
@@ -22,7 +23,7 @@ def jsonl(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
     """The digits of the test split as PNG files: <folder>/<label>/<number>.png"""
-    folder, samples = tmp_path_factory.mktemp("digits"), Digits(name="digits").build().splits["test"]
+    folder, samples = tmp_path_factory.mktemp("digits"), build_source(Digits(name="digits")).splits["test"]
     for number, label in enumerate(samples.targets.tolist()):
         (folder / str(label)).mkdir(exist_ok=True)
         pixels = samples.read(np.array([number]))[0, 0].numpy()
@@ -130,7 +131,7 @@ def test_pictures_show_image_and_answer(runs_root, pictures, tmp_path):
 
 @pytest.fixture
 def table(tmp_path) -> Path:
-    source = ClassificationTable(name="wine").build(regression=False)
+    source = build_source(ClassificationTable(name="wine"))
     write_table(tmp_path / "new.csv", source, ("test",), ("red", "rosé", "white"))
     return tmp_path / "new.csv"
 
@@ -175,7 +176,7 @@ def test_a_bad_row_and_a_missing_column(runs_root, table, tmp_path):
 
 
 def test_numbers_are_predicted_in_their_own_unit(runs_root, tmp_path, capsys):
-    source = RegressionTable(name="diabetes").build(regression=True)
+    source = build_source(RegressionTable(name="diabetes"), regression=True)
     samples = source.splits["test"]
     rows = samples.read(np.arange(len(samples))).tolist()
     text = ",".join(source.info.preparation["features"]) + "\n"

@@ -8,13 +8,16 @@ import torch
 from PIL import Image, ImageEnhance
 
 from mlcli.data.check import scan
-from mlcli.data.check.collection import Collection, HeldPictures
 from mlcli.data.check.doctor import examine
 from mlcli.data.check.duplicates import duplicate_findings, find_pairs
-from mlcli.data.check.finding import Examination, Finding
+from mlcli.data.check.examination import Examination
+from mlcli.data.check.scan import Collection, HeldPictures
 from mlcli.data.config import Digits, ImageCsv, ImageFolder
+from mlcli.data.finding import Finding
 from mlcli.data.source import Arrays
-from mlcli.data.sources.listing import list_csv, list_folder
+from mlcli.data.sources.build import build_source
+from mlcli.data.sources.listing import read_folder, read_image_csv
+from mlcli.data.splits import SPLITS
 from tests.data.check_images import CLASSES, picture, write_clean, write_split
 
 
@@ -178,7 +181,7 @@ def test_plurals_are_taken_for_one_class(damaged):
 def test_training_is_asked_as_well(damaged):
     refused = found(damaged, "refused")
     assert refused.severity == "error"
-    assert refused.text.startswith("training refuses this: no images in the class folders")
+    assert refused.text.startswith("training refuses this: 1 class folder holds no images: train/empty")
 
 
 def test_nothing_else_is_claimed(damaged):
@@ -222,7 +225,7 @@ def test_a_duplicate_leaks_through_a_split_that_is_still_to_be_made(tmp_path):
     for number in range(12):
         (tmp_path / f"ant/again-{number}.png").write_bytes(first)
     examination = check(tmp_path, split_seed=2)
-    source = ImageFolder(name="folder", root=tmp_path, split_seed=2).build()
+    source = build_source(ImageFolder(name="folder", root=tmp_path, split_seed=2))
     copies = {
         split: sum("again" in samples.name(i) or samples.name(i).endswith("ant/000.png") for i in range(len(samples)))
         for split, samples in source.splits.items()
@@ -256,7 +259,7 @@ def test_where_time_is_too_short_a_sample_is_looked_at_and_said_so(clean, monkey
 
 def test_no_folder_is_one_finding(tmp_path):
     examination = check(tmp_path / "nowhere")
-    assert [finding.kind for finding in examination.findings] == ["refused"]
+    assert [finding.kind for finding in examination.findings] == ["no-folder", "refused"]
 
 
 def test_folders_named_like_splits_are_not_taken_for_classes_in_silence(tmp_path):
@@ -269,19 +272,23 @@ def test_folders_named_like_splits_are_not_taken_for_classes_in_silence(tmp_path
 
 
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "validation"), ("train",), ()])
-def test_without_faults_the_listing_is_trainings(tmp_path, splits):
-    from mlcli.data.check.listing import list_images
-
+def test_a_listing_is_sorted_by_split_class_and_name(tmp_path, splits):
     for number, split in enumerate(splits or (".",)):
         write_split(tmp_path / split, 4 + number)
-    config = ImageFolder(name="folder", root=tmp_path)
-    strict, lenient = list_folder(config), list_images(config)
-    assert lenient.class_names == strict.class_names
-    assert lenient.held_out == strict.held_out
-    for split, (paths, labels) in strict.splits.items():
-        rows = [row for row, name in enumerate(lenient.split_of) if name == split]
-        assert [lenient.paths[row] for row in rows] == paths.tolist()
-        assert [lenient.labels[row] for row in rows] == labels.tolist()
+    listing = read_folder(tmp_path, val=0.2)
+    assert listing.class_names == CLASSES
+    given = 2 if len(splits) == 3 else 1 if len(splits) == 2 else 0
+    assert listing.held_out == dict([("val", 0.2), ("test", 0.15)][given:])
+    assert listing.findings == () or {finding.kind for finding in listing.findings} == {"split-held-out"}
+    expected = [
+        (f"{split}/{name}/{number:03}.png".removeprefix("./"), label, code)
+        for code, split in enumerate(splits or (".",))
+        for label, name in enumerate(CLASSES)
+        for number in range(4 + code)
+    ]
+    assert [path.decode() for path in listing.paths.tolist()] == [path for path, _, _ in expected]
+    assert listing.labels.tolist() == [label for _, label, _ in expected]
+    assert listing.split_of.tolist() == [code for _, _, code in expected]
 
 
 def write_list(root: Path, lines: list[str]) -> ImageCsv:
@@ -289,17 +296,16 @@ def write_list(root: Path, lines: list[str]) -> ImageCsv:
     return ImageCsv(name="image_csv", file=root / "list.csv", split_column="split")
 
 
-def test_a_clean_csv_raises_no_alarm_and_lists_as_training_does(clean):
-    from mlcli.data.check.listing import list_images
-
+def test_a_clean_csv_raises_no_alarm_and_is_listed_in_its_order(clean):
     lines = [
         f"{path.relative_to(clean)},{path.parent.name},{path.relative_to(clean).parts[0]}"
         for path in sorted(clean.rglob("*.png"), reverse=True)
     ]
     config = write_list(clean, lines)
-    strict, lenient = list_csv(config), list_images(config)
-    assert lenient.paths == [path for paths, _ in strict.splits.values() for path in paths.tolist()]
-    assert lenient.labels == [label for _, labels in strict.splits.values() for label in labels.tolist()]
+    listing = read_image_csv(config.file, split_column="split")
+    assert [path.decode() for path in listing.paths.tolist()] == [line.split(",")[0] for line in lines]
+    assert [CLASSES[label] for label in listing.labels.tolist()] == [line.split(",")[1] for line in lines]
+    assert [SPLITS[code] for code in listing.split_of.tolist()] == [line.split(",")[2] for line in lines]
     assert worth_attention(examine(config, regression=False)) == []
     config.file.unlink()
 

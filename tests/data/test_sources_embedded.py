@@ -7,11 +7,12 @@ from sklearn import datasets
 
 from mlcli.data.config import ClassificationTable, Digits, FeatureSelection, RegressionTable, Xor
 from mlcli.data.info import DataInfo
+from mlcli.data.sources.build import build_source
 from mlcli.data.sources.tables import prepare_rows
 
 
 def test_digits_are_all_there_and_scaled():
-    source = Digits(name="digits").build()
+    source = build_source(Digits(name="digits"))
     original = datasets.load_digits()
     assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 1168, "val": 270, "test": 359}
     seen = []
@@ -29,8 +30,8 @@ def test_digits_are_all_there_and_scaled():
 
 
 def test_digits_facts():
-    info = Digits(name="digits").build().info
-    images = Digits(name="digits").build().splits["train"].read(np.arange(1168)).double() / 255
+    info = build_source(Digits(name="digits")).info
+    images = build_source(Digits(name="digits")).splits["train"].read(np.arange(1168)).double() / 255
     assert info.input_shape == (1, 8, 8)
     assert info.class_names == tuple("0123456789")
     assert info.mean == pytest.approx((images.mean().item(),))
@@ -41,7 +42,7 @@ def test_digits_facts():
 
 @pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer"])
 def test_tables_hold_the_original_rows(name):
-    source = ClassificationTable(name=name).build(regression=False)
+    source = build_source(ClassificationTable(name=name))
     original = getattr(datasets, f"load_{name}")()
     assert source.info.num_classes == len(original.target_names)
     total = 0
@@ -57,7 +58,7 @@ def test_tables_hold_the_original_rows(name):
 
 
 def test_regression_table():
-    source = RegressionTable(name="diabetes").build(regression=True)
+    source = build_source(RegressionTable(name="diabetes"), regression=True)
     targets = source.splits["train"].targets
     assert targets.dtype == torch.float32
     assert source.info.class_names == ()
@@ -70,7 +71,7 @@ def test_regression_table():
 def test_selection_keeps_what_tells_most(method):
     """Petal length and width tell the irises apart far better than the sepals do."""
     config = ClassificationTable(name="iris", select=FeatureSelection(method=method, keep=2))
-    source = config.build(regression=False)
+    source = build_source(config)
     assert source.info.preparation["features"] == ["petal length (cm)", "petal width (cm)"]
     assert source.info.input_shape == (2,)
     assert any("kept 2 of 4 features" in note for note in source.notes)
@@ -79,7 +80,7 @@ def test_selection_keeps_what_tells_most(method):
 
 
 def test_xor_without_noise():
-    source = Xor(name="xor", repeats=3).build()
+    source = build_source(Xor(name="xor", repeats=3))
     for samples in source.splits.values():
         points = samples.read(np.arange(12))
         assert torch.equal(samples.targets, (points[:, 0] != points[:, 1]).long())
@@ -91,7 +92,7 @@ def test_xor_without_noise():
 
 def test_xor_noise_differs_between_splits_and_repeats_with_the_seed():
     def points(split, **options):
-        return Xor(name="xor", repeats=50, noise=0.1, **options).build().splits[split].read(np.arange(200))
+        return build_source(Xor(name="xor", repeats=50, noise=0.1, **options)).splits[split].read(np.arange(200))
 
     assert torch.equal(points("train"), points("train"))
     assert not torch.equal(points("train"), points("val"))

@@ -12,6 +12,7 @@ import torch
 from torchvision import datasets
 
 from mlcli.data.config import TorchvisionSet
+from mlcli.data.sources.build import build_source
 from mlcli.errors import DataError
 
 
@@ -50,7 +51,7 @@ def everything(samples) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_mnist_and_relatives(tmp_path, name, folder, some_class, compress):
     written = write_mnist(tmp_path, folder, compress=compress)
-    source = TorchvisionSet(name=name, root=tmp_path, val=0.25).build()
+    source = build_source(TorchvisionSet(name=name, root=tmp_path, val=0.25))
     assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 30, "val": 10, "test": 10}
     images, labels = everything(source.splits["test"])
     assert np.array_equal(images[:, 0], written["t10k"][0])
@@ -68,7 +69,7 @@ def test_mnist_and_relatives(tmp_path, name, folder, some_class, compress):
 
 def test_emnist_images_are_turned_upright(tmp_path):
     written = write_mnist(tmp_path, "EMNIST", "emnist-balanced-train", "emnist-balanced-test", classes=47)
-    source = TorchvisionSet(name="emnist", root=tmp_path, val=0.25).build()
+    source = build_source(TorchvisionSet(name="emnist", root=tmp_path, val=0.25))
     images, labels = everything(source.splits["test"])
     assert np.array_equal(images[:, 0], written["emnist-balanced-test"][0].transpose(0, 2, 1))
     assert np.array_equal(labels, np.arange(47))
@@ -77,7 +78,7 @@ def test_emnist_images_are_turned_upright(tmp_path):
 
 def test_emnist_letters_count_from_zero(tmp_path):
     write_mnist(tmp_path, "EMNIST", "emnist-letters-train", "emnist-letters-test", classes=26, first=1)
-    source = TorchvisionSet(name="emnist", root=tmp_path, emnist_split="letters", val=0.25).build()
+    source = build_source(TorchvisionSet(name="emnist", root=tmp_path, emnist_split="letters", val=0.25))
     assert source.info.class_names == tuple(string.ascii_lowercase)
     assert np.array_equal(source.splits["test"].targets, np.arange(26))
 
@@ -111,7 +112,7 @@ def write_cifar(root, kind, monkeypatch, *, classes: int) -> dict[str, tuple[np.
 )
 def test_cifar(tmp_path, monkeypatch, name, kind, classes):
     written = write_cifar(tmp_path, kind, monkeypatch, classes=classes)
-    source = TorchvisionSet(name=name, root=tmp_path, val=0.25).build()
+    source = build_source(TorchvisionSet(name=name, root=tmp_path, val=0.25))
     images, labels = everything(source.splits["test"])
     test_name = kind.test_list[0][0]
     assert np.array_equal(images, written[test_name][0])
@@ -134,7 +135,7 @@ def test_pickles_with_another_check_sum_are_never_opened(tmp_path):
     for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]:
         (folder / name).write_bytes(pickle.dumps({"data": Trap()}))
     with pytest.raises(DataError, match="damaged or not the published ones"):
-        TorchvisionSet(name="cifar10", root=tmp_path).build()
+        build_source(TorchvisionSet(name="cifar10", root=tmp_path))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -148,7 +149,7 @@ def test_svhn(tmp_path, monkeypatch):
         table[split] = [table[split][0], path.name, hashlib.md5(path.read_bytes()).hexdigest()]
         written[split] = images, labels % 10
     monkeypatch.setattr(datasets.SVHN, "split_list", table)
-    source = TorchvisionSet(name="svhn", root=tmp_path, val=0.25).build()
+    source = build_source(TorchvisionSet(name="svhn", root=tmp_path, val=0.25))
     images, labels = everything(source.splits["test"])
     assert np.array_equal(images, written["test"][0].transpose(0, 3, 1, 2))
     assert np.array_equal(labels, written["test"][1])
@@ -167,7 +168,7 @@ def test_svhn(tmp_path, monkeypatch):
 )
 def test_missing_files_are_listed(tmp_path, name, file):
     with pytest.raises(DataError) as caught:
-        TorchvisionSet(name=name, root=tmp_path / "nowhere").build()
+        build_source(TorchvisionSet(name=name, root=tmp_path / "nowhere"))
     assert file in caught.value.what
     assert str(tmp_path / "nowhere") in caught.value.what
     assert "data.download=true" in caught.value.fix
@@ -177,7 +178,7 @@ def test_only_what_is_missing_is_listed(tmp_path):
     write_mnist(tmp_path, "MNIST")
     (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError) as caught:
-        TorchvisionSet(name="mnist", root=tmp_path).build()
+        build_source(TorchvisionSet(name="mnist", root=tmp_path))
     assert caught.value.what.endswith(": no MNIST/raw/t10k-labels-idx1-ubyte")
 
 
@@ -196,28 +197,28 @@ def test_damaged_files(tmp_path, damage):
             path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes())[:-50])
             path.unlink()
     with pytest.raises(DataError, match="MNIST could not be read") as caught:
-        TorchvisionSet(name="mnist", root=tmp_path).build()
+        build_source(TorchvisionSet(name="mnist", root=tmp_path))
     assert "train-images-idx3-ubyte" in caught.value.where
 
 
 def test_labels_out_of_range(tmp_path):
     write_mnist(tmp_path, "MNIST", first=1)
     with pytest.raises(DataError, match="outside 0 to 9"):
-        TorchvisionSet(name="mnist", root=tmp_path).build()
+        build_source(TorchvisionSet(name="mnist", root=tmp_path))
 
 
 def test_download_that_cannot_work_is_an_error_of_the_data(tmp_path, monkeypatch):
     """A server that nobody listens at: refused at once, with or without a network."""
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(DataError, match="MNIST could not be downloaded") as caught:
-        TorchvisionSet(name="mnist", root=tmp_path, download=True).build()
+        build_source(TorchvisionSet(name="mnist", root=tmp_path, download=True))
     assert caught.value.code == 4
     assert "MNIST/raw/train-images-idx3-ubyte" in caught.value.fix
 
 
 def test_training_split_is_not_a_view_of_the_whole(tmp_path):
     write_mnist(tmp_path, "MNIST")
-    splits = TorchvisionSet(name="mnist", root=tmp_path, val=0).build().splits
+    splits = build_source(TorchvisionSet(name="mnist", root=tmp_path, val=0)).splits
     assert list(splits) == ["train", "test"]
     assert splits["train"].read(np.array([5, 3])).shape == (2, 1, 28, 28)
     assert splits["train"].targets.dtype == torch.int64

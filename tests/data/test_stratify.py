@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from mlcli.data.stratify import draw
+from mlcli.data.splits import draw
 
 
 def cases(classes: int, evenness: float) -> list[tuple[np.ndarray, int, int]]:

@@ -10,6 +10,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from mlcli.data.config import FeatureSelection, TableFile
 from mlcli.data.info import DataInfo
+from mlcli.data.sources.build import build_source
 from mlcli.data.sources.tables import prepare_rows
 from mlcli.errors import DataError
 
@@ -36,7 +37,7 @@ def write(path: Path, lines: list[list[str]], *, header=HEADER, delimiter=",", e
 
 
 def build(file: Path, *, target="answer", regression=False, **options):
-    return TableFile(name="csv", file=file, target=target, **options).build(regression=regression)
+    return build_source(TableFile(name="csv", file=file, target=target, **options), regression=regression)
 
 
 def fault(file: Path, **options) -> DataError:
@@ -227,7 +228,7 @@ def test_decimal_commas_are_recognised(tmp_path):
 def test_missing_and_constant_targets(tmp_path):
     table = rows()
     table[2][3], table[4][3] = "", "NA"
-    assert "target 'answer' is missing: line 4, line 6" in fault(write(tmp_path / "t.csv", table)).what
+    assert "target 'answer' is missing in 2 rows: line 4, line 6" in fault(write(tmp_path / "t.csv", table)).what
     table = [[*row[:3], "yes"] for row in rows()]
     assert "'yes' in every row" in fault(write(tmp_path / "t.csv", table)).what
     table = [[*row[:3], "3.5"] for row in rows()]
@@ -275,7 +276,7 @@ def test_files_that_are_no_tables(tmp_path, content, says):
 def test_unknown_columns_in_the_config(tmp_path):
     file = write(tmp_path / "t.csv", rows())
     assert "did you mean 'answer'?" in fault(file, target="anwser").what
-    assert "data.drop" in fault(file, drop=("size",)).where
-    assert "data.categorical" in fault(file, categorical=("size",)).where
-    assert "data.split_column" in fault(file, split_column="size").where
+    assert "data.drop" in fault(file, drop=("size",)).fix
+    assert "data.categorical" in fault(file, categorical=("size",)).fix
+    assert "data.split_column" in fault(file, split_column="size").fix
     assert "no such file" in fault(tmp_path / "none.csv").what

@@ -20,6 +20,7 @@ from torchvision import datasets
 
 from mlcli.data.config import TorchvisionSet
 from mlcli.data.sources import archives
+from mlcli.data.sources.build import build_source
 from mlcli.errors import DataError
 from tests.reliability.hostile_files import KILL_CANARY, Call
 
@@ -45,7 +46,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 def build(name: Any, place: Path) -> Any:
-    return TorchvisionSet(name=name, root=place, download=True, val=0).build()
+    return build_source(TorchvisionSet(name=name, root=place, download=True, val=0))
 
 
 def refused(name: str, place: Path, words: str = "") -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mlcli.data.decode import Preparation, read_image
+from mlcli.data.sources.build import build_source
 from mlcli.errors import DataError
 from mlcli.experiment import Experiment
-from mlcli.tasks.detection.data.build import build_source
+from mlcli.tasks.detection.data.build import build_source as build_annotated
 from mlcli.tasks.detection.data.config import BoxCsv
 from tests.reliability.child import in_child, type_here
 from tests.reliability.odd_images import KINDS, SIDE, Odd, encoded, noise
@@ -69,7 +70,7 @@ def decoded_by_training(path: Path) -> np.ndarray | str:
     """The sample as a batch has it, or what was wrong with it."""
     try:
         config: Any = Experiment.load(Path("x.yaml"), ["data.normalize=imagenet"]).config
-        samples = config.data.build().splits["test"]
+        samples = build_source(config.data).splits["test"]
         number = [samples.name(index) for index in range(len(samples))].index(str(path.absolute()))
         return samples.read(np.array([number]))[0].numpy()
     except DataError as error:
@@ -136,7 +137,7 @@ def test_detection_reads_the_same_pictures(tmp_path, monkeypatch):
         for odd in odds:
             Path(odd.name).write_bytes(odd.content)
         config = BoxCsv(name="box_csv", file=Path("boxes.csv").absolute(), image_size=SIDE, fit="pad", val=0)
-        records = build_source(config).splits["train"]
+        records = build_annotated(config).splits["train"]
         return {Path(records.name(i)).name: records.read(np.array([i]))[0].numpy() for i in range(len(records))}
 
     def refusal(odd: Odd) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlcli.data.check.collection import Collection
-from mlcli.data.check.finding import Finding, Severity
-from mlcli.data.check.scan import Look, Scan
+from mlcli.data.check.scan import Collection, Look, Scan
 from mlcli.data.config import ImageFiles
+from mlcli.data.finding import Finding, Severity
 from mlcli.text import plural, share
 
 TINY = 16
@@ -22,7 +21,7 @@ BLANK_SPREAD = 3
 """Grey levels between the darkest and the brightest pixel that dust and JPEG make of an empty picture."""
 GREY_SPREAD = 6
 """Levels between the channels that JPEG makes of a grey picture stored as colour."""
-MOSTLY = 0.9  # share of one size that says more than percentiles do
+MOSTLY = 0.9  # share of one size from which it is named instead of percentiles
 RARE = 0.2
 """Share up to which something that differs from the others is pointed out."""
 FORMATS = {
@@ -35,7 +34,7 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "PPM": (".ppm", ".pgm"),
 }
-"""The endings that tell the truth about each format."""
+"""File name endings of each format."""
 
 
 def image_findings(collection: Collection, scan: Scan, config: ImageFiles | None) -> list[Finding]:
@@ -54,24 +53,22 @@ def _unreadable(collection: Collection, scan: Scan, config: ImageFiles | None) -
         return []
     what = f"{plural(len(scan.faults), 'image')} cannot be read"
     places = tuple(f"{collection.name(index)} ({why})" for index, why in scan.faults.items())
-    skipped = config is not None and config.bad_images == "skip"
-    allowed = config.max_bad_share if config is not None else 0.0
-    if skipped and len(scan.faults) <= allowed * len(scan.read):
-        return [Finding("warning", "unreadable", f"{what} and will be left out", places, "replace or remove them")]
     fix = "replace or remove them"
-    if config is not None and not skipped:
+    if config is not None and config.bad_images == "skip":
+        if len(scan.faults) <= config.max_bad_share * len(scan.read):
+            return [Finding("warning", "unreadable", f"{what} and will be left out", places, fix)]
+    elif config is not None:
         fix += "; data.bad_images=skip leaves them out"
     return [Finding("error", "unreadable", what, places, fix)]
 
 
 def _blank(collection: Collection, scan: Scan) -> list[Finding]:
-    blank = blank_images(scan)
-    blank &= scan.ok
-    places = tuple(
-        f"{collection.name(int(scan.read[at]))} (level {scan.pixels[at].mean():.0f})" for at in np.flatnonzero(blank)
-    )
-    what = f"{plural(len(places), 'image is', 'images are')} blank: one colour from edge to edge"
-    return [Finding("warning", "blank", what, places, "remove them: there is nothing to learn from")] if places else []
+    blank = np.flatnonzero(blank_images(scan) & scan.ok).tolist()
+    if not blank:
+        return []
+    what = f"{plural(len(blank), 'image is', 'images are')} blank: one colour from edge to edge"
+    places = tuple(f"{collection.name(int(scan.read[at]))} (level {scan.pixels[at].mean():.0f})" for at in blank)
+    return [Finding("warning", "blank", what, places, "remove them: there is nothing to learn from")]
 
 
 def blank_images(scan: Scan) -> np.ndarray:
@@ -81,39 +78,33 @@ def blank_images(scan: Scan) -> np.ndarray:
 
 
 def _modes(collection: Collection, scan: Scan) -> list[Finding]:
-    """Kinds of files, each by what the header says. Reading copes with all of them (data/decode.py)."""
+    """Kinds of files, by their headers. Reading copes with all of them (data/decode.py)."""
 
-    def deep(look: Look) -> bool:
-        return look.mode.startswith("I") or look.mode == "F"
-
-    def lies(look: Look, name: str) -> bool:
+    def misnamed(look: Look, name: str) -> bool:
         ending = os.path.splitext(name)[1].lower()
         return bool(ending and look.format) and ending not in FORMATS.get(look.format, (ending,))
 
-    def named(test: Callable[[Look, str], bool], extra: Callable[[Look], str] = lambda look: "") -> tuple[str, ...]:
-        names = ((look, collection.name(int(index))) for index, look in zip(scan.read, scan.looks, strict=True) if look)
-        return tuple(name + extra(look) for look, name in names if test(look, name))
-
-    kinds: list[tuple[Severity, str, tuple[str, ...], str, str]] = [
-        ("warning", "animation", named(lambda look, name: look.frames > 1, lambda look: f" ({look.frames} frames)"),
-         "{} more than one frame or page, of which the first alone is read", "extract the frames that are wanted"),
-        ("note", "extension-lies", named(lies, lambda look: f" (is {look.format})"),
-         "{} another format than the name says; it is read all the same", "rename them: other programs go by the name"),
-        ("note", "rotated", named(lambda look, name: look.rotated),
-         "{} an EXIF orientation; it is applied when read, which other programs may not do",
+    kinds: list[tuple[Severity, str, Callable[[Look, str], bool], str, str, str]] = [
+        ("warning", "animation", lambda look, name: look.frames > 1, " ({look.frames} frames)",
+         "more than one frame or page, of which the first alone is read", "extract the frames that are wanted"),
+        ("note", "extension-lies", misnamed, " (is {look.format})",
+         "another format than the name's ending; they are read all the same", "rename them: other programs need it"),
+        ("note", "rotated", lambda look, name: look.rotated, "",
+         "an EXIF orientation; it is applied when read, which other programs may not do",
          "boxes and masks must mean the upright image"),
-        ("note", "alpha", named(lambda look, name: look.alpha), "{} transparent parts, which become white", ""),
-        ("note", "16-bit", named(lambda look, name: deep(look), lambda look: f" ({look.mode})"),
-         "{} more than 8 bits a pixel, which are scaled to 8", ""),
-        ("note", "cmyk", named(lambda look, name: look.mode in ("CMYK", "LAB", "YCCK"),
-                               lambda look: f" ({look.mode})"),
-         "{} colours made for print (CMYK) or LAB; they are converted without a profile", "save them as RGB"),
+        ("note", "alpha", lambda look, name: look.alpha, "", "transparent parts, which become white", ""),
+        ("note", "16-bit", lambda look, name: look.mode.startswith("I") or look.mode == "F", " ({look.mode})",
+         "more than 8 bits a pixel, which are scaled to 8", ""),
+        ("note", "cmyk", lambda look, name: look.mode in ("CMYK", "LAB", "YCCK"), " ({look.mode})",
+         "colours made for print (CMYK) or LAB; they are converted without a profile", "save them as RGB"),
     ]  # fmt: skip
-    return [
-        Finding(severity, kind, text.format(plural(len(places), "image has", "images have")), places, fix)
-        for severity, kind, places, text, fix in kinds
-        if places
-    ]
+    looks = [(look, collection.name(int(at))) for at, look in zip(scan.read, scan.looks, strict=True) if look]
+    found = []
+    for severity, kind, is_so, detail, text, fix in kinds:
+        if places := tuple(name + detail.format(look=look) for look, name in looks if is_so(look, name)):
+            what = f"{plural(len(places), 'image has', 'images have')} {text}"
+            found.append(Finding(severity, kind, what, places, fix))
+    return found
 
 
 def _extents(collection: Collection, scan: Scan, config: ImageFiles | None) -> list[Finding]:
@@ -132,7 +123,7 @@ def _extents(collection: Collection, scan: Scan, config: ImageFiles | None) -> l
     tiny = (shorter < TINY) & (shorter < np.median(shorter) / 2)
     if tiny.any():
         what = f"{plural(int(tiny.sum()), 'image is', 'images are')} smaller than {TINY} pixels, the others are not"
-        found.append(Finding("warning", "tiny", what, places(tiny), "remove what nobody could recognise"))
+        found.append(Finding("warning", "tiny", what, places(tiny), "remove those that cannot be recognised"))
     huge = sizes.prod(axis=1, dtype=np.int64) > HUGE
     if huge.any():
         what = f"{plural(int(huge.sum()), 'image has', 'images have')} more than {HUGE / 2**20:.0f} million pixels"
@@ -159,29 +150,22 @@ def sizes_read(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     return np.array(at, dtype=np.int64), np.array(sizes, dtype=np.int64).reshape(-1, 2)
 
 
-def grey_images(scan: Scan) -> np.ndarray:
-    """bool [M]: without colour, however it is stored."""
-    grey = np.zeros(len(scan.pixels), dtype=bool)
+def _colours(collection: Collection, scan: Scan) -> list[Finding]:
+    """Grey images among colour ones or the reverse, however they are stored."""
+    seen = scan.ok & ~blank_images(scan)
+    grey = np.zeros(len(seen), dtype=bool)
     for start in range(0, len(grey), 4096):
         chunk = scan.pixels[start : start + 4096].astype(np.int16)
         grey[start : start + 4096] = (chunk.max(axis=1) - chunk.min(axis=1)).max(axis=(1, 2)) <= GREY_SPREAD
-    return grey
-
-
-def _colours(collection: Collection, scan: Scan) -> list[Finding]:
-    seen = scan.ok & ~blank_images(scan)
-    grey = grey_images(scan) & seen
-    few, total = int(grey.sum()), int(seen.sum())
-    colour = seen & ~grey
+    few, many, total = int((grey & seen).sum()), int((seen & ~grey).sum()), int(seen.sum())
     if 0 < few <= RARE * total:
         what = f"{plural(few, 'image is', 'images are')} grey ({share(few, total)}) in a set of colour images"
-        places = collection.names(scan.read[grey])
-        return [Finding("note", "grey-among-colour", what, places, "fine where all classes have some of them")]
-    if 0 < colour.sum() <= RARE * total:
-        count = int(colour.sum())
-        what = f"{plural(count, 'image has', 'images have')} colour ({share(count, total)}) in a set of grey images"
-        places = collection.names(scan.read[colour])
-        return [Finding("note", "colour-among-grey", what, places, "data.channels=1 makes all of them grey")]
+        places, fix = collection.names(scan.read[grey & seen]), "fine where all classes have some of them"
+        return [Finding("note", "grey-among-colour", what, places, fix)]
+    if 0 < many <= RARE * total:
+        what = f"{plural(many, 'image has', 'images have')} colour ({share(many, total)}) in a set of grey images"
+        places, fix = collection.names(scan.read[seen & ~grey]), "data.channels=1 makes all of them grey"
+        return [Finding("note", "colour-among-grey", what, places, fix)]
     return []
 
 
@@ -237,7 +221,7 @@ def size_findings(scan: Scan, config: ImageFiles) -> list[Finding]:
             return []
         counts = Counter(f"{width}x{height}" for width, height in sizes.tolist())
         odd = tuple(f"{size} ({count:,})" for size, count in counts.most_common())
-        what = f"images are of {len(counts):,} different sizes, and data.image_size does not say what they become"
+        what = f"images are of {len(counts):,} different sizes, and data.image_size is not set"
         return [Finding("error", "different-sizes", what, odd, f"data.image_size={suggestion}")]
     wanted = config.image_size if isinstance(config.image_size, int) else max(config.image_size)
     smaller = sizes.max(axis=1) < wanted

@@ -81,7 +81,7 @@ def perceptual_hashes(grey: np.ndarray) -> np.ndarray:
     hashes = np.empty(len(grey), dtype=np.uint64)
     for start in range(0, len(grey), 4096):
         waves = dctn(grey[start : start + 4096], axes=(1, 2), norm="ortho")[:, :8, :8].reshape(-1, BITS)
-        waves[:, 0] = -np.inf  # mean brightness says nothing
+        waves[:, 0] = -np.inf  # mean brightness is no feature
         above = waves > np.median(waves[:, 1:], axis=1, keepdims=True)
         hashes[start : start + 4096] = np.packbits(above, axis=1).view(">u8").ravel()
     return hashes
@@ -126,7 +126,7 @@ def _buckets(hashes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _confirmed(small: np.ndarray, others: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs whose edges agree, with their correlation and how near they are beside what is nearest otherwise."""
+    """The pairs whose edges agree, with their correlation and their distance as a share of the usual nearest one."""
     score = np.empty(len(pairs), dtype=np.float32)
     grey = (small.max(axis=1) - small.min(axis=1)).max(axis=(1, 2)) <= GREY_SPREAD
     for start in range(0, len(pairs), 2048):

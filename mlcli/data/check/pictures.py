@@ -1,57 +1,65 @@
 """The examination of a data set of images, from the listing of its files to the sheets."""
 
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlcli.data.check.balance import balance_findings
-from mlcli.data.check.collection import Collection, FilePictures
-from mlcli.data.check.drift import image_drift
 from mlcli.data.check.duplicates import Pair, duplicate_findings, find_pairs
-from mlcli.data.check.finding import Examination
+from mlcli.data.check.examination import Examination
 from mlcli.data.check.images import image_findings, size_facts, size_findings, suggested_size
-from mlcli.data.check.labels import label_findings
-from mlcli.data.check.listing import Found, list_images
-from mlcli.data.check.scan import Scan, scan
+from mlcli.data.check.labels import label_findings, suspect_images, suspicion_findings
+from mlcli.data.check.scan import Collection, FilePictures, Scan, scan
 from mlcli.data.check.sheet import class_sheet, pair_sheet, suspicion_sheet
-from mlcli.data.check.suspicion import suspect_images, suspicion_findings
-from mlcli.data.splits import split_indices
+from mlcli.data.check.splits import balance_findings, image_drift
+from mlcli.data.config import ImageCsv, ImageFiles, ImageFolder
+from mlcli.data.finding import Finding
+from mlcli.data.sources.listing import SPLIT_FOLDERS, Listing
+from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
 from mlcli.text import plural, share
 
-if TYPE_CHECKING:
-    from mlcli.data.config import ImageCsv, ImageFiles, ImageFolder
+SPLIT_LIKE = {*SPLIT_FOLDERS, "training", "testing", "eval", "evaluation", "dev"}
 
 
-def examine_files(config: "ImageFolder | ImageCsv") -> Examination:
+def examine_files(config: ImageFolder | ImageCsv, listing: Listing) -> Examination:
     """Image files in folders or listed in a CSV file. Never raises: what is wrong becomes a finding."""
-    found = list_images(config)
-    examination = Examination(findings=list(found.findings))
-    if not found.paths:
+    examination = Examination(findings=list(listing.findings))
+    if not len(listing):
         return examination
-    everything = np.array(found.paths, dtype=bytes)
-    pictures = FilePictures(found.root, everything)
-    looked = scan(pictures)
-    given = tuple(split for split in ("train", "val", "test") if split in found.split_of)
-    collection = Collection(
-        pictures,
-        np.array(found.labels, dtype=np.int64),
-        found.class_names,
-        np.array([given.index(split) for split in found.split_of], dtype=np.int8),
-        given,
+    splitlike = tuple(name for name in listing.class_names if name.casefold() in SPLIT_LIKE)
+    if isinstance(config, ImageFolder) and listing.splits == ("train",) and len(splitlike) > 1:
+        what = "folders that look like splits are taken for classes, since there is no train/ with folders in it"
+        fix = "name them train, val and test, with a folder for each class inside"
+        examination.findings.append(Finding("error", "splits-taken-for-classes", what, splitlike, fix))
+    listing = listing.only(np.argsort(listing.split_of, kind="stable"))  # split by split, as pairs are written down
+    looked = scan(FilePictures(listing.root, listing.paths))
+    listing = replace(listing, split_of=_divided(config, listing, looked))
+    splits = [SPLITS.index(split) for split in listing.splits]
+    split_of = np.searchsorted(splits, listing.split_of).astype(np.int8)
+    pictures = FilePictures(listing.root, listing.paths)
+    collection = Collection(pictures, listing.labels, listing.class_names, split_of, listing.splits)
+    present = listing.labels[listing.labels >= 0]
+    examination.findings += label_findings(
+        listing.class_names, np.bincount(present, minlength=len(listing.class_names))
     )
-    divided = _divided(config, found, collection, looked)
-    names = divided.class_names
-    present = divided.labels[divided.labels >= 0]
-    examination.findings += label_findings(names, np.bincount(present, minlength=len(names)))
-    examine_pictures(examination, divided, looked, config)
+    examine_pictures(examination, collection, looked, config)
     return examination
 
 
-def examine_pictures(
-    examination: Examination, collection: Collection, looked: Scan, config: "ImageFiles | None"
-) -> None:
+def _divided(config: ImageFiles, listing: Listing, looked: Scan) -> np.ndarray:
+    """The splits that training will make of it; the given ones if it cannot, or if there are no labels to divide by."""
+    split_of = listing.split_of.copy()
+    kept = np.arange(len(listing))
+    if config.bad_images == "skip":  # left out before the split is made
+        kept = np.setdiff1d(kept, list(looked.faults), assume_unique=True)
+    if (listing.labels[kept] >= 0).all():
+        with suppress(DataError):  # `examine` reports why training refuses it
+            split_of[kept] = listing.only(kept).divided(config.split_seed)
+    return split_of
+
+
+def examine_pictures(examination: Examination, collection: Collection, looked: Scan, config: ImageFiles | None) -> None:
     """Add everything that is found by looking at the images. config: None for images that are not classified files."""
     examination.facts += _facts(collection, looked)
     found = image_findings(collection, looked, config)
@@ -83,30 +91,6 @@ def label_table(collection: Collection) -> dict[str, np.ndarray]:
         labels = collection.labels[collection.split_of == number]
         table[split] = np.bincount(labels[labels >= 0], minlength=len(collection.class_names))
     return table if any(counts.any() for counts in table.values()) else {}
-
-
-def _divided(config: "ImageFiles", found: Found, collection: Collection, looked: Scan) -> Collection:
-    """The splits that training will make of it; all given ones as they are if it cannot."""
-    train = collection.split_of == collection.splits.index("train") if "train" in collection.splits else None
-    shares = {split: part for split, part in found.held_out.items() if part > 0}
-    if train is None or not shares:
-        return collection
-    rows = np.flatnonzero(train)
-    if config.bad_images == "skip":  # left out before the split is made
-        rows = np.setdiff1d(rows, list(looked.faults), assume_unique=True)
-    labels = collection.labels[rows]
-    try:
-        indices = split_indices(
-            len(rows), found.held_out, config.split_seed, labels=labels, class_names=collection.class_names
-        )
-    except (DataError, ValueError):  # said by the builder, which is asked as well; unlabelled rows have no class
-        return collection
-    splits = tuple(split for split in ("train", "val", "test") if split in {*collection.splits, *indices})
-    old = np.array([splits.index(split) for split in collection.splits], dtype=np.int8)
-    split_of = old[collection.split_of]
-    for split, chosen in indices.items():
-        split_of[rows[chosen]] = splits.index(split)
-    return replace(collection, split_of=split_of, splits=splits)
 
 
 def _facts(collection: Collection, looked: Scan) -> list[tuple[str, str]]:

@@ -1,38 +1,152 @@
-"""Reading every image once: what its file says, whether it can be decoded, and 32x32 pixels of it to compare by.
+"""All images of a data set in one row, and one look at each: its header, whether it can be decoded, 32x32 pixels of it.
 
 60,000 JPEGs of 32x32 pixels took 26 s on one core. Where all would take longer than a minute, so many images are drawn
-at random (from a fixed seed) as take one, and the page says so.
+at random (from a fixed seed) as take one, which the page states.
 """
 
-import itertools
 import os
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from mlcli.data.check.collection import FilePictures, HeldPictures, Pictures
-from mlcli.data.decode import Preparation, opened, upright_size
+from mlcli.data.decode import Preparation, opened, read_image, upright_size
+from mlcli.data.inspection import CHUNK, MAX_THREADS, THREADS_PAY_S, chunks_of, drawn, in_chunks
+from mlcli.data.source import Arrays, Samples
+from mlcli.engine.limits import usable_cpus
 from mlcli.errors import DataError
 
 SIDE = 32
 """Pixels of the sides of what is kept of an image: enough to recognise it by; 3 kB, so 300 MB of 100,000."""
 READ_S = 50.0
 LEAST_READ, MAX_READ = 1_000, 100_000
-CHUNK = 64  # images read at once
-THREADS_PAY_S = 5e-4  # an image; below, threads would wait for each other (measured in data/inspection.py)
-MAX_THREADS = 16
 SEED = 0  # of the sample, where there is one
+
+
+# --- the images ----------------------------------------------------------------------------------------------------
+
+
+class Pictures(Protocol):
+    """The images themselves, in one row."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """The file, relative to the data set's folder, or the place in the data set."""
+
+    def picture(self, index: int) -> Image.Image:
+        """The whole upright image at its own size, RGB. Raises DataError."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilePictures:
+    """Image files: paths are bytes [N], relative to root."""
+
+    root: str
+    paths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
+
+    def name(self, index: int) -> str:
+        return bytes(self.paths[index]).decode(errors="backslashreplace")
+
+    def picture(self, index: int) -> Image.Image:
+        return read_image(self.path(index), 3, name=self.name(index))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldPictures:
+    """Images that lie in memory: the splits' uint8 [n, C, H, W] one after the other."""
+
+    splits: Sequence[Arrays]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.splits))
+
+    def name(self, index: int) -> str:
+        part, at = self._at(index)
+        return part.name(at)
+
+    def picture(self, index: int) -> Image.Image:
+        pixels = self.pixels(index)
+        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).convert("RGB")
+
+    def pixels(self, index: int) -> np.ndarray:
+        """uint8 [C, H, W]"""
+        part, at = self._at(index)
+        return part.inputs[at].numpy()
+
+    def _at(self, index: int) -> tuple[Arrays, int]:
+        for part in self.splits:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What is known of each image without looking at it.
+
+    labels: int64 [N], UNLABELLED where there is none (object detection).
+    split_of: int8 [N], positions in `splits`.
+    unit: what `labels` is one of each.
+    """
+
+    pictures: Pictures
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    split_of: np.ndarray
+    splits: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        return self.pictures.name(index)
+
+    def names(self, indices: np.ndarray) -> tuple[str, ...]:
+        return tuple(map(self.name, np.asarray(indices).tolist()))
+
+    def label(self, index: int) -> str:
+        """The class's name; empty where there is no label."""
+        label = self.labels[index]
+        return self.class_names[label] if label >= 0 else ""
+
+    def split(self, index: int) -> str:
+        return self.splits[self.split_of[index]]
+
+    def counts(self) -> dict[str, int]:
+        return {split: int((self.split_of == number).sum()) for number, split in enumerate(self.splits)}
+
+
+def held_collection(splits: dict[str, Samples], class_names: tuple[str, ...]) -> Collection:
+    """A data set that lies in memory."""
+    parts = [part for part in splits.values() if isinstance(part, Arrays)]
+    assert len(parts) == len(splits)
+    return Collection(
+        HeldPictures(parts),
+        np.concatenate([part.targets.numpy() for part in parts]),
+        class_names,
+        np.repeat(np.arange(len(parts), dtype=np.int8), [len(part) for part in parts]),
+        tuple(splits),
+    )
+
+
+# --- a look at each -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the header of one file says.
+    """The header of one file.
 
     width, height: of the upright image, in pixels.
     frames: more than one in animations and files of several pages.
@@ -50,11 +164,11 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What was read.
+    """The images that were looked at.
 
     read: sorted positions in the data set of the images looked at: int64 [M].
     ok: of those, which could be decoded: bool [M].
-    looks: what each header says, None where it could not be read.
+    looks: of each header, None where it could not be read.
     pixels: uint8 [M, 3, 32, 32], each image stretched to it; zeros where it could not be decoded.
     faults: what is wrong with those that could not be decoded, by position in the data set.
     """
@@ -66,6 +180,7 @@ class Scan:
     faults: dict[int, str]
     total: int
     seconds: float
+    """The time it took."""
 
     @property
     def complete(self) -> bool:
@@ -76,8 +191,8 @@ def scan(pictures: Pictures) -> Scan:
     """Look at all images, or at as many as can be read in about `READ_S` seconds."""
     started = time.perf_counter()
     if isinstance(pictures, HeldPictures):
-        indices = _sample(len(pictures), MAX_READ)
-        parts: Iterator[Part] = (_held(pictures, chunk) for chunk in _chunks(indices))
+        indices = drawn(len(pictures), MAX_READ, SEED)
+        parts: Iterator[Part] = (_held(pictures, chunk) for chunk in chunks_of(indices))
     else:
         assert isinstance(pictures, FilePictures)
         indices, parts = _planned(pictures)
@@ -100,37 +215,14 @@ Part = tuple[list[Look | None], np.ndarray, dict[int, str]]
 
 def _planned(pictures: FilePictures) -> tuple[np.ndarray, Iterator[Part]]:
     """What will be read, and its parts. How long an image takes is tried on a chunk drawn from all over."""
-    trial = _sample(len(pictures), CHUNK)
+    trial = drawn(len(pictures), CHUNK, SEED)
     started = time.perf_counter()
     _files(pictures, trial)
     each_s = (time.perf_counter() - started) / max(1, len(trial))
-    cpus = min(MAX_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    threads = cpus if each_s > THREADS_PAY_S else 1
+    threads = min(MAX_THREADS, usable_cpus()) if each_s > THREADS_PAY_S else 1
     affordable = int(READ_S * threads / max(each_s, 1e-6))
-    indices = _sample(len(pictures), min(MAX_READ, max(LEAST_READ, affordable)))
-    return indices, _in_threads(pictures, indices, threads)
-
-
-def _in_threads(pictures: FilePictures, indices: np.ndarray, threads: int) -> Iterator[Part]:
-    """In order; a progress bar on terminals if it takes more than 2 s."""
-    chunks = _chunks(indices)
-    pool = ThreadPoolExecutor(threads)
-    try:
-        work = (pictures for _ in chunks)
-        results = map(_files, work, chunks) if threads == 1 else pool.map(_files, itertools.repeat(pictures), chunks)
-        yield from tqdm(results, "reading images", len(chunks), delay=2, leave=False, disable=not sys.stderr.isatty())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _sample(total: int, limit: int) -> np.ndarray:
-    if total <= limit:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(SEED).choice(total, limit, replace=False))
-
-
-def _chunks(indices: np.ndarray) -> list[np.ndarray]:
-    return [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
+    indices = drawn(len(pictures), min(MAX_READ, max(LEAST_READ, affordable)), SEED)
+    return indices, in_chunks(partial(_files, pictures), indices, "reading images")
 
 
 # --- one chunk -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Taking files out of strangers' archives: only those we can name, to where we choose, and no more than fits.
+"""Taking files out of untrusted archives: only those we can name, to where we choose, and no more than fits.
 
 No path that stands in an archive is ever written to, so `../`, links and devices lead nowhere; an archive that has any
 is refused all the same, for it is not what it claims to be.
@@ -76,7 +76,7 @@ def _complete(archive: Path, missing: Mapping[str, Path]) -> None:
 
 
 def _copy(file: IO[bytes] | gzip.GzipFile, target: Path, origin: Path) -> None:
-    """To a file beside the target first: half of one must not be taken for the whole the next time."""
+    """Write to a temporary file in the target's folder first, so that half a file is never taken for a whole one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

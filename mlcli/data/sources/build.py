@@ -1,4 +1,8 @@
-"""From a data section to its samples: where each config class meets its reader."""
+"""From a data section to its samples: where each config class meets its reader.
+
+What lies in files is read in two steps, so that `data check` and training look at the same: a lenient reader lists the
+files or rows and everything that is wrong with them, and a strict one makes samples of that or refuses it.
+"""
 
 from typing import assert_never
 
@@ -15,8 +19,9 @@ from mlcli.data.config import (
 )
 from mlcli.data.source import Source
 from mlcli.data.sources.embedded import digits, embedded_table, xor
-from mlcli.data.sources.files import image_csv, image_folder
-from mlcli.data.sources.tables import table_file
+from mlcli.data.sources.image_files import image_source
+from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
+from mlcli.data.sources.tables import FeatureTable, read_table, table_source
 from mlcli.data.sources.torchvision_sets import torchvision_set
 
 
@@ -27,18 +32,62 @@ def build_source(config: ClassificationData | RegressionData, *, regression: boo
     """
     match config:
         case Digits():
-            return digits(config)
+            return digits(val=config.val, test=config.test, split_seed=config.split_seed)
         case TorchvisionSet():
             return torchvision_set(config)
-        case ImageFolder():
-            return image_folder(config)
-        case ImageCsv():
-            return image_csv(config)
+        case ImageFolder() | ImageCsv():
+            return listed_source(config, list_images(config))
         case TableFile():
-            return table_file(config, regression=regression)
+            return table_source(list_rows(config, regression=regression), config.select)
         case EmbeddedTable():
-            return embedded_table(config, regression=regression)
+            return embedded_table(
+                config.name, val=config.val, test=config.test, split_seed=config.split_seed, select=config.select
+            )
         case Xor():
-            return xor(config)
+            return xor(repeats=config.repeats, noise=config.noise, split_seed=config.split_seed)
         case _:
             assert_never(config)
+
+
+def list_images(config: ImageFolder | ImageCsv) -> Listing:
+    """The image files that a section names, and what is wrong with their layout. Never raises."""
+    if isinstance(config, ImageFolder):
+        return read_folder(config.root, val=config.val, test=config.test)
+    return read_image_csv(
+        config.file,
+        root=config.root,
+        path_column=config.path_column,
+        label_column=config.label_column,
+        split_column=config.split_column,
+        val=config.val,
+        test=config.test,
+    )
+
+
+def listed_source(config: ImageFolder | ImageCsv, listing: Listing) -> Source:
+    """The listed images, read as the section says. Raises DataError if they are not fit to learn from."""
+    return image_source(
+        listing,
+        image_size=config.image_size,
+        fit=config.fit,
+        channels=config.channels,
+        normalize=config.normalize,
+        bad_images=config.bad_images,
+        max_bad_share=config.max_bad_share,
+        split_seed=config.split_seed,
+    )
+
+
+def list_rows(config: TableFile, *, regression: bool) -> FeatureTable:
+    """The rows of the CSV file that a section names, and what is wrong with them. Never raises."""
+    return read_table(
+        config.file,
+        target=config.target,
+        regression=regression,
+        drop=config.drop,
+        categorical=config.categorical,
+        split_column=config.split_column,
+        val=config.val,
+        test=config.test,
+        split_seed=config.split_seed,
+    )

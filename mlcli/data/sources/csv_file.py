@@ -1,135 +1,209 @@
-"""CSV files (RFC 4180; other delimiters and a byte order mark may pass), checked before anything is made of them."""
+"""CSV files (RFC 4180, also with other delimiters and a byte order mark), read leniently: what is wrong is listed."""
 
 import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mlcli.errors import DataError
-from mlcli.text import first_few
+from mlcli.data.finding import Finding
+from mlcli.data.splits import SPLITS
+from mlcli.text import first_few, plural
 
 DELIMITERS = ",;\t|"
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+MISSING = ("", "na", "n/a", "null", "none", "?")
+"""Cells that hold no value, in any case. "nan" is not among them: it is what a failed computation writes."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
 class CsvFile:
-    """header: the columns' names. rows: each with as many cells as the header. lines: the line each row ends on."""
+    """What could be read of a file.
+
+    header: the columns' names; empty if nothing could be read.
+    rows: each with as many cells as the header, without blanks around them.
+    lines: int64 [N], the line of the file that each row ends on.
+    faults: what is wrong with the file, and with the lines that were left out; errors all of them.
+    """
 
     path: Path
     header: list[str]
     rows: list[list[str]]
     lines: np.ndarray
+    faults: tuple[Finding, ...] = ()
 
     def column(self, name: str) -> list[str]:
         position = self.header.index(name)
         return [row[position] for row in self.rows]
 
-    def require(self, names: Iterable[str], key: str) -> None:
-        """Raise DataError unless all columns named by a config key exist."""
+    def absent(self, names: Iterable[str], key: str) -> list[Finding]:
+        """An error for each column that a config key names and the file does not have."""
+        found = []
         for name in names:
-            if name not in self.header:
+            if name not in self.header and self.header:
                 near = difflib.get_close_matches(name, self.header, n=1)
-                raise DataError(
-                    f"no column '{name}'" + (f" (did you mean '{near[0]}'?)" if near else ""),
-                    where=f"{key}, columns of {self.path}: {', '.join(self.header[:20])}",
-                    fix=f"set {key} to a column's name",
-                )
+                what = f"there is no column '{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+                what = f"{what} among the file's columns"
+                found.append(Finding("error", "missing-column", what, tuple(self.header), f"set {key} to one of them"))
+        return found
 
-    def refuse(self, what: str, faults: list[tuple[int, str]], fix: str) -> None:
-        """Raise DataError if there are faults, each a row and a text: all in one message, the first five with lines."""
-        if faults:
-            listed = first_few([f"line {self.lines[row]}{': ' if text else ''}{text}" for row, text in faults])
-            raise DataError(f"{what}: {listed}", where=str(self.path), fix=fix)
+    def places(self, rows: Iterable[int], texts: Sequence[str] = ()) -> tuple[str, ...]:
+        """`line 7: text` for each of these rows; texts: of all rows."""
+        return tuple(f"line {self.lines[row]}" + (f": {texts[row]}" if texts else "") for row in rows)
 
-    def split_indices(self, column: str) -> dict[str, np.ndarray]:
-        """Rows of each split as a column says: train, val (also valid, validation) or test."""
-        self.require([column], "data.split_column")
-        words = [SPLIT_WORDS.get(cell.lower(), "") for cell in self.column(column)]
-        cells = self.column(column)
-        unknown = [(row, repr(cells[row])) for row, word in enumerate(words) if not word]
-        self.refuse(f"column '{column}' must say train, val or test", unknown, "correct these cells")
-        found = {split: np.flatnonzero([word == split for word in words]) for split in ("train", "val", "test")}
-        if not len(found["train"]):
-            raise DataError(f"no row says train in column '{column}'", where=str(self.path), fix="mark training rows")
-        return {split: rows for split, rows in found.items() if len(rows)}
+    def split_of(self, column: str) -> tuple[np.ndarray, list[Finding]]:
+        """The split of each row (train, val, also valid or validation, test), int8 [N], positions in SPLITS.
+
+        Train where the column holds something else, which is an error.
+        """
+        found = self.absent([column], "data.split_column")
+        if column not in self.header:
+            return np.zeros(len(self.rows), dtype=np.int8), found
+        words = self.column(column)
+        code = {word: SPLITS.index(split) for word, split in SPLIT_WORDS.items()}
+        split_of = np.array([code.get(word.lower(), -1) for word in words], dtype=np.int8)
+        unknown = np.flatnonzero(split_of < 0).tolist()
+        if unknown:
+            what = f"{plural(len(unknown), 'row has', 'rows have')} neither train, val nor test in column '{column}'"
+            places = self.places(unknown, [repr(word) for word in words])
+            found.append(Finding("error", "unknown-split", what, places, "correct these cells"))
+        if len(split_of) and not (split_of == 0).any():
+            what = f"no row has train in column '{column}'"
+            found.append(Finding("error", "no-training-rows", what, (), "mark training rows"))
+        return np.maximum(split_of, 0), found
 
 
 def read_csv(path: Path) -> CsvFile:
     """Read a file with a header line; the delimiter is the one of , ; tab | that the header has most of.
 
-    Cells are stripped of blanks around them; empty lines are left out. Raises DataError for a missing or empty file,
-    text that is not UTF-8, columns without a name or of the same name, and rows of another length than the header.
+    Cells are stripped of blanks around them; empty lines are left out. Never raises: faults are a missing or empty
+    file, text that is not UTF-8 or not CSV, columns without a name or of the same name (they are numbered instead), and
+    rows of another length than the header (they are left out).
     """
-    text = _text(path)
-    first_line = text.partition("\n")[0]
-    bare = re.sub(r'"[^"]*"', "", first_line)
+    text, faults = _read_text(path)
+    bare = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
     delimiter = max(DELIMITERS, key=bare.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows, lines = [], []
-    try:
-        for cells in reader:
-            if cells and any(cells):
-                rows.append([cell.strip() for cell in cells])
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise DataError(
-            f"line {reader.line_num} is not CSV: {error}", where=str(path), fix="correct the line"
-        ) from error
-    if len(rows) < 2:
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    for strict in (True, False):
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+        rows, lines = [], []
+        try:
+            for cells in reader:
+                if cells and any(cells):
+                    rows.append([cell.strip() for cell in cells])
+                    lines.append(reader.line_num)
+            break
+        except csv.Error as error:  # not strict, only a NUL and the like, which ends the file
+            what = f"line {reader.line_num} is not CSV: {error}"
+            faults += [Finding("error", "csv", what, (), "correct the line")] if strict else []
+    if len(rows) < 2 and not faults:
         what = "there is a header but no rows" if rows else "the file is empty"
-        raise DataError(what, where=str(path), fix="give a CSV file with a header line and one sample a row")
-    header = rows.pop(0)
-    _check_header(path, header)
-    file = CsvFile(path, header, rows, np.array(lines[1:]))
-    ragged = [(number, f"{len(row)} cells") for number, row in enumerate(rows) if len(row) != len(header)]
-    fix = "correct these lines; text that holds the delimiter or a line break must stand in double quotes"
-    file.refuse(f"rows of another length than the header's {len(header)} cells", ragged, fix)
-    return file
+        faults.append(Finding("error", "csv", what, (), "give a CSV file with a header line and one sample a row"))
+    header = _header(rows[0], faults) if rows else []
+    width = len(header)
+    ragged = [number for number, row in enumerate(rows) if len(row) != width]
+    if ragged:
+        what = f"rows of another length than the header's {width} cells"
+        places = tuple(f"line {lines[number]}: {len(rows[number])} cells" for number in ragged)
+        fix = "correct these lines; text that holds the delimiter or a line break must stand in double quotes"
+        faults.append(Finding("error", "csv", what, places, fix))
+        kept = [number for number in range(len(rows)) if len(rows[number]) == width]
+        rows, lines = [rows[number] for number in kept], [lines[number] for number in kept]
+    return CsvFile(path, header, rows[1:], np.array(lines[1:], dtype=np.int64), tuple(faults))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> tuple[str, list[Finding]]:
+    """The file's text, and what was wrong with it as text."""
     try:
         data = path.read_bytes()
-        return data.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError("there is no such file", where=str(path), fix="set data.file to a CSV file") from error
-    except IsADirectoryError as error:
-        raise DataError("this is a folder, not a CSV file", where=str(path), fix="set data.file to a file") from error
+    except FileNotFoundError:
+        return "", [Finding("error", "csv", "there is no such file", (), "set data.file to a CSV file")]
+    except IsADirectoryError:
+        return "", [Finding("error", "csv", "this is a folder, not a CSV file", (), "set data.file to a file")]
+    except OSError as error:
+        return "", [Finding("error", "csv", f"cannot read the file: {error.strerror}")]
+    try:
+        return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"line {line} is not UTF-8 text", where=str(path), fix="save the file as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"cannot read the file: {error.strerror}", where=str(path)) from error
+        fault = Finding("error", "csv", f"line {line} is not UTF-8 text", (), "save the file as UTF-8")
+        return data.decode("utf-8-sig", errors="replace"), [fault]
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    nameless = [str(number) for number, name in enumerate(header, 1) if not name]
+def _header(cells: list[str], faults: list[Finding]) -> list[str]:
+    """The columns' names, each once: `column 3` for one that has none or another's."""
+    nameless = tuple(f"number {number}" for number, name in enumerate(cells, 1) if not name)
     if nameless:
-        raise DataError(
-            f"columns without a name in the header line: number {first_few(nameless)}",
-            where=str(path),
-            fix="name them; pandas leaves its index without one: DataFrame.to_csv(..., index=False)",
-        )
-    repeated = sorted({name for name in header if header.count(name) > 1})
+        fix = "name them; pandas leaves its index without one: DataFrame.to_csv(..., index=False)"
+        faults.append(Finding("error", "csv", "columns without a name in the header line", nameless, fix))
+    repeated = tuple(sorted({name for name in cells if name and cells.count(name) > 1}))
     if repeated:
-        raise DataError(f"columns of the same name: {first_few(repeated)}", where=str(path), fix="rename all but one")
-    if all(_is_number(name) for name in header):
-        raise DataError(
-            f"the first line holds numbers ({first_few(header)}), not the columns' names",
-            where=str(path),
-            fix="put a header line on top",
-        )
+        faults.append(Finding("error", "csv", "columns of the same name", repeated, "rename all but one"))
+    if not np.isnan([read_number(name) for name in cells]).any():
+        what = f"the first line holds numbers ({first_few(cells)}), not the columns' names"
+        faults.append(Finding("error", "csv", what, (), "put a header line on top"))
+    return [
+        f"column {number}" if not name or name in cells[: number - 1] else name for number, name in enumerate(cells, 1)
+    ]
 
 
-def _is_number(text: str) -> bool:
+# --- columns --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One column of a table.
+
+    cells: as written, without blanks around them. missing: bool [N], where they hold no value.
+    numbers: float64 [N], NaN for gaps and for what is no number that float32 can hold; None for categories.
+    free_text: nearly every row has a text of its own, from which nothing can be learned.
+    """
+
+    name: str
+    cells: list[str]
+    missing: np.ndarray
+    numbers: np.ndarray | None
+    free_text: bool = False
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Rows whose cell should be a finite number and is not: int64 [W]."""
+        if self.numbers is None:
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero(np.isnan(self.numbers) & ~self.missing)
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """The cells as an array of texts, empty where there is no value."""
+        return np.where(self.missing, "", np.array(self.cells))
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """int64 [N]: equal values have equal codes; a gap is a value of its own. 1 and 1.0 are equal."""
+        values: np.ndarray = self.texts if self.numbers is None else self.numbers
+        return np.unique(values, return_inverse=True)[1].astype(np.int64).ravel()
+
+
+def read_column(name: str, cells: list[str], *, numeric: bool = True) -> Column:
+    """numeric: whether to read the cells as numbers."""
+    missing = np.array([cell.lower() in MISSING for cell in cells], dtype=bool)
+    if not numeric:
+        return Column(name, cells, missing, None)
+    numbers = np.array([read_number(cell) for cell in cells], dtype=np.float64)
+    numbers[~(np.abs(numbers) <= FLOAT32_MAX)] = np.nan
+    return Column(name, cells, missing, numbers)
+
+
+def read_number(cell: str) -> float:
+    """NaN for what is no number."""
     try:
-        float(text)
+        return float(cell)
     except ValueError:
-        return False
-    return True
+        return np.nan

@@ -1,146 +1,254 @@
 """Which image files there are and what they show: from a folder per class, or a CSV file of paths and labels.
 
-Nothing is opened here; 60,000 files are listed in a fifth of a second, as no file is asked for its status.
+Nothing is opened here; 60,000 files are listed in a fifth of a second, as no file is asked for its status. Both readers
+are lenient: what is wrong is listed as well, and training refuses it (`refuse`).
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlcli.data.decode import EXTENSIONS
+from mlcli.data.finding import Finding, refuse
 from mlcli.data.sources.csv_file import read_csv
+from mlcli.data.splits import SPLITS, split_indices
 from mlcli.errors import DataError
-from mlcli.text import first_few
-
-if TYPE_CHECKING:
-    from mlcli.data.config import ImageCsv, ImageFolder
+from mlcli.text import plural
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".jfif", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".dcm")
+"""Pictures as well, but none that training reads."""
+UNLABELLED = -1
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """Files and labels as found: paths (bytes, relative to root) and labels int64 [N] for each split that is given.
+    """Image files as found, in arrays: a Python object for each of a million files would be slow to make and to copy.
 
+    origin: the folder or CSV file they were found by.
+    root: the folder that paths are relative to.
+    paths: bytes [N]. labels: int64 [N], UNLABELLED where there is none. split_of: int8 [N], positions in SPLITS.
     held_out: the splits still to be divided off `train`, with their shares.
+    findings: what is wrong with the layout or the list, and what is not used.
     """
 
+    origin: str
     root: str
     class_names: tuple[str, ...]
-    splits: dict[str, tuple[np.ndarray, np.ndarray]]
+    paths: np.ndarray
+    labels: np.ndarray
+    split_of: np.ndarray
     held_out: dict[str, float]
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those that have files."""
+        return tuple(split for code, split in enumerate(SPLITS) if (self.split_of == code).any())
+
+    def only(self, chosen: np.ndarray) -> "Listing":
+        """The files at these positions."""
+        return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], split_of=self.split_of[chosen])
+
+    def divided(self, seed: int) -> np.ndarray:
+        """The split of each file, int8 [N], once those to be held out are taken from train. Raises DataError if it is
+        too small for that."""
+        train = np.flatnonzero(self.split_of == 0)
+        labels = self.labels[train]
+        indices = split_indices(
+            len(train), self.held_out, seed, labels=labels, class_names=self.class_names, where=self.origin
+        )
+        split_of = self.split_of.copy()
+        for split, chosen in indices.items():
+            split_of[train[chosen]] = SPLITS.index(split)
+        return split_of
+
+
+def _nothing(origin: Path, findings: Iterable[Finding]) -> Listing:
+    """A listing without files, and why it has none."""
+    none = np.zeros(0, dtype=np.int64)
+    return Listing(str(origin), str(origin), (), none.astype(bytes), none, none.astype(np.int8), {}, tuple(findings))
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def list_folder(config: "ImageFolder") -> Listing:
-    """Raises DataError if the folders are not as ImageFolder describes them, or are not readable."""
-    root = config.root
+def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing:
+    """Class folders below train/, val/ and test/, or below root, to be divided. Never raises.
+
+    val, test: the shares to be held out where there is no folder for that split.
+    """
     if not root.is_dir():
         what = "this is a file, not a folder" if root.exists() else "there is no such folder"
-        raise DataError(what, where=f"data.root: {root}", fix="set data.root to the folder that holds the images")
-    folders, images = _contents(root)
-    notes = []
-    if images:
-        notes.append(f"{images} images directly in {root} belong to no class and are not used")
-    shares = {"val": config.val, "test": config.test}
-    given = _split_folders(root, folders)
-    if not given:
-        return _classified(root, {"train": root}, shares, notes)
-    for split in ("val", "test"):
-        if split not in given and shares[split]:
-            notes.append(f"{split} is {shares[split]:g} of {given['train']}, as there is no folder {root / split}")
-    unused = [folder for folder in folders if root / folder not in given.values()]
-    if unused:
-        notes.append(f"folders beside train are not used: {first_few(unused)}")
-    return _classified(root, given, {split: share for split, share in shares.items() if split not in given}, notes)
-
-
-def _split_folders(root: Path, folders: list[str]) -> dict[str, Path]:
-    """The folders of splits, if there are any: train holds folders then. Otherwise it may be a class called train."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        split = SPLIT_FOLDERS.get(folder)
-        if split in found:
-            raise DataError(
-                f"both {found[split].name}/ and {folder}/ could be the {split} split",
-                where=str(root),
-                fix="rename or remove one of them",
-            )
-        if split is not None:
-            found[split] = root / folder
-    if "train" in found and _contents(found["train"])[0]:
-        return found
-    return {}
-
-
-def _classified(root: Path, folders: dict[str, Path], held_out: dict[str, float], notes: list[str]) -> Listing:
-    """Classes and files of each split's folder. All empty class folders are named in one error."""
-    files = {
-        split: {name: sorted(_images_below(folder / name, root)) for name in _contents(folder)[0]}
-        for split, folder in folders.items()
-    }
-    class_names = tuple(sorted({name for classes in files.values() for name in classes}))
-    empty = [
-        str(folders[split] / name) for split, classes in files.items() for name, found in classes.items() if not found
-    ]
-    if empty or not class_names:
-        what = f"no images in the class folders {first_few(empty)}" if empty else "there are no class folders"
-        raise DataError(
-            f"{what} ({', '.join(extension[1:] for extension in EXTENSIONS)})",
-            where=str(root),
-            fix=f"lay images out as {root}/CLASS/*.jpg or {root}/train/CLASS/*.jpg; remove empty folders",
-        )
+        return _nothing(root, [Finding("error", "no-folder", what, (), "give the folder that holds the images")])
+    walk = _Walk(os.fspath(root))
+    folders, loose = walk.contents("")
+    given: dict[str, list[str]] = {}
+    for name in folders:
+        if name in SPLIT_FOLDERS:
+            given.setdefault(SPLIT_FOLDERS[name], []).append(name)
+    if not any(walk.contents(name)[0] for name in given.get("train", ())):
+        given = {}  # train holds no folders, so it is a class of that name
+    held_out = {split: share for split, share in {"val": val, "test": test}.items() if split not in given}
+    groups: list[tuple[int, str, list[bytes]]] = []  # position of the split, class, paths
+    empty = []
+    for split, places in (given or {"train": [""]}).items():
+        for place in places:
+            names, outside = walk.contents(place)
+            loose += [os.path.join(place, name) for name in outside] if place else []
+            for name in names:
+                found = walk.images_below(os.path.join(place, name))
+                empty += [] if found else [os.path.join(place, name)]
+                groups.append((SPLITS.index(split), name, sorted(found)))
+    groups.sort(key=lambda group: group[:2])
+    class_names = tuple(sorted({name for _, name, found in groups if found}))
     position = {name: label for label, name in enumerate(class_names)}
-    splits = {}
-    for split, classes in files.items():
-        labels = [np.full(len(found), position[name], dtype=np.int64) for name, found in sorted(classes.items())]
-        paths = [path for _, found in sorted(classes.items()) for path in found]
-        splits[split] = (np.array(paths, dtype=bytes), np.concatenate(labels))
-    return Listing(str(root), class_names, splits, held_out, tuple(notes))
+    counts = np.array([len(found) for _, _, found in groups], dtype=np.int64)
+    return Listing(
+        origin=str(root),
+        root=str(root),
+        class_names=class_names,
+        paths=np.array([path for _, _, found in groups for path in found], dtype=bytes),
+        labels=np.repeat(np.array([position.get(name, -1) for _, name, _ in groups], dtype=np.int64), counts),
+        split_of=np.repeat(np.array([code for code, _, _ in groups], dtype=np.int8), counts),
+        held_out=held_out,
+        findings=(
+            *walk.unreadable(),
+            *_layout(folders, given, held_out),
+            *_outside_of_classes(root, bool(groups), empty, loose),
+            *walk.passed_over(),
+        ),
+    )
 
 
-def _contents(folder: Path) -> tuple[list[str], int]:
-    """Names of the sub-folders, sorted, and how many images lie beside them; hidden ones left out."""
-    entries = [entry for entry in _entries(os.fspath(folder)) if not entry.name.startswith(".")]
-    folders = sorted(entry.name for entry in entries if entry.is_dir())
-    return folders, sum(_is_image(entry.name) for entry in entries) - sum(map(_is_image, folders))
+def find_images(folder: Path) -> list[Path]:
+    """Images at any depth of a folder, sorted. Raises DataError if there are none, or if it cannot be looked into."""
+    walk = _Walk(os.fspath(folder))
+    found = walk.images_below("")
+    refuse(walk.unreadable(), str(folder))
+    if not found:
+        raise DataError("no images in this folder", where=str(folder), fix=f"files that end in {' '.join(EXTENSIONS)}")
+    return sorted(folder / os.fsdecode(path) for path in found)
 
 
-def _images_below(folder: Path, root: Path) -> Iterator[bytes]:
-    """Paths of images at any depth, relative to root. Links are followed, but not into a folder they stand in."""
-    pending = [(os.fspath(folder), frozenset[str]())]
-    skip = len(os.fspath(root)) + 1
-    while pending:
-        here, above = pending.pop()
-        real = os.path.realpath(here)
-        if real in above:
-            continue
-        for entry in _entries(here):
-            if entry.name.startswith("."):
+class _Walk:
+    """Looks into folders below a root, and remembers those it may not look into and the files it passes over.
+
+    Folders are given relative to the root. Hidden files and folders do not count.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = os.path.join(root, "")
+        self._unreadable: dict[str, list[str]] = {}
+        self._others: dict[str, Counter[str]] = {}
+
+    def contents(self, folder: str) -> tuple[list[str], list[str]]:
+        """Names of the folders and of the images in it, sorted."""
+        entries = self._entries(self._root + folder)
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+        return folders, sorted(entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir())
+
+    def images_below(self, folder: str) -> list[bytes]:
+        """Paths of images at any depth, relative to root. Links are followed, but not into a folder they stand in."""
+        pending, images = [(self._root + folder, frozenset[str]())], []
+        others: Counter[str] = Counter()
+        skip = len(self._root)
+        while pending:
+            here, above = pending.pop()
+            real = os.path.realpath(here)
+            if real in above:
                 continue
-            if entry.is_dir():
-                pending.append((entry.path, above | {real}))
-            elif _is_image(entry.name):  # a link to nowhere counts: reading it will name it
-                yield os.fsencode(entry.path[skip:])
+            for entry in self._entries(here):
+                if entry.is_dir():
+                    pending.append((entry.path, above | {real}))
+                elif _is_image(entry.name):  # a link to nowhere counts: reading it will name it
+                    images.append(os.fsencode(entry.path[skip:]))
+                else:
+                    others[os.path.splitext(entry.name)[1].lower() or entry.name] += 1
+        if others:
+            self._others[folder] = others
+        return images
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            folders = self._unreadable.setdefault(error.strerror or str(error), [])
+            folders += [folder] if folder not in folders else []
+            return []
+
+    def unreadable(self) -> list[Finding]:
+        return [
+            Finding("error", "unreadable-folder", f"folders cannot be looked into ({reason})", tuple(folders),
+                    "give yourself access: chmod -R u+rX FOLDER")
+            for reason, folders in self._unreadable.items()
+        ]  # fmt: skip
+
+    def passed_over(self) -> list[Finding]:
+        """Files below class folders that are not used, by their endings."""
+        pictures: list[str] = []
+        rest: list[str] = []
+        for folder, others in self._others.items():
+            for places, wanted in ((pictures, True), (rest, False)):
+                counts = sorted(item for item in others.items() if (item[0] in OTHER_PICTURES) is wanted)
+                if counts:
+                    places.append(f"{folder}: " + ", ".join(f"{count:,} {ending}" for ending, count in counts))
+        found = []
+        if pictures:
+            what = "pictures of formats that are not read are left out"
+            fix = "convert them to JPEG or PNG"
+            found.append(Finding("warning", "unknown-picture-format", what, tuple(pictures), fix))
+        if rest:
+            what = "files that are no images are not used"
+            found.append(Finding("note", "other-files", what, tuple(rest)))
+        return found
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise DataError(
-            f"cannot look into the folder: {error.strerror}",
-            where=folder,
-            fix=f"give yourself access: chmod u+rx {folder}",
-        ) from error
+def _layout(folders: list[str], given: dict[str, list[str]], held_out: dict[str, float]) -> list[Finding]:
+    """What is odd about the folders of splits."""
+    if not given:
+        return []
+    found = []
+    for split, places in given.items():
+        if len(places) > 1:
+            what = f"both {' and '.join(f'{place}/' for place in places)} could be the {split} split"
+            found.append(Finding("error", "two-folders-for-a-split", what, (), "rename or remove one of them"))
+    unused = [name for name in folders if name not in {place for places in given.values() for place in places}]
+    if unused:
+        fix = "move what is wanted into train/, val/ or test/"
+        found.append(Finding("note", "unused-folders", "folders next to train/ are not used", tuple(unused), fix))
+    for split, share in held_out.items():
+        if share:
+            what = f"there is no {split}/ folder: {share:g} of train/ is held out for it"
+            found.append(Finding("note", "split-held-out", what, (), f"data.{split} sets the share"))
+    return found
+
+
+def _outside_of_classes(root: Path, has_classes: bool, empty: list[str], loose: list[str]) -> list[Finding]:
+    """Class folders without images, and images without a class folder."""
+    found = []
+    if not has_classes:
+        what = f"there are no class folders in {root}, only {plural(len(loose), 'image')}"
+        what = what if loose else f"there are no images in {root}, and no class folders"
+        fix = f"lay images out as {root}/CLASS/*.jpg or {root}/train/CLASS/*.jpg, or list them in a CSV file"
+        return [Finding("error", "no-classes", what, (), fix)]
+    if empty:
+        what = f"{plural(len(empty), 'class folder holds', 'class folders hold')} no images"
+        fix = f"add images ({', '.join(extension[1:] for extension in EXTENSIONS)}), or remove the folders"
+        found.append(Finding("error", "empty-class", what, tuple(empty), fix))
+    if loose:
+        what = f"{plural(len(loose), 'image lies', 'images lie')} outside of the class folders and will not be used"
+        fix = "move each into the folder of its class, or remove it"
+        found.append(Finding("note", "loose-images", what, tuple(loose), fix))
+    return found
 
 
 def _is_image(name: str) -> bool:
@@ -150,27 +258,62 @@ def _is_image(name: str) -> bool:
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
-def list_csv(config: "ImageCsv") -> Listing:
-    """Raises DataError for missing columns, labels or files, naming all lines."""
-    file = read_csv(config.file)
-    file.require([config.path_column], "data.path_column")
-    file.require([config.label_column], "data.label_column")
-    root = os.fspath(config.root or config.file.parent)
-    paths, labels = file.column(config.path_column), file.column(config.label_column)
-    unlabelled = [(row, "") for row, label in enumerate(labels) if not label]
-    file.refuse(f"no label in column '{config.label_column}'", unlabelled, "fill these cells or remove the lines")
-    absent = [(row, path) for row, path in enumerate(paths) if not os.path.isfile(os.path.join(root, path))]
-    fix = "correct the paths, or set data.root to the folder they are relative to"
-    file.refuse(f"{len(absent)} of {len(paths)} images are not in {root}", absent, fix)
-    first_row: dict[str, int] = {}
-    again = [(row, path) for row, path in enumerate(paths) if first_row.setdefault(path, row) != row]
-    file.refuse("images listed more than once", again, "keep one line for each image")
-    class_names = tuple(sorted(set(labels)))
+def read_image_csv(
+    file: Path,
+    *,
+    root: Path | None = None,
+    path_column: str = "path",
+    label_column: str = "label",
+    split_column: str | None = None,
+    val: float = 0.15,
+    test: float = 0.15,
+) -> Listing:
+    """Images that a CSV file lists; those that are not there or listed before are left out. Never raises.
+
+    root: the folder that paths are relative to; None for the CSV file's own.
+    split_column: train, val or test for each row; without it, the shares `val` and `test` are to be held out.
+    """
+    table = read_csv(file)
+    findings = [*table.faults, *table.absent([path_column], "data.path_column")]
+    findings += table.absent([label_column], "data.label_column")
+    if not {path_column, label_column} <= set(table.header):
+        return _nothing(file, findings)
+    folder = os.fspath(root or file.parent)
+    paths, labels = table.column(path_column), table.column(label_column)
+    if unlabelled := [row for row, label in enumerate(labels) if not label]:
+        what = f"{plural(len(unlabelled), 'row has', 'rows have')} no label in column '{label_column}'"
+        places = table.places(unlabelled, paths)
+        findings.append(Finding("error", "no-label", what, places, "fill these cells, or remove the lines"))
+    here = [os.path.isfile(os.path.join(folder, path)) for path in paths]
+    if absent := [row for row, exists in enumerate(here) if not exists]:
+        what = f"{len(absent):,} of {plural(len(paths), 'image')} are not in {folder}"
+        fix = "correct the paths, or set data.root to the folder they are relative to"
+        findings.append(Finding("error", "missing-image", what, table.places(absent, paths), fix))
+    first: dict[str, int] = {}
+    if again := [row for row, path in enumerate(paths) if first.setdefault(path, row) != row]:
+        what = f"{plural(len(again), 'row lists', 'rows list')} an image once more"
+        if differing := sum(labels[row] != labels[first[paths[row]]] for row in again):
+            what += f", {differing:,} of them with another label"
+        places = table.places(again, paths)
+        findings.append(Finding("error", "listed-twice", what, places, "keep one line for each image"))
+    split_of = np.zeros(len(paths), dtype=np.int8)
+    if split_column is not None:
+        split_of, problems = table.split_of(split_column)
+        findings += problems
+    class_names = tuple(sorted({label for label in labels if label}))
     position = {name: label for label, name in enumerate(class_names)}
-    encoded = np.array([os.fsencode(path) for path in paths], dtype=bytes)
-    targets = np.array([position[label] for label in labels], dtype=np.int64)
-    if config.split_column is None:
-        return Listing(root, class_names, {"train": (encoded, targets)}, {"val": config.val, "test": config.test})
-    rows = file.split_indices(config.split_column)
-    splits = {split: (encoded[chosen], targets[chosen]) for split, chosen in rows.items()}
-    return Listing(root, class_names, splits, {})
+    listing = Listing(
+        str(file),
+        folder,
+        class_names,
+        np.array([os.fsencode(path) for path in paths], dtype=bytes),
+        np.array([position.get(label, UNLABELLED) for label in labels], dtype=np.int64),
+        split_of,
+        {} if split_column else {"val": val, "test": test},
+        tuple(findings),
+    )
+    if not absent and not again:
+        return listing
+    kept = np.array(here, dtype=bool)
+    kept[again] = False
+    return listing.only(np.flatnonzero(kept))

@@ -1,60 +1,252 @@
 """CSV tables to rows of features: numbers as they are, categories one-hot, gaps filled; all learned from training rows.
 
-The encoding is plain data, `DataInfo.preparation`, and enough to encode new rows with:
+`read_table` is lenient and lists what is wrong, `table_source` refuses it. The encoding is plain data,
+`DataInfo.preparation`, and enough to encode new rows with:
     columns   {"name", "kind": "number", "missing": median} or {"name", "kind": "category", "values": [...]}
     features  the features that are used, in order: a number's column name, or "column=value" of a category
 Standardisation is left to the model, by `DataInfo.mean` and `.std`; one-hot features are not standardised (mean 0,
 std 1), so that a value that training never saw, or none, is zero everywhere.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.data.config import FeatureSelection
+from mlcli.data.finding import Finding, refuse
 from mlcli.data.source import Source
-from mlcli.data.sources.csv_file import CsvFile, read_csv
-from mlcli.data.sources.features import feature_names, feature_source
-from mlcli.data.splits import check_same_classes, split_indices
+from mlcli.data.sources.arrays import feature_names, feature_source
+from mlcli.data.sources.csv_file import Column, CsvFile, read_column, read_csv, read_number
+from mlcli.data.splits import SPLITS, check_same_classes, split_indices
 from mlcli.errors import DataError
-from mlcli.text import first_few
+from mlcli.text import first_few, plural
 
-if TYPE_CHECKING:
-    from mlcli.data.config import TableFile
-
-MISSING = ("", "na", "n/a", "null", "none", "?")
-"""Cells that hold no value, in any case. "nan" is not among them: it is what a failed computation writes."""
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-FEW = 20  # so many different values say nothing yet about what a column is
+FEW = 20
+"""Different values up to which a column may well hold categories."""
 
 
-def table_file(config: "TableFile", *, regression: bool) -> Source:
-    """Raises DataError, with all lines of one kind of fault, for what no model could learn from."""
-    file = read_csv(config.file)
-    file.require([config.target], "data.target")
-    file.require(config.drop, "data.drop")
-    file.require(config.categorical, "data.categorical")
-    _refuse_missing_targets(file, config.target)
-    targets, class_names = _numbers_to_predict(file, config.target) if regression else _labels(file, config.target)
-    splits = _splits(config, file, targets, class_names)
-    used = [name for name in file.header if name not in {config.target, config.split_column, *config.drop}]
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """A table as it was read: columns to learn from and what is to be predicted.
+
+    origin: the file, or the data set's name.
+    lines: int64 [N], the number of each row, which stands behind `numbering`: `line 7`, `iris:7`.
+    split_of: int8 [N], positions in SPLITS; train where the rows could not be divided.
+    labels: int64 [N] (-1 for a missing label) where classes are predicted, otherwise amounts: float64 [N] (NaN).
+    findings: what is wrong with single cells, rows and columns.
+    refusal: why the target or the splits are not fit to learn from; None if they are.
+    """
+
+    origin: str
+    columns: list[Column]
+    split_of: np.ndarray
+    lines: np.ndarray
+    target: str
+    class_names: tuple[str, ...] = ()
+    labels: np.ndarray | None = None
+    amounts: np.ndarray | None = None
+    numbering: str = "line "
+    findings: tuple[Finding, ...] = ()
+    refusal: DataError | None = None
+
+    def __len__(self) -> int:
+        return len(self.split_of)
+
+    @property
+    def splits(self) -> dict[str, np.ndarray]:
+        """The rows of each split that has any: int64 [n], ascending."""
+        found = {split: np.flatnonzero(self.split_of == code) for code, split in enumerate(SPLITS)}
+        return {split: rows for split, rows in found.items() if len(rows)}
+
+    def name(self, row: int) -> str:
+        return f"{self.numbering}{self.lines[row]}"
+
+    def places(self, rows: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.name(row) for row in rows)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_table(
+    file: Path,
+    *,
+    target: str,
+    regression: bool = False,
+    drop: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    split_column: str | None = None,
+    val: float = 0.15,
+    test: float = 0.15,
+    split_seed: int = 0,
+) -> FeatureTable:
+    """A CSV file of numbers and categories, one sample a row. Never raises.
+
+    Args:
+        target: the column to predict; a number if `regression`, otherwise a class.
+        drop: columns that are not used.
+        categorical: columns of numbers that are to be read as categories.
+        split_column: train, val or test for each row; without it, `val`, `test` and `split_seed` divide them.
+    """
+    table = read_csv(file)
+    findings = [*table.faults, *table.absent([target], "data.target")]
+    findings += [*table.absent(drop, "data.drop"), *table.absent(categorical, "data.categorical")]
+    split_of = np.zeros(len(table.rows), dtype=np.int8)
+    if split_column is not None:
+        split_of, problems = table.split_of(split_column)
+        findings += problems
+    if target not in table.header or not table.rows:
+        return FeatureTable(str(file), [], split_of[:0], table.lines[:0], target, findings=tuple(findings))
+    column = read_column(target, table.column(target), numeric=regression)
+    findings += _target_faults(table, column)
+    amounts, labels, class_names = column.numbers, None, tuple[str, ...]()
+    if not regression:
+        labels, class_names = _labels(column)
+    refusal = None
+    try:
+        if labels is not None:
+            _refuse_no_classes(table, target, class_names)
+        split_of = _divided(table, split_of, split_column, labels, class_names, {"val": val, "test": test}, split_seed)
+    except DataError as error:
+        refusal = error
+    used = [name for name in table.header if name not in {target, split_column, *drop}]
     if not used:
-        raise DataError("no column is left to learn from", where=str(file.path), fix="drop fewer columns: data.drop")
+        what = "no column is left to learn from"
+        findings.append(Finding("error", "no-columns", what, (), "drop fewer columns: data.drop"))
+    train = split_of == 0
+    columns = [_typed(table, name, train, name in categorical, findings) for name in used]
+    return FeatureTable(
+        str(file), columns, split_of, table.lines, target, class_names, labels, amounts,
+        findings=tuple(findings), refusal=refusal,
+    )  # fmt: skip
+
+
+def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
+    """Rows without a usable value to predict."""
+    found = []
+    if gaps := np.flatnonzero(column.missing).tolist():
+        what = f"the target '{column.name}' is missing in {plural(len(gaps), 'row')}"
+        fix = "fill these cells, or remove the lines"
+        found.append(Finding("error", "target-missing", what, table.places(gaps), fix))
+    if wrong := column.wrong.tolist():
+        what = f"the target '{column.name}' is not a finite number in {plural(len(wrong), 'row')}"
+        places = table.places(wrong, [repr(cell) for cell in column.cells])
+        fix = "correct these cells; to predict classes: task: classification"
+        found.append(Finding("error", "target-no-number", what, places, fix))
+    return found
+
+
+def _labels(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and the sorted classes: by value if all are whole numbers, else as text."""
+    values = {cell for cell, missing in zip(column.cells, column.missing.tolist(), strict=True) if not missing}
+    whole = all(value.lstrip("-").isdecimal() for value in values)
+    class_names = tuple(sorted(values, key=lambda value: (int(value), value)) if whole else sorted(values))
+    position = {name: label for label, name in enumerate(class_names)}
+    return np.array([position.get(cell, -1) for cell in column.cells], dtype=np.int64), class_names
+
+
+def _refuse_no_classes(table: CsvFile, target: str, class_names: tuple[str, ...]) -> None:
+    """Raise DataError unless the target is one of several classes."""
+    if len(class_names) < 2:
+        raise DataError(
+            f"the target '{target}' is '{first_few(class_names)}' in every row: nothing to distinguish",
+            where=str(table.path),
+            fix="predict another column: data.target",
+        )
+    many = len(class_names) > max(FEW, len(table.rows) / 2)
+    if many and not len(read_column(target, list(class_names)).wrong):
+        raise DataError(
+            f"the target '{target}' has {len(class_names)} different numbers in {len(table.rows)} rows: no classes",
+            where=str(table.path),
+            fix="task: regression, or another data.target",
+        )
+
+
+def _divided(
+    table: CsvFile,
+    given: np.ndarray,
+    split_column: str | None,
+    labels: np.ndarray | None,
+    class_names: tuple[str, ...],
+    shares: dict[str, float],
+    seed: int,
+) -> np.ndarray:
+    """The split of each row, int8 [N]. Raises DataError if the splits lack classes, or cannot be made."""
+    if labels is not None and (labels < 0).any():  # refused for that; rows without a class cannot be stratified
+        return given
+    where = str(table.path)
+    if split_column is not None:
+        if labels is not None:
+            of_split = {split: labels[given == code] for code, split in enumerate(SPLITS) if (given == code).any()}
+            check_same_classes(of_split, class_names, "rows", where)
+        return given
+    split_of = given.copy()
+    indices = split_indices(len(given), shares, seed, labels=labels, class_names=class_names, unit="rows", where=where)
+    for split, rows in indices.items():
+        split_of[rows] = SPLITS.index(split)
+    return split_of
+
+
+def _typed(table: CsvFile, name: str, train: np.ndarray, categorical: bool, findings: list[Finding]) -> Column:
+    """A column of numbers if most cells of the training rows are, of categories otherwise. train: bool [N]"""
+    column = read_column(name, table.column(name))
+    known = train & ~column.missing
+    total = int(known.sum())
+    if not total:
+        what = f"column '{name}' is empty in the training split"
+        findings.append(Finding("error", "empty-column", what, (), f"data.drop=[{name}]"))
+        return replace(column, numbers=None)
+    wrong = column.wrong
+    if not categorical and known[wrong].sum() < total / 2:
+        if len(wrong):
+            what = f"column '{name}' holds finite numbers, but not in {plural(len(wrong), 'row')}"
+            places = table.places(wrong.tolist(), [repr(cell) for cell in column.cells])
+            fix = f"correct or empty these cells, or data.categorical=[{name}] if they are categories, "
+            findings.append(Finding("error", "no-number", what, places, f"{fix}or data.drop=[{name}]"))
+        return column
+    values = sorted({column.cells[row] for row in np.flatnonzero(known).tolist()})
+    free_text = not categorical and len(values) > max(FEW, total / 2)
+    if free_text:
+        what = f"column '{name}' has {len(values):,} different texts in {total:,} rows, such as '{values[0]}'"
+        fix = f"data.drop=[{name}], or data.categorical=[{name}] to use it all the same"
+        if "," in values[0] and not np.isnan(read_number(values[0].replace(",", ".", 1))):
+            fix += "; numbers need a decimal point, not a comma"
+        findings.append(Finding("error", "free-text", what, (), fix))
+    return replace(column, numbers=None, free_text=free_text)
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def table_source(table: FeatureTable, select: FeatureSelection | None = None) -> Source:
+    """The rows as samples; select: keep only the most telling features.
+
+    Raises DataError, with all rows of one kind of fault, for what no model could learn from.
+    """
+    refuse(table.findings, table.origin)
+    if table.refusal is not None:
+        raise table.refusal
+    train = table.split_of == 0
     notes: list[str] = []
-    columns = [_fit_column(file, name, splits["train"], name in config.categorical, notes) for name in used]
-    rows = _encode(columns, {name: file.column(name) for name in used})
+    encodings = [_learned(column, train, notes) for column in table.columns]
+    parts = [_encoded(column, encoding) for column, encoding in zip(table.columns, encodings, strict=True)]
+    targets = table.amounts if table.labels is None else table.labels
+    assert targets is not None
     return feature_source(
-        rows,
+        np.concatenate(parts, axis=1, dtype=float),
         targets,
-        splits,
-        columns=columns,
-        class_names=class_names,
-        target=config.target if regression else "label",
-        origin=str(file.path),
-        numbers=file.lines,
-        select=config.select,
+        table.splits,
+        columns=encodings,
+        class_names=table.class_names,
+        target=table.target if table.labels is None else "label",
+        origin=table.origin,
+        numbers=table.lines,
+        select=select,
         notes=tuple(notes),
     )
 
@@ -64,151 +256,53 @@ def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) ->
 
     Gaps become the training median. Raises DataError for missing columns and for text where numbers belong.
     """
-    columns = preparation["columns"]
-    names = [column["name"] for column in columns]
+    encodings = preparation["columns"]
+    names = [encoding["name"] for encoding in encodings]
     absent = [name for name in names if any(name not in row for row in rows)]
     if absent:
         raise DataError(
-            f"columns the model was trained with are missing: {first_few([repr(name) for name in absent])}",
-            where=f"columns found: {first_few([repr(name) for name in rows[0]])}",
+            f"columns the model was trained with are missing: {first_few(map(repr, absent))}",
+            where=f"columns found: {first_few(map(repr, rows[0]))}",
             fix="add them; cells may stay empty where a value is not known",
         )
-    cells = {name: [(row[name] or "").strip() for row in rows] for name in names}
-    for column in columns:
-        name = column["name"]
-        wrong = [number for number, cell in enumerate(cells[name], 1) if _bad_number(cell)]
-        if column["kind"] == "number" and wrong:
+    parts = []
+    for encoding in encodings:
+        name = encoding["name"]
+        cells = [(row[name] or "").strip() for row in rows]
+        column = read_column(name, cells, numeric=encoding["kind"] == "number")
+        if len(wrong := column.wrong.tolist()):
             raise DataError(
-                f"'{cells[name][wrong[0] - 1]}' in column '{name}' is not a finite number",
-                where="rows " + first_few([str(number) for number in wrong]),
+                f"'{cells[wrong[0]]}' in column '{name}' is not a finite number",
+                where="rows " + first_few(str(row + 1) for row in wrong),
                 fix="write a number, or leave the cell empty",
             )
-    every, _ = feature_names(columns)
+        parts.append(_encoded(column, encoding))
+    every, _ = feature_names(encodings)
     chosen = [every.index(feature) for feature in preparation["features"]]
-    return torch.from_numpy(_encode(columns, cells)[:, chosen].astype(np.float32))
+    return torch.from_numpy(np.concatenate(parts, axis=1, dtype=float)[:, chosen].astype(np.float32))
 
 
-def _splits(
-    config: "TableFile", file: CsvFile, targets: np.ndarray, class_names: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    if config.split_column is None:
-        labels = targets if class_names else None
-        shares = {"val": config.val, "test": config.test}
-        return split_indices(
-            len(targets),
-            shares,
-            config.split_seed,
-            labels=labels,
-            class_names=class_names,
-            unit="rows",
-            where=str(file.path),
-        )
-    splits = file.split_indices(config.split_column)
-    if class_names:
-        check_same_classes(
-            {split: targets[rows] for split, rows in splits.items()}, class_names, "rows", str(file.path)
-        )
-    return splits
-
-
-def _refuse_missing_targets(file: CsvFile, target: str) -> None:
-    gaps = [(row, "") for row, cell in enumerate(file.column(target)) if _is_missing(cell)]
-    file.refuse(f"the target '{target}' is missing", gaps, "fill these cells or remove the lines")
-
-
-def _numbers_to_predict(file: CsvFile, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    cells = file.column(target)
-    wrong = [(row, repr(cell)) for row, cell in enumerate(cells) if _bad_number(cell)]
-    fix = "correct these cells; to predict classes: task: classification"
-    file.refuse(f"the target '{target}' is not a finite number", wrong, fix)
-    return np.array([float(cell) for cell in cells]), ()
-
-
-def _labels(file: CsvFile, target: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and the sorted classes: by value if all are whole numbers, else as text."""
-    cells = file.column(target)
-    values = set(cells)
-    whole = all(value.lstrip("-").isdecimal() for value in values)
-    class_names = tuple(sorted(values, key=lambda value: (int(value), value)) if whole else sorted(values))
-    if len(class_names) < 2:
-        raise DataError(
-            f"the target '{target}' is '{class_names[0]}' in every row: nothing to tell apart",
-            where=str(file.path),
-            fix="predict another column: data.target",
-        )
-    if len(class_names) > max(FEW, len(cells) / 2) and not any(_bad_number(value) for value in values):
-        raise DataError(
-            f"the target '{target}' has {len(class_names)} different numbers in {len(cells)} rows: no classes",
-            where=str(file.path),
-            fix="task: regression, or another data.target",
-        )
-    position = {name: label for label, name in enumerate(class_names)}
-    return np.array([position[cell] for cell in cells]), class_names
-
-
-def _fit_column(file: CsvFile, name: str, train: np.ndarray, categorical: bool, notes: list[str]) -> dict[str, Any]:
-    """Learn how a column is encoded from its training rows, and check all of its cells."""
-    cells = file.column(name)
-    known = [cells[row] for row in train if not _is_missing(cells[row])]
-    if not known:
-        raise DataError(
-            f"column '{name}' is empty in the training split", where=str(file.path), fix=f"data.drop=[{name}]"
-        )
-    gaps = sum(map(_is_missing, cells))
-    if not categorical and sum(map(_bad_number, known)) < len(known) / 2:
-        wrong = [(row, repr(cell)) for row, cell in enumerate(cells) if _bad_number(cell)]
-        fix = (
-            f"correct or empty these cells, or data.categorical=[{name}] if they are categories, or data.drop=[{name}]"
-        )
-        file.refuse(f"column '{name}' holds numbers, but not everywhere finite ones", wrong, fix)
-        median = float(np.median(np.array(known, dtype=float)))
+def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, Any]:
+    """How a column is encoded, learned from its training rows (bool [N])."""
+    name, gaps = column.name, int(column.missing.sum())
+    if column.numbers is not None:
+        median = float(np.median(column.numbers[train & ~column.missing]))
         if gaps:
             notes.append(f"column '{name}': {gaps} missing values become the training median, {median:g}")
         return {"name": name, "kind": "number", "missing": median}
-    values = sorted(set(known))
-    if not categorical and len(values) > max(FEW, len(known) / 2):
-        comma = "; numbers need a decimal point, not a comma" if _is_comma_number(values[0]) else ""
-        raise DataError(
-            f"column '{name}' has {len(values)} different texts in {len(known)} rows, such as '{values[0]}'",
-            where=str(file.path),
-            fix=f"data.drop=[{name}], or data.categorical=[{name}] to use it all the same{comma}",
-        )
-    unseen = sorted({cell for cell in cells if not _is_missing(cell)} - set(values))
+    values = sorted({column.cells[row] for row in np.flatnonzero(train & ~column.missing).tolist()})
+    unseen = sorted({column.cells[row] for row in np.flatnonzero(~column.missing).tolist()} - set(values))
     if unseen:
-        notes.append(
-            f"column '{name}': not in the training split, so all zeros: {first_few([repr(v) for v in unseen])}"
-        )
+        notes.append(f"column '{name}': not in the training split, so all zeros: {first_few(map(repr, unseen))}")
     if gaps:
         notes.append(f"column '{name}': {gaps} missing values are all zeros")
     return {"name": name, "kind": "category", "values": values}
 
 
-def _encode(columns: list[dict[str, Any]], cells: dict[str, list[str]]) -> np.ndarray:
-    """float64 [N, F], all features of all columns."""
-    parts = []
-    for column in columns:
-        texts = cells[column["name"]]
-        if column["kind"] == "number":
-            numbers = [column["missing"] if _is_missing(text) else float(text) for text in texts]
-            parts.append(np.array(numbers, dtype=float)[:, None])
-        else:
-            parts.append(np.array(texts)[:, None] == np.array(column["values"])[None, :])
-    return np.concatenate(parts, axis=1, dtype=float)
-
-
-def _is_missing(cell: str) -> bool:
-    return cell.lower() in MISSING
-
-
-def _bad_number(cell: str) -> bool:
-    """Neither a gap nor a number that float32 can hold."""
-    if _is_missing(cell):
-        return False
-    try:
-        return not abs(float(cell)) <= FLOAT32_MAX  # also when NaN
-    except ValueError:
-        return True
-
-
-def _is_comma_number(cell: str) -> bool:
-    return "," in cell and not _bad_number(cell.replace(",", ".", 1))
+def _encoded(column: Column, encoding: dict[str, Any]) -> np.ndarray:
+    """A column's features: float64 or bool [N, F]."""
+    if column.numbers is not None:
+        return np.where(column.missing, encoding["missing"], column.numbers)[:, None]
+    position = {value: number for number, value in enumerate(encoding["values"])}
+    codes = np.array([position.get(cell, -1) for cell in column.cells])
+    return codes[:, None] == np.arange(len(position))

@@ -11,18 +11,16 @@ import string
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlcli.data.config import TorchvisionSet
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.archives import unpack_gz, unpack_tar, unpack_zip_of_gz
-from mlcli.data.sources.arrays import image_source, split_arrays
+from mlcli.data.sources.arrays import array_source, split_arrays
 from mlcli.errors import DataError
-
-if TYPE_CHECKING:
-    from mlcli.data.config import TorchvisionSet
 
 TIMEOUT_S = 20  # without an answer; urllib's own is to wait for ever
 DIGITS = tuple(string.digits)
@@ -38,16 +36,16 @@ TITLES = {
 """torchvision's class for each name; MNIST's relatives keep their files in a folder of that name."""
 
 
-def torchvision_set(config: "TorchvisionSet") -> Source:
+def torchvision_set(config: TorchvisionSet) -> Source:
     """Train and test as published, `val` split off the former. Raises DataError if files are missing or damaged."""
     images, labels, class_names = _read(config, train=True)
     test_images, test_labels, _ = _read(config, train=False)
     splits = split_arrays(images, labels, class_names, {"val": config.val}, config.split_seed, f"{config.name}-train")
     splits["test"] = Arrays(test_images, test_labels, f"{config.name}-test")
-    return image_source(splits, class_names)
+    return array_source(splits, class_names)
 
 
-def _read(config: "TorchvisionSet", *, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _read(config: TorchvisionSet, *, train: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """uint8 [N, C, H, W], int64 [N] and the class names."""
     data = _load(config, train=train)
     if config.name in ("cifar10", "cifar100"):
@@ -71,7 +69,7 @@ def _read(config: "TorchvisionSet", *, train: bool) -> tuple[Tensor, Tensor, tup
     return images.contiguous(), labels.long(), class_names
 
 
-def _load(config: "TorchvisionSet", *, train: bool) -> Any:
+def _load(config: TorchvisionSet, *, train: bool) -> Any:
     """torchvision's dataset object, of which only the arrays are used."""
     from torchvision import datasets
 
@@ -91,7 +89,7 @@ def _load(config: "TorchvisionSet", *, train: bool) -> Any:
         return kind(config.root, **options)
 
 
-def _files(config: "TorchvisionSet", kind: Any) -> list[str]:
+def _files(config: TorchvisionSet, kind: Any) -> list[str]:
     """The files both splits need, relative to the root."""
     match config.name:
         case "cifar10" | "cifar100":
@@ -107,7 +105,7 @@ def _files(config: "TorchvisionSet", kind: Any) -> list[str]:
     return [os.path.join(TITLES[config.name], "raw", f"{part}-{content}") for part in parts for content in contents]
 
 
-def _missing(config: "TorchvisionSet", files: list[str]) -> list[str]:
+def _missing(config: TorchvisionSet, files: list[str]) -> list[str]:
     """The files that are not there; those that are there as published, compressed, are unpacked."""
     missing = []
     for file in files:
@@ -123,7 +121,7 @@ def _missing(config: "TorchvisionSet", files: list[str]) -> list[str]:
     return missing
 
 
-def _not_there(config: "TorchvisionSet", missing: list[str], archive: str) -> DataError:
+def _not_there(config: TorchvisionSet, missing: list[str], archive: str) -> DataError:
     unpack = f", or unpack {archive} there" if archive else ""
     return DataError(
         f"{TITLES[config.name]} is not in {config.root}: no {', '.join(missing)}",
@@ -132,8 +130,8 @@ def _not_there(config: "TorchvisionSet", missing: list[str], archive: str) -> Da
     )
 
 
-def _download(config: "TorchvisionSet", kind: Any, files: list[str]) -> None:
-    """Fetch what was published, by its MD5 sum, and take the files out of it. Raises whatever the network leads to."""
+def _download(config: TorchvisionSet, kind: Any, files: list[str]) -> None:
+    """Fetch what was published, by its MD5 sum, and take the files out of it. Raises what the network raises."""
     from torchvision.datasets.utils import download_url
 
     places = {Path(file).name: config.root / file for file in files}
@@ -170,10 +168,10 @@ def _download_from_any(mirrors: list[str], folder: Path, name: str, md5: str) ->
 
 
 @contextlib.contextmanager
-def _as_data_error(config: "TorchvisionSet", files: list[str]) -> Iterator[None]:
+def _as_data_error(config: TorchvisionSet, files: list[str]) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # readers raise whatever the damaged byte leads to; the network its own kinds
+    except Exception as error:  # readers raise anything for a damaged byte; the network its own kinds
         cause = " ".join(str(error).split())[:200] or type(error).__name__
         complete = all(os.path.exists(os.path.join(config.root, file)) for file in files)
         if config.download and not complete:

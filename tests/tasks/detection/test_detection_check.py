@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mlcli.data.check.finding import Examination, Finding
+from mlcli.data.check.examination import Examination
+from mlcli.data.finding import Finding
 from mlcli.tasks.detection.data.check import examine
 from mlcli.tasks.detection.data.config import BoxCsv, Scenes
 from tests.data.check_images import picture

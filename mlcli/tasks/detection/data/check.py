@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mlcli.data.check.balance import balance_findings
-from mlcli.data.check.collection import UNLABELLED, Collection, FilePictures, HeldPictures
-from mlcli.data.check.doctor import refused
-from mlcli.data.check.finding import Examination, Finding, Severity, Sheet
+from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.pictures import examine_pictures
-from mlcli.data.check.scan import scan
+from mlcli.data.check.scan import Collection, FilePictures, HeldPictures, scan
+from mlcli.data.check.splits import balance_findings
+from mlcli.data.finding import Finding, Severity
 from mlcli.data.source import Arrays
+from mlcli.data.sources.listing import UNLABELLED
 from mlcli.errors import DataError
 from mlcli.show.boxes import Thing, colour_of, drawn
 from mlcli.show.drawing import Tile, sheet

@@ -1,0 +1,134 @@
+"""How the splits compare: classes that are missing, rare or far more frequent than others, and splits that look unlike.
+
+Two samples of a number are compared by the Kolmogorov-Smirnov statistic: the largest distance between their cumulative
+distributions, 0 to 1. With many samples any difference is significant, so it has to be large as well.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlcli.data.check.images import sizes_read
+from mlcli.data.check.scan import Collection, Scan
+from mlcli.data.finding import Finding, Severity
+from mlcli.data.splits import class_balance
+from mlcli.text import plural
+
+FEW_TO_TRAIN = 10
+"""Samples below which a class is hardly learned; the usual few-shot benchmarks stop at 5 or 10."""
+FEW_TO_JUDGE = 10
+"""Samples below which the score of a class moves in steps of more than 10 %."""
+UNEVEN, VERY_UNEVEN = 3.0, 10.0
+"""Largest by smallest class: from the first worth knowing, from the second accuracy hides the rare classes."""
+SHIFT = 0.1
+"""Share of samples that would have to change class for two splits to have the same proportions."""
+LARGE = 0.2
+SIGNIFICANT = 1e-4
+"""Probability of such a distance by chance, after Bonferroni for all comparisons made."""
+FEWEST = 20  # samples of a split below which nothing is compared
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def balance_findings(
+    table: dict[str, np.ndarray], class_names: Sequence[str], unit: str, *, one_label: bool = True
+) -> list[Finding]:
+    """table: samples of each class, int [C], for each split. unit: "images", "rows" or "objects".
+
+    one_label: each sample has one, so the loss can weigh classes, and training refuses splits that lack some.
+    """
+    found = []
+    if len(class_names) == 1:
+        what = f"there is one class only, '{class_names[0]}': nothing to distinguish"
+        found.append(Finding("error", "one-class", what, (), "give at least two"))
+    for split, counts in table.items():
+        absent = tuple(class_names[label] for label in np.flatnonzero(counts == 0).tolist())
+        if absent:
+            what = f"{plural(len(absent), 'class has', 'classes have')} no {unit} in {split}"
+            fix = f"add {unit} of {'it' if len(absent) == 1 else 'them'} to {split}, or remove the class everywhere"
+            severity: Severity = "error" if one_label or split == "train" else "warning"
+            found.append(Finding(severity, "class-missing", what, absent, fix))
+    train = table.get("train", np.zeros(len(class_names), dtype=int))
+    for split, counts in table.items():
+        enough = FEW_TO_TRAIN if split == "train" else FEW_TO_JUDGE
+        few = np.flatnonzero((counts > 0) & (counts < enough))
+        few = few[np.argsort(counts[few], kind="stable")].tolist()
+        if few:
+            what = f"{plural(len(few), 'class has', 'classes have')} fewer than {enough} {unit} in {split}: "
+            what += "hardly enough to learn from" if split == "train" else "a score there is uncertain"
+            places = tuple(f"{class_names[label]} ({counts[label]})" for label in few)
+            severity = "warning" if split == "train" else "note"
+            found.append(Finding(severity, "class-small", what, places, f"add {unit} of these classes"))
+    return found + _uneven(train, class_names, one_label) + _shifted(table, unit)
+
+
+def _uneven(train: np.ndarray, class_names: Sequence[str], one_label: bool) -> list[Finding]:
+    present = train[train > 0]
+    if len(present) < 2 or present.max() < UNEVEN * present.min():
+        return []
+    ratio = present.max() / present.min()
+    shares = class_balance(np.repeat(np.arange(len(train)), train), class_names)
+    what = f"the largest class is {ratio:.3g} times the smallest in train: {shares}"
+    ways = "loader.sampler=balanced" + (" or loss.class_weights=balanced" if one_label else "")
+    fix = f"{ways} makes up for it" + ("; judge by macro_f1 rather than accuracy" if one_label else "")
+    return [Finding("warning" if ratio >= VERY_UNEVEN else "note", "unbalanced", what, (), fix)]
+
+
+def _shifted(table: dict[str, np.ndarray], unit: str) -> list[Finding]:
+    if "train" not in table or not table["train"].sum():
+        return []
+    expected = table["train"] / table["train"].sum()
+    places = []
+    for split, counts in table.items():
+        total = counts.sum()
+        if split == "train" or not total:
+            continue
+        moved = 0.5 * np.abs(counts / total - expected).sum()
+        by_chance = 0.4 * np.sqrt(expected / total).sum()  # mean of |normal| is 0.8 of its standard deviation
+        if moved > SHIFT + by_chance:
+            places.append(f"{split} ({100 * moved:.0f} %)")
+    what = f"classes occur in other proportions than in train; so many {unit} would have to change class"
+    fix = "fine if that is how the model will be used"
+    return [Finding("note", "classes-shifted", what, tuple(places), fix)] if places else []
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def image_drift(collection: Collection, scan: Scan) -> list[Finding]:
+    """The other splits compared with train, by four properties of their images."""
+    pixels = scan.pixels.reshape(len(scan.pixels), -1)
+    level, spread, side, aspect = np.full((4, len(pixels)), np.nan)
+    for start in range(0, len(pixels), 4096):
+        chunk = pixels[start : start + 4096].astype(np.float32)
+        level[start : start + 4096], spread[start : start + 4096] = chunk.mean(axis=1), chunk.std(axis=1)
+    level[~scan.ok] = spread[~scan.ok] = np.nan
+    at, sizes = sizes_read(scan)
+    side[at], aspect[at] = sizes.min(axis=1), sizes[:, 0] / sizes[:, 1]
+    properties = {"brightness": level, "contrast": spread, "shorter side": side, "width/height": aspect}
+    split_of = collection.split_of[scan.read]
+    rows = {split: np.flatnonzero(split_of == code) for code, split in enumerate(collection.splits)}
+    return drift_findings("the splits look different from train", properties, rows)
+
+
+def drift_findings(what: str, columns: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> list[Finding]:
+    """`test: brightness 121 in the median, 87 in train` for each column and split that differ, if there are any.
+
+    columns: float [N], NaN for gaps. rows: of each split.
+    """
+    from scipy.stats import ks_2samp
+
+    others = [split for split in rows if split != "train"]
+    limit, places = SIGNIFICANT / max(1, len(columns) * len(others)), []
+    for name, values in columns.items():
+        known = {split: values[chosen][~np.isnan(values[chosen])] for split, chosen in rows.items()}
+        for split in others:
+            train, there = known.get("train", values[:0]), known[split]
+            if min(len(train), len(there)) >= FEWEST:
+                result = ks_2samp(train, there, method="asymp")
+                if result.statistic > LARGE and result.pvalue < limit:
+                    here, seen = np.median(there), np.median(train)
+                    places.append(f"{split}: {name} {here:.3g} in the median, {seen:.3g} in train")
+    fix = "the score is of data unlike what was learned from; is that meant?"
+    return [Finding("note", "drift", what, tuple(places), fix)] if places else []

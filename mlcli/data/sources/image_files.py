@@ -1,0 +1,103 @@
+"""Data sets of image files: a listing, checked, divided and measured."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from mlcli.data.decode import Preparation
+from mlcli.data.files import ImageFilesSamples
+from mlcli.data.finding import refuse
+from mlcli.data.info import DataInfo
+from mlcli.data.inspection import common_size, count_pixels, find_damaged
+from mlcli.data.source import Source
+from mlcli.data.sources.listing import Listing
+from mlcli.data.splits import SPLITS, check_same_classes
+from mlcli.data.statistics import imagenet_statistics, pixel_statistics
+from mlcli.errors import DataError
+from mlcli.text import first_few
+
+
+def image_source(
+    listing: Listing,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    fit: Literal["crop", "stretch", "pad"] = "crop",
+    channels: Literal[1, 3] = 3,
+    normalize: Literal["train", "imagenet"] = "train",
+    bad_images: Literal["error", "skip"] = "error",
+    max_bad_share: float = 0.01,
+    split_seed: int = 0,
+) -> Source:
+    """The listed images as samples. Raises DataError if layout, classes or images are not fit to learn from.
+
+    Args:
+        image_size: side, or height and width, in pixels that each image is brought to; None if all are of one size.
+        fit, channels: as for `Preparation`.
+        normalize: by the training split's mean and standard deviation, or by ImageNet's.
+        bad_images: whether an image that cannot be read is an error or left out and noted.
+        max_bad_share: with skip, the share of such images above which it is an error all the same.
+        split_seed: which samples are held out.
+    """
+    refuse(listing.findings, listing.origin)
+    names, given = listing.class_names, listing.splits
+    if len(names) < 2:
+        raise DataError(
+            f"there is one class only, '{names[0]}': nothing to distinguish",
+            where=listing.origin,
+            fix="give a folder or label for each of at least two classes",
+        )
+    size = image_size or (1, 1)  # until the files have been measured
+    preparation = Preparation((size, size) if isinstance(size, int) else size, fit, channels)
+    notes = [str(finding) for finding in listing.findings]
+    if bad_images == "skip":
+        listing = _without_damaged(listing, preparation, max_bad_share, notes)
+    labels = {split: listing.labels[listing.split_of == SPLITS.index(split)] for split in given}
+    check_same_classes(labels, names, "images", listing.origin)
+    split_of = listing.divided(split_seed)
+    samples = {
+        split: _samples(listing.only(np.flatnonzero(split_of == code)), preparation)
+        for code, split in enumerate(SPLITS)
+        if (split_of == code).any()
+    }
+    if image_size is None:
+        preparation = replace(preparation, image_size=common_size(list(samples.values()), split_seed))
+        samples = {split: replace(part, preparation=preparation, same_size=True) for split, part in samples.items()}
+    if normalize == "imagenet":
+        mean, std = imagenet_statistics(channels)
+    else:
+        counts, counted = count_pixels(samples["train"], split_seed)
+        mean, std = pixel_statistics(counts)
+        if counted < len(samples["train"]):
+            notes.append(f"mean and std come from {counted:,} of {len(samples['train']):,} training images")
+    info = DataInfo(
+        kind="image",
+        input_shape=(channels, *preparation.image_size),
+        class_names=names,
+        target="label",
+        mean=mean,
+        std=std,
+        preparation=preparation.to_plain(),
+    )
+    return Source(info, dict(samples), tuple(notes))
+
+
+def _samples(listing: Listing, preparation: Preparation) -> ImageFilesSamples:
+    return ImageFilesSamples(listing.root, listing.paths, torch.from_numpy(listing.labels), preparation)
+
+
+def _without_damaged(listing: Listing, preparation: Preparation, most: float, notes: list[str]) -> Listing:
+    """Leave out what cannot be decoded and note it. Raises DataError if it is more than that share."""
+    samples = _samples(listing, preparation)
+    damaged = find_damaged(samples)
+    listed = first_few([f"{samples.name(index)} ({why})" for index, why in damaged.items()])
+    if len(damaged) > most * len(listing):
+        raise DataError(
+            f"{len(damaged)} of {len(listing)} images cannot be read; data.max_bad_share allows {most}",
+            where=listed,
+            fix="replace or remove these files, or raise data.max_bad_share",
+        )
+    if damaged:
+        notes.append(f"left out {len(damaged)} of {len(listing)} images that cannot be read: {listed}")
+    return listing.only(np.setdiff1d(np.arange(len(listing)), list(damaged), assume_unique=True))
