@@ -17,9 +17,9 @@ from mlcli.tasks.detection.models.config import (
     TorchvisionDetector,
     Yolo,
 )
-from mlcli.tasks.detection.models.detector import Common, Detector
+from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.models.proposers import Proposer, RegionNetwork, SelectiveSearch
-from mlcli.tasks.detection.models.rcnn import FastRcnnDetector, Propose, RcnnDetector
+from mlcli.tasks.detection.models.rcnn import FastRcnnDetector, RcnnDetector
 from mlcli.tasks.detection.models.ssd import SsdDetector, load_vgg
 from mlcli.tasks.detection.models.torchvision_detectors import (
     FasterRcnnDetector,
@@ -45,48 +45,21 @@ def build(config: DetectionModel, info: DataInfo) -> Detector:
     downloaded, CheckpointError if a file cannot be read or nothing in it fits.
     """
     _, height, width = info.input_shape
-    of_data = info.num_classes, (height, width)
-    common: Common = {
-        "mean": info.mean,
-        "std": info.std,
-        "score_threshold": config.score_threshold,
-        "nms_iou": config.nms_iou,
-        "max_detections": config.max_detections,
-    }
+    fields = config.model_dump(exclude={"name", "weights", "proposals"})  # keywords of the same names
+    keywords: dict[str, Any] = {"image_size": (height, width), "mean": info.mean, "std": info.std, **fields}
     match config:
         case Yolo():
-            return YoloDetector(
-                *of_data,
-                head=config.head,
-                width=config.width,
-                strides=config.strides,
-                box_loss=config.box_loss,
-                anchors_per_stride=config.anchors_per_stride,
-                anchors_wh=info.preparation.get("anchors_wh"),
-                nms=config.nms,
-                **common,
-            )
-        case Ssd(batch_norm=batch_norm, negatives=negatives):
-            ssd = SsdDetector(
-                *of_data,
-                backbone=config.backbone,
-                width=config.width,
-                batch_norm=batch_norm,
-                negatives=negatives,
-                nms=config.nms,
-                **common,
-            )
+            return YoloDetector(info.num_classes, anchors_wh=info.preparation.get("anchors_wh"), **keywords)
+        case Ssd():
+            ssd = SsdDetector(info.num_classes, **keywords)
             if config.weights != "none":
-                load_vgg(ssd, config.weights, batch_norm=batch_norm)
+                load_vgg(ssd, config.weights, batch_norm=config.batch_norm)
             return ssd
-        case RCnn(proposals=proposals, crop=crop, context=context, width=channels):
-            regions = _propose(proposals, info)
-            return RcnnDetector(
-                *of_data, crop=crop, context=context, width=channels, most=proposals.most, propose=regions, **common
-            )
-        case FastRCnn(proposals=proposals, roi=roi, width=channels):
-            regions = _propose(proposals, info)
-            return FastRcnnDetector(*of_data, roi=roi, width=channels, most=proposals.most, propose=regions, **common)
+        case RCnn() | FastRCnn():
+            kind = RcnnDetector if isinstance(config, RCnn) else FastRcnnDetector
+            built = cache(partial(build_proposer, config.proposals, info))  # at the first pictures without regions
+            propose = None if config.proposals.method == "sliding" else lambda images: built()(images)
+            return kind(info.num_classes, most=config.proposals.most, propose=propose, **keywords)
         case TorchvisionDetector(arch=arch, weights=weights):
             if arch is None and weights != "none":
                 raise ConfigError(
@@ -94,7 +67,7 @@ def build(config: DetectionModel, info: DataInfo) -> Detector:
                     where="model.weights",
                     fix=f"set model.arch to {ARCHS[config.name][0]}, or give your own weights as finetune.weights",
                 )
-            detector = TORCHVISION[config.name](*of_data, arch=arch, width=config.width, **common)
+            detector = TORCHVISION[config.name](info.num_classes, **keywords)
             if weights != "none":
                 detector.load(weights)
             return detector
@@ -136,14 +109,6 @@ def build_proposer(config: Proposals, info: DataInfo) -> Proposer:
     assert isinstance(detector, TwoStage)
     load_saved(detector, model_weights(saved), path)
     return RegionNetwork(detector, config.most)
-
-
-def _propose(config: Proposals, info: DataInfo) -> Propose | None:
-    """What finds regions in pictures that come without, built at the first of them; None for sliding windows."""
-    if config.method == "sliding":
-        return None
-    built = cache(partial(build_proposer, config, info))
-    return lambda images: built()(images)
 
 
 def _plain(value: Any) -> str:

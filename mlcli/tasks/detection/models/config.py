@@ -37,7 +37,7 @@ class CompactSingleShot(Compact):
     nms: Literal["hard", "soft", "diou"] = "hard"
     """Of detections of one class that overlap: hard drops the less certain above nms_iou; diou does so by DIoU, which
     spares boxes with other centres (Zheng et al. 2020); soft lowers their scores by exp(-IoU² / 0.5) instead (Bodla et
-    al. 2017), whatever nms_iou."""
+    al. 2017) and does not use nms_iou."""
 
 
 class Yolo(CompactSingleShot):
@@ -91,7 +91,7 @@ class Ssd(CompactSingleShot):
 
 
 class Proposals(Strict):
-    """Where R-CNN and Fast R-CNN are told to look."""
+    """Where R-CNN and Fast R-CNN look."""
 
     method: Literal["sliding", "selective_search", "rpn"] = "sliding"
     """sliding windows of several sizes; selective search (Uijlings et al. 2013; needs mlcli[proposals]); or what the
@@ -102,7 +102,7 @@ class Proposals(Strict):
     """Proposals kept of one picture. Sliding windows leave fewer gaps the more they are: about 1000 find most objects
     larger than a tenth of the picture."""
     cache: ConfigPath | None = None
-    """File (.npz) that computed proposals are kept in; null for one beside the user's other caches."""
+    """File (.npz) that computed proposals are kept in; null for one in the user's folder of caches."""
 
     @model_validator(mode="after")
     def rpn_comes_from_a_run(self):

@@ -23,6 +23,12 @@ class Common(TypedDict, total=False):
     max_detections: int
 
 
+class CommonSingleShot(Common, total=False):
+    """And those of `SingleShot`."""
+
+    nms: Method
+
+
 class Detector(nn.Module):
     """Base of all detectors.
 
@@ -31,7 +37,7 @@ class Detector(nn.Module):
     * in training mode, the named loss terms, each a mean over the batch, and None;
     * in evaluation mode, the loss terms where they come for free (otherwise an empty dict), and the `Detections`.
       `targets` may be None then. Ground truth never reaches the detections; proposals in it do, for models that look
-      only where they are told to.
+      only there.
 
     Labels are 1..K outside; 0 is nothing.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mlcli.tasks.detection.targets import Targets
 
 BACKGROUND = -1
-"""No object: to be told so."""
+"""No object: learned as background."""
 IGNORED = -2
 """Neither object nor background: not learned from."""
 
@@ -48,7 +48,7 @@ def max_iou(
 def bipartite(ious: Tensor, valid: Tensor, *, threshold: float) -> Tensor:
     """Every object gets an anchor of its own, the largest overlaps first; the others go by `threshold`.
 
-    An anchor that is nobody's own gets the object it overlaps most, if by `threshold` or more, else background.
+    An anchor that is no object's own gets the object it overlaps most, if by `threshold` or more, else background.
 
     Args:
         ious: [..., M, A], of each object with each anchor.
@@ -132,12 +132,12 @@ def _nothing(ious: Tensor) -> Tensor:
 
 
 def assigned(targets: Targets, matched: Tensor, otherwise_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Box and label of the object that each of A boxes learns.
+    """Return box and label of the object that each of A boxes learns.
 
     Args:
         matched: int64 [B, A], a row of the targets, or negative for none.
-        otherwise_xyxy: [B, A, 4] or [A, 4], the box where there is none; whatever gives the loss a finite gradient
-            there, for 0 times infinity is not 0.
+        otherwise_xyxy: [B, A, 4] or [A, 4], the box where there is none; any that gives the loss a finite gradient, for
+            0 times infinity is not 0.
 
     Returns boxes float32 [B, A, 4] as xyxy in pixels, and labels int64 [B, A] in 1..K, 0 for none.
     """

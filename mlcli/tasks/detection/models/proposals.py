@@ -138,11 +138,8 @@ def recall(regions: list[Tensor], records: Records, iou: float = OVERLAPPED) -> 
     for picture, boxes in enumerate(regions):
         there = records.objects_of(picture)
         objects = torch.from_numpy(records.boxes_xyxy[there][~records.ignored[there]])
-        if not len(objects) or not len(boxes):
-            total += len(objects)
-            continue
         placed = records.to_input(objects[None], torch.tensor([picture]))[0]
-        hit += int((iou_matrix(placed, boxes).amax(dim=1) >= iou).sum())
+        hit += int((iou_matrix(placed, boxes) >= iou).any(dim=1).sum())
         total += len(objects)
     return hit / max(1, total), total
 

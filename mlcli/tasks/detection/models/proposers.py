@@ -63,8 +63,8 @@ def _layout(height: int, width: int, shapes: tuple[float, ...], share: float) ->
 
 def _starts(whole: float, side: float, share: float) -> Tensor:
     """Where windows of this side begin, evenly from end to end and at most `share` of a side apart."""
-    room = whole - side
-    return torch.linspace(0, room, 1 + math.ceil(room / (share * side) - 1e-6))  # 7.0000001 moves are 7
+    rest = whole - side
+    return torch.linspace(0, rest, 1 + math.ceil(rest / (share * side) - 1e-6))  # 7.0000001 moves are 7
 
 
 class Proposer(Protocol):

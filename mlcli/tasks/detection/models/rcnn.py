@@ -52,6 +52,13 @@ Propose = Callable[[Tensor], list[Tensor]]
 """uint8 [B, 3, H, W] -> B times regions float32 [p, 4] on the CPU, corners in pixels."""
 
 
+class CommonRegions(Common, total=False):
+    """Keywords of both; see `RegionDetector`."""
+
+    most: int
+    propose: Propose | None
+
+
 class RegionDetector(Detector):
     """Base of the two. Terms: class, box.
 
@@ -141,9 +148,7 @@ class RcnnDetector(RegionDetector):
         crop: int = 48,
         context: float = 0.15,
         width: int = 16,
-        most: int = 300,
-        propose: Propose | None = None,
-        **common: Unpack[Common],
+        **common: Unpack[CommonRegions],
     ) -> None:
         super().__init__(
             num_classes,
@@ -152,8 +157,6 @@ class RcnnDetector(RegionDetector):
             look=LookAtCrops(crop, context, width),
             hidden=CROP_HIDDEN,
             regions=CROP_REGIONS,
-            most=most,
-            propose=propose,
             **common,
         )
 
@@ -173,9 +176,7 @@ class FastRcnnDetector(RegionDetector):
         *,
         roi: Literal["pool", "align"] = "pool",
         width: int = 16,
-        most: int = 300,
-        propose: Propose | None = None,
-        **common: Unpack[Common],
+        **common: Unpack[CommonRegions],
     ) -> None:
         # The compact backbone as far as stride 8, with two blocks more and the view around that its top has.
         backbone = CompactBackbone(width)
@@ -189,8 +190,6 @@ class FastRcnnDetector(RegionDetector):
             look=LookAtMap(roi, channels),
             hidden=MAP_HIDDEN,
             regions=MAP_REGIONS,
-            most=most,
-            propose=propose,
             **common,
         )
 

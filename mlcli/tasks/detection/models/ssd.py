@@ -25,14 +25,13 @@ from mlcli.models.weights import read_weights
 from mlcli.tasks.detection.boxes import convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import decode, default_boxes, encode, grid_points
 from mlcli.tasks.detection.models.backbone import by_box, compact_fpn, map_size
-from mlcli.tasks.detection.models.detector import Common, SingleShot
+from mlcli.tasks.detection.models.detector import CommonSingleShot, SingleShot
 from mlcli.tasks.detection.models.losses import hard_negative_mining
 from mlcli.tasks.detection.models.matching import assigned, bipartite
-from mlcli.tasks.detection.nms import Method
 from mlcli.tasks.detection.targets import Targets
 
 MATCH_IOU = 0.5
-"""Default boxes that overlap an object by this or more learn it beside its best one (section 2.2)."""
+"""Default boxes that overlap an object by this or more learn it as well as its best one (section 2.2)."""
 
 COMPACT_STRIDES = (8, 16, 32, 64, 128)
 """Of the compact backbone's maps; those of fewer than LEAST_CELLS a side are left out."""
@@ -85,10 +84,9 @@ class SsdDetector(SingleShot):
         width: int = 16,
         batch_norm: bool = True,
         negatives: float = 3.0,
-        nms: Method = "hard",
-        **common: Unpack[Common],
+        **common: Unpack[CommonSingleShot],
     ) -> None:
-        super().__init__(num_classes, image_size, nms=nms, **common)
+        super().__init__(num_classes, image_size, **common)
         compact = backbone == "compact"
         layout = compact_layout(image_size, width) if compact else vgg_layout(image_size, batch_norm)
         self.negatives = negatives

@@ -9,7 +9,6 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
 
 from mlcli.data.statistics import IMAGENET_MEAN
@@ -28,6 +27,8 @@ TERMS = {
     "bbox_ctrness": "centerness",
 }
 """torchvision's names of loss terms, and ours."""
+
+Lists = list[dict[str, Tensor]]
 
 
 class TorchvisionBase(Detector):
@@ -91,40 +92,32 @@ class TorchvisionBase(Detector):
         image_list = ImageList(pixels, [self.image_size] * len(images))
         features = self.net.backbone(pixels)
         if not self.training:
-            return {}, to_detections(self.find(image_list, features), self.max_detections)
+            return {}, to_detections(self.run(image_list, features)[1], self.max_detections)
         assert targets is not None, "training needs targets"
-        losses = self.losses(image_list, features, to_lists(targets))
+        losses, _ = self.run(image_list, features, to_lists(targets))
         return {TERMS[name]: loss for name, loss in losses.items()}, None
 
-    def losses(
-        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        """torchvision's loss terms under its own names."""
-        raise NotImplementedError
+    def run(self, images: ImageList, features: dict[str, Tensor], targets: Lists | None = None) -> tuple[Any, Lists]:
+        """From the backbone's maps to torchvision's loss terms with targets, to what was found without.
 
-    def find(self, images: ImageList, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """For each picture the boxes [n, 4], scores [n], labels [n] in 1..K and perhaps masks [n, 1, 28, 28]."""
+        Lists have for each picture boxes [n, 4], labels [n] in 1..K, perhaps masks; what was found also scores [n].
+        """
         raise NotImplementedError
 
 
 class TwoStage(TorchvisionBase):
     """Faster and Mask R-CNN: regions are proposed, then each is looked at."""
 
-    def losses(
-        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def run(self, images: ImageList, features: dict[str, Tensor], targets: Lists | None = None) -> tuple[Any, Lists]:
+        height, width = self.image_size
         with _full_precision(images.tensors):
             features = {name: values.float() for name, values in features.items()}
             proposals, losses = self.net.rpn(images, features, targets)
-            _, more = self.net.roi_heads(features, self._not_none(proposals), images.image_sizes, targets)
-        return losses | more
-
-    def find(self, images: ImageList, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        with _full_precision(images.tensors):
-            features = {name: values.float() for name, values in features.items()}
-            proposals, _ = self.net.rpn(images, features)
-            found, _ = self.net.roi_heads(features, proposals, images.image_sizes)
-        return found
+            if targets is not None:  # the whole picture for no region: the mean loss over none would be NaN
+                whole = [0.0, 0.0, width, height]
+                proposals = [boxes if len(boxes) else boxes.new_tensor([whole]) for boxes in proposals]
+            found, more = self.net.roi_heads(features, proposals, images.image_sizes, targets)
+        return losses | more, found
 
     def propose(self, images: Tensor, most: int) -> list[Tensor]:
         """Where objects might be: uint8 or float [B, 3, H, W] in 0..255 -> B times float32 [p, 4], likeliest first.
@@ -139,43 +132,26 @@ class TwoStage(TorchvisionBase):
         self.net.rpn._post_nms_top_n = kept
         return boxes
 
-    def _not_none(self, proposals: list[Tensor]) -> list[Tensor]:
-        """The whole picture where nothing was proposed: the mean loss over no regions at all would be NaN."""
-        height, width = self.image_size
-        return [boxes if len(boxes) else boxes.new_tensor([[0, 0, width, height]]) for boxes in proposals]
-
 
 class OneStage(TorchvisionBase):
     """RetinaNet and FCOS: every place of every map says what is there. They have no background class, so labels are
     0..K-1 inside."""
 
-    def losses(
-        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def run(self, images: ImageList, features: dict[str, Tensor], targets: Lists | None = None) -> tuple[Any, Lists]:
         maps = list(features.values())
-        outputs, anchors, places = self._outputs(images, maps)
-        targets = [target | {"labels": target["labels"] - 1} for target in targets]
-        with _full_precision(images.tensors):
-            if isinstance(self.net, FCOS):
-                return self.net.compute_loss(targets, outputs, anchors, places)
-            return self.net.compute_loss(targets, outputs, anchors)
-
-    def find(self, images: ImageList, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        maps = list(features.values())
-        outputs, anchors, places = self._outputs(images, maps)
-        per_place = outputs["cls_logits"].shape[1] // sum(places)
-        rows = [count * per_place for count in places]
-        by_map = {name: list(values.split(rows, dim=1)) for name, values in outputs.items()}
-        anchors_by_map = [list(one.split(rows)) for one in anchors]
-        with _full_precision(images.tensors):
-            found = self.net.postprocess_detections(by_map, anchors_by_map, images.image_sizes)
-        return [one | {"labels": one["labels"] + 1} for one in found]
-
-    def _outputs(self, images: ImageList, maps: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """What the head says, float32 [B, anchors, ...]; the anchors of each picture; the places of each map."""
-        outputs = {name: values.float() for name, values in self.net.head(maps).items()}
+        outputs = {name: values.float() for name, values in self.net.head(maps).items()}  # [B, anchors, ...]
         anchors = self.net.anchor_generator(images, [values.float() for values in maps])
-        return outputs, anchors, [values.shape[2] * values.shape[3] for values in maps]
+        places = [values.shape[2] * values.shape[3] for values in maps]
+        with _full_precision(images.tensors):
+            if targets is not None:
+                targets = [target | {"labels": target["labels"] - 1} for target in targets]
+                return self.net.compute_loss(targets, outputs, anchors, *([places] if self.kind == "fcos" else [])), []
+            per_place = outputs["cls_logits"].shape[1] // sum(places)
+            rows = [count * per_place for count in places]
+            by_map = {name: list(values.split(rows, dim=1)) for name, values in outputs.items()}
+            anchors_by_map = [list(one.split(rows)) for one in anchors]
+            found = self.net.postprocess_detections(by_map, anchors_by_map, images.image_sizes)
+        return {}, [one | {"labels": one["labels"] + 1} for one in found]
 
 
 class FasterRcnnDetector(TwoStage):

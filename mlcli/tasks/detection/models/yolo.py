@@ -11,10 +11,9 @@ from torch import Tensor
 
 from mlcli.tasks.detection.boxes import Overlap
 from mlcli.tasks.detection.models.backbone import compact_fpn
-from mlcli.tasks.detection.models.detector import Common, SingleShot
+from mlcli.tasks.detection.models.detector import CommonSingleShot, SingleShot
 from mlcli.tasks.detection.models.yolo_anchors import AnchorHead
 from mlcli.tasks.detection.models.yolo_free import FreeHead
-from mlcli.tasks.detection.nms import Method
 from mlcli.tasks.detection.targets import Targets
 
 
@@ -44,10 +43,9 @@ class YoloDetector(SingleShot):
         box_loss: Overlap = "ciou",
         anchors_per_stride: int = 3,
         anchors_wh: Sequence[Sequence[float]] | None = None,
-        nms: Method = "hard",
-        **common: Unpack[Common],
+        **common: Unpack[CommonSingleShot],
     ) -> None:
-        super().__init__(num_classes, image_size, nms=nms, **common)
+        super().__init__(num_classes, image_size, **common)
         self.neck = compact_fpn(width, strides)
         shared = num_classes, image_size, self.neck.out_channels, strides, box_loss
         self.head: FreeHead | AnchorHead = (

@@ -1,7 +1,7 @@
 """YOLO with anchors: boxes laid out in every cell are shifted, scaled, and said to hold an object or not.
 
 YOLOv3 (Redmon & Farhadi 2018, arXiv:1804.02767, section 2): the anchor that an object fits best learns it, in the cell
-that holds its centre; other boxes that overlap an object well are not told to be background. From YOLOv4 (Bochkovskiy
+that holds its centre; other boxes that overlap an object well do not learn background. From YOLOv4 (Bochkovskiy
 et al. 2020, arXiv:2004.10934, section 3.4): every anchor that fits well enough learns, CIoU instead of squared errors,
 and centres that reach the cell's border.
 """
@@ -23,7 +23,7 @@ IGNORE_IOU = 0.5
 """Background boxes whose anchor overlaps an object by more are not learned from (arXiv:1804.02767, section 2.1)."""
 
 POSITIVE_IOU = 0.5
-"""Anchors that overlap an object by more, were they on its centre, learn it beside the best one."""
+"""Anchors that overlap an object by more, were they on its centre, learn it as well as the best one."""
 
 CENTRE_REACH = 1.1
 """Width in cells of the range that a centre can be in: beyond 1, since a sigmoid never quite reaches its ends."""
@@ -68,22 +68,20 @@ class AnchorHead(nn.Module):
         count = len(strides) * per_cell
         if anchors_wh is None:
             sides = torch.logspace(math.log10(2.0 * strides[0]), math.log10(min(image_size)), count)
-            self._lay_out(torch.stack((sides, sides), dim=-1), strides, image_size)
+            laid_out = torch.stack((sides, sides), dim=-1)
         else:
             assert len(anchors_wh) == count, f"{len(anchors_wh)} anchors for {count} places"
-            self._lay_out(torch.tensor(anchors_wh, dtype=torch.float32), strides, image_size)
-
-    def _lay_out(self, anchors_wh: Tensor, strides: tuple[int, ...], image_size: tuple[int, int]) -> None:
-        """Buffers that no checkpoint needs: they follow from the anchors, which are among the facts of the data."""
+            laid_out = torch.tensor(anchors_wh, dtype=torch.float32)
         places, boxes_wh, start = [], [], 0
-        for stride, of_map in zip(strides, anchors_wh.split(self.per_cell), strict=True):
+        for stride, of_map in zip(strides, laid_out.split(per_cell), strict=True):
             rows, columns = map_size(image_size, stride)
-            places += [(stride, rows, columns, start + anchor) for anchor in range(self.per_cell)]
+            places += [(stride, rows, columns, start + anchor) for anchor in range(per_cell)]
             boxes_wh.append(of_map.repeat(rows * columns, 1))
-            start += rows * columns * self.per_cell
-        points_xy, sides = (values.repeat_interleave(self.per_cell, dim=0) for values in cells(image_size, strides))
+            start += rows * columns * per_cell
+        points_xy, sides = (values.repeat_interleave(per_cell, dim=0) for values in cells(image_size, strides))
         boxes = torch.cat((points_xy, torch.cat(boxes_wh)), dim=-1)
-        self.register_buffer("anchors_wh", anchors_wh, persistent=False)  # [L * n, 2]
+        # No checkpoint needs these: they follow from the anchors, which are among the facts of the data.
+        self.register_buffer("anchors_wh", laid_out, persistent=False)  # [L * n, 2]
         self.register_buffer("places", torch.tensor(places).T.contiguous(), persistent=False)  # [4, L * n]
         self.register_buffer("boxes", boxes, persistent=False)  # [N, 4], cxcywh
         self.register_buffer("boxes_xyxy", convert(boxes, "cxcywh", "xyxy"), persistent=False)  # [N, 4]
