@@ -1,4 +1,4 @@
-"""Boxes, masks and names drawn on a picture, so that they can be told apart and read at any size."""
+"""Boxes, masks and names drawn on a picture, distinguishable and legible at any size."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -152,7 +152,7 @@ def _tag(
     size: tuple[int, int],
     others: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float]:
-    """Write the name above the box, below or inside it, wherever it hides least. Returns the place taken."""
+    """Write the name above the box, below or inside it, where it hides least. Return the place taken."""
     height = min(LARGEST_TYPE, max(SMALLEST_TYPE, max(size) // 36))
     type_ = font(height)
     across, down = type_.getlength(thing.caption) + 2 * TAG_GAP, round(1.35 * height)

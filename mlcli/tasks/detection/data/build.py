@@ -121,7 +121,7 @@ def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[
 
 
 def preparation_of(config: AnnotatedImages) -> Preparation:
-    """How pictures of any size become inputs, as the YAML asks for."""
+    """The preparation of pictures of any size that the data section asks for."""
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return Preparation((height, width), config.fit, 3)

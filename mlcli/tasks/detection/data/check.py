@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.pictures import examine_pictures
@@ -18,7 +17,7 @@ from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Ann
 from mlcli.tasks.detection.data.annotations.faults import KINDS, CheckedAnnotations
 from mlcli.tasks.detection.data.build import build_source, checked_source, read_annotations
 from mlcli.tasks.detection.data.config import AnnotationFiles, DetectionData, Scenes
-from mlcli.tasks.detection.data.records import DetectionSource, Records
+from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.text import plural, share
 
 SMALL = 8.0
@@ -63,7 +62,7 @@ def examine(config: DetectionData) -> Examination:
 
 
 def _cleaned(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[DetectionSource | None, Finding | None]:
-    """What training would get, or the error it would stop with."""
+    """The data set that training would get, or the error it would stop with."""
     try:
         return checked_source(config, checked), None
     except DataError as error:
@@ -127,7 +126,7 @@ def _unlabelled(pictures: FilePictures | HeldPictures, split_of: np.ndarray, spl
 
 
 def _examine_objects(examination: Examination, source: DetectionSource) -> None:
-    """What is annotated: how many of each class, how large, and some pictures with their boxes."""
+    """Report the annotated objects: how many of each class, how large, and some pictures with their boxes."""
     names = source.info.class_names
     table = {split: np.bincount(records.labels - 1, minlength=len(names)) for split, records in source.splits.items()}
     total = sum(int(counts.sum()) for counts in table.values())
@@ -161,7 +160,7 @@ def _sizes(source: DetectionSource, total: int) -> list[Finding]:
         return []
     height, width = source.info.input_shape[1:]
     what = (f"{plural(small, 'object')} ({share(small, total)}) narrower than {SMALL:g} pixels once pictures are "
-            f"{width}x{height}: hardly to be found")  # fmt: skip
+            f"{width}x{height}: hard to detect")  # fmt: skip
     return [Finding("warning", "objects-small", what, tuple(places), "a larger data.image_size")]
 
 
@@ -169,15 +168,13 @@ def _sheet(source: DetectionSource) -> Sheet:
     """Pictures drawn at random from a fixed seed, with their boxes and names."""
     records = source.splits["train"]
     rows = np.sort(np.random.default_rng(0).permutation(len(records))[:SHOWN])
-    tiles = [Tile(_drawn(records, row, source.info.class_names), (records.name(row).rpartition("/")[2],))
-             for row in rows.tolist()]  # fmt: skip
+    tiles = []
+    for row in rows.tolist():
+        things = [
+            Thing(box, colour_of(label), source.info.class_names[label - 1])
+            for box, label in zip(records.boxes_of(row).tolist(), records.labels_of(row).tolist(), strict=True)
+        ]
+        name = records.name(row).rpartition("/")[2]
+        tiles.append(Tile(drawn(records.original(row), things, PANEL), (name,)))
     note = f"{len(rows)} of {len(records):,} training pictures with what is annotated in them"
     return Sheet("objects", note, sheet("Objects", note, tiles, columns=6, side=PANEL))
-
-
-def _drawn(records: Records, row: int, class_names: tuple[str, ...]) -> Image.Image:
-    things = [
-        Thing(box, colour_of(label), class_names[label - 1])
-        for box, label in zip(records.boxes_of(row).tolist(), records.labels_of(row).tolist(), strict=True)
-    ]
-    return drawn(records.original(row), things, PANEL)

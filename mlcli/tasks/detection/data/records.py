@@ -1,4 +1,4 @@
-"""A detection data set in memory: of each split an index that says where each picture lies and what is in it.
+"""A detection data set in memory: for each split arrays of where each picture is and which objects it has.
 
 Arrays, not lists of objects: worker processes share them without copying. Boxes are kept in pixels of the original
 picture, which is where detections are evaluated; models see them in pixels of their input.
@@ -105,7 +105,7 @@ class Records:
         return self.crowd | self.difficult
 
     def objects_of(self, index: int) -> slice:
-        """Where a picture's objects are in the arrays of T."""
+        """A picture's objects in the arrays of T."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def boxes_of(self, index: int) -> np.ndarray:
@@ -133,7 +133,7 @@ class Records:
         return (boxes_xyxy - shift) / scale
 
     def placements(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Where originals lie in the input: scale and shift, float64 [B, 2] each, for x and y. indices: on the CPU."""
+        """Scale and shift that take originals to the input, float64 [B, 2] each, for x and y. indices: on the CPU."""
         preparation = self.preparation
         assert preparation.fit != "crop"
         return placement(torch.from_numpy(self.sizes)[indices], preparation.image_size, preparation.fit)
@@ -152,10 +152,15 @@ class Records:
         counts = self.counts[indices]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         objects = np.repeat(self.offsets[indices] - offsets[:-1], counts) + np.arange(offsets[-1])
-        segmentations = self.segmentations
+        images, segmentations, rows = self.images, self.segmentations, torch.from_numpy(indices)
+        if isinstance(images, ImageFilesSamples):
+            images = replace(images, paths=images.paths[indices], targets=images.targets[rows])
+        else:
+            numbers = indices if images.numbers is None else images.numbers[indices]
+            images = replace(images, inputs=images.inputs[rows], targets=images.targets[rows], numbers=numbers)
         return replace(
             self,
-            images=_only(self.images, indices),
+            images=images,
             ids=self.ids[indices],
             sizes=self.sizes[indices],
             offsets=offsets,
@@ -180,14 +185,6 @@ def rarest_labels(labels: np.ndarray, offsets: np.ndarray) -> Tensor:
     lowest = np.full(len(offsets) - 1, len(order))
     np.minimum.at(lowest, np.repeat(np.arange(len(lowest)), np.diff(offsets)), rank[labels])
     return torch.from_numpy(np.append(order, 0)[lowest])
-
-
-def _only(images: Arrays | ImageFilesSamples, indices: np.ndarray) -> Arrays | ImageFilesSamples:
-    rows = torch.from_numpy(indices)
-    if isinstance(images, ImageFilesSamples):
-        return replace(images, paths=images.paths[indices], targets=images.targets[rows])
-    numbers = indices if images.numbers is None else images.numbers[indices]
-    return replace(images, inputs=images.inputs[rows], targets=images.targets[rows], numbers=numbers)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from mlcli.tasks.detection.masks import encode_rle
 
 SIDES = (0.17, 0.48)
 """Height of a digit in shares of the picture's shorter side: on 128 pixels, 22 to 61."""
-LEAST_WIDTH = 0.45  # in heights: a one drawn thinner is hard to tell from a stroke of the background, and to box
+LEAST_WIDTH = 0.45  # in heights: a thinner one looks like a stroke of the background, and is hard to box
 MOST_COVERED = 0.1  # share of the smaller of two boxes that the other may cover
 TRIES = 20  # places tried for a digit before it is left out
 LEAST_CONTRAST = 90  # grey levels between a digit and what lies behind it; photographs vary by 50 around their mean
@@ -67,16 +67,14 @@ def _digits() -> dict[str, Digits]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    inks = [_cut(image / 16) for image in data.images]
+    inks = []
+    for image in data.images / 16:
+        rows, columns = (np.flatnonzero((image > 0.25).any(axis=axis)) for axis in (1, 0))
+        inks.append(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     indices = split_indices(
         len(inks), {"val": 0.15, "test": 0.15}, seed=0, labels=data.target, class_names=tuple("0123456789")
     )
     return {split: Digits([inks[i] for i in chosen], data.target[chosen] + 1) for split, chosen in indices.items()}
-
-
-def _cut(ink: np.ndarray) -> np.ndarray:
-    rows, columns = (np.flatnonzero((ink > 0.25).any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _records(scenes: list[Scene], preparation: Preparation, origin: str) -> Records:

@@ -53,7 +53,7 @@ def ground_truth(records: Records, seen: np.ndarray, num_classes: int, *, masks:
     ]
     annotations = []
     for i in seen.tolist():
-        for t in range(*records.objects_of(i).indices(len(records.labels))):
+        for t in range(*records.offsets[i : i + 2].tolist()):
             left, top, right, bottom = records.boxes_xyxy[t].astype(float).tolist()
             one = {
                 "id": t + 1,  # COCO's matching takes 0 for no object

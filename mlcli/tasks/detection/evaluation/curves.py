@@ -48,7 +48,7 @@ def average_precision(correct: np.ndarray, support: int, *, all_points: bool = F
 
 
 def best_threshold(scores: np.ndarray, correct: np.ndarray, support: int) -> BestThreshold:
-    """Where F1 is best: the threshold lies halfway to the next less certain detection, so that rounding moves none.
+    """Return the threshold with the best F1, halfway to the next less certain detection, so that rounding moves none.
 
     scores, correct: [n], most certain first, the ignored left out. Without any detection: threshold 1, all else 0.
     """
@@ -67,7 +67,7 @@ def sampled(scores: np.ndarray, correct: np.ndarray, support: int) -> dict[str, 
     """The curves at THRESHOLDS: lists threshold, precision, recall, f1, tp, fp, tn, fn.
 
     scores, correct: [n], most certain first, the ignored left out. Precision is 1 where nothing is kept; tn is 0, as
-    nobody can count the places where nothing is and nothing was found.
+    places without an object and without a detection cannot be counted.
     """
     kept = np.searchsorted(-scores, -THRESHOLDS, side="right")
     tp = np.append(0, np.cumsum(correct))[kept]

@@ -1,4 +1,4 @@
-"""How good a detector is on a split: COCO's numbers and VOC's, and its mistakes.
+"""Metrics of a detector on a split: COCO's numbers and VOC's, and its mistakes.
 
 All of it in pixels of the original pictures, against the annotations as they are. Crowds and difficult objects are
 neither trained on nor counted.
@@ -54,7 +54,7 @@ class DetectionMetrics:
         self._boxes: CocoNumbers | None = None
 
     def update(self, predictions: Detections, batch: Batch) -> None:
-        """Take in the detections of a batch; batch.indices says of which pictures. Nothing waits for the device."""
+        """Take in the detections of a batch; batch.indices are its pictures. Nothing waits for the device."""
         if self.masks and predictions.masks is not None:
             predictions = replace(predictions, masks=predictions.masks.half())
         elif predictions.masks is not None:
@@ -132,7 +132,7 @@ class DetectionMetrics:
         return self._boxes
 
     def _found(self) -> FlatDetections:
-        """What all batches hold, in pixels of the originals."""
+        """The detections of all batches, in pixels of the originals."""
         parts = []
         for indices, detections in self._batches:
             there = (detections.labels > 0).cpu()

@@ -26,7 +26,12 @@ def breakdown(matches: Matches, num_classes: int) -> list[dict[str, Any]]:
     taken[matches.object_of[matches.correct]] = True
     aimed_at[targets[targets >= 0]] = True
     missed = matches.counted & ~taken & ~aimed_at
-    correctable = _first_at_free(targets, taken)
+    # Of the mistakes about one object that is not found the most certain is correct once corrected, of any kind;
+    # the others would still be one too many.
+    aimed = np.flatnonzero(targets >= 0)
+    aimed = aimed[~taken[targets[aimed]]]
+    correctable = np.zeros(len(targets), dtype=bool)
+    correctable[aimed[np.unique(targets[aimed], return_index=True)[1]]] = True
     before = _map50(matches, matches.correct, matches.wrong, matches.found.labels, matches.counted, num_classes)
     rows = []
     for kind, name in enumerate(KINDS):
@@ -72,18 +77,6 @@ def _closest(pairs: OverlapPairs, count: int) -> tuple[np.ndarray, np.ndarray]:
     ious, objects = np.zeros(count), np.full(count, -1)
     ious[detections], objects[detections] = pairs.ious[order][first], pairs.objects[order][first]
     return ious, objects
-
-
-def _first_at_free(targets: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """bool [n]: of the mistakes about one object that is not found, the most certain, of any kind.
-
-    It is correct once corrected; the others would still be one too many.
-    """
-    rows = np.flatnonzero(targets >= 0)
-    rows = rows[~taken[targets[rows]]]
-    corrected = np.zeros(len(targets), dtype=bool)
-    corrected[rows[np.unique(targets[rows], return_index=True)[1]]] = True
-    return corrected
 
 
 def _map50(

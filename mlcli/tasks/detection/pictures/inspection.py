@@ -1,4 +1,4 @@
-"""Where a detector looks in a picture, which of these places learn which object, and what suppression would leave."""
+"""The anchors or proposals of a detector, the objects they are trained to predict, and what suppression would keep."""
 
 from typing import TYPE_CHECKING
 
@@ -63,8 +63,8 @@ def inspection_pictures(
 ) -> "dict[str, Image]":
     """The places of the first picture with objects, their matches, and suppression among the places near an object.
 
-    Candidates are places as they are, scored by how much of an object they cover: what a perfect judge of overlap
-    would give suppression to do. Nothing for places that are points.
+    Candidates are places as they are, scored by how much of an object they cover: what a perfect estimate of
+    overlap would give suppression to do. Nothing for places that are points.
     """
     from mlcli.tasks.detection.pictures.sheets import anchors_and_matches, before_and_after_nms
 

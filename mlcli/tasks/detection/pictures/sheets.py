@@ -1,4 +1,4 @@
-"""Pictures of what a detector sees, says and gets wrong, for people to look through."""
+"""Pictures of a detector's inputs, its detections and its mistakes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +27,12 @@ PANEL = 320  # pixels of a picture on a sheet
 LARGE_PANEL = 480
 MOST_PAIRS = 6  # pictures on a sheet of truth and answer
 MOST_SHOWN = 12  # of a training batch
-MOST_CANDIDATES = 300  # boxes drawn before suppression; more would be a carpet
+MOST_CANDIDATES = 300  # boxes drawn before suppression; more would cover the picture
 GREY = (150, 155, 162)
 
 
 def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str]) -> Image.Image:
-    """An image with its objects: boxes and masks in the classes' colours, names and certainties.
+    """An image with its objects: boxes and masks in the classes' colours, names and scores.
 
     record: as `ObjectDetector.records` makes it. Raises DataError for an unreadable image.
     """
@@ -68,7 +68,7 @@ def batch_sheet(images: Tensor, targets: Targets, class_names: Sequence[str]) ->
 
 
 def answer_sheets(records: Records, metrics: "DetectionMetrics") -> dict[str, Image.Image]:
-    """What to look at after an evaluation, by title. `metrics` has seen the split."""
+    """Return the pictures of an evaluation by title. `metrics` has seen the split."""
     from mlcli.show import evaluation
 
     details = metrics.details()
@@ -87,9 +87,9 @@ def answer_sheets(records: Records, metrics: "DetectionMetrics") -> dict[str, Im
 
 
 def mistakes_by_picture(metrics: "DetectionMetrics", threshold: float) -> np.ndarray:
-    """int64 [N]: wrong detections of at least `threshold`, and objects that none of that certainty is right about."""
+    """int64 [N]: wrong detections with a score of at least `threshold`, and objects without a correct one."""
     matches, records = metrics.matches, metrics.records
-    wrong, missed = _faults(metrics, threshold)
+    wrong, missed = _mistakes(metrics, threshold)
     count = len(records)
     return np.bincount(matches.found.pictures[wrong], minlength=count) + np.bincount(
         records.picture_of[missed], minlength=count
@@ -104,19 +104,24 @@ def truth_and_answer(
     *,
     title: str = "truth and answer",
 ) -> Image.Image:
-    """Pairs of pictures: what is there, and beside it what was found with a certainty of at least `threshold`.
+    """Pairs of pictures: the ground truth, and the detections with a score of at least `threshold`.
 
-    Dashed is what was missed on the left, and what is wrong on the right; grey is what does not count.
+    Dashed are missed objects on the left and wrong detections on the right; grey is what does not count.
     """
     matches, names = metrics.matches, metrics.class_names
     found = matches.found
-    wrong, missed = _faults(metrics, threshold)
+    wrong, missed = _mistakes(metrics, threshold)
     shown = found.scores >= threshold
     tiles = []
     for index in np.asarray(indices).tolist():
         image = records.original(index)
-        objects = range(*records.objects_of(index).indices(len(records.labels)))
-        truth = [_true_thing(records, t, names, missed=bool(missed[t])) for t in objects]
+        objects = range(*records.offsets[index : index + 2].tolist())
+        truth = []
+        for t in objects:
+            mark = " (crowd)" if records.crowd[t] else " (difficult)" if records.difficult[t] else ""
+            colour = GREY if records.ignored[t] else colour_of(int(records.labels[t]))
+            name = names[records.labels[t] - 1] + mark
+            truth.append(Thing(records.boxes_xyxy[t].tolist(), colour, name, dashed=bool(missed[t])))
         rows = np.flatnonzero(shown & (found.pictures == index)).tolist()
         answer = [
             Thing(
@@ -131,7 +136,7 @@ def truth_and_answer(
         bad, gone = sum(bool(wrong[d]) for d in rows), sum(bool(missed[t]) for t in counted)
         tiles.append(Tile(drawn(image, truth, PANEL), (Path(records.name(index)).name, plural(len(counted), "object"))))
         tiles.append(Tile(drawn(image, answer, PANEL), (f"{len(counted) - gone} found, {gone} missed", f"{bad} wrong")))
-    note = f"left the truth, right what was found with a certainty of {threshold:.0%} or more; dashed: missed, wrong"
+    note = f"left: ground truth, right: detections with a score of {threshold:.0%} or more; dashed: missed, wrong"
     return sheet(title, note, tiles, columns=4 if len(tiles) > 2 else 2, side=PANEL)
 
 
@@ -179,7 +184,7 @@ def anchors_and_matches(
 def before_and_after_nms(
     image: Tensor, boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, class_names: Sequence[str]
 ) -> Image.Image:
-    """What non-maximum suppression takes away: all candidates, and what is left of them.
+    """All candidates of non-maximum suppression, and those that it keeps.
 
     Args:
         image: [3, H, W] of values in 0..255.
@@ -203,20 +208,13 @@ def before_and_after_nms(
     return sheet("non-maximum suppression", note, tiles, columns=2, side=LARGE_PANEL)
 
 
-def _faults(metrics: "DetectionMetrics", threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _mistakes(metrics: "DetectionMetrics", threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Wrong detections of at least `threshold`, bool [n], and objects missed at it, bool [T]."""
     matches = metrics.matches
     shown = matches.found.scores >= threshold
     missed = matches.counted.copy()
     missed[matches.object_of[matches.correct & shown]] = False
     return matches.wrong & shown, missed
-
-
-def _true_thing(records: Records, t: int, names: Sequence[str], *, missed: bool) -> Thing:
-    ignored = bool(records.ignored[t])
-    label = int(records.labels[t])
-    name = names[label - 1] + (" (crowd)" if records.crowd[t] else " (difficult)" if records.difficult[t] else "")
-    return Thing(records.boxes_xyxy[t].tolist(), GREY if ignored else colour_of(label), name, dashed=missed)
 
 
 def _caption(name: str, score: float) -> str:

@@ -1,4 +1,4 @@
-"""What annotation files say, before anything is checked: pictures, objects and faults, each with its place.
+"""The contents of annotation files before they are checked: pictures, objects and faults, each with its place.
 
 Every reader returns `Annotations`, and every writer takes them.
 """

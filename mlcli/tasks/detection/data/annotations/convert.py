@@ -74,13 +74,13 @@ def _annotations(
     class_names: tuple[str, ...],
     category_ids: tuple[int, ...],
 ) -> Annotations:
-    """What is to be written; paths are the names that the copies are given."""
+    """The annotations to write; paths are the names that the copies are given."""
     result = Annotations("", class_names=class_names, category_ids=category_ids)
     for split, records in splits.items():
         for index, name in enumerate(names[split]):
             width, height = records.sizes[index].tolist()
             picture = result.add_picture(name, "", split=split, size=(width, height), id=int(records.ids[index]))
-            for t in range(*records.objects_of(index).indices(len(records.labels))):
+            for t in range(*records.offsets[index : index + 2].tolist()):
                 thing = AnnotatedObject(
                     picture,
                     tuple(records.boxes_xyxy[t].tolist()),
@@ -130,7 +130,7 @@ def _copy(records: Records, names: list[str], folder: Path) -> None:
 
 
 def _lost(splits: dict[str, Records], category_ids: tuple[int, ...], format: str) -> list[str]:
-    """What the format cannot express."""
+    """Lines about what the format cannot express."""
     every = list(splits.values())
     own_ids = category_ids != tuple(range(1, len(category_ids) + 1))
     facts = {

@@ -43,7 +43,7 @@ _QUOTED = 3  # faults that an error message quotes
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
-_TAIL = 64  # bytes at a file's end in which it says that it ends; JPEGs may have some padding behind
+_TAIL = 64  # bytes at a file's end in which its end mark is; JPEGs may have some padding behind it
 _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND", b"GI": b"\0;"}
 """Of JPEG (ITU-T T.81, B.1.1.3), PNG and GIF, by how they begin."""
 _LENGTHS = {b"RI": (slice(4, 8), 8), b"BM": (slice(2, 6), 0)}
@@ -52,7 +52,7 @@ _LENGTHS = {b"RI": (slice(4, 8), 8), b"BM": (slice(2, 6), 0)}
 
 @dataclass(frozen=True, eq=False)
 class PictureHeaders:
-    """What N picture files say without being decoded.
+    """Facts about N picture files that are read without decoding them.
 
     sizes: int64 [N, 2], width and height of the upright picture, 0 where it cannot be read.
     stored: int64 [N, 2], size before the EXIF orientation is applied.
@@ -95,8 +95,8 @@ def _header(path: str) -> tuple[tuple[int, int, int, int, int], str]:
 
 
 def _may_be_cut_off(path: str) -> bool:
-    """Whether the file does not end as its format ends, or its format does not say; some good ones do not, so decoding
-    has the last word."""
+    """Whether the file does not end as its format ends, or its format has no such ending; some whole files do not, so
+    decoding decides."""
     with open(path, "rb") as file:
         head, length = file.read(8), file.seek(0, os.SEEK_END)
         if head[:2] in _LENGTHS:
@@ -110,15 +110,14 @@ def _may_be_cut_off(path: str) -> bool:
 
 def _contents(files: Sequence[str]) -> np.ndarray:
     """A number for each file, the same for the same bytes. Only files of equal length are read."""
-    sizes = [_length(path) for path in files]
-    same_size = Counter(sizes)
-    numbers: dict[tuple[int, bytes], int] = {}
-    found = np.empty(len(files), dtype=np.int64)
-    for position, (path, size) in enumerate(zip(files, sizes, strict=True)):
-        alone = same_size[size] == 1 or size < 0
-        key = (position, b"") if alone else (-1, _digest(path))
-        found[position] = numbers.setdefault(key, len(numbers))
-    return found
+    lengths = [_length(path) for path in files]
+    same_length = Counter(lengths)
+    numbers: dict[bytes, int] = {}
+    keys = (
+        _digest(path) if same_length[length] > 1 and length >= 0 else os.fsencode(path)
+        for path, length in zip(files, lengths, strict=True)
+    )
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def _length(path: str) -> int:
@@ -260,8 +259,8 @@ class CheckedAnnotations:
         self._report_objects("duplicate_box", self._repeated(), self._corners, fixable=True, lost=True)
         sides = self.sizes[self.picture_of]
         bad = [mask is not None and not is_sound(mask, sides[t]) for t, mask in enumerate(self.segmentations)]
-        message = "the mask is no valid polygon or run-length code"
-        self._report_objects("bad_mask", np.array(bad, dtype=bool), lambda t: message, fixable=True)
+        invalid = "the mask is no valid polygon or run-length code"
+        self._report_objects("bad_mask", np.array(bad, dtype=bool), lambda t: invalid, fixable=True)
         self.segmentations = [None if wrong else mask for wrong, mask in zip(bad, self.segmentations, strict=True)]
 
     def _check_edges(self) -> None:
@@ -289,21 +288,23 @@ class CheckedAnnotations:
         again[order[1:]] = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
         return again
 
-    def _report_pictures(self, kind: str, pictures: np.ndarray, say: Callable[[int], str], *, fixable: bool) -> None:
+    def _report_pictures(
+        self, kind: str, pictures: np.ndarray, message: Callable[[int], str], *, fixable: bool
+    ) -> None:
         places = [self.annotations.pictures[i].where for i in pictures.tolist()]
-        messages = map(say, pictures.tolist())
+        messages = map(message, pictures.tolist())
         self.faults += [AnnotationFault(kind, *found, fixable) for found in zip(messages, places, strict=True)]
         self._faulty_pictures[pictures] = True
         if not fixable:
             self._lost_pictures[pictures] = True
 
     def _report_objects(
-        self, kind: str, bad: Any, say: Callable[[int], str], *, fixable: bool = False, lost: bool = False
+        self, kind: str, bad: Any, message: Callable[[int], str], *, fixable: bool = False, lost: bool = False
     ) -> None:
         """lost: dropped though it can be fixed, being one too many. What is lost already is not reported again."""
         found = np.flatnonzero(bad & ~self._lost_objects)
         objects = self.annotations.objects
-        self.faults += [AnnotationFault(kind, say(t), objects[t].where, fixable) for t in found.tolist()]
+        self.faults += [AnnotationFault(kind, message(t), objects[t].where, fixable) for t in found.tolist()]
         self._faulty_objects[found] = True
         if lost or not fixable:
             self._lost_objects[found] = True

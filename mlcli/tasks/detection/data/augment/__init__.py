@@ -1,7 +1,7 @@
 """Random changes to batches of annotated pictures: pixels, boxes, masks and proposals change together.
 
 What a picture gets depends on its key and nothing else (see `mlcli.data.randomness`), except for mosaic and mixup,
-which need the rest of the batch. Colours are changed first, wherever they stand in the YAML, and mixup comes last;
+which need the rest of the batch. Colours are changed first and mixup comes last, regardless of their order in the YAML;
 everything between moves pixels, and is multiplied into one map (placement.py).
 """
 
@@ -124,19 +124,11 @@ class BoxAugment:
                 return placement.then(
                     moves.affine(random, size, degrees=degrees, translate=translate, scale=scale, shear=shear)
                 )
-            case IouCrop():
-                boxes, valid = self._seen(placement, targets)
-                crop = moves.iou_crop(
-                    random,
-                    size,
-                    boxes,
-                    valid,
-                    p=config.p,
-                    min_scale=config.min_scale,
-                    min_ious=config.min_ious,
-                    trials=config.trials,
+            case IouCrop(p=p, min_scale=min_scale, min_ious=min_ious, trials=trials):
+                now = self._seen(placement, targets)
+                return placement.then(
+                    moves.iou_crop(random, size, *now, p=p, min_scale=min_scale, min_ious=min_ious, trials=trials)
                 )
-                return placement.then(crop)
             case Mosaic():
                 return moves.mosaic(random, size, placement, p=config.p)
             case Photometric() | BoxMixup():
@@ -145,7 +137,7 @@ class BoxAugment:
                 assert_never(config)
 
     def _seen(self, placement: Placement, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Where the objects are now, [B, P * M, 4], and which of them can still be seen, bool [B, P * M]."""
+        """Boxes as moved so far, [B, P * M, 4], and which of the objects are still visible, bool [B, P * M]."""
         boxes, visible = placement.move(targets.boxes_xyxy, self._image_size)
         sides = boxes[..., 2:] - boxes[..., :2]
         labels = targets.labels[placement.picture].flatten(1)

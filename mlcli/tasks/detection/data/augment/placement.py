@@ -1,5 +1,5 @@
-"""Where the pictures of a batch lie in the pictures that come out: maps of the plane, boxes moved by them, and pixels
-fetched once from where they say.
+"""Placement of the pictures of a batch in the pictures that come out: maps of the plane, boxes moved by them, and
+pixels resampled once.
 
 Maps are float32 [..., 3, 3] and take a point (x, y, 1), in pixels from the upper left corner, to where it comes out;
 pixel (0, 0) covers 0 to 1. Maps are multiplied, so pixels are resampled only once, and what one map moves out of sight
@@ -97,7 +97,7 @@ def _cut(boxes_xyxy: Tensor, left: Tensor, top: Tensor, right: Tensor, bottom: T
 
 
 class Resample:
-    """Where every pixel that comes out comes from; `images` and `masks` fetch it.
+    """Resampling by a placement: the source of every pixel that comes out; `images` and `masks` fetch it.
 
     placement: of B pictures. image_size: height and width of them all, before and after.
     """
