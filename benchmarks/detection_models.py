@@ -31,7 +31,7 @@ class Measured:
     def __init__(self, path: Path, threads: int) -> None:
         experiment = Experiment.load(path, [f"train.threads={threads}", "train.device=cpu"])
         self.runtime = decide_runtime(experiment.config)
-        self.task = experiment.config.build()
+        self.task = experiment.build()
         self.feed = self.task.feed(self.runtime)
         self.learner = Learner(self.task, experiment.config, self.runtime, self.feed)
         self.batches = self.feed.train_batches(0)

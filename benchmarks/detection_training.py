@@ -59,7 +59,7 @@ train: {{epochs: 1, batch_size: {chosen.batch}, threads: {chosen.threads}, devic
 
 def built(experiment: Experiment) -> DetectionTask:
     """With a network of its own: the next to be measured shall not find it in another memory format."""
-    task = experiment.config.build()
+    task = experiment.build()
     assert isinstance(task, DetectionTask)
     return task
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from mlcli.data.source import Arrays
 from mlcli.engine.evaluate import evaluate_split
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import decide_runtime
-from mlcli.experiment import config_type
+from mlcli.experiment import Experiment, config_type
 from mlcli.machine.bench.learner import Learner
 
 MODELS: dict[str, tuple[dict[str, Any], int]] = {  # and the batch size
@@ -198,9 +198,9 @@ def caches(b: Bench) -> str:
     for cache in (["device"] if b.device.type == "cuda" else []) + ["ram", "none"]:
         more: dict[str, Any] = {"loader": {"cache": cache}, "augment": AUGMENT}
         setup = b.setup(model, batch, **more)
-        if cache == "none":  # the files themselves, read over and over
-            setup = replace(setup, source=setup.task.source)
-        feed = setup.task.feed(setup.runtime, source=setup.source)
+        if cache != "none":  # the files themselves, read over and over
+            setup.task.source = setup.source
+        feed = setup.task.feed(setup.runtime)
         learner, idle, meter = Learner(setup.task, setup.config, setup.runtime, feed), Idle(b.device), Meter()
         batches = idle.over(feed.train_batches(0))
         found = rate(partial(learner.step, batches, meter), b.seconds, b.device)
@@ -219,7 +219,7 @@ def detectors(b: Bench) -> str:
                  "augment": [{"name": "horizontal_flip"}], "model": {"name": model},
                  "train": {"batch_size": batch, "device": b.device.type, "threads": b.threads}}  # fmt: skip
         config: Any = config_type("detection").model_validate(plain)
-        task, runtime = config.build(), decide_runtime(config)
+        task, runtime = Experiment(config, "").build(), decide_runtime(config)
         feed, meter = task.feed(runtime), Meter()
         learner, batches = Learner(task, config, runtime, feed), feed.train_batches(0)
         found, peak = peak_mb(b.device, partial(_rates, b, partial(learner.step, batches, meter)))
@@ -235,7 +235,8 @@ def memory(b: Bench) -> str:
     rows = []
     for accumulate in (1, 4):
         setup = b.setup(model, batch, train={"accumulate": accumulate})
-        feed = setup.task.feed(setup.runtime, source=setup.source)
+        setup.task.source = setup.source
+        feed = setup.task.feed(setup.runtime)
         _, placed = peak_mb(b.device, partial(setup.runtime.place, setup.task.model))
         learner, batches, meter = Learner(setup.task, setup.config, setup.runtime, feed), feed.train_batches(0), Meter()
         step = partial(learner.step, batches, meter)

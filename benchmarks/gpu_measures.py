@@ -15,6 +15,7 @@ from mlcli.data.source import Arrays, Source
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import Runtime, decide_runtime
 from mlcli.machine.bench.learner import Learner
+from mlcli.tasks.classification.build import build_task
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.task import ClassificationTask
 
@@ -39,12 +40,13 @@ class Setup:
         plain = {"task": "classification", "data": data, "model": model, "loader": more.get("loader", {})}
         plain |= {"optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9}, "augment": more.get("augment", [])}
         config = Classification.model_validate(plain | {"train": {"batch_size": batch, **more.get("train", {})}})
-        runtime, task = decide_runtime(config), ClassificationTask(config)
+        runtime, task = decide_runtime(config), build_task(config)
         return cls(task, config, runtime, repeated(task, samples), batch)
 
     def by_mlcli(self) -> tuple[Callable[[], int], Callable[[], float], Callable[[], None]]:
         """mlcli's own step, which returns its samples; the share of time spent waiting for data; what ends it all."""
-        feed = self.task.feed(self.runtime, source=self.source)
+        self.task.source = self.source
+        feed = self.task.feed(self.runtime)
         learner = Learner(self.task, self.config, self.runtime, feed)
         batches, meter = feed.train_batches(0), Meter()
         return (lambda: learner.step(batches, meter)), (lambda: meter.span().wait_share), feed.close

@@ -61,7 +61,7 @@ def step_of(name: str, form: dict[str, str], overrides: list[str], threads: int)
     train = [f"train.{key}={value}" for key, value in {**PLAIN, **form, "threads": threads}.items()]
     experiment = Experiment.load(path, [*overrides, *train])
     runtime = decide_runtime(experiment.config)
-    task = experiment.config.build()
+    task = experiment.build()
     feed = task.feed(runtime)
     learner = Learner(task, experiment.config, runtime, feed)
     batches: list[Batch] = list(itertools.islice(feed.train_batches(0), 2))

@@ -76,10 +76,8 @@ def _prepared(root: str, batch: int, cache: str, threads: int) -> tuple[Callable
     """How to build the task, its runtime, and how many MB are held since now; imports are done with by then."""
     import psutil
 
-    import mlcli.data.feed
-    import mlcli.data.sources.image_files
-    import mlcli.tasks.classification.task  # noqa: F401
     from mlcli.engine.runtime import decide_runtime
+    from mlcli.tasks.classification.build import build_task
     from mlcli.tasks.classification.config import Classification
 
     plain = {
@@ -91,7 +89,7 @@ def _prepared(root: str, batch: int, cache: str, threads: int) -> tuple[Callable
     }
     config = Classification.model_validate(plain)
     runtime, before = decide_runtime(config), psutil.Process().memory_info().rss
-    return config.build, runtime, lambda: (psutil.Process().memory_info().rss - before) / 1e6
+    return partial(build_task, config), runtime, lambda: (psutil.Process().memory_info().rss - before) / 1e6
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:

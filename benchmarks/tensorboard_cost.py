@@ -58,14 +58,14 @@ def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> 
     from mlcli.engine.state import TrainingState
     from mlcli.engine.stop import StopRequest
     from mlcli.engine.trainer import Training, fit
+    from mlcli.tasks.classification.build import build_task
     from mlcli.tasks.classification.config import Classification
-    from mlcli.tasks.classification.task import ClassificationTask
 
     data = {"name": "digits"} if model.startswith("mlp") else {"name": "folder", "root": images}
     settings = {"epochs": epochs, "threads": threads, "device": "cpu", **({} if watched else UNWATCHED)}
     plain = {"task": "classification", "data": data, "model": MODELS[model], "train": settings}
     config = Classification.model_validate(plain | {"optimizer": {"name": "sgd", "lr": 0.01}})
-    task, runtime = ClassificationTask(config), decide_runtime(config)
+    task, runtime = build_task(config), decide_runtime(config)
     feed = task.feed(runtime)
     select_by = choose_metric(task, None)
     state = TrainingState.start(task, feed, config, runtime, select_by)

@@ -42,6 +42,7 @@ from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.state import TrainingState
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.trainer import Training, fit
+from mlcli.tasks.classification.build import build_task
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.task import ClassificationTask
 
@@ -108,7 +109,8 @@ def repeated(task: ClassificationTask, count: int) -> Source:
 
 def with_mlcli(task: ClassificationTask, config: Classification, source: Source, clock: Clock, folder: str) -> None:
     runtime = decide_runtime(config)
-    feed = task.feed(runtime, source=source)
+    task.source = source
+    feed = task.feed(runtime)
     select_by = choose_metric(task, None)
     state = TrainingState.start(task, feed, config, runtime, select_by)
     run = create_run(Path(folder), "overhead")
@@ -127,7 +129,7 @@ def us_per_step(name: str, kind: str, model: str, steps: int, threads: int, nois
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     config, clock = experiment(model, kind, threads, noise), Clock(steps)
-    task = ClassificationTask(config)
+    task = build_task(config)
     size = MODELS[model][1]
     source = repeated(task, steps * size)
     train = source.splits["train"]

@@ -1,68 +1,123 @@
-"""One YAML file as one typed, frozen Experiment, and the table of tasks. No torch in here."""
+"""One YAML file as one typed, frozen Experiment, and the table of tasks. No torch in here.
 
-from collections.abc import Sequence
+A task is a package with a configuration and a module `build`; one entry in `TASKS` makes it known. Packages installed
+beside mlcli offer theirs as entry points of the group "mlcli.tasks", each naming a `TaskEntry`.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from mlcli.engine.settings import TaskSettings, TrainerSettings
 from mlcli.errors import CheckpointError
 from mlcli.schema.places import ConfigErrors
 from mlcli.schema.read import choose, read, validate
 from mlcli.schema.yaml12 import Tree, dump
 
 if TYPE_CHECKING:
+    from mlcli.data.check.examination import Examination
+    from mlcli.engine.contract import Predictor, Task
+    from mlcli.tasks.classification import build as of_classification
     from mlcli.tasks.classification.config import Classification
+    from mlcli.tasks.detection import build as of_detection
     from mlcli.tasks.detection.config import Detection
+    from mlcli.tasks.regression import build as of_regression
     from mlcli.tasks.regression.config import Regression
 
-TaskName = Literal["classification", "detection", "regression"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
-SECTIONS = (
-    "task",
-    "data",
-    "augment",
-    "min_visibility",
-    "model",
-    "loss",
-    "finetune",
-    "optimizer",
-    "schedule",
-    "train",
-    "loader",
-)
-"""The order in which a configuration is written out and explained: the three steps, then how and where."""
+Settings = TypeVar("Settings", bound=TaskSettings, contravariant=True)
 
 
-def config_type(task: str) -> "type[Classification] | type[Detection] | type[Regression]":
-    """What the YAML of a task may say; only the chosen task's classes are built, which takes a tenth of a second."""
-    match task:
-        case "classification":
-            from mlcli.tasks.classification.config import Classification
+class TaskBuilder(Protocol[Settings]):
+    """What the module `build` of a task has: where its configuration and its modules meet."""
 
-            return Classification
-        case "detection":
-            from mlcli.tasks.detection.config import Detection
+    def build_task(self, config: Settings) -> "Task":
+        """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
 
-            return Detection
-        case "regression":
-            from mlcli.tasks.regression.config import Regression
+    def build_predictor(self, config: Settings, facts: dict[str, Any]) -> "Predictor":
+        """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
 
-            return Regression
-        case _:
-            raise AssertionError(f"{task} is in no table")
+    def examine(self, config: Settings) -> "Examination":
+        """Look for everything that is wrong with the data (`mlcli data check`). Raises nothing but bugs."""
+
+
+@runtime_checkable
+class Converter(Protocol[Settings]):
+    """A task's module `build` that can write the data in another format (`mlcli data convert`)."""
+
+    def convert(self, config: Settings, to: str, folder: Path) -> list[str]:
+        """Write the data to a new folder in the format `to`. Returns lines for people. Raises UserError."""
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """Where a task is found, in words, so that nothing of it is imported before it is needed.
+
+    config: "package.module:Class", a `TaskSettings` in a module that imports no torch.
+    build: "package.module", which is a `TaskBuilder`.
+    """
+
+    config: str
+    build: str
+
+    @property
+    def config_type(self) -> type[TaskSettings]:
+        module, _, name = self.config.partition(":")
+        return getattr(import_module(module), name)
+
+    @property
+    def builder(self) -> TaskBuilder[Any]:
+        module: Any = import_module(self.build)
+        return module
+
+
+TASKS = {
+    "classification": TaskEntry("mlcli.tasks.classification.config:Classification", "mlcli.tasks.classification.build"),
+    "detection": TaskEntry("mlcli.tasks.detection.config:Detection", "mlcli.tasks.detection.build"),
+    "regression": TaskEntry("mlcli.tasks.regression.config:Regression", "mlcli.tasks.regression.build"),
+}
+"""The tasks by the name that the YAML's key `task` gives."""
+
+if TYPE_CHECKING:  # mypy compares the modules with the protocol
+    _classification: TaskBuilder[Classification] = of_classification
+    _detection: TaskBuilder[Detection] = of_detection
+    _detection_converts: Converter[Detection] = of_detection
+    _regression: TaskBuilder[Regression] = of_regression
+
+
+def find_installed_tasks() -> None:
+    """Add the tasks of installed packages to `TASKS`."""
+    for found in entry_points(group="mlcli.tasks"):
+        if found.name not in TASKS:
+            TASKS[found.name] = found.load()
+
+
+def config_type(task: str) -> type[TaskSettings]:
+    """Return the class of a task's configuration; only the chosen task's is built, which takes a tenth of a second."""
+    return TASKS[task].config_type
+
+
+def _config(tree: Tree, base: Path) -> TaskSettings:
+    """Check plain data as the configuration of the task it names. Raises ConfigErrors."""
+    if tree.data.get("task") not in [*TASKS]:  # a list, as what a YAML says may be unhashable
+        find_installed_tasks()
+    return validate(tree, config_type(choose(tree, "task", [*TASKS])), base)
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Everything a run is told to do.
 
-    config: the typed configuration, defaults filled in, paths absolute; `config.build()` makes the task.
+    config: the typed configuration, defaults filled in, paths absolute.
     source_text: the YAML as given, without the overrides.
     path: the YAML file; None for standard input and for what comes out of a checkpoint.
     overrides: the `key=value` texts that were applied, in order.
     """
 
-    config: "Classification | Detection | Regression"
+    config: TaskSettings
     source_text: str
     path: Path | None = None
     overrides: tuple[str, ...] = ()
@@ -75,44 +130,64 @@ class Experiment:
         at its line and column.
         """
         document = read(path, overrides)
-        kind = config_type(choose(document.tree, "task", TASKS))
-        config = validate(document.tree, kind, base or document.base)
+        config = _config(document.tree, base or document.base)
         return cls(config, document.text, None if str(path) == "-" else path, tuple(overrides))
 
     @classmethod
     def of_run(cls, folder: Path, overrides: Sequence[str] = ()) -> "Experiment":
-        """What a run was told to do, changed by overrides; relative paths in these start from the working directory,
-        for nobody means them to start inside the run folder."""
+        """Read what a run was told to do, changed by overrides; relative paths in these are relative to the working
+        folder, not to the run's."""
         return cls.load(folder / "resolved.yaml", overrides, base=Path.cwd())
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Experiment":
         """The inverse of `plain()`. Raises CheckpointError if this version of mlcli does not understand it."""
         try:
-            tree = Tree(plain)
-            config = validate(tree, config_type(choose(tree, "task", TASKS)), Path.cwd())
+            config = _config(Tree(plain), Path.cwd())
         except ConfigErrors as error:
             raise CheckpointError(
                 "the configuration stored in the checkpoint does not fit this version of mlcli",
                 where=str(error.problems[0].message),
             ) from None
-        except (TypeError, ValueError, RecursionError) as error:
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"the checkpoint holds no configuration: {error}") from None
         return cls(config, dump(plain))
 
     @property
     def name(self) -> str:
         """The YAML's name without its ending; data and model where there is no file."""
-        return self.path.stem if self.path else f"{self.config.data.name}-{self.config.model.name}"
+        return self.path.stem if self.path else f"{self.config.name_in('data')}-{self.config.name_in('model')}"
+
+    @property
+    def builder(self) -> TaskBuilder[Any]:
+        """The task's module `build`."""
+        return TASKS[self.config.task].builder
+
+    def build(self) -> "Task":
+        """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
+        return self.builder.build_task(self.config)
 
     def plain(self) -> dict[str, Any]:
         """The whole configuration as JSON's types: `Experiment.from_plain(e.plain()).config == e.config`."""
         plain = {key: _name_first(value) for key, value in self.config.model_dump(mode="json").items()}
-        return {key: plain[key] for key in sorted(plain, key=SECTIONS.index)}
+        return {key: plain[key] for key in section_order([type(self.config)])}
 
     def to_yaml(self) -> str:
         """The whole configuration as a YAML that loads back equal, wherever it lies."""
         return dump(self.plain())
+
+
+def section_order(kinds: Iterable[type[TaskSettings]]) -> list[str]:
+    """Return the order in which configurations are written out and explained: the task's own sections, the first two of
+    machine learning's three steps among them, then how and where it is trained."""
+    order: list[str] = []
+    shared = list(TrainerSettings.model_fields)
+    for kind in kinds:
+        keys = [key for key in kind.model_fields if key not in shared]
+        for before, key in pairwise(["", *keys, *shared]):
+            if key not in order:
+                order.insert(order.index(before) + 1 if before else 0, key)
+    return order
 
 
 def _name_first(value: Any) -> Any:
@@ -125,14 +200,17 @@ def _name_first(value: Any) -> Any:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of every task's YAML, for editors."""
+    """Return the JSON schema of every task's YAML, for editors."""
     from mlcli.schema.reference import json_schema
 
+    find_installed_tasks()
     return json_schema({task: config_type(task) for task in TASKS})
 
 
 def reference() -> str:
-    """Every key of every task's YAML as a Markdown page."""
+    """Return a Markdown page with every key of every task's YAML."""
     from mlcli.schema.reference import reference
 
-    return reference({task: config_type(task) for task in TASKS}, SECTIONS)
+    find_installed_tasks()
+    kinds = {task: config_type(task) for task in TASKS}
+    return reference(dict(kinds), tuple(section_order(kinds.values())))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from mlcli.engine.settings import Train
 from mlcli.errors import CheckpointError, ConfigError, ExitCode
-from mlcli.experiment import SECTIONS, TASKS, Experiment, config_type, json_schema
+from mlcli.experiment import TASKS, Experiment, config_type, json_schema, section_order
 from mlcli.schema.reference import field_docs
 from mlcli.schema.words import Slot, slots, walk
 from mlcli.schema.yaml12 import parse
@@ -65,7 +65,9 @@ def test_standard_input(monkeypatch, tmp_path):
 def test_written_out_it_is_complete_and_in_order(write, text):
     experiment = Experiment.load(write(text))
     plain = json.loads(json.dumps(experiment.plain()))
-    assert list(plain) == [key for key in SECTIONS if key in plain]
+    order = section_order(config_type(task) for task in TASKS)
+    assert order[:6] == ["task", "data", "augment", "min_visibility", "model", "loss"]
+    assert list(plain) == [key for key in order if key in plain]
     assert set(plain) == set(type(experiment.config).model_fields)
     assert all(next(iter(plain[key])) == "name" for key in ("data", "model", "loss", "optimizer", "schedule"))
     assert parse(experiment.to_yaml(), None).data == plain  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "mlcli"
 FLOORS = [
     ("cli", "__main__"),
     ("commands",),
-    ("report", "machine"),
+    ("report", "machine", "saved"),
     ("experiment",),
     ("tasks",),
     ("data", "models"),
@@ -78,8 +78,10 @@ def test_imports_only_go_down(path):
 
 @pytest.mark.parametrize("path", [p for p in MODULES if "tasks" in p.parts], ids=name_of)
 def test_tasks_do_not_import_each_other(path):
-    own = path.relative_to(PACKAGE / "tasks").parts[0]
-    assert all(name.split(".")[2] == own for name in ours(imports(path)) if name.startswith("mlcli.tasks."))
+    """What several of them share is `tasks/samples.py`, which knows none of them."""
+    own = path.relative_to(PACKAGE / "tasks").parts[0].removesuffix(".py")
+    known = {name.split(".")[2] for name in ours(imports(path)) if name.startswith("mlcli.tasks.")}
+    assert known <= {own, "samples"}
 
 
 def test_models_know_data_only_by_its_facts():

@@ -61,7 +61,7 @@ def run(
         refuse_apply(config, overrides, "loader")
     check_writable(root)
     runtime = decide_runtime(experiment.config)
-    task = experiment.config.build()
+    task = experiment.build()
     model = dict(task.describe())["model"]
     left_s = time_left(budget_s, time.perf_counter() - began)
     findings = Bench(task, experiment.config, runtime, budget_s=left_s, say=_say).measure(full=full)

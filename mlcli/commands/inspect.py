@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.errors import ConfigError, ExitCode
-from mlcli.experiment import Experiment
+from mlcli.commands.common import load_experiment, write_picture
+from mlcli.errors import ExitCode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,9 +42,7 @@ def run(
 
     Raises UserError.
     """
-    if config is None:
-        raise ConfigError("which YAML?", where="mlcli inspect", fix="mlcli inspect config.yaml")
-    experiment = Experiment.load(config, overrides)
+    experiment = load_experiment("inspect", config, overrides)
 
     from mlcli.engine.check import check_batches
     from mlcli.engine.optimizer import kept_bytes, size_of
@@ -57,19 +55,22 @@ def run(
     check_writable(root)
     settings = experiment.config
     runtime = decide_runtime(settings)
-    task = settings.build()
+    task = experiment.build()
     feed = task.feed(runtime)
     try:
         batch = next(feed.train_batches(0))
     finally:
         feed.close()
     runtime.place(task.model)
-    check_batches(task, runtime, [_first(batch, MEASURED)])
-    anatomy = _take_apart(task, batch, runtime, pixels=task.info.kind == "image")
+    check_batches(task, runtime, [batch.first(MEASURED)])
+    anatomy = _take_apart(task, batch, runtime, pixels=task.source.info.kind == "image")
     memory = kept_bytes(task.model, settings, task.lr_scale)
     memory |= {"activations": anatomy.saved_bytes, "batch": size_of([batch.inputs])}
     first_loss = _first_loss(task, batch, runtime, anatomy)
-    pictures = _write(root / "inspect", experiment.name, _pictures(task, batch))
+    pictures = {
+        title: write_picture(root / "inspect" / f"{experiment.name}-{title.replace(' ', '-')}.png", picture)
+        for title, picture in _pictures(task, batch).items()
+    }
     if as_json:
         report = {"config": str(config), "overrides": overrides, **pages.plain(anatomy), "memory_bytes": memory,
                   "first_loss": first_loss, "pictures": pictures}  # fmt: skip
@@ -95,7 +96,7 @@ def _take_apart(task: "Task", batch: "Batch", runtime: "Runtime", *, pixels: boo
     """The facts of the model, measured with the first samples of a batch."""
     from mlcli.models.inspect.anatomy import take_apart
 
-    few = _first(batch, MEASURED)
+    few = batch.first(MEASURED)
 
     def forward(net: Any) -> None:
         runtime.seed_step(0)
@@ -114,15 +115,15 @@ def _first_loss(task: "Task", batch: "Batch", runtime: "Runtime", anatomy: "Anat
 
     import torch
 
-    from mlcli.engine.contract import total
+    from mlcli.engine.contract import HasChanceLevel, total
 
     affordable = int(LOSS_FLOPS / max(anatomy.flops, 1))
-    part = _first(batch, max(FEWEST, affordable))
+    part = batch.first(max(FEWEST, affordable))
     runtime.seed_step(0)
     with torch.no_grad(), runtime.autocast():
         terms = task.losses(copy.deepcopy(task.model), part)
-    loss, (at_random, formula) = total(terms).item(), _at_random(task, part)
-    verdict = None
+    at_random, formula = task.loss_at_chance(part) if isinstance(task, HasChanceLevel) else (None, None)
+    loss, verdict = total(terms).item(), None
     if at_random:
         miss = loss / at_random - 1
         verdict = "as expected" if abs(miss) <= TOLERANCE else "high" if miss > 0 else "low"
@@ -130,51 +131,10 @@ def _first_loss(task: "Task", batch: "Batch", runtime: "Runtime", anatomy: "Anat
             "at_random": at_random, "formula": formula, "verdict": verdict}  # fmt: skip
 
 
-def _at_random(task: Any, batch: "Batch") -> tuple[float | None, str | None]:
-    """The loss of a model that knows nothing, and its formula."""
-    match task.config.task:
-        case "classification":
-            from mlcli.tasks.classification.chance import loss_at_random
-
-            return loss_at_random(task.criterion, batch.targets, task.info.num_classes)
-        case "regression":
-            from mlcli.tasks.regression.chance import loss_at_mean
-
-            return loss_at_mean(task.config.loss, (batch.targets - task.target_mean) / task.target_std)
-    return None, None
-
-
-def _first(batch: "Batch", samples: int) -> "Batch":
-    """The first samples of a batch."""
-    from mlcli.engine.contract import Batch
-
-    return Batch(batch.inputs[:samples], batch.targets[:samples], batch.indices[:samples])
-
-
-def _pictures(task: Any, batch: "Batch") -> dict[str, "Image"]:
+def _pictures(task: "Task", batch: "Batch") -> dict[str, "Image"]:
     """What there is to be seen of a batch, by title."""
-    picture = task.batch_picture(batch)
-    pictures = {"batch": picture} if picture is not None else {}
-    pictures |= task.inspection_pictures(batch)
-    return pictures
+    from mlcli.engine.contract import DrawsBatches, DrawsUntrained
 
-
-def _write(folder: Path, name: str, pictures: dict[str, "Image"]) -> dict[str, str]:
-    """PNG files, written whole or not at all. Returns their paths by title, as a person here would type them."""
-    import io
-
-    from mlcli.files import cannot_write, write_atomically
-    from mlcli.text import shown
-
-    paths = {}
-    for title, picture in pictures.items():
-        path = folder / f"{name}-{title.replace(' ', '-')}.png"
-        content = io.BytesIO()
-        picture.save(content, "png")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        write_atomically(path, content.getvalue())
-        paths[title] = shown(path.absolute())
-    return paths
+    picture = task.batch_picture(batch) if isinstance(task, DrawsBatches) else None
+    pictures = {} if picture is None else {"batch": picture}
+    return pictures | (task.inspection_pictures(batch) if isinstance(task, DrawsUntrained) else {})

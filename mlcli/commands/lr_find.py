@@ -52,7 +52,7 @@ def run(
     check_writable(root)
     settings = experiment.config
     runtime = decide_runtime(settings)
-    task = settings.build()
+    task = experiment.build()
     model, optimizer = dict(task.describe())["model"], settings.optimizer
     feed = task.feed(runtime)
     show_progress("measuring ...")

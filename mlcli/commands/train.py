@@ -51,12 +51,12 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     try:
         settings = experiment.config
         runtime = decide_runtime(settings)
-        task = settings.build()
+        task = experiment.build()
         say(task.describe())
         if settings.train.batch_size == "auto":
             experiment = _with_measured_batch_size(experiment, task, runtime)
             settings = experiment.config
-            task = settings.build()  # measuring has trained it
+            task = experiment.build()  # measuring has trained it
         feed = task.feed(runtime)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
         select_by = choose_metric(task, settings.train.watch)
@@ -115,12 +115,14 @@ def _introduced(t: Any, batches: Any, experiment: Experiment) -> Any:
     """Show in TensorBoard what is about to be trained, on what. Returns all batches, the first one shown included."""
     import itertools
 
+    from mlcli.engine.contract import DrawsBatches
+
     shown, step = t.settings.train.tensorboard, t.state.progress.step
     first = next(batches)
     t.board.opening(["loss", *t.task.metrics(t.select_by.split).directions], [*t.task.splits], experiment.to_yaml())
     if shown.graph and step == 0:
         t.board.graph(t.task.model, first.inputs)
-    picture = t.task.batch_picture(first) if shown.pictures else None
+    picture = t.task.batch_picture(first) if shown.pictures and isinstance(t.task, DrawsBatches) else None
     if picture is not None:
         t.board.pictures("train", {"batch after augmentation": picture}, step)
         t.run.write_picture("train batch after augmentation", picture)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,22 +19,12 @@ from mlcli.data.info import DataInfo
 from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.sources.listing import find_images
 from mlcli.data.sources.tables import prepare_rows
+from mlcli.engine.contract import Inputs
 from mlcli.engine.limits import usable_cpus
 from mlcli.errors import ConfigError, DataError
 
 Errors = dict[int, str]
 """What is wrong with an input, by its position."""
-
-
-class Inputs(Protocol):
-    """Samples without answers."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The file or row behind each."""
-
-    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
-        """The positions that could be read, their inputs as in `Samples.read`, and what was wrong with the others."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +70,7 @@ class RowInputs:
     names: list[str]
     rows: list[dict[str, str]]
     preparation: dict
+    paths: None = None
 
     def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
         """float32 [B, F]"""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Inputs(Protocol):
         """Stop what runs in the background."""
 
 
+@runtime_checkable
 class FileSamples(Samples, Protocol):
     """A split of image files, whose original pixels can be read in parts."""
 

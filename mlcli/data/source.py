@@ -1,29 +1,13 @@
 """What a data set is once it has been found: splits of samples that can be read by index, and the facts about them."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mlcli.data.info import DataInfo
-
-
-class Samples(Protocol):
-    """One split of a data set."""
-
-    @property
-    def targets(self) -> Tensor:
-        """int64 [N] labels or float32 [N] numbers, on the CPU."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: np.ndarray) -> Tensor:
-        """Some samples' inputs: uint8 [B, C, H, W] or float32 [B, F] on the CPU. Raises DataError, naming the file."""
-
-    def name(self, index: int) -> str:
-        """The file or row behind a sample, for messages and predictions."""
+from mlcli.engine.contract import Samples
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from typing import Any
 import safetensors.torch
 
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
-from mlcli.engine.contract import Metrics, Task
+from mlcli.engine.contract import HasEmbeddings, Metrics, Task
 from mlcli.engine.evaluate import evaluate_split
 from mlcli.engine.resume import flatten
 from mlcli.engine.run import RunFolder
@@ -39,11 +39,9 @@ def conclude(t: Training) -> dict[str, dict[str, float]]:
         t.log.scalars("test", best["step"], best["epoch"], scores["test"], shown_at=step)
     final = {f"{name}/{split}": value for split, values in scores.items() for name, value in values.items()}
     t.board.hparams(flatten(best["config"]), final, step)
-    if t.settings.train.tensorboard.embeddings:
+    if t.settings.train.tensorboard.embeddings and isinstance(t.task, HasEmbeddings):
         split = "test" if "test" in scores else t.select_by.split
-        embeddings = t.task.embeddings(split)
-        if embeddings is not None:
-            t.board.embeddings(split, *embeddings, step)
+        t.board.embeddings(split, *t.task.embeddings(split), step)
     return scores
 
 

@@ -1,13 +1,16 @@
-"""What a task gives the trainer. The trainer knows nothing else about what is being learned.
+"""What a task gives to everything outside of it. The trainer and the commands know nothing else about it.
 
-The three steps of machine learning, as this house spells them: the task's `model` is the set of functions, its `losses`
-say how wrong one of them is, and the trainer's optimizer looks for a better one.
+The three steps of machine learning: the task's `model` is the set of functions, its `losses` say how wrong one of them
+is, and the trainer's optimizer looks for a better one. What only some tasks have is a protocol of its own, which
+`isinstance` asks for. What makes a task from its configuration is `mlcli.experiment.TaskBuilder`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 
 from mlcli.engine.runtime import Choice, Runtime
@@ -15,7 +18,11 @@ from mlcli.engine.runtime import Choice, Runtime
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mlcli.engine.settings import Loader, Train
+
 Direction = Literal["max", "min"]
+Record = dict[str, Any]
+"""One answer as JSON's types."""
 
 
 @dataclass
@@ -37,13 +44,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
-
-class Embeddings(NamedTuple):
-    """Points for TensorBoard's projector: float32 [N, F], a label each, small square pictures uint8 [N, 3, S, S]."""
-
-    features: Tensor
-    labels: list[str]
-    sprites: Tensor | None
+    def first(self, samples: int) -> "Batch":
+        """Return a batch of the first samples alone."""
+        return Batch(self.inputs[:samples], self.targets[:samples], self.indices[:samples])
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
@@ -52,29 +55,59 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     return sum(others, start=first)
 
 
-class Metrics(Protocol):
-    """Numbers about a split, gathered batch by batch on the device and read once at the end."""
+# --- data ------------------------------------------------------------------------------------------------------------
 
-    directions: dict[str, Direction]
-    """Each metric that can be watched, and whether more or less of it is better. `loss` is added by the trainer."""
 
-    def update(self, predictions: Any, batch: Batch) -> None:
-        """Take in one batch without waiting for the device."""
+class Info(Protocol):
+    """Facts found in a data set; `mlcli.data.info.DataInfo` is one and says what each fact means."""
 
-    def compute(self) -> dict[str, float]:
-        """The metrics so far, as plain numbers. Waits for the device."""
+    @property
+    def kind(self) -> Literal["image", "features"]: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+    @property
+    def num_classes(self) -> int: ...
+    def to_plain(self) -> dict[str, Any]: ...
 
-    def learned(self) -> dict[str, Any]:
-        """What whoever uses the model needs of this evaluation, such as a score threshold, as JSON's types; kept among
-        the facts of the best checkpoint."""
 
-    def details(self) -> dict[str, Any]:
-        """What single numbers do not tell, as JSON's types: tables, matrices, curves. Waits for the device.
+class Samples(Protocol):
+    """One split of a data set, read by position."""
 
-        Keys that others know how to show: "classes", a list of dicts that begin with "name"; "confusion", counts by
-        truth (row) and answer (column); "confusion_names", where its rows are more than the classes; "pr_curves", for
-        each class name the lists threshold, precision, recall, tp, fp, tn, fn; "mistakes", a list of dicts.
-        """
+    @property
+    def targets(self) -> Tensor:
+        """int64 [N] labels or float32 [N] numbers, on the CPU."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """Some samples' inputs: uint8 [B, C, H, W] or float32 [B, F] on the CPU. Raises DataError, naming the file."""
+
+    def name(self, index: int) -> str:
+        """The file or row behind a sample, for messages and predictions."""
+
+
+class Source(Protocol):
+    """A data set as found: its splits ("train" always, "val" and "test" where they exist) and the facts about it."""
+
+    @property
+    def info(self) -> Info: ...
+    @property
+    def splits(self) -> Mapping[str, Samples]: ...
+
+
+class Named(Protocol):
+    """A section of the configuration."""
+
+    @property
+    def name(self) -> str: ...
 
 
 class Feed(Protocol):
@@ -84,7 +117,7 @@ class Feed(Protocol):
 
     @property
     def choices(self) -> list[Choice]:
-        """What was decided where the YAML said auto."""
+        """What was decided where the YAML said auto; "cache" (none, ram, disk, device) and "workers" among them."""
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`."""
@@ -102,6 +135,45 @@ class Feed(Protocol):
         """Stop the worker processes."""
 
 
+@runtime_checkable
+class AugmentingFeed(Feed, Protocol):
+    """A feed whose random changes can be measured by themselves."""
+
+    def changed(self, inputs: Tensor, part: Any) -> tuple[Any, Any]:
+        """Inputs and targets of the training samples of a `mlcli.data.order.Part`, changed at random."""
+
+
+# --- learning --------------------------------------------------------------------------------------------------------
+
+
+class Metrics(Protocol):
+    """Numbers about a split, gathered batch by batch on the device and read once at the end."""
+
+    directions: dict[str, Direction]
+    """Each metric that can be watched, and whether more or less of it is better. `loss` is added by the trainer."""
+
+    def update(self, predictions: Any, batch: Batch) -> None:
+        """Take in one batch without waiting for the device."""
+
+    def merge(self, other: Any) -> None:
+        """Add what metrics of the same kind have seen of other samples of the split."""
+
+    def compute(self) -> dict[str, float]:
+        """The metrics so far, as plain numbers. Waits for the device."""
+
+    def learned(self) -> dict[str, Any]:
+        """What using the model needs of this evaluation, such as a score threshold, as JSON's types; kept among the
+        facts of the best checkpoint."""
+
+    def details(self) -> dict[str, Any]:
+        """What single numbers do not show, as JSON's types: tables, matrices, curves. Waits for the device.
+
+        Keys that others know how to show: "classes", a list of dicts that begin with "name"; "confusion", counts by
+        truth (row) and answer (column); "confusion_names", where its rows are more than the classes; "pr_curves", for
+        each class name the lists threshold, precision, recall, tp, fp, tn, fn; "mistakes", a list of dicts.
+        """
+
+
 class Task(Protocol):
     """One kind of learning: what is learned, from what, and how it is judged."""
 
@@ -110,21 +182,45 @@ class Task(Protocol):
     splits: dict[str, int]
     """Samples in each split; train always, val and test where they exist."""
     facts: dict[str, Any]
-    """Plain data saved in every checkpoint: what a stranger needs to use the model (classes, shapes, preparation)."""
+    """Plain data saved in every checkpoint, enough to use the model elsewhere: "task", its name, and "data", the
+    `to_plain()` of a `mlcli.data.info.DataInfo`."""
     primary: str
     """The metric that decides what is best unless train.watch names another."""
     is_static: bool
     """Whether all shapes inside the model follow from those of the batch alone, as compiling it needs."""
 
     @property
+    def augment(self) -> Sequence[Named]:
+        """Random changes to training samples, in order; where there are any, the feed is an `AugmentingFeed`."""
+
+    @property
+    def source(self) -> Source:
+        """The samples that the feed reads."""
+
+    @property
     def caveat(self) -> str:
         """What a person should know about the answers; empty if nothing."""
 
     def describe(self) -> list[tuple[str, str]]:
-        """Lines (subject, text) a person should see before training: the data, the model."""
+        """Lines (subject, text) a person should see before training: "data" and "model" among the subjects."""
 
-    def feed(self, runtime: Runtime) -> Feed:
-        """Where batches come from, on this device."""
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Use the facts of a checkpoint from here on, whose model is to be evaluated."""
+
+    def feed(
+        self,
+        runtime: Runtime,
+        *,
+        train: "Train | None" = None,
+        loader: "Loader | None" = None,
+        augment: Any = None,
+        memory: tuple[Tensor, Tensor] | None = None,
+    ) -> Feed:
+        """Where batches come from, on this device: with other settings than the config's where some are given.
+
+        memory: inputs held in memory and the positions int64 [N] of the training samples they are of, which alone are
+            the training split then.
+        """
 
     def train_mode(self, epoch: int) -> None:
         """Put the model in training mode and freeze what this epoch (from 0) freezes. A function of the epoch alone."""
@@ -144,18 +240,127 @@ class Task(Protocol):
     def metrics(self, split: str = "train") -> Metrics:
         """A fresh, empty set of metrics for one split."""
 
-    def batch_picture(self, batch: Batch) -> "Image | None":
-        """The first samples of a training batch after augmentation with what they should be; None if there is nothing
-        to be seen."""
-
-    def inspection_pictures(self, batch: Batch) -> "dict[str, Image]":
-        """What an untrained model does with a training batch, by title; empty where there is nothing to be seen."""
-
-    def embeddings(self, split: str) -> "Embeddings | None":
-        """What the layer before the last makes of a split's first samples; None where that says nothing."""
-
-    def pictures(self, split: str, metrics: Metrics) -> dict[str, "Image"]:
+    def pictures(self, split: str, metrics: Any) -> dict[str, "Image"]:
         """What a person should look at after an evaluation of `split`, by title: mistakes, confusion, residuals, boxes.
 
-        `metrics` has seen the whole split; the model is in evaluation mode.
+        metrics: as `metrics(split)` made them; they have seen the whole split. The model is in evaluation mode.
         """
+
+
+@runtime_checkable
+class DrawsBatches(Protocol):
+    """A task whose training batches can be drawn."""
+
+    def batch_picture(self, batch: Batch) -> "Image | None":
+        """The first samples of a training batch after augmentation with what they should be; None of data that cannot
+        be drawn."""
+
+
+@runtime_checkable
+class DrawsUntrained(Protocol):
+    """A task of which pictures say something before training."""
+
+    def inspection_pictures(self, batch: Batch) -> "dict[str, Image]":
+        """What an untrained model does with a training batch, by title."""
+
+
+@runtime_checkable
+class HasChanceLevel(Protocol):
+    """A task that knows the loss of a model that has learned nothing."""
+
+    def loss_at_chance(self, batch: Batch) -> tuple[float, str]:
+        """The loss of a training batch at chance level, and the formula it follows."""
+
+
+@runtime_checkable
+class HasBaselines(Protocol):
+    """A task that classical models can be compared on."""
+
+    @property
+    def baseline_source(self) -> Source:
+        """Samples with one label or one number each."""
+
+
+class Embeddings(NamedTuple):
+    """Points for TensorBoard's projector: float32 [N, F], a label each, small square pictures uint8 [N, 3, S, S]."""
+
+    features: Tensor
+    labels: list[str]
+    sprites: Tensor | None
+
+
+@runtime_checkable
+class HasEmbeddings(Protocol):
+    """A task whose model makes a vector of each sample."""
+
+    def embeddings(self, split: str) -> Embeddings:
+        """The inputs of the last layer for some samples of a split."""
+
+
+# --- predicting ------------------------------------------------------------------------------------------------------
+
+
+class Inputs(Protocol):
+    """Samples without answers."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The file or row behind each."""
+
+    @property
+    def paths(self) -> Sequence[Path] | None:
+        """The image file of each; None of rows of a table."""
+
+    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, dict[int, str]]:
+        """The positions that could be read, their inputs as in `Samples.read`, and by position why others could not."""
+
+
+class Predictor(Protocol):
+    """A saved model without its data: all that predicting needs."""
+
+    model: nn.Module
+
+    @property
+    def formats(self) -> Mapping[str, Callable[[list[Record]], str]]:
+        """Formats besides JSON lines and CSV: the file's ending, and the text of a whole file made of all records."""
+
+    @property
+    def caveat(self) -> str:
+        """What a person should know about the answers; empty if nothing."""
+
+    def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> Inputs:
+        """What a person named, prepared as the training data were. invert: swap dark and bright first.
+
+        Raises DataError for what does not exist or holds nothing, ConfigError for what the model cannot take.
+        """
+
+    def predict(self, net: nn.Module, inputs: Tensor) -> Any:
+        """The model's predictions for some inputs, on the inputs' device."""
+
+    def records(self, predictions: Any, inputs: Inputs, positions: Sequence[int], top: int | None) -> list[Record]:
+        """Predictions for the inputs at some positions as plain data; only an `error` where one is not finite.
+
+        top: how many probabilities or objects a record has at most, the likeliest; None for all.
+        """
+
+    def rows(self, record: Record) -> list[Record]:
+        """A record in the rows of a table: usually one."""
+
+
+@runtime_checkable
+class DrawsAnswers(Protocol):
+    """A predictor that can draw its answers."""
+
+    def picture(self, image_path: Path, record: Record) -> "Image":
+        """The image with its answer. Raises DataError if it cannot be read."""
+
+    def caption(self, record: Record) -> str:
+        """The answer in a few words."""
+
+
+@runtime_checkable
+class HasScoreThreshold(Protocol):
+    """A predictor that leaves out what it is less certain of than a threshold."""
+
+    score_threshold: float
+    """From 0 to 1."""

@@ -4,7 +4,7 @@ The third of machine learning's three steps lives in these sections: find the be
 gives its unit; the reference in docs/config.md is written from them.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -302,3 +302,18 @@ class TrainerSettings(Strict):
     def convolves(self) -> bool:
         """Whether most of the model's work are convolutions."""
         return False
+
+
+class TaskSettings(TrainerSettings):
+    """Base of every task's configuration. A task narrows `task` to its name and adds its own sections, among them data,
+    model and loss, each of which says in its `name` which one it is."""
+
+    task: str
+
+    def name_in(self, section: str) -> str:
+        """Return which one a section is: `config.name_in("data") == "digits"`."""
+        return self.model_dump(include={section})[section]["name"]
+
+    def from_scratch(self) -> Self:
+        """Return the same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
+        return self

@@ -6,7 +6,7 @@ Standardising inputs per channel or feature: LeCun, Bottou, Orr & Mueller 1998, 
 import torch
 from torch import Tensor, nn
 
-from mlcli.data.info import DataInfo
+from mlcli.engine.contract import Info
 
 PIXEL_PEAK = 255.0
 """Statistics of images are those of pixel values divided by this."""
@@ -27,7 +27,7 @@ class Normalized(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, net: nn.Module, info: DataInfo) -> None:
+    def __init__(self, net: nn.Module, info: Info) -> None:
         super().__init__()
         self.net = net
         self._peak = PIXEL_PEAK if info.kind == "image" else 1.0

@@ -21,8 +21,7 @@ from mlcli.files import write_atomically
 from mlcli.report.rows import input_shape, inputs_of, readable, spread
 
 if TYPE_CHECKING:
-    from mlcli.data.info import DataInfo
-    from mlcli.data.source import Samples
+    from mlcli.engine.contract import Info, Samples, Source, Task
     from mlcli.report.classical import Classical, Problem
 
 BUDGET_S = 20.0
@@ -92,21 +91,22 @@ class Baselines:
 
 
 def baselines(
-    task: Any, cache: Path, budget_s: float = BUDGET_S, say: Callable[[], None] = lambda: None
+    source: "Source",
+    data: dict[str, Any],
+    cache: Path,
+    budget_s: float = BUDGET_S,
+    say: Callable[[], None] = lambda: None,
 ) -> Baselines | None:
-    """The classical models' scores for the data of a task; None for detection, and where no split can be scored.
+    """Return the classical models' scores for a data set; None where no split can be scored.
 
-    task: a task that has its `source` and `config.data`; cache: folder in which they are kept, such as
+    data: the section of the configuration; cache: folder in which they are kept, such as
     `<root of runs>/.cache/baselines`; say: called before they are fitted anew. Raises DataError if samples cannot be
     read.
     """
-    source = getattr(task, "source", None)
-    if source is None or source.info.target == "boxes":
-        return None
     split = next((name for name in ("test", "val") if name in source.splits), None)
     if split is None:
         return None
-    path = cache / f"{fingerprint(task, split, budget_s)}.json"
+    path = cache / f"{fingerprint(source, data, split, budget_s)}.json"
     kept = _kept(path)
     if kept is None:
         say()
@@ -116,18 +116,23 @@ def baselines(
     return kept
 
 
-def write_baselines(task: Any, run: RunFolder, say: Callable[[str], None] = lambda text: None) -> None:
-    """Put baselines.json into a run folder, if there are baselines for its data. Raises DataError or OutputError.
+def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = lambda text: None) -> None:
+    """Put baselines.json into a run folder, if there are baselines for its task. Raises DataError or OutputError.
 
     say: is told beforehand if they have to be fitted, which takes a while.
     """
+    from mlcli.engine.contract import HasBaselines
+
+    if not isinstance(task, HasBaselines):
+        return
     words = f"comparing with simple models, about {BUDGET_S:.0f} s at most (train.baselines=false leaves them out)"
-    found = baselines(task, run.path.parent.parent / ".cache" / "baselines", say=lambda: say(words))
+    cache = run.path.parent.parent / ".cache" / "baselines"
+    found = baselines(task.baseline_source, run.config_plain()["data"], cache, say=lambda: say(words))
     if found:
         run.write_text("baselines.json", json.dumps(found.to_plain(), indent=1) + "\n")
 
 
-def measure(info: "DataInfo", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
+def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
     """Fit on `train`, score on `asked`."""
     from mlcli.report.classical import FOR_CLASSES, FOR_NUMBERS, quiet
 
@@ -153,7 +158,7 @@ def measure(info: "DataInfo", train: "Samples", asked: "Samples", split: str, bu
 
 
 def _problem(
-    info: "DataInfo", train: "Samples", asked: "Samples", most: int, reading_s: float
+    info: "Info", train: "Samples", asked: "Samples", most: int, reading_s: float
 ) -> tuple["Problem", np.ndarray]:
     """At most `most` training rows and MOST_SCORED to answer, read in about that time; and the truth of the latter."""
     import torch
@@ -168,7 +173,7 @@ def _problem(
     return Problem(inputs, targets[rows], answer_to, is_classes, threads=threads), truth[answered]
 
 
-def _notes(info: "DataInfo", too_slow: list[str], no_time: list[str]) -> tuple[str, ...]:
+def _notes(info: "Info", too_slow: list[str], no_time: list[str]) -> tuple[str, ...]:
     """What people must know to read the scores."""
     notes = []
     if (shape := input_shape(info)) != info.input_shape:
@@ -206,12 +211,11 @@ def number_scores(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     return {"mae": float(np.abs(miss).mean()), "rmse": float(np.sqrt((miss**2).mean())), "r2": r2}
 
 
-def fingerprint(task: Any, split: str, budget_s: float) -> str:
+def fingerprint(source: "Source", data: dict[str, Any], split: str, budget_s: float) -> str:
     """Changes with everything the scores depend on: the data, how they are divided, and what fits the models."""
     import sklearn
 
-    source, digest = task.source, hashlib.sha256()
-    data = task.config.data.model_dump(mode="json")
+    digest = hashlib.sha256()
     sizes = {name: len(samples) for name, samples in source.splits.items()}
     about = [FORMAT, data, source.info.to_plain(), sizes, split, budget_s, sklearn.__version__]
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from mlcli.data.info import DataInfo
-    from mlcli.data.source import Samples
+    from mlcli.engine.contract import Info, Samples
 
 LARGEST_SIDE, SMALLEST_SIDE, PIXELS_TIMES_CLASSES = 16, 8, 20_000
 """Pixels of an image's sides as the classical models see it; smaller where many classes make them slow."""
@@ -16,7 +15,7 @@ FEWEST_READ = 200
 """However slow the files are."""
 
 
-def input_shape(info: "DataInfo") -> tuple[int, ...]:
+def input_shape(info: "Info") -> tuple[int, ...]:
     """(channels, height, width) of images as the classical models get them, or (features,)."""
     if info.kind != "image":
         return tuple(info.input_shape)
@@ -50,7 +49,7 @@ def spread(targets: np.ndarray, count: int, is_classes: bool) -> np.ndarray:
     return order[np.argsort((rank + 0.5) / counts[inverse], kind="stable")][:count]
 
 
-def inputs_of(info: "DataInfo", samples: "Samples", rows: np.ndarray) -> np.ndarray:
+def inputs_of(info: "Info", samples: "Samples", rows: np.ndarray) -> np.ndarray:
     """Standardised inputs float32 [N, F] as the network sees them, images averaged down to `input_shape`."""
     import torch
     from torch.nn.functional import adaptive_avg_pool2d

@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
 
-from mlcli.commands import evaluate, predict
-from mlcli.commands.evaluate import refuse_other_data
-from mlcli.data.sources.build import build_source
+from mlcli.commands import evaluate
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, DataError
+from mlcli.experiment import Experiment
+from mlcli.saved import load_predictor, refuse_other_data
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], run: str, root: Path, *overrides: str, **options) -> dict:
@@ -22,10 +22,8 @@ def evaluated(capsys: pytest.CaptureFixture[str], run: str, root: Path, *overrid
 
 def answers(run: str, root: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictions and truth of a split, without the feed, the metrics and the evaluation loop."""
-    predictor, _ = predict.load_predictor(run, "best", root)
-    data = predictor.config.data
-    source = build_source(data, regression=predictor.config.task == "regression")
-    samples = source.splits[split]
+    predictor, _ = load_predictor(run, "best", root)
+    samples = Experiment.of_run(open_run(run, root).path).build().source.splits[split]
     with torch.inference_mode():
         inputs = samples.read(torch.arange(len(samples)).numpy())
         return predictor.predict(predictor.model, inputs), samples.targets

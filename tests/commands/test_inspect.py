@@ -155,8 +155,8 @@ def test_task_and_data_are_left_alone(tmp_path, yaml, monkeypatch):
     from mlcli.commands import inspect
 
     monkeypatch.chdir(tmp_path)
-    task = Experiment.load(tmp_path / yaml("digits")).config.build()
+    task = Experiment.load(tmp_path / yaml("digits")).build()
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
-    monkeypatch.setattr(type(Experiment.load(tmp_path / "digits.yaml").config), "build", lambda self: task)
+    monkeypatch.setattr(Experiment, "build", lambda self: task)
     inspect.run(tmp_path / "digits.yaml", [], root=tmp_path / "runs")
     assert all((tensor == before[name]).all() for name, tensor in task.model.state_dict().items())

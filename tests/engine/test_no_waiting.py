@@ -6,6 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mlcli.engine.guard import Guard
 from mlcli.engine.trainer import fit
+from mlcli.experiment import Experiment
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.regression.config import Regression
@@ -69,7 +70,7 @@ def counted(profiled) -> dict[str, int]:
 def test_no_step_waits_for_the_device(tmp_path, name):
     kind, content = TASKS[name]
     config = kind.model_validate(content)
-    t = training(tmp_path, config.build(), config, stop=Between(4, 8))
+    t = training(tmp_path, Experiment(config, "").build(), config, stop=Between(4, 8))
     t.stepper.guard = Guard(
         t.stepper.parameters, t.state.optimizer, t.runtime.device, reads_each_step=False
     )  # as on a GPU
@@ -83,7 +84,7 @@ def test_on_the_cpu_a_step_reads_one_number(tmp_path):
     """The guard's: it costs nothing there, and stops before the update."""
     kind, content = TASKS["mlp"]
     config = kind.model_validate(content)
-    t = training(tmp_path, config.build(), config, stop=Between(4, 8))
+    t = training(tmp_path, Experiment(config, "").build(), config, stop=Between(4, 8))
     fit(t, t.feed.train_batches(0))
     t.log.close()
     assert counted(t.stop.profile) == {"aten::_local_scalar_dense": 4}
@@ -111,7 +112,7 @@ def test_after_an_epoch_nothing_is_compiled_again(tmp_path, monkeypatch, accumul
     _, content = TASKS["mlp"]
     train = {**content["train"], "compile": True, "evaluate_every": 1, "log_every": 5, "accumulate": accumulate}
     config = Classification.model_validate({**content, "train": train})
-    t = training(tmp_path, config.build(), config)
+    t = training(tmp_path, Experiment(config, "").build(), config)
     t.stop = ThenFixed(since=2 * t.feed.steps_per_epoch)
     try:
         assert fit(t, t.feed.train_batches(0)) == "finished"

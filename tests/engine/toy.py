@@ -20,6 +20,9 @@ class ToyMetrics:
         self.hits += ((predictions - batch.targets).abs() < 0.5).sum()
         self.count += len(batch)
 
+    def merge(self, other: "ToyMetrics") -> None:
+        self.error, self.hits, self.count = self.error + other.error, self.hits + other.hits, self.count + other.count
+
     def compute(self) -> dict[str, float]:
         return {"mae": self.error.item() / self.count, "hits": self.hits.item() / self.count}
 
@@ -107,16 +110,6 @@ class ToyTask:
 
     def metrics(self, split: str = "train") -> ToyMetrics:
         return ToyMetrics()
-
-    def batch_picture(self, batch: Batch) -> Image.Image | None:
-        return None
-
-    def inspection_pictures(self, batch: Batch) -> dict[str, Image.Image]:
-        """Nothing."""
-        return {}
-
-    def embeddings(self, split: str) -> None:
-        return None
 
     def pictures(self, split: str, metrics: ToyMetrics) -> dict[str, Image.Image]:
         return {"error": Image.new("RGB", (4, 3), (round(metrics.error.item()) % 256, 0, 0))}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mlcli.data.files import ImageFilesSamples
 from mlcli.data.source import Source
+from mlcli.experiment import Experiment
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.task import ClassificationTask
 
@@ -64,7 +65,7 @@ def config_of(root: Path, *, epochs: int = 1, **loader) -> Classification:
 
 def slow_task(config: Classification, *, image_s: float = 0.0, batch_s: float = 0.0) -> ClassificationTask:
     """A task whose files take `image_s` each and whose model takes `batch_s` a batch."""
-    task = config.build()
+    task = Experiment(config, "").build()
     slow = {split: _slow(samples, image_s) for split, samples in task.source.splits.items()}
     task.source = Source(task.source.info, slow)
     task.model = SlowModel(task.model, batch_s)

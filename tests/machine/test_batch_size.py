@@ -9,6 +9,7 @@ from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import OutOfMemoryError
 from mlcli.machine.bench.batch_size import Trial, choose_batch_size, measure, smallest_fast_enough
+from mlcli.tasks.classification.build import build_task
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.task import ClassificationTask
 
@@ -36,12 +37,12 @@ def test_the_smallest_within_three_percent_of_the_best(speeds, chosen):
 
 def test_sizes_rise_until_an_epoch_would_have_too_few_steps():
     config = Classification.model_validate(CONFIG)
-    task = ClassificationTask(config)
+    task = build_task(config)
     trials = measure(task, config, decide_runtime(config), [8, 16, 32, 64])
     sizes = [trial.size for trial in trials]
     assert sizes == [8, 16, 32, 64][: len(sizes)]
     assert all(trial.samples_per_s > 0 for trial in trials)
-    size, why = choose_batch_size(ClassificationTask(config), config, decide_runtime(config))
+    size, why = choose_batch_size(build_task(config), config, decide_runtime(config))
     assert size in (8, 16, 32, 64), "a tenth of 1,168 samples is 116"
     assert f"{size}: " in why
 
@@ -65,7 +66,7 @@ def test_memory_that_runs_out_bounds_the_size():
 
 def test_no_smaller_than_the_parts_it_is_cut_into():
     config = Classification.model_validate({**CONFIG, "train": {**CONFIG["train"], "accumulate": 100}})
-    assert choose_batch_size(ClassificationTask(config), config, decide_runtime(config))[0] >= 100
+    assert choose_batch_size(build_task(config), config, decide_runtime(config))[0] >= 100
 
 
 def test_auto_is_64_where_nobody_measures():

@@ -18,6 +18,7 @@ from mlcli.data.source import Source
 from mlcli.engine.contract import Batch
 from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import ConfigError, DataError, ExitCode
+from mlcli.experiment import Experiment
 from mlcli.machine.bench import throughput
 from mlcli.machine.bench.disk import warm_up
 from mlcli.machine.bench.learner import fitting_batch
@@ -37,7 +38,7 @@ def images(tmp_path_factory):
 
 
 def measure(config, task=None, *, full: bool = False, budget_s: float = BUDGET_S):
-    bench = Bench(task or config.build(), config, decide_runtime(config), budget_s=budget_s, cpus=2)
+    bench = Bench(task or Experiment(config, "").build(), config, decide_runtime(config), budget_s=budget_s, cpus=2)
     return bench.measure(full=full)
 
 
@@ -127,7 +128,7 @@ class SlowLearner(torch.nn.Module):
 
 def test_a_slow_model_is_given_smaller_batches(images):
     config = config_of(images)
-    task = config.build()
+    task = Experiment(config, "").build()
     task.model = SlowLearner(task.model)
     found = measure(config, task, budget_s=1.2)  # a step may take 30 ms
     assert found.batch_size in (2, 3)
@@ -137,7 +138,7 @@ def test_a_slow_model_is_given_smaller_batches(images):
 
 def test_a_very_slow_model_takes_few_steps(images):
     config = config_of(images, workers=1)
-    task = config.build()
+    task = Experiment(config, "").build()
     task.model = slow = SlowLearner(task.model, 0.2)
     found = measure(config, task, budget_s=0.4)  # a step may take 10 ms, of two samples it takes 0.4 s
     assert slow.calls <= 3
@@ -179,7 +180,7 @@ def test_the_batch_is_cut_for_a_slow_model_but_not_for_a_stall(limit_s, stalled,
 
 def test_a_late_part_gets_less_time_but_never_nothing(images, monkeypatch):
     config = config_of(images)
-    bench = Bench(config.build(), config, decide_runtime(config), budget_s=100.0, cpus=2)
+    bench = Bench(Experiment(config, "").build(), config, decide_runtime(config), budget_s=100.0, cpus=2)
     clock = types.SimpleNamespace(perf_counter=lambda: bench.began + passed_s)
     monkeypatch.setattr(throughput, "time", clock)
     for passed_s, share_s in ((0, 30), (80, 20), (160, 15)):  # noqa: B007 (the clock reads it)
@@ -207,7 +208,7 @@ def test_fewer_samples_than_a_batch(images):
 def test_an_unreadable_file_that_only_a_full_scan_meets(tmp_path):
     root = write_images(tmp_path / "images", per_class=40)
     config = config_of(root)
-    task = config.build()
+    task = Experiment(config, "").build()
     damaged = task.source.splits["val"].path(3)
     with open(damaged, "r+b") as file:
         file.truncate(200)
@@ -244,7 +245,7 @@ def test_an_image_of_another_size_is_named(tmp_path):
     root = write_images(tmp_path / "images", per_class=20)
     config = config_of(root)
     config = config.model_copy(update={"data": config.data.model_copy(update={"image_size": None})})
-    task = config.build()
+    task = Experiment(config, "").build()
     Image.new("RGB", (5, 5)).save(task.source.splits["train"].path(0))
     with pytest.raises(DataError, match="image is 5x5 pixels"):
         measure(config, task)

@@ -89,7 +89,7 @@ def experiment(data: Path, name: str, *overrides: str) -> Any:
 def build(config: Any) -> Any:
     """The task, its first weights always the same."""
     torch.manual_seed(config.train.seed)
-    return config.build()
+    return Experiment(config, "").build()
 
 
 def session(root: Path, config: Any, *, run: RunFolder | None = None, stop: Any = None) -> tuple[Training, str]:

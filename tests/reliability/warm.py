@@ -15,7 +15,7 @@ NEEDED = (
     "mlcli.report.baselines",
     "mlcli.report.page.write",
     "mlcli.report.summary",
-    "mlcli.tasks.classification.task",
+    "mlcli.tasks.classification.build",
     "sklearn.datasets",
     "sklearn.model_selection",
     "tests.engine.rig",

@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays
 from mlcli.engine.contract import Batch
+from mlcli.engine.run import create_run
 from mlcli.experiment import Experiment
 from mlcli.report import baselines as module
 from mlcli.report import classical
@@ -26,7 +27,15 @@ DIABETES = "task: regression\ndata: {name: diabetes}\nmodel: {name: linear}\n"
 
 def task_of(folder: Path, text: str, *overrides: str):
     (folder / "x.yaml").write_text(text)
-    return Experiment.load(folder / "x.yaml", list(overrides)).config.build()
+    return Experiment.load(folder / "x.yaml", list(overrides)).build()
+
+
+def baselines_of(task, cache: Path, **options):
+    return baselines(task.source, task.config.data.model_dump(mode="json"), cache, **options)
+
+
+def fingerprint_of(task, split: str, budget_s: float) -> str:
+    return module.fingerprint(task.source, task.config.data.model_dump(mode="json"), split, budget_s)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,7 @@ def wine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_wine(wine, tmp_path_factory):
-    return baselines(wine, tmp_path_factory.mktemp("cache"))
+    return baselines_of(wine, tmp_path_factory.mktemp("cache"))
 
 
 def test_classification(wine, of_wine):
@@ -55,7 +64,7 @@ def test_classification(wine, of_wine):
 
 def test_regression(tmp_path):
     task = task_of(tmp_path, DIABETES)
-    found = baselines(task, tmp_path / "cache")
+    found = baselines_of(task, tmp_path / "cache")
     assert [e.name for e in found.entries] == [model.name for model in classical.FOR_NUMBERS]
     train, test = task.source.splits["train"], task.source.splits["test"]
     mean = train.targets.mean()
@@ -87,8 +96,8 @@ def test_scores_mean_what_the_run_s_own_mean():
 
 def test_kept_per_data_set(wine, of_wine, tmp_path):
     told = []
-    first = baselines(wine, tmp_path, say=lambda: told.append("fitting"))
-    again = baselines(wine, tmp_path, say=lambda: told.append("fitting"))
+    first = baselines_of(wine, tmp_path, say=lambda: told.append("fitting"))
+    again = baselines_of(wine, tmp_path, say=lambda: told.append("fitting"))
     assert told == ["fitting"]
     assert again == first
     assert [(e.name, e.scores, e.note) for e in first.entries] == [(e.name, e.scores, e.note) for e in of_wine.entries]
@@ -97,19 +106,19 @@ def test_kept_per_data_set(wine, of_wine, tmp_path):
     for damage in ("{", "[]", '{"split": "test"}', '{"entries": 5}', file.read_text()[:-40]):
         file.write_text(damage)
         assert module._kept(file) is None
-    assert baselines(wine, tmp_path).entries[0].scores == first.entries[0].scores
+    assert baselines_of(wine, tmp_path).entries[0].scores == first.entries[0].scores
     assert json.loads(file.read_text())["split"] == "test"
 
 
 def test_other_data_are_not_taken_for_these(wine, tmp_path):
-    known = module.fingerprint(wine, "test", 20.0)
-    assert module.fingerprint(task_of(tmp_path, WINE), "test", 20.0) == known
-    assert module.fingerprint(task_of(tmp_path, WINE, "data.split_seed=1"), "test", 20.0) != known
-    assert module.fingerprint(wine, "val", 20.0) != known
-    assert module.fingerprint(wine, "test", 10.0) != known
+    known = fingerprint_of(wine, "test", 20.0)
+    assert fingerprint_of(task_of(tmp_path, WINE), "test", 20.0) == known
+    assert fingerprint_of(task_of(tmp_path, WINE, "data.split_seed=1"), "test", 20.0) != known
+    assert fingerprint_of(wine, "val", 20.0) != known
+    assert fingerprint_of(wine, "test", 10.0) != known
     other = task_of(tmp_path, WINE)
     other.source.splits["test"].targets[0] = 2 - other.source.splits["test"].targets[0] % 2
-    assert module.fingerprint(other, "test", 20.0) != known
+    assert fingerprint_of(other, "test", 20.0) != known
 
 
 def images(samples: int, classes: int, side: int = 20):
@@ -140,7 +149,7 @@ def test_slow_models_get_fewer_rows_and_say_so(patient):
 
 def test_a_busy_machine_is_told_of_and_not_remembered(wine, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", -1.0)
-    found = baselines(wine, tmp_path)
+    found = baselines_of(wine, tmp_path)
     assert [e.name for e in found.entries] == ["most frequent class"]
     assert found.notes[-1].startswith("left out, the machine was too busy: logistic regression")
     assert list(tmp_path.iterdir()) == []
@@ -175,8 +184,10 @@ def test_a_class_with_one_sample_is_no_obstacle(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_boxes_have_no_baselines(tmp_path):
+def test_a_task_without_labels_or_numbers_has_no_baselines(tmp_path):
     class Boxes:
         source = type("Source", (), {"info": info_of(2).__class__("image", (3, 8, 8), ("a",), "boxes", (0,), (1,))})()
 
-    assert baselines(Boxes(), tmp_path) is None
+    run = create_run(tmp_path, "boxes")
+    module.write_baselines(Boxes(), run)
+    assert not (run.path / "baselines.json").exists()

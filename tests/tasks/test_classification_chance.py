@@ -4,9 +4,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from mlcli.tasks.classification.chance import chance_formula, loss_at_random
+from mlcli.tasks.classification.build import build_criterion
 from mlcli.tasks.classification.config import Loss
-from mlcli.tasks.classification.losses import Criterion
 
 LOSS = TypeAdapter(Loss)
 SECTIONS = [
@@ -28,16 +27,17 @@ SECTIONS = [
 def test_the_formula_is_the_loss_of_equal_scores(section, classes):
     config = LOSS.validate_python(section)
     labels = torch.arange(20) % classes
-    value, words = loss_at_random(Criterion(config), labels, classes)
+    criterion = build_criterion(config)
+    value, words = criterion.at_chance(labels, classes)
     # Any constant added to all scores must not matter, except to bce, which asks each class for itself.
     scores = torch.full((20, classes), 0.0 if config.name == "bce" else 1.3)
-    assert value == pytest.approx(Criterion(config)(scores, labels).item())
-    assert chance_formula(config, classes)[1] == pytest.approx(value, rel=1e-5)
+    assert value == pytest.approx(criterion(scores, labels).item())
+    assert criterion.loss.at_chance(classes)[1] == pytest.approx(value, rel=1e-5)
     assert "weights of classes" not in words
 
 
 def test_weights_of_classes_count():
     config = LOSS.validate_python({"name": "cross_entropy"})
-    value, words = loss_at_random(Criterion(config, torch.tensor([3.0, 1.0])), torch.tensor([0, 0, 1, 1]), 2)
+    value, words = build_criterion(config, torch.tensor([3.0, 1.0])).at_chance(torch.tensor([0, 0, 1, 1]), 2)
     assert value == pytest.approx(2 * 0.693147, rel=1e-5)
     assert words == "ln C = ln 2 = 0.6931, for this batch's weights of classes and blends of labels"

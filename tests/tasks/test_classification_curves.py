@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import confusion_matrix, precision_recall_curve
 from torch import Tensor
 
-from mlcli.tasks.classification import curves
-from mlcli.tasks.classification.curves import THRESHOLDS, PrecisionRecallCounts
+from mlcli.tasks.classification import metrics as curves
+from mlcli.tasks.classification.metrics import THRESHOLDS, PrecisionRecallCounts
 
 
 def counted(p: Tensor, truth: Tensor, batch_size: int = 7) -> PrecisionRecallCounts:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.errors import ConfigError
+from mlcli.tasks.classification.build import build_criterion
 from mlcli.tasks.classification.config import Loss
-from mlcli.tasks.classification.losses import Criterion, class_weights, hinge, probabilities
+from mlcli.tasks.classification.losses import Criterion, HingeLoss, class_weights, probabilities
 
 LOSSES: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
@@ -33,7 +34,7 @@ BLENDS_LINEARLY = [case for case in TAKES_BLENDS if case not in ("mse", "l1", "s
 
 
 def criterion(case: str, weights: Tensor | None = None) -> Criterion:
-    return Criterion(TypeAdapter(Loss).validate_python({"name": case} | LOSSES.get(case, {})), weights)
+    return build_criterion(TypeAdapter(Loss).validate_python({"name": case} | LOSSES.get(case, {})), weights)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_against_a_naive_loop(case, batch):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_against_torch(smoothing, batch):
     logits, labels = batch
-    ours = Criterion(TypeAdapter(Loss).validate_python({"name": "cross_entropy", "label_smoothing": smoothing}))
+    ours = build_criterion(TypeAdapter(Loss).validate_python({"name": "cross_entropy", "label_smoothing": smoothing}))
     torch.testing.assert_close(
         ours(logits, labels), functional.cross_entropy(logits, labels, label_smoothing=smoothing)
     )
@@ -108,11 +109,11 @@ def test_weighted_mean_is_over_samples_not_over_weights(batch):
 def test_hinge_is_torchs_times_the_number_of_classes(power, batch):
     logits, labels = batch
     torchs = functional.multi_margin_loss(logits, labels, p=power, margin=0.7, weight=WEIGHTS, reduction="none")
-    torch.testing.assert_close(hinge(logits, labels, 0.7, power) * WEIGHTS[labels], torchs * logits.shape[1])
+    torch.testing.assert_close(HingeLoss(0.7, power)(logits, labels) * WEIGHTS[labels], torchs * logits.shape[1])
 
 
 def test_focal_with_gamma_0_is_cross_entropy(batch):
-    focal = Criterion(TypeAdapter(Loss).validate_python({"name": "focal", "gamma": 0}))
+    focal = build_criterion(TypeAdapter(Loss).validate_python({"name": "focal", "gamma": 0}))
     torch.testing.assert_close(focal(*batch), functional.cross_entropy(*batch))
 
 

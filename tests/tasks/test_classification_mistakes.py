@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from mlcli.engine.contract import Batch
-from mlcli.tasks.classification.metrics import ClassificationMetrics
-from mlcli.tasks.classification.mistakes import MOST_MISTAKES, MOST_PAIRS, confused_pairs
+from mlcli.tasks.classification.metrics import MOST_MISTAKES, MOST_PAIRS, ClassificationMetrics, confused_pairs
 
 
 def measured(p: Tensor, truth: Tensor, batch_size: int = 7, first: int = 0) -> ClassificationMetrics:

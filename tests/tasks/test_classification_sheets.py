@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mlcli.tasks.classification.mistakes import Mistake
-from mlcli.tasks.classification.sheets import batch_sheet, mistakes_sheet
+from mlcli.tasks.classification.metrics import Mistake
+from mlcli.tasks.classification.pictures import batch_sheet, mistakes_sheet
 
 
 def near(image: Image.Image, colour: tuple[int, int, int]) -> np.ndarray:

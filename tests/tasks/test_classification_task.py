@@ -13,6 +13,7 @@ from mlcli.engine.contract import Batch
 from mlcli.engine.evaluate import evaluate_split
 from mlcli.engine.runtime import Runtime, decide_runtime
 from mlcli.errors import CheckpointError, ConfigError
+from mlcli.tasks.classification.build import build_predictor, build_task
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.losses import class_weights
 from mlcli.tasks.classification.task import ClassificationTask
@@ -45,12 +46,12 @@ def some_batch(task: ClassificationTask, size: int = 16) -> Batch:
 
 def test_first_weights_follow_from_the_seed_alone():
     before = torch.get_rng_state()
-    first = weights_of(ClassificationTask(config_of()))
+    first = weights_of(build_task(config_of()))
     assert torch.equal(torch.get_rng_state(), before), "the global generator was touched"
     torch.rand(5)
-    assert torch.equal(first, weights_of(ClassificationTask(config_of())))
+    assert torch.equal(first, weights_of(build_task(config_of())))
     other = config_of(train={"seed": 1, "device": "cpu", "threads": 1})
-    assert not torch.equal(first, weights_of(ClassificationTask(other)))
+    assert not torch.equal(first, weights_of(build_task(other)))
 
 
 def test_facts_are_plain_data_and_enough_to_predict(tmp_path):
@@ -58,12 +59,12 @@ def test_facts_are_plain_data_and_enough_to_predict(tmp_path):
     rows = "\n".join(f"{i},{i % 7},{'ab'[i % 2]}" for i in range(60))
     (tmp_path / "data.csv").write_text("x,y,label\n" + rows)
     config = config_of(data={"name": "csv", "file": tmp_path / "data.csv", "target": "label"})
-    task = ClassificationTask(config)
+    task = build_task(config)
     save_checkpoint(tmp_path / "c.ckpt", {"model": task.model.state_dict(), "facts": task.facts})  # plain data only
     batch = some_batch(task)
     (tmp_path / "data.csv").unlink()
     saved = torch.load(tmp_path / "c.ckpt", weights_only=True)
-    predictor = config.predictor(saved["facts"])
+    predictor = build_predictor(config, saved["facts"])
     predictor.model.load_state_dict(saved["model"])
     task.model.eval(), predictor.model.eval()
     expected = task.evaluate(task.model, batch)[1]
@@ -72,7 +73,7 @@ def test_facts_are_plain_data_and_enough_to_predict(tmp_path):
 
 
 def test_evaluation_through_the_feed_is_that_of_one_large_batch(runtime):
-    task = ClassificationTask(config_of())
+    task = build_task(config_of())
     feed = task.feed(runtime)
     scores, metrics = evaluate_split(task, task.model, feed, "val", runtime)
     feed.close()
@@ -93,7 +94,7 @@ def test_micro_batches_of_a_step_add_up_to_the_batch(loss, runtime):
     gradients = []
     for accumulate in (1, 3):
         train = {"batch_size": 32, "accumulate": accumulate, "device": "cpu", "threads": 1}
-        task = ClassificationTask(config_of(train=train, **sections))
+        task = build_task(config_of(train=train, **sections))
         task.train_mode(0)
         feed = task.feed(runtime)
         batches = feed.train_batches(0)
@@ -106,7 +107,7 @@ def test_micro_batches_of_a_step_add_up_to_the_batch(loss, runtime):
 
 
 def test_a_few_steps_learn_wine(runtime):
-    task = ClassificationTask(config_of())
+    task = build_task(config_of())
     optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1, momentum=0.9)
     task.train_mode(0)
     feed = task.feed(runtime)
@@ -120,18 +121,18 @@ def test_a_few_steps_learn_wine(runtime):
 
 
 def test_class_weights_come_from_the_training_split():
-    task = ClassificationTask(config_of(loss={"name": "cross_entropy", "class_weights": "balanced"}))
+    task = build_task(config_of(loss={"name": "cross_entropy", "class_weights": "balanced"}))
     expected = class_weights("balanced", task.source.splits["train"].targets, 3)
     torch.testing.assert_close(task.criterion.class_weights, expected)
     with pytest.raises(ConfigError, match="2 class weights for 3 classes"):
-        ClassificationTask(config_of(loss={"name": "hinge", "class_weights": [1, 2]}))
+        build_task(config_of(loss={"name": "hinge", "class_weights": [1, 2]}))
 
 
 def test_fine_tuning_loads_freezes_and_slows_the_trunk(tmp_path):
-    teacher = ClassificationTask(config_of(train={"seed": 5, "device": "cpu", "threads": 1}))
+    teacher = build_task(config_of(train={"seed": 5, "device": "cpu", "threads": 1}))
     torch.save(teacher.model.state_dict(), tmp_path / "teacher.pth")
     finetune = {"weights": tmp_path / "teacher.pth", "freeze": ["hidden1.*"], "unfreeze_at": 2, "trunk_lr": 0.1}
-    task = ClassificationTask(config_of(finetune=finetune))
+    task = build_task(config_of(finetune=finetune))
     torch.testing.assert_close(weights_of(task), weights_of(teacher))
     named = dict(task.model.named_parameters())
     task.train_mode(0)
@@ -154,19 +155,19 @@ def test_a_saved_run_needs_no_weights_from_elsewhere(tmp_path):
     assert config.from_scratch().model.weights == "none"
     assert config.from_scratch().finetune is None
     with pytest.raises(CheckpointError):
-        ClassificationTask(config_of(finetune={"weights": tmp_path / "gone.ckpt"}))
-    ClassificationTask(config_of(finetune={"weights": tmp_path / "gone.ckpt"}).from_scratch())
+        build_task(config_of(finetune={"weights": tmp_path / "gone.ckpt"}))
+    build_task(config_of(finetune={"weights": tmp_path / "gone.ckpt"}).from_scratch())
 
 
 def test_what_is_told_before_training():
-    told = dict(ClassificationTask(config_of(data={"name": "digits"}, model={"name": "linear"})).describe())
+    told = dict(build_task(config_of(data={"name": "digits"}, model={"name": "linear"})).describe())
     assert told["data"].startswith("digits (included)  1,168 train · 270 val · 359 test · 10 classes, balanced")
     assert told["data"].endswith("8x8 grey")
     assert told["model"].startswith("linear 64-10  650 parameters (0.00 MB)")
 
 
 def test_records_give_every_class_its_probability():
-    task = ClassificationTask(config_of())
+    task = build_task(config_of())
     (record,) = task.records(torch.tensor([[0.2, 0.7, 0.1]]))
     assert record == {
         "label": "class_1",
@@ -177,7 +178,7 @@ def test_records_give_every_class_its_probability():
 
 def test_nothing_is_written_to_the_working_directory(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ClassificationTask(config_of()).describe()
+    build_task(config_of()).describe()
     assert not list(tmp_path.iterdir())
 
 
@@ -202,25 +203,25 @@ def image_folder(root: Path, image_size: int) -> dict:
 def test_images_get_all_pictures_and_rows_of_features_what_can_be_drawn(tmp_path):
     data = image_folder(tmp_path, 16)
     block = [{"name": "conv", "channels": 4}, {"name": "global_pool"}]
-    images = ClassificationTask(config_of(data=data, model={"name": "cnn", "blocks": block}))
+    images = build_task(config_of(data=data, model={"name": "cnn", "blocks": block}))
     drawn = images.pictures("val", judged(images))
     assert drawn.keys() == {"confusion", "calibration", "mistakes", "filters", "feature maps"}
-    linear = ClassificationTask(config_of(data={"name": "digits"}, model={"name": "linear"}))
+    linear = build_task(config_of(data={"name": "digits"}, model={"name": "linear"}))
     assert linear.pictures("val", judged(linear)).keys() == {"confusion", "calibration", "mistakes", "filters"}
-    rows = ClassificationTask(config_of())
+    rows = build_task(config_of())
     assert rows.pictures("val", judged(rows)).keys() == {"confusion", "calibration"}
     assert rows.batch_picture(some_batch(rows)) is None
 
 
 def test_without_mistakes_there_is_no_sheet_of_them():
-    task = ClassificationTask(config_of(data={"name": "digits"}, model={"name": "linear"}))
+    task = build_task(config_of(data={"name": "digits"}, model={"name": "linear"}))
     metrics, labels = task.metrics("val"), task.source.splits["val"].targets
     metrics.update(torch.eye(10)[labels], Batch(None, labels, torch.arange(len(labels))))
     assert "mistakes" not in task.pictures("val", metrics)
 
 
 def test_a_training_batch_is_drawn_with_blended_labels():
-    task = ClassificationTask(
+    task = build_task(
         config_of(data={"name": "digits"}, model={"name": "linear"}, augment=[{"name": "mixup", "alpha": 1.0}])
     )
     feed = task.feed(decide_runtime(task.config))
@@ -231,7 +232,7 @@ def test_a_training_batch_is_drawn_with_blended_labels():
 
 
 def test_details_name_the_files_behind_mistakes(tmp_path):
-    task = ClassificationTask(config_of(data=image_folder(tmp_path, 16)))
+    task = build_task(config_of(data=image_folder(tmp_path, 16)))
     mistakes = judged(task).details()["mistakes"]
     assert mistakes
     for mistake in mistakes:
@@ -240,7 +241,7 @@ def test_details_name_the_files_behind_mistakes(tmp_path):
 
 
 def test_embeddings_are_the_inputs_of_the_last_layer():
-    task = ClassificationTask(config_of(data={"name": "digits"}, model={"name": "mlp", "hidden": [5]}))
+    task = build_task(config_of(data={"name": "digits"}, model={"name": "mlp", "hidden": [5]}))
     features, labels, sprites = task.embeddings("val", limit=30)
     assert features.shape == (30, 5)
     samples = task.source.splits["val"]
@@ -254,10 +255,10 @@ def test_embeddings_are_the_inputs_of_the_last_layer():
     assert sprites.shape == (30, 3, 32, 32)
     assert sprites.dtype == torch.uint8
     assert task.embeddings("val", limit=10**6).features.shape[0] == len(samples)
-    assert ClassificationTask(config_of()).embeddings("val", 9).sprites is None
+    assert build_task(config_of()).embeddings("val", 9).sprites is None
 
 
 def test_embeddings_of_maps_are_their_means(tmp_path):
     model = {"name": "torchvision", "arch": "squeezenet1_1"}
-    task = ClassificationTask(config_of(data=image_folder(tmp_path, 32), model=model))
+    task = build_task(config_of(data=image_folder(tmp_path, 32), model=model))
     assert task.embeddings("val", limit=3).features.shape == (3, 512)

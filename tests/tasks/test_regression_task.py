@@ -6,9 +6,10 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import functional
 
-from mlcli.engine.contract import Batch
+from mlcli.engine.contract import Batch, DrawsBatches
 from mlcli.engine.evaluate import evaluate_split
 from mlcli.engine.runtime import decide_runtime
+from mlcli.tasks.regression.build import build_predictor, build_task
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.regression.task import RegressionTask
 
@@ -39,8 +40,8 @@ def csv_config(path, scale: float) -> Regression:
 
 
 def test_the_unit_of_the_target_changes_nothing_but_the_unit(tmp_path):
-    grams = RegressionTask(csv_config(tmp_path / "grams.csv", 1000.0))
-    kilos = RegressionTask(csv_config(tmp_path / "kilos.csv", 1.0))
+    grams = build_task(csv_config(tmp_path / "grams.csv", 1000.0))
+    kilos = build_task(csv_config(tmp_path / "kilos.csv", 1.0))
     terms_g, answers_g = grams.evaluate(grams.model, whole(grams, "train"))
     terms_k, answers_k = kilos.evaluate(kilos.model, whole(kilos, "train"))
     torch.testing.assert_close(terms_g, terms_k, rtol=1e-4, atol=1e-5)
@@ -57,7 +58,7 @@ def test_the_unit_of_the_target_changes_nothing_but_the_unit(tmp_path):
     ids=["mse", "l1", "smooth_l1"],
 )
 def test_losses_are_in_standard_deviations(loss, independent):
-    task = RegressionTask(config_of(loss=loss))
+    task = build_task(config_of(loss=loss))
     batch = whole(task, "train")
     truth = (batch.targets - batch.targets.mean()) / batch.targets.std(correction=0)
     expected = independent(task.model(batch.inputs)[:, 0], truth)
@@ -65,7 +66,7 @@ def test_losses_are_in_standard_deviations(loss, independent):
 
 
 def test_a_perfect_model_is_perfect_in_its_own_unit():
-    task = RegressionTask(config_of())
+    task = build_task(config_of())
     batch = whole(task, "val")
     standardised = (batch.targets - task.target_mean) / task.target_std
     terms, answers = task.evaluate(lambda inputs: standardised[:, None], batch)
@@ -78,7 +79,7 @@ def test_a_perfect_model_is_perfect_in_its_own_unit():
 
 def test_a_few_steps_explain_half_the_variance():
     config = config_of()
-    task, runtime = RegressionTask(config), decide_runtime(config)
+    task, runtime = build_task(config), decide_runtime(config)
     optimizer = torch.optim.Adam(task.model.parameters(), lr=0.05)
     task.train_mode(0)
     feed = task.feed(runtime)
@@ -93,7 +94,7 @@ def test_a_few_steps_explain_half_the_variance():
 
 
 def test_answers_and_misses_are_drawn():
-    task = RegressionTask(config_of())
+    task = build_task(config_of())
     batch = whole(task, "val")
     drawn = {}
     for offset in (0.0, 90.0):
@@ -105,12 +106,12 @@ def test_answers_and_misses_are_drawn():
         assert (np.asarray(exact)[:, -2:] == 255).all(), "nothing runs off the page"
         assert np.asarray(exact).shape == np.asarray(drawn[90.0][title]).shape
         assert (np.asarray(exact) != np.asarray(drawn[90.0][title])).any(), "the misses show"
-    assert task.batch_picture(batch) is None
+    assert not isinstance(task, DrawsBatches)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
 def test_answers_that_are_not_finite_are_left_out_of_pictures(value):
-    task = RegressionTask(config_of())
+    task = build_task(config_of())
     batch, metrics = whole(task, "val"), task.metrics("val")
     answers = batch.targets.clone()
     answers[3] = value
@@ -124,10 +125,10 @@ def test_answers_that_are_not_finite_are_left_out_of_pictures(value):
 
 def test_predicting_needs_no_data(tmp_path):
     config = csv_config(tmp_path / "data.csv", 10.0)
-    task = RegressionTask(config)
+    task = build_task(config)
     batch = whole(task, "test")
     (tmp_path / "data.csv").unlink()
-    predictor = config.predictor(task.facts)
+    predictor = build_predictor(config, task.facts)
     predictor.model.load_state_dict(task.model.state_dict())
     answers = predictor.predict(predictor.model, batch.inputs)
     torch.testing.assert_close(answers, task.evaluate(task.model, batch)[1])
@@ -135,7 +136,7 @@ def test_predicting_needs_no_data(tmp_path):
 
 
 def test_a_checkpoints_scale_is_adopted():
-    task = RegressionTask(config_of())
+    task = build_task(config_of())
     batch = whole(task, "val")
     before = task.evaluate(task.model, batch)[1]
     preparation = task.info.preparation | {"target_mean": task.target_mean + 7}
@@ -144,6 +145,6 @@ def test_a_checkpoints_scale_is_adopted():
 
 
 def test_what_is_told_before_training():
-    told = dict(RegressionTask(config_of()).describe())
+    told = dict(build_task(config_of()).describe())
     assert told["data"] == "diabetes (included)  310 train · 66 val · 66 test · progression 151.8 ± 78.54 · 10 features"
     assert told["model"].startswith("linear 10-1  11 parameters")

@@ -1,6 +1,6 @@
 """From the augmentations of a YAML to functions on batches: the one place where the two meet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, assert_never
 
@@ -50,7 +50,7 @@ class Augment:
         return self._mix(inputs, targets, keys)
 
 
-def resized_crop_of(augment: tuple[c.Augmentation, ...]) -> tuple[c.RandomResizedCrop, int] | None:
+def resized_crop_of(augment: Sequence[object]) -> tuple[c.RandomResizedCrop, int] | None:
     """The random resized crop of a YAML and the stream its boxes are drawn from; None where there is none."""
     found = [(config, stream) for stream, config in enumerate(augment) if isinstance(config, c.RandomResizedCrop)]
     return found[0] if found else None

@@ -7,9 +7,8 @@ steps (Masters & Luschi 2018, arXiv:1804.07612). So the smallest one is taken th
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from mlcli.engine.contract import Batch
+from mlcli.engine.contract import Batch, Task
 from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import OutOfMemoryError
@@ -31,7 +30,7 @@ class Trial:
     samples_per_s: float
 
 
-def choose_batch_size(task: Any, settings: TrainerSettings, runtime: Runtime) -> tuple[int, str]:
+def choose_batch_size(task: Task, settings: TrainerSettings, runtime: Runtime) -> tuple[int, str]:
     """The batch size to train with and why. The task's model is worth nothing afterwards.
 
     Tries 8, 16, 32, ... samples, up to 1,024 or a tenth of the training split (an epoch should have some steps), until
@@ -51,7 +50,7 @@ def smallest_fast_enough(trials: list[Trial]) -> Trial:
     return next(trial for trial in trials if trial.samples_per_s >= NEARLY * best)
 
 
-def measure(task: Any, settings: TrainerSettings, runtime: Runtime, sizes: list[int]) -> list[Trial]:
+def measure(task: Task, settings: TrainerSettings, runtime: Runtime, sizes: list[int]) -> list[Trial]:
     """Samples per second by size, the sizes rising."""
     train = settings.train.model_copy(update={"batch_size": sizes[-1], "accumulate": 1})
     whole = settings.model_copy(update={"train": train})

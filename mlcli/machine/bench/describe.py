@@ -3,38 +3,35 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from mlcli.data.augment.build import resized_crop_of
-from mlcli.data.source import Arrays, Source
+from mlcli.data.files import ImageFilesSamples
+from mlcli.data.reading import FileSamples
+from mlcli.engine.contract import Task
 from mlcli.engine.limits import available_memory_bytes
 from mlcli.engine.runtime import Runtime
 from mlcli.machine.bench.disk import file_system, shared_memory_bytes
 from mlcli.machine.bench.findings import Cache, Data, Machine, Stage
 
 
-def pictures_of(source: Any) -> Source:
-    """What is read of a data set: all of it, or of annotated pictures the pictures."""
-    return getattr(source, "pictures", source)
-
-
-def describe_data(task: Any, settings: Any, runtime: Runtime) -> Data:
+def describe_data(task: Task, data_name: str, runtime: Runtime) -> Data:
     """What the data are and how the YAML has them read. Raises ConfigError where they do not fit."""
-    augment, source = getattr(settings, "augment", ()), pictures_of(task.source)
+    source = task.source
     chosen = {choice.what: choice.value for choice in task.feed(runtime).choices}
-    splits, root = source.splits.values(), getattr(source.splits["train"], "root", None)
+    splits, train = source.splits.values(), source.splits["train"]
     samples, is_image = sum(map(len, splits)), source.info.kind == "image"
     return Data(
-        name=settings.data.name,
+        name=data_name,
         samples=samples,
         train=len(source.splits["train"]),
         unit="img" if is_image else "rows",
         cache=cast(Cache, chosen["cache"]),
         workers=int(chosen["workers"]),
-        in_memory=all(isinstance(split, Arrays) for split in splits),
-        crops=resized_crop_of(augment) is not None,
+        in_memory=not any(isinstance(split, FileSamples) for split in splits),
+        crops=resized_crop_of(task.augment) is not None,
         bytes_as_tensors=samples * math.prod(source.info.input_shape) * (1 if is_image else 4),
-        file_system=file_system(root) if root else "",
+        file_system=file_system(train.root) if isinstance(train, ImageFilesSamples) else "",
     )
 
 

@@ -40,7 +40,7 @@ class Learner:
 
     def one_step(self, batch: Batch, size: int) -> float:
         """Seconds for a step on the first `size` samples of a batch."""
-        part = Batch(batch.inputs[:size], batch.targets[:size], batch.indices[:size])
+        part = batch.first(size)
         self.last = self._timed(iter([part]), 1)
         return sum(self.last[:3])
 

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlcli.data.feed import BatchFeed
+from mlcli.data.files import ImageFilesSamples
 from mlcli.data.order import Part
 from mlcli.data.reading import FileReader
+from mlcli.engine.contract import AugmentingFeed, Feed, Named
 from mlcli.engine.runtime import Runtime
 from mlcli.machine.bench.disk import CHUNK, read_cold, read_files
 from mlcli.machine.bench.findings import READ_COLD, READ_WARM, Stage
@@ -25,10 +25,9 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
     """
     indices = torch.cat([part.indices for part in parts])[:MOST_FILES]
     keys = torch.cat([part.keys for part in parts])[:MOST_FILES]
-    path_of = getattr(reader.samples, "path", None)
-    stages, warm_s = [], 0.0
-    if path_of is not None:
-        paths = [path_of(index) for index in indices.tolist()]
+    stages, warm_s, are_files = [], 0.0, isinstance(reader.samples, ImageFilesSamples)
+    if isinstance(reader.samples, ImageFilesSamples):
+        paths = [reader.samples.path(index) for index in indices.tolist()]
         cold, note = read_cold(paths, budget_s / 4)
         warm, size = read_files(paths, budget_s / 4)
         stages += [
@@ -39,7 +38,7 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
     read_all, images = _read(reader, list(zip(indices.split(CHUNK), keys.split(CHUNK), strict=True)), budget_s / 2)
     laps = [max(lap - warm_s, 0.0) for lap in read_all]
     what = "decode and crop" if reader.crop else "decode and resize"
-    return [*stages, Stage(what if path_of else "read and decode", Timing.of(laps), "worker")], images
+    return [*stages, Stage(what if are_files else "read and decode", Timing.of(laps), "worker")], images
 
 
 def _read(reader: FileReader, chunks: Sequence[tuple[Tensor, Tensor]], budget_s: float) -> tuple[list[float], Tensor]:
@@ -78,8 +77,8 @@ def assembly_stage(held: bool, images: Tensor, num: int, targets: Tensor, runtim
 
 
 def augment_stages(
-    augment: Sequence[Any],
-    feed_with: Callable[[tuple[Any, ...]], BatchFeed],
+    augment: Sequence[Named],
+    feed_with: Callable[[tuple[Named, ...]], Feed],
     inputs: Tensor,
     part: Part,
     runtime: Runtime,
@@ -93,8 +92,9 @@ def augment_stages(
         return []
     share = budget_s / (len(augment) + 1)
 
-    def timed(configs: tuple[Any, ...]) -> Timing:
+    def timed(configs: tuple[Named, ...]) -> Timing:
         feed = feed_with(configs)
+        assert isinstance(feed, AugmentingFeed)
 
         def work() -> int:
             feed.changed(inputs, part)

@@ -7,27 +7,29 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from mlcli.data.augment.build import resized_crop_of
-from mlcli.data.feed import BatchFeed
+from mlcli.data.files import ImageFilesSamples
 from mlcli.data.order import Part, TrainOrder
 from mlcli.data.randomness import sample_keys
 from mlcli.data.reading import FileReader, FileSamples
-from mlcli.data.source import Source
-from mlcli.engine.contract import Batch
+from mlcli.engine.contract import Batch, Feed, Named, Task
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.runtime import Runtime
-from mlcli.machine.bench.describe import bytes_on_disk, describe_data, describe_machine, pictures_of
+from mlcli.engine.settings import TaskSettings
+from mlcli.machine.bench.describe import bytes_on_disk, describe_data, describe_machine
 from mlcli.machine.bench.disk import warm_up
 from mlcli.machine.bench.findings import Appetite, Cache, Findings, Held, Loading, Scan, Stage, Together
 from mlcli.machine.bench.learner import HOPELESS, SMALLEST_BATCH, Learner, fitting_batch
 from mlcli.machine.bench.stages import MOST_FILES, assembly_stage, augment_stages, copy_stages, reading_stages
 from mlcli.machine.bench.timing import repeat
 
+Memory = tuple[Tensor, Tensor] | None
+"""As for `Task.feed`."""
 LONGEST_STEP = 0.025  # of the whole time, so that a slow model still takes some forty steps in all
 HELD_BYTES = 2**28  # a stand-in for a cache: larger than any processor's own, quick to fill
 _ENDLESS = 10**9  # steps; no measurement takes so many
@@ -53,8 +55,8 @@ class Bench:
 
     def __init__(
         self,
-        task: Any,
-        settings: Any,
+        task: Task,
+        settings: TaskSettings,
         runtime: Runtime,
         *,
         budget_s: float,
@@ -63,11 +65,9 @@ class Bench:
     ) -> None:
         self.task, self.settings, self.runtime, self.budget_s, self.say = task, settings, runtime, budget_s, say
         self.source = task.source
-        self.samples: Source = pictures_of(task.source)
         self.began = time.perf_counter()
         self.cpus = cpus or usable_cpus()
-        self.augment = getattr(settings, "augment", ())
-        self.data = describe_data(task, settings, runtime)
+        self.data = describe_data(task, settings.name_in("data"), runtime)
         self.is_slow = False
         """Whether a step of the smallest batch takes so long that only what is configured can be measured."""
         self._taken, self._warm_steps = 0, _ENDLESS
@@ -106,21 +106,21 @@ class Bench:
 
     # --- what it is fed from ---
 
-    def _feed(self, source: Any, cache: str, workers: int, augment: tuple[Any, ...] | None = None) -> BatchFeed:
+    def _feed(self, memory: Memory, cache: str, workers: int, augment: tuple[Named, ...] | None = None) -> Feed:
         loader = self.settings.loader.model_copy(update={"cache": cache, "workers": workers})
         train = self.settings.train
-        return self.task.feed(self.runtime, source=source, train=train, loader=loader, augment=augment)
+        return self.task.feed(self.runtime, train=train, loader=loader, augment=augment, memory=memory)
 
-    def _memory(self, images: Tensor) -> Any:
-        """The data as they lie in memory; for files a stand-in, made of those that were read, repeated."""
+    def _memory(self, images: Tensor) -> Memory:
+        """For files a stand-in in memory, made of those that were read, repeated; None for data that lie there."""
         if self.data.in_memory:
-            return self.source
-        num = len(self.samples.splits["train"])
+            return None
+        num = len(self.source.splits["train"])
         rows = min(num, max(self.settings.train.samples_per_step, HELD_BYTES // images[0].nbytes))
         chosen = torch.linspace(0, num - 1, rows).long()  # of all classes, also where files are sorted by them
-        return self.source.in_memory(images[torch.arange(rows) % len(images)], chosen)
+        return images[torch.arange(rows) % len(images)], chosen
 
-    def _batches(self, memory: Any) -> list[Batch]:
+    def _batches(self, memory: Memory) -> list[Batch]:
         """Two steps' batches, ready on the device."""
         feed = self._feed(memory, "ram", 0)
         return list(itertools.islice(feed.train_batches(0), 2 * self.settings.train.accumulate))
@@ -128,7 +128,7 @@ class Bench:
     def _micro_batch(self) -> int:
         return math.ceil(self.settings.train.samples_per_step / self.settings.train.accumulate)
 
-    def _limit_batch(self, learner: Learner, memory: Any) -> None:
+    def _limit_batch(self, learner: Learner, memory: Memory) -> None:
         """Smaller batches where a step would take too much of the time."""
         # `Learner.together` takes w + 1 steps to begin with, then twice as many as there are workers.
         steps = sum(3 * max(1, workers) + 1 for workers in self._counts_together())
@@ -141,7 +141,7 @@ class Bench:
         self.is_slow = fitting <= SMALLEST_BATCH and sum(learner.last[:3]) > HOPELESS * limit_s
 
     def _order(self) -> TrainOrder:
-        return TrainOrder(self.samples.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
+        return TrainOrder(self.source.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
 
     # --- what is measured ---
 
@@ -157,24 +157,24 @@ class Bench:
         order = self._order()
         steps = min(order.steps_per_epoch, max(1, MOST_FILES // self.settings.train.samples_per_step))
         parts = list(itertools.islice(order.parts(0), steps * self.settings.train.accumulate))
-        samples = self.samples.splits["train"]
+        samples = self.source.splits["train"]
         if self.data.in_memory:
             return [], samples.read(torch.cat([part.indices for part in parts])[:MOST_FILES].numpy())
-        crop = resized_crop_of(self.augment) if self.data.cache == "none" else None
+        crop = resized_crop_of(self.task.augment) if self.data.cache == "none" else None
         return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
 
-    def _appetite(self, learner: Learner, memory: Any) -> Appetite:
+    def _appetite(self, learner: Learner, memory: Memory) -> Appetite:
         if self.is_slow:
             return learner.last_appetite()
         return learner.appetite(self._batches(memory), self._share("model"))
 
-    def _making_batches(self, images: Tensor, memory: Any) -> list[Stage]:
+    def _making_batches(self, images: Tensor, memory: Memory) -> list[Stage]:
         held, num = self.data.cache != "none", self._micro_batch()
-        targets = self.samples.splits["train"].targets
+        targets = self.source.splits["train"].targets
         raw = images[torch.arange(num) % len(images)]
         part = Part(torch.arange(num), sample_keys(self.settings.train.seed, 0, torch.arange(num)))
-        by_worker = None if held else resized_crop_of(self.augment)  # a worker has cut it from the file
-        changes = [config for config in self.augment if by_worker is None or config is not by_worker[0]]
+        by_worker = None if held else resized_crop_of(self.task.augment)  # a worker has cut it from the file
+        changes = [config for config in self.task.augment if by_worker is None or config is not by_worker[0]]
         with_changes = partial(self._feed, memory, "ram", 0)
         return [
             assembly_stage(held, images, num, targets, self.runtime, self._share("assembly")),
@@ -190,19 +190,19 @@ class Bench:
         self._warm_up()
         counts = self._counts()
         budget_s = self._share("loader") / len(counts)
-        return tuple(self._alone(self.source, "none", count, budget_s) for count in counts)
+        return tuple(self._alone(None, "none", count, budget_s) for count in counts)
 
     def _warm_up(self) -> None:
         """Files that fit into memory come from the disk in the first epoch only; the rate of the others is wanted."""
-        path_of = getattr(self.samples.splits["train"], "path", None)
-        if path_of is not None and self.data.bytes_on_disk < available_memory_bytes() / 2:
+        train_split = self.source.splits["train"]
+        if isinstance(train_split, ImageFilesSamples) and self.data.bytes_on_disk < available_memory_bytes() / 2:
             order, train = self._order(), self.settings.train
             parts = itertools.islice(order.parts(0), order.steps_per_epoch * train.accumulate)
-            paths = (path_of(index) for part in parts for index in part.indices.tolist())
+            paths = (train_split.path(index) for part in parts for index in part.indices.tolist())
             steps = warm_up(paths, self._share("warm up")) // train.samples_per_step
             self._warm_steps = _ENDLESS if steps >= order.steps_per_epoch else max(1, steps)
 
-    def _unread(self, feed: BatchFeed) -> Iterator[Batch]:
+    def _unread(self, feed: Feed) -> Iterator[Batch]:
         """Endless batches, going on behind those that were taken before: a file that was read a moment ago comes
         from the processor's own caches, which in training it never does."""
         accumulate = self.settings.train.accumulate
@@ -212,7 +212,7 @@ class Bench:
                 self._taken += 1
                 yield batch
 
-    def _held(self, memory: Any) -> tuple[Held, ...]:
+    def _held(self, memory: Memory) -> tuple[Held, ...]:
         """Batches from memory, for each place that could hold the samples."""
         caches: list[Cache] = ["ram"]
         if self.data.cache == "disk":  # once its pages have been read, as fast as RAM: they are RAM
@@ -222,10 +222,10 @@ class Bench:
         budget_s = self._share("held") / len(caches)
         return tuple(Held(cache, self._alone(memory, cache, 0, budget_s).timing) for cache in caches)
 
-    def _alone(self, source: Any, cache: str, workers: int, budget_s: float) -> Loading:
+    def _alone(self, memory: Memory, cache: str, workers: int, budget_s: float) -> Loading:
         """The loader with nobody but the clock to take its batches."""
-        self.say(f"the loader with {workers} workers" if source is self.source and cache == "none" else "memory")
-        with contextlib.closing(self._feed(source, cache, workers)) as feed:
+        self.say(f"the loader with {workers} workers" if cache == "none" else "memory")
+        with contextlib.closing(self._feed(memory, cache, workers)) as feed:
             began = time.perf_counter()
             batches = self._unread(feed)
             next(batches)
@@ -247,10 +247,10 @@ class Bench:
         """The numbers of workers that are tried."""
         return [self.data.workers] if self.is_slow else worker_counts(self.cpus, self.data.workers)
 
-    def _together(self, learner: Learner, memory: Any) -> tuple[Together, ...]:
+    def _together(self, learner: Learner, memory: Memory) -> tuple[Together, ...]:
         """The loader and the model at once: for every number of workers, or from memory if that is configured."""
         cache = self.data.cache
-        source = self.source if cache == "none" else memory
+        source = None if cache == "none" else memory
         counts, found = self._counts_together(), []
         budget_s = self._share("together") / len(counts)
         for count in counts:
@@ -263,7 +263,7 @@ class Bench:
         """Read every sample of every split once. Raises DataError, naming the file that cannot be read."""
         self.say("all data once")
         began, samples = time.perf_counter(), 0
-        with contextlib.closing(self._feed(self.source, "none", self.data.workers)) as feed:
+        with contextlib.closing(self._feed(None, "none", self.data.workers)) as feed:
             for split in self.source.splits:
                 samples += sum(len(batch) for batch in feed.eval_batches(split))
         self.runtime.synchronize()

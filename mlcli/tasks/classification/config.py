@@ -1,17 +1,14 @@
 """What the YAML of a classification may say. No torch in here."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from mlcli.data.augmentations import Augmentation
 from mlcli.data.config import ClassificationData
-from mlcli.engine.settings import TrainerSettings
+from mlcli.engine.settings import TaskSettings
 from mlcli.models.config import FineTune, Linear, Mlp, Model, TorchvisionModel
 from mlcli.schema import Strict
-
-if TYPE_CHECKING:
-    from mlcli.tasks.classification.task import ClassificationTask, Classifier
 
 ClassWeights = Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
 
@@ -82,7 +79,7 @@ Loss = Annotated[
 ]
 
 
-class Classification(TrainerSettings):
+class Classification(TaskSettings):
     """One label out of several for each image or row."""
 
     task: Literal["classification"]
@@ -110,21 +107,8 @@ class Classification(TrainerSettings):
     def convolves(self) -> bool:
         return not isinstance(self.model, Linear | Mlp)
 
-    def build(self) -> "ClassificationTask":
-        from mlcli.tasks.classification.task import ClassificationTask
-
-        return ClassificationTask(self)
-
     def from_scratch(self) -> "Classification":
-        """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
         model = self.model
         if isinstance(model, TorchvisionModel):
             model = model.model_copy(update={"weights": "none"})
         return self.model_copy(update={"model": model, "finetune": None})
-
-    def predictor(self, facts: dict[str, Any]) -> "Classifier":
-        """What predicts with a checkpoint of this run, from the facts saved in it; the data are not touched."""
-        from mlcli.data.info import DataInfo
-        from mlcli.tasks.classification.task import Classifier
-
-        return Classifier(self.from_scratch(), DataInfo.from_plain(facts["data"]))

@@ -1,73 +1,190 @@
-"""Step 2, how wrong a classifier is: one pure function per loss, each with its paper, and the weights of classes.
+"""Step 2, how wrong a classifier is: the losses, each with its paper and its value at chance, and weights of classes.
 
-Every function takes logits float32 [B, C] and gives one loss per sample, float32 [B]. Targets come as distributions
-float32 [B, C]: a label is a one-hot row, mixup and CutMix make rows in between, and class weights multiply the rows,
-so that a blended sample costs exactly its blend: `loss(a * t + (1 - a) * u) == a * loss(t) + (1 - a) * loss(u)`
-(all but the distances, which measure how far softmax is from the blend itself).
+A loss takes logits float32 [B, C] and gives one number per sample, float32 [B]. Targets come as distributions float32
+[B, C]: a label is a one-hot row, mixup and CutMix make rows in between, and class weights multiply the rows, so that a
+blended sample costs exactly its blend: `loss(a * t + (1 - a) * u) == a * loss(t) + (1 - a) * loss(u)` (all but the
+distances, which measure how far softmax is from the blend itself).
+
+`at_chance` is what a loss is worth for equal scores of C classes, which a network just made should be near: the formula
+in words, and its value for unmixed labels of weight 1.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mlcli.errors import ConfigError
-from mlcli.tasks.classification.config import (
-    BinaryCrossEntropy,
-    ClassWeights,
-    CrossEntropy,
-    Focal,
-    Hinge,
-    Loss,
-    ProbabilityError,
-    SmoothProbabilityError,
-)
+
+
+class SampleLoss(Protocol):
+    """What all losses are."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor: ...
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]: ...
+
+
+@dataclass(frozen=True)
+class CrossEntropyLoss:
+    """-log softmax of the true class; smoothing as in Szegedy et al. 2016 (arXiv:1512.00567), section 7."""
+
+    label_smoothing: float = 0.0
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        log_p = functional.log_softmax(logits, dim=1)
+        smoothed = (1 - self.label_smoothing) * log_p + self.label_smoothing * log_p.mean(dim=1, keepdim=True)
+        return -(targets * smoothed).sum(dim=1)
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]:
+        return f"ln C = ln {num_classes}", log(num_classes)
+
+
+@dataclass(frozen=True)
+class HingeLoss:
+    """Sum over the wrong classes of `max(0, margin - s_true + s_wrong) ** power` (Weston & Watkins 1999).
+
+    Takes labels int64 [B], for it cannot express blends. torch's multi_margin_loss divides this sum by C.
+    """
+
+    margin: float = 1.0
+    power: int = 1
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        true = logits.gather(1, targets[:, None])  # [B, 1]
+        misses = (self.margin - true + logits).clamp(min=0) ** self.power
+        return misses.scatter(1, targets[:, None], 0.0).sum(dim=1)
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]:
+        words = f"(C - 1) margin^power = {num_classes - 1} * {self.margin:g}^{self.power}"
+        return words, (num_classes - 1) * self.margin**self.power
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropyLoss:
+    """C questions, one against the rest, each -log of the right answer's sigmoid, averaged over classes.
+
+    Row sums of the targets other than 1 are class weights: they count for the "no" answers too.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        half = torch.full_like(logits, self.label_smoothing / 2)
+        if_yes = functional.binary_cross_entropy_with_logits(logits, 1 - half, reduction="none")
+        if_no = functional.binary_cross_entropy_with_logits(logits, half, reduction="none")
+        weight = targets.sum(dim=1, keepdim=True)
+        return (targets * if_yes + (weight - targets) * if_no).mean(dim=1)
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]:
+        return "ln 2", log(2)
+
+
+@dataclass(frozen=True)
+class FocalLoss:
+    """`(1 - p) ** gamma * -log p` of the true class (Lin et al. 2017, arXiv:1708.02002, eq. 4, with softmax's p)."""
+
+    gamma: float = 2.0
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        log_p = functional.log_softmax(logits, dim=1)
+        # 1 - p without cancellation; the floor keeps the slope of x ** gamma finite at 0 when gamma is below 1
+        miss = (-torch.expm1(log_p)).clamp(min=1e-12)
+        return -(targets * miss**self.gamma * log_p).sum(dim=1)
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]:
+        c, gamma = num_classes, self.gamma
+        return f"(1 - 1/C)^gamma ln C = (1 - 1/{c})^{gamma:g} ln {c}", (1 - 1 / c) ** gamma * log(c)
+
+
+@dataclass(frozen=True)
+class SquaredDistance:
+    """Squared distance of softmax to the target, summed over classes: 0 to 2 (Brier 1950)."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits.softmax(dim=1) - targets).square().sum(dim=1)
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]:
+        return f"1 - 1/C = 1 - 1/{num_classes}", 1 - 1 / num_classes
+
+
+@dataclass(frozen=True)
+class AbsoluteDistance:
+    """Absolute distance of softmax to the target, summed over classes: 0 to 2."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits.softmax(dim=1) - targets).abs().sum(dim=1)
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]:
+        return f"2 (1 - 1/C) = 2 (1 - 1/{num_classes})", 2 * (1 - 1 / num_classes)
+
+
+@dataclass(frozen=True)
+class SmoothDistance:
+    """Squared below `beta`, absolute above it, summed over classes (Girshick 2015, arXiv:1504.08083, eq. 3)."""
+
+    beta: float = 0.5
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        p = logits.softmax(dim=1)
+        return functional.smooth_l1_loss(p, targets, beta=self.beta, reduction="none").sum(dim=1)
+
+    def at_chance(self, num_classes: int) -> tuple[str, float]:
+        def step(x: float) -> float:
+            return x**2 / (2 * self.beta) if x < self.beta else x - self.beta / 2
+
+        words = f"h(1 - 1/C) + (C - 1) h(1/C), h the smooth step of beta {self.beta:g}"
+        return words, step(1 - 1 / num_classes) + (num_classes - 1) * step(1 / num_classes)
 
 
 class Criterion:
-    """The loss a config names, as a mean over the batch: `sum(share_i * loss(part_i)) == loss(whole)`.
+    """A loss as a mean over the batch: `sum(share_i * criterion(part_i)) == criterion(whole)`.
 
     The mean of `weight[y] * loss` is taken over samples, unlike torch's `weight=`, which divides by the sum of the
     weights: that sum differs from one part of a batch to the next, so accumulated gradients would not add up.
 
     Args:
-        config: the loss section.
+        loss: for each sample.
         class_weights: float32 [C], or None for no weighting.
     """
 
-    def __init__(self, config: Loss, class_weights: Tensor | None = None) -> None:
-        self.config, self.class_weights = config, class_weights
+    def __init__(self, loss: SampleLoss, class_weights: Tensor | None = None) -> None:
+        self.loss, self.class_weights = loss, class_weights
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """logits [B, C] of any float type, targets int64 [B] or float32 [B, C] -> scalar float32."""
         logits = logits.float()  # half precision loses what exp and log need
-        if isinstance(self.config, CrossEntropy) and targets.ndim == 1 and self.class_weights is None:
+        weights = self.class_weights
+        if weights is not None and weights.device != logits.device:  # once: each step's copy would wait for the device
+            weights = self.class_weights = weights.to(logits.device)
+        if isinstance(self.loss, CrossEntropyLoss) and targets.ndim == 1 and weights is None:
             # What most trainings use, by torch's fused kernel: five times as fast as the rows below, and equal to them.
-            return functional.cross_entropy(logits, targets, label_smoothing=self.config.label_smoothing)
-        if isinstance(self.config, Hinge):
+            return functional.cross_entropy(logits, targets, label_smoothing=self.loss.label_smoothing)
+        if isinstance(self.loss, HingeLoss):
             assert targets.ndim == 1, "the config refuses blended labels with the hinge loss"
-            losses = hinge(logits, targets, self.config.margin, self.config.power)
-            return (losses if self.class_weights is None else losses * self._weights(logits)[targets]).mean()
+            losses = self.loss(logits, targets)
+            return (losses if weights is None else losses * weights[targets]).mean()
         rows = as_rows(targets, logits)
-        weighted = rows if self.class_weights is None else rows * self._weights(logits)
-        match self.config:
-            case CrossEntropy(label_smoothing=smoothing):
-                return cross_entropy(logits, weighted, smoothing).mean()
-            case BinaryCrossEntropy(label_smoothing=smoothing):
-                return binary_cross_entropy(logits, weighted, smoothing).mean()
-            case Focal(gamma=gamma):
-                return focal(logits, weighted, gamma).mean()
-            case SmoothProbabilityError(beta=beta):
-                return (smooth_l1(logits, rows, beta) * weighted.sum(1)).mean()
-            case ProbabilityError(name="l1"):
-                return (absolute_error(logits, rows) * weighted.sum(1)).mean()
-            case _:
-                return (squared_error(logits, rows) * weighted.sum(1)).mean()
+        weighted = rows if weights is None else rows * weights
+        if isinstance(self.loss, SquaredDistance | AbsoluteDistance | SmoothDistance):
+            return (self.loss(logits, rows) * weighted.sum(1)).mean()
+        return self.loss(logits, weighted).mean()
 
-    def _weights(self, logits: Tensor) -> Tensor:
-        assert self.class_weights is not None
-        if self.class_weights.device != logits.device:  # once: a copy in every step would wait for the device
-            self.class_weights = self.class_weights.to(logits.device)
-        return self.class_weights
+    def at_chance(self, targets: Tensor, num_classes: int) -> tuple[float, str]:
+        """Return the loss of equal scores for these targets, and the formula it follows.
+
+        targets: as in `__call__`; blended labels and weights of classes are counted as the loss counts them.
+        """
+        value = self(torch.zeros(len(targets), num_classes, device=targets.device), targets).item()
+        words, plain = self.loss.at_chance(num_classes)
+        formula = f"{words} = {plain:.4g}"
+        if abs(value - plain) > 1e-4 * plain:
+            formula += ", for this batch's weights of classes and blends of labels"
+        return value, formula
 
 
 def as_rows(targets: Tensor, logits: Tensor) -> Tensor:
@@ -75,58 +192,6 @@ def as_rows(targets: Tensor, logits: Tensor) -> Tensor:
     if targets.ndim == 2:
         return targets.float()
     return torch.zeros_like(logits).scatter_(1, targets[:, None], 1.0)
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-log softmax of the true class; smoothing as in Szegedy et al. 2016 (arXiv:1512.00567), section 7."""
-    log_p = functional.log_softmax(logits, dim=1)
-    smoothed = (1 - label_smoothing) * log_p + label_smoothing * log_p.mean(dim=1, keepdim=True)
-    return -(targets * smoothed).sum(dim=1)
-
-
-def hinge(logits: Tensor, labels: Tensor, margin: float = 1.0, power: int = 1) -> Tensor:
-    """Sum over the wrong classes of `max(0, margin - s_true + s_wrong) ** power` (Weston & Watkins 1999).
-
-    labels int64 [B]. torch's multi_margin_loss divides this sum by C.
-    """
-    true = logits.gather(1, labels[:, None])  # [B, 1]
-    misses = (margin - true + logits).clamp(min=0) ** power
-    return misses.scatter(1, labels[:, None], 0.0).sum(dim=1)
-
-
-def binary_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """C questions, one against the rest, each -log of the right answer's sigmoid, averaged over classes.
-
-    Row sums of `targets` other than 1 are class weights: they count for the "no" answers too.
-    """
-    half = torch.full_like(logits, label_smoothing / 2)
-    if_yes = functional.binary_cross_entropy_with_logits(logits, 1 - half, reduction="none")
-    if_no = functional.binary_cross_entropy_with_logits(logits, half, reduction="none")
-    weight = targets.sum(dim=1, keepdim=True)
-    return (targets * if_yes + (weight - targets) * if_no).mean(dim=1)
-
-
-def focal(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
-    """`(1 - p) ** gamma * -log p` of the true class (Lin et al. 2017, arXiv:1708.02002, eq. 4, with softmax's p)."""
-    log_p = functional.log_softmax(logits, dim=1)
-    # 1 - p without cancellation; the floor keeps the slope of x ** gamma finite at 0 when gamma is below 1
-    miss = (-torch.expm1(log_p)).clamp(min=1e-12)
-    return -(targets * miss**gamma * log_p).sum(dim=1)
-
-
-def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """Squared distance of softmax to the target, summed over classes: 0 to 2 (Brier 1950)."""
-    return (logits.softmax(dim=1) - targets).square().sum(dim=1)
-
-
-def absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
-    """Absolute distance of softmax to the target, summed over classes: 0 to 2."""
-    return (logits.softmax(dim=1) - targets).abs().sum(dim=1)
-
-
-def smooth_l1(logits: Tensor, targets: Tensor, beta: float = 0.5) -> Tensor:
-    """Squared below `beta`, absolute above it, summed over classes (Girshick 2015, arXiv:1504.08083, eq. 3)."""
-    return functional.smooth_l1_loss(logits.softmax(dim=1), targets, beta=beta, reduction="none").sum(dim=1)
 
 
 def probabilities(logits: Tensor, loss: str) -> Tensor:
@@ -141,13 +206,14 @@ def probabilities(logits: Tensor, loss: str) -> Tensor:
     return logits.softmax(dim=1)
 
 
-def class_weights(setting: ClassWeights, labels: Tensor, num_classes: int) -> Tensor | None:
+def class_weights(setting: str | Sequence[float], labels: Tensor, num_classes: int) -> Tensor | None:
     """float32 [C], or None for "none".
 
     balanced: N / (C * count), as in scikit-learn, then divided by the mean, so that the learning rate keeps its
     meaning. A class without training samples gets 0 and is left out of that mean.
 
     Args:
+        setting: "none", "balanced", or the weights themselves.
         labels: int64 [N], of the training split.
 
     Raises:

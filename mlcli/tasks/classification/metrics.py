@@ -1,21 +1,30 @@
-"""How well a classifier does on a split: confusion matrix, top-5, calibration and curves, gathered on the device.
+"""How well a classifier does on a split: confusion matrix, top-5, calibration, curves and mistakes, on the device.
 
 Precision, recall and F1 follow scikit-learn: 0 where undefined, macro averages over the classes that occur in truth or
 prediction. Expected calibration error: Guo et al. 2017 (arXiv:1706.04599), eq. 3, with 15 bins as in their section 5.
+Precision-recall curves: a sample is answered with a class at threshold t if that class's probability is t or more, as
+in scikit-learn's `precision_recall_curve`; here the thresholds are the hundredths, whatever the samples, so that
+batches add up.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mlcli.engine.contract import Batch, Direction
-from mlcli.tasks.classification.curves import PrecisionRecallCounts
-from mlcli.tasks.classification.mistakes import TopMistakes, confused_pairs
 
 TOP = 5
 CALIBRATION_BINS = 15
+MOST_MISTAKES = 24
+"""Kept of a split: four rows of six pictures."""
+MOST_PAIRS = 10
+THRESHOLDS = 101
+MOST_COUNTED = 1000
+"""Classes that are counted: each costs one comparison per sample. ImageNet has as many."""
+MOST_CURVES = 20
+"""Curves that are handed out: more than a person looks through."""
 
 
 class ClassificationMetrics:
@@ -156,3 +165,113 @@ def _per_class(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _mean(values: Tensor) -> Tensor:
     return values.mean() if len(values) else torch.zeros(())
+
+
+class PrecisionRecallCounts:
+    """How many samples reach each threshold for each class, and how many of those are of the class.
+
+    Args:
+        num_classes: C; only the first 1,000 are counted.
+        device: where probabilities arrive.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self._counted = min(num_classes, MOST_COUNTED)
+        self._thresholds = torch.arange(THRESHOLDS, device=device).float() / (THRESHOLDS - 1)
+        self._first_cell = torch.arange(self._counted, device=device) * THRESHOLDS
+        self._all = torch.zeros(self._counted, THRESHOLDS, dtype=torch.int64, device=device)
+        self._true = torch.zeros_like(self._all)
+        """Samples whose probability lies between a threshold and the next, and those of the class: int64 [C, 101]."""
+
+    def update(self, predictions: Tensor, truth: Tensor) -> None:
+        """Take in probabilities [B, C] and labels int64 [B]. Shapes are static: nothing waits for the device."""
+        p = predictions[:, : self._counted].float().contiguous()
+        bins = (torch.bucketize(p, self._thresholds, right=True) - 1).clamp(0, THRESHOLDS - 1)
+        cells = bins + self._first_cell  # [B, C]
+        self._all.view(-1).scatter_add_(0, cells.view(-1), torch.ones_like(cells).view(-1))
+        counted = truth < self._counted
+        own = cells.gather(1, truth.clamp(max=self._counted - 1)[:, None])[:, 0]
+        self._true.view(-1).scatter_add_(0, own, counted.long())
+
+    def merge(self, other: "PrecisionRecallCounts") -> None:
+        """Add what another set of counts has seen."""
+        self._all += other._all.to(self._all.device)
+        self._true += other._true.to(self._true.device)
+
+    def curves(self, class_names: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+        """By class name the lists threshold, precision, recall, tp, fp, tn, fn; the 20 classes with most samples.
+
+        Precision is 1 where nothing reaches the threshold, as at the end of scikit-learn's curve. Classes without
+        samples have no recall and are left out. Waits for the device.
+        """
+        answered = self._all.cpu().flip(1).cumsum(1).flip(1)  # [C, 101], at threshold or above
+        tp = self._true.cpu().flip(1).cumsum(1).flip(1)
+        support, total = tp[:, 0], answered[:, :1]
+        fp, fn = answered - tp, support[:, None] - tp
+        tn = total - tp - fp - fn
+        precision = torch.where(answered > 0, tp / answered.clamp(min=1).double(), 1.0)
+        recall = tp / support[:, None].clamp(min=1).double()
+        most = support.argsort(descending=True, stable=True)[:MOST_CURVES].sort().values
+        columns = {"precision": precision, "recall": recall, "tp": tp, "fp": fp, "tn": tn, "fn": fn}
+        thresholds = [step / (THRESHOLDS - 1) for step in range(THRESHOLDS)]
+        return {
+            class_names[c]: {"threshold": thresholds, **{key: column[c].tolist() for key, column in columns.items()}}
+            for c in most.tolist()
+            if support[c] > 0
+        }
+
+
+class Mistake(NamedTuple):
+    """A sample with the wrong answer: its position in the split, two labels, the probability of the answer."""
+
+    position: int
+    truth: int
+    answer: int
+    probability: float
+
+
+class TopMistakes:
+    """The 24 wrong answers with the highest probability; of equals, the first seen."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._probability = torch.full((MOST_MISTAKES,), -1.0, device=device)  # below 0: no mistake
+        self._what = torch.zeros(3, MOST_MISTAKES, dtype=torch.int64, device=device)  # index, truth, answer
+
+    def update(self, confidence: Tensor, answer: Tensor, truth: Tensor, indices: Tensor) -> None:
+        """All [B]: probability of the answer, answer, label, position in the split. Nothing waits for the device."""
+        self._keep(torch.where(answer != truth, confidence.float(), -1.0), torch.stack([indices, truth, answer]))
+
+    def merge(self, other: "TopMistakes") -> None:
+        """Add what another set has seen."""
+        self._keep(other._probability.to(self._probability.device), other._what.to(self._what.device))
+
+    def _keep(self, probability: Tensor, what: Tensor) -> None:
+        everything = torch.cat([self._probability, probability])
+        first = everything.argsort(descending=True, stable=True)[:MOST_MISTAKES]  # topk does not say which of equals
+        self._probability = everything[first]
+        self._what = torch.cat([self._what, what], dim=1)[:, first]
+
+    def read(self) -> list[Mistake]:
+        """The surest first. Waits for the device."""
+        rows = zip(*self._what.tolist(), self._probability.tolist(), strict=True)
+        return [Mistake(*row) for row in rows if row[-1] >= 0]
+
+
+def confused_pairs(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Which class is most often taken for which: truth, answer, count, and its share of that truth's samples.
+
+    confusion: counts by truth (row) and answer (column), int64 [C, C]. At most 10; of equals, in label order.
+    """
+    wrong, support = confusion.cpu().clone().fill_diagonal_(0), confusion.cpu().sum(1)
+    cells = wrong.flatten().argsort(descending=True, stable=True)[:MOST_PAIRS].tolist()
+    pairs = [divmod(cell, len(wrong)) for cell in cells]
+    return [
+        {
+            "truth": class_names[truth],
+            "answer": class_names[answer],
+            "count": int(wrong[truth, answer]),
+            "share": int(wrong[truth, answer]) / int(support[truth]),
+        }
+        for truth, answer in pairs
+        if wrong[truth, answer] > 0
+    ]

@@ -1,18 +1,27 @@
-"""Images with the answer written below them, for people to look through."""
+"""Images for people to look through: an answer written below one, sheets of many, sprites for TensorBoard."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional
 
 from mlcli.data.decode import read_image
-from mlcli.show.drawing import font, shortened
+from mlcli.show.drawing import Tile, font, picture_of, sheet, shortened
 from mlcli.show.palette import INK, PAPER, TRACK
+from mlcli.tasks.classification.metrics import Mistake
+from mlcli.text import sides
 
 MIN_SIDE, MAX_SIDE = 320, 960
 """Pixels of the longer side: digits of 8x8 are enlarged until a caption fits, photographs reduced to fit a screen."""
 MIN_WIDTH = 240
 """Pixels a caption needs."""
 SURE, UNSURE = (24, 128, 56), (217, 119, 6)
+MOST_SHOWN = 24
+COLUMNS = 6
+_MENTIONED = 0.01  # a smaller share of a blended label is not worth a line
+SPRITE_SIDE = 32
 
 
 def annotate(image_path: Path, label: str, probability: float) -> Image.Image:
@@ -60,3 +69,43 @@ def _resized(image: Image.Image) -> Image.Image:
     wide = Image.new("RGB", (MIN_WIDTH, image.height), TRACK)  # too narrow for a caption: grey on both sides
     wide.paste(image, ((wide.width - image.width) // 2, 0))
     return wide
+
+
+def batch_sheet(images: Tensor, targets: Tensor, class_names: Sequence[str]) -> Image.Image:
+    """The first 24 images [B, C, H, W] of values in 0..255, with their labels int64 [B] or blends float32 [B, C]."""
+    images, targets = images[:MOST_SHOWN], targets[:MOST_SHOWN].cpu()
+    tiles = [
+        Tile(picture_of(image), _label_lines(target, class_names))
+        for image, target in zip(images, targets, strict=True)
+    ]
+    size = sides(reversed(images.shape[2:]))
+    return sheet("a training batch", f"after augmentation, {size} pixels", tiles, columns=COLUMNS)
+
+
+def mistakes_sheet(
+    images: Tensor, mistakes: Sequence[Mistake], class_names: Sequence[str], title: str, note: str
+) -> Image.Image:
+    """Images [N, C, H, W] of values in 0..255 with the wrong answer, its probability and the truth below each."""
+    tiles = [
+        Tile(picture_of(image), (f"{class_names[m.answer]}\t{m.probability:.0%}", f"is {class_names[m.truth]}"))
+        for image, m in zip(images, mistakes, strict=True)
+    ]
+    return sheet(title, note, tiles, columns=COLUMNS)
+
+
+def _label_lines(target: Tensor, class_names: Sequence[str]) -> tuple[str, ...]:
+    """`cat`, or of a blend `cat 0.7` and `dog 0.3`, the larger first."""
+    if target.ndim == 0:
+        return (class_names[int(target)],)
+    shares, labels = target.sort(descending=True, stable=True)
+    parts = [(share, class_names[c]) for share, c in zip(shares.tolist(), labels.tolist(), strict=True)][:2]
+    if parts[1][0] < _MENTIONED:
+        return (parts[0][1],)
+    return tuple(f"{name}\t{share:.2f}" for share, name in parts)
+
+
+def sprites(images: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] -> uint8 [B, 3, 32, 32], stretched to squares."""
+    shown = images if images.shape[1] in (1, 3) else images[:, :1]
+    small = functional.interpolate(shown.float(), (SPRITE_SIDE, SPRITE_SIDE), mode="area")
+    return small.round().byte().expand(-1, 3, -1, -1)

@@ -1,19 +1,15 @@
 """What the YAML of an object detection may say. No torch in here."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mlcli.engine.settings import TrainerSettings
+from mlcli.engine.settings import TaskSettings
 from mlcli.models.config import FineTune
 from mlcli.schema import Strict
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.config import DetectionData
 from mlcli.tasks.detection.models.config import DetectionModel
-
-if TYPE_CHECKING:
-    from mlcli.tasks.detection.predictor import ObjectDetector
-    from mlcli.tasks.detection.task import DetectionTask
 
 
 class DetectionLoss(Strict):
@@ -24,7 +20,7 @@ class DetectionLoss(Strict):
     """Factors on terms by name, such as {box: 2.0}; 1 for the others. The terms are named in the log."""
 
 
-class Detection(TrainerSettings):
+class Detection(TaskSettings):
     """Objects in pictures: where each one is, as a box, and what it is."""
 
     task: Literal["detection"]
@@ -51,21 +47,9 @@ class Detection(TrainerSettings):
     def convolves(self) -> bool:
         return True
 
-    def build(self) -> "DetectionTask":
-        from mlcli.tasks.detection.task import DetectionTask
-
-        return DetectionTask(self)
-
     def from_scratch(self) -> "Detection":
         """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
         model = self.model
         if getattr(model, "weights", "none") != "none":
             model = model.model_copy(update={"weights": "none"})
         return self.model_copy(update={"model": model, "finetune": None})
-
-    def predictor(self, facts: dict[str, Any]) -> "ObjectDetector":
-        """What predicts with a checkpoint of this run, from the facts saved in it; the data are not touched."""
-        from mlcli.data.info import DataInfo
-        from mlcli.tasks.detection.predictor import ObjectDetector
-
-        return ObjectDetector(self.from_scratch(), DataInfo.from_plain(facts["data"]))

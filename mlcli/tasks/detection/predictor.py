@@ -1,13 +1,17 @@
 """What a saved detector can do without any data: find objects in pictures and say where in the original they are."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from mlcli.data.decode import read_size
 from mlcli.data.info import DataInfo
+from mlcli.data.inputs import find_inputs
+from mlcli.engine.contract import Inputs, Record
 from mlcli.tasks.detection.boxes import clip, convert, placement
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.masks import paste, run_length
@@ -57,7 +61,46 @@ class ObjectDetector:
         _, detections = net(inputs)
         return detections
 
-    def records(self, predictions: Detections, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> Inputs:
+        """Return what a person named, prepared as the training data were. Raises DataError."""
+        return find_inputs(paths, self.info, invert=invert)
+
+    def records(
+        self, predictions: Detections, inputs: Inputs, positions: Sequence[int], top: int | None = None
+    ) -> list[Record]:
+        """Return what was found in the pictures at some positions; see `answers` and `engine.contract.Predictor`."""
+        assert inputs.paths is not None
+        predictions = predictions.to(torch.device("cpu"))
+        numbers = [part for part in (predictions.boxes_xyxy, predictions.scores, predictions.masks) if part is not None]
+        finite = torch.stack([part.isfinite().reshape(len(part), -1).all(dim=1) for part in numbers]).all(dim=0)
+        answers = self.answers(predictions, [read_size(inputs.paths[position]) for position in positions])
+        return [
+            {"objects": answer["objects"][:top]} if ok else {"error": "the model's answer is not finite"}
+            for answer, ok in zip(answers, finite.tolist(), strict=True)
+        ]
+
+    def rows(self, record: Record) -> list[Record]:
+        """Return a row for each object with its label, score and box; an empty one where nothing was found."""
+        columns = ("label", "score", "left", "top", "width", "height")
+        cells = [(thing["label"], thing["score"], *thing["bbox"]) for thing in record["objects"]] or [("",) * 6]
+        rest = {key: value for key, value in record.items() if key != "objects"}
+        return [rest | dict(zip(columns, row, strict=True)) for row in cells]
+
+    @property
+    def formats(self) -> Mapping[str, Callable[[list[Record]], str]]:
+        """COCO's list of results; image_id is the number of the input, from 1, file_name says which file that is."""
+        return {".json": self._as_coco}
+
+    def _as_coco(self, records: list[Record]) -> str:
+        results = [
+            result | {"file_name": record["input"]}
+            for number, record in enumerate(records, start=1)
+            if "error" not in record
+            for result in self.coco_results(record, number)
+        ]
+        return "[\n" + ",\n".join(json.dumps(result, ensure_ascii=False) for result in results) + "\n]\n"
+
+    def answers(self, predictions: Detections, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """What was found in each picture as plain data: {"objects": [...]}, most certain first.
 
         What is less certain than `score_threshold`, or lies where something more certain does, is not told. An object
@@ -86,6 +129,10 @@ class ObjectDetector:
             | {key: value for key, value in thing.items() if key != "label"}
             for thing in record["objects"]
         ]
+
+    def caption(self, record: Record) -> str:
+        """Return how many objects were found."""
+        return f"{len(record['objects'])} objects"
 
     def picture(self, image_path: Path, record: dict[str, Any]) -> "Image.Image":
         """An image with what was found in it. Raises DataError if it cannot be read."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.contract import Batch, Metrics
+from mlcli.data.source import Source
+from mlcli.engine.contract import Batch
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.models.start import Start
@@ -39,21 +40,29 @@ class DetectionTask(ObjectDetector):
     primary = "map"
 
     def __init__(self, config: Detection) -> None:
-        source, self._prepared = _prepared(config, build_source(config.data))
-        super().__init__(config, source.info)
-        self.source = source
+        self.annotated, self._prepared = _prepared(config, build_source(config.data))
+        super().__init__(config, self.annotated.info)
         self.has_masks = config.model.name == "mask_rcnn"
         self.is_static = isinstance(config.model, Yolo | Ssd)  # the others look at as many boxes as there are
         self.start = Start(self.model, config.finetune)
-        self.splits = {name: len(records) for name, records in source.splits.items()}
-        self.facts: dict[str, Any] = {"task": "detection", "data": source.info.to_plain()}
+        self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
+        self.facts: dict[str, Any] = {"task": "detection", "data": self.annotated.info.to_plain()}
+
+    @property
+    def source(self) -> Source:
+        """The pictures without their objects."""
+        return self.annotated.pictures
+
+    @property
+    def augment(self) -> tuple[DetectionAugmentation, ...]:
+        return self.config.augment
 
     def describe(self) -> list[tuple[str, str]]:
         """What a person should see before training: subject and line."""
         config = self.config.model
-        first, *more = describe_source(self.config.data, self.source)
+        first, *more = describe_source(self.config.data, self.annotated)
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
-        lines = [("data", first), *(("", text) for text in (*more, *self.source.notes))]
+        lines = [("data", first), *(("", text) for text in (*more, *self.annotated.notes))]
         lines += [("model", f"{config.describe()}  {size}"), *(("", text) for text in self._prepared)]
         return lines + [("", line) for line in self.start.describe()]
 
@@ -61,15 +70,15 @@ class DetectionTask(ObjectDetector):
         self,
         runtime: Runtime,
         *,
-        source: DetectionSource | None = None,
         train: Train | None = None,
         loader: Loader | None = None,
         augment: tuple[DetectionAugmentation, ...] | None = None,
+        memory: tuple[Tensor, Tensor] | None = None,
     ) -> DetectionFeed:
-        """Where batches come from; from something else than the config says where something else is given."""
+        """Return where batches come from; other settings than the config's where some are given."""
         config = self.config
         return DetectionFeed(
-            source or self.source,
+            self.annotated.in_memory(*memory) if memory else self.annotated,
             config.augment if augment is None else augment,
             config.min_visibility,
             train=train or config.train,
@@ -96,15 +105,12 @@ class DetectionTask(ObjectDetector):
 
     def metrics(self, split: str = "train") -> DetectionMetrics:
         device = next(self.model.parameters()).device
-        return DetectionMetrics(self.source.splits[split], self.info.class_names, device, masks=self.has_masks)
+        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, device, masks=self.has_masks)
 
     def batch_picture(self, batch: Batch) -> "Image":
         from mlcli.tasks.detection.pictures.sheets import batch_sheet
 
         return batch_sheet(batch.inputs, batch.targets, self.info.class_names)
-
-    def embeddings(self, split: str) -> None:
-        """A picture is not one point: it holds many objects."""
 
     def inspection_pictures(self, batch: Batch) -> dict[str, "Image"]:
         from mlcli.tasks.detection.pictures.inspection import inspection_pictures
@@ -112,11 +118,10 @@ class DetectionTask(ObjectDetector):
         names, nms_iou = self.info.class_names, self.config.model.nms_iou
         return inspection_pictures(self.model, batch.inputs, batch.targets, names, nms_iou)
 
-    def pictures(self, split: str, metrics: Metrics) -> dict[str, "Image"]:
+    def pictures(self, split: str, metrics: DetectionMetrics) -> dict[str, "Image"]:
         from mlcli.tasks.detection.pictures.sheets import answer_sheets
 
-        assert isinstance(metrics, DetectionMetrics)
-        return answer_sheets(self.source.splits[split], metrics)
+        return answer_sheets(self.annotated.splits[split], metrics)
 
     def _weighted(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = self.config.loss.weights

@@ -1,16 +1,13 @@
 """What the YAML of a regression may say. No torch in here."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
 from mlcli.data.config import RegressionData
-from mlcli.engine.settings import TrainerSettings
+from mlcli.engine.settings import TaskSettings
 from mlcli.models.config import FineTune, Linear, Mlp
 from mlcli.schema import Strict
-
-if TYPE_CHECKING:
-    from mlcli.tasks.regression.task import RegressionTask, Regressor
 
 
 class Mse(Strict):
@@ -36,7 +33,7 @@ class SmoothL1(Strict):
 Loss = Annotated[Mse | L1 | SmoothL1, Field(discriminator="name")]
 
 
-class Regression(TrainerSettings):
+class Regression(TaskSettings):
     """A number for each row. The target is standardised while learning; metrics are in its own unit."""
 
     task: Literal["regression"]
@@ -49,18 +46,5 @@ class Regression(TrainerSettings):
     finetune: FineTune | None = None
     """Start from weights learned elsewhere; null to start from scratch."""
 
-    def build(self) -> "RegressionTask":
-        from mlcli.tasks.regression.task import RegressionTask
-
-        return RegressionTask(self)
-
     def from_scratch(self) -> "Regression":
-        """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
         return self.model_copy(update={"finetune": None})
-
-    def predictor(self, facts: dict[str, Any]) -> "Regressor":
-        """What predicts with a checkpoint of this run, from the facts saved in it; the data are not touched."""
-        from mlcli.data.info import DataInfo
-        from mlcli.tasks.regression.task import Regressor
-
-        return Regressor(self.from_scratch(), DataInfo.from_plain(facts["data"]))

@@ -1,52 +1,27 @@
 """Regression: a number for each row.
 
-`Regressor` is what a saved model can do without any data; `RegressionTask` adds what it is learned from. The model
-answers in standard deviations of the training targets from their mean, so that a learning rate means the same whether
-the target is in grams or in tonnes; predictions and metrics are in the target's own unit.
+The model answers in standard deviations of the training targets from their mean, so that a learning rate means the same
+whether the target is in grams or in tonnes; predictions and metrics are in the target's own unit.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
-from torch import Tensor, nn
+import torch
+from PIL.Image import Image
+from torch import Tensor
 
-from mlcli.data.augmentations import Augmentation
-from mlcli.data.describe import describe_data
-from mlcli.data.feed import SampleFeed
-from mlcli.data.info import DataInfo
 from mlcli.data.source import Source
-from mlcli.data.sources.build import build_source
-from mlcli.engine.contract import Batch, Metrics
-from mlcli.engine.runtime import Runtime
-from mlcli.engine.settings import Loader, Train
-from mlcli.models.start import Start, build_seeded, describe_model
+from mlcli.engine.contract import Batch, Record
 from mlcli.tasks.regression.config import Regression
-from mlcli.tasks.regression.losses import regression_loss
 from mlcli.tasks.regression.metrics import RegressionMetrics
+from mlcli.tasks.samples import SamplePredictor, SampleTask
 
-if TYPE_CHECKING:
-    from PIL import Image
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Mean loss of answers and targets, float32 [B] each, in standard deviations of the target."""
 
 
-class Regressor:
-    """A model and the unit of its answers: all that predicting needs.
-
-    Args:
-        config: of the run; its data section is not looked at.
-        info: what was found in the training data, the targets' mean and standard deviation in its preparation.
-    """
-
-    def __init__(self, config: Regression, info: DataInfo) -> None:
-        self.config, self.info = config, info
-        self.model: nn.Module = build_seeded(config.model, info, config.train.seed)
-
-    @property
-    def caveat(self) -> str:
-        """What a person should know about the predictions: nothing."""
-        return ""
-
-    def adopt(self, facts: dict[str, Any]) -> None:
-        """Hold to the facts of a checkpoint from here on: its model answers in the scale of its training targets."""
-        self.info = DataInfo.from_plain(facts["data"])
+class Regressor(SamplePredictor):
+    """A model and the unit of its answers: all that predicting needs."""
 
     @property
     def target_mean(self) -> float:
@@ -58,97 +33,48 @@ class Regressor:
         """Standard deviation of the training targets, in their unit; above 0."""
         return self.info.preparation["target_std"]
 
-    def predict(self, net: nn.Module, inputs: Tensor) -> Tensor:
-        """inputs float32 [B, F] -> float32 [B] in the target's unit."""
-        return self.in_own_unit(net(inputs))
-
-    def in_own_unit(self, outputs: Tensor) -> Tensor:
-        """The model's answers [B, 1] -> float32 [B]"""
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Return the model's outputs [B, 1] in the target's unit: float32 [B]."""
         return outputs[:, 0].float() * self.target_std + self.target_mean
 
-    def records(self, predictions: Tensor) -> list[dict[str, Any]]:
-        """Predictions [B] as plain data, each under the target's name, to the 7 digits a float32 knows."""
+    def plain(self, predictions: Tensor, top: int | None = None) -> list[Record]:
+        """Return predictions [B] under the target's name, to the 7 digits a float32 knows."""
         return [{self.info.target: float(f"{value:.7g}")} for value in predictions.tolist()]
 
 
-class RegressionTask(Regressor):
-    """What the trainer needs to learn a regression; see `mlcli.engine.contract.Task`.
+class RegressionTask(SampleTask, Regressor):
+    """What the trainer needs to learn a regression.
 
-    Raises DataError, ConfigError or CheckpointError for data, sections or weights that do not fit together.
+    Args:
+        config: of the run.
+        source: the data set.
+        criterion: the loss.
+        chance: what `criterion` measures if the mean of the training targets is answered, in words.
     """
 
     primary = "rmse"
-    is_static = True
 
-    def __init__(self, config: Regression) -> None:
-        source = build_source(config.data, regression=True)
-        super().__init__(config, source.info)
-        self.source = source
-        self.start = Start(self.model, config.finetune)
-        self.splits = {name: len(samples) for name, samples in source.splits.items()}
-        self.facts: dict[str, Any] = {"task": "regression", "data": source.info.to_plain()}
+    def __init__(self, config: Regression, source: Source, criterion: Criterion, chance: str) -> None:
+        super().__init__(config, source)
+        self.criterion, self.chance = criterion, chance
 
-    def describe(self) -> list[tuple[str, str]]:
-        """What a person should see before training: subject and line."""
-        lines = [("data", describe_data(self.config.data, self.source))]
-        lines += [("", note) for note in self.source.notes]
-        lines += [("model", describe_model(self.config.model, self.info, self.model))]
-        return lines + [("", line) for line in self.start.describe()]
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.criterion(outputs[:, 0].float(), self._standardised(targets))
 
-    def feed(
-        self,
-        runtime: Runtime,
-        *,
-        source: Source | None = None,
-        train: Train | None = None,
-        loader: Loader | None = None,
-        augment: tuple[Augmentation, ...] | None = None,
-    ) -> SampleFeed:
-        """Where batches come from; from something else than the config says where something else is given."""
-        return SampleFeed(
-            source or self.source,
-            augment or (),
-            train=train or self.config.train,
-            loader=loader or self.config.loader,
-            device=runtime.device,
-        )
-
-    def train_mode(self, epoch: int) -> None:
-        self.start.train_mode(epoch)
-
-    def lr_scale(self, parameter_name: str) -> float:
-        return self.start.lr_scale(parameter_name)
-
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {self.config.loss.name: self._loss(net(batch.inputs), batch.targets)}
-
-    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """The loss term and predictions [B] in the target's unit."""
-        outputs = net(batch.inputs)
-        return {self.config.loss.name: self._loss(outputs, batch.targets)}, self.in_own_unit(outputs)
+    def loss_at_chance(self, batch: Batch) -> tuple[float, str]:
+        """Return the loss of answering the mean of the training targets, and what that is."""
+        truth = self._standardised(batch.targets)
+        return self.criterion(torch.zeros_like(truth), truth).item(), self.chance
 
     def metrics(self, split: str = "train") -> RegressionMetrics:
         return RegressionMetrics(next(self.model.parameters()).device)
 
-    def batch_picture(self, batch: Batch) -> "Image.Image | None":
-        """Rows of features have no picture."""
-        return None
-
-    def inspection_pictures(self, batch: Batch) -> "dict[str, Image.Image]":
-        """Nothing."""
-        return {}
-
-    def embeddings(self, split: str) -> None:
-        """There are no classes whose points could be told apart."""
-
-    def pictures(self, split: str, metrics: Metrics) -> "dict[str, Image.Image]":
-        """Predicted over true values, and the misses; nothing if no answer is finite."""
+    def pictures(self, split: str, metrics: RegressionMetrics) -> dict[str, Image]:
+        """Predicted over true values, and the residuals; nothing if no answer is finite."""
         from mlcli.show.evaluation import pictures
 
-        assert isinstance(metrics, RegressionMetrics)
         details = {**metrics.details(), "metrics": metrics.compute(), "unit": self.info.target}
         return {**pictures(details, f"{split}: ")}
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        standardised = (targets - self.target_mean) / self.target_std
-        return regression_loss(self.config.loss, outputs[:, 0].float(), standardised)
+    def _standardised(self, targets: Tensor) -> Tensor:
+        return (targets - self.target_mean) / self.target_std

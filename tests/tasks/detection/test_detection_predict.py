@@ -60,17 +60,17 @@ def test_boxes_are_told_in_pixels_of_the_original(fit, tmp_path):
     truth = torch.tensor([[4.0, 5, 20, 30]])
     for index, size in enumerate(records.sizes.tolist()):
         inside = records.to_input(truth[None].double(), torch.tensor([index]))[0].float()
-        (record,) = found.records(Detections(inside[None], torch.tensor([[0.9]]), torch.tensor([[1]])), [tuple(size)])
+        (record,) = found.answers(Detections(inside[None], torch.tensor([[0.9]]), torch.tensor([[1]])), [tuple(size)])
         assert record["objects"][0]["bbox"] == pytest.approx([4, 5, 16, 25], abs=0.01)
 
 
 def test_a_record_holds_what_is_certain_enough_and_inside(tmp_path):
     found = detector(tmp_path)
     boxes = [[-5.0, 10, 40, 100], [50.0, 20, 90, 60], [0.0, 0, 0, 0]]
-    (record,) = found.records(two_found(boxes, (0.9, 0.25)), [(96, 64)])
+    (record,) = found.answers(two_found(boxes, (0.9, 0.25)), [(96, 64)])
     assert record == {"objects": [{"label": "cat", "score": 0.9, "bbox": [0.0, 10.0, 40.0, 54.0]}]}
     found.adopt({"data": INFO.to_plain(), "score_threshold": 0.2})
-    (record,) = found.records(two_found(boxes, (0.9, 0.25)), [(96, 64)])
+    (record,) = found.answers(two_found(boxes, (0.9, 0.25)), [(96, 64)])
     assert [thing["label"] for thing in record["objects"]] == ["cat", "dog"]
     found.adopt({"data": INFO.to_plain()})
     assert found.score_threshold == DEFAULT_THRESHOLD
@@ -78,13 +78,13 @@ def test_a_record_holds_what_is_certain_enough_and_inside(tmp_path):
 
 def test_of_two_names_for_one_place_the_likelier_is_told(tmp_path):
     boxes = [[10.0, 10, 50, 50], [11.0, 10, 50, 51], [0.0, 0, 0, 0]]
-    (record,) = detector(tmp_path).records(two_found(boxes), [(96, 64)])
+    (record,) = detector(tmp_path).answers(two_found(boxes), [(96, 64)])
     assert [thing["label"] for thing in record["objects"]] == ["cat"]
 
 
 def test_coco_results_bear_the_data_sets_own_numbers(tmp_path):
     found = detector(tmp_path)
-    (record,) = found.records(two_found([[1.0, 2, 30, 40], [50.0, 20, 90, 60], [0.0] * 4]), [(96, 64)])
+    (record,) = found.answers(two_found([[1.0, 2, 30, 40], [50.0, 20, 90, 60], [0.0] * 4]), [(96, 64)])
     assert found.coco_results(record, 7) == [
         {"image_id": 7, "category_id": 17, "score": 0.9, "bbox": [1.0, 2.0, 29.0, 38.0]},
         {"image_id": 7, "category_id": 18, "score": 0.8, "bbox": [50.0, 20.0, 40.0, 40.0]},
@@ -95,7 +95,7 @@ def test_masks_are_told_as_run_length_codes(tmp_path):
     found = Detections(
         torch.tensor([[[10.0, 10, 30, 20]]]), torch.tensor([[0.9]]), torch.tensor([[2]]), torch.ones(1, 1, 28, 28)
     )
-    (record,) = detector(tmp_path, "stretch").records(found, [(96, 64)])
+    (record,) = detector(tmp_path, "stretch").answers(found, [(96, 64)])
     box = np.zeros((64, 96), dtype=bool)
     box[10:20, 10:30] = True
     code = record["objects"][0]["segmentation"]

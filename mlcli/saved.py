@@ -1,0 +1,153 @@
+"""A saved model to be used again: its checkpoint is read and checked, and its predictor or its task made from it."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from mlcli import __version__
+from mlcli.data.info import DataInfo
+from mlcli.engine.checkpoint import load_checkpoint, model_weights
+from mlcli.engine.contract import Predictor, Task
+from mlcli.engine.resume import differences
+from mlcli.engine.run import RunFolder, open_run
+from mlcli.engine.runtime import Runtime, decide_runtime
+from mlcli.errors import CheckpointError, ConfigError
+from mlcli.experiment import Experiment
+from mlcli.models.start import load_saved
+from mlcli.text import first_few
+
+
+def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Runtime]:
+    """Return the model of a run, ready to predict, and where it does. Raises CheckpointError.
+
+    It computes in fp32 on the device there is, whatever it was trained on: answers should not depend on the machine.
+    """
+    path = open_run(run, root).checkpoint(checkpoint)
+    saved = load_whole(path)
+    with newer_version_named(saved):
+        experiment = Experiment.from_plain(saved["config"])
+        refuse_other_task(saved, experiment.config.task)
+        predictor = experiment.builder.build_predictor(experiment.config, saved["facts"])
+        load_saved(predictor.model, model_weights(saved), path)
+    config = experiment.config
+    anywhere = {"device": "auto", "precision": "fp32", "threads": None, "deterministic": False}
+    runtime = decide_runtime(config.model_copy(update={"train": config.train.model_copy(update=anywhere)}))
+    runtime.place(predictor.model).eval()
+    return predictor, runtime
+
+
+def load_task(folder: RunFolder, path: Path, overrides: Sequence[str]) -> tuple[Task, Runtime, dict[str, Any]]:
+    """Return the task of a run with the model of a checkpoint, on the data found now; where it computes; and what the
+    checkpoint holds.
+
+    overrides: `key=value` changes to the run's config, such as where the data now are. Raises CheckpointError if the
+    data found are not those the model was made for, or its weights do not fit.
+    """
+    saved = load_whole(path)
+    with newer_version_named(saved):
+        experiment = Experiment.of_run(folder.path, overrides)
+    refuse_other_task(saved, experiment.config.task)
+    runtime = decide_runtime(experiment.config)
+    task = replace(experiment, config=experiment.config.from_scratch()).build()
+    refuse_other_data(saved["facts"]["data"], task.facts["data"])
+    task.adopt(saved["facts"])
+    with newer_version_named(saved), models_named(saved["config"], experiment.plain()):
+        load_saved(task.model, model_weights(saved), path)
+    runtime.place(task.model)
+    return task, runtime, saved
+
+
+def load_whole(path: Path) -> dict[str, Any]:
+    """Return a checkpoint with all that its model needs: config, facts about its data, weights by name.
+
+    Raises CheckpointError. A checksum can be right for anything, so what others may have written is checked before use.
+    """
+    saved = load_checkpoint(path)
+    try:
+        TypeAdapter(DataInfo).validate_python(saved["facts"]["data"])
+        TypeAdapter(dict[str, Any]).validate_python(saved["config"])
+        weights = saved["model"] | saved.get("ema", {})
+        no_tensors = [f"'{name}'" for name, weight in weights.items() if not isinstance(weight, Tensor)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(lines[1:3] or lines)
+        raise CheckpointError(f"the checkpoint is not as mlcli writes them: {reason}", where=str(path)) from error
+    if no_tensors:
+        what = f"the checkpoint is not as mlcli writes them: {first_few(no_tensors)} among the weights are no tensors"
+        raise CheckpointError(what, where=str(path))
+    return saved
+
+
+@contextlib.contextmanager
+def newer_version_named(saved: dict[str, Any]) -> Iterator[None]:
+    """Let an error about the config or the weights of a checkpoint say that a newer mlcli wrote it, if one did."""
+    try:
+        yield
+    except (CheckpointError, ConfigError) as error:
+        theirs = str((saved.get("versions") or {}).get("mlcli", ""))
+        try:
+            newer = Version(theirs) > Version(__version__)
+        except InvalidVersion:
+            newer = False
+        if not newer:
+            raise
+        raise CheckpointError(
+            f"the checkpoint was written by mlcli {theirs}, and this is {__version__}: {str(error).splitlines()[0]}",
+            fix="pip install --upgrade mlcli",
+        ) from error
+
+
+@contextlib.contextmanager
+def models_named(saved: dict[str, Any], config: dict[str, Any]) -> Iterator[None]:
+    """Let an error about weights that do not fit say how the model was when it was saved, and how it is now."""
+    try:
+        yield
+    except CheckpointError as error:
+        changed = differences(saved.get("model", {}), config["model"])
+        sides = [f"{key} is {was!r} in the checkpoint, {now!r} in the config" for key, (was, now) in changed.items()]
+        sides.sort(key=lambda side: not side.startswith("name "))
+        error.where = f"model: {'; '.join(sides[:4])}" if sides else error.where
+        raise
+
+
+def refuse_other_task(saved: dict[str, Any], task: str) -> None:
+    """Raise CheckpointError, naming both sides, if the model was made for another task than the config's."""
+    theirs = saved["facts"].get("task", saved["config"].get("task"))
+    if theirs != task:
+        raise CheckpointError(
+            f"the checkpoint is of a {theirs}, the config of a {task}",
+            where="task",
+            fix="evaluate a model as what it was trained for; only its data and loader may be others",
+        )
+
+
+def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise CheckpointError, naming both sides, if the model was made for other classes, shapes or columns.
+
+    saved, found: `DataInfo.to_plain()` of the checkpoint and of the data there are now.
+    """
+    for name, was, now in (
+        ("classes", saved["class_names"], found["class_names"]),
+        ("features", saved["preparation"].get("features", []), found["preparation"].get("features", [])),
+    ):
+        if was != now:
+            sides = {"the checkpoint": [n for n in was if n not in now], "the data": [n for n in now if n not in was]}
+            differ = "; ".join(f"only in {side}: {first_few(names)}" for side, names in sides.items() if names)
+            raise CheckpointError(
+                f"the model knows {len(was)} {name}, the data have {len(now)}; {differ or 'their order differs'}",
+                where=name,
+                fix="evaluate on the data set the model was trained for",
+            )
+    for key in ("kind", "input_shape", "target"):
+        if saved[key] != found[key]:
+            raise CheckpointError(
+                f"the checkpoint has {key} {saved[key]}, the data {found[key]}",
+                where=key,
+                fix="evaluate on data of the same form; key=value arguments change the run's config",
+            )

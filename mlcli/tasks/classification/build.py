@@ -1,0 +1,64 @@
+"""A classification from its configuration."""
+
+from typing import Any, assert_never
+
+from torch import Tensor
+
+from mlcli.data.check.doctor import examine as examine_data
+from mlcli.data.check.examination import Examination
+from mlcli.data.info import DataInfo
+from mlcli.data.sources.build import build_source
+from mlcli.tasks.classification import losses
+from mlcli.tasks.classification.config import (
+    BinaryCrossEntropy,
+    Classification,
+    CrossEntropy,
+    Focal,
+    Hinge,
+    Loss,
+    ProbabilityError,
+    SmoothProbabilityError,
+)
+from mlcli.tasks.classification.task import ClassificationTask, Classifier
+
+
+def build_task(config: Classification) -> ClassificationTask:
+    """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
+    source = build_source(config.data)
+    labels, setting = source.splits["train"].targets, config.loss.class_weights
+    weights = losses.class_weights(setting, labels, source.info.num_classes)
+    return ClassificationTask(config, source, build_criterion(config.loss, weights))
+
+
+def build_predictor(config: Classification, facts: dict[str, Any]) -> Classifier:
+    """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
+    return Classifier(config.from_scratch(), DataInfo.from_plain(facts["data"]))
+
+
+def examine(config: Classification) -> Examination:
+    """Look for everything that is wrong with the data."""
+    return examine_data(config.data, regression=False)
+
+
+def build_criterion(config: Loss, class_weights: Tensor | None = None) -> losses.Criterion:
+    """Make the loss that a configuration names. class_weights: float32 [C], or None for no weighting."""
+    return losses.Criterion(_sample_loss(config), class_weights)
+
+
+def _sample_loss(config: Loss) -> losses.SampleLoss:
+    match config:
+        case CrossEntropy(label_smoothing=smoothing):
+            return losses.CrossEntropyLoss(smoothing)
+        case Hinge(margin=margin, power=power):
+            return losses.HingeLoss(margin, power)
+        case BinaryCrossEntropy(label_smoothing=smoothing):
+            return losses.BinaryCrossEntropyLoss(smoothing)
+        case Focal(gamma=gamma):
+            return losses.FocalLoss(gamma)
+        case ProbabilityError(name="mse"):
+            return losses.SquaredDistance()
+        case ProbabilityError():
+            return losses.AbsoluteDistance()
+        case SmoothProbabilityError(beta=beta):
+            return losses.SmoothDistance(beta)
+    assert_never(config)

@@ -1,0 +1,172 @@
+"""What tasks share that answer each sample by itself, with a label or a number: classification and regression.
+
+`SamplePredictor` is what a saved model can do without any data; `SampleTask` adds what it is learned from.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mlcli.data.augmentations import Augmentation
+from mlcli.data.config import ClassificationData, ImageCsv, RegressionData
+from mlcli.data.describe import describe_data
+from mlcli.data.feed import SampleFeed
+from mlcli.data.info import DataInfo
+from mlcli.data.inputs import find_inputs
+from mlcli.data.source import Source
+from mlcli.engine.contract import Batch, Inputs, Named, Record
+from mlcli.engine.runtime import Runtime
+from mlcli.engine.settings import Loader, Train
+from mlcli.models.config import FineTune, Model
+from mlcli.models.start import Start, build_seeded, describe_model
+
+NOT_FINITE = "the model's answer is not finite"
+
+
+class SampleSettings(Protocol):
+    """The sections that the configurations of these tasks have in common."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def data(self) -> ClassificationData | RegressionData: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def loss(self) -> Named: ...
+    @property
+    def finetune(self) -> FineTune | None: ...
+    @property
+    def train(self) -> Train: ...
+    @property
+    def loader(self) -> Loader: ...
+
+
+class SamplePredictor(ABC):
+    """A model and the facts about its data; see `mlcli.engine.contract.Predictor`.
+
+    Args:
+        config: of the run.
+        info: what was found in the training data.
+    """
+
+    formats: Mapping[str, Callable[[list[Record]], str]] = {}
+
+    def __init__(self, config: SampleSettings, info: DataInfo) -> None:
+        self.config, self.info = config, info
+        self.model: nn.Module = build_seeded(config.model, info, config.train.seed)
+
+    @property
+    def caveat(self) -> str:
+        """What a person should know about the answers: nothing."""
+        return ""
+
+    @abstractmethod
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Return predictions, [B] or [B, C], from the model's outputs [B, C]."""
+
+    @abstractmethod
+    def plain(self, predictions: Tensor, top: int | None = None) -> list[Record]:
+        """Return finite predictions as plain data; see `mlcli.engine.contract.Predictor.records`."""
+
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Use the facts of a checkpoint from here on; they must be of the same classes, columns and shape."""
+        self.info = DataInfo.from_plain(facts["data"])
+
+    def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> Inputs:
+        """Return what a person named, prepared as the training data were. Raises DataError or ConfigError."""
+        data = self.config.data
+        column = data.path_column if isinstance(data, ImageCsv) else "path"
+        return find_inputs(paths, self.info, path_column=column, invert=invert)
+
+    def predict(self, net: nn.Module, inputs: Tensor) -> Tensor:
+        """Return predictions for inputs as in `Batch.inputs`."""
+        return self.answers(net(inputs))
+
+    def records(
+        self,
+        predictions: Tensor,
+        inputs: Inputs | None = None,
+        positions: Sequence[int] = (),
+        top: int | None = None,
+    ) -> list[Record]:
+        """Return predictions as plain data, with an error instead of one that is not finite."""
+        finite = predictions.isfinite().reshape(len(predictions), -1).all(dim=1).tolist()
+        records = self.plain(predictions, top)
+        return [record if ok else {"error": NOT_FINITE} for record, ok in zip(records, finite, strict=True)]
+
+    def rows(self, record: Record) -> list[Record]:
+        """Return the record as the one row of a table that it is."""
+        return [record]
+
+
+class SampleTask(SamplePredictor):
+    """What the trainer needs to learn from such samples; see `mlcli.engine.contract.Task`.
+
+    Args:
+        config: of the run.
+        source: the data set.
+        augment: random changes to training images.
+
+    Raises ConfigError or CheckpointError for sections or weights that do not fit together.
+    """
+
+    is_static = True
+
+    def __init__(self, config: SampleSettings, source: Source, augment: tuple[Augmentation, ...] = ()) -> None:
+        super().__init__(config, source.info)
+        self.source, self.augment = source, augment
+        self.start = Start(self.model, config.finetune)
+        self.splits = {name: len(samples) for name, samples in source.splits.items()}
+        self.facts: dict[str, Any] = {"task": config.task, "data": source.info.to_plain()}
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of the model's outputs [B, C] for targets as in `Batch.targets`."""
+
+    @property
+    def baseline_source(self) -> Source:
+        """The data, on which classical models can be fitted as well."""
+        return self.source
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Return what a person should see before training: subject and line."""
+        lines = [("data", describe_data(self.config.data, self.source))]
+        lines += [("", note) for note in self.source.notes]
+        lines += [("model", describe_model(self.config.model, self.info, self.model))]
+        return lines + [("", line) for line in self.start.describe()]
+
+    def feed(
+        self,
+        runtime: Runtime,
+        *,
+        train: Train | None = None,
+        loader: Loader | None = None,
+        augment: tuple[Augmentation, ...] | None = None,
+        memory: tuple[Tensor, Tensor] | None = None,
+    ) -> SampleFeed:
+        """Return where batches come from; other settings than the config's where some are given."""
+        return SampleFeed(
+            self.source.in_memory(*memory) if memory else self.source,
+            self.augment if augment is None else augment,
+            train=train or self.config.train,
+            loader=loader or self.config.loader,
+            device=runtime.device,
+        )
+
+    def train_mode(self, epoch: int) -> None:
+        self.start.train_mode(epoch)
+
+    def lr_scale(self, parameter_name: str) -> float:
+        return self.start.lr_scale(parameter_name)
+
+    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {self.config.loss.name: self.loss(net(batch.inputs), batch.targets)}
+
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss term and the predictions."""
+        outputs = net(batch.inputs)
+        return {self.config.loss.name: self.loss(outputs, batch.targets)}, self.answers(outputs)
