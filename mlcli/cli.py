@@ -15,7 +15,6 @@ app = typer.Typer(
     help="Train, measure and explain PyTorch models from one YAML file.",
     rich_markup_mode=None,  # importing rich costs more than everything else in --help
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 runs_app = typer.Typer(help="Table of runs, or what differs between some.\n\nExample: mlcli runs compare mlp cnn")
@@ -39,7 +38,12 @@ FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
   mlcli --help                   everything else"""
 
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds all runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", help="best or last.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")]
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -83,7 +87,7 @@ def schema(
 
 
 @app.command("env-check")
-def env_check(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
+def env_check(as_json: Json = False) -> None:
     """Is the chain GPU - driver - CUDA - PyTorch healthy? Ends in the command to type.
 
     Exit code 0: fine; 1: warnings; 2: the GPU, or PyTorch itself, cannot be used.
@@ -97,10 +101,7 @@ def env_check(as_json: Annotated[bool, typer.Option("--json", help="Print JSON i
 
 @app.command("bench-io")
 def bench_io(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
-    ] = None,
+    arguments: Arguments = None,
     quick: Annotated[bool, typer.Option("--quick", help="Take about 10 seconds in all instead of 60.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Read all data once besides, and time it.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Write the advice into the YAML; comments stay.")] = False,
@@ -108,7 +109,7 @@ def bench_io(
         float | None,
         typer.Option("--fail-under", metavar="R", min=0, help="Exit 1 if the loader feeds less than R x the model."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Json = False,
     out: Out = Path("runs"),
 ) -> None:
     """Measure whether reading is faster than training, and say what to change.
@@ -134,10 +135,7 @@ def bench_io(
 
 @app.command()
 def inspect(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
-    ] = None,
+    arguments: Arguments = None,
     arithmetic: Annotated[bool, typer.Option("--arithmetic", help="Show how each output size comes about.")] = False,
     depth: Annotated[
         int | None, typer.Option("--depth", min=0, help="Modules inside modules that are shown; 0 for all.")
@@ -157,10 +155,7 @@ def inspect(
 
 @app.command("lr-find")
 def lr_find(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
-    ] = None,
+    arguments: Arguments = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write the suggestion into the YAML; comments stay.")] = False,
     as_json: Json = False,
     out: Out = Path("runs"),
@@ -177,10 +172,7 @@ def lr_find(
 
 @data_app.command("check")
 def data_check(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override."),
-    ] = None,
+    arguments: Arguments = None,
     as_json: Json = False,
     out: Out = Path("runs"),
 ) -> None:
@@ -245,10 +237,10 @@ def split_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 @app.command()
 def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")],
+    run: Run,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Keys to override.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test; test unless given.")] = None,
-    checkpoint: Annotated[str, typer.Option("--checkpoint", help="best or last.")] = "best",
+    checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
@@ -263,7 +255,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")],
+    run: Run,
     inputs: Annotated[list[Path], typer.Argument(metavar="FILES|DIRS...", help="Images, folders of images, or a CSV.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write: .jsonl, .csv; .json for boxes.")
@@ -277,7 +269,7 @@ def predict(
         ),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and bright, as for ink on paper.")] = False,
-    checkpoint: Annotated[str, typer.Option("--checkpoint", help="best or last.")] = "best",
+    checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
 ) -> None:
     """Labels and probabilities for files the model has not seen.
@@ -303,7 +295,7 @@ def predict(
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")],
+    run: Run,
     out: Out = Path("runs"),
 ) -> None:
     """Write report.html again: curves, baselines, mistakes and all, in one file that needs no network.
@@ -339,11 +331,11 @@ def compare(
 
 
 class StdoutFailed(BaseException):
-    """Standard output cannot be written; the cause is its OSError. No command may take it for trouble of its own."""
+    """Standard output cannot be written; the cause is its OSError. Passes all handlers of the commands' own errors."""
 
 
 class Stdout:
-    """Standard output, its failure told from that of any other file or pipe: typer would end in exit code 1."""
+    """Standard output whose failures differ from those of other files; typer would make them exit code 1."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -365,7 +357,7 @@ class Stdout:
 
 
 def main() -> None:
-    """Run a command; turn what went wrong into a message and an exit code (see errors.py)."""
+    """Run a command; turn an error into a message and an exit code (see errors.py)."""
     stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None if the caller closed it
     sys.stdout = Stdout(stdout)  # type: ignore[assignment]
     try:

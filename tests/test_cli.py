@@ -61,3 +61,10 @@ def test_a_usage_error_keeps_its_code(environment):
     code, errors = run(["no-such-command"], environment, subprocess.DEVNULL)
     assert code == 2
     assert "no-such-command" in errors
+
+
+def test_a_shell_completes_the_names_of_commands(environment):
+    program = "import sys; sys.argv = ['mlcli']; from mlcli.cli import main; main()"
+    typed = {"_MLCLI_COMPLETE": "complete_bash", "COMP_WORDS": "mlcli tr", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**environment, **typed})
+    assert done.stdout == "train\n"
