@@ -1,4 +1,4 @@
-"""What can go wrong for a person, and the exit code each kind of trouble ends with.
+"""The errors that users see, and the exit code each kind of error ends with.
 
 A `UserError` is for people: what happened, where, and how to fix it, in at most five lines and without a traceback.
 Everything else that escapes is a bug of ours (exit code 1, traceback kept). `assert` is for our own invariants only.
@@ -22,9 +22,10 @@ class ExitCode(IntEnum):
     OUTPUT = 6
     """Reading or writing files failed: disk full, no permission."""
     BUSY = 7
-    """Somebody else is writing to this run."""
+    """Another process is writing to this run."""
     OUT_OF_MEMORY = 8
     RANK_FAILED = 9
+    """Another process of a distributed run failed."""
     INTERRUPTED = 130
     """Stopped by SIGINT; the run can be resumed."""
     TERMINATED = 143
@@ -32,7 +33,7 @@ class ExitCode(IntEnum):
 
 
 class UserError(Exception):
-    """Trouble that a person can mend.
+    """An error that the user can fix.
 
     Args:
         what: what happened, with the value and the bound it broke.

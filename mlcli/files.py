@@ -1,4 +1,4 @@
-"""Files that are either the old or the new one, whole, whatever happens in between."""
+"""Atomic, durable writing: after a crash at any instant a file is the old one or the new one, whole."""
 
 import contextlib
 import errno
@@ -16,15 +16,15 @@ Part = bytes | bytearray | memoryview
 
 
 class Write(Protocol):
-    """Writes one part after the other, each to its end. Raises OSError."""
+    """Writes one part after another, each completely. Raises OSError."""
 
     def __call__(self, part: Part, /) -> None: ...
 
 
 def perform(operation: Callable[..., Result], *arguments: Any) -> Result:
-    """Make one system call that changes the files of a run; all of them are made here.
+    """Make one system call that changes the files of a run; all such calls go through here.
 
-    Tests put another function in the place of this one: it fails, or is killed, at the call they choose.
+    Tests replace this function by one that fails, or is killed, at the call they choose.
     """
     return operation(*arguments)
 
@@ -44,7 +44,7 @@ def fill_atomically(
     *,
     size_bytes: int = 0,
 ) -> None:
-    """Replace `path` by what `fill` writes, once `check` has nothing against the file written.
+    """Replace `path` by what `fill` writes, after `check(file)` passes.
 
     A temporary file in the same folder (rename is only atomic within a file system), its bytes forced to disk before
     the rename, the folder's entry after it. Raises OutputError, or what `fill` and `check` raise; the old file and
@@ -70,14 +70,14 @@ def fill_atomically(
 
 
 def write_all(descriptor: int, part: Part) -> None:
-    """Write to the end, however little of it each call takes. Raises OSError."""
+    """Write all of it, in as many calls as that takes. Raises OSError."""
     rest = memoryview(part)
     while rest:
         rest = rest[perform(os.write, descriptor, rest) :]
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk; systems that cannot open folders do without."""
+    """Force a folder's entries to disk, on systems that can open folders."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -96,7 +96,7 @@ def make_folder(folder: Path) -> None:
 
 
 def claim_folder(folder: Path) -> None:
-    """Make a folder that nobody has made yet. Raises FileExistsError, or OutputError."""
+    """Make a folder that does not exist yet. Raises FileExistsError or OutputError."""
     try:
         perform(os.mkdir, folder)
         sync_folder(folder.parent)
@@ -121,14 +121,14 @@ def remove(path: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        fix = "look after the disk and the rights to this folder"
+        fix = "check the disk and the permissions of this folder"
         raise OutputError(f"cannot delete: {error.strerror or error}", where=str(path), fix=fix) from error
 
 
 def sweep(folder: Path, *, only_writer: bool) -> None:
     """Delete the temporary files that killed processes have left in a folder.
 
-    only_writer: whether nobody else writes there. If others may, those of processes that still run are left alone.
+    only_writer: whether no other process writes there. If others may, files of running processes are left alone.
     """
     for path in folder.glob(".*.*.tmp"):
         if only_writer or not _is_at_work(path.name.split(".")[-2]):
@@ -144,10 +144,10 @@ def _is_at_work(pid: str) -> bool:
 
 
 class Journal:
-    """A file of lines that only grows, each written by one call; `length` is its size in bytes.
+    """An append-only file of lines, each written by one call; `length` is its size in bytes.
 
     Args:
-        length: where to go on; what stands after it is cut off. None, or a file that is shorter: after its last line.
+        length: where to continue; anything after it is cut off. None, or a shorter file: after its last line.
     """
 
     def __init__(self, path: Path, length: int | None = None) -> None:
@@ -162,7 +162,7 @@ class Journal:
             raise cannot_write(path, error) from error
 
     def write(self, line: str) -> None:
-        """Add a line. Raises OutputError; a part of the line may stand at the end then."""
+        """Add a line. Raises OutputError, after which part of the line may be in the file."""
         content = line.encode() + b"\n"
         try:
             write_all(self._descriptor, content)
@@ -171,7 +171,7 @@ class Journal:
         self.length += len(content)
 
     def close(self) -> None:
-        """A second time does nothing."""
+        """Close the file; a second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -184,7 +184,7 @@ def _whole_lines(descriptor: int) -> int:
 
 
 def is_disk_trouble(error: BaseException) -> TypeGuard[OSError]:
-    """Whether a disk will not have what is written, as others' writers say it: TensorBoard's, in whatever is called."""
+    """Whether an error of any writer, such as TensorBoard's, says that the disk is full, broken or read-only."""
     return isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EIO, errno.EROFS)
 
 
@@ -195,5 +195,5 @@ def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> OutputError
         free = os.statvfs(path.parent)
         need += f", {size(free.f_bavail * free.f_frsize)} free"
     full = error.errno in NO_ROOM
-    fix = "free some space, or choose another place" if full else "choose a place that exists and can be written"
+    fix = "free some space, or choose another place" if full else "choose a folder that exists and is writable"
     return OutputError(f"cannot write: {error.strerror or error}{need if full else ''}", where=str(path), fix=fix)

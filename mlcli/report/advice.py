@@ -1,4 +1,4 @@
-"""What to try after a verdict: one or two changes to the run's config, as they are typed."""
+"""What to try after a verdict: one or two changes to the run's config, as one types them."""
 
 import math
 from dataclasses import dataclass
@@ -32,78 +32,77 @@ def advise(kind: str, e: Evidence) -> tuple[Advice, ...]:
         "overfitting": _regularise,
         "underfitting": _grow,
         "good fit": _repeat,
-    }[kind](e.config)
+    }[kind](e)
     return tuple(candidates[:MOST])
 
 
-def _calmer(config: dict[str, Any]) -> list[Advice]:
-    lr, found = _get(config, "optimizer.lr"), []
+def _calmer(e: Evidence) -> list[Advice]:
+    lr, found = _get(e.config, "optimizer.lr"), []
     if isinstance(lr, int | float):
         found.append(Advice(f"optimizer.lr={_short(lr / 10)}", "ten times smaller steps"))
-    if not _get(config, "optimizer.clip_norm"):
-        found.append(Advice("optimizer.clip_norm=1", "no single step may be large"))
-    if not _get(config, "schedule.warmup_epochs"):
+    if not _get(e.config, "optimizer.clip_norm"):
+        found.append(Advice("optimizer.clip_norm=1", "limit the size of a single step"))
+    if not _get(e.config, "schedule.warmup_epochs"):
         found.append(Advice("schedule.warmup_epochs=1", "begin with small steps"))
     return found
 
 
-def _longer(config: dict[str, Any]) -> list[Advice]:
-    epochs = _get(config, "train.epochs")
+def _longer(e: Evidence) -> list[Advice]:
+    epochs = _get(e.config, "train.epochs")
     return [Advice(f"train.epochs={2 * epochs}", "twice as long")] if isinstance(epochs, int) else []
 
 
-def _learn_better(config: dict[str, Any]) -> list[Advice]:
-    return [Advice("mlcli lr-find", "the learning rate first: no other setting costs so much"), *_longer(config)]
+def _learn_better(e: Evidence) -> list[Advice]:
+    return [Advice("mlcli lr-find", "the learning rate first: no other setting matters as much"), *_longer(e)]
 
 
-def _more_certain(config: dict[str, Any]) -> list[Advice]:
-    val, seed, found = _get(config, "data.val"), _get(config, "train.seed"), []
+def _more_certain(e: Evidence) -> list[Advice]:
+    val, seed, found = _get(e.config, "data.val"), _get(e.config, "train.seed"), []
     if isinstance(val, float) and 0 < val < 0.3:
-        found.append(Advice(f"data.val={_short(min(0.3, 2 * val))}", "judge by more samples"))
+        found.append(Advice(f"data.val={_short(min(0.3, 2 * val))}", "evaluate on more samples"))
     if isinstance(seed, int):
-        found.append(Advice(f"train.seed={seed + 1}", "what another seed scores tells how much is chance"))
+        found.append(Advice(f"train.seed={seed + 1}", "the difference to another seed shows how much is chance"))
     return found
 
 
-def _regularise(config: dict[str, Any]) -> list[Advice]:
-    found, decay = [], _get(config, "optimizer.weight_decay")
-    if _get(config, "augment") == [] and _has_images(config):
-        found.append(Advice("'augment=[{name: random_crop, padding: 2}]'", "each image in ever new forms"))
-    if _get(config, "model.dropout") == 0:
-        found.append(Advice(f"model.dropout={DROPOUT}", "neurons that must not rely on each other"))
+def _regularise(e: Evidence) -> list[Advice]:
+    found, decay = [], _get(e.config, "optimizer.weight_decay")
+    if _get(e.config, "augment") == [] and (e.data.get("kind"), e.data.get("target")) == ("image", "label"):
+        found.append(
+            Advice("'augment=[{name: random_crop, padding: 2}]'", "each image a little different in each epoch")
+        )
+    if _get(e.config, "model.dropout") == 0:
+        found.append(Advice(f"model.dropout={DROPOUT}", "regularisation: neurons must not rely on each other"))
     if isinstance(decay, int | float):
         stronger = 5 * decay if decay else WEIGHT_DECAY
-        found.append(Advice(f"optimizer.weight_decay={_short(stronger)}", "smaller weights, smoother functions"))
-    if _get(config, "train.early_stopping") is None:
-        found.append(Advice("train.early_stopping.patience=5", "stop before it learns by heart"))
+        found.append(
+            Advice(f"optimizer.weight_decay={_short(stronger)}", "regularisation: smaller weights, smoother functions")
+        )
+    if _get(e.config, "train.early_stopping") is None:
+        found.append(Advice("train.early_stopping.patience=5", "stop before it overfits"))
     return found
 
 
-def _grow(config: dict[str, Any]) -> list[Advice]:
-    found, hidden, width = [], _get(config, "model.hidden"), _get(config, "model.width")
+def _grow(e: Evidence) -> list[Advice]:
+    found, hidden, width = [], _get(e.config, "model.hidden"), _get(e.config, "model.width")
     if isinstance(hidden, list) and hidden:
-        found.append(Advice(f"'model.hidden={[2 * n for n in hidden]}'", "a larger set of functions"))
-    elif _get(config, "model.name") in ("linear", "perceptron"):
-        found.append(Advice("'model={name: mlp}'", "a larger set of functions than straight lines"))
+        found.append(Advice(f"'model.hidden={[2 * n for n in hidden]}'", "a larger model"))
+    elif _get(e.config, "model.name") in ("linear", "perceptron"):
+        found.append(Advice("'model={name: mlp}'", "a model that is not linear"))
     elif isinstance(width, int | float) and 2 * width <= 4:
-        found.append(Advice(f"model.width={_short(2 * width)}", "a larger set of functions"))
-    if isinstance(dropout := _get(config, "model.dropout"), float) and dropout > 0:
-        found.append(Advice("model.dropout=0", "nothing to regularise yet"))
-    return [*found, *_longer(config), Advice("mlcli lr-find", "perhaps the steps are too small")]
+        found.append(Advice(f"model.width={_short(2 * width)}", "a larger model"))
+    if isinstance(dropout := _get(e.config, "model.dropout"), float) and dropout > 0:
+        found.append(Advice("model.dropout=0", "no regularisation until it fits the training set"))
+    return [*found, *_longer(e), Advice("mlcli lr-find", "the learning rate may be too small")]
 
 
-def _repeat(config: dict[str, Any]) -> list[Advice]:
-    seed = _get(config, "train.seed")
-    return [Advice(f"train.seed={seed + 1}", "does it hold with other luck?")] if isinstance(seed, int) else []
-
-
-def _has_images(config: dict[str, Any]) -> bool:
-    tables = ("csv", "xor", "iris", "wine", "breast_cancer", "diabetes")
-    return _get(config, "data.name") not in tables and config.get("task") == "classification"
+def _repeat(e: Evidence) -> list[Advice]:
+    seed = _get(e.config, "train.seed")
+    return [Advice(f"train.seed={seed + 1}", "does it hold with another seed?")] if isinstance(seed, int) else []
 
 
 def _get(config: dict[str, Any], dotted: str) -> Any:
-    """The value at a dotted key; None where there is none."""
+    """Return the value at a dotted key; None where there is none."""
     value: Any = config
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, dict) else None

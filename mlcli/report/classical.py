@@ -1,10 +1,11 @@
-"""The classical models a neural network is held against, fitted by scikit-learn in bounded time.
+"""The classical models a neural network is compared with, fitted by scikit-learn in bounded time.
 
 What a model may choose (its penalty, how far a tree is pruned) is chosen by cross-validation on training rows, so that
 the rows it is scored on stay unseen. Costs are bounded by rows, from a model of the cost that was measured, not by a
 clock: the same data give the same baselines on any machine.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,26 +98,55 @@ def ridge(p: Problem) -> Fitted:
 
 
 def tree(p: Problem) -> Fitted:
-    """CART, pruned by cost complexity as much as cross-validation likes best; of equals, the smaller tree."""
-    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+    """CART, pruned by cost complexity as much as cross-validation likes best; of equals, the smaller tree.
 
-    from mlcli.report.pruning import PrunedTree
+    Breiman, Friedman, Olshen & Stone 1984, "Classification and Regression Trees", sections 3.3, 10.2 and 11.4.
+    """
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     kind = DecisionTreeClassifier if p.is_classes else DecisionTreeRegressor
 
-    def grow(rows: np.ndarray | slice) -> PrunedTree:
-        return PrunedTree(kind(random_state=p.seed).fit(p.inputs[rows], p.targets[rows]))
+    def grow(rows: np.ndarray | slice) -> Any:
+        return kind(random_state=p.seed).fit(p.inputs[rows], p.targets[rows])
 
-    whole = grow(slice(None))
-    alphas, folds = whole.alphas(), p.folds()
+    whole, folds = grow(slice(None)), p.folds()
+    alphas = pruning_alphas(whole)
     goodness = np.zeros(len(alphas))
     for fit, judge in folds:
-        part = grow(fit)
-        answers = [part.predict(p.inputs[judge], alpha) for alpha in alphas]
-        goodness += [p.goodness(given, p.targets[judge]) for given in answers]
-    alpha = float(alphas[np.flatnonzero(goodness == goodness.max())[-1]]) if folds else 0.0
-    leaves = whole.leaves(alpha)
-    return whole.predict(p.asked, alpha), plural(leaves, "leaf", "leaves")
+        forms = pruned_forms(grow(fit), alphas)
+        goodness += [p.goodness(form.predict(p.inputs[judge]), p.targets[judge]) for form in forms]
+    chosen = int(np.flatnonzero(goodness == goodness.max())[-1]) if folds else 0
+    *_, best = pruned_forms(whole, alphas[: chosen + 1])
+    return best.predict(p.asked), plural(best.get_n_leaves(), "leaf", "leaves")
+
+
+def pruning_alphas(fitted: Any, most: int = 30) -> np.ndarray:
+    """At most `most` values of `ccp_alpha`, ascending from 0, between which the tree changes.
+
+    Each is the geometric mean of two ends of an interval in which the tree stays the same.
+    """
+    from sklearn.tree._tree import ccp_pruning_path  # of a tree that is grown; `cost_complexity_pruning_path` grows one
+
+    steps = np.unique(ccp_pruning_path(fitted.tree_)["ccp_alphas"])
+    steps = steps[steps > 0]
+    if not len(steps):
+        return np.zeros(1)
+    between = np.sqrt(steps * np.append(steps[1:], 2 * steps[-1]))  # the last beyond all: a leaf
+    chosen = np.unique(np.linspace(0, len(between) - 1, min(most - 1, len(between))).round().astype(int))
+    return np.concatenate([[0.0], between[chosen]])
+
+
+def pruned_forms(fitted: Any, alphas: np.ndarray) -> Iterator[Any]:
+    """The tree as `fit` with each `ccp_alpha` would give it, one after the other; `alphas` ascend.
+
+    scikit-learn grows a tree anew for each, which would leave time for a fraction of the rows. Its own pruning, applied
+    to what the last alpha has left, gives the same: pruned trees are nested. The same object is yielded each time.
+    """
+    form = copy.deepcopy(fitted)
+    for alpha in alphas:
+        form.ccp_alpha = float(alpha)
+        form._prune_tree()
+        yield form
 
 
 def forest(p: Problem) -> Fitted:

@@ -1,4 +1,4 @@
-"""What a verdict is judged by: scores, curves and their uncertainty, taken from a run's record. Plain arithmetic."""
+"""What a verdict is based on: scores, curves and their uncertainty, taken from a run's record. Plain arithmetic."""
 
 import statistics
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Evidence:
 
     metric, direction: what decided what is best; curve: of it on the watched split, `samples` of it; train, val: the
     best model's scores, train only where it was measured in the same way; score: of `split`, the headline's, with
-    `score_samples`. train_loss, val_loss: curves; the former as logged, in training mode.
+    `score_samples`. train_loss, val_loss: curves; the former as logged, in training mode. data: facts about the data.
     """
 
     metric: str
@@ -43,10 +43,11 @@ class Evidence:
     watched: str = "val"
     baselines: Baselines | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Record) -> "Evidence":
-        """As a run folder tells it."""
+        """Return the numbers in a run's record."""
         metric, watched = record.metric, str(record.best.get("split", "val"))
         scores, split = record.scores, record.split
         fair = record.baselines if record.baselines and record.baselines.split == split else None
@@ -67,6 +68,7 @@ class Evidence:
             watched=watched,
             baselines=fair,
             config=record.config,
+            data=record.data_facts,
         )
 
     @property
@@ -76,7 +78,7 @@ class Evidence:
 
     @property
     def val_error(self) -> float | None:
-        """Standard error of the validation score; at least the scatter of its curve. None if nothing tells it."""
+        """Standard error of the validation score; at least the scatter of its curve. None where it is unknown."""
         return _largest(standard_error(self.metric, self.val, self.samples), scatter(self.curve))
 
     @property
@@ -137,8 +139,8 @@ class Trend:
     points: int
 
     @property
-    def sure(self) -> float:
-        """What a slope must exceed to be no chance."""
+    def significant(self) -> float:
+        """The size a slope must exceed to be significant: 95 % confidence."""
         freedom = self.points - 2
         return self.error * (STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.5 / freedom)
 

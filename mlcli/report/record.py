@@ -1,4 +1,4 @@
-"""Everything a run folder tells about its run, read leniently: what is missing or damaged is empty, never an error."""
+"""All files of a run folder, read leniently: what is missing or damaged is empty, never an error."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Record:
     """The files of a run folder as plain data.
 
     entries: lines of metrics.jsonl; config: the resolved YAML, and its text; summary: summary.json; evaluations: by
-    split; layers: looks into the network, oldest first; pictures: PNG files by name.
+    split; layers: statistics of the layers, oldest first; pictures: PNG files by name.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Record:
 
     @classmethod
     def read(cls, run: RunFolder) -> "Record":
-        """Whatever of it is there."""
+        """Read what is there."""
         path = run.path
         evaluations = {split: _json(path / f"evaluation-{split}.json") for split in SPLITS}
         looks = [look for look in _lines(path / "layers.jsonl") if isinstance(look.get("layers"), list)]
@@ -65,6 +65,13 @@ class Record:
     @property
     def task(self) -> str:
         return str(self.status.get("task") or self.config.get("task") or "")
+
+    @property
+    def data_facts(self) -> dict[str, Any]:
+        """What was found about the data, such as kind and target (see `mlcli.data.info.DataInfo`); empty if unknown."""
+        facts = self.summary.get("facts")
+        data = facts.get("data") if isinstance(facts, dict) else None
+        return data if isinstance(data, dict) else {}
 
     @property
     def best(self) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def _numbers(values: Any) -> dict[str, float]:
 
 
 def _or(read: Callable[[], T], otherwise: T) -> T:
-    """What was read, or something else where a file is missing or damaged."""
+    """Return what was read, or something else where a file is missing or damaged."""
     try:
         return read()
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError):

@@ -1,4 +1,4 @@
-"""The last lines of a training run: how good, beside what, why, what by, where it lies, and what to type next."""
+"""The closing screen of a training run: scores and baselines, verdict, time, files, and what to type next."""
 
 import shlex
 from typing import Any
@@ -67,7 +67,7 @@ def score_table(record: Record, scores: dict[str, dict[str, float]]) -> str:
             entries = sorted(simple.entries, key=lambda e: sign * e.scores.get(record.metric, 0.0))
             rows += [[f"  {e.name}", *(number(e.scores.get(n)) for n in names), notes.get(e.name, "")] for e in entries]
             rows = [[*row, ""] if len(row) <= len(names) + 1 else row for row in rows]
-            rows.insert(len(order), [f"beside it, {simple.split}", *[""] * (len(names) + 1)])
+            rows.insert(len(order), [f"{simple.split}, for comparison", *[""] * (len(names) + 1)])
         text = table(["", *(name.replace("_", " ") for name in names), *([""] if simple else [])], rows)
         if len(names) <= 2 or max(map(len, text.splitlines())) <= WIDTH:
             return text
@@ -108,10 +108,10 @@ def time_lines(times: Any) -> list[str]:
         return []
     parts = [(str(name), seconds / total) for name, seconds in times.items()]
     marks = {name: BLOCKS[i % len(BLOCKS)] for i, (name, _) in enumerate(parts)}
-    bar, told = "", 0.0
+    bar, drawn = "", 0.0
     for name, share in parts:
-        told += share
-        bar += marks[name] * (round(BAR * told) - len(bar))
+        drawn += share
+        bar += marks[name] * (round(BAR * drawn) - len(bar))
     legend = "  ".join(f"{marks[name]} {name} {share:.0%}" for name, share in parts)
     return [f"{'time':<{INDENT}}{bar}", f"{'':<{INDENT}}{legend}"]
 
@@ -122,8 +122,8 @@ def memory_lines(memory_mb: Any, choices: Any) -> list[str]:
         return []
     device = str(choices.get("device", "")) if isinstance(choices, dict) else ""
     whose = "on the GPU" if device.startswith("cuda") else "by the process"
-    told = " · ".join(f"{phase} {megabytes:,.0f} MB" for phase, megabytes in memory_mb.items())
-    return _labelled("memory", [f"{told}, held {whose}"])
+    phases = " · ".join(f"{phase} {megabytes:,.0f} MB" for phase, megabytes in memory_mb.items())
+    return _labelled("memory", [f"{phases}, held {whose}"])
 
 
 def _file_lines(record: Record) -> list[str]:

@@ -40,7 +40,7 @@ FEWEST_EVALUATIONS = 4
 """Below, a curve has no shape yet."""
 DECLINED = 3.0
 """Standard errors by which the last third lies below the best epoch, from which validation is said to have got worse:
-more than SURE, for the best of many epochs was partly lucky."""
+more than SURE, for the best of many epochs was partly chance."""
 FALL = 0.02
 """And by how much at least, of a metric that ends at 1; of errors, as a share of the best."""
 WORTHWHILE = 1.0
@@ -77,7 +77,7 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
     """The first that applies, in an order in which what would mislead the later ones comes first."""
     if e.state == "diverged":
         return "diverged", [f"the loss was no longer finite after epoch {e.train_loss[-1][0] if e.train_loss else 0}"]
-    gap, baseline = measure_gap(e), _beside_baselines(e)
+    gap, baseline = measure_gap(e), _against_baselines(e)
     known = [gap.words] if gap else []
     known += [baseline[1]] if baseline else []
     if len(e.curve) < FEWEST_EVALUATIONS:
@@ -101,7 +101,7 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
 def measure_gap(e: Evidence) -> Gap | None:
     """By the watched metric where training samples were scored in the same way, else by the loss.
 
-    Behind ± stand SURE standard errors; nothing stands there where nothing tells them (mAP after a few evaluations).
+    Behind ± stand SURE standard errors; no ± where they are unknown (mAP after a few evaluations).
     """
     if e.train is None or e.val is None:
         return _gap_of_losses(e)
@@ -136,9 +136,9 @@ def _gap_of_losses(e: Evidence) -> Gap | None:
 
 
 def _still_improving(e: Evidence) -> str:
-    """Says so if the watched curve's last third rises beyond doubt, and enough to be worth waiting for."""
+    """A sentence if the watched curve's last third rises significantly, and enough to be worth waiting for."""
     line = trend(e.curve)
-    if not line or e.sign * line.slope <= line.sure:
+    if not line or e.sign * line.slope <= line.significant:
         return ""
     gain, error = abs(line.slope) * line.epochs, e.val_error
     first_to_last = abs(e.curve[-1][1] - e.curve[0][1])
@@ -148,8 +148,8 @@ def _still_improving(e: Evidence) -> str:
     return f"over the last {line.epochs} epochs {_watched(e)} {span}, and the trend goes on"
 
 
-def _beside_baselines(e: Evidence) -> tuple[bool, str] | None:
-    """Whether the best classical model is better beyond doubt, and the comparison in words."""
+def _against_baselines(e: Evidence) -> tuple[bool, str] | None:
+    """Whether the best classical model is significantly better, and the comparison in words."""
     best = e.baselines.best(e.metric, e.direction) if e.baselines else None
     if best is None or e.baselines is None or e.score is None:
         return None
@@ -163,7 +163,7 @@ def _beside_baselines(e: Evidence) -> tuple[bool, str] | None:
 
 
 def _learned_little(e: Evidence) -> str:
-    """Says so if even the training samples are answered badly, and not because nothing finds more in these data."""
+    """A sentence if even the training samples are answered badly, and no simple model does better on these data."""
     best = e.baselines.best(e.metric, e.direction) if e.baselines else None
     if e.baselines and best and e.train is not None and e.score is not None:
         trivial, theirs = e.baselines.entries[0].scores.get(e.metric), best.scores[e.metric]
@@ -184,7 +184,7 @@ def _learned_little(e: Evidence) -> str:
 
 
 def _declined(e: Evidence) -> str:
-    """Says so if validation was best long before the end and got worse while the training loss went on falling."""
+    """A sentence if validation was best long before the end and got worse while the training loss went on falling."""
     losses, error = dict(e.train_loss), scatter(e.curve)  # the same samples each time: only the scatter is chance
     if not error or not e.best_epoch or e.best_epoch not in losses or e.val is None:
         return ""
@@ -201,7 +201,7 @@ def _declined(e: Evidence) -> str:
 
 
 def _loss_rose(e: Evidence) -> list[str]:
-    """A rising validation loss beside a falling training loss: answers grow too sure, even where they stay right."""
+    """A rising validation loss with a falling training loss: overconfidence, even where answers stay right."""
     if len(e.val_loss) < FEWEST_EVALUATIONS or not e.train_loss:
         return []
     epoch, lowest = min(e.val_loss, key=lambda point: point[1])
@@ -209,7 +209,7 @@ def _loss_rose(e: Evidence) -> list[str]:
     if lowest <= 0 or last < RISEN * lowest or e.train_loss[-1][1] > dict(e.train_loss).get(epoch, 0.0):
         return []
     return [f"{_watched(e)} loss rose from {lowest:.3g} at epoch {epoch} to {last:.3g} while training loss fell: "
-            "the answers grow surer than they should"]  # fmt: skip
+            "overconfident predictions"]  # fmt: skip
 
 
 def _plain(e: Evidence) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_diabetes, load_digits
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import Ridge
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays
@@ -191,3 +193,44 @@ def test_a_task_without_labels_or_numbers_has_no_baselines(tmp_path):
     run = create_run(tmp_path, "boxes")
     module.write_baselines(Boxes(), run)
     assert not (run.path / "baselines.json").exists()
+
+
+TREES = {
+    "classes": (DecisionTreeClassifier, *load_digits(return_X_y=True)),
+    "numbers": (DecisionTreeRegressor, *load_diabetes(return_X_y=True)),
+}
+
+
+@pytest.mark.parametrize("data", TREES.values(), ids=TREES)
+def test_a_pruned_tree_is_the_one_that_scikit_learn_grows(data):
+    kind, inputs, targets = data
+    part = np.random.default_rng(0).permutation(len(targets))
+    fit, asked = part[: len(part) // 2], part[len(part) // 2 :]
+    fitted = kind(random_state=0).fit(inputs[fit], targets[fit])
+    alphas = classical.pruning_alphas(fitted, 12)
+    assert len(alphas) == 12
+    assert alphas[0] == 0
+    for alpha, form in zip(alphas, classical.pruned_forms(fitted, alphas), strict=True):
+        one = kind(random_state=0, ccp_alpha=alpha).fit(inputs[fit], targets[fit])
+        assert form.get_n_leaves() == one.get_n_leaves()
+        np.testing.assert_allclose(form.predict(inputs[asked]), one.predict(inputs[asked]))
+    assert fitted.get_n_leaves() > one.get_n_leaves(), "the tree itself is left as it was"
+    (stump,) = classical.pruned_forms(fitted, np.array([np.inf]))
+    assert stump.get_n_leaves() == 1
+
+
+def test_the_alphas_lie_between_those_of_scikit_learn():
+    inputs, targets = load_diabetes(return_X_y=True)
+    fitted = DecisionTreeRegressor(random_state=0, max_depth=6).fit(inputs, targets)
+    path = DecisionTreeRegressor(random_state=0, max_depth=6).cost_complexity_pruning_path(inputs, targets)
+    alphas = classical.pruning_alphas(fitted, 1000)
+    assert alphas[-1] == pytest.approx(2**0.5 * path.ccp_alphas.max())
+    assert len(alphas) == len(np.unique(path.ccp_alphas))
+
+
+def test_a_tree_that_is_a_leaf():
+    fitted = DecisionTreeClassifier().fit(np.zeros((4, 1)), ["a", "a", "a", "b"])
+    assert classical.pruning_alphas(fitted).tolist() == [0.0]
+    (form,) = classical.pruned_forms(fitted, np.zeros(1))
+    assert form.get_n_leaves() == 1
+    assert form.predict(np.zeros((2, 1))).tolist() == ["a", "a"]

@@ -30,7 +30,7 @@ def record(tmp_path, monkeypatch) -> Record:
 def test_the_score_stands_beside_the_baselines(record):
     lines = score_table(record, record.scores).splitlines()
     assert [line.split("  ")[0] for line in lines[1:4]] == ["train", "val", "test"]
-    assert lines[4] == "beside it, test"
+    assert lines[4] == "test, for comparison"
     assert lines[5].split() == ["random", "forest", "-", "0.6200", "on", "4,000", "of", "50,000", "rows"]
     assert lines[6].split() == ["most", "frequent", "class", "-", "0.1000"]
 
@@ -80,7 +80,7 @@ def test_the_time_is_a_bar_whose_parts_add_up():
     assert time_lines(None) == time_lines({}) == time_lines({"data": 0.0}) == []
 
 
-def test_memory_is_told_by_phase():
+def test_memory_is_shown_by_phase():
     (line,) = memory_lines({"training": 1512.3, "evaluation": 640.0}, {"device": "cpu (2 threads): no GPU"})
     assert line == "memory    training 1,512 MB · evaluation 640 MB, held by the process"
     assert memory_lines({"training": 1.0}, {"device": "cuda:0 (H100)"})[0].endswith("held on the GPU")

@@ -51,6 +51,7 @@ GOOD = Evidence(
     best_epoch=18,
     baselines=simple(0.1, 0.90),
     config=CONFIG,
+    data={"kind": "image", "target": "label"},
 )
 
 

@@ -1,84 +1,66 @@
 """The picture of bench-io: what each stage costs, and the loader by its workers beside the model's throughput."""
 
-import io
-from typing import Any
-
+from mlcli.engine.run import png
 from mlcli.machine.bench.findings import Findings
 from mlcli.machine.bench.verdict import ENOUGH, ThroughputVerdict, compared
-
-BLUE, ORANGE, GREY, DARK = "#3b6fb6", "#e08a2c", "#b8bec6", "#30343b"
+from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Role, Rule, axis
+from mlcli.show.figure import image
 
 
 def picture(findings: Findings, verdict: ThroughputVerdict, title: str) -> bytes:
-    """A PNG of two panels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    _stages(left, findings)
-    if findings.data.cache == "none":
-        _by_workers(right, findings, verdict)
-    else:
-        _from_memory(right, findings)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    """A PNG of two charts."""
     state = f"{compared(verdict.ratio)}; the model waits {verdict.wait_share:.0%} of the time"
-    figure.suptitle(f"{title}\n{state}", fontsize=11, color=DARK)
-    target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=120)
-    return target.getvalue()
+    from_files = findings.data.cache == "none"
+    return png(image(_stages(findings), _by_workers(findings) if from_files else _from_memory(findings),
+                     title=f"{title}\n{state}"))  # fmt: skip
 
 
-def _stages(axes: Any, findings: Findings) -> None:
+def _stages(findings: Findings) -> BarChart:
     """Time per sample of each stage, the model's own beside them."""
-    shown = [s for s in findings.stages if s.timing and s.by != "comparison" and not s.part]
-    names = [*(stage.name for stage in shown), "forward", "backward", "optimizer"]
     model = findings.model
-    seconds = [stage.timing.seconds for stage in shown if stage.timing]
-    seconds += [model.forward.seconds, model.backward.seconds, model.optimizer.seconds]
-    scale, unit = (1e3, "ms") if max(seconds) >= 1e-3 else (1e6, "us")
-    colours = [*(BLUE if stage.by == "worker" else GREY for stage in shown), *[ORANGE] * 3]
-    values = [scale * value for value in seconds]
-    bars = axes.barh(names, values, color=colours)
-    axes.bar_label(bars, labels=[f"{value:.3g}" for value in values], padding=3, fontsize=9, color=DARK)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
+    rows: list[tuple[str, float, str, Role]] = [
+        (s.name, s.timing.seconds, *(("in a worker", "main") if s.by == "worker" else ("in the trainer", "quiet")))
+        for s in findings.stages
+        if s.timing and s.by != "comparison" and not s.part
+    ]
+    parts = {"forward": model.forward, "backward": model.backward, "optimizer": model.optimizer}
+    rows += [(name, timing.seconds, "the model", "warn") for name, timing in parts.items()]
+    longest_s = max(seconds for _, seconds, _, _ in rows)
+    scale, unit = (1e3, "ms") if longest_s >= 1e-3 else (1e6, "us")
+    bars = [Bar(name, scale * seconds, f"{scale * seconds:.3g}", by, role) for name, seconds, by, role in rows]
     what = "image" if findings.data.unit == "img" else "row"
-    axes.set_xlabel(f"{unit} per {what}")
-    axes.set_title("each stage, one process", fontsize=10)
-    kinds = [("in a worker", BLUE), ("in the trainer", GREY), ("the model", ORANGE)]
-    present = [(name, colour) for name, colour in kinds if colour in colours]
-    handles = [axes.barh([0], [0], color=colour) for _, colour in present]
-    axes.legend(handles, [name for name, _ in present], frameon=False, fontsize=9, loc="lower right")
+    return BarChart("Each stage, one process", bars, scale * longest_s, x_name=f"{unit} per {what}")
 
 
-def _by_workers(axes: Any, findings: Findings, verdict: ThroughputVerdict) -> None:
+def _by_workers(findings: Findings) -> LineChart:
     counts = [loading.workers for loading in findings.loader]
-    places = range(len(counts))
     model_per_s = findings.model.step.per_s
-    axes.plot(places, [loading.timing.per_s for loading in findings.loader], "o-", color=BLUE, label="loader alone")
-    together = [findings.joint(count).timing.per_s for count in counts]
-    axes.plot(places, together, "s--", color=DARK, label="loader and model together")
-    axes.axhline(model_per_s, color=ORANGE, label=f"model alone, {model_per_s:,.0f}/s")
-    axes.axhline(ENOUGH * model_per_s, color=ORANGE, linestyle=":", label=f"{ENOUGH}x of it")
-    axes.axvline(counts.index(findings.data.workers), color=GREY, linewidth=8, alpha=0.4, zorder=0, label="configured")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xticks(places, [str(count) for count in counts])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("workers")
-    axes.set_ylabel(f"{findings.data.unit}/s")
-    axes.set_title("reading and training", fontsize=10)
-    axes.legend(frameon=False, fontsize=9)
+    alone = [(float(i), loading.timing.per_s) for i, loading in enumerate(findings.loader)]
+    together = [(float(i), findings.joint(count).timing.per_s) for i, count in enumerate(counts)]
+    rules = [
+        Rule(model_per_s, f"model alone, {model_per_s:,.0f}/s", "y"),
+        Rule(ENOUGH * model_per_s, f"{ENOUGH}x of it", "y"),
+        Rule(float(counts.index(findings.data.workers)), "configured"),
+    ]
+    lines = [Line("loader alone", alone, group=0), Line("loader and model", together, group=1)]
+    highest = max(value for points in (alone, together) for _, value in points)
+    places = tuple(map(float, range(len(counts))))
+    return LineChart(
+        "Reading and training",
+        lines,
+        Axis(-0.2, len(counts) - 0.8, places, "workers", labels=tuple(map(str, counts))),
+        axis([0.0, highest, ENOUGH * model_per_s], f"{findings.data.unit}/s"),
+        rules=rules,
+        shown="{:,.0f}/s".format,
+    )
 
 
-def _from_memory(axes: Any, findings: Findings) -> None:
-    names = ["loader alone", "model alone", "together"]
-    values = [findings.fed.per_s, findings.model.step.per_s, findings.together[0].timing.per_s]
-    bars = axes.bar(names, values, color=[BLUE, ORANGE, DARK], width=0.6)
-    axes.bar_label(bars, labels=[f"{value:,.0f}" for value in values], padding=2, fontsize=9, color=DARK)
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_ylabel(f"{findings.data.unit}/s")
-    axes.margins(y=0.1)
-    axes.set_title(f"batches from {'memory' if findings.data.in_memory else findings.data.cache}", fontsize=10)
+def _from_memory(findings: Findings) -> BarChart:
+    rows: list[tuple[str, float, Role]] = [
+        ("loader alone", findings.fed.per_s, "main"),
+        ("model alone", findings.model.step.per_s, "warn"),
+        ("together", findings.together[0].timing.per_s, "quiet"),
+    ]
+    bars = [Bar(name, value, f"{value:,.0f}", role=role) for name, value, role in rows]
+    title = f"Batches from {'memory' if findings.data.in_memory else findings.data.cache}"
+    return BarChart(title, bars, max(value for _, value, _ in rows), x_name=f"{findings.data.unit}/s")

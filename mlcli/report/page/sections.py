@@ -218,8 +218,7 @@ def _confused(pair: Pair, nothing: str | None) -> tuple[str, str, str]:
 
 def residuals(record: Record) -> Values | None:
     """Predictions of a regression over the truth, and how far they miss."""
-    facts = _mapping(_mapping(record.summary.get("facts")).get("data"))
-    detail = {**record.detail, "unit": facts.get("target")}
+    detail = {**record.detail, "unit": record.data_facts.get("target")}
     charts = [*evaluation.predicted_and_true(detail), *evaluation.residuals(detail)]
     if not charts:
         return None
