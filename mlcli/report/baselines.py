@@ -1,7 +1,7 @@
 """What classical models score on the data of a run, so that its score means something; kept per data set.
 
 Every baseline answers the same split as the run, test where there is one. Bounded in time: fewer training rows for slow
-models, images made smaller; what was left out stands beside the score.
+models, images made smaller; what was left out is noted with the score.
 """
 
 import hashlib
@@ -18,11 +18,20 @@ import numpy as np
 from mlcli.engine.run import RunFolder
 from mlcli.errors import OutputError
 from mlcli.files import write_atomically
-from mlcli.report.rows import input_shape, inputs_of, readable, spread
+from mlcli.report.classical import (
+    FOR_CLASSES,
+    FOR_NUMBERS,
+    Classical,
+    Problem,
+    input_shape,
+    inputs_of,
+    quiet,
+    readable,
+    spread,
+)
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import Info, Samples, Source, Task
-    from mlcli.report.classical import Classical, Problem
 
 BUDGET_S = 20.0
 """Seconds that all baselines of a data set may take together, on one core, reading included."""
@@ -51,7 +60,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Classical models beside which a run is to be seen.
+    """Scores of classical baselines for comparison with a run.
 
     split: that was answered, `samples` of its `samples_there`; rows_there: of the training split; notes: for people.
     The first entry is the trivial one: the most frequent class, or the mean. complete: no model was left out for want
@@ -119,7 +128,7 @@ def baselines(
 def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = lambda text: None) -> None:
     """Put baselines.json into a run folder, if there are baselines for its task. Raises DataError or OutputError.
 
-    say: is told beforehand if they have to be fitted, which takes a while.
+    say: called with a message before they are fitted, which takes a while.
     """
     from mlcli.engine.contract import HasBaselines
 
@@ -134,8 +143,6 @@ def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = l
 
 def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
     """Fit on `train`, score on `asked`."""
-    from mlcli.report.classical import FOR_CLASSES, FOR_NUMBERS, quiet
-
     began = time.monotonic()
     trivial, *models = FOR_CLASSES if info.class_names else FOR_NUMBERS
     features = math.prod(input_shape(info))
@@ -159,11 +166,9 @@ def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget
 
 def _problem(
     info: "Info", train: "Samples", asked: "Samples", most: int, reading_s: float
-) -> tuple["Problem", np.ndarray]:
+) -> tuple[Problem, np.ndarray]:
     """At most `most` training rows and MOST_SCORED to answer, read in about that time; and the truth of the latter."""
     import torch
-
-    from mlcli.report.classical import Problem
 
     is_classes, targets, truth = bool(info.class_names), train.targets.numpy(), asked.targets.numpy()
     rows = spread(targets, readable(train, min(most, len(train)), reading_s / 2), is_classes)
@@ -174,7 +179,7 @@ def _problem(
 
 
 def _notes(info: "Info", too_slow: list[str], no_time: list[str]) -> tuple[str, ...]:
-    """What people must know to read the scores."""
+    """Remarks that are needed to read the scores."""
     notes = []
     if (shape := input_shape(info)) != info.input_shape:
         notes.append(f"images reduced to {shape[2]}x{shape[1]} pixels for the baselines")
@@ -185,7 +190,7 @@ def _notes(info: "Info", too_slow: list[str], no_time: list[str]) -> tuple[str, 
     return tuple(notes)
 
 
-def _entry(model: "Classical", problem: "Problem", truth: np.ndarray) -> Baseline:
+def _entry(model: Classical, problem: Problem, truth: np.ndarray) -> Baseline:
     began = time.monotonic()
     answers, note = model.fit(problem)
     scores = class_scores(truth, answers) if problem.is_classes else number_scores(truth, answers)
@@ -228,7 +233,7 @@ def fingerprint(source: "Source", data: dict[str, Any], split: str, budget_s: fl
 
 
 def _kept(path: Path) -> Baselines | None:
-    """What the cache holds; nothing if there is no such file, or it is damaged."""
+    """Read from the cache; None if there is no such file, or it is damaged."""
     try:
         return Baselines.from_plain(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

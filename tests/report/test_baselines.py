@@ -19,7 +19,7 @@ from mlcli.experiment import Experiment
 from mlcli.report import baselines as module
 from mlcli.report import classical
 from mlcli.report.baselines import Baselines, baselines, class_scores, measure, number_scores
-from mlcli.report.rows import spread
+from mlcli.report.classical import spread
 from mlcli.tasks.classification.metrics import ClassificationMetrics
 from mlcli.tasks.regression.metrics import RegressionMetrics
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mlcli.engine.contract import Batch
-from mlcli.tasks.classification.metrics import MOST_MISTAKES, MOST_PAIRS, ClassificationMetrics, confused_pairs
+from mlcli.tasks.classification.metrics import MOST_MISTAKES, ClassificationMetrics
 
 
 def measured(p: Tensor, truth: Tensor, batch_size: int = 7, first: int = 0) -> ClassificationMetrics:
@@ -49,17 +49,6 @@ def test_right_answers_are_no_mistakes():
     assert measured(p[:3], truth[:3]).mistakes.read() == []
 
 
-def test_confused_pairs_are_the_largest_cells_beside_the_diagonal():
-    confusion = torch.tensor([[50, 3, 0], [7, 10, 3], [0, 0, 5]])
-    assert confused_pairs(confusion, ["ant", "bee", "cow"]) == [
-        {"truth": "bee", "answer": "ant", "count": 7, "share": 0.35},
-        {"truth": "ant", "answer": "bee", "count": 3, "share": pytest.approx(3 / 53)},
-        {"truth": "bee", "answer": "cow", "count": 3, "share": 0.15},
-    ]
-    assert confusion[0, 0] == 50, "the counts are left as they are"
-    assert len(confused_pairs(torch.ones(9, 9, dtype=torch.int64), "abcdefghi")) == MOST_PAIRS
-
-
 def test_details_are_plain_data_that_agree_with_each_other():
     import json
 
@@ -75,8 +64,6 @@ def test_details_are_plain_data_that_agree_with_each_other():
         "answer": f"c{answer}",
         "probability": pytest.approx(probability),
     }
-    pair = details["confused_pairs"][0]
-    assert pair["count"] == details["confusion"][int(pair["truth"][1])][int(pair["answer"][1])]
     assert details["pr_curves"]["c2"]["tp"][0] == details["classes"][2]["support"]
     bins = details["calibration"]
     assert sum(found["samples"] for found in bins) == 90

@@ -19,7 +19,6 @@ TOP = 5
 CALIBRATION_BINS = 15
 MOST_MISTAKES = 24
 """Kept of a split: four rows of six pictures."""
-MOST_PAIRS = 10
 THRESHOLDS = 101
 MOST_COUNTED = 1000
 """Classes that are counted: each costs one comparison per sample. ImageNet has as many."""
@@ -116,7 +115,7 @@ class ClassificationMetrics:
 
         classes: `per_class`. confusion: counts, a list of rows by truth. pr_curves: at 101 thresholds, by class name.
         mistakes: index, name, truth, answer (names of classes) and probability of the answer, the surest first.
-        confused_pairs: truth, answer, count, share. calibration: samples, confidence, accuracy of each bin.
+        calibration: samples, confidence, accuracy of each bin.
         """
         return {
             "classes": self.per_class(),
@@ -132,7 +131,6 @@ class ClassificationMetrics:
                 }
                 for position, truth, answer, probability in self.mistakes.read()
             ],
-            "confused_pairs": confused_pairs(self.confusion, self.class_names),
             "calibration": self.calibration(),
         }
 
@@ -255,23 +253,3 @@ class TopMistakes:
         """The surest first. Waits for the device."""
         rows = zip(*self._what.tolist(), self._probability.tolist(), strict=True)
         return [Mistake(*row) for row in rows if row[-1] >= 0]
-
-
-def confused_pairs(confusion: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Which class is most often taken for which: truth, answer, count, and its share of that truth's samples.
-
-    confusion: counts by truth (row) and answer (column), int64 [C, C]. At most 10; of equals, in label order.
-    """
-    wrong, support = confusion.cpu().clone().fill_diagonal_(0), confusion.cpu().sum(1)
-    cells = wrong.flatten().argsort(descending=True, stable=True)[:MOST_PAIRS].tolist()
-    pairs = [divmod(cell, len(wrong)) for cell in cells]
-    return [
-        {
-            "truth": class_names[truth],
-            "answer": class_names[answer],
-            "count": int(wrong[truth, answer]),
-            "share": int(wrong[truth, answer]) / int(support[truth]),
-        }
-        for truth, answer in pairs
-        if wrong[truth, answer] > 0
-    ]
