@@ -8,6 +8,7 @@ import torch
 from mlcli.commands import train
 from mlcli.engine import runtime
 from mlcli.engine.runtime import COMPILE_S, MARGIN, SAVED, Choice, Runtime, decide_compile
+from mlcli.tasks.detection.build import build_task
 from mlcli.tasks.detection.config import Detection
 
 WORTH_IT_S = MARGIN * COMPILE_S / SAVED  # ten minutes of training
@@ -42,7 +43,7 @@ def test_not_where_results_must_not_depend_on_the_clock():
 def test_not_where_shapes_depend_on_the_data(model, is_static):
     data = {"name": "scenes", "images": 20}
     config = {"task": "detection", "data": data, "model": {"name": model}}
-    task = Detection.model_validate(config).build()
+    task = build_task(Detection.model_validate(config))
     assert (
         (decide_compile(runtime_on("cuda"), 1e9, is_static=task.is_static).value == "yes")
         == task.is_static
