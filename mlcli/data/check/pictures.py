@@ -61,14 +61,14 @@ def _divided(config: ImageFiles, listing: Listing, looked: Scan) -> np.ndarray:
 
 def examine_pictures(examination: Examination, collection: Collection, looked: Scan, config: ImageFiles | None) -> None:
     """Add everything that is found by looking at the images. config: None for images that are not classified files."""
-    examination.facts += _facts(collection, looked)
+    text, size_figures = size_facts(looked)
+    examination.facts += _facts(collection, looked, text)
     found = image_findings(collection, looked, config)
     if config is not None:
         found += size_findings(looked, config)
     pairs = find_pairs(collection, looked)
     found += duplicate_findings(collection, pairs)
-    table = label_table(collection)
-    suspicions = None
+    table, suspicions = collection.label_counts(), None
     if table:
         found += balance_findings(table, collection.class_names, "images")
         suspicions = suspect_images(collection, looked)
@@ -81,33 +81,7 @@ def examine_pictures(examination: Examination, collection: Collection, looked: S
     usable = looked.read[looked.ok]
     sheets = (class_sheet(collection, usable), suspicion_sheet(collection, suspicions), pair_sheet(collection, pairs))
     examination.sheets += [sheet for sheet in sheets if sheet]
-    examination.figures |= _figures(collection, looked, pairs)
-
-
-def label_table(collection: Collection) -> dict[str, np.ndarray]:
-    """Images of each class in each split; empty where there are no labels."""
-    table = {}
-    for number, split in enumerate(collection.splits):
-        labels = collection.labels[collection.split_of == number]
-        table[split] = np.bincount(labels[labels >= 0], minlength=len(collection.class_names))
-    return table if any(counts.any() for counts in table.values()) else {}
-
-
-def _facts(collection: Collection, looked: Scan) -> list[tuple[str, str]]:
-    counts = " · ".join(f"{count:,} {split}" for split, count in collection.counts().items())
-    classes = f" · {plural(len(collection.class_names), 'class', 'classes')}" if collection.class_names else ""
-    how = f"all {len(looked.read):,} looked at"
-    if not looked.complete:
-        how = (f"{len(looked.read):,} of {looked.total:,} looked at ({share(len(looked.read), looked.total)}, drawn at "
-               "random); all would take over a minute, so not every fault is seen")  # fmt: skip
-    text, _ = size_facts(looked)
-    return [("images", f"{counts}{classes} · {how}"), ("sizes", text)]
-
-
-def _figures(collection: Collection, looked: Scan, pairs: list[Pair]) -> dict[str, object]:
-    _, sizes = size_facts(looked)
-    table = label_table(collection)
-    return {
+    examination.figures |= {
         "images": len(collection),
         "looked_at": len(looked.read),
         "reading_s": round(looked.seconds, 2),
@@ -117,11 +91,28 @@ def _figures(collection: Collection, looked: Scan, pairs: list[Pair]) -> dict[st
             for label, name in enumerate(collection.class_names)
         },
         "suggested_image_size": suggested_size(looked),
-        **sizes,
-        "pairs": [
-            {"first": collection.name(pair.first), "second": collection.name(pair.second), "likeness": pair.likeness,
-             "score": round(pair.score, 4), "splits": [collection.split(pair.first), collection.split(pair.second)],
-             "labels": [collection.label(pair.first), collection.label(pair.second)]}
-            for pair in pairs
-        ],
-    }  # fmt: skip
+        **size_figures,
+        "pairs": [_plain(collection, pair) for pair in pairs],
+    }
+
+
+def _facts(collection: Collection, looked: Scan, sizes: str) -> list[tuple[str, str]]:
+    counts = " · ".join(f"{count:,} {split}" for split, count in collection.counts().items())
+    classes = f" · {plural(len(collection.class_names), 'class', 'classes')}" if collection.class_names else ""
+    how = f"all {len(looked.read):,} looked at"
+    if not looked.complete:
+        how = (f"{len(looked.read):,} of {looked.total:,} looked at ({share(len(looked.read), looked.total)}, drawn at "
+               "random); all would take over a minute, so not every fault is seen")  # fmt: skip
+    return [("images", f"{counts}{classes} · {how}"), ("sizes", sizes)]
+
+
+def _plain(collection: Collection, pair: Pair) -> dict[str, object]:
+    both = (pair.first, pair.second)
+    return {
+        "first": collection.name(pair.first),
+        "second": collection.name(pair.second),
+        "likeness": pair.likeness,
+        "score": round(pair.score, 4),
+        "splits": [collection.split(index) for index in both],
+        "labels": [collection.label(index) for index in both],
+    }

@@ -98,7 +98,6 @@ class Collection:
 
     labels: int64 [N], UNLABELLED where there is none (object detection).
     split_of: int8 [N], positions in `splits`.
-    unit: what `labels` is one of each.
     """
 
     pictures: Pictures
@@ -125,7 +124,16 @@ class Collection:
         return self.splits[self.split_of[index]]
 
     def counts(self) -> dict[str, int]:
+        """Images of each split."""
         return {split: int((self.split_of == number).sum()) for number, split in enumerate(self.splits)}
+
+    def label_counts(self) -> dict[str, np.ndarray]:
+        """Images of each class in each split, int64 [C]; empty where there are no labels."""
+        table = {}
+        for number, split in enumerate(self.splits):
+            labels = self.labels[self.split_of == number]
+            table[split] = np.bincount(labels[labels >= 0], minlength=len(self.class_names))
+        return table if any(counts.any() for counts in table.values()) else {}
 
 
 def held_collection(splits: dict[str, Samples], class_names: tuple[str, ...]) -> Collection:

@@ -82,7 +82,13 @@ def _load(config: TorchvisionSet, *, train: bool) -> Any:
     files = _files(config, kind)
     missing = _missing(config, files)
     if missing and not config.download:
-        raise _not_there(config, missing, getattr(kind, "filename", ""))
+        archive = getattr(kind, "filename", "")
+        unpack = f", or unpack {archive} there" if archive else ""
+        raise DataError(
+            f"{TITLES[config.name]} is not in {config.root}: no {', '.join(missing)}",
+            where="data.root",
+            fix=f"data.download=true to fetch it (needs network){unpack}, or set data.root to where it lies",
+        )
     with _as_data_error(config, files), _bounded_download():
         if missing:
             _download(config, kind, files)
@@ -119,15 +125,6 @@ def _missing(config: TorchvisionSet, files: list[str]) -> list[str]:
         else:
             missing.append(file)
     return missing
-
-
-def _not_there(config: TorchvisionSet, missing: list[str], archive: str) -> DataError:
-    unpack = f", or unpack {archive} there" if archive else ""
-    return DataError(
-        f"{TITLES[config.name]} is not in {config.root}: no {', '.join(missing)}",
-        where="data.root",
-        fix=f"data.download=true to fetch it (needs network){unpack}, or set data.root to where it lies",
-    )
 
 
 def _download(config: TorchvisionSet, kind: Any, files: list[str]) -> None:
