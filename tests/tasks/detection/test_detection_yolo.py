@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from torchvision.ops import box_iou
 
 from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED
+from mlcli.tasks.detection.models.yolo import ALPHA, BETA, BINS, TOPK
 from mlcli.tasks.detection.models.yolo_anchors import CENTRE_REACH, IGNORE_IOU, POSITIVE_IOU
-from mlcli.tasks.detection.models.yolo_free import ALPHA, BETA, BINS, TOPK
 from mlcli.tasks.detection.targets import Targets
 
 from .overfit import detector, facts, two_rectangles

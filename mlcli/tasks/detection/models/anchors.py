@@ -31,6 +31,20 @@ def grid_points(height: int, width: int, stride: float = 1.0) -> Tensor:
     return torch.stack([x, y], dim=-1).flatten(0, 1).float() * stride
 
 
+def cell_shapes(scale: float, following: float, ratios: Sequence[float]) -> Tensor:
+    """Return width and height of SSD's boxes in a cell, float32 [2 + 2 * ratios, 2].
+
+    First the square of this level's scale, and the one between it and the next level's (the root of their product);
+    then for each ratio r the box r times as wide as high and the one r times as high as wide.
+    """
+    between = (scale * following) ** 0.5
+    shapes = [(scale, scale), (between, between)]
+    for ratio in ratios:
+        root = ratio**0.5
+        shapes += [(scale * root, scale / root), (scale / root, scale * root)]
+    return torch.tensor(shapes)
+
+
 def default_boxes(
     image_size: tuple[int, int],
     feature_sizes: Sequence[tuple[int, int]],
@@ -40,9 +54,8 @@ def default_boxes(
 ) -> Tensor:
     """Lay out SSD's boxes for maps from fine to coarse: float32 [sum of h * w * (2 + 2 * ratios), 4] in pixels, xyxy.
 
-    Level k has the scale s_k, evenly spaced from `min_scale` to `max_scale`. In a cell come the square of s_k, the
-    square between this level and the next (the root of s_k * s_k+1), then for each ratio r the box r times as wide as
-    high and the one r times as high as wide. Scales are shares of the picture's width and height. Not clipped.
+    Level k has the scale s_k, evenly spaced from `min_scale` to `max_scale`, a share of the picture's width and height.
+    Not clipped.
 
     Args:
         image_size: (height, width) in pixels.
@@ -55,13 +68,8 @@ def default_boxes(
     whole = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32)
     boxes = []
     for level, (height, width) in enumerate(feature_sizes):
-        scale, between = scales[level], (scales[level] * scales[level + 1]) ** 0.5
-        shapes = [(scale, scale), (between, between)]
-        for ratio in ratios[level]:
-            root = ratio**0.5
-            shapes += [(scale * root, scale / root), (scale / root, scale * root)]
         centres = grid_points(height, width)[:, None] / torch.tensor([width, height])
-        half = torch.tensor(shapes) / 2
+        half = cell_shapes(scales[level], scales[level + 1], ratios[level]) / 2
         boxes.append((torch.cat([centres - half, centres + half], dim=-1) * whole.repeat(2)).flatten(0, 1))
     return torch.cat(boxes)
 

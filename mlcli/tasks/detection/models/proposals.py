@@ -45,7 +45,7 @@ def picture_key(pixels: np.ndarray) -> str:
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-class ProposalCache:
+class ProposalCache(dict[str, np.ndarray]):
     """Boxes (float32 [p, 4], corners in input pixels) by picture key.
 
     A file that is damaged, or belongs to another method, is as good as none, and will be replaced.
@@ -61,32 +61,19 @@ class ProposalCache:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(path.parent, error) from error
-        self._boxes = self._read()
-        self._new: dict[str, np.ndarray] = {}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._boxes
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self._boxes[key]
-
-    def __setitem__(self, key: str, boxes_xyxy: np.ndarray) -> None:
-        self._boxes[key] = self._new[key] = boxes_xyxy
+        super().__init__(self._read())
 
     def save(self) -> None:
-        """Add what is new to the file, and to what other processes have put there meanwhile."""
-        if not self._new:
-            return
-        self._boxes = self._read() | self._boxes
-        self._new = {}
-        counts = [len(boxes) for boxes in self._boxes.values()]
+        """Write the file, with what other processes have put there meanwhile."""
+        self.update(self._read() | self)
+        counts = [len(boxes) for boxes in self.values()]
         content = io.BytesIO()
         np.savez_compressed(
             content,
             identity=np.array(self._identity),
-            keys=np.array(list(self._boxes), dtype="S64"),
+            keys=np.array(list(self), dtype="S64"),
             offsets=np.cumsum([0, *counts]),
-            boxes_xyxy=np.concatenate([np.zeros((0, 4), np.float32), *self._boxes.values()]),
+            boxes_xyxy=np.concatenate([np.zeros((0, 4), np.float32), *self.values()]),
         )
         write_atomically(self.path, content.getvalue())
 
@@ -163,7 +150,8 @@ def _found(look: Proposer, cache: ProposalCache, records: Records, title: str) -
                 cache.save()
                 unsaved = 0
             bar.update(len(images))
-    cache.save()
+    if unsaved:
+        cache.save()
     return [torch.from_numpy(cache[key]) for key in keys]
 
 

@@ -23,7 +23,7 @@ from mlcli.models.init import initialise
 from mlcli.models.torchvision_models import fetched
 from mlcli.models.weights import read_weights
 from mlcli.tasks.detection.boxes import convert, iou_matrix
-from mlcli.tasks.detection.models.anchors import decode, default_boxes, encode, grid_points
+from mlcli.tasks.detection.models.anchors import cell_shapes, decode, default_boxes, encode, grid_points
 from mlcli.tasks.detection.models.backbone import by_box, compact_fpn, map_size
 from mlcli.tasks.detection.models.detector import CommonSingleShot, SingleShot
 from mlcli.tasks.detection.models.losses import hard_negative_mining
@@ -251,20 +251,13 @@ def _vgg_boxes(level: int, cells: tuple[int, int], image_size: tuple[int, int]) 
 
     That one has one step for both sides, so it cannot spread the last maps over a picture that is not square.
     """
-    scale, following = VGG_SCALES[level : level + 2]
-    shapes = [(scale, scale), ((scale * following) ** 0.5,) * 2]
-    for ratio in VGG_RATIOS[level]:
-        root = ratio**0.5
-        shapes += [(scale * root, scale / root), (scale / root, scale * root)]
     whole = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32)
-    sizes_wh = torch.tensor(shapes).clamp(max=1) * whole
+    sizes_wh = cell_shapes(VGG_SCALES[level], VGG_SCALES[level + 1], VGG_RATIOS[level]).clamp(max=1) * whole
     # Where maps are padded, cells are a stride apart; the last two are spread over the picture instead.
     step = torch.tensor((8.0 * 2**level,) * 2) if level < 4 else whole / torch.tensor([cells[1], cells[0]])
     centres_xy = grid_points(*cells) * step
-    boxes = torch.cat(
-        [centres_xy[:, None].expand(-1, len(shapes), -1), sizes_wh.expand(len(centres_xy), -1, -1)], dim=-1
-    )
-    return convert(boxes.flatten(0, 1), "cxcywh", "xyxy")
+    boxes = [centres_xy.repeat_interleave(len(sizes_wh), dim=0), sizes_wh.repeat(len(centres_xy), 1)]
+    return convert(torch.cat(boxes, dim=1), "cxcywh", "xyxy")
 
 
 def _predictors(layout: Layout, outputs: int) -> nn.ModuleList:

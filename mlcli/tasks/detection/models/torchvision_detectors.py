@@ -59,9 +59,9 @@ class TorchvisionBase(Detector):
             image_size,
             arch=arch,
             width=width,
-            score_threshold=self.score_threshold,
-            nms_iou=self.nms_iou,
-            max_detections=self.max_detections,
+            score_thresh=self.score_threshold,
+            nms_thresh=self.nms_iou,
+            detections_per_img=self.max_detections,
         )
         self._still: tuple[nn.Module, ...] = ()
 

@@ -83,20 +83,16 @@ def torchvision_net(
     *,
     arch: str | None = None,
     width: int = 16,
-    score_threshold: float = 0.01,
-    nms_iou: float = 0.5,
-    max_detections: int = 100,
+    **limits: float,
 ) -> nn.Module:
-    """The detector as torchvision has it, without weights: lists in, lists out. See `TorchvisionBase` for the keywords.
+    """Build the detector as torchvision has it, without weights: lists in, lists out.
 
+    See `TorchvisionBase` for arch and width; `limits` are torchvision's score_thresh, nms_thresh, detections_per_img.
     Raises ConfigError for an arch that torchvision does not have, or that is another detector.
     """
     one_stage = kind in ONE_STAGE
-    prefix = "" if one_stage else "box_"
     arguments: dict[str, Any] = {
-        f"{prefix}score_thresh": score_threshold,
-        f"{prefix}nms_thresh": nms_iou,
-        f"{prefix}detections_per_img": max_detections,
+        **(limits if one_stage else {f"box_{name}": limit for name, limit in limits.items()}),
         # torchvision's own way in neither normalises nor resizes; only ours is used, but they agree
         "min_size": min(image_size),
         "max_size": max(image_size),

@@ -1,20 +1,42 @@
 """YOLO: backbone, neck and a head that predicts boxes in every cell of several maps, all in one pass over the picture.
 
 Redmon & Farhadi 2018 (arXiv:1804.02767). The heads differ in what a cell says and which cells an object is learned by:
-yolo_free.py and yolo_anchors.py.
+with anchors, yolo_anchors.py; without, each cell says how far the sides of its box are and, apart from that, what is in
+it. Decoupled head: Ge et al. 2021 (YOLOX, arXiv:2107.08430, section 2.1). Distances left, top, right, bottom: Tian et
+al. 2019 (FCOS, arXiv:1904.01355, section 3.1), each read off a learned distribution: Li et al. 2020 (arXiv:2006.04388,
+section 3.2). Which cells learn an object: those that already do best at it, Feng et al. 2021 (TOOD, arXiv:2108.07755,
+section 3.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from mlcli.tasks.detection.boxes import Overlap
-from mlcli.tasks.detection.models.backbone import compact_fpn
+from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
+from mlcli.tasks.detection.models.anchors import decode_ltrb
+from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, Conv, by_box, cells, compact_fpn
 from mlcli.tasks.detection.models.detector import CommonSingleShot, SingleShot
+from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, one_hot
+from mlcli.tasks.detection.models.matching import assigned, task_aligned
 from mlcli.tasks.detection.models.yolo_anchors import AnchorHead
-from mlcli.tasks.detection.models.yolo_free import FreeHead
 from mlcli.tasks.detection.targets import Targets
+
+BINS = 16
+"""Distances are expected values over 0, 1 ... 15 strides: 480 pixels on the coarsest map."""
+
+TOPK = 13
+"""Cells that an object is learned by, as in TOOD."""
+
+ALPHA, BETA = 1.0, 6.0
+"""Alignment = score ** alpha * IoU ** beta, as in TOOD: early on boxes decide, as no score is sure of anything yet."""
+
+LEAST_SIDE = 1.5
+"""Smaller objects are learned by cells within this many strides of the finest map, so that each has one."""
+
+BOX_GAIN, CLASS_GAIN = 2.0, 1.0
+"""As in TOOD's published configuration, which weighs its GIoU loss 2 against 1."""
 
 
 class YoloDetector(SingleShot):
@@ -60,3 +82,72 @@ class YoloDetector(SingleShot):
 
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         return self.head.candidates(predictions)
+
+
+class FreeHead(nn.Module):
+    """Two branches for each map, one for where and one for what. `channels`: of each map."""
+
+    centres_xy: Tensor
+    strides: Tensor
+    bins: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: tuple[int, int],
+        channels: int,
+        strides: tuple[int, ...],
+        box_loss: Overlap = "ciou",
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.box_kind = box_loss
+        self.where = nn.ModuleList(_branch(channels, 4 * BINS, 0.0) for _ in strides)
+        self.what = nn.ModuleList(_branch(channels, num_classes, PRIOR_LOGIT) for _ in strides)
+        self.least = LEAST_SIDE * strides[0]
+        centres_xy, sides = cells(image_size, strides)
+        self.register_buffer("centres_xy", centres_xy, persistent=False)  # [A, 2]
+        self.register_buffer("strides", sides, persistent=False)  # [A]
+        self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32), persistent=False)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        where = by_box(maps, self.where, 4 * BINS)
+        return torch.cat((where, by_box(maps, self.what, self.num_classes)), dim=-1)
+
+    def losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
+        boxes_xyxy, logits = self.read(predictions)
+        matched, quality = self.assign(boxes_xyxy.detach(), logits.detach().sigmoid(), targets)
+        wanted_xyxy, labels = assigned(targets, matched, boxes_xyxy.detach())
+        wrong_class = cross_entropy(logits, one_hot(labels, self.num_classes) * quality[..., None]).sum()
+        wrong_box = (box_loss(boxes_xyxy, wanted_xyxy, self.box_kind) * quality).sum()
+        objects = quality.sum().clamp(min=1)
+        return {"box": BOX_GAIN * wrong_box / objects, "class": CLASS_GAIN * wrong_class / objects}
+
+    def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        boxes_xyxy, logits = self.read(predictions)
+        return boxes_xyxy, logits.sigmoid()
+
+    def read(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [B, A, 4] in pixels, and the logits of the classes [B, A, K]."""
+        where, logits = predictions.split((4 * BINS, self.num_classes), dim=-1)
+        distances = where.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.bins  # [B, A, 4], strides
+        return decode_ltrb(distances, self.centres_xy, self.strides[:, None]), logits
+
+    def assign(self, boxes_xyxy: Tensor, scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """What each cell learns, from its boxes [B, A, 4] and scores [B, A, K]: the row of an object, -1 for none
+        (int64 [B, A]), and the score it should give, 0 for none (float32 [B, A])."""
+        ious = iou_matrix(targets.boxes_xyxy, boxes_xyxy)  # [B, M, A]
+        own = (targets.labels - 1).clamp(min=0)[..., None].expand_as(ious)
+        own_scores = scores.transpose(1, 2).gather(1, own)  # [B, M, A]
+        x, y, width, height = convert(targets.boxes_xyxy, "xyxy", "cxcywh").unbind(-1)
+        around = torch.stack((x, y, width.clamp(min=self.least), height.clamp(min=self.least)), dim=-1)
+        around_xyxy = convert(around, "cxcywh", "xyxy")
+        return task_aligned(
+            own_scores, ious, self.centres_xy, around_xyxy, targets.valid, topk=TOPK, alpha=ALPHA, beta=BETA
+        )
+
+
+def _branch(channels: int, outputs: int, bias: float) -> nn.Sequential:
+    last = nn.Conv2d(channels, outputs, kernel_size=1)
+    last.bias = nn.Parameter(torch.full((outputs,), bias))
+    return nn.Sequential(Conv(channels, channels), last)

@@ -11,9 +11,8 @@ from mlcli.tasks.detection.models.matching import bipartite, max_iou
 from mlcli.tasks.detection.models.rcnn import RegionDetector
 from mlcli.tasks.detection.models.ssd import MATCH_IOU, SsdDetector
 from mlcli.tasks.detection.models.torchvision_detectors import TorchvisionBase, TwoStage
-from mlcli.tasks.detection.models.yolo import YoloDetector
+from mlcli.tasks.detection.models.yolo import FreeHead, YoloDetector
 from mlcli.tasks.detection.models.yolo_anchors import AnchorHead
-from mlcli.tasks.detection.models.yolo_free import FreeHead
 from mlcli.tasks.detection.nms import nms
 from mlcli.tasks.detection.targets import Targets
 
