@@ -21,6 +21,7 @@ LAYERS = [
     (("__main__",), ""),
     (("cli",), "every command's signature and help line"),
     (("commands",), "one thin file per command: arguments in, text out, exit code"),
+    (("saved",), "a saved model made into its predictor or its task again"),
     (("experiment",), "one YAML file as one typed, frozen Experiment; the table of tasks"),
     (("report", "machine"), "what a finished run shows; env-check and bench-io"),
     (("tasks",), "classification, regression, detection: data, model and losses as one Task"),
