@@ -107,7 +107,7 @@ def bench_io(
     apply: Annotated[bool, typer.Option("--apply", help="Write the advice into the YAML; comments stay.")] = False,
     fail_under: Annotated[
         float | None,
-        typer.Option("--fail-under", metavar="R", min=0, help="Exit 1 if the loader feeds less than R x the model."),
+        typer.Option("--fail-under", metavar="R", min=0, help="Exit 1 below R times the model's throughput."),
     ] = None,
     as_json: Json = False,
     out: Out = Path("runs"),

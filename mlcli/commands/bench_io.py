@@ -64,17 +64,17 @@ def run(
     task = experiment.build()
     model = dict(task.describe())["model"]
     left_s = time_left(budget_s, time.perf_counter() - began)
-    findings = Bench(task, experiment.config, runtime, budget_s=left_s, say=_say).measure(full=full)
+    measured = Bench(task, experiment.config, runtime, budget_s=left_s, say=_say).measure(full=full)
     show_progress("")
-    verdict = judge(findings)
+    verdict = judge(measured)
     report = {
         "mlcli": __version__,
         "config": str(config),
         "overrides": overrides,
         "verdict": asdict(verdict),
-        "advice": advice(findings, verdict),
-        "checks": [asdict(check) for check in memory_checks(findings, verdict)],
-        **findings.plain(),
+        "advice": advice(measured, verdict),
+        "checks": [asdict(check) for check in memory_checks(measured, verdict)],
+        **measured.plain(),
     }
     # A name nobody has taken.
     folder = root / "bench-io" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -82,13 +82,13 @@ def run(
     if as_json:
         print(json.dumps({**report, "report": shown(folder.absolute())}, indent=2), flush=True)
     else:
-        print(page(findings, verdict, model, [] if apply else _hint(config, overrides, verdict)), flush=True)
+        print(page(measured, verdict, model, [] if apply else _hint(config, overrides, verdict)), flush=True)
     files = {
         "report.json": json.dumps(report, indent=2).encode() + b"\n",
-        "plot.png": picture(findings, verdict, f"{experiment.name}: {model}"),
+        "plot.png": picture(measured, verdict, f"{experiment.name}: {model}"),
     }
     _save(folder, files)
-    ending = [("saved", f"{shown(folder.absolute())}/{', '.join(files)}   measured in {findings.seconds:.0f} s")]
+    ending = [("saved", f"{shown(folder.absolute())}/{', '.join(files)}   measured in {measured.seconds:.0f} s")]
     if apply:
         changes = _changes(verdict)
         ending += apply_advice(config, "loader", changes, _in_words(changes))

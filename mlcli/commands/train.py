@@ -103,7 +103,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
 
 def _with_measured_batch_size(experiment: Experiment, task: "Task", runtime: "Runtime") -> Experiment:
     """The experiment with the batch size this machine is fastest with, which is also what the run folder keeps."""
-    from mlcli.machine.bench.batch_size import choose_batch_size
+    from mlcli.machine.bench.learner import choose_batch_size
 
     size, why = choose_batch_size(task, experiment.config, runtime)
     say([("batch size", f"{size}: {why}")])

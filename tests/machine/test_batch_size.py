@@ -8,10 +8,9 @@ import torch
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import OutOfMemoryError
-from mlcli.machine.bench.batch_size import Trial, choose_batch_size, measure, smallest_fast_enough
+from mlcli.machine.bench.learner import Trial, choose_batch_size, measure, smallest_fast_enough
 from mlcli.tasks.classification.build import build_task
 from mlcli.tasks.classification.config import Classification
-from mlcli.tasks.classification.task import ClassificationTask
 
 CONFIG = {
     "task": "classification",
@@ -50,18 +49,22 @@ def test_sizes_rise_until_an_epoch_would_have_too_few_steps():
 def test_memory_that_runs_out_bounds_the_size():
     config = Classification.model_validate(CONFIG)
 
-    class Cramped(ClassificationTask):
-        most = 16
+    def cramped(most):
+        """A task whose losses need more memory than there is for more than so many samples."""
+        task = build_task(config)
+        losses = task.losses
 
-        def losses(self, net, batch):
-            if len(batch) > self.most:
+        def limited(net, batch):
+            if len(batch) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().losses(net, batch)
+            return losses(net, batch)
 
-    assert choose_batch_size(Cramped(config), config, decide_runtime(config))[0] <= 16
-    Cramped.most = 0
+        task.losses = limited
+        return task
+
+    assert choose_batch_size(cramped(16), config, decide_runtime(config))[0] <= 16
     with pytest.raises(OutOfMemoryError, match="not even a batch of 8"):
-        choose_batch_size(Cramped(config), config, decide_runtime(config))
+        choose_batch_size(cramped(0), config, decide_runtime(config))
 
 
 def test_no_smaller_than_the_parts_it_is_cut_into():

@@ -100,7 +100,7 @@ def test_a_cached_set_of_files(images, cache, tmp_path):
     found = measure(config_of(images, cache=cache, cache_folder=str(tmp_path)))
     assert [loading.workers for loading in found.loader] == [0, 1, 2]  # what filling the cache takes
     assert [joint.workers for joint in found.together] == [0]
-    assert found.fed == next(held.timing for held in found.held if held.cache == cache)
+    assert found.configured_loader == next(held.timing for held in found.held if held.cache == cache)
     assert judge(found).nothing_to_do
 
 

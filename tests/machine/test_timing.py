@@ -4,16 +4,16 @@ import types
 
 import pytest
 
-from mlcli.machine.bench import timing
-from mlcli.machine.bench.timing import Timing, repeat
+from mlcli.machine.bench import measurements
+from mlcli.machine.bench.measurements import Timing, repeat
 
 
 class Clock:
-    """Takes the place of the module `time` in timing.py: it moves only when work says so."""
+    """Takes the place of the module `time` in measurements.py: it moves only when work says so."""
 
     def __init__(self, monkeypatch) -> None:
         self.now_s = 100.0
-        monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: self.now_s))
+        monkeypatch.setattr(measurements, "time", types.SimpleNamespace(perf_counter=lambda: self.now_s))
 
 
 @pytest.fixture

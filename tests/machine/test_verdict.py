@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from mlcli.machine.bench.findings import (
+from mlcli.machine.bench.measurements import (
     READ_COLD,
     READ_WARM,
-    Appetite,
+    CachedThroughput,
     Data,
-    Findings,
-    Held,
-    Loading,
+    JointThroughput,
+    LoaderThroughput,
     Machine,
+    Measurements,
+    ModelThroughput,
     Stage,
-    Together,
+    Timing,
 )
 from mlcli.machine.bench.page import advice, page
-from mlcli.machine.bench.timing import Timing
 from mlcli.machine.bench.verdict import (
     TOO_BUSY,
     as_shown,
@@ -47,7 +47,7 @@ def findings(
     crops: bool = False,
     tensors: int = GB // 10,
     together: dict[int, tuple[float, float]] | None = None,
-) -> Findings:
+) -> Measurements:
     """Stages of these milliseconds per image that do not disturb each other, unless `together` says otherwise:
     workers -> (milliseconds with the model, share of waiting)."""
     loader, joint = [], []
@@ -57,10 +57,10 @@ def findings(
         whole = model_ms / (1 - wait)
         if together and count in together:
             whole, wait = together[count]
-        loader.append(Loading(count, steady(alone / 1e3), 0.1))
-        joint.append(Together(count, steady(whole / 1e3), wait))
+        loader.append(LoaderThroughput(count, steady(alone / 1e3), 0.1))
+        joint.append(JointThroughput(count, steady(whole / 1e3), wait))
     third = steady(model_ms / 3e3)
-    return Findings(
+    return Measurements(
         data=Data("folder", 10_000, 8_000, "img", "none", workers, False, crops, tensors, 10**8, "ext4 on /dev/sda"),
         machine=Machine(8, 8, 8 * GB, 64_000_000, "cpu", "cpu (8 threads)", "fp32", 8),
         batch_size=64,
@@ -68,18 +68,19 @@ def findings(
         prefetch=2,
         stages=(Stage("decode", steady(read_ms / 1e3), "worker"), Stage("augment", steady(own_ms / 1e3 + 1e-12))),
         loader=tuple(loader),
-        held=(Held("ram", steady((held_ms + own_ms) / 1e3)),),
-        model=Appetite(steady(model_ms / 1e3), third, third, third),
+        held=(CachedThroughput("ram", steady((held_ms + own_ms) / 1e3)),),
+        model=ModelThroughput(steady(model_ms / 1e3), third, third, third),
         together=tuple(joint),
         scan=None,
         seconds=1.0,
     )
 
 
-def in_memory(found: Findings, *, fed_ms: float, wait: float) -> Findings:
+def in_memory(found: Measurements, *, fed_ms: float, wait: float) -> Measurements:
     data = replace(found.data, cache="ram", workers=0, in_memory=True)
-    whole = Together(0, steady(found.model.step.seconds / (1 - wait)), wait)
-    return replace(found, data=data, loader=(), held=(Held("ram", steady(fed_ms / 1e3)),), together=(whole,))
+    whole = JointThroughput(0, steady(found.model.step.seconds / (1 - wait)), wait)
+    held = (CachedThroughput("ram", steady(fed_ms / 1e3)),)
+    return replace(found, data=data, loader=(), held=held, together=(whole,))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def _faster_together_than_the_model(found):
 
 
 def _faster_together_than_the_loader(found):
-    return replace(found, loader=tuple(Loading(one.workers, steady(0.006), 0.1) for one in found.loader))
+    return replace(found, loader=tuple(LoaderThroughput(one.workers, steady(0.006), 0.1) for one in found.loader))
 
 
 @pytest.mark.parametrize(
@@ -375,7 +376,7 @@ def test_workers_share_what_the_disk_costs():
     assert judge(starved).ratings[1].cold_wait_share == pytest.approx(1 - 2 / 17)
 
 
-def on_disk(found: Findings) -> Findings:
+def on_disk(found: Measurements) -> Measurements:
     """From the disk a file takes 9 ms longer."""
     cold = Stage(READ_COLD, steady(0.010), "comparison", 10_000)
     warm = Stage(READ_WARM, steady(0.001), "worker", 10_000)

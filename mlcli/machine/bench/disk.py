@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from mlcli.errors import DataError
-from mlcli.machine.bench.timing import Timing
+from mlcli.machine.bench.measurements import Timing
 
 CHUNK = 16
 """Files to a lap."""

@@ -1,19 +1,32 @@
-"""The model's own appetite: the trainer's step, timed whole and in its three parts."""
+"""The model's own throughput: the trainer's step, timed whole and in its three parts; and the batch size for it.
+
+A larger batch keeps a device busier, up to a point; beyond it the step only takes longer, while the training gets fewer
+steps (Masters & Luschi 2018, arXiv:1804.07612). So `train.batch_size: auto` takes the smallest that is nearly as fast
+as the best.
+"""
 
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from time import perf_counter
 
 from mlcli.engine.contract import Batch, Feed, Task
 from mlcli.engine.evaluate import choose_metric
 from mlcli.engine.meter import Meter
-from mlcli.engine.runtime import Runtime
+from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
 from mlcli.engine.step import Stepper
-from mlcli.machine.bench.findings import Appetite, Together
-from mlcli.machine.bench.timing import FAR_TOO_LONG, Timing, repeat, shortest_lap_s
+from mlcli.errors import OutOfMemoryError
+from mlcli.machine.bench.measurements import (
+    FAR_TOO_LONG,
+    JointThroughput,
+    ModelThroughput,
+    Timing,
+    repeat,
+    shortest_lap_s,
+)
 
 SMALLEST_BATCH = 2  # of one, batch normalisation refuses
 HOPELESS = 10.0  # times the limit: no stall of the scheduler takes that long
@@ -21,7 +34,7 @@ TRIES = 3  # steps of a size; the fastest counts: the first allocates memory, an
 
 
 class Learner:
-    """A model that learns as in `engine.trainer.fit`, but for the clock. Its weights are worth nothing afterwards."""
+    """A model that takes training steps to be timed; it is modified, and must be discarded afterwards."""
 
     def __init__(self, task: Task, settings: TrainerSettings, runtime: Runtime, feed: Feed) -> None:
         self.settings, self.runtime = settings, runtime
@@ -44,13 +57,13 @@ class Learner:
         self.last = self._timed(iter([part]), 1)
         return sum(self.last[:3])
 
-    def last_appetite(self) -> Appetite:
+    def last_throughput(self) -> ModelThroughput:
         """What the last `one_step` says, for a model of which a second step would take too long."""
         *parts_s, samples = self.last
         forward, backward, optimizer = (Timing.of([part_s / samples]) for part_s in parts_s)
-        return Appetite(Timing.of([sum(parts_s) / samples]), forward, backward, optimizer)
+        return ModelThroughput(Timing.of([sum(parts_s) / samples]), forward, backward, optimizer)
 
-    def appetite(self, batches: list[Batch], budget_s: float) -> Appetite:
+    def throughput(self, batches: list[Batch], budget_s: float) -> ModelThroughput:
         """batches: on the device, as many as make a step or more."""
         endless, meter = itertools.cycle(batches), Meter()
 
@@ -60,7 +73,7 @@ class Learner:
             return samples
 
         whole = repeat(work, budget_s / 2)
-        return Appetite(whole, *self._parts(batches, budget_s / 2))
+        return ModelThroughput(whole, *self._parts(batches, budget_s / 2))
 
     def _parts(self, batches: list[Batch], budget_s: float) -> tuple[Timing, Timing, Timing]:
         """Forward, backward and optimizer step, the device waited for after each."""
@@ -80,7 +93,7 @@ class Learner:
         times = meter.times()
         return times["forward"], times["backward"], times["optimizer"], meter.samples
 
-    def together(self, workers: int, batches: Iterator[Batch], budget_s: float) -> Together:
+    def together(self, workers: int, batches: Iterator[Batch], budget_s: float) -> JointThroughput:
         """Learn from a loader that is at work meanwhile, as training does; what was read ahead is used up first.
 
         If a first step takes longer than the budget, one more is measured; if it takes far longer, it is the only one.
@@ -95,7 +108,7 @@ class Learner:
                 self.runtime.synchronize()
                 first_s = perf_counter() - began
                 if first_s > FAR_TOO_LONG * budget_s:
-                    return Together(workers, Timing.of([first_s / samples]), warming.span().wait_share)
+                    return JointThroughput(workers, Timing.of([first_s / samples]), warming.span().wait_share)
                 if first_s > budget_s:
                     least = steps_a_lap = 1
                     break
@@ -109,7 +122,7 @@ class Learner:
                 self.runtime.synchronize()
                 lap_s = perf_counter() - lap_began
             laps.append(lap_s / samples)
-        return Together(workers, Timing.of(laps), meter.span().wait_share)
+        return JointThroughput(workers, Timing.of(laps), meter.span().wait_share)
 
 
 def fitting_batch(learner: Learner, batch: Batch, limit_s: float) -> int:
@@ -141,3 +154,77 @@ def _fastest_step(learner: Learner, batch: Batch, size: int, limit_s: float) -> 
         if not limit_s < fastest_s <= HOPELESS * limit_s:
             break
     return fastest_s
+
+
+# --- batch size ------------------------------------------------------------------------------------------------------
+
+SMALLEST, LARGEST = 8, 1024
+NEARLY = 0.97
+"""Share of the best samples per second that is as good."""
+BATCH_SIZE_BUDGET_S = 20.0
+BATCH_TRIES = 4
+"""Steps of a size, of which the fastest counts: the first allocates memory, and the scheduler stalls any of them."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """samples_per_s: of the fastest of some steps with batches of that size."""
+
+    size: int
+    samples_per_s: float
+
+
+def choose_batch_size(task: Task, settings: TrainerSettings, runtime: Runtime) -> tuple[int, str]:
+    """The batch size to train with and why. The task's model is modified and must be discarded.
+
+    Tries 8, 16, 32, ... samples, up to 1,024 or a tenth of the training split (an epoch should have some steps), until
+    memory or time runs out or twice the samples are no faster. Raises OutOfMemoryError if the smallest does not fit.
+    """
+    most = max(1, min(LARGEST, task.splits["train"] // 10))
+    sizes = [SMALLEST << doubling for doubling in range(LARGEST.bit_length()) if SMALLEST << doubling <= most] or [most]
+    trials = measure(task, settings, runtime, sizes)
+    chosen = smallest_fast_enough(trials)
+    seen = ", ".join(f"{trial.size}: {trial.samples_per_s:,.0f}" for trial in trials)
+    return max(chosen.size, settings.train.accumulate), f"the smallest within 3 % of the best samples/s ({seen})"
+
+
+def smallest_fast_enough(trials: list[Trial]) -> Trial:
+    """The first of some trials, the sizes rising, that is nearly as fast as the fastest."""
+    best = max(trial.samples_per_s for trial in trials)
+    return next(trial for trial in trials if trial.samples_per_s >= NEARLY * best)
+
+
+def measure(task: Task, settings: TrainerSettings, runtime: Runtime, sizes: list[int]) -> list[Trial]:
+    """Samples per second by size, the sizes rising."""
+    train = settings.train.model_copy(update={"batch_size": sizes[-1], "accumulate": 1})
+    whole = settings.model_copy(update={"train": train})
+    feed = task.feed(runtime, train=train)
+    try:
+        batch = next(feed.train_batches(0))
+        learner = Learner(task, whole, runtime, feed)
+        return list(_trials(learner, batch, sizes))
+    finally:
+        feed.close()
+
+
+def _trials(learner: Learner, batch: Batch, sizes: list[int]) -> Iterator[Trial]:
+    began, before = perf_counter(), 0.0
+    for number, size in enumerate(sizes):
+        try:
+            step_s = min(learner.one_step(batch, size) for _ in range(BATCH_TRIES))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if number == 0:
+                raise OutOfMemoryError(
+                    f"not even a batch of {size} samples fits into memory",
+                    where="train.batch_size=auto",
+                    fix="a smaller model or data.image_size",
+                ) from error
+            return
+        yield Trial(size, size / step_s)
+        is_slower = size / step_s < before
+        next_s = BATCH_TRIES * 2 * step_s
+        if (is_slower and number >= 2) or perf_counter() - began + next_s > BATCH_SIZE_BUDGET_S:
+            return
+        before = size / step_s

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 from mlcli.engine.meter import TOLERATED_WAIT
-from mlcli.machine.bench.findings import READ_COLD, Findings, Stage
-from mlcli.machine.bench.timing import LARGE_SPREAD, Timing
+from mlcli.machine.bench.measurements import LARGE_SPREAD, READ_COLD, Measurements, Stage, Timing
 from mlcli.machine.bench.verdict import (
     ENOUGH,
     GAIN,
@@ -19,25 +18,25 @@ from mlcli.machine.bench.verdict import (
 from mlcli.text import ABSENT, duration, paragraphs, plural, size, table
 
 
-def page(findings: Findings, verdict: ThroughputVerdict, model: str, next_lines: list[tuple[str, str]]) -> str:
+def page(measured: Measurements, verdict: ThroughputVerdict, model: str, next_lines: list[tuple[str, str]]) -> str:
     """model: its description; next_lines: subject and text to end with (apply, saved)."""
-    memory = [f"{check.status:<7}  {check.name}: {check.text}" for check in memory_checks(findings, verdict)]
-    setting = [("data", _data(findings)), ("machine", _machine(findings)), *(("memory", line) for line in memory)]
-    advised = [("advice", line) for line in advice(findings, verdict)]
+    memory = [f"{check.status:<7}  {check.name}: {check.text}" for check in memory_checks(measured, verdict)]
+    setting = [("data", _data(measured)), ("machine", _machine(measured)), *(("memory", line) for line in memory)]
+    advised = [("advice", line) for line in advice(measured, verdict)]
     parts = [
         paragraphs(setting),
-        _stages(findings),
-        _loader(findings),
-        paragraphs(_model(findings, model)),
-        _caches(findings, verdict.caches),
+        _stages(measured),
+        _loader(measured),
+        paragraphs(_model(measured, model)),
+        _caches(measured, verdict.caches),
         paragraphs([("VERDICT", verdict.sentence), *advised, *next_lines]),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def advice(findings: Findings, verdict: ThroughputVerdict) -> list[str]:
+def advice(measured: Measurements, verdict: ThroughputVerdict) -> list[str]:
     """What to change and what to beware of, one sentence each."""
-    data, fewest, lines = findings.data, verdict.fewest_workers, []
+    data, fewest, lines = measured.data, verdict.fewest_workers, []
     ratings = {rating.workers: rating for rating in verdict.ratings}
     if verdict.workers is not None:
         why = "the fewest that are enough" if verdict.workers == fewest else "the fastest measured"
@@ -55,33 +54,33 @@ def advice(findings: Findings, verdict: ThroughputVerdict) -> list[str]:
     ):
         lines.append(f"{plural(fewest, 'worker')} would already be enough; more do no harm but take memory")
     if data.cache == "none" and not data.in_memory:
-        lines += _disk_advice(findings, ratings[data.workers].wait_share, ratings[data.workers].cold_wait_share)
+        lines += _disk_advice(measured, ratings[data.workers].wait_share, ratings[data.workers].cold_wait_share)
     if data.crops and fewest is None and not data.in_memory:
         lines.append("loader.cache: ram is not advised: random_resized_crop would cut from the small images held")
-    if findings.batch_size < findings.asked_batch_size:
-        lines.append(f"the model is slow here: measured with batches of {findings.batch_size} instead of "
-                     f"{findings.asked_batch_size}, to keep within the time")  # fmt: skip
-    lines += [check.text for check in memory_checks(findings, verdict) if check.status == "warning"]
-    if wide := spreads(findings):
+    if measured.batch_size < measured.asked_batch_size:
+        lines.append(f"the model is slow here: measured with batches of {measured.batch_size} instead of "
+                     f"{measured.asked_batch_size}, to keep within the time")  # fmt: skip
+    lines += [check.text for check in memory_checks(measured, verdict) if check.status == "warning"]
+    if wide := spreads(measured):
         shown = ", ".join(f"{name} {spread:.0%}" for name, spread in wide[:4])
         busy = f"the machine was busy, with spreads above {LARGE_SPREAD:.0%}"
         lines.append(f"{busy}: {shown}; measure again when it is quiet")
     return lines
 
 
-def _disk_advice(findings: Findings, wait_share: float, cold_wait_share: float) -> list[str]:
+def _disk_advice(measured: Measurements, wait_share: float, cold_wait_share: float) -> list[str]:
     """Whether the disk itself, read without help of the page cache, is too slow."""
-    cold = next((stage.timing for stage in findings.stages if stage.name == READ_COLD), None)
+    cold = next((stage.timing for stage in measured.stages if stage.name == READ_COLD), None)
     if cold is None or cold_wait_share < max(TOLERATED_WAIT, wait_share + POINTS):
         return []
-    fits = findings.data.bytes_on_disk < findings.machine.available_bytes
+    fits = measured.data.bytes_on_disk < measured.machine.available_bytes
     when = "the first epoch" if fits else "every epoch, since the files do not fit into memory,"
     return [f"the disk delivers {_count(cold.per_s)} files/s when the page cache is cold: {when} would then wait "
             f"{cold_wait_share:.0%} of the time"]  # fmt: skip
 
 
-def _data(findings: Findings) -> str:
-    data = findings.data
+def _data(measured: Measurements) -> str:
+    data = measured.data
     parts = [f"{data.name}  {data.samples:,} {'images' if data.unit == 'img' else 'rows'}"]
     if data.bytes_on_disk:
         parts.append(f"mean {size(data.bytes_on_disk // data.samples)}")
@@ -93,22 +92,22 @@ def _data(findings: Findings) -> str:
     return "  ".join([*parts, how])
 
 
-def _machine(findings: Findings) -> str:
-    m = findings.machine
+def _machine(measured: Measurements) -> str:
+    m = measured.machine
     limit = f" (of {m.cpus}: limited by affinity or control group)" if m.usable_cpus < m.cpus else ""
     return f"{m.usable_cpus} usable CPUs{limit} · {size(m.available_bytes)} RAM available · {m.device_name}"
 
 
-def _stages(findings: Findings) -> str:
-    chain_s = sum(s.timing.seconds for s in findings.stages if s.timing and s.by != "comparison" and not s.part)
+def _stages(measured: Measurements) -> str:
+    chain_s = sum(s.timing.seconds for s in measured.stages if s.timing and s.by != "comparison" and not s.part)
     rows = []
-    for stage in findings.stages:
+    for stage in measured.stages:
         share = ABSENT if stage.by == "comparison" or stage.timing is None else f"{stage.timing.seconds / chain_s:.0%}"
         name = f"    {stage.name}" if stage.part else stage.name
         rows.append([name, "" if stage.by == "comparison" else stage.by, *_figures(stage), share])
-    unit = "image" if findings.data.unit == "img" else "row"
-    header = ["stage", "in", f"{findings.data.unit}/s", "MB/s", f"per {unit}", "spread", "share"]
-    notes = [f"  {stage.name}: {stage.note}" for stage in findings.stages if stage.note]
+    unit = "image" if measured.data.unit == "img" else "row"
+    header = ["stage", "in", f"{measured.data.unit}/s", "MB/s", f"per {unit}", "spread", "share"]
+    notes = [f"  {stage.name}: {stage.note}" for stage in measured.stages if stage.note]
     return "\n".join([table(header, rows, left=2), *notes])
 
 
@@ -121,14 +120,14 @@ def _figures(stage: Stage) -> list[str]:
     return [_count(stage.timing.per_s), speed, time, _spread(stage.timing)]
 
 
-def _loader(findings: Findings) -> str:
+def _loader(measured: Measurements) -> str:
     """The loader alone and with the model, by number of workers, and from memory where that is configured."""
-    data, model_s, own_s = findings.data, findings.model.step.seconds, findings.own_s
+    data, model_s, own_s = measured.data, measured.model.step.seconds, measured.own_s
     header = ["loader", f"alone {data.unit}/s", "spread", "first batch", "with model", "spread", "waits",
               "if not sharing"]  # fmt: skip
-    joints = {joint.workers: joint for joint in findings.together}
+    joints = {joint.workers: joint for joint in measured.together}
     rows = []
-    for loading in findings.loader:
+    for loading in measured.loader:
         timing, workers = loading.timing, plural(loading.workers, "worker")
         row = [f"{workers} *" if loading.workers == data.workers else workers]
         row += [_count(timing.per_s), _spread(timing), duration(loading.first_batch_s)]
@@ -141,7 +140,7 @@ def _loader(findings: Findings) -> str:
             row += [ABSENT] * 4
         rows.append(row)
     if data.cache != "none":
-        held, joint = findings.fed, findings.together[0]
+        held, joint = measured.configured_loader, measured.together[0]
         alone = expected_wait_share(held.seconds, 0, model_s, 0)
         rows.append([f"from {'memory' if data.in_memory else data.cache} *", _count(held.per_s), _spread(held), ABSENT,
                      _count(joint.timing.per_s), _spread(joint.timing), f"{joint.wait_share:.0%}",
@@ -149,25 +148,25 @@ def _loader(findings: Findings) -> str:
     return table(header, rows)
 
 
-def _model(findings: Findings, model: str) -> Iterable[tuple[str, str]]:
-    machine, data, speed = findings.machine, findings.data, findings.model
+def _model(measured: Measurements, model: str) -> Iterable[tuple[str, str]]:
+    machine, data, speed = measured.machine, measured.data, measured.model
     parts = {"forward": speed.forward, "backward": speed.backward, "optimizer": speed.optimizer}
     total_s = sum(timing.seconds for timing in parts.values())
     shares = ", ".join(f"{name} {timing.seconds / total_s:.0%}" for name, timing in parts.items())
     yield "model", model
     yield "", (f"{_count(speed.step.per_s)} {data.unit}/s (spread {_spread(speed.step)}) in batches of "
-               f"{findings.batch_size}, {machine.precision} on {machine.device}: {shares}")  # fmt: skip
-    joint = findings.joint(data.workers if data.cache == "none" else 0)
-    alone_s, model_s, joint_s = (data.train * t.seconds for t in (findings.fed, speed.step, joint.timing))
+               f"{measured.batch_size}, {machine.precision} on {machine.device}: {shares}")  # fmt: skip
+    joint = measured.joint(data.workers if data.cache == "none" else 0)
+    alone_s, model_s, joint_s = (data.train * t.seconds for t in (measured.configured_loader, speed.step, joint.timing))
     yield "epoch", f"loader alone {duration(alone_s)} · model alone {duration(model_s)} · together {duration(joint_s)}"
-    if scan := findings.scan:
+    if scan := measured.scan:
         yield "scan", (f"all {scan.samples:,} samples read once in {duration(scan.seconds)}, "
                        f"{_count(scan.samples / scan.seconds)} {data.unit}/s: every one can be read")  # fmt: skip
 
 
-def _caches(findings: Findings, caches: tuple[CacheOption, ...]) -> str:
+def _caches(measured: Measurements, caches: tuple[CacheOption, ...]) -> str:
     """What holding the samples costs and brings; nothing to say for data that are in memory anyway on a CPU."""
-    if findings.data.in_memory and len(caches) == 1:
+    if measured.data.in_memory and len(caches) == 1:
         return ""
     rows = []
     for cache in caches:
@@ -175,7 +174,7 @@ def _caches(findings: Findings, caches: tuple[CacheOption, ...]) -> str:
         fill = duration(cache.fill_s) if cache.fill_s else ABSENT
         rows.append([cache.cache, size(cache.bytes), fill, times(cache.ratio), f"{cache.wait_share:.0%}{fits}"])
     text = table(["cache", "memory", "to fill", "vs model", "waits"], rows)
-    if findings.machine.device == "cpu":
+    if measured.machine.device == "cpu":
         text += "\ndevice  the same memory as ram, the device being the CPU"
     return text
 

@@ -12,8 +12,7 @@ from mlcli.data.reading import FileReader
 from mlcli.engine.contract import AugmentingFeed, Feed, Named
 from mlcli.engine.runtime import Runtime
 from mlcli.machine.bench.disk import CHUNK, read_cold, read_files
-from mlcli.machine.bench.findings import READ_COLD, READ_WARM, Stage
-from mlcli.machine.bench.timing import Timing, repeat
+from mlcli.machine.bench.measurements import READ_COLD, READ_WARM, Stage, Timing, repeat
 
 MOST_FILES = 2048  # read for the figures of a single file; the loader's come from as many as the time allows
 

@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -21,12 +22,22 @@ from mlcli.engine.contract import Batch, Feed, Named, Task
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import TaskSettings
-from mlcli.machine.bench.describe import bytes_on_disk, describe_data, describe_machine
-from mlcli.machine.bench.disk import warm_up
-from mlcli.machine.bench.findings import Appetite, Cache, Findings, Held, Loading, Scan, Stage, Together
+from mlcli.machine.bench.disk import file_system, shared_memory_bytes, warm_up
 from mlcli.machine.bench.learner import HOPELESS, SMALLEST_BATCH, Learner, fitting_batch
+from mlcli.machine.bench.measurements import (
+    Cache,
+    CachedThroughput,
+    Data,
+    JointThroughput,
+    LoaderThroughput,
+    Machine,
+    Measurements,
+    ModelThroughput,
+    Scan,
+    Stage,
+    repeat,
+)
 from mlcli.machine.bench.stages import MOST_FILES, assembly_stage, augment_stages, copy_stages, reading_stages
-from mlcli.machine.bench.timing import repeat
 
 Memory = tuple[Tensor, Tensor] | None
 """As for `Task.feed`."""
@@ -73,7 +84,7 @@ class Bench:
         self._taken, self._warm_steps = 0, _ENDLESS
         """Micro-batches that the loader was measured with, and steps whose files are in the page cache."""
 
-    def measure(self, *, full: bool = False) -> Findings:
+    def measure(self, *, full: bool = False) -> Measurements:
         """Everything; `full` reads all splits once besides. Raises UserError."""
         self.began, asked = time.perf_counter(), self._micro_batch()
         self.say("files" if not self.data.in_memory else "data in memory")
@@ -83,13 +94,13 @@ class Bench:
         memory = self._memory(images)
         learner = Learner(self.task, self.settings, self.runtime, self._feed(memory, "ram", 0))
         self._limit_batch(learner, memory)
-        model = self._appetite(learner, memory)
+        model = self._model_throughput(learner, memory)
         self.say("making batches")
         stages += self._making_batches(images, memory)
         loader = self._loader_alone()
         held = self._held(memory)
         together = self._together(learner, memory)
-        return Findings(
+        return Measurements(
             data=self.data,
             machine=describe_machine(self.runtime, self.cpus),
             batch_size=self._micro_batch(),
@@ -163,10 +174,10 @@ class Bench:
         crop = resized_crop_of(self.task.augment) if self.data.cache == "none" else None
         return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
 
-    def _appetite(self, learner: Learner, memory: Memory) -> Appetite:
+    def _model_throughput(self, learner: Learner, memory: Memory) -> ModelThroughput:
         if self.is_slow:
-            return learner.last_appetite()
-        return learner.appetite(self._batches(memory), self._share("model"))
+            return learner.last_throughput()
+        return learner.throughput(self._batches(memory), self._share("model"))
 
     def _making_batches(self, images: Tensor, memory: Memory) -> list[Stage]:
         held, num = self.data.cache != "none", self._micro_batch()
@@ -183,7 +194,7 @@ class Bench:
             *copy_stages(raw, self.runtime, self._share("assembly") / 2),
         ]  # fmt: skip
 
-    def _loader_alone(self) -> tuple[Loading, ...]:
+    def _loader_alone(self) -> tuple[LoaderThroughput, ...]:
         """Reading files with 0, 1, 2, 4, ... workers; nothing where there are no files."""
         if self.data.in_memory:
             return ()
@@ -212,7 +223,7 @@ class Bench:
                 self._taken += 1
                 yield batch
 
-    def _held(self, memory: Memory) -> tuple[Held, ...]:
+    def _held(self, memory: Memory) -> tuple[CachedThroughput, ...]:
         """Batches from memory, for each place that could hold the samples."""
         caches: list[Cache] = ["ram"]
         if self.data.cache == "disk":  # once its pages have been read, as fast as RAM: they are RAM
@@ -220,9 +231,9 @@ class Bench:
         if self.runtime.device.type != "cpu" or self.data.cache == "device":
             caches.append("device")
         budget_s = self._share("held") / len(caches)
-        return tuple(Held(cache, self._alone(memory, cache, 0, budget_s).timing) for cache in caches)
+        return tuple(CachedThroughput(cache, self._alone(memory, cache, 0, budget_s).timing) for cache in caches)
 
-    def _alone(self, memory: Memory, cache: str, workers: int, budget_s: float) -> Loading:
+    def _alone(self, memory: Memory, cache: str, workers: int, budget_s: float) -> LoaderThroughput:
         """The loader with nobody but the clock to take its batches."""
         self.say(f"the loader with {workers} workers" if cache == "none" else "memory")
         with contextlib.closing(self._feed(memory, cache, workers)) as feed:
@@ -238,7 +249,7 @@ class Bench:
                 return samples
 
             left_s = max(LEAST * budget_s, budget_s - first_batch_s)
-            return Loading(workers, repeat(work, left_s, least=2), first_batch_s)
+            return LoaderThroughput(workers, repeat(work, left_s, least=2), first_batch_s)
 
     def _counts_together(self) -> list[int]:
         return self._counts() if self.data.cache == "none" else [0]
@@ -247,7 +258,7 @@ class Bench:
         """The numbers of workers that are tried."""
         return [self.data.workers] if self.is_slow else worker_counts(self.cpus, self.data.workers)
 
-    def _together(self, learner: Learner, memory: Memory) -> tuple[Together, ...]:
+    def _together(self, learner: Learner, memory: Memory) -> tuple[JointThroughput, ...]:
         """The loader and the model at once: for every number of workers, or from memory if that is configured."""
         cache = self.data.cache
         source = None if cache == "none" else memory
@@ -274,3 +285,46 @@ def worker_counts(usable: int, configured: int) -> list[int]:
     """0, 1, 2, 4, ... up to the usable CPUs, these and the configured number included."""
     doubled = itertools.takewhile(lambda count: count <= usable, (2**power for power in itertools.count()))
     return sorted({0, *doubled, usable, configured})
+
+
+# --- what is measured, and on what -----------------------------------------------------------------------------------
+
+
+def describe_data(task: Task, data_name: str, runtime: Runtime) -> Data:
+    """What the data are and how the YAML has them read. Raises ConfigError where they do not fit."""
+    source = task.source
+    chosen = {choice.what: choice.value for choice in task.feed(runtime).choices}
+    splits, train = source.splits.values(), source.splits["train"]
+    samples, is_image = sum(map(len, splits)), source.info.kind == "image"
+    return Data(
+        name=data_name,
+        samples=samples,
+        train=len(source.splits["train"]),
+        unit="img" if is_image else "rows",
+        cache=cast(Cache, chosen["cache"]),
+        workers=int(chosen["workers"]),
+        in_memory=not any(isinstance(split, FileSamples) for split in splits),
+        crops=resized_crop_of(task.augment) is not None,
+        bytes_as_tensors=samples * math.prod(source.info.input_shape) * (1 if is_image else 4),
+        file_system=file_system(train.root) if isinstance(train, ImageFilesSamples) else "",
+    )
+
+
+def bytes_on_disk(data: Data, stages: Sequence[Stage]) -> int:
+    """Of all files, estimated from those that were read; 0 for data without files."""
+    size = next((stage.bytes_per_sample for stage in stages if stage.name.startswith("read file")), 0)
+    return size * data.samples
+
+
+def describe_machine(runtime: Runtime, usable: int) -> Machine:
+    """usable: CPUs that workers may take."""
+    return Machine(
+        usable_cpus=usable,
+        cpus=os.cpu_count() or 1,
+        available_bytes=available_memory_bytes(),
+        shm_bytes=shared_memory_bytes(),
+        device=runtime.device.type,
+        device_name=next(choice.value for choice in runtime.choices if choice.what == "device"),
+        precision=runtime.precision,
+        threads=runtime.threads,
+    )

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlcli.engine.meter import TOLERATED_WAIT
-from mlcli.machine.bench.findings import Findings, Held
-from mlcli.machine.bench.timing import LARGE_SPREAD, Timing, is_above
+from mlcli.machine.bench.measurements import LARGE_SPREAD, CachedThroughput, Measurements, Timing, is_above
 from mlcli.text import plural, size
 
 ENOUGH = 1.25
@@ -89,10 +88,10 @@ def expected_wait_share(read_s: float, own_s: float, model_s: float, workers: in
     return 1 - model_s / step_s
 
 
-def rate(findings: Findings, workers: int) -> Rating:
+def rate(measured: Measurements, workers: int) -> Rating:
     """How well this many workers serve the model, where files are read while training."""
-    alone_s, joint = findings.loading(workers).timing.seconds, findings.joint(workers)
-    model_s, own_s, wait = findings.model.step.seconds, findings.own_s, joint.wait_share
+    alone_s, joint = measured.loading(workers).timing.seconds, measured.joint(workers)
+    model_s, own_s, wait = measured.model.step.seconds, measured.own_s, joint.wait_share
     waits_for_reading = wait - min(wait, own_s / joint.timing.seconds)
     starves = waits_for_reading > TOLERATED_WAIT
     alone = ratio = model_s / alone_s
@@ -106,7 +105,7 @@ def rate(findings: Findings, workers: int) -> Rating:
     # From the disk every file takes longer by what the disk needs for it, which workers do side by side. Where the
     # loader sets the pace, a step takes as long as reading does, with all that the two take from each other.
     pace_s = joint.timing.seconds if starves or not workers else alone_s
-    cold_step_s = max(joint.timing.seconds, pace_s + findings.disk_s / max(1, workers))
+    cold_step_s = max(joint.timing.seconds, pace_s + measured.disk_s / max(1, workers))
     cold = 1 - (1 - wait) * joint.timing.seconds / cold_step_s
     explained = _why(alone, ratio, wait, expected)
     return Rating(workers, ratio, wait, joint.timing.seconds, keeps_up and not starves, cold, explained)
@@ -128,11 +127,11 @@ def _why(alone: float, ratio: float, wait: float, expected: float) -> str:
     return " (making batches and training take turns)" if abs(wait - max(0.0, 1 - ratio)) > POINTS else ""
 
 
-def cache_option(findings: Findings, held: Held) -> CacheOption:
-    data, model_s, held_s = findings.data, findings.model.step.seconds, held.timing.seconds
-    fill_s = data.samples * min((loading.timing.seconds for loading in findings.loader), default=0.0)
+def cache_option(measured: Measurements, held: CachedThroughput) -> CacheOption:
+    data, model_s, held_s = measured.data, measured.model.step.seconds, held.timing.seconds
+    fill_s = data.samples * min((loading.timing.seconds for loading in measured.loader), default=0.0)
     needed = 0 if data.in_memory and held.cache == "ram" else data.bytes_as_tensors
-    fits = needed <= MEMORY_SHARE * findings.machine.available_bytes
+    fits = needed <= MEMORY_SHARE * measured.machine.available_bytes
     return CacheOption(held.cache, needed, fill_s, model_s / held_s, expected_wait_share(held_s, 0, model_s, 0), fits)
 
 
@@ -154,69 +153,69 @@ def compared(ratio: float) -> str:
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def judge(findings: Findings) -> ThroughputVerdict:
+def judge(measured: Measurements) -> ThroughputVerdict:
     """The verdict of a whole measurement, with what speaks against relying on it."""
-    verdict = _judge_reading(findings) if findings.data.cache == "none" else _judge_memory(findings)
+    verdict = _judge_reading(measured) if measured.data.cache == "none" else _judge_memory(measured)
     doubts, sentence = [], verdict.sentence
-    if _cut(findings):
-        doubts.append(f"measured with batches of {findings.batch_size} instead of {findings.asked_batch_size}, so this "
+    if _cut(measured):
+        doubts.append(f"measured with batches of {measured.batch_size} instead of {measured.asked_batch_size}, so this "
                       "is a rough guess")  # fmt: skip
         sentence = f"{sentence.removesuffix('.')} ({doubts[0]})."
-    judged = {findings.together[0].workers} if findings.data.cache != "none" else {findings.data.workers}
+    judged = {measured.together[0].workers} if measured.data.cache != "none" else {measured.data.workers}
     judged |= {verdict.workers} if verdict.workers is not None else set()
-    if any(_useless(findings, workers) for workers in judged):
+    if any(_useless(measured, workers) for workers in judged):
         doubts.append(TOO_BUSY)
         sentence += f" {TOO_BUSY}"
     return replace(verdict, sentence=sentence, doubts=tuple(doubts))
 
 
-def _judge_reading(findings: Findings) -> ThroughputVerdict:
+def _judge_reading(measured: Measurements) -> ThroughputVerdict:
     """Data whose files are read while training."""
-    caches = tuple(cache_option(findings, held) for held in findings.held)
-    ratings = tuple(rate(findings, loading.workers) for loading in findings.loader)
-    now = next(rating for rating in ratings if rating.workers == findings.data.workers)
+    caches = tuple(cache_option(measured, held) for held in measured.held)
+    ratings = tuple(rate(measured, loading.workers) for loading in measured.loader)
+    now = next(rating for rating in ratings if rating.workers == measured.data.workers)
     fewest = next((rating.workers for rating in ratings if rating.enough), None)
     workers, cache = None, None
     if now.enough or now.wait_share <= TOLERATED_WAIT:
-        outlook = _nothing_to_do(now.ratio, now.wait_share, findings)
+        outlook = _nothing_to_do(now.ratio, now.wait_share, measured)
     else:
         best = next((rating for rating in ratings if rating.enough and _is_worth_it(rating, now)), _fastest(ratings))
-        cache = None if fewest is not None else _better_cache(findings, caches, best)
+        cache = None if fewest is not None else _better_cache(measured, caches, best)
         changes = _is_worth_it(best, now) and (best.enough or best.step_s < (1 - GAIN) * now.step_s)
         workers = best.workers if changes and cache is None else None
-        outlook = _what_helps(best, workers, cache, findings)
+        outlook = _what_helps(best, workers, cache, measured)
     configured = "without workers" if now.workers == 0 else f"with {plural(now.workers, 'worker')}"
-    sentence = f"As configured ({configured}) {_state(now.ratio, now.why, now.wait_share, findings)}. {outlook}"
+    sentence = f"As configured ({configured}) {_state(now.ratio, now.why, now.wait_share, measured)}. {outlook}"
     return ThroughputVerdict(now.ratio, now.wait_share, workers is None and cache is None, sentence, workers,
                              cache.cache if cache else None, fewest, ratings, caches)  # fmt: skip
 
 
-def _judge_memory(findings: Findings) -> ThroughputVerdict:
+def _judge_memory(measured: Measurements) -> ThroughputVerdict:
     """Data that are in memory: nothing is read, so there is nothing that the loader section could make faster."""
-    caches = tuple(cache_option(findings, held) for held in findings.held)
-    model_s, loader_s, wait = findings.model.step.seconds, findings.fed.seconds, findings.together[0].wait_share
-    ratio = model_s / loader_s
+    caches = tuple(cache_option(measured, held) for held in measured.held)
+    model_s, loader_s = measured.model.step.seconds, measured.configured_loader.seconds
+    ratio, wait = model_s / loader_s, measured.together[0].wait_share
     why = _why(ratio, ratio, wait, expected_wait_share(loader_s, 0, model_s, 0))
-    where = "in memory" if findings.data.in_memory else f"cached ({findings.data.cache})"
-    outlook = _nothing_to_do(ratio, wait, findings)
-    sentence = f"The data are {where}: {_state(ratio, why, wait, findings)}. {outlook}"
+    where = "in memory" if measured.data.in_memory else f"cached ({measured.data.cache})"
+    outlook = _nothing_to_do(ratio, wait, measured)
+    sentence = f"The data are {where}: {_state(ratio, why, wait, measured)}. {outlook}"
     return ThroughputVerdict(ratio, wait, True, sentence, None, None, None, (), caches)
 
 
-def _state(ratio: float, why: str, wait: float, findings: Findings) -> str:
-    device = "GPU" if findings.machine.device != "cpu" else "model"
+def _state(ratio: float, why: str, wait: float, measured: Measurements) -> str:
+    device = "GPU" if measured.machine.device != "cpu" else "model"
     return f"{compared(ratio)}{why}; the {device} would wait {wait:.0%} of the time"
 
 
-def _nothing_to_do(ratio: float, wait: float, findings: Findings) -> str:
+def _nothing_to_do(ratio: float, wait: float, measured: Measurements) -> str:
     """Nothing to do about reading; where the model waits all the same, what for."""
     reading = "Reading is faster than training" if ratio >= 1 else "Reading hardly slows training down"
-    if findings.data.cache != "none":
+    if measured.data.cache != "none":
         reading = "Nothing is read while training"
-    doubt = "probably " if _cut(findings) else ""
+    doubt = "probably " if _cut(measured) else ""
     if wait <= TOLERATED_WAIT:
         return f"{reading}: {doubt}nothing to do."
-    own = [stage for stage in findings.stages if stage.timing and stage.by == "trainer"]
+    own = [stage for stage in measured.stages if stage.timing and stage.by == "trainer"]
     costly = max(own, key=lambda stage: stage.timing.seconds if stage.timing and not stage.part else 0.0)
     parts = ", ".join(stage.name for stage in own if stage.part) if costly.name == "augment" else ""
     most = f"{costly.name}{f' ({parts})' if parts else ''}"
@@ -224,10 +223,10 @@ def _nothing_to_do(ratio: float, wait: float, findings: Findings) -> str:
             f"which no worker or cache takes over, most of it: {most}.")  # fmt: skip
 
 
-def _what_helps(best: Rating, workers: int | None, cache: CacheOption | None, findings: Findings) -> str:
+def _what_helps(best: Rating, workers: int | None, cache: CacheOption | None, measured: Measurements) -> str:
     """What the advised change brings."""
     if cache is not None:
-        most = findings.loader[-1].workers
+        most = measured.loader[-1].workers
         return (f"No number of workers up to {most} is enough; with loader.cache: {cache.cache} it would be "
                 f"{times(cache.ratio)}, with {cache.wait_share:.0%} of the time spent waiting.")  # fmt: skip
     if workers is None:
@@ -251,37 +250,37 @@ def _fastest(ratings: tuple[Rating, ...]) -> Rating:
     return next(rating for rating in ratings if rating.step_s <= (1 + GAIN) * least_s)
 
 
-def _better_cache(findings: Findings, caches: tuple[CacheOption, ...], best: Rating) -> CacheOption | None:
+def _better_cache(measured: Measurements, caches: tuple[CacheOption, ...], best: Rating) -> CacheOption | None:
     """The cache to advise where workers are not enough. Not where it would change what is learned: crops from
     smaller images are other crops."""
     ram = next(option for option in caches if option.cache == "ram")
-    held_s = next(held.timing.seconds for held in findings.held if held.cache == "ram")
-    useful = ram.fits and held_s + findings.model.step.seconds < (1 - GAIN) * best.step_s
-    return ram if useful and not findings.data.crops else None
+    held_s = next(held.timing.seconds for held in measured.held if held.cache == "ram")
+    useful = ram.fits and held_s + measured.model.step.seconds < (1 - GAIN) * best.step_s
+    return ram if useful and not measured.data.crops else None
 
 
 # --- doubts ----------------------------------------------------------------------------------------------------------
 
 
-def spreads(findings: Findings) -> list[tuple[str, float]]:
+def spreads(measured: Measurements) -> list[tuple[str, float]]:
     """What was measured with a spread above LARGE_SPREAD."""
-    timings = [(stage.name, stage.timing) for stage in findings.stages if stage.timing and stage.by != "comparison"]
-    timings += [(f"loader with {plural(loading.workers, 'worker')}", loading.timing) for loading in findings.loader]
-    timings += [("model", findings.model.step)]
-    timings += [(f"together, {plural(joint.workers, 'worker')}", joint.timing) for joint in findings.together]
+    timings = [(stage.name, stage.timing) for stage in measured.stages if stage.timing and stage.by != "comparison"]
+    timings += [(f"loader with {plural(loading.workers, 'worker')}", loading.timing) for loading in measured.loader]
+    timings += [("model", measured.model.step)]
+    timings += [(f"together, {plural(joint.workers, 'worker')}", joint.timing) for joint in measured.together]
     return [(name, timing.spread) for name, timing in timings if timing.spread and is_above(timing, LARGE_SPREAD)]
 
 
-def _cut(findings: Findings) -> bool:
+def _cut(measured: Measurements) -> bool:
     """Whether smaller batches than those asked for were measured."""
-    return findings.batch_size < findings.asked_batch_size
+    return measured.batch_size < measured.asked_batch_size
 
 
-def _useless(findings: Findings, workers: int) -> bool:
+def _useless(measured: Measurements, workers: int) -> bool:
     """Whether what was measured with so many workers varies too much, or cannot be: reading and training at once
     take no less than either alone."""
-    alone = findings.loading(workers).timing if findings.data.cache == "none" else findings.fed
-    model, joint = findings.model.step, findings.joint(workers).timing
+    alone = measured.loading(workers).timing if measured.data.cache == "none" else measured.configured_loader
+    model, joint = measured.model.step, measured.joint(workers).timing
     if any(is_above(timing, USELESS_SPREAD) for timing in (model, alone, joint)):
         return True
     return any(joint.seconds < (1 - _chance(single, joint)) * single.seconds for single in (model, alone))
@@ -306,32 +305,32 @@ class MemoryCheck:
     text: str
 
 
-def memory_checks(findings: Findings, verdict: ThroughputVerdict) -> list[MemoryCheck]:
+def memory_checks(measured: Measurements, verdict: ThroughputVerdict) -> list[MemoryCheck]:
     """What a run as advised needs of /dev/shm and RAM for handing over batches, against what there is.
 
     A worker reads into anonymous memory that it shares with the trainer by fork (mlcli/data/workers.py), so the size of
     /dev/shm, 64 MB in a container, does not matter; that is checked and said, since it is where other loaders die.
     """
-    shm, available = findings.machine.shm_bytes, findings.machine.available_bytes
+    shm, available = measured.machine.shm_bytes, measured.machine.available_bytes
     text = "not there, and not needed"
     if shm is not None:
         text = f"{size(shm)}, not needed: workers hand over batches in memory shared by fork"
     dev_shm = MemoryCheck("/dev/shm", "ok", 0, shm, text)
-    reads = findings.data.cache == "none" and not findings.data.in_memory
-    workers = (findings.data.workers if verdict.workers is None else verdict.workers) if reads else 0
-    needed = slots_bytes(findings, workers)
+    reads = measured.data.cache == "none" and not measured.data.in_memory
+    workers = (measured.data.workers if verdict.workers is None else verdict.workers) if reads else 0
+    needed = slots_bytes(measured, workers)
     fits = needed <= MEMORY_SHARE * available  # the model and the page cache need the rest
     if not needed:
         why = "no worker reads ahead" if reads else "nothing is read ahead"
         text = f"{why}; {size(available)} of RAM available"
     else:
-        text = (f"{plural(workers, 'worker')} x {findings.prefetch} batches take {size(needed)} of the "
+        text = (f"{plural(workers, 'worker')} x {measured.prefetch} batches take {size(needed)} of the "
                 f"{size(available)} of RAM available")  # fmt: skip
     text = text if fits else f"{text}: lower loader.prefetch"
     return [dev_shm, MemoryCheck("batches read ahead", "ok" if fits else "warning", needed, available, text)]
 
 
-def slots_bytes(findings: Findings, workers: int) -> int:
+def slots_bytes(measured: Measurements, workers: int) -> int:
     """Memory in which workers hand over their batches."""
-    data = findings.data
-    return workers * findings.prefetch * findings.asked_batch_size * (data.bytes_as_tensors // max(1, data.samples))
+    data = measured.data
+    return workers * measured.prefetch * measured.asked_batch_size * (data.bytes_as_tensors // max(1, data.samples))

@@ -1,9 +1,75 @@
-"""What bench-io has measured, as plain data: the verdict, the page, the plot and the JSON are all made from it."""
+"""What bench-io measures: how long something takes, and all results as plain data for verdict, page, plot and JSON."""
 
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mlcli.machine.bench.timing import Timing
+SHORTEST_LAP_S = 0.01  # work that is quicker is repeated within a lap: a millisecond is at the scheduler's mercy
+MOST_LAPS = 20  # longer laps even out bursts: workers deliver together, and then not for a while
+FAR_TOO_LONG = 4.0  # times its budget that work may take before it is done no second time
+LARGE_SPREAD = 0.15
+"""Above it the machine was busy with something else, and a figure should be measured again."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """seconds: median per sample; spread: interquartile range as a share of the median, None for a single lap."""
+
+    seconds: float
+    spread: float | None
+    laps: int
+
+    @property
+    def per_s(self) -> float:
+        """Samples a second."""
+        return 1 / self.seconds
+
+    @classmethod
+    def of(cls, laps: Sequence[float]) -> "Timing":
+        """laps: seconds per sample, one for each repeat. A stage that costs nothing measurable takes a nanosecond."""
+        median = max(statistics.median(laps), 1e-9)
+        if len(laps) < 2:
+            return cls(median, None, len(laps))
+        low, _, high = statistics.quantiles(laps, n=4, method="inclusive")
+        return cls(median, (high - low) / median, len(laps))
+
+
+def is_above(timing: Timing, bound: float) -> bool:
+    """Whether the spread exceeds a bound, in whole percent, as both are shown: no 15% is above 15%."""
+    return timing.spread is not None and round(100 * timing.spread) > round(100 * bound)
+
+
+def shortest_lap_s(budget_s: float) -> float:
+    """How long the laps are that a budget is divided into."""
+    return max(SHORTEST_LAP_S, budget_s / MOST_LAPS)
+
+
+def repeat(work: Callable[[], int], budget_s: float, *, least: int = 3) -> Timing:
+    """Do `work`, which returns how many samples it was, until the budget is spent, but `least` times.
+
+    One round before goes untimed: the first is always slow. Work that takes longer than the budget is timed once, and
+    if it takes far longer, that first round is the one: what makes it slow is little beside the work.
+    """
+    began = time.perf_counter()
+    samples = work()
+    first_s = time.perf_counter() - began
+    if first_s > FAR_TOO_LONG * budget_s:
+        return Timing.of([first_s / samples])
+    if first_s > budget_s:
+        least = 1
+    laps: list[float] = []
+    while len(laps) < least or time.perf_counter() - began < budget_s:
+        lap_began, samples, lap_s = time.perf_counter(), 0, 0.0
+        while lap_s < shortest_lap_s(budget_s):
+            samples += work()
+            lap_s = time.perf_counter() - lap_began
+        laps.append(lap_s / samples)
+    return Timing.of(laps)
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
 
 Cache = Literal["none", "ram", "disk", "device"]
 READ_COLD, READ_WARM = "read file, cold", "read file, warm"  # names of stages
@@ -65,7 +131,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoaderThroughput:
     """The loader alone, with so many workers; first_batch_s: from nothing to the first batch."""
 
     workers: int
@@ -74,7 +140,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Appetite:
+class ModelThroughput:
     """What the model does with batches that are there already, per sample."""
 
     step: Timing
@@ -84,7 +150,7 @@ class Appetite:
 
 
 @dataclass(frozen=True)
-class Together:
+class JointThroughput:
     """The loader and the model at once, as in training.
 
     timing: of the whole; wait_share: part of the time, 0 to 1, in which the trainer had no batch.
@@ -96,7 +162,7 @@ class Together:
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedThroughput:
     """Batches taken from memory instead of files: as they would be with this cache."""
 
     cache: Cache
@@ -112,7 +178,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Measurements:
     """loader: by number of workers, ascending; a single one where data are in memory. together: likewise.
 
     batch_size: samples at once, configured or, so that a slow model fits into the time, fewer (`asked_batch_size`).
@@ -124,15 +190,15 @@ class Findings:
     asked_batch_size: int
     prefetch: int
     stages: tuple[Stage, ...]
-    loader: tuple[Loading, ...]
-    held: tuple[Held, ...]
-    model: Appetite
-    together: tuple[Together, ...]
+    loader: tuple[LoaderThroughput, ...]
+    held: tuple[CachedThroughput, ...]
+    model: ModelThroughput
+    together: tuple[JointThroughput, ...]
     scan: Scan | None
     seconds: float
 
     @property
-    def fed(self) -> Timing:
+    def configured_loader(self) -> Timing:
         """The loader as configured, once its cache is filled."""
         if self.data.cache == "none":
             return self.loading(self.data.workers).timing
@@ -150,10 +216,10 @@ class Findings:
         cold, warm = timings.get(READ_COLD), timings.get(READ_WARM)
         return max(0.0, cold.seconds - warm.seconds) if cold and warm else 0.0
 
-    def loading(self, workers: int) -> Loading:
+    def loading(self, workers: int) -> LoaderThroughput:
         return next(loading for loading in self.loader if loading.workers == workers)
 
-    def joint(self, workers: int) -> Together:
+    def joint(self, workers: int) -> JointThroughput:
         return next(together for together in self.together if together.workers == workers)
 
     def plain(self) -> dict[str, Any]:
