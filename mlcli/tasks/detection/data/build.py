@@ -10,14 +10,14 @@ from mlcli.data.decode import Preparation
 from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels
-from mlcli.data.splits import split_indices
+from mlcli.data.splits import SPLITS, split_indices
 from mlcli.data.statistics import Statistics, imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
 from mlcli.tasks.detection.data.annotations.contents import Annotations
 from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations, counted, refuse
-from mlcli.tasks.detection.data.annotations.voc import SPLITS, read_voc
+from mlcli.tasks.detection.data.annotations.voc import read_voc
 from mlcli.tasks.detection.data.annotations.yolo_txt import read_yolo_txt
 from mlcli.tasks.detection.data.config import (
     AnnotatedImages,

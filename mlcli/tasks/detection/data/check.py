@@ -10,6 +10,7 @@ from mlcli.data.check.splits import balance_findings
 from mlcli.data.finding import Finding, Severity
 from mlcli.data.source import Arrays
 from mlcli.data.sources.listing import UNLABELLED
+from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
 from mlcli.show.boxes import Thing, colour_of, drawn
 from mlcli.show.drawing import Tile, sheet
@@ -112,7 +113,7 @@ def _listed(annotations: Annotations) -> Collection | None:
     if not split_of_path:
         return None
     named = list(split_of_path.values())
-    splits = tuple(split for split in ("train", "val", "test") if split in named)
+    splits = tuple(split for split in SPLITS if split in named)
     paths = np.array([path.encode(errors="surrogateescape") for path in split_of_path], dtype=bytes)
     split_of = np.array([splits.index(split) for split in named], dtype=np.int8)
     return _unlabelled(FilePictures(annotations.root, paths), split_of, splits)

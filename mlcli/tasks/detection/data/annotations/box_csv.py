@@ -1,15 +1,13 @@
 """Boxes in CSV files, one a row: reading and writing."""
 
 import csv
-import difflib
-import io
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlcli.data.sources.csv_file import DELIMITERS, SPLIT_WORDS
+from mlcli.data.finding import refuse
+from mlcli.data.sources.csv_file import SPLIT_WORDS, read_csv
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
 
@@ -64,35 +62,24 @@ def split_of(cells: dict[str, str], where: str, found: Annotations) -> str | Non
 def read_rows(path: Path, columns: tuple[str, ...], found: Annotations) -> Iterator[tuple[dict[str, str], str]]:
     """Rows of a CSV file whose header names at least these columns: cells by column, and file and line.
 
-    Cells are stripped of blanks; spelling and order of the columns are the file's. A row of another length becomes a
-    fault. Raises DataError if the file or a column is missing.
+    Rows that cannot be read become faults. Raises DataError if the file or a column is missing.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read the file: {error.strerror}", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8 text", where=str(path), fix="save the file as UTF-8") from error
-    if not text.strip():
-        found.add_fault("empty_file", "the file is empty", str(path))
-        return
-    bare = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=bare.count))
-    header = [cell.strip() for cell in next(reader)]
-    for column in columns:
-        if column not in header:
-            near = difflib.get_close_matches(column, header, n=1)
-            raise DataError(
-                f"no column '{column}'" + (f" (did you mean '{near[0]}'?)" if near else ""),
-                where=f"{path}: columns {', '.join(header[:20])}",
-                fix=f"the first line must name the columns {', '.join(columns)}",
-            )
-    for cells in reader:
-        where = f"{path}:{reader.line_num}"
-        if len(cells) == len(header):
-            yield dict(zip(header, map(str.strip, cells), strict=True)), where
-        elif any(cells):
-            found.add_fault("malformed", f"{len(cells)} cells, but the header has {len(header)}", where)
+    file = read_csv(path)
+    if not file.header:
+        refuse(file.faults, str(path))
+    for fault in file.faults:
+        if not fault.places:
+            found.add_fault("malformed", fault.text, str(path))
+        for place in fault.places:
+            line, _, what = place.partition(": ")
+            if line.startswith("line "):  # others are columns without a name, which are not looked at here
+                found.add_fault("malformed", f"{what}, but the header has {len(file.header)}", f"{path}:{line[5:]}")
+    missing = file.absent(columns, "the header")
+    if missing:
+        fix = f"the first line must name the columns {', '.join(columns)}"
+        raise DataError(missing[0].text, where=f"{path}: columns {', '.join(file.header[:20])}", fix=fix)
+    for cells, line in zip(file.rows, file.lines.tolist(), strict=True):
+        yield dict(zip(file.header, cells, strict=True)), f"{path}:{line}"
 
 
 def whole_number(text: str | None) -> int:

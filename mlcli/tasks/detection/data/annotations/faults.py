@@ -2,17 +2,15 @@
 
 import hashlib
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from mlcli.data.decode import opened, read_image, upright_size
-from mlcli.data.inspection import CHUNK, MAX_THREADS, THREADS_PAY_S
+from mlcli.data.inspection import in_chunks
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
 from mlcli.tasks.detection.masks import is_sound, moved, turned
@@ -72,11 +70,12 @@ def read_headers(root: str, paths: Sequence[str]) -> PictureHeaders:
     """Read the headers of pictures; files named twice are read once."""
     names, place = np.unique(np.array(paths, dtype=object).astype(str), return_inverse=True)
     files = [os.path.join(root, name) for name in names.tolist()]
-    started = time.perf_counter()
-    found = [_header(path) for path in files[:CHUNK]]
-    slow = time.perf_counter() - started > THREADS_PAY_S * CHUNK  # a disk to be waited for: threads wait together
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        found += (pool.map if slow else map)(_header, files[CHUNK:])
+
+    def headers(chunk: np.ndarray) -> list[tuple[tuple[int, int, int, int, int], str]]:
+        return [_header(files[index]) for index in chunk.tolist()]
+
+    parts = in_chunks(headers, np.arange(len(files)), "reading headers") if files else ()
+    found = [header for part in parts for header in part]
     facts = np.array([fact for fact, _ in found], dtype=np.int64).reshape(-1, 5)[place]
     unreadable = {position: found[file][1] for position, file in enumerate(place.tolist()) if found[file][1]}
     return PictureHeaders(facts[:, :2], facts[:, 2:4], facts[:, 4], unreadable, _contents(files)[place])

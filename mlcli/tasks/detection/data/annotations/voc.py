@@ -9,11 +9,11 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from mlcli.data.decode import EXTENSIONS
+from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.box_csv import digits, read_rows, split_of, whole_number
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, AnnotatedPicture, Annotations
 
-SPLITS = ("train", "val", "test")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 

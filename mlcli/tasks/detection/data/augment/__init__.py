@@ -6,7 +6,7 @@ everything between moves pixels, and is multiplied into one map (placement.py).
 """
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 import torch
@@ -37,6 +37,14 @@ CROWDED = 0.999  # share of mosaics whose objects all have a row
 _DRAWS = 20_000  # of mosaics, to find how many objects they have; 20 of them are in the tail that is cut
 
 
+class _Numbered(NamedTuple):
+    """An augmentation, the stream that it draws from (its place in the YAML), and the keywords of its function."""
+
+    stream: int
+    config: DetectionAugmentation
+    keywords: dict[str, Any]
+
+
 class BoxAugment:
     """The augmentations of a YAML. Empty changes nothing but for `max_objects`.
 
@@ -64,10 +72,13 @@ class BoxAugment:
         min_visibility: float,
         max_objects: int | None,
     ) -> None:
-        numbered = list(enumerate(augment))
-        self._colours = [(stream, config) for stream, config in numbered if isinstance(config, Photometric)]
-        self._mixups = [(stream, config) for stream, config in numbered if isinstance(config, BoxMixup)]
-        self._moves = [(stream, move) for stream, move in numbered if not isinstance(move, Photometric | BoxMixup)]
+        numbered = [
+            _Numbered(stream, config, config.model_dump(exclude={"name", "off_share"}))
+            for stream, config in enumerate(augment)
+        ]
+        self._colours = [one for one in numbered if isinstance(one.config, Photometric)]
+        self._mixups = [one for one in numbered if isinstance(one.config, BoxMixup)]
+        self._moves = [one for one in numbered if not isinstance(one.config, Photometric | BoxMixup)]
         mosaics = sum(isinstance(config, Mosaic) for config in augment)
         if mosaics > 1:
             raise ConfigError("mosaic can be named once only", where="augment", fix="remove all but one")
@@ -78,15 +89,14 @@ class BoxAugment:
         """images: uint8 [B, 3, H, W]; returns them as uint8 or float32 in 0..255, and targets of `rows` rows."""
         num_proposals = 0 if targets.proposals_xyxy is None else targets.proposals_xyxy.shape[1]
         keys = part.keys.to(images.device, non_blocking=True)
-        for stream, colour in self._colours:
-            spreads = colour.model_dump(include={"brightness", "contrast", "saturation", "hue"})
-            images = random_colour(images, KeyedRandom(keys, stream), **spreads)
-        chosen = [(stream, move) for stream, move in self._moves if self._on(move, part.epoch)]
+        for stream, _, keywords in self._colours:
+            images = random_colour(images, KeyedRandom(keys, stream), **keywords)
+        chosen = [move for move in self._moves if self._on(move.config, part.epoch)]
         if chosen:
             images, targets = self._moved(images, targets, keys, chosen)
-        for stream, blend in self._mixups:
-            if self._on(blend, part.epoch):
-                images, targets = moves.mixup(KeyedRandom(keys, stream), images, targets, p=blend.p)
+        for stream, config, keywords in self._mixups:
+            if self._on(config, part.epoch):
+                images, targets = moves.mixup(KeyedRandom(keys, stream), images, targets, **keywords)
         return images, _filled(targets, self.rows, num_proposals)
 
     def _on(self, config: DetectionAugmentation, epoch: int) -> bool:
@@ -94,11 +104,11 @@ class BoxAugment:
         return epoch < self._epochs - round(off_share * self._epochs)
 
     def _moved(
-        self, images: Tensor, targets: Targets, keys: Tensor, chosen: Sequence[tuple[int, DetectionAugmentation]]
+        self, images: Tensor, targets: Targets, keys: Tensor, chosen: Sequence[_Numbered]
     ) -> tuple[Tensor, Targets]:
         placement = Placement.unchanged(len(images), images.device)
-        for stream, config in chosen:
-            placement = self._next(placement, targets, KeyedRandom(keys, stream), config)
+        for move in chosen:
+            placement = self._next(placement, targets, KeyedRandom(keys, move.stream), move)
         boxes, valid = self._seen(placement, targets)
         resample = Resample(placement, self._image_size)
         labels = targets.labels[placement.picture].flatten(1) * valid
@@ -111,30 +121,23 @@ class BoxAugment:
             proposals = proposals.unflatten(1, (*placement.picture.shape[1:], -1)).transpose(1, 2).flatten(1, 2)
         return resample.images(images), Targets(boxes * valid[..., None], labels, masks, proposals)
 
-    def _next(
-        self, placement: Placement, targets: Targets, random: KeyedRandom, config: DetectionAugmentation
-    ) -> Placement:
-        size = self._image_size
-        match config:
+    def _next(self, placement: Placement, targets: Targets, random: KeyedRandom, move: _Numbered) -> Placement:
+        size, keywords = self._image_size, move.keywords
+        match move.config:
             case HorizontalFlip():
-                return placement.then(moves.flip(random, size, p=config.p))
+                return placement.then(moves.flip(random, size, **keywords))
             case ZoomOut():
-                return placement.then(moves.zoom_out(random, size, p=config.p, most=config.most))
-            case BoxAffine(degrees=degrees, translate=translate, scale=scale, shear=shear):
-                return placement.then(
-                    moves.affine(random, size, degrees=degrees, translate=translate, scale=scale, shear=shear)
-                )
-            case IouCrop(p=p, min_scale=min_scale, min_ious=min_ious, trials=trials):
-                now = self._seen(placement, targets)
-                return placement.then(
-                    moves.iou_crop(random, size, *now, p=p, min_scale=min_scale, min_ious=min_ious, trials=trials)
-                )
+                return placement.then(moves.zoom_out(random, size, **keywords))
+            case BoxAffine():
+                return placement.then(moves.affine(random, size, **keywords))
+            case IouCrop():
+                return placement.then(moves.iou_crop(random, size, *self._seen(placement, targets), **keywords))
             case Mosaic():
-                return moves.mosaic(random, size, placement, p=config.p)
+                return moves.mosaic(random, size, placement, **keywords)
             case Photometric() | BoxMixup():
-                raise AssertionError(f"{config.name} moves nothing")
+                raise AssertionError(f"{move.config.name} moves nothing")
             case _:
-                assert_never(config)
+                assert_never(move.config)
 
     def _seen(self, placement: Placement, targets: Targets) -> tuple[Tensor, Tensor]:
         """Boxes as moved so far, [B, P * M, 4], and which of the objects are still visible, bool [B, P * M]."""
