@@ -19,7 +19,7 @@ from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import decide_runtime
 from mlcli.experiment import Experiment
 from mlcli.machine.bench.learner import Learner
-from mlcli.models.summary import count_parameters
+from mlcli.models.layers import count_parameters
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "detection"
 BATCH = 16

@@ -19,7 +19,7 @@ from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.experiment import Experiment
-from mlcli.models.start import load_saved
+from mlcli.models.weights import load_saved
 from mlcli.text import first_few
 
 

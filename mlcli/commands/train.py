@@ -253,7 +253,7 @@ def _versions() -> dict[str, str]:
 
 def _write_documents(folder: "RunFolder", experiment: Experiment, runtime: "Runtime", task: "Task") -> None:
     """The files that say what this run is: the YAML as given, all of it spelled out, data and model, the machine."""
-    from mlcli.models.summary import count_parameters
+    from mlcli.models.layers import count_parameters
 
     folder.write_text("config.yaml", experiment.source_text)
     folder.write_text("resolved.yaml", experiment.to_yaml())

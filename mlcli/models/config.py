@@ -1,7 +1,6 @@
-"""Step 1, choose a set of functions: the models a YAML can name. No torch in here.
+"""Step 1, choose a set of functions: the models a YAML can name, and fine-tuning. `build.py` makes modules of them.
 
-Each class's `build(info)` makes the module: raw, un-normalised inputs are not its business (`Normalized` wraps it), and
-the number of outputs comes from the data.
+The number of outputs and the shape of the inputs come from the data.
 """
 
 from math import prod
@@ -12,8 +11,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from mlcli.schema import ConfigPath, Strict
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mlcli.data.info import DataInfo
 
 Activation = Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "none"]
@@ -34,11 +31,6 @@ class Linear(ModelBase):
 
     name: Literal["linear", "perceptron"]
 
-    def build(self, info: "DataInfo") -> "nn.Module":
-        from mlcli.models.mlp import linear
-
-        return linear(self, info)
-
     def describe(self, info: "DataInfo") -> str:
         """linear 64-10"""
         return f"{self.name} {prod(info.input_shape)}-{info.num_outputs}"
@@ -56,11 +48,6 @@ class Mlp(ModelBase):
     """Probability that a hidden neuron is silenced while training (Srivastava et al. 2014)."""
     batch_norm: bool = False
     """Normalise each hidden layer over the batch (Ioffe & Szegedy 2015), before its activation."""
-
-    def build(self, info: "DataInfo") -> "nn.Module":
-        from mlcli.models.mlp import mlp
-
-        return mlp(self, info)
 
     def describe(self, info: "DataInfo") -> str:
         """mlp 64-128-64-10"""
@@ -161,11 +148,6 @@ class Cnn(ModelBase):
     blocks: Annotated[tuple[Block, ...], Field(min_length=1)] = Field(default_factory=_lenet5)
     """The blocks from input to output; LeNet-5 (LeCun et al. 1998) unless given."""
 
-    def build(self, info: "DataInfo") -> "nn.Module":
-        from mlcli.models.cnn import cnn
-
-        return cnn(self, info)
-
     def describe(self, info: "DataInfo") -> str:
         """cnn conv6 pool conv16 pool linear120 linear84 linear10"""
         sizes = [getattr(block, "channels", getattr(block, "features", "")) for block in self.blocks]
@@ -190,18 +172,13 @@ class Vgg(ModelBase):
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Factor on all channel counts (64, 128, 256, 512, 512)."""
 
-    def build(self, info: "DataInfo") -> "nn.Module":
-        from mlcli.models.vgg import vgg
-
-        return vgg(self, info)
-
     def describe(self, info: "DataInfo") -> str:
         """vgg16-bn gap"""
         norm = "-bn" if self.batch_norm else ""
         return f"vgg{self.depth}{norm} {self.head}{_width(self.width)}"
 
 
-class ResNet(ModelBase):
+class Resnet(ModelBase):
     """Residual networks (He et al. 2016, arXiv:1512.03385)."""
 
     name: Literal["resnet"]
@@ -213,11 +190,6 @@ class ResNet(ModelBase):
     """Factor on all channel counts (64, 128, 256, 512)."""
     zero_init_residual: bool = True
     """Start each block as the identity: its last batch norm's scale is 0 (Goyal et al. 2017, section 5.1)."""
-
-    def build(self, info: "DataInfo") -> "nn.Module":
-        from mlcli.models.resnet import resnet
-
-        return resnet(self, info)
 
     def describe(self, info: "DataInfo") -> str:
         """resnet18 cifar width 0.5"""
@@ -233,17 +205,12 @@ class TorchvisionModel(ModelBase):
     weights: Literal["none", "default"] | ConfigPath = "none"
     """none: from scratch; default: torchvision's best ImageNet weights (needs network or its cache); or a .pth file."""
 
-    def build(self, info: "DataInfo") -> "nn.Module":
-        from mlcli.models.torchvision_models import torchvision_model
-
-        return torchvision_model(self, info)
-
     def describe(self, info: "DataInfo") -> str:
         """mobilenet_v3_small, weights default"""
         return f"{self.arch}, weights {self.weights}"
 
 
-Model = Annotated[Linear | Mlp | Cnn | Vgg | ResNet | TorchvisionModel, Field(discriminator="name")]
+Model = Annotated[Linear | Mlp | Cnn | Vgg | Resnet | TorchvisionModel, Field(discriminator="name")]
 
 
 class FineTune(Strict):

@@ -1,13 +1,11 @@
-"""What several models share: activations by name, channel counts under a width factor, the shape of image data."""
+"""What the models share: activations, first weights, the last layer, and how large a model is."""
 
 from torch import nn
 
-from mlcli.data.info import DataInfo
-from mlcli.errors import ConfigError
-from mlcli.models.config import Activation
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
-def activation(name: Activation) -> nn.Module:
+def activation(name: str) -> nn.Module:
     """The function between two layers; `none` is the identity, which lets linear layers collapse into one."""
     match name:
         case "relu":
@@ -22,6 +20,7 @@ def activation(name: Activation) -> nn.Module:
             return nn.Tanh()
         case "none":
             return nn.Identity()
+    raise ValueError(f"no activation '{name}'")
 
 
 def scaled(channels: int, width: float) -> int:
@@ -29,23 +28,57 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
-def image_shape(info: DataInfo, model: str) -> tuple[int, int, int]:
-    """(channels, height, width) of the data. Raises ConfigError if they are rows of features."""
-    if info.kind != "image":
-        raise ConfigError(
-            f"model '{model}' works on images, but the data are rows of {info.input_shape[0]} features",
-            where="model.name",
-            fix="use model name: mlp or linear",
-        )
-    channels, height, width = info.input_shape
-    return channels, height, width
+def initialise(model: nn.Module, scheme: str) -> None:
+    """Draw all convolution and linear weights anew; their biases become 0, norms start as the identity.
+
+    default: as the model's own constructor made it. That is PyTorch's way for linear, mlp and cnn, uniform in
+        +-1 / sqrt(fan_in) for weights and biases (LeCun et al. 1998, section 4.6), and torchvision's for vgg and
+        resnet: convolutions Kaiming normal by fan_out (resnet's last layer PyTorch's, vgg's linear layers N(0, 0.01)),
+        biases 0.
+    xavier: uniform with variance 2 / (fan_in + fan_out), which keeps activations *and* gradients alike for tanh (Glorot
+        & Bengio 2010, eq. 16).
+    kaiming: normal with variance 2 / fan_in, which makes up for the half that ReLU sets to 0 (He et al. 2015,
+        arXiv:1502.01852, eq. 10).
+    normal: N(0, 0.01), as AlexNet (Krizhevsky et al. 2012, section 5); too small for deep nets without normalisation.
+    """
+    if scheme == "default":
+        return
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            match scheme:
+                case "xavier":
+                    nn.init.xavier_uniform_(layer.weight)
+                case "kaiming":
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+                case "normal":
+                    nn.init.normal_(layer.weight, std=0.01)
+                case _:
+                    raise ValueError(f"no scheme of first weights '{scheme}'")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, NORMS) and layer.weight is not None:
+            nn.init.ones_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
-    """Name and module of the last linear or convolutional layer: the head of every classifier in this house.
+    """Name and module of the last linear or convolutional layer: the head of every classifier here.
 
     Mostly that is a linear layer; SqueezeNet (Iandola et al. 2016) ends in a 1x1 convolution.
     """
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     assert layers, "a model without a single layer"
     return layers[-1]
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """All parameters, and those that are trained; shared ones count once."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(count for count, _ in counts), sum(count for count, trainable in counts if trainable)
+
+
+def megabytes(model: nn.Module) -> float:
+    """Memory of parameters and buffers in MB (10**6 bytes), gradients and optimizer state not included."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6

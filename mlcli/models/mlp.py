@@ -4,39 +4,52 @@ A layer is `h' = f(h W + b)`. Without the function `f` a stack of layers is agai
 its matrices. That is why a perceptron, and an MLP without activation, cannot answer XOR (Minsky & Papert 1969).
 """
 
-from math import prod
+from collections.abc import Sequence
 
 from torch import nn
 
-from mlcli.data.info import DataInfo
-from mlcli.models.config import Linear, Mlp
-from mlcli.models.init import initialise
-from mlcli.models.layers import activation
+from mlcli.models import layers
 
 
-def linear(config: Linear, info: DataInfo) -> nn.Module:
-    """One layer from inputs to outputs: [B, F] or [B, C, H, W] -> [B, outputs]."""
-    net = nn.Sequential()
-    net.add_module("flatten", nn.Flatten())  # [B, F]
-    net.add_module("output", nn.Linear(prod(info.input_shape), info.num_outputs))  # [B, outputs]
-    initialise(net, config.init)
-    return net
+class MLP(nn.Sequential):
+    """Hidden layers, each linear -> norm -> activation -> dropout, then a linear layer: [B, ...] -> [B, outputs].
+
+    Args:
+        inputs: features of a sample; images are flattened, so C * H * W.
+        hidden: neurons of each hidden layer; none for a perceptron.
+        activation: as `layers.activation` names them.
+        init: scheme of the first weights, see `layers.initialise`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: Sequence[int] = (128, 64),
+        *,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        init: str = "default",
+    ) -> None:
+        super().__init__()
+        self.add_module("flatten", nn.Flatten())  # [B, inputs]
+        features = inputs
+        for number, neurons in enumerate(hidden, start=1):
+            # A bias before a batch norm would be subtracted again with the batch's mean.
+            self.add_module(f"hidden{number}", nn.Linear(features, neurons, bias=not batch_norm))  # [B, neurons]
+            if batch_norm:
+                self.add_module(f"norm{number}", nn.BatchNorm1d(neurons))
+            self.add_module(f"activation{number}", layers.activation(activation))
+            if dropout > 0:
+                self.add_module(f"dropout{number}", nn.Dropout(dropout))
+            features = neurons
+        self.add_module("output", nn.Linear(features, outputs))  # [B, outputs]
+        layers.initialise(self, init)
 
 
-def mlp(config: Mlp, info: DataInfo) -> nn.Module:
-    """Hidden layers, each linear -> norm -> activation -> dropout, then a linear layer: -> [B, outputs]."""
-    net = nn.Sequential()
-    net.add_module("flatten", nn.Flatten())  # [B, F]
-    features = prod(info.input_shape)
-    for number, neurons in enumerate(config.hidden, start=1):
-        # A bias before a batch norm would be subtracted again with the batch's mean.
-        net.add_module(f"hidden{number}", nn.Linear(features, neurons, bias=not config.batch_norm))  # [B, neurons]
-        if config.batch_norm:
-            net.add_module(f"norm{number}", nn.BatchNorm1d(neurons))
-        net.add_module(f"activation{number}", activation(config.activation))
-        if config.dropout > 0:
-            net.add_module(f"dropout{number}", nn.Dropout(config.dropout))
-        features = neurons
-    net.add_module("output", nn.Linear(features, info.num_outputs))  # [B, outputs]
-    initialise(net, config.init)
-    return net
+class Perceptron(MLP):
+    """One linear layer from inputs to outputs: [B, ...] -> [B, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, *, init: str = "default") -> None:
+        super().__init__(inputs, outputs, hidden=(), init=init)

@@ -6,10 +6,7 @@ networks are the same function. As there, ResNet-50 halves the image in the 3x3 
 
 from torch import Tensor, nn
 
-from mlcli.data.info import DataInfo
-from mlcli.models.config import ResNet
-from mlcli.models.init import initialise
-from mlcli.models.layers import image_shape, scaled
+from mlcli.models.layers import initialise, scaled
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks in each stage, by depth. The first block of all but the first stage halves the image."""
@@ -61,52 +58,62 @@ class Bottleneck(nn.Module):
         return self.relu(self.downsample(x) + residual)
 
 
-class ResidualNet(nn.Module):
-    """[B, C, H, W] -> [B, outputs]; any image size, thanks to padding and the global average pooling."""
+class ResNet(nn.Module):
+    """[B, C, H, W] -> [B, outputs]; any image size, thanks to padding and the global average pooling.
 
-    def __init__(self, config: ResNet, in_channels: int, num_outputs: int) -> None:
+    Args:
+        depth: 18, 34 or 50 layers with weights.
+        channels: of the images.
+        width: factor on all channel counts.
+        stem: cifar (3x3 convolution at stride 1, for small images) or imagenet (7x7 at stride 2 and a max pool).
+        zero_init_residual: start each block as the identity: its last batch norm's scale is 0 (Goyal et al. 2017,
+            section 5.1).
+        init: scheme of the first weights, see `layers.initialise`.
+    """
+
+    def __init__(
+        self,
+        depth: int = 18,
+        *,
+        channels: int,
+        outputs: int,
+        width: float = 1.0,
+        stem: str = "cifar",
+        zero_init_residual: bool = True,
+        init: str = "default",
+    ) -> None:
         super().__init__()
-        block: type[BasicBlock | Bottleneck] = Bottleneck if config.depth >= 50 else BasicBlock
-        channels = scaled(CHANNELS[0], config.width)
-        if config.stem == "imagenet":
-            self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=7, stride=2, padding=3, bias=False)
-        else:
-            self.conv1 = _conv3x3(in_channels, channels)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if config.stem == "imagenet" else nn.Identity()
-        inner = [scaled(full, config.width) for full in CHANNELS]
+        block: type[BasicBlock | Bottleneck] = Bottleneck if depth >= 50 else BasicBlock
+        inner = [scaled(full, width) for full in CHANNELS]
         outer = [full * block.expansion for full in inner]
-        counts = STAGES[config.depth]
-        self.layer1 = _stage(block, counts[0], channels, inner[0], stride=1)
+        if stem == "imagenet":
+            self.conv1 = nn.Conv2d(channels, inner[0], kernel_size=7, stride=2, padding=3, bias=False)
+        else:
+            self.conv1 = _conv3x3(channels, inner[0])
+        self.bn1 = nn.BatchNorm2d(inner[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
+        counts = STAGES[depth]
+        self.layer1 = _stage(block, counts[0], inner[0], inner[0], stride=1)
         self.layer2 = _stage(block, counts[1], outer[0], inner[1], stride=2)
         self.layer3 = _stage(block, counts[2], outer[1], inner[2], stride=2)
         self.layer4 = _stage(block, counts[3], outer[2], inner[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(outer[3], num_outputs)
+        self.fc = nn.Linear(outer[3], outputs)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self, init)
+        if zero_init_residual:  # after `initialise`, which would set these scales back to 1
+            for layer in self.modules():
+                if isinstance(layer, BasicBlock | Bottleneck):
+                    nn.init.zeros_((layer.bn3 if isinstance(layer, Bottleneck) else layer.bn2).weight)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))  # [B, 64, H, W], imagenet: H / 4, W / 4
         maps = self.layer2(self.layer1(maps))  # [B, 128, H / 2, W / 2] from here on relative to the stem's
         maps = self.layer4(self.layer3(maps))  # [B, 512 * expansion, H / 8, W / 8]
         return self.fc(self.avgpool(maps).flatten(1))  # [B, outputs]
-
-
-def resnet(config: ResNet, info: DataInfo) -> nn.Module:
-    """ResNet of one depth."""
-    channels, _, _ = image_shape(info, config.name)
-    net = ResidualNet(config, channels, info.num_outputs)
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    initialise(net, config.init)
-    if config.zero_init_residual:  # after `initialise`, which would set these scales back to 1
-        for block in net.modules():
-            if isinstance(block, Bottleneck):
-                nn.init.zeros_(block.bn3.weight)
-            elif isinstance(block, BasicBlock):
-                nn.init.zeros_(block.bn2.weight)
-    return net
 
 
 def _stage(

@@ -15,13 +15,9 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from mlcli.data.info import DataInfo
 from mlcli.errors import CheckpointError, ConfigError, DataError
-from mlcli.models.config import TorchvisionModel
-from mlcli.models.finetune import LoadReport, copy_matching
-from mlcli.models.init import initialise
-from mlcli.models.layers import image_shape, last_layer
-from mlcli.models.weights import read_weights
+from mlcli.models.layers import initialise, last_layer
+from mlcli.models.weights import LoadReport, copy_matching, read_weights
 
 INCEPTIONS = ("googlenet", "inception_v3")
 """Their auxiliary classifiers are left out: batch norm made them needless (Szegedy et al. 2016, section 4)."""
@@ -33,8 +29,23 @@ DOWNLOAD_TIMEOUT_S = 20.0
 """Silence after which a download is given up; without it a firewall that drops packets would hang the program."""
 
 
-def torchvision_model(config: TorchvisionModel, info: DataInfo) -> nn.Module:
+def torchvision_model(
+    arch: str,
+    *,
+    image: tuple[int, int, int],
+    outputs: int,
+    weights: str | Path = "none",
+    regression: bool = False,
+    init: str = "default",
+) -> nn.Module:
     """The model, `[B, C, H, W] -> [B, outputs]`; its attribute `notes` (tuple of str) says which weights did not fit.
+
+    Args:
+        arch: its name in torchvision.models.
+        image: (C, H, W) of the images.
+        weights: none, default (torchvision's best ImageNet weights) or a weight file.
+        regression: whether the outputs are numbers of any sign instead of scores of classes.
+        init: scheme of the first weights, see `layers.initialise`; with weights, of the last layer's only.
 
     Raises ConfigError for an unknown architecture or images it cannot take, DataError if default weights cannot be
     fetched, CheckpointError if a weight file cannot be read.
@@ -42,79 +53,78 @@ def torchvision_model(config: TorchvisionModel, info: DataInfo) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
-    if config.arch not in known:
-        near = get_close_matches(config.arch.lower(), known, n=3)
+    if arch not in known:
+        near = get_close_matches(arch.lower(), known, n=3)
         raise ConfigError(
-            f"torchvision has no classification model '{config.arch}'",
+            f"torchvision has no classification model '{arch}'",
             where="model.arch",
             fix=f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}",
         )
-    default_weights = models.get_model_weights(config.arch).DEFAULT
-    _check_fit(config, info, default_weights)
+    default_weights = models.get_model_weights(arch).DEFAULT
+    pretrained = weights != "none"
+    _check_fit(arch, image, weights, default_weights.meta["min_size"][0], regression=regression)
     try:
-        net = models.get_model(config.arch, weights=None, num_classes=info.num_outputs, **_extras(config, info))
+        net = models.get_model(arch, weights=None, num_classes=outputs, **_extras(arch, image, pretrained))
     except ValueError as error:  # maxvit cuts images into windows of 7x7
         raise ConfigError(
-            f"{config.arch} cannot take these images: {error}", where="model.arch", fix="set data.image_size to 224"
+            f"{arch} cannot take these images: {error}", where="model.arch", fix="set data.image_size to 224"
         ) from None
 
     notes: list[str] = []
-    if config.weights == "none":
-        initialise(net, config.init)
+    if not pretrained:
+        initialise(net, init)
     else:
-        path = fetched(default_weights.url) if config.weights == "default" else Path(config.weights)
+        path = fetched(default_weights.url) if weights == "default" else Path(weights)
         report = _load(net, path)
-        initialise(last_layer(net)[1], config.init)
-        notes = [f"{config.arch} from {path.name}: {line}" for line in report.lines()]
-    if info.input_shape[0] == 1:
+        initialise(last_layer(net)[1], init)
+        notes = [f"{arch} from {path.name}: {line}" for line in report.lines()]
+    if image[0] == 1:
         _take_grey(net)
     net.notes = tuple(notes)
     return net
 
 
-def _check_fit(config: TorchvisionModel, info: DataInfo, default_weights: Any) -> None:
-    channels, height, width = image_shape(info, config.arch)
-    least = default_weights.meta["min_size"][0]
-    pretrained = config.weights != "none"
+def _check_fit(arch: str, image: tuple[int, int, int], weights: str | Path, least: int, *, regression: bool) -> None:
+    """Raise ConfigError for images that the architecture or its weights cannot take; least: pixels of a side."""
+    channels, height, width = image
 
     def misfit(problem: str, fix: str) -> ConfigError:
-        return ConfigError(f"{config.arch} {problem}", where="model.arch", fix=fix)
+        return ConfigError(f"{arch} {problem}", where="model.arch", fix=fix)
 
     if channels not in (1, 3):
         raise misfit(f"takes images with 1 or 3 channels, the data have {channels}", "set data.channels to 3")
-    if channels == 1 and pretrained and config.arch in INCEPTIONS:
+    if channels == 1 and weights != "none" and arch in INCEPTIONS:
         raise misfit("with weights needs colour channels, the data are grey", "set data.channels to 3")
-    if info.num_classes == 0 and config.arch.startswith("squeezenet"):
+    if regression and arch.startswith("squeezenet"):
         raise misfit("ends in a ReLU and can predict no negative number", "choose another arch for regression")
-    if not config.arch.startswith(LOOSE_MIN_SIZE) and min(height, width) < least:
+    if not arch.startswith(LOOSE_MIN_SIZE) and min(height, width) < least:
         raise misfit(
             f"needs images of {least}x{least} or more, the data have {height}x{width}",
             f"use images of that size (data.image_size: {least} for image files) or another arch, such as resnet18",
         )
-    if config.arch.startswith("vit"):
-        patch = int(config.arch.rpartition("_")[2])
+    if arch.startswith("vit"):
+        patch = int(arch.rpartition("_")[2])
         if height != width or height % patch:
             raise misfit(
                 f"cuts square images into patches of {patch}x{patch}, which {height}x{width} is no multiple of",
                 f"set data.image_size to a multiple of {patch}",
             )
-        if config.weights == "default" and height != least:
+        if weights == "default" and height != least:
             raise misfit(
                 f"has default weights for {least}x{least} images, the data have {height}x{width}",
                 f"set data.image_size to {least}, or model.weights to none",
             )
 
 
-def _extras(config: TorchvisionModel, info: DataInfo) -> dict[str, Any]:
+def _extras(arch: str, image: tuple[int, int, int], pretrained: bool) -> dict[str, Any]:
     """Arguments that only some architectures have."""
-    _, height, width = info.input_shape
-    pretrained = config.weights != "none"
-    if config.arch in INCEPTIONS:
+    _, height, width = image
+    if arch in INCEPTIONS:
         # Their weights expect pixels in -1..1; transform_input brings standardised ones there.
         return {"aux_logits": False, "init_weights": not pretrained, "transform_input": pretrained}
-    if config.arch.startswith("vit"):
+    if arch.startswith("vit"):
         return {"image_size": height}
-    if config.arch.startswith("maxvit"):
+    if arch.startswith("maxvit"):
         return {"input_size": (height, width)}
     return {}
 

@@ -5,11 +5,10 @@ from itertools import groupby
 from math import floor
 from typing import Any
 
-from mlcli.models.inspect.anatomy import Anatomy
-from mlcli.models.inspect.collapse import Collapse
-from mlcli.models.inspect.layer import Layer
+from mlcli.models.inspect.anatomy import Anatomy, Layer
+from mlcli.models.inspect.dataflow import Collapse
 from mlcli.report.layer_table import field_text
-from mlcli.text import count, size
+from mlcli.text import count, first_few, size
 
 MISSED = {
     "high": "the first loss is far above chance: the model is sure of wrong answers before it has learned any; look at "
@@ -44,7 +43,7 @@ def cost_lines(anatomy: Anatomy, memory: dict[str, float], optimizer: str) -> li
     frozen = f", {still:,} of them frozen" if still else ""
     lines = [("model", f"{anatomy.parameters:,} parameters{frozen}, {size(memory['weights'])}")]
     if anatomy.uncalled:
-        lines.append(("", f"never called: {', '.join(anatomy.uncalled[:5])}"))
+        lines.append(("", f"never called: {first_few(anatomy.uncalled)}"))
     whole = count(3 * anatomy.flops * samples)
     lines.append(("work", f"{count(anatomy.flops)} FLOPs a sample forward, about three times that with the backward "
                           f"pass: {whole} for {samples} samples"))  # fmt: skip
@@ -58,24 +57,24 @@ def arithmetic_lines(anatomy: Anatomy) -> list[str]:
     """`floor((H + 2p - d(k - 1) - 1) / s + 1)` with its numbers for each convolution and pooling, by side."""
     lines = ["output side = floor((H + 2p - d(k - 1) - 1) / s + 1)"]
     for layer in anatomy.layers:
-        if layer.kernel is None or len(layer.kernel) > len(layer.input_shape) or layer.stride is None:
-            continue
-        sides = dict.fromkeys(_arithmetic(layer, axis) for axis in range(len(layer.kernel)))
-        lines += [f"  {layer.name}: {side}" for side in sides]
+        if layer.kernel and len(layer.kernel) <= len(layer.input_shape) and layer.stride:
+            sides = dict.fromkeys(_arithmetic(layer, axis) for axis in range(len(layer.kernel)))
+            lines += [f"  {layer.name}: {side}" for side in sides]
     return lines
 
 
 def _arithmetic(layer: Layer, axis: int) -> str:
-    assert layer.kernel is not None
-    assert layer.stride is not None
-    assert layer.dilation is not None
+    assert layer.kernel and layer.stride and layer.dilation, "a window has all three"  # noqa: PT018
     place = axis - len(layer.kernel)
     given, got = layer.input_shape[place], layer.output_shape[place]
     k, s, d = layer.kernel[axis], layer.stride[axis], layer.dilation[axis]
     if "Transpose" in layer.kind:
         return f"({given} - 1) * {s} + {d}*({k} - 1) + 1 and its paddings = {got}"
-    total = d * (k - 1) if isinstance(layer.padding, str) else 2 * layer.padding[axis]  # type: ignore[index]
-    padded = f"{total}" if isinstance(layer.padding, str) else f"2*{total // 2}"
+    if isinstance(layer.padding, tuple):
+        total, padded = 2 * layer.padding[axis], f"2*{layer.padding[axis]}"
+    else:  # "same"
+        total = d * (k - 1)
+        padded = f"{total}"
     exact = (given + total - d * (k - 1) - 1) / s + 1
     word = "floor" if floor(exact) == got else "ceil"
     return f"{word}(({given} + {padded} - {d}*({k} - 1) - 1) / {s} + 1) = {word}({exact:g}) = {got}"
@@ -85,28 +84,15 @@ def plain(anatomy: Anatomy) -> dict[str, Any]:
     """Every single layer as JSON's types."""
     layers = [
         {
-            "name": layer.name,
-            "kind": layer.kind,
-            "kernel": layer.kernel,
-            "stride": layer.stride,
-            "padding": layer.padding,
-            "dilation": layer.dilation,
-            "groups": layer.groups,
-            "input_shape": layer.input_shape,
-            "output_shape": layer.output_shape,
-            "neurons": layer.neurons,
-            "parameters": layer.parameters,
-            "trainable": layer.trainable,
-            "flops": layer.flops,
+            **{name: value for name, value in vars(layer).items() if name not in ("ceil", "field")},
             "receptive_field": field_text(layer.field) or None,
             "saved_bytes": round(layer.saved_bytes),
         }
         for layer in anatomy.layers
     ]
-    collapses = [{"first": c.first, "second": c.second, "into": c.into, "meant": c.meant} for c in anatomy.collapses]
     return {
         "layers": layers,
-        "collapses": collapses,
+        "collapses": [vars(collapse) for collapse in anatomy.collapses],
         "parameters": anatomy.parameters,
         "trainable": anatomy.trainable,
         "uncalled": anatomy.uncalled,

@@ -1,17 +1,173 @@
-"""The table of a model's layers as text, no wider than a terminal."""
+"""The table of a model's layers, no wider than a terminal: small layers in the row of the one they follow, repeated
+blocks once, or whole modules as one row."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
-from mlcli.models.inspect.anatomy import Anatomy
+from mlcli.models.inspect.anatomy import Anatomy, Layer
 from mlcli.models.inspect.receptive import Field
-from mlcli.report.layers import Row, rows_of
-from mlcli.text import ABSENT, count, table
+from mlcli.text import ABSENT, count, sides, table, truncated
 
 WIDTH = 100
 """Columns of a terminal that all of it fits into."""
-LEAST_NAME, LEAST_KIND = 12, 10
-"""Columns that names and kinds have in any case."""
+LEAST_NAME, MOST_KIND = 12, 17
+"""Columns that names have in any case, and that kinds have at most."""
+MOST_ROWS = 48
+"""Rows that can still be taken in on one or two screens."""
+SHORT = {
+    "conv": ("Conv2d",),
+    "convT": ("ConvTranspose2d",),
+    "maxpool": ("MaxPool2d", "AdaptiveMaxPool2d"),
+    "avgpool": ("AvgPool2d", "AdaptiveAvgPool2d"),
+    "bn": ("BatchNorm1d", "BatchNorm2d", "FrozenBatchNorm2d"),
+    "ln": ("LayerNorm", "LayerNorm2d"),
+    "gn": ("GroupNorm",),
+    "drop": ("Dropout", "Dropout2d", "StochasticDepth"),
+    "attention": ("MultiheadAttention",),
+    "": ("Identity", "Flatten"),
+}
+"""Names of kinds in a row of several; others are written in lower case, those that compute nothing not at all."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Some layers that are shown together.
+
+    first: the one that names the row and has the window; kind: all of them in words; last: of the repetitions, whose
+    field is the widest; times: how often the row occurs. Sums are over the row, once.
+    """
+
+    name: str
+    kind: str
+    first: Layer
+    last: Layer
+    neurons: int
+    parameters: int
+    flops: float
+    saved_bytes: float
+    field: Field | None
+    times: int = 1
+
+
+# --- which rows ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(anatomy: Anatomy, depth: int | None) -> list[Row]:
+    """What is shown of a model.
+
+    depth: 0 for each single layer, N for the modules N names deep; None for what fits: layers with their norm and
+    activation, repeated blocks once, or the deepest modules that are few enough.
+    """
+    layers = anatomy.layers
+    if depth == 0:
+        return [_row([layer], layer.kind, field=layer.field) for layer in layers]
+    if depth is not None:
+        return _grouped(anatomy, depth)
+    rows = _folded(layers)
+    if len(rows) > MOST_ROWS:
+        rows = _repeats_once(rows)
+    if len(rows) <= MOST_ROWS:
+        return rows
+    deepest = max(layer.name.count(".") for layer in layers) + 1
+    candidates = (_repeats_once(_grouped(anatomy, d)) for d in range(deepest, 0, -1))
+    return next((rows for rows in candidates if len(rows) <= MOST_ROWS), _grouped(anatomy, 1))
+
+
+def _row(layers: Sequence[Layer], kind: str, *, name: str | None = None, field: Field | None) -> Row:
+    return Row(
+        name=layers[0].name if name is None else name,
+        kind=kind,
+        first=layers[0],
+        last=layers[-1],
+        neurons=sum(layer.neurons for layer in layers),
+        parameters=sum(layer.parameters for layer in layers),
+        flops=sum(layer.flops for layer in layers),
+        saved_bytes=sum(layer.saved_bytes for layer in layers),
+        field=field,
+    )
+
+
+def _folded(layers: Sequence[Layer]) -> list[Row]:
+    """Each layer that computes with weights or windows, in one row with the norm, activation and dropout behind it."""
+    runs: list[list[Layer]] = []
+    for layer in layers:
+        parent = layer.name.rpartition(".")[0]
+        if runs and _is_small(layer) and (not parent or runs[-1][0].name.startswith(f"{parent}.")):
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    # Only the first has a window; what follows a sum of branches would show the field of the sum.
+    kinds = [" ".join(filter(None, map(_short_kind, run))) or run[-1].kind.lower() for run in runs]
+    return [_row(run, kind, field=run[0].field) for run, kind in zip(runs, kinds, strict=True)]
+
+
+def _is_small(layer: Layer) -> bool:
+    """Normalisation, activation, dropout and the like: no window, no neurons, no work to speak of."""
+    plain = layer.parameters == 0 or "Norm" in layer.kind or "PReLU" in layer.kind
+    return plain and not layer.kernel and not layer.neurons and not layer.flops and "Pool" not in layer.kind
+
+
+def _short_kind(layer: Layer) -> str:
+    """conv, dwconv (each channel for itself), linear, bn, relu ..."""
+    if layer.kind == "Conv2d" and layer.groups > 1:
+        return "dwconv" if layer.groups == layer.input_shape[-3] else "gconv"
+    return next((short for short, kinds in SHORT.items() if layer.kind in kinds), layer.kind.lower())
+
+
+def _grouped(anatomy: Anatomy, depth: int) -> list[Row]:
+    """One row for each module `depth` names deep, in the order of their first calls."""
+    groups: dict[str, list[Layer]] = {}
+    for layer in anatomy.layers:
+        groups.setdefault(".".join(layer.name.split(".")[:depth]), []).append(layer)
+    return [
+        _row(layers, _short_kind(layers[0]) if len(layers) == 1 else anatomy.kinds.get(name, ""), name=name,
+             field=layers[-1].field)
+        for name, layers in groups.items()
+    ]  # fmt: skip
+
+
+def _repeats_once(rows: list[Row], depth: int = 0) -> list[Row]:
+    """Blocks that follow each other and differ in nothing but their number, `layer3.1` to `layer3.5`, as one.
+
+    depth: of the number in the names; rows have all names before it in common.
+    """
+    blocks = [list(block) for _, block in groupby(rows, lambda row: row.name.split(".")[: depth + 1])]
+    out: list[Row] = []
+    for _, alike in groupby(blocks, lambda block: [_signature(row, depth) for row in block]):
+        first, *others = alike
+        if others:
+            out += [
+                replace(row, name=_span(row.name, end.name, depth), last=end.last, field=end.field,
+                        times=row.times * (1 + len(others)))
+                for row, end in zip(first, others[-1], strict=True)
+            ]  # fmt: skip
+        elif any(row.name.count(".") > depth for row in first):
+            out += _repeats_once(first, depth + 1)
+        else:
+            out += first
+    return out
+
+
+def _signature(row: Row, depth: int) -> tuple:
+    """All that is shown of a row but its field; its name without the number at `depth`."""
+    parts = row.name.split(".")
+    parts[depth : depth + 1] = [re.sub(r"\d+$", "#", part) for part in parts[depth : depth + 1]]
+    window = (row.first.kernel, row.first.stride, row.first.padding, row.first.dilation)
+    return (parts, row.kind, window, row.last.output_shape, row.parameters, row.flops, round(row.saved_bytes))
+
+
+def _span(first: str, last: str, depth: int) -> str:
+    """layer3.1.conv1, layer3.5.conv1 -> layer3.1-5.conv1"""
+    parts, number = first.split("."), re.search(r"\d+$", last.split(".")[depth])
+    assert number is not None, "a repeated block has a number"
+    parts[depth] += f"-{number[0]}"
+    return ".".join(parts)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
 
 
 def layer_table(anatomy: Anatomy, depth: int | None) -> str:
@@ -23,29 +179,54 @@ def layer_table(anatomy: Anatomy, depth: int | None) -> str:
     body = [[*_cells(row), _amount(row.saved_bytes / factor)] for row in rows]
     total = ["", "", "", "", "", "", f"{sum(row.neurons * row.times for row in rows):,}",
              f"{anatomy.parameters:,}", count(anatomy.flops), "", _amount(saved / factor)]  # fmt: skip
-    header, *body, total = _without_empty_columns([header, *body, total])
+    # A model without windows needs no kernel column.
+    kept = [c for c in range(len(header)) if c == 0 or any(line[c] for line in (*body, total))]
+    header, *body, total = ([line[c] for c in kept] for line in (header, *body, total))
     widths = [max(map(len, column)) for column in zip(header, *body, total, strict=True)]
-    kind_width, names, headings = _fitted(rows, widths)
-    body = [[_cut(kind, kind_width), *cells] for kind, *cells in body]
+    room = max(LEAST_NAME, WIDTH - sum(2 + width for width in widths))
+    names, headings = _names(rows, room)
     lines = [[name, *cells] for name, cells in zip(names, body, strict=True)]
     head, *shown, last = table(["layer", *header], [*lines, ["total", *total]], left=2).split("\n")
     for place, heading in reversed(headings):
-        shown.insert(place, _elided(heading, WIDTH))
+        shown.insert(place, heading)
     rule = "-" * max(map(len, (head, *shown, last)))
     legend = _legend(anatomy, repeated=any(row.times > 1 for row in rows), header=header)
     return "\n".join([head, *shown, rule, last, *(textwrap.fill(line, WIDTH) for line in legend)])
 
 
+def _names(rows: list[Row], room: int) -> tuple[list[str], list[tuple[int, str]]]:
+    """The rows' names, and (number of the row below it, heading) for the modules that they are in.
+
+    Without headings where all names fit; otherwise headings take over as many of the outer modules as is needed.
+    """
+    paths = [row.name.split(".") for row in rows]
+    for depth in range(max(map(len, paths))):
+        outer = [path[: min(depth, len(path) - 1)] for path in paths]
+        names = [
+            "  " * bool(module) + ".".join(path[len(module) :]) + (f" x{row.times}" if row.times > 1 else "")
+            for row, path, module in zip(rows, paths, outer, strict=True)
+        ]
+        if max(map(len, names)) <= room:
+            break
+    begins = [n for n, module in enumerate(outer) if module and (n == 0 or module != outer[n - 1])]
+    for n in begins.copy():  # a module of one row needs no heading
+        whole = ".".join(paths[n]) + (f" x{rows[n].times}" if rows[n].times > 1 else "")
+        if (n + 1 == len(rows) or outer[n + 1] != outer[n]) and len(whole) <= room:
+            names[n] = whole
+            begins.remove(n)
+    return [_elided(name, room) for name in names], [(n, _elided(".".join(outer[n]), WIDTH)) for n in begins]
+
+
 def _cells(row: Row) -> list[str]:
     layer = row.first
-    kernel = "x".join(map(str, layer.kernel)) if layer.kernel else ""
+    kernel = sides(layer.kernel) if layer.kernel else ""
     if "Adaptive" in layer.kind:
         kernel = "all" if set(layer.output_shape[-2:]) == {1} else "adapts"
     return [
-        row.kind,
+        truncated(row.kind, MOST_KIND),
         kernel,
-        *(_sides(value) for value in (layer.stride, layer.padding, layer.dilation)),
-        "x".join(map(str, row.last.output_shape)) or ABSENT,
+        *(_same_sides(value) for value in (layer.stride, layer.padding, layer.dilation)),
+        sides(row.last.output_shape) if row.last.output_shape else ABSENT,
         f"{row.neurons:,}" if row.neurons else "",
         f"{row.parameters:,}" if row.parameters else "",
         count(row.flops) if row.flops else "",
@@ -53,70 +234,18 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _fitted(rows: list[Row], widths: list[int]) -> tuple[int, list[str], list[tuple[int, str]]]:
-    """The width of kinds, and `_names` in the room that is left: kinds are cut only for names that fit nowhere else."""
-    others = sum(widths[1:]) + 2 * len(widths)
-    least = min(widths[0], LEAST_KIND)
-    for kind_width in range(widths[0], least - 1, -1):
-        room = WIDTH - others - kind_width
-        names, headings = _names(rows, max(room, LEAST_NAME))
-        if max(LEAST_NAME, *map(len, names)) <= room:
-            return kind_width, names, headings
-    return least, [_elided(name, max(room, LEAST_NAME)) for name in names], headings
-
-
-def _names(rows: list[Row], room: int) -> tuple[list[str], list[tuple[int, str]]]:
-    """The rows' names, and (number of the row below it, heading) for each module that several of them are in.
-
-    Without headings where all names fit; otherwise below the outermost module whose rows all fit below it.
-    """
-    paths = [row.name.split(".") for row in rows]
-    full = [".".join(path) + _times(row) for path, row in zip(paths, rows, strict=True)]
-    if max(map(len, full)) <= room:
-        return full, []
-    modules = [_heading(path, paths, room) for path in paths]
-    shown: list[str] = []
-    headings: list[tuple[int, str]] = []
-    for number, (module, path, whole) in enumerate(zip(modules, paths, full, strict=True)):
-        begins = number == 0 or module != modules[number - 1] or rows[number].times != rows[number - 1].times
-        ends = number + 1 == len(rows) or module != modules[number + 1]
-        if not module or (begins and ends and len(whole) <= room):
-            shown.append(whole)
-            continue
-        if begins:
-            headings.append((number, ".".join(module) + _times(rows[number])))
-        shown.append("  " + ".".join(path[len(module) :]))
-    return shown, headings
-
-
-def _heading(path: list[str], paths: list[list[str]], room: int) -> list[str]:
-    """The outermost module of a layer that shortens the names of all layers in it enough; none for outer layers."""
-    for depth in range(1, len(path)):
-        inside = [other for other in paths if other[:depth] == path[:depth] and len(other) > depth]
-        if max(len(".".join(other[depth:])) + 2 for other in inside) <= room:
-            return path[:depth]
-    return path[:-1]
-
-
-def _times(row: Row) -> str:
-    return f" x{row.times}" if row.times > 1 else ""
-
-
 def field_text(field: Field | None) -> str:
     """7 (pixels square), 7x3 (high, wide), all (the whole image), or nothing."""
     if field is None or not (field.known or field.whole):
         return ""
-    if field.whole:
-        return "all"
-    height, width = map(round, field.size)
-    return str(height) if height == width else f"{height}x{width}"
+    return "all" if field.whole else _same_sides([round(side) for side in field.size])
 
 
-def _sides(value: Sequence[int] | str | None) -> str:
+def _same_sides(value: Sequence[int] | str | None) -> str:
     """2 for the same on both sides, 2x1 for height and width."""
     if value is None or isinstance(value, str):
         return value or ""
-    return str(value[0]) if len(set(value)) == 1 else "x".join(map(str, value))
+    return str(value[0]) if len(set(value)) == 1 else sides(value)
 
 
 def _amount(value: float) -> str:
@@ -127,22 +256,10 @@ def _amount(value: float) -> str:
     return "" if float(text) == 0 else text
 
 
-def _without_empty_columns(lines: list[list[str]]) -> list[list[str]]:
-    """A model without windows needs no kernel column."""
-    kept = [c for c in range(len(lines[0])) if c == 0 or any(line[c] for line in lines[1:])]
-    return [[line[c] for c in kept] for line in lines]
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
-
-
 def _elided(text: str, width: int) -> str:
     """The text, its middle left out if it is longer than the width."""
-    if len(text) <= width:
-        return text
     tail = (width - 1) * 2 // 3
-    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+    return text if len(text) <= width else f"{text[: width - 1 - tail]}…{text[-tail:]}"
 
 
 def _legend(anatomy: Anatomy, repeated: bool, header: list[str]) -> Iterable[str]:

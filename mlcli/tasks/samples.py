@@ -20,8 +20,8 @@ from mlcli.data.source import Source
 from mlcli.engine.contract import Batch, Inputs, Named, Record
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
+from mlcli.models.build import build_seeded, describe_model, fine_tuning
 from mlcli.models.config import FineTune, Model
-from mlcli.models.start import Start, build_seeded, describe_model
 
 NOT_FINITE = "the model's answer is not finite"
 
@@ -119,7 +119,7 @@ class SampleTask(SamplePredictor):
     def __init__(self, config: SampleSettings, source: Source, augment: tuple[Augmentation, ...] = ()) -> None:
         super().__init__(config, source.info)
         self.source, self.augment = source, augment
-        self.start = Start(self.model, config.finetune)
+        self.finetuning = fine_tuning(self.model, config.finetune)
         self.splits = {name: len(samples) for name, samples in source.splits.items()}
         self.facts: dict[str, Any] = {"task": config.task, "data": source.info.to_plain()}
 
@@ -137,7 +137,7 @@ class SampleTask(SamplePredictor):
         lines = [("data", describe_data(self.config.data, self.source))]
         lines += [("", note) for note in self.source.notes]
         lines += [("model", describe_model(self.config.model, self.info, self.model))]
-        return lines + [("", line) for line in self.start.describe()]
+        return lines + [("", line) for line in self.finetuning.describe()]
 
     def feed(
         self,
@@ -158,10 +158,10 @@ class SampleTask(SamplePredictor):
         )
 
     def train_mode(self, epoch: int) -> None:
-        self.start.train_mode(epoch)
+        self.finetuning.train_mode(epoch)
 
     def lr_scale(self, parameter_name: str) -> float:
-        return self.start.lr_scale(parameter_name)
+        return self.finetuning.lr_scale(parameter_name)
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {self.config.loss.name: self.loss(net(batch.inputs), batch.targets)}

@@ -134,11 +134,12 @@ def test_model_takes_the_images(mlcli, side):
     import torch
 
     from mlcli.data.info import DataInfo
+    from mlcli.models.build import build
 
     pictures(Path("pets"), {"cat": 12, "dog": 12}, (side, side))
     _, config = proposal(mlcli, "pets")
     info = DataInfo("image", (3, side, side), ("cat", "dog"), "label", (0.5,) * 3, (0.5,) * 3)
-    assert config.model.build(info).eval()(torch.zeros(2, 3, side, side)).shape == (2, 2)
+    assert build(config.model, info).eval()(torch.zeros(2, 3, side, side)).shape == (2, 2)
 
 
 def test_folder_of_images_trains(mlcli):

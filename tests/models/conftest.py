@@ -5,6 +5,7 @@ import torch
 from pydantic import TypeAdapter
 
 from mlcli.data.info import DataInfo
+from mlcli.models.build import build as build_model
 from mlcli.models.config import Model
 
 MODEL = TypeAdapter(Model)
@@ -42,6 +43,6 @@ def build():
     """build(info, name=..., ...) -> nn.Module, as from a YAML's model section"""
 
     def model(info: DataInfo, **section) -> torch.nn.Module:
-        return MODEL.validate_python(section).build(info)
+        return build_model(MODEL.validate_python(section), info)
 
     return model

@@ -10,9 +10,9 @@ from torch import nn
 from mlcli.engine.checkpoint import save_checkpoint
 from mlcli.engine.run import create_run
 from mlcli.errors import CheckpointError, ConfigError, ExitCode
-from mlcli.models.finetune import Freezer, head_names, load_matching
+from mlcli.models.finetune import FineTuning
 from mlcli.models.normalized import Normalized
-from mlcli.models.weights import read_weights
+from mlcli.models.weights import load_matching, read_weights
 
 RESNET = {"name": "resnet", "width": 0.0625, "zero_init_residual": False}
 
@@ -200,12 +200,12 @@ def trained(model: nn.Module) -> set[str]:
 
 def test_frozen_parameters_and_batch_norms_stay_still_until_their_epoch(model):
     net = model()
-    freezer = Freezer(net, ("conv1.*", "bn1.*", "layer[12].*"), unfreeze_at=3)
+    tuning = FineTuning(net, freeze=("conv1.*", "bn1.*", "layer[12].*"), unfreeze_at=3)
     everything = {name for name, _ in net.net.named_parameters()}
     kept = {name for name in everything if name.startswith(("layer3", "layer4", "fc"))}
-    assert freezer.frozen == everything - kept
+    assert tuning.frozen == everything - kept
     for epoch in (0, 1, 2, 5, 1, 0):  # in any order: nothing is remembered from the epoch before
-        freezer.apply(epoch)
+        tuning.train_mode(epoch)
         frozen = epoch < 2  # unfreeze_at counts epochs from 1
         assert trained(net) == (kept if frozen else everything)
         assert net.net.bn1.training != frozen
@@ -220,18 +220,18 @@ def test_frozen_parameters_and_batch_norms_stay_still_until_their_epoch(model):
 
 def test_batch_norms_that_still_learn_go_on_adapting(model):
     net = model()
-    Freezer(net, ("*.weight",), None).apply(0)
+    FineTuning(net, freeze=("*.weight",)).train_mode(0)
     assert trained(net) == {name for name, _ in net.net.named_parameters() if name.endswith("bias")}
     assert net.net.bn1.training
 
 
 def test_without_patterns_nothing_is_frozen(model):
     net = model().eval()
-    freezer = Freezer(net, (), None)
-    freezer.apply(0)
+    tuning = FineTuning(net)
+    tuning.train_mode(0)
     assert net.training
     assert trained(net) == {name for name, _ in net.net.named_parameters()}
-    assert not freezer.frozen
+    assert not tuning.frozen
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_without_patterns_nothing_is_frozen(model):
 )
 def test_a_pattern_that_matches_nothing_is_answered_with_names(pattern, near, model):
     with pytest.raises(ConfigError, match="matches no parameter") as caught:
-        Freezer(model(), ("fc.*", pattern), None)
+        FineTuning(model(), freeze=("fc.*", pattern))
     assert f"'{pattern}'" in caught.value.what
     assert near in caught.value.fix
     assert caught.value.fix
@@ -249,7 +249,7 @@ def test_a_pattern_that_matches_nothing_is_answered_with_names(pattern, near, mo
 
 def test_freezing_everything_is_refused(model):
     with pytest.raises(ConfigError, match="all 62 parameters are frozen"):
-        Freezer(model(), ("*",), 5)
+        FineTuning(model(), freeze=("*",), unfreeze_at=5)
 
 
 HEADS = {
@@ -273,9 +273,9 @@ HEADS = {
 def test_the_head_is_the_last_layer_with_weights(section, names, images, build):
     info = images(3, 32, 32)
     net = Normalized(build(info, **section), info)
-    assert head_names(net) == names
+    assert FineTuning(net).head == names
     assert names < {name for name, _ in net.named_parameters()} or section["name"] == "linear"
 
 
 def test_the_head_of_a_bare_layer():
-    assert head_names(nn.Linear(2, 2)) == {"weight", "bias"}
+    assert FineTuning(nn.Linear(2, 2)).head == {"weight", "bias"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlcli.models.init import initialise
+from mlcli.models.layers import initialise
 
 FAN_IN, FAN_OUT = 400, 200
 VARIANCES = {

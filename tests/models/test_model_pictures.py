@@ -7,9 +7,9 @@ from PIL import Image
 from torch import nn
 
 from mlcli.data.info import DataInfo
-from mlcli.models.config import Cnn, Linear, Mlp, ResNet, TorchvisionModel, Vgg
+from mlcli.models.build import build_seeded
+from mlcli.models.config import Cnn, Linear, Mlp, Resnet, TorchvisionModel, Vgg
 from mlcli.models.pictures import feature_maps, filters
-from mlcli.models.start import build_seeded
 from mlcli.show.drawing import Tile, fitted, font, picture_of, rising, sheet, shortened, signed
 from mlcli.show.figure import image_of, new_figure
 
@@ -26,7 +26,7 @@ MODELS = {
     "mlp": Mlp(name="mlp", hidden=(16,)),
     "cnn": Cnn.model_validate({"name": "cnn", "blocks": [{"name": "conv", "channels": 6}, {"name": "global_pool"}]}),
     "vgg": Vgg(name="vgg", depth=11, width=0.05),
-    "resnet": ResNet(name="resnet", depth=18, width=0.1),
+    "resnet": Resnet(name="resnet", depth=18, width=0.1),
     "squeezenet": TorchvisionModel(name="torchvision", arch="squeezenet1_1"),
 }
 

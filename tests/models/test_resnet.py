@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision import models
 
-from mlcli.models.summary import count_parameters
+from mlcli.models.layers import count_parameters
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])

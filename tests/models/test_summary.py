@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from mlcli.models.config import Model
-from mlcli.models.summary import count_parameters, megabytes
+from mlcli.models.layers import count_parameters, megabytes
 
 LINES = {
     "linear 64-10": {"name": "linear"},

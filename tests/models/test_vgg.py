@@ -5,7 +5,7 @@ import torch
 from torchvision import models
 
 from mlcli.errors import ConfigError
-from mlcli.models.summary import count_parameters
+from mlcli.models.layers import count_parameters
 
 ORIGINAL = {"name": "vgg", "stem": "imagenet", "head": "classic"}
 

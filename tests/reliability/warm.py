@@ -11,7 +11,7 @@ NEEDED = (
     "mlcli.engine.resume",
     "mlcli.engine.saver",
     "mlcli.engine.trainer",
-    "mlcli.models.mlp",
+    "mlcli.models.build",
     "mlcli.report.baselines",
     "mlcli.report.page.write",
     "mlcli.report.summary",

@@ -9,8 +9,7 @@ from torchvision import models
 
 from mlcli.models.inspect.anatomy import take_apart
 from mlcli.report.anatomy import arithmetic_lines, collapse_lines, loss_lines
-from mlcli.report.layer_table import WIDTH, layer_table
-from mlcli.report.layers import MOST_ROWS, rows_of
+from mlcli.report.layer_table import MOST_ROWS, WIDTH, layer_table, rows_of
 
 
 def apart(net: nn.Module, side: int = 64, batch_size: int = 32):

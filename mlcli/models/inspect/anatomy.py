@@ -7,8 +7,9 @@ and attention count, elementwise work does not). Memory is measured: the tensors
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -17,9 +18,46 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from mlcli.models.inspect.collapse import Collapse, judge_collapses
-from mlcli.models.inspect.dataflow import Dataflow
-from mlcli.models.inspect.layer import OWN, Layer, Sides, with_window
+from mlcli.models.inspect.dataflow import Collapse, Dataflow, judge_collapses
+from mlcli.models.inspect.receptive import Field
+
+Sides = tuple[int, ...]
+OWN = "(own)"
+"""Kind of the row for what a module with children has or computes before it calls them, such as a class token."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of an innermost module.
+
+    name: of the module, as in `named_modules` without the `net.` of `Normalized`.
+    kind: its class.
+    input_shape, output_shape: of one sample, without the batch; () if it takes or gives no tensor.
+    kernel, stride, padding, dilation: of a window, in pixels; padding may be the word "same". None without a window.
+    groups: of a convolution's channels; 1 otherwise.
+    neurons: outputs of one sample, where weights make them: convolutions and linear layers; 0 otherwise.
+    parameters, trainable: numbers in its tensors, and those that learn; 0 in a second call of the same module.
+    flops: of one sample, forward only.
+    field: what one output position sees; None for data without pixels and where nobody can say.
+    saved_bytes: kept for the backward pass, for the whole batch.
+    """
+
+    name: str
+    kind: str
+    input_shape: Sides = ()
+    output_shape: Sides = ()
+    kernel: Sides | None = None
+    stride: Sides | None = None
+    padding: Sides | str | None = None
+    dilation: Sides | None = None
+    ceil: bool = False
+    groups: int = 1
+    neurons: int = 0
+    parameters: int = 0
+    trainable: int = 0
+    flops: float = 0.0
+    field: Field | None = None
+    saved_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +105,11 @@ def take_apart(
         layers=tuple(watch.layers),
         collapses=judge_collapses(watch.flow.touching),
         kinds={_short(name): type(module).__name__ for name, module in model.named_modules()},
-        uncalled=tuple(_uncalled(model, watch.counted)),
+        uncalled=tuple(
+            _short(name)
+            for name, module in model.named_modules()
+            if any(id(tensor) not in watch.counted for tensor in module.parameters(recurse=False))
+        ),
         parameters=sum(t.numel() for t in tensors),
         trainable=sum(t.numel() for t in tensors if t.requires_grad),
         flops=sum(layer.flops for layer in watch.layers) + watch.outside.flops,
@@ -135,8 +177,7 @@ class _Watch(TorchDispatchMode):
 
     def _enter(self, name: str) -> Callable:
         def enter(module: nn.Module, inputs: tuple) -> None:
-            first = _first_tensor(inputs)
-            self._inside.append(_Call(name, self._shape(first)))
+            self._inside.append(_Call(name, self._shape(_first_tensor(inputs))))
 
         return enter
 
@@ -161,7 +202,7 @@ class _Watch(TorchDispatchMode):
             field=self.flow.field_of(result) if result is not None else None,
             saved_bytes=call.saved_bytes,
         )
-        self.layers.append(with_window(layer, module) if innermost else replace(layer, kind=OWN))
+        self.layers.append(_with_window(layer, module) if innermost else replace(layer, kind=OWN))
 
     def _shape(self, tensor: Tensor | None) -> Sides:
         """Of one sample; rows that are several per sample (regions of interest, tokens) come first."""
@@ -172,10 +213,26 @@ class _Watch(TorchDispatchMode):
         return (*several, *tensor.shape[1:])
 
 
-def _uncalled(model: nn.Module, counted: set[int]) -> Iterable[str]:
-    for name, module in model.named_modules():
-        if any(id(tensor) not in counted for tensor in module.parameters(recurse=False)):
-            yield _short(name)
+def _with_window(layer: Layer, module: nn.Module) -> Layer:
+    """The layer with the kernel it slides over the image, or the neurons it has."""
+    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        layer = replace(layer, neurons=prod(layer.output_shape), groups=getattr(module, "groups", 1))
+    if not hasattr(module, "kernel_size"):
+        return layer
+    dimensions = max(1, len(layer.output_shape) - 1)
+    padding = getattr(module, "padding", 0)
+    return replace(
+        layer,
+        kernel=_sides(module.kernel_size, dimensions),
+        stride=_sides(module.stride, dimensions),
+        padding=padding if isinstance(padding, str) else _sides(padding, dimensions),
+        dilation=_sides(getattr(module, "dilation", 1), dimensions),
+        ceil=getattr(module, "ceil_mode", False),
+    )
+
+
+def _sides(value: Any, dimensions: int) -> Sides:
+    return tuple(value) if isinstance(value, tuple | list) else (value,) * dimensions
 
 
 def _first_tensor(values: Any) -> Tensor | None:

@@ -14,8 +14,8 @@ from mlcli.data.source import Source
 from mlcli.engine.contract import Batch
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
-from mlcli.models.start import Start
-from mlcli.models.summary import count_parameters, megabytes
+from mlcli.models.build import fine_tuning
+from mlcli.models.layers import count_parameters, megabytes
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import build_source, describe_source
@@ -44,7 +44,7 @@ class DetectionTask(ObjectDetector):
         super().__init__(config, self.annotated.info)
         self.has_masks = config.model.name == "mask_rcnn"
         self.is_static = isinstance(config.model, Yolo | Ssd)  # the others look at as many boxes as there are
-        self.start = Start(self.model, config.finetune)
+        self.finetuning = fine_tuning(self.model, config.finetune)
         self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
         self.facts: dict[str, Any] = {"task": "detection", "data": self.annotated.info.to_plain()}
 
@@ -64,7 +64,7 @@ class DetectionTask(ObjectDetector):
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
         lines = [("data", first), *(("", text) for text in (*more, *self.annotated.notes))]
         lines += [("model", f"{config.describe()}  {size}"), *(("", text) for text in self._prepared)]
-        return lines + [("", line) for line in self.start.describe()]
+        return lines + [("", line) for line in self.finetuning.describe()]
 
     def feed(
         self,
@@ -89,10 +89,10 @@ class DetectionTask(ObjectDetector):
         )
 
     def train_mode(self, epoch: int) -> None:
-        self.start.train_mode(epoch)
+        self.finetuning.train_mode(epoch)
 
     def lr_scale(self, parameter_name: str) -> float:
-        return self.start.lr_scale(parameter_name)
+        return self.finetuning.lr_scale(parameter_name)
 
     def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
         terms, _ = net(batch.inputs, batch.targets)

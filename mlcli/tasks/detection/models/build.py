@@ -7,7 +7,7 @@ from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError
-from mlcli.models.start import load_saved
+from mlcli.models.weights import load_saved
 from mlcli.tasks.detection.models.config import (
     DetectionModel,
     FastRCnn,

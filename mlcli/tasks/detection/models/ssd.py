@@ -18,10 +18,9 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 
 from mlcli.errors import CheckpointError, ConfigError
-from mlcli.models.finetune import copy_matching
-from mlcli.models.init import initialise
+from mlcli.models.layers import initialise
 from mlcli.models.torchvision_models import fetched
-from mlcli.models.weights import read_weights
+from mlcli.models.weights import copy_matching, read_weights
 from mlcli.tasks.detection.boxes import convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import cell_shapes, decode, default_boxes, encode, grid_points
 from mlcli.tasks.detection.models.backbone import by_box, compact_fpn, map_size

@@ -77,7 +77,7 @@ class TorchvisionBase(Detector):
         if not torch.equal(self.mean.flatten(), torch.tensor(IMAGENET_MEAN)):
             advice = "data.normalize=imagenet gives them"
             notes.append(f"{self.arch}: its weights expect ImageNet's mean and std; {advice}")
-        self.notes = self.net.notes = tuple(notes)  # the net's are what `Start` reads
+        self.notes = self.net.notes = tuple(notes)  # the net's are what `FineTuning` reads
         norms = (layer for layer in self.net.backbone.body.modules() if isinstance(layer, nn.BatchNorm2d))
         self._still = () if self.arch.endswith("_v2") else tuple(norms)  # a tuple registers none of them twice
 

@@ -24,9 +24,8 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from mlcli.errors import ConfigError
-from mlcli.models.finetune import copy_matching
 from mlcli.models.torchvision_models import fetched
-from mlcli.models.weights import read_weights
+from mlcli.models.weights import copy_matching, read_weights
 from mlcli.tasks.detection.models.backbone import CompactFpn, compact_fpn
 
 Kind = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]

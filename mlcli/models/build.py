@@ -1,0 +1,112 @@
+"""Where a model's config becomes a module, its first weights drawn by a seed or learned elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from mlcli.data.info import DataInfo
+from mlcli.errors import ConfigError
+from mlcli.models import cnn
+from mlcli.models import config as c
+from mlcli.models.finetune import FineTuning
+from mlcli.models.layers import count_parameters, megabytes
+from mlcli.models.mlp import MLP, Perceptron
+from mlcli.models.normalized import Normalized
+from mlcli.models.resnet import ResNet
+from mlcli.models.torchvision_models import torchvision_model
+from mlcli.models.vgg import VGG, refuse_small_images
+
+
+def build(config: c.Model, info: DataInfo) -> nn.Module:
+    """The model of a config for data of this shape: standardised inputs [B, C, H, W] or [B, F] -> [B, outputs].
+
+    Raises ConfigError naming the layer that the data do not fit.
+    """
+    inputs, outputs, init = prod(info.input_shape), info.num_outputs, config.init
+    match config:
+        case c.Linear():
+            return Perceptron(inputs, outputs, init=init)
+        case c.Mlp():
+            return MLP(inputs, outputs, config.hidden, activation=config.activation, dropout=config.dropout,
+                       batch_norm=config.batch_norm, init=init)  # fmt: skip
+        case c.Cnn():
+            shape = _image_shape(info, config.name)
+            return cnn.CNN([_block(block) for block in config.blocks], image=shape, outputs=outputs, init=init)
+        case c.Vgg():
+            channels, height, width = _image_shape(info, config.name)
+            refuse_small_images(config.depth, height, width)
+            return VGG(config.depth, channels=channels, outputs=outputs, width=config.width,
+                       batch_norm=config.batch_norm, stem=config.stem, head=config.head, dropout=config.dropout,
+                       init=init)  # fmt: skip
+        case c.Resnet():
+            channels, _, _ = _image_shape(info, config.name)
+            return ResNet(config.depth, channels=channels, outputs=outputs, width=config.width, stem=config.stem,
+                          zero_init_residual=config.zero_init_residual, init=init)  # fmt: skip
+        case c.TorchvisionModel():
+            shape = _image_shape(info, config.arch)
+            return torchvision_model(config.arch, image=shape, outputs=outputs, weights=config.weights, init=init,
+                                     regression=info.num_classes == 0)  # fmt: skip
+        case _:
+            assert_never(config)
+
+
+def _block(config: c.Block) -> cnn.Block:
+    settings = config.model_dump(exclude={"name"})
+    match config:
+        case c.ConvBlock():
+            return cnn.conv(**settings)
+        case c.PoolBlock():
+            return cnn.pool(**settings)
+        case c.GlobalPoolBlock():
+            return cnn.global_pool(**settings)
+        case c.DropoutBlock():
+            return cnn.dropout(**settings)
+        case c.FlattenBlock():
+            return cnn.flatten()
+        case c.DenseBlock():
+            return cnn.linear(**settings)
+        case _:
+            assert_never(config)
+
+
+def _image_shape(info: DataInfo, model: str) -> tuple[int, int, int]:
+    """(channels, height, width) of the data. Raises ConfigError if they are rows of features."""
+    if info.kind != "image":
+        raise ConfigError(
+            f"model '{model}' works on images, but the data are rows of {info.input_shape[0]} features",
+            where="model.name",
+            fix="use model name: mlp or linear",
+        )
+    channels, height, width = info.input_shape
+    return channels, height, width
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights drawn in here are a function of the seed; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
+        yield
+
+
+def build_seeded(config: c.Model, info: DataInfo, seed: int) -> Normalized:
+    """The model a config names, with the statistics of its data inside, its weights a function of the seed."""
+    with seeded(seed):
+        return Normalized(build(config, info), info)
+
+
+def describe_model(config: c.Model, info: DataInfo, model: nn.Module) -> str:
+    """`mlp 64-128-64-10  17,226 parameters (0.07 MB)`"""
+    count, _ = count_parameters(model)
+    return f"{config.describe(info)}  {count:,} parameters ({megabytes(model):.2f} MB)"
+
+
+def fine_tuning(model: nn.Module, config: c.FineTune | None) -> FineTuning:
+    """As configured; with None everything learns, at one learning rate, from the weights there are."""
+    config = config or c.FineTune()
+    return FineTuning(model, weights=config.weights, freeze=config.freeze, unfreeze_at=config.unfreeze_at,
+                      trunk_lr=config.trunk_lr)  # fmt: skip
