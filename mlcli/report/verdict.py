@@ -59,7 +59,7 @@ class Verdict:
 @dataclass(frozen=True)
 class Gap:
     """Between training and validation. matters: large enough; real: beyond the uncertainty; hidden: the uncertainty is
-    so large that a gap that matters could not be told from none."""
+    so large that a gap that matters could not be distinguished from none."""
 
     matters: bool
     real: bool

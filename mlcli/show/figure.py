@@ -87,7 +87,7 @@ def _lines(axes: "Axes", chart: LineChart) -> None:
     _scale(axes, "x", chart.x)
     _scale(axes, "y", chart.y)
     for place, rule in enumerate(chart.rules):
-        _rule(axes, rule, at_top=place % 2 == 0)
+        _rule(axes, rule, first=place % 2 == 0)
     if chart.named:
         _name_ends(axes, chart, [end for end in ends if end[1].name])
     elif axes.get_legend_handles_labels()[0]:
@@ -105,18 +105,19 @@ def _scale(axes: "Axes", which: str, axis: Axis) -> None:
     getattr(axes, f"set_{which}label")(truncated(axis.name, LONGEST_TEXT), parse_math=False)
 
 
-def _rule(axes: "Axes", rule: Rule, *, at_top: bool) -> None:
-    """A dotted line across the chart with its name along it, at one end or the other, so that neighbours stay apart."""
+def _rule(axes: "Axes", rule: Rule, *, first: bool) -> None:
+    """A dotted line across the chart with its name along it, on alternate sides, so that neighbours stay apart."""
     name = truncated(rule.name, LONGEST_TEXT)
-    style: dict[str, Any] = {"color": FAINT, "fontsize": 8.5, "parse_math": False, "textcoords": "offset points"}
+    style: dict[str, Any] = {"color": FAINT, "fontsize": 8.5, "parse_math": False, "textcoords": "offset points",
+                             "bbox": {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0, "alpha": 0.8}}  # fmt: skip
     if rule.axis == "x":
-        axes.axvline(rule.at, color=RULE, linewidth=1.0, linestyle=":")
-        axes.annotate(name, (rule.at, 0.98 if at_top else 0.02), xycoords=("data", "axes fraction"), xytext=(-3, 0),
-                      ha="right", va="top" if at_top else "bottom", rotation=90, **style)  # fmt: skip
+        axes.axvline(rule.at, color=RULE, linewidth=1.2, linestyle=":")
+        axes.annotate(name, (rule.at, 0.98), xycoords=("data", "axes fraction"), xytext=(-3 if first else 3, 0),
+                      ha="right" if first else "left", va="top", rotation=90, **style)  # fmt: skip
     else:
-        axes.axhline(rule.at, color=RULE, linewidth=1.0, linestyle=":")
-        axes.annotate(name, (0.02 if at_top else 0.98, rule.at), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                      ha="left" if at_top else "right", **style)  # fmt: skip
+        axes.axhline(rule.at, color=RULE, linewidth=1.2, linestyle=":")
+        axes.annotate(name, (0.02, rule.at), xycoords=("axes fraction", "data"), xytext=(0, 3 if first else -3),
+                      va="bottom" if first else "top", **style)  # fmt: skip
 
 
 def _name_ends(axes: "Axes", chart: LineChart, ends: list[tuple[float, Line, str]]) -> None:
