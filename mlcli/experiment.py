@@ -5,7 +5,7 @@ beside mlcli offer theirs as entry points of the group "mlcli.tasks", each namin
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from itertools import pairwise
@@ -166,6 +166,11 @@ class Experiment:
     def build(self) -> "Task":
         """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
         return self.builder.build_task(self.config)
+
+    def with_batch_size(self, size: int) -> "Experiment":
+        """The same with another train.batch_size."""
+        train = self.config.train.model_copy(update={"batch_size": size})
+        return replace(self, config=self.config.model_copy(update={"train": train}))
 
     def plain(self) -> dict[str, Any]:
         """The whole configuration as JSON's types: `Experiment.from_plain(e.plain()).config == e.config`."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlcli.commands import train
-from mlcli.engine import runtime
+from mlcli.engine import launch
 from mlcli.engine.runtime import COMPILE_S, MARGIN, SAVED, Choice, Runtime, decide_compile
 from mlcli.tasks.detection.build import build_task
 from mlcli.tasks.detection.config import Detection
@@ -57,7 +57,7 @@ def test_not_where_shapes_depend_on_the_data(model, is_static):
 def test_the_command_trains_what_was_decided(tmp_path, monkeypatch, capsys, asked, decided, compiled):
     models = []
     monkeypatch.setattr(torch, "compile", lambda model: models.append(model) or model)
-    monkeypatch.setattr(runtime, "decide_compile", lambda *_, **__: Choice("compile", decided, "said so"))
+    monkeypatch.setattr(launch, "decide_compile", lambda *_, **__: Choice("compile", decided, "said so"))
     config = tmp_path / "x.yaml"
     config.write_text("task: classification\ndata: {name: digits}\nmodel: {name: mlp, hidden: [4]}\n")
     overrides = [f"train.compile={asked}", "train.epochs=1", "train.baselines=false", "train.device=cpu"]

@@ -8,6 +8,7 @@ NEEDED = (
     "mlcli.commands.train",
     "mlcli.data.sources.embedded",
     "mlcli.engine.conclude",
+    "mlcli.engine.launch",
     "mlcli.engine.resume",
     "mlcli.engine.saver",
     "mlcli.engine.trainer",

@@ -1,0 +1,247 @@
+"""One launch: an experiment in, a run folder with a trained model out. Status and files are kept however it ends."""
+
+import contextlib
+import itertools
+import json
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+
+from mlcli import __version__
+from mlcli.engine.board import Board
+from mlcli.engine.check import out_of_memory, rehearse
+from mlcli.engine.conclude import conclude
+from mlcli.engine.contract import Batch, DrawsBatches, Feed, Task
+from mlcli.engine.evaluate import Interrupted, choose_metric
+from mlcli.engine.log import RunLog, Screen
+from mlcli.engine.resume import resume as restore
+from mlcli.engine.run import RunFolder, check_writable, create_run, open_run, utc_now
+from mlcli.engine.runtime import Runtime, decide_compile, decide_runtime, is_out_of_memory
+from mlcli.engine.settings import TaskSettings, TrainerSettings
+from mlcli.engine.state import TrainingState
+from mlcli.engine.step import MicroBatches
+from mlcli.engine.stop import StopRequest
+from mlcli.engine.trainer import Training, fit
+from mlcli.errors import ExitCode, OutOfMemoryError, OutputError, UserError
+from mlcli.files import cannot_write, is_disk_trouble
+from mlcli.text import duration, shown
+
+Say = Callable[[Iterable[tuple[str, str]]], None]
+"""Shows a person lines of a subject and a text."""
+ChooseBatchSize = Callable[[Task, TrainerSettings, Runtime], tuple[int, str]]
+"""Returns what `train.batch_size: auto` comes to, and why. The task's model is modified."""
+
+
+class Plan(Protocol):
+    """What a launch uses of an experiment; `mlcli.experiment.Experiment` is one."""
+
+    @property
+    def config(self) -> TaskSettings: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def source_text(self) -> str: ...
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
+    def build(self) -> Task: ...
+    def plain(self) -> dict[str, Any]: ...
+    def to_yaml(self) -> str: ...
+    def with_batch_size(self, size: int) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a training ended.
+
+    outcome: "finished", "stopped early" or "interrupted"; scores: of the best model by split, none if interrupted.
+    """
+
+    outcome: str
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
+@contextlib.contextmanager
+def launch(
+    plan: Plan, root: Path, *, name: str | None, resume: str | None, say: Say, choose_batch_size: ChooseBatchSize
+) -> Iterator[tuple[Training, Iterator[Batch]]]:
+    """Put a training together, with its batches, in a new run folder or in the one that `resume` names.
+
+    Whatever can be refused is refused before a folder is made. Within the context the folder is locked, the data are
+    open, and signals ask the training to stop. Raises UserError.
+    """
+    run, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
+    check_writable(run.path if run else root)
+    if run:
+        run.lock()
+    try:
+        runtime = decide_runtime(plan.config)
+        task = plan.build()
+        say(task.describe())
+        if plan.config.train.batch_size == "auto":
+            size, why = choose_batch_size(task, plan.config, runtime)
+            say([("batch size", f"{size}: {why}")])
+            plan = plan.with_batch_size(size)  # which is also what the run folder keeps
+            task = plan.build()  # measuring has trained it
+        settings, feed = plan.config, task.feed(runtime)
+        say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
+        select_by = choose_metric(task, settings.train.watch)
+        state = TrainingState.start(task, feed, settings, runtime, select_by)
+        if run:
+            offset, lines = restore(state, run, plan.plain(), task.facts, feed.steps_per_epoch)
+            say([*lines, *_changed_environment(run, runtime)])
+        parts = MicroBatches(settings.train, state.progress, feed)
+        batches, part_s = rehearse(
+            task, feed, runtime, state.progress.step, lambda error: say([("memory", parts.halve(error))])
+        )
+        left_s = _seconds_left(part_s * parts.parts, task, feed, state, settings)
+        say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
+        if settings.train.compile == "auto":
+            choice = decide_compile(runtime, left_s, is_static=task.is_static)
+            say([(choice.what, f"{choice.value}: {choice.why}")])
+            runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
+            state.net = runtime.callable_form(state.model)
+        stop.listen()  # from here on there is something to be resumed
+        run = run or create_run(root, name or plan.name)
+        say([("run", shown(run.path))])
+        _write_documents(run, plan, runtime, task)
+        log, screen = RunLog(run, offset, state.progress.step), Screen(feed.steps_per_epoch, select_by.metric)
+        board = Board(log.tensorboard, resumed=state.progress.step > 0)
+        identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
+        training = Training(task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity)
+        yield training, _introduced(training, batches, plan.to_yaml())
+    except OSError as error:
+        if not is_disk_trouble(error):
+            raise
+        raise cannot_write(run.path if run else root, error) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = "a smaller model, data.image_size or train.batch_size"
+        raise OutOfMemoryError(f"it does not fit into memory: {error}", where="before training", fix=fix) from error
+    finally:
+        stop.release()
+        if feed:
+            feed.close()
+        if run:
+            run.unlock()
+
+
+def train(training: Training, batches: Iterator[Batch]) -> Ended:
+    """Train, and conclude unless a stop was asked for. However it ends, status.json says so.
+
+    Raises UserError. Any other error is a bug: its traceback is kept in crash.txt.
+    """
+    run, began, before = training.run, time.monotonic(), training.run.status_or_empty()
+    task = training.identity["config"]["task"]
+    run.update_status(state="running", started=before.get("started", utc_now()), task=task,
+                      epochs=training.settings.train.epochs, exit_code=None, error=None)  # fmt: skip
+
+    def end(state: str, code: ExitCode, **more: Any) -> None:
+        training.screen.clear()
+        seconds = round(before.get("seconds", 0.0) + time.monotonic() - began, 1)
+        spent, now = before.get("times", {}), training.times or training.meter.times()
+        times = {name: round(value + spent.get(name, 0.0), 3) for name, value in now.items()}
+        run.update_status(state=state, exit_code=int(code), finished=utc_now(), seconds=seconds, times=times,
+                          memory_mb=training.memory_mb, **more)  # fmt: skip
+
+    def fail(state: str, code: ExitCode, error: str) -> None:
+        with contextlib.suppress(OutputError):  # of a disk that is full for these as well: the cause is said already
+            training.log.close()
+        with contextlib.suppress(OutputError):
+            end(state, code, error=error)
+
+    try:
+        outcome = fit(training, batches)
+        training.times = training.meter.times()
+        scores: dict[str, dict[str, float]] = {}
+        if outcome != "interrupted":
+            try:
+                scores = conclude(training)
+            except Interrupted:  # it is concluded when the run goes on
+                outcome = "interrupted"
+        training.log.close()
+        if outcome == "interrupted":
+            end("interrupted", training.stop.exit_code)
+        else:
+            end("finished", ExitCode.OK, scores=scores)
+            training.stop.release()  # the run is complete: a signal ends what is left to do
+    except UserError as error:
+        fail("diverged" if error.code == ExitCode.DIVERGED else "failed", error.code, error.what)
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            fail("failed", ExitCode.OUT_OF_MEMORY, "out of memory")
+            where = f"step {training.state.progress.step + 1}"
+            raise out_of_memory(training.micro_batches.size, where) from error
+        if is_disk_trouble(error):  # TensorBoard's: it writes in a thread of its own
+            trouble = cannot_write(run.path / "tensorboard", error)
+            fail("failed", ExitCode.OUTPUT, trouble.what)
+            raise trouble from error
+        run.write_text("crash.txt", traceback.format_exc())
+        fail("failed", ExitCode.BUG, f"bug: {error!r}")
+        error.add_note(f"the traceback is also in {shown(run.path / 'crash.txt')}")
+        raise
+    return Ended(outcome, scores, time.monotonic() - began)
+
+
+def _introduced(training: Training, batches: Iterator[Batch], config_text: str) -> Iterator[Batch]:
+    """Show in TensorBoard what is about to be trained, on what. Returns all batches, the first one shown included."""
+    task, board, step = training.task, training.board, training.state.progress.step
+    shown_there, first = training.settings.train.tensorboard, next(batches)
+    board.opening(["loss", *task.metrics(training.select_by.split).directions], [*task.splits], config_text)
+    if shown_there.graph and step == 0:
+        board.graph(task.model, first.inputs)
+    picture = task.batch_picture(first) if shown_there.pictures and isinstance(task, DrawsBatches) else None
+    if picture is not None:
+        board.pictures("train", {"batch after augmentation": picture}, step)
+        training.run.write_picture("train batch after augmentation", picture)
+    return itertools.chain([first], batches)
+
+
+def _seconds_left(step_s: float, task: Task, feed: Feed, state: TrainingState, settings: TrainerSettings) -> float:
+    """About how long the training takes, from the time of one step."""
+    steps_left = settings.train.epochs * feed.steps_per_epoch - state.progress.step
+    # An evaluation pass is a forward without a backward: about a third of the work per sample.
+    judged = task.splits.get("val", task.splits["train"]) / task.splits["train"] / 3 / settings.train.evaluate_every
+    return step_s * steps_left * (1 + judged)
+
+
+def _changed_environment(run: RunFolder, runtime: Runtime) -> list[tuple[str, str]]:
+    """A line where a run goes on with other threads, versions or formats than before: the last bits differ then."""
+    now, before = {**_versions(), **_arithmetic(runtime)}, run.environment_or_empty()
+    changed = [f"{key} was {before[key]}, is {value}" for key, value in now.items() if before.get(key, value) != value]
+    return [("warning", f"{'; '.join(changed)}: the last bits may differ from here on")] if changed else []
+
+
+def _arithmetic(runtime: Runtime) -> dict[str, Any]:
+    """What the last bits depend on besides versions."""
+    layout = "channels_last" if runtime.channels_last else "channels_first"
+    return {"threads": runtime.threads, "precision": runtime.precision, "layout": layout}
+
+
+def _versions() -> dict[str, str]:
+    """What the run is computed with."""
+    # str: torch's version is an object of its own class, which no checkpoint may hold.
+    return {"mlcli": __version__, "torch": str(torch.__version__), "python": platform.python_version(),
+            "platform": platform.platform()}  # fmt: skip
+
+
+def _write_documents(run: RunFolder, plan: Plan, runtime: Runtime, task: Task) -> None:
+    """The files that say what this run is: the YAML as given, all of it spelled out, data and model, the machine."""
+    run.write_text("config.yaml", plan.source_text)
+    run.write_text("resolved.yaml", plan.to_yaml())
+    choices = {what: f"{value}: {why}" for what, value, why in runtime.choices}
+    environment = {**_versions(), **_arithmetic(runtime), "choices": choices, "arguments": sys.argv[1:],
+                   "overrides": list(plan.overrides)}  # fmt: skip
+    summary = {"describe": task.describe(), "splits": task.splits, "facts": task.facts,
+               "parameters": sum(parameter.numel() for parameter in task.model.parameters())}  # fmt: skip
+    run.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
+    run.write_text("environment.json", json.dumps(environment, indent=2) + "\n")
