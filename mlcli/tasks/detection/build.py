@@ -1,18 +1,35 @@
 """A detection from its configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mlcli.data.check.examination import Examination
 from mlcli.data.info import DataInfo
 from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.data.build import build_source
+from mlcli.tasks.detection.data.records import DetectionSource
+from mlcli.tasks.detection.models.anchors import kmeans_anchors
+from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.task import DetectionTask
 
 
 def build_task(config: Detection) -> DetectionTask:
-    """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
-    return DetectionTask(config)
+    """Find the data, and what the model needs to know of them beforehand, and make the task.
+
+    Raises DataError, ConfigError or CheckpointError for what does not fit.
+    """
+    source, notes, model = build_source(config.data), list[str](), config.model
+    if isinstance(model, Yolo) and model.head == "anchors":
+        source, notes = with_anchors(source, model.anchors_per_stride * len(model.strides))
+    elif isinstance(model, RCnn | FastRCnn):
+        from mlcli.tasks.detection.models.proposals import with_proposals
+
+        source, notes = with_proposals(source, model.proposals)
+    return DetectionTask(config, source, notes)
 
 
 def build_predictor(config: Detection, facts: dict[str, Any]) -> ObjectDetector:
@@ -34,3 +51,19 @@ def convert(config: Detection, to: str, folder: Path) -> list[str]:
     from mlcli.tasks.detection.data.annotations.convert import convert
 
     return convert(config.data, to, folder)
+
+
+def with_anchors(source: DetectionSource, count: int) -> tuple[DetectionSource, list[str]]:
+    """Fit anchors to the training boxes (YOLOv2, Redmon & Farhadi 2017, section 2, "Dimension clusters").
+
+    Returns the source with "anchors_wh" among its facts, and lines for people.
+    """
+    records = source.splits["train"]
+    chosen = torch.from_numpy(~records.ignored).nonzero().flatten()
+    pictures = torch.from_numpy(records.picture_of)[chosen]
+    boxes_xyxy = records.to_input(torch.from_numpy(records.boxes_xyxy)[chosen], pictures)
+    anchors_wh, mean_iou, recall = kmeans_anchors(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], count)
+    plain = [[round(side, 2) for side in anchor] for anchor in anchors_wh.tolist()]
+    info = replace(source.info, preparation={**source.info.preparation, "anchors_wh": plain})
+    text = f"{count} anchors fitted to the boxes: mean IoU {mean_iou:.2f}, {recall:.1%} of boxes overlapped by half"
+    return replace(source, info=info), [text]

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 DEFAULT_THRESHOLD = 0.3
-"""Score from which a detection is told where no validation has found a better one."""
+"""Score from which a detection is reported where no validation has found a better one."""
 SAME_PLACE_IOU = 0.8
 """Overlap from which two detections of different classes are two names for one object. Evaluation counts each name by
-itself, as COCO does; who asks for a prediction wants to hear the likelier one."""
+itself, as COCO does; a prediction reports the likelier one."""
 
 
 class ObjectDetector:
@@ -44,15 +44,15 @@ class ObjectDetector:
             torch.default_generator.manual_seed(config.train.seed)  # torch.manual_seed would also seed every GPU
             self.model: nn.Module = build(config.model, info)
         self.score_threshold = DEFAULT_THRESHOLD
-        """Detections less certain than this are not told."""
+        """Detections less certain than this are not reported."""
 
     @property
     def caveat(self) -> str:
-        """What a person should know about the predictions: nothing."""
+        """Return what a person should know about the predictions: nothing."""
         return ""
 
     def adopt(self, facts: dict[str, Any]) -> None:
-        """Hold to the facts of a checkpoint from here on: its classes, and the threshold its validation found best."""
+        """Use the facts of a checkpoint from here on: its classes, and the threshold its validation found best."""
         self.info = DataInfo.from_plain(facts["data"])
         self.score_threshold = facts.get("score_threshold", DEFAULT_THRESHOLD)
 
@@ -101,9 +101,9 @@ class ObjectDetector:
         return "[\n" + ",\n".join(json.dumps(result, ensure_ascii=False) for result in results) + "\n]\n"
 
     def answers(self, predictions: Detections, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-        """What was found in each picture as plain data: {"objects": [...]}, most certain first.
+        """Return what was found in each picture as plain data: {"objects": [...]}, most certain first.
 
-        What is less certain than `score_threshold`, or lies where something more certain does, is not told. An object
+        What is less certain than `score_threshold`, or lies where something more certain does, is left out. An object
         has its label, its score to 6 decimals, its bbox as COCO has it, [left, top, width, height] in pixels of the
         upright original to 2 decimals, and, from a model that makes masks, its segmentation, run-length coded.
 
@@ -112,16 +112,16 @@ class ObjectDetector:
             sizes_wh: width and height of each upright original.
         """
         boxes = self._in_originals(predictions.boxes_xyxy, sizes_wh)
-        told = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
+        sure = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
         records = []
         for i, size_wh in enumerate(sizes_wh):
-            rows = told[i].nonzero().flatten()
+            rows = sure[i].nonzero().flatten()
             rows = rows[nms(boxes[i, rows], predictions.scores[i, rows], SAME_PLACE_IOU)]
             records.append({"objects": [self._object(predictions, boxes, i, d, size_wh) for d in rows.tolist()]})
         return records
 
     def coco_results(self, record: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
-        """The objects of one record as COCO's results: image_id, category_id as in the training data, bbox, score."""
+        """Return the objects of one record as COCO's results, with category_id as in the training data."""
         category_ids = self.info.preparation.get("category_ids", range(1, self.info.num_classes + 1))
         category = dict(zip(self.info.class_names, category_ids, strict=True))
         return [
@@ -135,13 +135,13 @@ class ObjectDetector:
         return f"{len(record['objects'])} objects"
 
     def picture(self, image_path: Path, record: dict[str, Any]) -> "Image.Image":
-        """An image with what was found in it. Raises DataError if it cannot be read."""
+        """Draw an image with what was found in it. Raises DataError if it cannot be read."""
         from mlcli.tasks.detection.pictures.sheets import annotate
 
         return annotate(image_path, record, self.info.class_names)
 
     def _in_originals(self, boxes_xyxy: Tensor, sizes_wh: Sequence[tuple[int, int]]) -> Tensor:
-        """Boxes [B, D, 4] of the input in pixels of the originals, clipped to them: float64."""
+        """Convert boxes [B, D, 4] of the input to pixels of the originals, clipped to them: float64."""
         preparation = self.info.preparation
         scale, shift = placement(torch.tensor(sizes_wh), preparation["image_size"], preparation["fit"])
         boxes = (boxes_xyxy.double() - shift.repeat(1, 2)[:, None]) / scale.repeat(1, 2)[:, None]
@@ -158,9 +158,5 @@ class ObjectDetector:
         }
         if predictions.masks is not None:
             code = run_length(paste(predictions.masks[image, place], box, size_wh[1], size_wh[0]))
-            thing["segmentation"] = code | {"counts": _text(code["counts"])}
+            thing["segmentation"] = code | {"counts": code["counts"].decode()}
         return thing
-
-
-def _text(counts: bytes | str) -> str:
-    return counts.decode() if isinstance(counts, bytes) else counts

@@ -4,10 +4,9 @@
 from.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from mlcli.data.source import Source
@@ -18,12 +17,11 @@ from mlcli.models.build import fine_tuning
 from mlcli.models.layers import count_parameters, megabytes
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
-from mlcli.tasks.detection.data.build import build_source, describe_source
+from mlcli.tasks.detection.data.build import describe_source
 from mlcli.tasks.detection.data.feed import DetectionFeed
-from mlcli.tasks.detection.data.records import DetectionSource, Records
+from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
-from mlcli.tasks.detection.models.anchors import kmeans_anchors
-from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Ssd, Yolo
+from mlcli.tasks.detection.models.config import Ssd, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
 
@@ -34,14 +32,18 @@ if TYPE_CHECKING:
 class DetectionTask(ObjectDetector):
     """What the trainer needs to learn to detect; see `mlcli.engine.contract.Task`.
 
-    Raises DataError, ConfigError or CheckpointError for data, sections or weights that do not fit together.
+    Args:
+        annotated: the data, with what the model needs to know of them beforehand.
+        notes: lines for people about that.
+
+    Raises ConfigError or CheckpointError for sections or weights that do not fit.
     """
 
     primary = "map"
 
-    def __init__(self, config: Detection) -> None:
-        self.annotated, self._prepared = _prepared(config, build_source(config.data))
-        super().__init__(config, self.annotated.info)
+    def __init__(self, config: Detection, annotated: DetectionSource, notes: Sequence[str] = ()) -> None:
+        super().__init__(config, annotated.info)
+        self.annotated, self._notes = annotated, notes
         self.has_masks = config.model.name == "mask_rcnn"
         self.is_static = isinstance(config.model, Yolo | Ssd)  # the others look at as many boxes as there are
         self.finetuning = fine_tuning(self.model, config.finetune)
@@ -58,12 +60,12 @@ class DetectionTask(ObjectDetector):
         return self.config.augment
 
     def describe(self) -> list[tuple[str, str]]:
-        """What a person should see before training: subject and line."""
+        """Return what a person should see before training: subject and line."""
         config = self.config.model
         first, *more = describe_source(self.config.data, self.annotated)
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
         lines = [("data", first), *(("", text) for text in (*more, *self.annotated.notes))]
-        lines += [("model", f"{config.describe()}  {size}"), *(("", text) for text in self._prepared)]
+        lines += [("model", f"{config.describe()}  {size}"), *(("", text) for text in self._notes)]
         return lines + [("", line) for line in self.finetuning.describe()]
 
     def feed(
@@ -99,7 +101,7 @@ class DetectionTask(ObjectDetector):
         return self._weighted(terms)
 
     def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Detections]:
-        """The loss terms, for detectors that have them at no further cost, and what was found."""
+        """Return the loss terms, for detectors that have them at no further cost, and what was found."""
         terms, found = net(batch.inputs, batch.targets)
         return self._weighted(terms), found
 
@@ -126,34 +128,3 @@ class DetectionTask(ObjectDetector):
     def _weighted(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = self.config.loss.weights
         return {name: term * weights[name] if name in weights else term for name, term in terms.items()}
-
-
-def _prepared(config: Detection, source: DetectionSource) -> tuple[DetectionSource, list[str]]:
-    """The source with what the model wants to know of it beforehand, and lines about that for people."""
-    model = config.model
-    if isinstance(model, Yolo) and model.head == "anchors":
-        return _with_anchors(source, model.anchors_per_stride * len(model.strides))
-    if isinstance(model, RCnn | FastRCnn):
-        from mlcli.tasks.detection.models.proposals import with_proposals
-
-        return with_proposals(source, model.proposals)
-    return source, []
-
-
-def _with_anchors(source: DetectionSource, count: int) -> tuple[DetectionSource, list[str]]:
-    """Anchors fitted to the training boxes (YOLOv2, Redmon & Farhadi 2017, section 2, "Dimension clusters")."""
-    anchors_wh, mean_iou, recall = kmeans_anchors(_sizes_wh(source.splits["train"]), count)
-    preparation = {
-        **source.info.preparation,
-        "anchors_wh": [[round(side, 2) for side in a] for a in anchors_wh.tolist()],
-    }
-    text = f"{count} anchors fitted to the boxes: mean IoU {mean_iou:.2f}, {recall:.1%} of boxes overlapped by half"
-    return replace(source, info=replace(source.info, preparation=preparation)), [text]
-
-
-def _sizes_wh(records: Records) -> Tensor:
-    """Widths and heights of the objects in pixels of the model's input, float32 [T, 2]."""
-    chosen = torch.from_numpy(~records.ignored).nonzero().flatten()
-    pictures = torch.from_numpy(records.picture_of)[chosen]
-    boxes = records.to_input(torch.from_numpy(records.boxes_xyxy)[chosen], pictures)
-    return boxes[:, 2:] - boxes[:, :2]
