@@ -11,7 +11,7 @@ from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels
 from mlcli.data.splits import SPLITS, split_indices
-from mlcli.data.statistics import Statistics, imagenet_statistics, pixel_counts, pixel_statistics
+from mlcli.data.statistics import imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
@@ -183,8 +183,14 @@ def _source(
 
     category_ids: what the data set itself calls the classes by, in label order; 1..K unless given.
     """
-    preparation = splits["train"].preparation
-    mean, std = imagenet_statistics(3) if config.normalize == "imagenet" else _statistics(splits["train"])
+    images, preparation = splits["train"].images, splits["train"].preparation
+    if config.normalize == "imagenet":
+        mean, std = imagenet_statistics(3)
+    elif isinstance(images, ImageFilesSamples):
+        mean, std = pixel_statistics(count_pixels(images, seed=0)[0])
+    else:
+        step = -(-len(images) // MAX_COUNTED)
+        mean, std = pixel_statistics(pixel_counts(np.asarray(images.inputs[::step])))
     plain = preparation.to_plain() | {"category_ids": list(category_ids or range(1, len(class_names) + 1))}
     info = DataInfo(
         kind="image",
@@ -196,13 +202,6 @@ def _source(
         preparation=plain,
     )
     return DetectionSource(info, splits, notes)
-
-
-def _statistics(records: Records) -> Statistics:
-    if isinstance(records.images, ImageFilesSamples):
-        return pixel_statistics(count_pixels(records.images, seed=0)[0])
-    step = -(-len(records) // MAX_COUNTED)
-    return pixel_statistics(pixel_counts(np.asarray(records.images.inputs[::step])))
 
 
 def describe_source(config: DetectionData, source: DetectionSource) -> list[str]:

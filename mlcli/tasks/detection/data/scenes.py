@@ -115,7 +115,7 @@ def make_scene(
     masks: list[np.ndarray] = []
     for _ in range(random.integers(1, most_digits + 1)):
         chosen = random.integers(len(digits.labels))
-        opacity = _enlarged(digits.inks[chosen], _size(random, digits.inks[chosen].shape, image_size))
+        opacity = _enlarged(random, digits.inks[chosen], image_size)
         box = _free_place(random, opacity.shape, image_size, boxes)
         if box is None:
             continue
@@ -153,16 +153,14 @@ def _background(random: np.random.Generator, photographs: list[np.ndarray], imag
     return np.array(pixels[:, ::-1] if random.random() < 0.5 else pixels)
 
 
-def _size(random: np.random.Generator, shape: tuple[int, ...], image_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels; small and large are equally likely on a logarithmic scale."""
+def _enlarged(random: np.random.Generator, ink: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Opacity 0..1 of the strokes at a random size: float32, with an edge of one or two pixels.
+
+    Small and large are equally likely on a logarithmic scale.
+    """
     height = min(image_size) * np.exp(random.uniform(*np.log(SIDES)))
-    width = height * max(LEAST_WIDTH, shape[1] / shape[0]) * random.uniform(0.9, 1.1)
-    return round(height), round(width)
-
-
-def _enlarged(ink: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Opacity 0..1 of the strokes at (height, width): float32, with an edge of one or two pixels."""
-    height, width = size
+    width = round(height * max(LEAST_WIDTH, ink.shape[1] / ink.shape[0]) * random.uniform(0.9, 1.1))
+    height = round(height)
     padded = Image.fromarray(np.pad(ink, 1).astype(np.float32))
     smooth = padded.resize(
         (width + 2, height + 2), Image.Resampling.BICUBIC, box=(0.5, 0.5, padded.width - 0.5, padded.height - 0.5)

@@ -3,7 +3,6 @@
 VOC's average precision: Everingham et al. 2010, all points as since 2010 (devkit, VOCevaldet). COCO's: 101 points.
 """
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,6 @@ from mlcli.tasks.detection.evaluation.matches import RIGHT_IOU, FlatDetections, 
 THRESHOLDS = np.linspace(0, 1, 101)
 """Scores that curves are sampled at, ascending."""
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
-
-
-@dataclass(frozen=True)
-class BestThreshold:
-    """The threshold with the best F1 and the values there: detections with that score or more are kept."""
-
-    precision: float
-    recall: float
-    f1: float
-    threshold: float
 
 
 def average_precision(correct: np.ndarray, support: int, *, all_points: bool = False) -> float:
@@ -47,20 +36,24 @@ def average_precision(correct: np.ndarray, support: int, *, all_points: bool = F
     return float(np.append(falling, 0)[reached].mean())
 
 
-def best_threshold(scores: np.ndarray, correct: np.ndarray, support: int) -> BestThreshold:
+def best_threshold(scores: np.ndarray, correct: np.ndarray, support: int) -> dict[str, float]:
     """Return the threshold with the best F1, halfway to the next less certain detection, so that rounding moves none.
 
     scores, correct: [n], most certain first, the ignored left out. Without any detection: threshold 1, all else 0.
     """
     ends = np.flatnonzero(np.diff(scores, append=-np.inf))  # detections of one score stand or fall together
     if not len(ends) or not support:
-        return BestThreshold(0.0, 0.0, 0.0, 1.0)
+        return {"precision": 0.0, "recall": 0.0, "f1": 0.0, "threshold": 1.0}
     hits, kept = np.cumsum(correct)[ends], ends + 1
     f1 = 2 * hits / (kept + support)
     best = int(f1.argmax())
     below = scores[ends[best + 1]] if best + 1 < len(ends) else 0.0
-    threshold = float((scores[ends[best]] + below) / 2)
-    return BestThreshold(float(hits[best] / kept[best]), float(hits[best] / support), float(f1[best]), threshold)
+    return {
+        "precision": float(hits[best] / kept[best]),
+        "recall": float(hits[best] / support),
+        "f1": float(f1[best]),
+        "threshold": float((scores[ends[best]] + below) / 2),
+    }
 
 
 def sampled(scores: np.ndarray, correct: np.ndarray, support: int) -> dict[str, list[float] | list[int]]:
@@ -149,9 +142,15 @@ def class_rows(
     rows, curves = [], {}
     for label, name in enumerate(class_names, start=1):
         scores, correct = of_class(matches, label)
-        at_best = asdict(best_threshold(scores, correct, support[label]))
-        precisions = {"ap": float(ap[label - 1]), "ap50": float(ap50[label - 1])}
-        rows.append({"name": name, **precisions, **at_best, "support": support[label]})
+        rows.append(
+            {
+                "name": name,
+                "ap": float(ap[label - 1]),
+                "ap50": float(ap50[label - 1]),
+                **best_threshold(scores, correct, support[label]),
+                "support": support[label],
+            }
+        )
         curves[name] = sampled(scores, correct, support[label])
     return rows, curves
 

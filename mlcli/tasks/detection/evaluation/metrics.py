@@ -98,15 +98,15 @@ class DetectionMetrics:
         classes, curves = class_rows(matches, names, self._coco.ap, self._coco.ap50)
         scores, correct = of_class(matches)
         support = int(matches.counted.sum())
-        cut = best_threshold(scores, correct, support)
+        best = best_threshold(scores, correct, support)
         return {
             "classes": classes,
-            "confusion": confusion(matches, cut.threshold, len(names)),
+            "confusion": confusion(matches, best["threshold"], len(names)),
             "confusion_names": [*names, "background"],
             "pr_curves": curves,
             "f1_curve": sampled(scores, correct, support),
-            "best_threshold": cut.threshold,
-            "best_f1": cut.f1,
+            "best_threshold": best["threshold"],
+            "best_f1": best["f1"],
             "breakdown": breakdown(matches, len(names)),
         }
 

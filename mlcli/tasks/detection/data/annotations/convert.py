@@ -1,5 +1,6 @@
 """From one annotation format to another, for `mlcli data convert`: annotations are checked, pictures copied."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -59,7 +60,13 @@ def convert(config: DetectionData, format: str, out: Path) -> list[str]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for split, records in splits.items():
-            _copy(records, names[split], out / folder.format(split=split))
+            pictures = out / folder.format(split=split)
+            pictures.mkdir(parents=True, exist_ok=True)
+            for index, name in enumerate(names[split]):
+                if len(records.paths):
+                    shutil.copyfile(records.name(index), pictures / name)
+                else:
+                    records.original(index).save(pictures / name)
         section = write(annotations, out)
     except OSError as error:
         raise OutputError(f"cannot write: {error.strerror}", where=str(error.filename or out)) from error
@@ -98,7 +105,11 @@ def _annotations(
 def _file_names(splits: dict[str, Records]) -> dict[str, list[str]]:
     """For each split names without folders, all different up to the extension; where they are not, folders become part
     of the name."""
-    paths = {split: [_path(records, i, split) for i in range(len(records))] for split, records in splits.items()}
+    paths = {
+        split: [Path(os.fsdecode(path)) for path in records.paths]
+        or [Path(f"{split}-{number:05}.png") for number in range(1, len(records) + 1)]  # pictures in memory
+        for split, records in splits.items()
+    }
     stems = Counter(path.stem for listed in paths.values() for path in listed)
 
     def name_of(path: Path) -> str:
@@ -111,22 +122,6 @@ def _file_names(splits: dict[str, Records]) -> dict[str, list[str]]:
     if twice:
         raise DataError(f"pictures of the same name: {', '.join(twice[:5])}", fix="rename them")
     return names
-
-
-def _path(records: Records, index: int, split: str) -> Path:
-    """Relative to the root; pictures in memory are given one."""
-    if not len(records.paths):
-        return Path(f"{split}-{index + 1:05}.png")
-    return Path(records.paths[index].decode(errors="surrogateescape"))
-
-
-def _copy(records: Records, names: list[str], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(names):
-        if len(records.paths):
-            shutil.copyfile(records.name(index), folder / name)
-        else:
-            records.original(index).save(folder / name)
 
 
 def _lost(splits: dict[str, Records], category_ids: tuple[int, ...], format: str) -> list[str]:

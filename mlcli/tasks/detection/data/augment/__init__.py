@@ -83,7 +83,10 @@ class BoxAugment:
         if mosaics > 1:
             raise ConfigError("mosaic can be named once only", where="augment", fix="remove all but one")
         self._image_size, self._epochs, self._min_visibility = image_size, epochs, min_visibility
-        self.rows = max_objects or _rows(counts, moves.PARTS**mosaics * 2 ** len(self._mixups))
+        pictures = moves.PARTS**mosaics * 2 ** len(self._mixups)
+        together = np.random.default_rng(0).choice(counts, (_DRAWS, pictures)).sum(axis=1)
+        crowded = np.quantile(together, CROWDED) if pictures > 1 else 0
+        self.rows = max_objects or max(1, int(counts.max()), int(crowded))
 
     def __call__(self, images: Tensor, targets: Targets, part: Part) -> tuple[Tensor, Targets]:
         """images: uint8 [B, 3, H, W]; returns them as uint8 or float32 in 0..255, and targets of `rows` rows."""
@@ -145,13 +148,6 @@ class BoxAugment:
         sides = boxes[..., 2:] - boxes[..., :2]
         labels = targets.labels[placement.picture].flatten(1)
         return boxes, (labels > 0) & (visible >= self._min_visibility) & (sides >= LEAST_SIDE).all(-1)
-
-
-def _rows(counts: np.ndarray, pictures: int) -> int:
-    """The most objects a picture has; of those put together from several, the most that all but one in 1000 have."""
-    together = np.random.default_rng(0).choice(counts, (_DRAWS, pictures)).sum(axis=1)
-    crowded = np.quantile(together, CROWDED) if pictures > 1 else 0
-    return max(1, int(counts.max()), int(crowded))
 
 
 def _filled(targets: Targets, rows: int, num_proposals: int) -> Targets:
