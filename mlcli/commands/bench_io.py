@@ -39,7 +39,7 @@ def run(
 
     Args:
         budget_s: about how long it may take until all is measured; `full` comes on top.
-        full: read all data once besides.
+        full: also read all data once.
         apply: write the advice into the YAML.
         fail_under: ratio of the loader's throughput to the model's below which 1 is returned.
 
@@ -76,7 +76,7 @@ def run(
         "checks": [asdict(check) for check in memory_checks(measured, verdict)],
         **measured.plain(),
     }
-    # A name nobody has taken.
+    # A name that is not taken.
     folder = root / "bench-io" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     # Shown before anything is written: a full disk must not cost what took a minute to measure.
     if as_json:

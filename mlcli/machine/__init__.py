@@ -1,1 +1,1 @@
-"""What this machine is, and whether it can do the work."""
+"""Checks of the machine: env-check and bench-io."""

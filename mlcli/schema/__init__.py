@@ -21,7 +21,7 @@ def _from_the_yaml(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path())
     try:
         return Path(os.path.abspath(base / path.expanduser()))  # absolute() would leave a/../b in every message
-    except RuntimeError:  # ~name of somebody who is not a user of this machine
+    except RuntimeError:  # ~name of no user of this machine
         raise ValueError(f"there is no home directory for {path.parts[0]}") from None
 
 

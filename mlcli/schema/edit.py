@@ -19,7 +19,7 @@ def refuse_to_apply(path: Path) -> None:
     if str(path) == "-":
         raise ConfigError("standard input cannot be changed", where="--apply", fix="give the YAML as a file")
     if (path.absolute().parent / "status.json").exists():
-        raise ConfigError("this YAML belongs to a run and tells how it was trained; it is not changed", where=str(path),
+        raise ConfigError("this YAML belongs to a run and records its training; it is not changed", where=str(path),
                           fix="use the YAML the run was started with")  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def _parsed(text: str) -> Tree:
 
 
 def _offset(text: str, place: Place) -> int:
-    """Where in the text a place is."""
+    """Offset of a place in the text."""
     starts = [0, *(found.end() for found in _LINE_BREAK.finditer(text))]
     return starts[place.line] + place.column
 

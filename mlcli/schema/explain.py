@@ -37,7 +37,7 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[P
     places = {spot.path: tree.keys.get(spot.path) or tree.values.get(spot.path) for spot, _ in found[EXPLAINED:]}
     problems = {path: Problem("one more mistake", place) for path, place in places.items() if place}
     meant: set[KeyPath] = set()
-    """Keys that a misspelt one was probably meant to be; they are not reported as missing besides."""
+    """Keys that a misspelt one was probably meant to be; they are not also reported as missing."""
     for spot, details in found[:EXPLAINED]:
         if details["type"] == "extra_forbidden":
             message, suggestion = _unknown_key(spot, root, tree)

@@ -1,4 +1,4 @@
-"""What is written from the config classes: docs/config.md, and the JSON schema for editors.
+"""Documents written from the config classes: docs/config.md, and the JSON schema for editors.
 
 docs/config.md has every key with what it may hold, its default and its docstring. With the JSON schema
 (https://json-schema.org, draft 2020-12) editors complete and check a YAML.
@@ -160,7 +160,7 @@ def _variants(slot: Slot) -> list[type[BaseModel]]:
 
 
 def _default(field: FieldInfo) -> str:
-    """The default as one would write it; long ones are told in the key's text."""
+    """The default as one would write it; long ones are given in the key's text."""
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True, validated_data={})

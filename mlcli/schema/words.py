@@ -53,7 +53,7 @@ class Slot:
 
     @cached_property
     def values(self) -> tuple["Slot", ...]:
-        """The alternatives besides null."""
+        """The alternatives without null."""
         return tuple(member for member in self.members if member.type is not NoneType)
 
     @cached_property
@@ -100,7 +100,7 @@ def slots(section: type[BaseModel]) -> dict[str, Slot]:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a pydantic error location leads: the path in the YAML, what may stand there and which section it is in."""
+    """A pydantic error's location: the path in the YAML, what may stand there and which section it is in."""
 
     path: KeyPath
     slot: Slot

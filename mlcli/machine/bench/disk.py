@@ -38,7 +38,7 @@ def read_cold(paths: Sequence[str], budget_s: float) -> tuple[Timing | None, str
     if any(cached):
         return None, "not measured: these files stay in memory, perhaps because they are not yet written to the disk"
     timing, _ = read_files(timed, budget_s)
-    return timing, "" if None not in cached else "whether the page cache was really dropped cannot be told here"
+    return timing, "" if None not in cached else "unknown whether the page cache was really dropped"
 
 
 def read_files(paths: Sequence[str], budget_s: float) -> tuple[Timing, int]:

@@ -25,7 +25,7 @@ from mlcli.machine.bench.measurements import (
     ModelThroughput,
     Timing,
     repeat,
-    shortest_lap_s,
+    timed_laps,
 )
 
 SMALLEST_BATCH = 2  # of one, batch normalisation refuses
@@ -58,7 +58,7 @@ class Learner:
         return sum(self.last[:3])
 
     def last_throughput(self) -> ModelThroughput:
-        """What the last `one_step` says, for a model of which a second step would take too long."""
+        """The throughput by the last `one_step`, for a model of which a second step would take too long."""
         *parts_s, samples = self.last
         forward, backward, optimizer = (Timing.of([part_s / samples]) for part_s in parts_s)
         return ModelThroughput(Timing.of([sum(parts_s) / samples]), forward, backward, optimizer)
@@ -113,16 +113,15 @@ class Learner:
                     least = steps_a_lap = 1
                     break
         self.runtime.synchronize()
-        laps: list[float] = []
-        meter, began = Meter(), perf_counter()
-        while len(laps) < least or perf_counter() - began < budget_s:
-            lap_began, samples, lap_s = perf_counter(), 0, 0.0
-            while lap_s < shortest_lap_s(budget_s):
-                samples += sum(self.step(batches, meter) for _ in range(steps_a_lap))
-                self.runtime.synchronize()
-                lap_s = perf_counter() - lap_began
-            laps.append(lap_s / samples)
-        return JointThroughput(workers, Timing.of(laps), meter.span().wait_share)
+        meter = Meter()
+
+        def work() -> int:
+            samples = sum(self.step(batches, meter) for _ in range(steps_a_lap))
+            self.runtime.synchronize()
+            return samples
+
+        timing = timed_laps(work, budget_s, least, perf_counter())
+        return JointThroughput(workers, timing, meter.span().wait_share)
 
 
 def fitting_batch(learner: Learner, batch: Batch, limit_s: float) -> int:

@@ -1,4 +1,4 @@
-"""What bench-io measures: how long something takes, and all results as plain data for verdict, page, plot and JSON."""
+"""Timings, and all results of bench-io as plain data: verdict, page, plot and JSON are made from them."""
 
 import statistics
 import time
@@ -41,16 +41,11 @@ def is_above(timing: Timing, bound: float) -> bool:
     return timing.spread is not None and round(100 * timing.spread) > round(100 * bound)
 
 
-def shortest_lap_s(budget_s: float) -> float:
-    """How long the laps are that a budget is divided into."""
-    return max(SHORTEST_LAP_S, budget_s / MOST_LAPS)
-
-
 def repeat(work: Callable[[], int], budget_s: float, *, least: int = 3) -> Timing:
     """Do `work`, which returns how many samples it was, until the budget is spent, but `least` times.
 
     One round before goes untimed: the first is always slow. Work that takes longer than the budget is timed once, and
-    if it takes far longer, that first round is the one: what makes it slow is little beside the work.
+    if it takes far longer, that first round is the one: what makes it slow is little against the work.
     """
     began = time.perf_counter()
     samples = work()
@@ -59,10 +54,15 @@ def repeat(work: Callable[[], int], budget_s: float, *, least: int = 3) -> Timin
         return Timing.of([first_s / samples])
     if first_s > budget_s:
         least = 1
+    return timed_laps(work, budget_s, least, began)
+
+
+def timed_laps(work: Callable[[], int], budget_s: float, least: int, began: float) -> Timing:
+    """Laps of `work`, each of one or more rounds, until the budget that counts from `began` is spent."""
     laps: list[float] = []
     while len(laps) < least or time.perf_counter() - began < budget_s:
         lap_began, samples, lap_s = time.perf_counter(), 0, 0.0
-        while lap_s < shortest_lap_s(budget_s):
+        while lap_s < max(SHORTEST_LAP_S, budget_s / MOST_LAPS):
             samples += work()
             lap_s = time.perf_counter() - lap_began
         laps.append(lap_s / samples)
@@ -79,7 +79,7 @@ READ_COLD, READ_WARM = "read file, cold", "read file, warm"  # names of stages
 class Data:
     """The data set and how it is read.
 
-    samples: of all splits; train: of the training split; origin: the kind of thing in memory or on disk.
+    samples: of all splits; train: of the training split.
     cache, workers: as configured, with `auto` decided.
     in_memory: the data have no files of their own to read while training (tables, arrays).
     crops: a random resized crop is cut from the original pixels.
@@ -141,7 +141,7 @@ class LoaderThroughput:
 
 @dataclass(frozen=True)
 class ModelThroughput:
-    """What the model does with batches that are there already, per sample."""
+    """Training steps on batches that are there already: seconds per sample, whole and by phase."""
 
     step: Timing
     forward: Timing

@@ -1,4 +1,4 @@
-"""What bench-io prints: stages, loader, model, verdict and advice, for a terminal."""
+"""The page that bench-io prints: stages, loader, model, verdict and advice, for a terminal."""
 
 from collections.abc import Iterable
 
@@ -35,7 +35,7 @@ def page(measured: Measurements, verdict: ThroughputVerdict, model: str, next_li
 
 
 def advice(measured: Measurements, verdict: ThroughputVerdict) -> list[str]:
-    """What to change and what to beware of, one sentence each."""
+    """Changes to make and things to beware of, one sentence each."""
     data, fewest, lines = measured.data, verdict.fewest_workers, []
     ratings = {rating.workers: rating for rating in verdict.ratings}
     if verdict.workers is not None:
@@ -165,7 +165,7 @@ def _model(measured: Measurements, model: str) -> Iterable[tuple[str, str]]:
 
 
 def _caches(measured: Measurements, caches: tuple[CacheOption, ...]) -> str:
-    """What holding the samples costs and brings; nothing to say for data that are in memory anyway on a CPU."""
+    """Cost and effect of holding the samples; nothing for data that are in memory anyway on a CPU."""
     if measured.data.in_memory and len(caches) == 1:
         return ""
     rows = []

@@ -1,4 +1,4 @@
-"""The picture of bench-io: what each stage costs, and the loader by its workers beside the model's throughput."""
+"""The picture of bench-io: what each stage costs, and the throughput of loader and model by workers."""
 
 from mlcli.engine.run import png
 from mlcli.machine.bench.measurements import Measurements
@@ -16,7 +16,7 @@ def picture(measured: Measurements, verdict: ThroughputVerdict, title: str) -> b
 
 
 def _stages(measured: Measurements) -> BarChart:
-    """Time per sample of each stage, the model's own beside them."""
+    """Time per sample of each stage and of the model's phases."""
     model = measured.model
     rows: list[tuple[str, float, str, Role]] = [
         (s.name, s.timing.seconds, *(("in a worker", "main") if s.by == "worker" else ("in the trainer", "quiet")))

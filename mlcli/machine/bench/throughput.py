@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -25,6 +25,7 @@ from mlcli.engine.settings import TaskSettings
 from mlcli.machine.bench.disk import file_system, shared_memory_bytes, warm_up
 from mlcli.machine.bench.learner import HOPELESS, SMALLEST_BATCH, Learner, fitting_batch
 from mlcli.machine.bench.measurements import (
+    READ_WARM,
     Cache,
     CachedThroughput,
     Data,
@@ -32,7 +33,6 @@ from mlcli.machine.bench.measurements import (
     LoaderThroughput,
     Machine,
     Measurements,
-    ModelThroughput,
     Scan,
     Stage,
     repeat,
@@ -47,7 +47,7 @@ _ENDLESS = 10**9  # steps; no measurement takes so many
 _SHARES = {"files": 0.12, "model": 0.18, "assembly": 0.03, "augment": 0.06, "warm up": 0.05, "loader": 0.22,
            "held": 0.04, "together": 0.30}  # fmt: skip
 """Of the whole time, in the order in which it is spent."""
-LEAST = 0.5  # of its share that every part has, however late it is: fewer laps would tell nothing
+LEAST = 0.5  # of its share that every part has, however late it is: fewer laps would be worthless
 
 
 class Bench:
@@ -59,7 +59,7 @@ class Bench:
         runtime: where it computes.
         budget_s: about how long all of it may take.
         cpus: as many workers are tried at most; None for those this process may use.
-        say: is told what is being measured.
+        say: gets the name of what is being measured.
 
     Raises UserError, as training would, for data and settings that do not fit together.
     """
@@ -85,16 +85,20 @@ class Bench:
         """Micro-batches that the loader was measured with, and steps whose files are in the page cache."""
 
     def measure(self, *, full: bool = False) -> Measurements:
-        """Everything; `full` reads all splits once besides. Raises UserError."""
+        """Measure everything; with `full`, also read all splits once. Raises UserError."""
         self.began, asked = time.perf_counter(), self._micro_batch()
         self.say("files" if not self.data.in_memory else "data in memory")
         stages, images = self._reading()
-        self.data = replace(self.data, bytes_on_disk=bytes_on_disk(self.data, stages))
+        file_bytes = next((stage.bytes_per_sample for stage in stages if stage.name == READ_WARM), 0)
+        self.data = replace(self.data, bytes_on_disk=file_bytes * self.data.samples)
         self.say("the model")
         memory = self._memory(images)
         learner = Learner(self.task, self.settings, self.runtime, self._feed(memory, "ram", 0))
         self._limit_batch(learner, memory)
-        model = self._model_throughput(learner, memory)
+        if self.is_slow:
+            model = learner.last_throughput()
+        else:
+            model = learner.throughput(self._batches(memory), self._share("model"))
         self.say("making batches")
         stages += self._making_batches(images, memory)
         loader = self._loader_alone()
@@ -174,11 +178,6 @@ class Bench:
         crop = resized_crop_of(self.task.augment) if self.data.cache == "none" else None
         return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
 
-    def _model_throughput(self, learner: Learner, memory: Memory) -> ModelThroughput:
-        if self.is_slow:
-            return learner.last_throughput()
-        return learner.throughput(self._batches(memory), self._share("model"))
-
     def _making_batches(self, images: Tensor, memory: Memory) -> list[Stage]:
         held, num = self.data.cache != "none", self._micro_batch()
         targets = self.source.splits["train"].targets
@@ -234,7 +233,7 @@ class Bench:
         return tuple(CachedThroughput(cache, self._alone(memory, cache, 0, budget_s).timing) for cache in caches)
 
     def _alone(self, memory: Memory, cache: str, workers: int, budget_s: float) -> LoaderThroughput:
-        """The loader with nobody but the clock to take its batches."""
+        """The loader alone: its batches are taken and dropped."""
         self.say(f"the loader with {workers} workers" if cache == "none" else "memory")
         with contextlib.closing(self._feed(memory, cache, workers)) as feed:
             began = time.perf_counter()
@@ -291,7 +290,7 @@ def worker_counts(usable: int, configured: int) -> list[int]:
 
 
 def describe_data(task: Task, data_name: str, runtime: Runtime) -> Data:
-    """What the data are and how the YAML has them read. Raises ConfigError where they do not fit."""
+    """Describe the data and how the YAML has them read. Raises ConfigError where they do not fit."""
     source = task.source
     chosen = {choice.what: choice.value for choice in task.feed(runtime).choices}
     splits, train = source.splits.values(), source.splits["train"]
@@ -308,12 +307,6 @@ def describe_data(task: Task, data_name: str, runtime: Runtime) -> Data:
         bytes_as_tensors=samples * math.prod(source.info.input_shape) * (1 if is_image else 4),
         file_system=file_system(train.root) if isinstance(train, ImageFilesSamples) else "",
     )
-
-
-def bytes_on_disk(data: Data, stages: Sequence[Stage]) -> int:
-    """Of all files, estimated from those that were read; 0 for data without files."""
-    size = next((stage.bytes_per_sample for stage in stages if stage.name.startswith("read file")), 0)
-    return size * data.samples
 
 
 def describe_machine(runtime: Runtime, usable: int) -> Machine:

@@ -42,7 +42,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class CacheOption:
-    """What holding all samples would cost and bring.
+    """Cost and effect of holding all samples.
 
     bytes: of memory; fill_s: seconds to read all files once; ratio, wait_share: afterwards.
     """
@@ -99,7 +99,7 @@ def rate(measured: Measurements, workers: int) -> Rating:
     shared = _shared(alone, wait, expected)
     if workers and (starves or shared):  # the two take the cores from each other
         ratio = 1 - waits_for_reading if shared else min(ratio, 1 - waits_for_reading)
-    # Workers have to keep up with the trainer's process, which makes batches besides; where making them is all that
+    # Workers have to keep up with the trainer's process, which also makes batches; where making them is all that
     # the loader spends its time on, more workers bring nothing. Without workers there is no rush to be ready for.
     keeps_up = own_s + model_s >= (ENOUGH if workers else 1) * alone_s or alone_s <= OWN_BOUND * own_s
     # From the disk every file takes longer by what the disk needs for it, which workers do side by side. Where the
@@ -224,7 +224,7 @@ def _nothing_to_do(ratio: float, wait: float, measured: Measurements) -> str:
 
 
 def _what_helps(best: Rating, workers: int | None, cache: CacheOption | None, measured: Measurements) -> str:
-    """What the advised change brings."""
+    """The effect of the advised change, in words."""
     if cache is not None:
         most = measured.loader[-1].workers
         return (f"No number of workers up to {most} is enough; with loader.cache: {cache.cache} it would be "
@@ -263,7 +263,7 @@ def _better_cache(measured: Measurements, caches: tuple[CacheOption, ...], best:
 
 
 def spreads(measured: Measurements) -> list[tuple[str, float]]:
-    """What was measured with a spread above LARGE_SPREAD."""
+    """Names and spreads of the timings with a spread above LARGE_SPREAD."""
     timings = [(stage.name, stage.timing) for stage in measured.stages if stage.timing and stage.by != "comparison"]
     timings += [(f"loader with {plural(loading.workers, 'worker')}", loading.timing) for loading in measured.loader]
     timings += [("model", measured.model.step)]
@@ -306,7 +306,7 @@ class MemoryCheck:
 
 
 def memory_checks(measured: Measurements, verdict: ThroughputVerdict) -> list[MemoryCheck]:
-    """What a run as advised needs of /dev/shm and RAM for handing over batches, against what there is.
+    """Compare the need of a run as advised of /dev/shm and RAM, for handing over batches, with what there is.
 
     A worker reads into anonymous memory that it shares with the trainer by fork (mlcli/data/workers.py), so the size of
     /dev/shm, 64 MB in a container, does not matter; that is checked and said, since it is where other loaders die.

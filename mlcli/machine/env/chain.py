@@ -15,7 +15,7 @@ VERSION_MISMATCH = 18
 
 @dataclass(frozen=True)
 class Chain:
-    """A machine's facts beside the table of what fits together, and what the two say of each link."""
+    """A machine's facts and the table of what fits together, and what follows for each link."""
 
     facts: Facts
     table: CompatibilityTable
@@ -161,14 +161,14 @@ class ChainRow:
 
 
 def machine_rows(chain: Chain) -> list[ChainRow]:
-    """What is known without asking PyTorch: GPUs, driver, Python, and the CUDA that PyTorch's files name."""
+    """Rows known without asking PyTorch: GPUs, driver, Python, and the CUDA that PyTorch's files name."""
     python = chain.facts.python
     python_row = ChainRow("Python", python.version, f"{python.environment} {python.prefix}", "ok")
     return [*_gpu_rows(chain), _driver_row(chain), python_row, _cuda_row(chain)]
 
 
 def torch_rows(chain: Chain) -> list[ChainRow]:
-    """What PyTorch reported of itself and computed."""
+    """Rows of what PyTorch reported of itself and computed."""
     return [_torch_row(chain), _vision_row(chain.facts), *_kernel_rows(chain.facts)]
 
 

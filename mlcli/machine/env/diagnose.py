@@ -67,7 +67,7 @@ def diagnose(chain: Chain) -> Diagnosis:
 
 
 def _usable(chain: Chain) -> str:
-    """What training runs on here."""
+    """Say what training runs on here."""
     if chain.visible_gpus:
         return f"The GPU can be used: {', '.join(gpu.name for gpu in chain.visible_gpus)}."
     if chain.uses_rocm:

@@ -1,4 +1,4 @@
-"""What files, the operating system and NVML say of a machine: each fact a question of its own. Nothing is imported.
+"""Facts of a machine by its files, the operating system and NVML, each a question of its own. Nothing is imported.
 
 NVML (the library behind nvidia-smi) works without PyTorch and without any CUDA toolkit.
 """
@@ -245,7 +245,7 @@ def _slowed_by(reasons: int) -> tuple[str, ...]:
 # --- Python and its packages -----------------------------------------------------------------------------------------
 
 SHOWN = ("torch", "torchvision", "torchaudio", "triton", "tensorboard", "setuptools", "numpy", "pip", "mlcli")
-"""Looked up by name, besides every nvidia-* package, since two generations of them get into each other's way."""
+"""Looked up by name, with every nvidia-* package, since two generations of them get into each other's way."""
 
 
 def python_questions() -> Questions:

@@ -1,4 +1,4 @@
-"""What PyTorch reports of itself and computes, as lines of JSON: a program of its own, run in a process of its own.
+"""PyTorch's report of itself and of what it computes, as lines of JSON: a program that runs in a process of its own.
 
 A broken PyTorch can raise, crash or hang on import, so nothing else imports it here, and this file imports nothing of
 mlcli. Each line is printed at once: what was found out before a crash is kept, and the last `stage` says where it was.
@@ -24,39 +24,39 @@ TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 5e-2}
 PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
 
-Tell = Callable[..., None]
+Report = Callable[..., None]
 """Write facts to the report as one line."""
 
 
 def main() -> None:
     _die_with_parent()
     # Libraries print to stdout as they please; the report keeps it for itself.
-    report = os.fdopen(os.dup(1), "w")
+    lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(**facts: Any) -> None:
-        report.write(json.dumps(facts) + "\n")
-        report.flush()
+    def report(**facts: Any) -> None:
+        lines.write(json.dumps(facts) + "\n")
+        lines.flush()
 
-    tell(stage="import torch")
+    report(stage="import torch")
     try:
         import torch
     except BaseException as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
-        tell(state="missing" if missing else "import failed", error=_text(error))
+        report(state="missing" if missing else "import failed", error=_text(error))
         return
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    _tell_build(torch, tell)
-    devices = _tell_devices(torch, tell)
-    vision = _tell_vision(tell)
+    _report_build(torch, report)
+    devices = _report_devices(torch, report)
+    vision = _report_vision(report)
     for device in devices:
-        _tell_kernels(torch, vision, device, tell)
-    tell(stage="")
+        _report_kernels(torch, vision, device, report)
+    report(stage="")
 
 
 def _die_with_parent() -> None:
-    """A session of its own gets no Ctrl+C, and nobody is left to end a hanging PyTorch once the parent was killed."""
+    """A session of its own gets no Ctrl+C, and nothing would end a hanging PyTorch once the parent was killed."""
     if sys.platform == "linux":  # a thread cannot run while PyTorch hangs with Python's lock held, as in the driver
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -70,8 +70,8 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _tell_build(torch: Any, tell: Tell) -> None:
-    tell(stage="ask for the build", version=str(torch.__version__), cuda=torch.version.cuda or "")
+def _report_build(torch: Any, report: Report) -> None:
+    report(stage="ask for the build", version=str(torch.__version__), cuda=torch.version.cuda or "")
     questions: dict[str, Callable[[], Any]] = {
         "hip": lambda: torch.version.hip or "",
         # get_arch_list() is empty where CUDA does not start; the flags never are.
@@ -81,24 +81,24 @@ def _tell_build(torch: Any, tell: Tell) -> None:
         "cudnn": lambda: torch.backends.cudnn.version(),
     }
     for key, ask in questions.items():
-        tell(stage="load cuDNN" if key == "cudnn" else "ask for the build")
+        report(stage="load cuDNN" if key == "cudnn" else "ask for the build")
         with contextlib.suppress(Exception):
-            tell(**{key: ask()})
+            report(**{key: ask()})
 
 
-def _tell_devices(torch: Any, tell: Tell) -> list[str]:
+def _report_devices(torch: Any, report: Report) -> list[str]:
     """Start CUDA. Returns the devices that computations are tried on."""
     if torch.version.cuda or torch.version.hip:
-        tell(stage="start CUDA")
-        tell(cuda_available=bool(torch.cuda.is_available()))
+        report(stage="start CUDA")
+        report(cuda_available=bool(torch.cuda.is_available()))
         try:
             torch.cuda.init()
             count = torch.cuda.device_count()
-            tell(device_count=count)
+            report(device_count=count)
             pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
-            tell(no_peer_access=[f"{a}-{b}" for a, b in pairs if not torch.cuda.can_device_access_peer(a, b)])
+            report(no_peer_access=[f"{a}-{b}" for a, b in pairs if not torch.cuda.can_device_access_peer(a, b)])
         except Exception as error:
-            tell(cuda_error=_text(error))
+            report(cuda_error=_text(error))
     with contextlib.suppress(Exception):
         if torch.cuda.is_available():
             return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -107,26 +107,26 @@ def _tell_devices(torch: Any, tell: Tell) -> list[str]:
     return ["cpu"]
 
 
-def _tell_vision(tell: Tell) -> Any:
-    tell(stage="import torchvision")
+def _report_vision(report: Report) -> Any:
+    report(stage="import torchvision")
     try:
         import torchvision
 
-        tell(vision_version=str(torchvision.__version__))
+        report(vision_version=str(torchvision.__version__))
         return torchvision
     except Exception as error:
-        tell(vision_error=_text(error))
+        report(vision_error=_text(error))
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for library in sorted(Path(folder).glob("_C*.so")):
             try:
                 ctypes.CDLL(str(library))
             except OSError as error:
-                tell(vision_library_error=_text(error))
+                report(vision_library_error=_text(error))
     return None
 
 
-def _tell_kernels(torch: Any, vision: Any, device: str, tell: Tell) -> None:
+def _report_kernels(torch: Any, vision: Any, device: str, report: Report) -> None:
     """Each computation on the device, compared with float64 on the CPU. `is_available()` alone proves nothing."""
     computations: list[tuple[str, Callable[[], str]]] = [
         *((f"matmul {name}", lambda name=name: _matmul(torch, device, name)) for name in TOLERANCE),
@@ -135,7 +135,7 @@ def _tell_kernels(torch: Any, vision: Any, device: str, tell: Tell) -> None:
         ("optimizer step", lambda: _optimizer_step(torch, device)),
     ]
     for name, compute in computations:
-        tell(stage=f"{name} on {device}")
+        report(stage=f"{name} on {device}")
         if name == "NMS" and vision is None:
             outcome, detail = "skipped", "torchvision does not load"
         elif name == "matmul bf16" and device.startswith("cuda") and torch.cuda.get_device_capability(device) < (8, 0):
@@ -146,7 +146,7 @@ def _tell_kernels(torch: Any, vision: Any, device: str, tell: Tell) -> None:
                 outcome = "wrong" if detail else "ok"
             except Exception as error:
                 outcome, detail = "failed", _text(error)
-        tell(kernel={"device": device, "name": name, "outcome": outcome, "detail": detail})
+        report(kernel={"device": device, "name": name, "outcome": outcome, "detail": detail})
 
 
 def _matmul(torch: Any, device: str, name: str) -> str:
