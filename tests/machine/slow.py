@@ -57,7 +57,7 @@ def config_of(root: Path, *, epochs: int = 1, **loader) -> Classification:
             "data": {"name": "folder", "root": str(root), "image_size": SIDE},
             "model": {"name": "linear"},
             "train": {"batch_size": BATCH, "epochs": epochs, "device": "cpu", "threads": 1, "log_every": 20},
-            "loader": {"cache": "none", **loader},
+            "loader": {"cache": "none", "workers": 2, **loader},  # a measured number would follow the clock
         },
         context={"base": root},
     )
