@@ -106,8 +106,7 @@ class DetectionTask(ObjectDetector):
         return self._weighted(terms), found
 
     def metrics(self, split: str = "train") -> DetectionMetrics:
-        device = next(self.model.parameters()).device
-        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, device, masks=self.has_masks)
+        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.has_masks)
 
     def batch_picture(self, batch: Batch) -> "Image":
         from mlcli.tasks.detection.pictures.sheets import batch_sheet

@@ -94,6 +94,18 @@ def test_the_order_of_batches_and_padding_do_not_matter():
     assert metrics[0].details() == metrics[1].details()
 
 
+def test_metrics_of_parts_of_a_split_are_merged():
+    """As each process of several gathers its own pictures."""
+    whole, coco, _ = made_up_metrics()
+    parts = [DetectionMetrics(records_of(coco), NAMES) for _ in range(2)]
+    for number, batch in enumerate(whole._batches):
+        parts[number % 2]._batches.append(batch)
+    parts[0].compute()
+    parts[0].merge(parts[1])
+    assert parts[0].compute() == whole.compute()
+    assert parts[0].details() == whole.details()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_our_matching_gives_cocos_average_precision_with_crowds(seed):
     coco, results = made_up(seed)

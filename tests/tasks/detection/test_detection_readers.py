@@ -1,6 +1,7 @@
 """The four formats as people have them: all say the same about the same pictures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from mlcli.errors import ConfigError, DataError
+from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv, write_box_csv
+from mlcli.tasks.detection.data.annotations.voc import read_voc
 from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import BoxCsv, Coco, Voc, YoloTxt
 from mlcli.tasks.detection.masks import decode
@@ -297,6 +300,21 @@ def test_csv_without_a_column(tmp_path):
     (tmp_path / "b.csv").write_text("filename,class,x_min,ymin,xmax,ymax\na.png,cat,1,2,3,4\n")
     with pytest.raises(DataError, match="no column 'xmin' \\(did you mean 'x_min'"):
         build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv"))
+
+
+# --- readers and writers without a config ----------------------------------------------------------------------------
+
+
+def test_a_reader_is_a_function_and_what_it_reads_can_be_written(folder, tmp_path):
+    found = read_voc(folder)
+    assert (len(found.pictures), found.faults, found.known_names()) == (6, [], ("cat", "dog"))
+    pictures = [picture._replace(path=Path(picture.path).name, split="train") for picture in found.pictures]
+    (tmp_path / "out").mkdir()
+    section = write_box_csv(replace(found, pictures=pictures), tmp_path / "out")
+    again = read_box_csv(tmp_path / "out" / section["file"])
+    assert [(picture.path, picture.size) for picture in again.pictures] == [(p.path, p.size) for p in pictures]
+    boxes = [[(thing.picture, thing.box_xyxy, thing.name) for thing in one.objects] for one in (found, again)]
+    assert boxes[0] == boxes[1]
 
 
 # --- dividing --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from mlcli.text import first_few, plural
 
 
 def build_source(config: DetectionData) -> DetectionSource:
-    """The data set of a data section.
+    """Return the data set of a data section.
 
     Raises DataError or ConfigError for annotations that cannot be read, for faults if the YAML says so, and for splits
     with nothing to learn from.
@@ -47,24 +47,17 @@ def build_source(config: DetectionData) -> DetectionSource:
 
 
 def read_annotations(config: AnnotationFiles) -> Annotations:
-    """Annotations as they are written. Raises DataError or ConfigError if a folder, file or column is missing."""
+    """Read annotations as they are written. Raises DataError or ConfigError if a folder, file or column is missing."""
+    keywords = config.model_dump(exclude={"name", *AnnotatedImages.model_fields})  # of the readers, by the same names
     match config:
         case Voc():
-            return read_voc(
-                config.root,
-                images=config.images,
-                annotations=config.annotations,
-                splits=config.splits,
-                split_file=config.split_file,
-                one_based=config.one_based,
-                use_difficult=config.difficult == "use",
-            )
+            return read_voc(**keywords)
         case Coco():
-            return read_coco(config.root, config.train_file, val_file=config.val_file, test_file=config.test_file)
+            return read_coco(**keywords)
         case YoloTxt():
-            return read_yolo_txt(config.file)
+            return read_yolo_txt(**keywords)
         case BoxCsv():
-            return read_box_csv(config.file, val_file=config.val_file, test_file=config.test_file, root=config.root)
+            return read_box_csv(**keywords)
         case _:
             assert_never(config)
 
@@ -84,7 +77,7 @@ def checked_source(config: AnnotationFiles, checked: CheckedAnnotations) -> Dete
 
 
 def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[dict[str, Records], list[str]]:
-    """The splits that the files name, or everything as "train" where they name none; and notes for people.
+    """Return the splits that the files name, or everything as "train" where they name none; and notes for people.
 
     Raises DataError for faults if the YAML says so, and if there is nothing to train on.
     """
@@ -121,7 +114,7 @@ def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[
 
 
 def preparation_of(config: AnnotatedImages) -> Preparation:
-    """The preparation of pictures of any size that the data section asks for."""
+    """Return the preparation of pictures of any size that the data section asks for."""
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return Preparation((height, width), config.fit, 3)

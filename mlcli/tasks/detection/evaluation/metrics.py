@@ -28,12 +28,11 @@ class DetectionMetrics:
     """Detections gathered batch by batch, evaluated together at the end.
 
     COCO gives -1 to sizes of which a split has no object; such metrics are not among `directions` nor computed. The
-    others are 0 if there is nothing to find.
+    others are 0 if there is nothing to find. Predictions stay on the device that they arrive on until the end.
 
     Args:
         records: the split.
         class_names: K names in label order.
-        device: where predictions arrive; they stay there until the end.
         masks: evaluate masks too, under names that begin with segm_.
     """
 
@@ -41,10 +40,10 @@ class DetectionMetrics:
         self,
         records: Records,
         class_names: Sequence[str],
-        device: torch.device | str = "cpu",
+        *,
         masks: bool = False,
     ) -> None:
-        self.records, self.class_names, self.device, self.masks = records, tuple(class_names), device, masks
+        self.records, self.class_names, self.masks = records, tuple(class_names), masks
         names = [*measured(records.area[~records.ignored]), "voc_ap50"]
         if masks:
             names += [MASK_PREFIX + name for name in measured(records.area[~records.ignored])]

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
@@ -25,7 +25,7 @@ def read_voc(
     splits: str | None = "ImageSets/Main",
     split_file: Path | Mapping[Any, Path] | None = None,
     one_based: bool = False,
-    use_difficult: bool = False,
+    difficult: Literal["ignore", "use"] = "ignore",
 ) -> Annotations:
     """Read every XML file that a split lists, or all there are.
 
@@ -33,7 +33,7 @@ def read_voc(
         root: folder of the data set; images, annotations and splits are folders below it.
         split_file: a CSV file with the columns filename and split, or a list for each split, instead of `splits`.
         one_based: whether the first pixel is numbered 1.
-        use_difficult: whether objects marked difficult are like the others.
+        difficult: whether objects marked difficult are used like the others.
 
     Raises DataError if a folder or list cannot be read.
     """
@@ -55,7 +55,7 @@ def read_voc(
         name = by_stem.get(stem) or by_stem.get(os.path.splitext(named)[0]) or named or f"{stem}.jpg"
         picture = found.add_picture(os.path.join(images, name), str(path), split=split, size=size)
         for texts, line in content.objects:
-            _add_object(found, picture, texts, f"{path}:{line}", one_based, use_difficult)
+            _add_object(found, picture, texts, f"{path}:{line}", one_based, difficult == "use")
     return found
 
 
