@@ -33,8 +33,7 @@ def run(
 
     Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
     """
-    from mlcli.engine.conclude import evaluation_record
-    from mlcli.engine.evaluate import evaluate_split
+    from mlcli.engine.evaluate import evaluate_split, evaluation_record
     from mlcli.engine.run import open_run
     from mlcli.saved import load_task
 
@@ -47,7 +46,7 @@ def run(
         scores, metrics = evaluate_split(task, task.model, feed, split, runtime)
     finally:
         feed.close()
-    result = evaluation_record(folder, path.name, saved, task, split, runtime, scores, metrics)
+    result = evaluation_record(folder.name, path.name, saved, task, split, runtime, scores, metrics)
     result["overrides"] = list(overrides)
     text = json.dumps(result, indent=2)
     folder.write_text(f"evaluation-{split}.json", text + "\n")

@@ -44,8 +44,8 @@ def run(
     """
     experiment = load_experiment("inspect", config, overrides)
 
-    from mlcli.engine.check import check_batches
     from mlcli.engine.optimizer import kept_bytes, size_of
+    from mlcli.engine.rehearsal import check_batches
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report import anatomy as pages

@@ -74,7 +74,7 @@ class Board:
     def graph(self, model: nn.Module, inputs: Any) -> str:
         """The graph of a copy of the model, traced with the first of `inputs`.
 
-        Returns a note for people, empty if all went well: not every model can be traced.
+        Returns why not, empty if all went well: not every model can be traced.
         """
         if self._resumed:
             return ""
@@ -85,7 +85,7 @@ class Board:
                 # Unchecked: checking would import torch.distributed.tensor, which takes 0.6 s, for the same graph.
                 traced = torch.jit.trace(copy.deepcopy(model).eval(), inputs, check_trace=False)
                 self._writer.add_graph(traced, inputs)
-        except Exception as error:  # whatever stops the tracer must not stop the training
+        except Exception as error:  # of any kind: it must not stop the training
             reason = str(error).strip().splitlines() or [type(error).__name__]
             return f"the model's graph cannot be drawn: {reason[0][:120]}"
         return ""
@@ -133,7 +133,7 @@ class Board:
     ) -> None:
         """Points for the projector: features float32 [N, F], a label each, small square pictures uint8 [N, 3, S, S]."""
         images = None if sprites is None else sprites.float().cpu() / 255
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of folders that a resumed run finds
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints about folders that exist
             self._writer.add_embedding(features.float().cpu(), list(labels), images, step, tag=split)
 
     def hparams(self, config: dict[str, Any], scores: dict[str, float], step: int = 0) -> None:

@@ -99,7 +99,7 @@ def _size_of(content: Any) -> int:
 
 
 def _assert_plain(value: Any, at: str = "checkpoint") -> None:
-    """Our own promise: whatever is saved can be loaded again. A NumPy number or a version object could not be."""
+    """An invariant: all that is saved can be loaded again. A NumPy number or a version object could not be."""
     if isinstance(value, dict):
         for key, item in value.items():
             assert type(key) in PLAIN, f"{at} has a key of {type(key)}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,36 @@ def evaluate_split(
             metrics.update(predictions, batch)
     loss = {"loss": torch.stack(losses).sum().item() / max(1, samples)} if losses else {}
     return {**loss, **metrics.compute()}, metrics
+
+
+def evaluation_record(
+    run: str,
+    checkpoint: str,
+    saved: dict[str, Any],
+    task: Task,
+    split: str,
+    runtime: Runtime,
+    scores: dict[str, float],
+    metrics: Metrics,
+) -> dict[str, Any]:
+    """What evaluation-<split>.json holds: which model on which split, its scores, and their details.
+
+    run: its name; saved: the checkpoint's content.
+    """
+    return {
+        "run": run,
+        "checkpoint": checkpoint,
+        "step": saved["step"],
+        "epoch": saved["epoch"],
+        "split": split,
+        "samples": task.splits[split],
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "overrides": [],
+        "caveat": task.caveat,
+        "metrics": scores,
+        **metrics.details(),
+    }
 
 
 @dataclass(frozen=True)

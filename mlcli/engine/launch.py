@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import safetensors.torch
 import torch
 
 from mlcli import __version__
 from mlcli.engine.board import Board
-from mlcli.engine.check import out_of_memory, rehearse
-from mlcli.engine.conclude import conclude
-from mlcli.engine.contract import Batch, DrawsBatches, Feed, Task
-from mlcli.engine.evaluate import Interrupted, choose_metric
+from mlcli.engine.checkpoint import load_checkpoint, model_weights
+from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, Task
+from mlcli.engine.evaluate import Interrupted, choose_metric, evaluation_record
 from mlcli.engine.log import RunLog, Screen
+from mlcli.engine.rehearsal import out_of_memory, rehearse
+from mlcli.engine.resume import flatten
 from mlcli.engine.resume import resume as restore
 from mlcli.engine.run import RunFolder, check_writable, create_run, open_run, utc_now
 from mlcli.engine.runtime import Runtime, decide_compile, decide_runtime, is_out_of_memory
@@ -28,9 +30,9 @@ from mlcli.engine.settings import TaskSettings, TrainerSettings
 from mlcli.engine.state import TrainingState
 from mlcli.engine.step import MicroBatches
 from mlcli.engine.stop import StopRequest
-from mlcli.engine.trainer import Training, fit
+from mlcli.engine.trainer import Training, evaluate, fit
 from mlcli.errors import ExitCode, OutOfMemoryError, OutputError, UserError
-from mlcli.files import cannot_write, is_disk_trouble
+from mlcli.files import cannot_write, is_disk_trouble, write_atomically
 from mlcli.text import duration, shown
 
 Say = Callable[[Iterable[tuple[str, str]]], None]
@@ -190,6 +192,45 @@ def train(training: Training, batches: Iterator[Batch]) -> Ended:
         error.add_note(f"the traceback is also in {shown(run.path / 'crash.txt')}")
         raise
     return Ended(outcome, scores, time.monotonic() - began)
+
+
+def conclude(training: Training) -> dict[str, dict[str, float]]:
+    """What is done once after the last step: measure the best model, draw it, write it for other programs.
+
+    Loads the best weights into the model, writes them as model.safetensors, measures every split there is. The splits
+    it was not trained on get an evaluation-<split>.json and pictures/. Returns the best model's scores by split. Raises
+    Interrupted if a stop is asked for; all of it is done when the run goes on.
+    """
+    task, run, board = training.task, training.run, training.board
+    shown_there, best = training.settings.train.tensorboard, load_checkpoint(run.checkpoint("best"))
+    weights = model_weights(best)
+    training.state.model.load_state_dict(weights)
+    plain = {name: tensor.contiguous() for name, tensor in weights.items()}
+    metadata = {"config": json.dumps(best["config"]), "facts": json.dumps(best["facts"])}
+    write_atomically(run.path / "model.safetensors", safetensors.torch.save(plain, metadata))
+    step = training.state.progress.step + 1  # TensorBoard forgets it when the run goes on, as it does all later steps
+    scores = {}
+    for split in task.splits:
+        scores[split], metrics = evaluate(training, split)
+        if split == "train":
+            continue
+        record = evaluation_record(run.name, "best.ckpt", best, task, split, training.runtime, scores[split], metrics)
+        run.write_text(f"evaluation-{split}.json", json.dumps(record, indent=1) + "\n")
+        if shown_there.pictures:
+            training.state.model.eval()
+            pictures = task.pictures(split, metrics)
+            for title, picture in pictures.items():
+                run.write_picture(f"{split} {title}", picture)
+            board.evaluation(f"{split} best", record, step)
+            board.pictures(f"{split} best", pictures, step)
+    if "test" in scores:
+        training.log.scalars("test", best["step"], best["epoch"], scores["test"], shown_at=step)
+    final = {f"{name}/{split}": value for split, values in scores.items() for name, value in values.items()}
+    board.hparams(flatten(best["config"]), final, step)
+    if shown_there.embeddings and isinstance(task, HasEmbeddings):
+        split = "test" if "test" in scores else training.select_by.split
+        board.embeddings(split, *task.embeddings(split), step)
+    return scores
 
 
 def _introduced(training: Training, batches: Iterator[Batch], config_text: str) -> Iterator[Batch]:

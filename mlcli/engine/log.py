@@ -21,7 +21,7 @@ class RunLog:
     Args:
         run: the folder to write to.
         offset: length in bytes of metrics.jsonl at the checkpoint resumed from; what came later is cut off.
-        step: optimizer step resumed from; TensorBoard is told to forget what came later.
+        step: optimizer step resumed from; TensorBoard forgets what came later.
     """
 
     def __init__(self, run: RunFolder, offset: int, step: int) -> None:
@@ -116,7 +116,7 @@ class Screen:
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
-        """Something is wrong; the same, whatever its figures in parentheses, is said once only."""
+        """Warn of something; the same, apart from figures in parentheses, is said once only."""
         kind = text.partition(" (")[0]
         if kind not in self._noted:
             self._noted.add(kind)

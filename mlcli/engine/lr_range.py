@@ -15,10 +15,10 @@ from statistics import fmean
 
 import torch
 
-from mlcli.engine.check import rehearse
 from mlcli.engine.contract import Batch, Feed, Task
 from mlcli.engine.evaluate import choose_metric
 from mlcli.engine.meter import Meter
+from mlcli.engine.rehearsal import rehearse
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
@@ -30,7 +30,7 @@ LEAST_STEPS = 40
 MEMORY = 0.8
 """Share of the old value in the moving average: some five steps, under half a decade."""
 CEILING = 1.5
-"""Times the first losses above which nothing is told apart any more."""
+"""Times the first losses above which differences are cut off."""
 EXPLODED = 4.0
 """Times the lowest loss at which the test ends, as in Howard & Gugger's fastai."""
 MARGIN = 3.0

@@ -39,7 +39,7 @@ class Meter:
     only, and taken to be the same in the others.
 
     Args:
-        synchronize: waits until the device has done what it was told.
+        synchronize: waits until the device is done.
     """
 
     def __init__(self, synchronize: Callable[[], None] = lambda: None) -> None:

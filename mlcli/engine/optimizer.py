@@ -19,8 +19,8 @@ def parameter_groups(
 
     Matrices and kernels decay; biases and normalisation scales (one dimension or none) do not, unless asked for: decay
     on them brings no regularisation and can hurt (He et al. 2019, arXiv:1812.01187, section 3.1). Frozen parameters are
-    in the groups as well: without a gradient the optimizer leaves them alone, and they can be thawed later. Nothing is
-    told apart that would be treated alike: each group costs the optimizer another call.
+    in the groups as well: without a gradient the optimizer leaves them alone, and they can be thawed later. There are
+    no more groups than needed, since each costs the optimizer another call.
 
     Returns groups with the keys params, lr_scale and decays, in order of first appearance in the model.
     """

@@ -1,4 +1,4 @@
-"""The run folder: made by a bare mkdir, held by a lock, and able to say what became of it."""
+"""The run folder: atomic creation, a lock for its only writer, status."""
 
 import contextlib
 import io
@@ -54,7 +54,7 @@ class RunFolder:
             raise CheckpointError(f"the run's config cannot be read: {error.what}", where=str(self.path)) from error
 
     def status(self) -> dict[str, Any]:
-        """What became of the run; state "killed" if it says running but nobody holds its lock."""
+        """status.json; with state "killed" if it says running but no process holds its lock."""
         status = self._read_json("status.json")
         if status.get("state") == "running" and not self.is_held():
             status["state"] = "killed"

@@ -34,7 +34,7 @@ class Runtime:
     """Where and how numbers are computed during a run.
 
     precision: "fp32", "tf32", "bf16" or "fp16", the format of matrix products and convolutions; weights stay in fp32.
-    choices: what was decided and why, for people.
+    choices: what was decided and why.
     """
 
     device: torch.device
@@ -88,7 +88,7 @@ class Runtime:
         return round(_process(os.getpid()).memory_info().rss / 1e6, 1)
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was told; for timing only."""
+        """Wait until the device is done; for timing only."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":

@@ -16,7 +16,7 @@ class CheckpointSaver:
 
     Training waits for the copy to host memory. Of the best and of the numbered checkpoints, one each may be on its way;
     a second of the same kind waits for the first, since it takes the same host memory. Once a write has failed, nothing
-    more is written (a numbered checkpoint tells of the best one before it) and the next call of any method raises the
+    more is written (a numbered checkpoint names the best one before it) and the next call of any method raises the
     OutputError. On leaving `with`, nothing is on its way any more.
 
     Args:
@@ -71,7 +71,7 @@ class CheckpointSaver:
         try:
             save_checkpoint(path, content)
             prune(self._folder, self._keep_last)
-        except BaseException as error:  # raised where somebody can see it
+        except BaseException as error:  # raised by the next call, in the caller's thread
             self._error = error
 
 

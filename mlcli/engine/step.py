@@ -4,13 +4,12 @@ A step's batch may be cut into parts (micro-batches). Their gradients add up to 
 stays what it was; only batch normalisation sees smaller batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mlcli.engine.contract import Batch, Feed, Task, total
-from mlcli.engine.guard import Guard, NoGuard
 from mlcli.engine.meter import Meter
 from mlcli.engine.optimizer import clip_gradients, set_lr
 from mlcli.engine.runtime import Runtime, is_out_of_memory
@@ -33,6 +32,72 @@ def forward_backward(
     scaler.scale(loss).backward()
     meter.mark("backward")
     return loss, terms
+
+
+class Guard:
+    """Stands between backward and optimizer: gradients or losses that are not finite never reach the weights.
+
+    One kernel looks at all gradients of a step, the one that loss scaling uses (Micikevicius et al. 2018, section 3.2).
+    On the CPU its answer is read at once. A GPU is not waited for: there the flag stays up once it is up, the fused
+    optimizers read it themselves and leave the weights as they were before the bad step, and the trainer reads it at
+    log points. RMSprop has no fused form: on a GPU it takes bad steps until the next log point, before which nothing is
+    saved.
+
+    Args:
+        parameters: of the model.
+        optimizer: which is to leave the weights alone once something was not finite.
+        device: of the parameters.
+        reads_each_step: whether to read the answer after every step; right where that costs no waiting.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        reads_each_step: bool,
+    ) -> None:
+        self._parameters, self._reads_each_step = parameters, reads_each_step
+        self._is_bad, self._one = torch.zeros((), device=device), torch.ones((), device=device)
+        self._num_bad = torch.zeros((), device=device)
+        if not reads_each_step and optimizer.param_groups[0].get("fused"):
+            # As torch.amp.GradScaler does with fused optimizers: a step with found_inf = 1 changes nothing.
+            optimizer.grad_scale, optimizer.found_inf = None, self._is_bad  # type: ignore[attr-defined]
+
+    def passes(self, losses: Sequence[Tensor]) -> bool:
+        """Whether the optimizer may step, as far as is known.
+
+        Looks at all gradients and at the losses [] of the step's micro-batches, which are left as they are.
+        """
+        watched = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        watched += [loss.detach().float() for loss in losses]
+        torch._amp_foreach_non_finite_check_and_unscale_(watched, self._is_bad, self._one)
+        if self._reads_each_step:
+            return not self.is_tripped()
+        self._num_bad.add_(self._is_bad)
+        return True
+
+    def is_tripped(self) -> bool:
+        """Whether a step was bad. Waits for the device."""
+        return bool(self._is_bad.item())
+
+    def steps_since(self) -> int:
+        """Steps after the first bad one, which changed nothing either. Waits for the device."""
+        return max(0, int(self._num_bad.item()) - 1)
+
+
+class NoGuard:
+    """Loss scaling looks at the gradients itself, and skips a step whose gradients overflowed."""
+
+    def passes(self, losses: Sequence[Tensor]) -> bool:
+        return True
+
+    def is_tripped(self) -> bool:
+        return False
+
+    def steps_since(self) -> int:
+        return 0
 
 
 class Stepper:
@@ -91,7 +156,7 @@ class Stepper:
         return True
 
     def forget_gradients(self) -> None:
-        """As `Optimizer.zero_grad`, which takes longer to tell the profiler than to do it."""
+        """As `Optimizer.zero_grad`, which spends longer on the profiler than on the work."""
         for parameter in self.parameters:
             parameter.grad = None
         self.meter.mark("optimizer")

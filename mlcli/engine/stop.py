@@ -43,7 +43,7 @@ class StopRequest:
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def release(self) -> None:
-        """Signals mean again what they meant before."""
+        """Restore the previous signal handlers."""
         while self._before:
             signal.signal(*self._before.popitem())
 

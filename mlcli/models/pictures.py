@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlcli.data.info import DataInfo
+from mlcli.engine.hooks import watch
 from mlcli.show.drawing import Tile, picture_of, rising, sheet, signed
 from mlcli.text import sides
 
@@ -56,12 +57,11 @@ def feature_maps(model: nn.Module, image: Tensor, title: str = "feature maps") -
         return None
     seen: list[Tensor] = []
     # A copy: an activation that follows may write over its input.
-    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
-    try:
-        with torch.inference_mode():
-            model(image[None].to(layer.weight.device))
-    finally:
-        handle.remove()
+    with (
+        watch([(name, layer)], after=lambda name, layer, inputs, output: seen.append(output.detach().clone())),
+        torch.inference_mode(),
+    ):
+        model(image[None].to(layer.weight.device))
     maps = seen[0][0].float().cpu().numpy()  # [channels, height, width]
     shown = maps[:MOST_MAPS]
     count = str(len(maps)) if len(shown) == len(maps) else f"{len(shown)} of {len(maps)}"

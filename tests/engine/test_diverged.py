@@ -8,8 +8,8 @@ from torch import nn
 
 from mlcli.engine.checkpoint import by_age, load_checkpoint
 from mlcli.engine.divergence import find_cause
-from mlcli.engine.guard import Guard
 from mlcli.engine.runtime import decide_runtime
+from mlcli.engine.step import Guard
 from mlcli.errors import DivergedError
 from tests.engine.rig import settings_of, train, training
 from tests.engine.toy import ToyTask

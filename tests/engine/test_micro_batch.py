@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mlcli.engine.check import rehearse
 from mlcli.engine.checkpoint import by_age, load_checkpoint
+from mlcli.engine.rehearsal import rehearse
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.state import Progress
 from mlcli.engine.step import MicroBatches

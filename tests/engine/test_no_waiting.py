@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mlcli.engine.guard import Guard
+from mlcli.engine.step import Guard
 from mlcli.engine.trainer import fit
 from mlcli.experiment import Experiment
 from mlcli.tasks.classification.config import Classification

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlcli.engine.conclude import conclude
+from mlcli.engine.launch import conclude
 from mlcli.engine.layer_stats import LayerMonitor, LayerStats
 from mlcli.engine.meter import Budget
 from mlcli.engine.trainer import fit

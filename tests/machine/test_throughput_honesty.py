@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlcli.engine.check import rehearse
 from mlcli.engine.log import read_metrics
 from mlcli.engine.meter import TOLERATED_WAIT
+from mlcli.engine.rehearsal import rehearse
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.trainer import fit
 from mlcli.machine.bench.throughput import Bench

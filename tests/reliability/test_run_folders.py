@@ -6,6 +6,7 @@ import socket
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlcli.engine.run import RunFolder, create_run, list_runs
@@ -74,18 +75,25 @@ def test_going_on_with_a_live_run_is_refused_and_names_its_owner(arena, held):
     assert sorted(path.name for path in run.path.rglob("*")) == before
 
 
-def test_the_lock_is_free_within_a_second_of_a_kill_even_with_orphaned_workers(arena, held):
+def test_the_lock_ends_with_a_killed_process_even_with_orphaned_workers(arena, held):
     run, owner = held
     with pytest.raises(BusyError):
         run.lock()
     os.kill(owner.pid, signal.SIGKILL)
-    killed = time.monotonic()
-    wait_until(lambda: not run.is_held())
-    assert time.monotonic() - killed < 1
+    wait_until(lambda: has_ended(owner.pid))
+    assert not run.is_held()
     os.kill(int((arena / "worker").read_text()), 0)  # the orphan lives, and holds the file open
     assert run.status()["state"] == "killed"
     run.lock()
     run.unlock()
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, also if nobody has waited for it yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def ask_again_and_again(path: Path, asking: Path, stop: Path) -> None:

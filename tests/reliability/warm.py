@@ -7,7 +7,6 @@ import torch
 NEEDED = (
     "mlcli.commands.train",
     "mlcli.data.sources.embedded",
-    "mlcli.engine.conclude",
     "mlcli.engine.launch",
     "mlcli.engine.resume",
     "mlcli.engine.saver",

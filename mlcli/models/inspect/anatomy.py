@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from mlcli.engine.hooks import watch
 from mlcli.models.inspect.dataflow import Collapse, Dataflow, judge_collapses
 from mlcli.models.inspect.receptive import Field
 
@@ -96,24 +97,23 @@ def take_apart(
         pixels: whether the inputs are images, so that receptive fields mean something.
     """
     model = copy.deepcopy(model)
-    watch = _Watch(model, images, batch_size, pixels=pixels)
-    with watch, torch.autograd.graph.saved_tensors_hooks(watch.keep, _never):
+    seen = _Watch(model, images, batch_size, pixels=pixels)
+    with seen, seen.hooks, torch.autograd.graph.saved_tensors_hooks(seen.keep, _never):
         forward(model)
-    watch.remove_hooks()
     tensors = list(model.parameters())
     return Anatomy(
-        layers=tuple(watch.layers),
-        collapses=judge_collapses(watch.flow.touching),
+        layers=tuple(seen.layers),
+        collapses=judge_collapses(seen.flow.touching),
         kinds={_short(name): type(module).__name__ for name, module in model.named_modules()},
         uncalled=tuple(
             _short(name)
             for name, module in model.named_modules()
-            if any(id(tensor) not in watch.counted for tensor in module.parameters(recurse=False))
+            if any(id(tensor) not in seen.counted for tensor in module.parameters(recurse=False))
         ),
         parameters=sum(t.numel() for t in tensors),
         trainable=sum(t.numel() for t in tensors if t.requires_grad),
-        flops=sum(layer.flops for layer in watch.layers) + watch.outside.flops,
-        saved_bytes=sum(layer.saved_bytes for layer in watch.layers) + watch.outside.saved_bytes,
+        flops=sum(layer.flops for layer in seen.layers) + seen.outside.flops,
+        saved_bytes=sum(layer.saved_bytes for layer in seen.layers) + seen.outside.saved_bytes,
         measured=len(images),
         batch_size=batch_size,
     )
@@ -140,14 +140,7 @@ class _Watch(TorchDispatchMode):
         self.layers: list[Layer] = []
         self.outside, self.counted = _Call(""), set[int]()
         self._inside: list[_Call] = []
-        self._hooks: list[Any] = []
-        for name, module in model.named_modules():
-            self._hooks.append(module.register_forward_pre_hook(self._enter(_short(name))))
-            self._hooks.append(module.register_forward_hook(self._leave))
-
-    def remove_hooks(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self.hooks = watch(model.named_modules(), before=self._enter, after=self._leave)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -175,13 +168,10 @@ class _Watch(TorchDispatchMode):
         spent.flops += flops
         spent.saved_bytes += saved_bytes
 
-    def _enter(self, name: str) -> Callable:
-        def enter(module: nn.Module, inputs: tuple) -> None:
-            self._inside.append(_Call(name, self._shape(_first_tensor(inputs))))
+    def _enter(self, name: str, module: nn.Module, inputs: tuple) -> None:
+        self._inside.append(_Call(_short(name), self._shape(_first_tensor(inputs))))
 
-        return enter
-
-    def _leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+    def _leave(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
         call = self._inside.pop()
         innermost = not call.has_called
         if self._inside:

@@ -17,7 +17,7 @@ from mlcli.engine.step import forward_backward
 from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
 
 REHEARSED_BATCHES = 3
-"""The first is always slow, so two would tell no speed."""
+"""The first is always slow, so two say nothing about speed."""
 
 
 def rehearse(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mlcli.engine.check import check_batches
 from mlcli.engine.contract import Batch
+from mlcli.engine.rehearsal import check_batches
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError
