@@ -1,4 +1,4 @@
-"""What the YAML of an object detection may say. No torch in here."""
+"""The YAML of an object detection as typed data. No torch in here."""
 
 from typing import Annotated, Literal
 

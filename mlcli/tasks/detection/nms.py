@@ -21,7 +21,7 @@ MAX_CANDIDATES = 2000  # of one image: NMS compares each with each; torchvision'
 def nms(
     boxes_xyxy: Tensor, scores: Tensor, iou: float, kind: Overlap = "iou", *, labels: Tensor | None = None
 ) -> Tensor:
-    """Greedy suppression: indices that are kept, int64 [K], most certain first.
+    """Suppress greedily and return the indices that are kept, int64 [K], most certain first.
 
     The most certain box is kept and all that overlap it by more than `iou` are dropped; then the next. Of equal scores,
     the first comes first.
@@ -53,7 +53,7 @@ def soft_nms(
     score_threshold: float = 0.001,
     most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Boxes that overlap a more certain one lose certainty instead of being dropped.
+    """Lower the scores of boxes that overlap a more certain one, instead of dropping them.
 
     Args:
         method: linear: times 1 - overlap, from an overlap of `iou` up; gaussian: times exp(-overlap² / sigma), always.
@@ -92,7 +92,7 @@ def suppress(
     max_detections: int = 100,
     method: Method = "hard",
 ) -> Detections:
-    """From a batch of raw answers to at most `max_detections` an image, by suppression in each class.
+    """Reduce a batch of raw answers to at most `max_detections` an image, by suppression in each class.
 
     Args:
         boxes_xyxy: [B, N, 4], clipped to the image.

@@ -1,4 +1,4 @@
-"""What a saved detector can do without any data: find objects in pictures and say where in the original they are."""
+"""A saved detector without its data: it finds objects in pictures, and their place in the original."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from mlcli.data.decode import read_size
 from mlcli.data.info import DataInfo
 from mlcli.data.inputs import find_inputs
 from mlcli.engine.contract import Inputs, Record
+from mlcli.models.build import seeded
 from mlcli.tasks.detection.boxes import clip, convert, placement
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.masks import paste, run_length
@@ -40,8 +41,7 @@ class ObjectDetector:
 
     def __init__(self, config: Detection, info: DataInfo) -> None:
         self.config, self.info = config, info
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.train.seed)  # torch.manual_seed would also seed every GPU
+        with seeded(config.train.seed):
             self.model: nn.Module = build(config.model, info)
         self.score_threshold = DEFAULT_THRESHOLD
         """Detections less certain than this are not reported."""

@@ -38,7 +38,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Targets(Rows):
-    """What should be found in B images of H x W pixels, at most M objects in each.
+    """The objects of B images of H x W pixels, at most M objects in each.
 
     boxes_xyxy: float32 [B, M, 4], corners in pixels of the model's input; zeros where the label is 0.
     labels: int64 [B, M], 1..K for the classes; 0 for rows that stand for nothing, which come last.
@@ -59,7 +59,7 @@ class Targets(Rows):
 
 @dataclass(frozen=True)
 class Detections(Rows):
-    """What was found in B images, at most D objects in each, most certain first.
+    """Objects found in B images, at most D in each, most certain first.
 
     boxes_xyxy: float32 [B, D, 4], corners in pixels of the model's input, inside the image.
     scores: float32 [B, D] in 0..1; 0 for rows that stand for nothing.

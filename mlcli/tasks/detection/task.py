@@ -1,7 +1,6 @@
 """Object detection: where each object is, as a box, and what it is.
 
-`ObjectDetector` (predictor.py) is what a saved model can do without any data; `DetectionTask` adds what it is learned
-from.
+`ObjectDetector` (predictor.py) is a saved model without its data; `DetectionTask` adds what it is learned from.
 """
 
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from mlcli.tasks.detection.data.build import describe_source
 from mlcli.tasks.detection.data.feed import DetectionFeed
 from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
+from mlcli.tasks.detection.models.build import describe
 from mlcli.tasks.detection.models.config import Ssd, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class DetectionTask(ObjectDetector):
-    """What the trainer needs to learn to detect; see `mlcli.engine.contract.Task`.
+    """A detection for the trainer; see `mlcli.engine.contract.Task`.
 
     Args:
         annotated: the data, with what the model needs to know of them beforehand.
@@ -65,7 +65,7 @@ class DetectionTask(ObjectDetector):
         first, *more = describe_source(self.config.data, self.annotated)
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
         lines = [("data", first), *(("", text) for text in (*more, *self.annotated.notes))]
-        lines += [("model", f"{config.describe()}  {size}"), *(("", text) for text in self._notes)]
+        lines += [("model", f"{describe(config)}  {size}"), *(("", text) for text in self._notes)]
         return lines + [("", line) for line in self.finetuning.describe()]
 
     def feed(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mlcli.errors import DataError
+from mlcli.tasks.detection.boxes import TINY
 
 MAX_ROUNDS = 300  # of k-means; some dozens are usual
 RESTARTS = 5  # k-means ends in the nearest of many optima
@@ -22,7 +23,6 @@ MIN_RECALL_IOU = 0.5  # an anchor that overlaps a box by less is of no help to i
 VARIANCES = (0.1, 0.1, 0.2, 0.2)
 """Of centre x, y and log width, height: deltas of matched anchors get about unit spread (Fast R-CNN's 10, 10, 5, 5)."""
 MAX_LOG_SCALE = math.log(1000 / 16)  # as in Detectron: a box of 16 pixels may grow to 1000, exp never overflows
-TINY = 1e-6  # pixels; rows without area (padding) get large but finite deltas
 
 
 def grid_points(height: int, width: int, stride: float = 1.0) -> Tensor:
@@ -161,7 +161,7 @@ def decode_ltrb(distances: Tensor, points_xy: Tensor, strides: Tensor | float) -
 
 def _centre_size(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return (low + high) / 2, (high - low).clamp(min=TINY)
+    return (low + high) / 2, (high - low).clamp(min=TINY)  # rows without area get large but finite deltas
 
 
 def _like(values: Sequence[float], tensor: Tensor) -> Tensor:

@@ -122,13 +122,20 @@ class CompactFpn(nn.Module):
         return OrderedDict((str(level), values) for level, values in enumerate(outer))
 
 
+def branch(channels: int, first_bias: Tensor) -> nn.Sequential:
+    """[B, channels, H, W] -> [B, outputs, H, W], with a first bias for each output."""
+    last = nn.Conv2d(channels, len(first_bias), kernel_size=1)
+    last.bias = nn.Parameter(first_bias.clone())
+    return nn.Sequential(Conv(channels, channels), last)
+
+
 def map_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Height and width in cells of the map of a stride, for an image (height, width): rounded up, as padding does."""
     return -(-image_size[0] // stride), -(-image_size[1] // stride)
 
 
 def cells(image_size: tuple[int, int], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Where the cells of the maps of an image (height, width) are: row by row, map after map.
+    """Lay out the cells of the maps of an image (height, width): row by row, map after map.
 
     Returns their centres in pixels, float32 [A, 2] as (x, y), and the stride of each one's map, float32 [A].
     """
@@ -139,7 +146,7 @@ def cells(image_size: tuple[int, int], strides: Sequence[int]) -> tuple[Tensor, 
 
 
 def by_box(maps: Mapping[str, Tensor], layers: nn.ModuleList, outputs: int) -> Tensor:
-    """What a layer for each map says: float32 [B, N, outputs], map after map, row by row, cell by cell, box by box.
+    """Apply a layer to each map: float32 [B, N, outputs], map after map, row by row, cell by cell, box by box.
 
     Each layer turns [B, C, h, w] into [B, boxes * outputs, h, w].
     """

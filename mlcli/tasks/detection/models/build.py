@@ -1,4 +1,4 @@
-"""From a config's model section to the detector, and to what finds the regions that some detectors look at."""
+"""Detectors, and what proposes regions to some of them, built from the model section of a config."""
 
 from functools import cache, partial
 from typing import Any, assert_never
@@ -71,6 +71,23 @@ def build(config: DetectionModel, info: DataInfo) -> Detector:
             if weights != "none":
                 detector.load(weights)
             return detector
+        case _:
+            assert_never(config)
+
+
+def describe(config: DetectionModel) -> str:
+    """Return what a person knows the model by: `yolo free width 16`, `rcnn, proposals sliding`."""
+    match config:
+        case Yolo():
+            return f"yolo {config.head} width {config.width}"
+        case Ssd(backbone="vgg16"):
+            return "ssd vgg16"
+        case RCnn() | FastRCnn():
+            return f"{config.name}, proposals {config.proposals.method}"
+        case TorchvisionDetector(arch=str(arch)):
+            return f"{config.name} {arch}, weights {config.weights}"
+        case Ssd() | TorchvisionDetector():
+            return f"{config.name} compact width {config.width}"
         case _:
             assert_never(config)
 

@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class DetectorBase(Strict):
-    """What all detectors have in common."""
+    """Limits that all detectors share."""
 
     score_threshold: Share = 0.01
     """Detections less certain than this are dropped before suppression; low, so that the whole curve is measured."""
@@ -59,10 +59,6 @@ class Yolo(CompactSingleShot):
             raise ValueError(f"strides {list(self.strides)} must each be twice the one before, such as [8, 16, 32]")
         return self
 
-    def describe(self) -> str:
-        """yolo free width 16"""
-        return f"yolo {self.head} width {self.width}"
-
 
 class Ssd(CompactSingleShot):
     """Single shot multibox detector (Liu et al. 2016, arXiv:1512.02325)."""
@@ -84,10 +80,6 @@ class Ssd(CompactSingleShot):
         if self.weights == "coco" and self.batch_norm:
             raise ValueError("weights 'coco' are of VGG-16 without batch normalisation; set batch_norm to false")
         return self
-
-    def describe(self) -> str:
-        """ssd compact width 16"""
-        return f"ssd {self.backbone}" + (f" width {self.width}" if self.backbone == "compact" else "")
 
 
 class Proposals(Strict):
@@ -123,10 +115,6 @@ class RCnn(DetectorBase):
     """Channels of the CNN's first layer."""
     proposals: Proposals = Proposals()
 
-    def describe(self) -> str:
-        """rcnn, proposals sliding"""
-        return f"{self.name}, proposals {self.proposals.method}"
-
 
 class FastRCnn(Compact):
     """The picture through the CNN once, each proposal pooled from its map (Girshick 2015, arXiv:1504.08083)."""
@@ -135,10 +123,6 @@ class FastRCnn(Compact):
     roi: Literal["pool", "align"] = "pool"
     """RoI pooling as in the paper, or RoIAlign (He et al. 2017)."""
     proposals: Proposals = Proposals()
-
-    def describe(self) -> str:
-        """fast_rcnn, proposals sliding"""
-        return f"{self.name}, proposals {self.proposals.method}"
 
 
 class TorchvisionDetector(Compact):
@@ -150,12 +134,6 @@ class TorchvisionDetector(Compact):
     """A builder of torchvision.models.detection, such as fasterrcnn_resnet50_fpn; null for the compact backbone."""
     weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
     """For arch: none; torchvision's weights for the backbone or for all (network or its cache needed); or a file."""
-
-    def describe(self) -> str:
-        """faster_rcnn compact width 16"""
-        return f"{self.name} " + (
-            f"{self.arch}, weights {self.weights}" if self.arch else f"compact width {self.width}"
-        )
 
 
 DetectionModel = Annotated[Yolo | Ssd | RCnn | FastRCnn | TorchvisionDetector, Field(discriminator="name")]

@@ -1,4 +1,4 @@
-"""What every detector keeps to: one call for training and one for use, both on batches of one shape."""
+"""The interface of all detectors: one call for training and one for use, both on batches of one shape."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack

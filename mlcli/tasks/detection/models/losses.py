@@ -26,7 +26,7 @@ def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2
 
 
 def hard_negative_mining(losses: Tensor, positive: Tensor, ratio: float = 3.0) -> Tensor:
-    """The background anchors worth learning from: in each image the `ratio` times as many as positives that do worst.
+    """Choose background anchors to learn from: in each image the `ratio` times as many as positives that do worst.
 
     Args:
         losses: [B, A], each anchor's loss of classification.

@@ -35,7 +35,7 @@ OVERLAPPED = 0.5
 
 
 def default_path(method: str) -> Path:
-    """Where proposals are kept unless the YAML says so: the user's folder for caches."""
+    """Return the file of proposals unless the YAML names one, in the user's folder for caches."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return caches / "mlcli" / f"proposals-{method}.npz"
 
@@ -89,7 +89,7 @@ class ProposalCache(dict[str, np.ndarray]):
 
 
 def with_proposals(source: DetectionSource, config: Proposals) -> tuple[DetectionSource, list[str]]:
-    """The source with the regions of all its pictures, and what a person should know of them.
+    """Return the source with the regions of all its pictures, and lines about them for people.
 
     Sliding windows depend on nothing but the input's size: models make them themselves, and the source stays as it is.
     """
@@ -117,7 +117,7 @@ def recall_line(method: str, regions: list[Tensor], records: Records) -> str:
 
 
 def recall(regions: list[Tensor], records: Records, iou: float = OVERLAPPED) -> tuple[float, int]:
-    """The share of a split's objects that some region overlaps by `iou` or more, and how many objects there are.
+    """Return the share of a split's objects that some region overlaps by `iou` or more, and how many objects there are.
 
     regions: for each picture float32 [p, 4] in pixels of the input. Objects that are ignored do not count.
     """

@@ -1,4 +1,4 @@
-"""Where to look in a picture before anything is known of what is in it: sliding windows, or a function of its pixels.
+"""Regions of a picture worth looking at: sliding windows, or a function of its pixels.
 
 Windows of several sizes, moved on by a share of their side, are what detectors used before there were proposals (Viola
 & Jones 2001; Felzenszwalb et al. 2010). Selective search merges neighbouring patches of similar colour, texture and
@@ -38,9 +38,9 @@ LAYOUTS = ((SHAPES, 1 / 4), (SHAPES, 1 / 3), (SQUARES, 1 / 3), (SQUARES, 1 / 2),
 
 
 def sliding_windows(height: int, width: int, most: int) -> Tensor:
-    """The finest layout of at most `most` windows, largest first: float32 [P, 4], corners in pixels, in the picture.
+    """Return the finest layout of at most `most` windows, largest first: float32 [P, 4], corners in pixels.
 
-    Where even the coarsest layout has more, its smallest windows are left out.
+    All are in the picture. Where even the coarsest layout has more, its smallest windows are left out.
     """
     for shapes, share in LAYOUTS:
         windows = _layout(height, width, shapes, share)
@@ -50,7 +50,7 @@ def sliding_windows(height: int, width: int, most: int) -> Tensor:
 
 
 def _layout(height: int, width: int, shapes: tuple[float, ...], share: float) -> Tensor:
-    """All windows of one of LAYOUTS: float32 [P, 4], largest first."""
+    """Return all windows of one of LAYOUTS: float32 [P, 4], largest first."""
     shorter = min(height, width)
     sizes = [shorter * 2 ** (-OCTAVES_APART * i) for i in range(round(-math.log2(SMALLEST) / OCTAVES_APART) + 1)]
     windows = []
@@ -62,7 +62,7 @@ def _layout(height: int, width: int, shapes: tuple[float, ...], share: float) ->
 
 
 def _starts(whole: float, side: float, share: float) -> Tensor:
-    """Where windows of this side begin, evenly from end to end and at most `share` of a side apart."""
+    """Return where windows of this side begin, evenly from end to end and at most `share` of a side apart."""
     rest = whole - side
     return torch.linspace(0, rest, 1 + math.ceil(rest / (share * side) - 1e-6))  # 7.0000001 moves are 7
 

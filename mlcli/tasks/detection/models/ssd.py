@@ -57,7 +57,7 @@ VGG_RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
 """Of each map: boxes so many times as wide as high, and the reverse (section 3.1)."""
 
 CAFFE_MEAN, CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
-"""What the weights without batch norm were learned with: the mean taken off, but the range of 0..255 left."""
+"""Statistics for the weights without batch norm, learned with the mean taken off but the range of 0..255 left."""
 
 
 class SsdDetector(SingleShot):
@@ -134,7 +134,7 @@ class Layout(NamedTuple):
 
 
 def compact_layout(image_size: tuple[int, int], width: int = 16) -> Layout:
-    """The compact backbone with maps from stride 8 on, as coarse as the picture's size allows."""
+    """Lay out the compact backbone, with maps from stride 8 on, as coarse as the picture's size allows."""
     strides = [stride for stride in COMPACT_STRIDES if min(map_size(image_size, stride)) >= LEAST_CELLS] or [8]
     sizes = [map_size(image_size, stride) for stride in strides]
     backbone, count = compact_fpn(width, strides), len(strides)
@@ -143,7 +143,7 @@ def compact_layout(image_size: tuple[int, int], width: int = 16) -> Layout:
 
 
 def vgg_layout(image_size: tuple[int, int], batch_norm: bool = True) -> Layout:
-    """VGG-16 and its default boxes. Raises ConfigError if the picture is too small."""
+    """Lay out VGG-16 and its default boxes. Raises ConfigError if the picture is too small."""
     height, width = image_size
     if min(height, width) < LEAST_SIDE:
         raise ConfigError(
@@ -174,7 +174,7 @@ def vgg_maps(batch_norm: bool, count: int) -> SSDFeatureExtractorVGG:
 
 
 def vgg_map_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Height and width of each map in cells, finest first; as many as fit both ways."""
+    """Return height and width of each map in cells, finest first; as many as fit both ways."""
 
     def sides(pixels: int) -> list[int]:
         """Cells along one side of the picture in each map; 300 pixels: 38, 19, 10, 5, 3, 1."""
@@ -218,7 +218,7 @@ def load_vgg(detector: SsdDetector, weights: Literal["imagenet", "coco"] | Path,
 
 
 def _own_name(name: str, detector: SsdDetector) -> str:
-    """What a tensor of torchvision's ssd300_vgg16 or vgg16 is called here; other names stay."""
+    """Return our name of a tensor of torchvision's ssd300_vgg16 or vgg16; other names stay."""
     name = name.replace("head.classification_head.module_list.", "classify.")
     name = name.replace("head.regression_head.module_list.", "locate.")
     backbone = detector.backbone
@@ -234,7 +234,7 @@ def _own_name(name: str, detector: SsdDetector) -> str:
 
 
 def _convolution(name: str, tensor: Tensor) -> Tensor:
-    """VGG's linear layers as convolutions: every fourth neuron, and every third weight in height and width of fc6."""
+    """Turn VGG's linear layers into convolutions: every fourth neuron, and of fc6 every third weight both ways."""
     match name, tuple(tensor.shape):
         case "classifier.0.weight", (4096, 25088):
             return tensor.view(4096, 512, 7, 7)[::4, :, ::3, ::3]

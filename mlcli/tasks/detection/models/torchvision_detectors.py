@@ -98,7 +98,7 @@ class TorchvisionBase(Detector):
         return {TERMS[name]: loss for name, loss in losses.items()}, None
 
     def run(self, images: ImageList, features: dict[str, Tensor], targets: Lists | None = None) -> tuple[Any, Lists]:
-        """From the backbone's maps to torchvision's loss terms with targets, to what was found without.
+        """Return torchvision's loss terms with targets, and what was found without, from the backbone's maps.
 
         Lists have for each picture boxes [n, 4], labels [n] in 1..K, perhaps masks; what was found also scores [n].
         """
@@ -120,7 +120,7 @@ class TwoStage(TorchvisionBase):
         return losses | more, found
 
     def propose(self, images: Tensor, most: int) -> list[Tensor]:
-        """Where objects might be: uint8 or float [B, 3, H, W] in 0..255 -> B times float32 [p, 4], likeliest first.
+        """Propose regions: uint8 or float [B, 3, H, W] in 0..255 -> B times float32 [p, 4], likeliest first.
 
         In evaluation mode. `most` instead of the usual number are kept of each picture.
         """

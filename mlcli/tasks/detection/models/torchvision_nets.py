@@ -69,7 +69,7 @@ RENAMED = (
 """Names in torchvision's files of 2019 and 2020, and what those layers are called since version 0.13."""
 
 BACKBONES = {"resnet50": "ResNet50_Weights", "mobilenet_v3_large": "MobileNet_V3_Large_Weights"}
-"""What stands in the name of a detector, and torchvision's table of ImageNet weights for it."""
+"""Part of the name of a detector, and torchvision's table of ImageNet weights for it."""
 
 EPSILON_FREE = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 """Their COCO weights were learned with batch norms that divide by sqrt(variance), without the usual epsilon."""
@@ -174,9 +174,9 @@ def _retinanet(backbone: CompactFpn, num_classes: int, arguments: dict[str, Any]
 
 
 def _fcos(backbone: CompactFpn, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
-    """What torchvision calls anchors are the units that FCOS measures in: a map looks for boxes that reach 4 to 8 units
-    from a place. Half a stride each, so that objects half the papers' size find a map; the radius in which places count
-    as the centre of an object stays 1.5 strides."""
+    """FCOS. torchvision's anchors are the units that it measures in: a map looks for boxes that reach 4 to 8 units from
+    a place. Half a stride each, so that objects half the papers' size find a map; the radius in which places count as
+    the centre of an object stays 1.5 strides."""
     anchors = AnchorGenerator(tuple((stride // 2,) for stride in STRIDES), ((1.0,),) * len(STRIDES))
     head = _FcosHead(backbone.out_channels, num_classes)
     arguments |= {"anchor_generator": anchors, "head": head, "center_sampling_radius": 3.0}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import decode_ltrb
-from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, Conv, by_box, cells, compact_fpn
+from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, branch, by_box, cells, compact_fpn
 from mlcli.tasks.detection.models.detector import CommonSingleShot, SingleShot
 from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, one_hot
 from mlcli.tasks.detection.models.matching import assigned, task_aligned
@@ -102,8 +102,8 @@ class FreeHead(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.box_kind = box_loss
-        self.where = nn.ModuleList(_branch(channels, 4 * BINS, 0.0) for _ in strides)
-        self.what = nn.ModuleList(_branch(channels, num_classes, PRIOR_LOGIT) for _ in strides)
+        self.where = nn.ModuleList(branch(channels, torch.zeros(4 * BINS)) for _ in strides)
+        self.what = nn.ModuleList(branch(channels, torch.full((num_classes,), PRIOR_LOGIT)) for _ in strides)
         self.least = LEAST_SIDE * strides[0]
         centres_xy, sides = cells(image_size, strides)
         self.register_buffer("centres_xy", centres_xy, persistent=False)  # [A, 2]
@@ -134,8 +134,8 @@ class FreeHead(nn.Module):
         return decode_ltrb(distances, self.centres_xy, self.strides[:, None]), logits
 
     def assign(self, boxes_xyxy: Tensor, scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """What each cell learns, from its boxes [B, A, 4] and scores [B, A, K]: the row of an object, -1 for none
-        (int64 [B, A]), and the score it should give, 0 for none (float32 [B, A])."""
+        """Return what each cell learns, from its boxes [B, A, 4] and scores [B, A, K]: the row of an object, -1 for
+        none (int64 [B, A]), and the score it should give, 0 for none (float32 [B, A])."""
         ious = iou_matrix(targets.boxes_xyxy, boxes_xyxy)  # [B, M, A]
         own = (targets.labels - 1).clamp(min=0)[..., None].expand_as(ious)
         own_scores = scores.transpose(1, 2).gather(1, own)  # [B, M, A]
@@ -145,9 +145,3 @@ class FreeHead(nn.Module):
         return task_aligned(
             own_scores, ious, self.centres_xy, around_xyxy, targets.valid, topk=TOPK, alpha=ALPHA, beta=BETA
         )
-
-
-def _branch(channels: int, outputs: int, bias: float) -> nn.Sequential:
-    last = nn.Conv2d(channels, outputs, kernel_size=1)
-    last.bias = nn.Parameter(torch.full((outputs,), bias))
-    return nn.Sequential(Conv(channels, channels), last)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import MAX_LOG_SCALE
-from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, Conv, by_box, cells, map_size
+from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, branch, by_box, cells, map_size
 from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, one_hot
 from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED, assigned
 from mlcli.tasks.detection.targets import Targets
@@ -64,7 +64,9 @@ class AnchorHead(nn.Module):
         self.num_classes = num_classes
         self.box_kind = box_loss
         self.per_cell = per_cell
-        self.branches = nn.ModuleList(_branch(channels, per_cell, num_classes) for _ in strides)
+        bias = torch.zeros(per_cell, 5 + num_classes)
+        bias[:, 4] = PRIOR_LOGIT
+        self.branches = nn.ModuleList(branch(channels, bias.flatten()) for _ in strides)
         count = len(strides) * per_cell
         if anchors_wh is None:
             sides = torch.logspace(math.log10(2.0 * strides[0]), math.log10(min(image_size)), count)
@@ -139,18 +141,9 @@ class AnchorHead(nn.Module):
         return iou_matrix(centred, torch.cat((-self.anchors_wh, self.anchors_wh), dim=-1) / 2)
 
     def _places_of(self, boxes_xyxy: Tensor) -> Tensor:
-        """Which of the N boxes each anchor is in the cell that holds an object's centre: int64 [B, M, L * n]."""
+        """Return which of the N boxes each anchor is in the cell of an object's centre: int64 [B, M, L * n]."""
         stride, rows, columns, first = self.places  # each [L * n]
         x, y = ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2)[..., None].unbind(-2)  # each [B, M, 1]
         column = (x / stride).long().clamp(min=0).minimum(columns - 1)
         row = (y / stride).long().clamp(min=0).minimum(rows - 1)
         return first + (row * columns + column) * self.per_cell
-
-
-def _branch(channels: int, anchors: int, num_classes: int) -> nn.Sequential:
-    last = nn.Conv2d(channels, anchors * (5 + num_classes), kernel_size=1)
-    with torch.no_grad():
-        bias = torch.zeros(anchors, 5 + num_classes)
-        bias[:, 4] = PRIOR_LOGIT
-        last.bias = nn.Parameter(bias.flatten())
-    return nn.Sequential(Conv(channels, channels), last)
