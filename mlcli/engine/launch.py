@@ -22,7 +22,7 @@ from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, Task
 from mlcli.engine.evaluate import Interrupted, choose_metric, evaluation_record
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.rehearsal import out_of_memory, rehearse
-from mlcli.engine.resume import flatten
+from mlcli.engine.resume import Resumable, flatten
 from mlcli.engine.resume import resume as restore
 from mlcli.engine.run import RunFolder, check_writable, create_run, open_run, utc_now
 from mlcli.engine.runtime import Runtime, decide_compile, decide_runtime, is_out_of_memory
@@ -41,7 +41,7 @@ ChooseBatchSize = Callable[[Task, TrainerSettings, Runtime], tuple[int, str]]
 """Returns what `train.batch_size: auto` comes to, and why. The task's model is modified."""
 
 
-class Plan(Protocol):
+class Plan(Resumable, Protocol):
     """What a launch uses of an experiment; `mlcli.experiment.Experiment` is one."""
 
     @property
@@ -53,7 +53,6 @@ class Plan(Protocol):
     @property
     def overrides(self) -> tuple[str, ...]: ...
     def build(self) -> Task: ...
-    def plain(self) -> dict[str, Any]: ...
     def to_yaml(self) -> str: ...
     def with_batch_size(self, size: int) -> Self: ...
 
@@ -97,7 +96,7 @@ def launch(
         select_by = choose_metric(task, settings.train.watch)
         state = TrainingState.start(task, feed, settings, runtime, select_by)
         if run:
-            offset, lines = restore(state, run, plan.plain(), task.facts, feed.steps_per_epoch)
+            offset, lines = restore(state, run, plan, task.facts, feed.steps_per_epoch)
             say([*lines, *_changed_environment(run, runtime)])
         parts = MicroBatches(settings.train, state.progress, feed)
         batches, part_s = rehearse(

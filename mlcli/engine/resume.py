@@ -1,6 +1,6 @@
 """Going on with a run: from its newest whole checkpoint, as the same experiment, on the same data."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from mlcli.engine.checkpoint import load_newest, set_aside
 from mlcli.engine.run import RunFolder
@@ -24,13 +24,22 @@ MAY_CHANGE = (
 """Keys that leave the meaning of the steps already taken as it is. `loader.sampler` is the exception, refused below."""
 
 
+class Resumable(Protocol):
+    """What resuming uses of an experiment; `mlcli.experiment.Experiment` is one."""
+
+    def plain(self) -> dict[str, Any]: ...
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Resumable": ...
+
+
 def resume(
-    state: TrainingState, run: RunFolder, config: dict[str, Any], facts: dict[str, Any], steps_per_epoch: int
+    state: TrainingState, run: RunFolder, plan: Resumable, facts: dict[str, Any], steps_per_epoch: int
 ) -> tuple[int, list[tuple[str, str]]]:
     """Bring a fresh state to where the run's newest whole checkpoint was.
 
     Args:
-        config, facts: of the experiment as it is now, as plain data.
+        plan: the experiment as it is now.
+        facts: of its task, as plain data.
     Returns the length of metrics.jsonl at that time, and lines (subject, text) a person should see.
     Raises CheckpointError, or ConfigError if the run is complete or would become another experiment.
     """
@@ -38,6 +47,8 @@ def resume(
     for part in ("config", "facts"):
         if not isinstance(saved.get(part), dict):
             raise CheckpointError(f"the checkpoint is not as mlcli writes them: it has no {part}", where=str(path))
+    config = plan.plain()
+    saved["config"] = plan.from_plain(saved["config"]).plain()  # keys that its version did not know have their defaults
     _refuse_other_experiment(saved["config"], config)
     _refuse_other_data(saved["facts"].get("data", {}), facts["data"])
     state.load_state_dict(saved)
