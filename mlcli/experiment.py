@@ -4,7 +4,7 @@ A task is a package with a configuration and a module `build`; one entry in `TAS
 beside mlcli offer theirs as entry points of the group "mlcli.tasks", each naming a `TaskEntry`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -20,12 +20,17 @@ from mlcli.schema.yaml12 import Tree, dump
 
 if TYPE_CHECKING:
     from mlcli.data.check.examination import Examination
+    from mlcli.data.draft import Draft
+    from mlcli.data.survey import Place
     from mlcli.engine.contract import Predictor, Task
     from mlcli.tasks.classification import build as of_classification
+    from mlcli.tasks.classification import start as start_of_classification
     from mlcli.tasks.classification.config import Classification
     from mlcli.tasks.detection import build as of_detection
+    from mlcli.tasks.detection import start as start_of_detection
     from mlcli.tasks.detection.config import Detection
     from mlcli.tasks.regression import build as of_regression
+    from mlcli.tasks.regression import start as start_of_regression
     from mlcli.tasks.regression.config import Regression
 
 Settings = TypeVar("Settings", bound=TaskSettings, contravariant=True)
@@ -52,16 +57,32 @@ class Converter(Protocol[Settings]):
         """Write the data to a new folder in the format `to`. Returns lines for people. Raises UserError."""
 
 
+class Starter(Protocol):
+    """A task's module `start`: what `mlcli init` writes for it."""
+
+    @property
+    def TEMPLATES(self) -> Mapping[str, Path]:  # noqa: N802 - a constant of the module
+        """By name, a YAML for a data set that needs no files; its first line, a comment, describes it."""
+
+    def propose(self, place: "Place") -> "Draft | None":
+        """Return a YAML for what lies at a place; None if that is not recognised as the task's.
+
+        Tasks are asked in the order of `TASKS`. Raises DataError if it is the task's and nothing can be learned of it.
+        """
+
+
 @dataclass(frozen=True)
 class TaskEntry:
     """Where a task is found, in words, so that nothing of it is imported before it is needed.
 
     config: "package.module:Class", a `TaskSettings` in a module that imports no torch.
     build: "package.module", which is a `TaskBuilder`.
+    start: "package.module", which is a `Starter` and imports no torch; empty if the task has none.
     """
 
     config: str
     build: str
+    start: str = ""
 
     @property
     def config_type(self) -> type[TaskSettings]:
@@ -73,11 +94,24 @@ class TaskEntry:
         module: Any = import_module(self.build)
         return module
 
+    @property
+    def starter(self) -> Starter | None:
+        module: Any = import_module(self.start) if self.start else None
+        return module
+
 
 TASKS = {
-    "classification": TaskEntry("mlcli.tasks.classification.config:Classification", "mlcli.tasks.classification.build"),
-    "detection": TaskEntry("mlcli.tasks.detection.config:Detection", "mlcli.tasks.detection.build"),
-    "regression": TaskEntry("mlcli.tasks.regression.config:Regression", "mlcli.tasks.regression.build"),
+    "classification": TaskEntry(
+        "mlcli.tasks.classification.config:Classification",
+        "mlcli.tasks.classification.build",
+        "mlcli.tasks.classification.start",
+    ),
+    "detection": TaskEntry(
+        "mlcli.tasks.detection.config:Detection", "mlcli.tasks.detection.build", "mlcli.tasks.detection.start"
+    ),
+    "regression": TaskEntry(
+        "mlcli.tasks.regression.config:Regression", "mlcli.tasks.regression.build", "mlcli.tasks.regression.start"
+    ),
 }
 """The tasks by the name that the YAML's key `task` gives."""
 
@@ -86,6 +120,7 @@ if TYPE_CHECKING:  # mypy compares the modules with the protocol
     _detection: TaskBuilder[Detection] = of_detection
     _detection_converts: Converter[Detection] = of_detection
     _regression: TaskBuilder[Regression] = of_regression
+    _starters: list[Starter] = [start_of_classification, start_of_detection, start_of_regression]
 
 
 def find_installed_tasks() -> None:
@@ -93,6 +128,12 @@ def find_installed_tasks() -> None:
     for found in entry_points(group="mlcli.tasks"):
         if found.name not in TASKS:
             TASKS[found.name] = found.load()
+
+
+def starters() -> list[Starter]:
+    """Return what the tasks offer for `mlcli init`, also those of installed packages."""
+    find_installed_tasks()
+    return [starter for entry in TASKS.values() if (starter := entry.starter)]
 
 
 def config_type(task: str) -> type[TaskSettings]:

@@ -21,13 +21,7 @@ from mlcli.engine.contract import (
 from mlcli.experiment import Converter, Experiment
 from tests.points.build import build_predictor, build_task
 
-YAML = """\
-task: points
-data: {name: circle}
-model: {name: tiny}
-optimizer: {name: adam, lr: 0.05}
-train: {epochs: 3, batch_size: 12, device: cpu, threads: 1}
-"""
+YAML = (Path(__file__).parent / "points/circle.yaml").read_text()
 OPTIONAL = (
     DrawsAnswers, DrawsBatches, DrawsUntrained, HasBaselines, HasChanceLevel, HasEmbeddings, HasScoreThreshold,
 )  # fmt: skip
@@ -56,7 +50,18 @@ def trained(mlcli) -> str:
 
 
 def test_it_needs_nothing_but_the_contract():
-    allowed = {"contract", "settings", "runtime", "schema", "info", "examination", "errors", "experiment"}
+    allowed = {
+        "contract",
+        "settings",
+        "runtime",
+        "schema",
+        "info",
+        "examination",
+        "draft",
+        "survey",
+        "errors",
+        "experiment",
+    }
     used = set()
     for path in (Path(__file__).parent / "points").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -123,6 +128,18 @@ def test_data_check(mlcli, tmp_path):
     assert (typed.code, "so few points" in typed.out) == (4, True)
     refused = mlcli("data", "convert", "circle.yaml", "elsewhere", "--to", "voc")
     assert refused.code == 2
+
+
+def test_init_offers_its_template_and_what_it_recognises(mlcli, tmp_path):
+    succeed(mlcli("init", "circle", "-o", "new.yaml"))
+    lines = (tmp_path / "new.yaml").read_text().splitlines()
+    assert lines[1] == "# Points on a circle: 60 of them, included."
+    assert Experiment.load(tmp_path / "new.yaml").config == Experiment.load(tmp_path / "circle.yaml").config
+    (tmp_path / "twelve.points").write_text("1 0\n" * 12)
+    assert "warning: these are few points." in succeed(mlcli("init", "twelve.points", "-o", "twelve.yaml"))
+    assert Experiment.load(tmp_path / "twelve.yaml").plain()["data"] == {"name": "circle", "samples": 12}
+    refused = mlcli("init", "circel", "-o", "other.yaml")
+    assert (refused.code, "did you mean circle?" in refused.err) == (2, True)
 
 
 def test_schema_and_messages_know_it(mlcli, tmp_path):

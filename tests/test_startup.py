@@ -62,8 +62,9 @@ def loaded(program: str, folder) -> list[str]:
         (["--help"], (*HEAVY, "pydantic", "yaml", "mlcli.experiment")),
         (["train", "broken.yaml"], HEAVY),
         (["train", "broken.yaml", "optimizer.lr=fast"], HEAVY),
+        (["init", "digits"], HEAVY),
     ],
-    ids=["help", "config error", "override error"],
+    ids=["help", "config error", "override error", "init"],
 )
 def test_commands_that_compute_nothing_import_nothing_heavy(arguments, asked, tmp_path):
     (tmp_path / "broken.yaml").write_text("task: classification\nmodle: {name: mlp}\n")

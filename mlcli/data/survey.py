@@ -6,6 +6,7 @@ The readers are those of training; of images only headers are read, and those of
 import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -63,25 +64,37 @@ class TableSurvey:
     """Columns with a name, or a text of its own in each row, from which nothing can be learned."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A folder or file that a person wants to learn from; looked into once, whichever task asks.
+
+    in_yaml: the path as the YAML has to say it.
+    """
+
+    path: Path
+    in_yaml: str
+
+    @cached_property
+    def table(self) -> TableSurvey | None:
+        """What a CSV file holds; None of anything else. Raises DataError as `look_into_csv`."""
+        is_csv = self.path.is_file() and self.path.suffix.lower() in (".csv", ".tsv", ".txt")
+        return look_into_csv(self.path) if is_csv else None
+
+    @cached_property
+    def images(self) -> ImageSurvey | None:
+        """The images in the folder, or listed in the CSV file; None of anything else.
+
+        Raises DataError if there are none: neither listed nor in folders that could be classes.
+        """
+        if self.path.is_dir():
+            return _look_at(read_folder(self.path))
+        if self.table is None or self.table.path_column is None:
+            return None
+        columns = {"path_column": self.table.path_column, "label_column": self.table.target}
+        return _look_at(read_image_csv(self.path, **columns, split_column=self.table.split_column))
+
+
 # --- images ----------------------------------------------------------------------------------------------------------
-
-
-def look_into_folder(root: Path) -> ImageSurvey:
-    """Raises DataError if there are no images in folders that could be classes."""
-    return _look_at(read_folder(root))
-
-
-def look_into_listed(table: TableSurvey) -> ImageSurvey:
-    """The images that a CSV file lists. Raises DataError if there are none."""
-    assert table.path_column is not None
-    return _look_at(
-        read_image_csv(
-            table.file.path,
-            path_column=table.path_column,
-            label_column=table.target,
-            split_column=table.split_column,
-        )
-    )
 
 
 def _look_at(listing: Listing) -> ImageSurvey:

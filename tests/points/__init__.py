@@ -5,4 +5,4 @@
 
 from mlcli.experiment import TaskEntry
 
-ENTRY = TaskEntry(config="tests.points.config:Points", build="tests.points.build")
+ENTRY = TaskEntry("tests.points.config:Points", "tests.points.build", "tests.points.start")

@@ -1,0 +1,93 @@
+"""A YAML to start from, as `mlcli init` writes it: what a task says of a person's data. No torch or numpy in here."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlcli.schema.yaml12 import scalar
+
+if TYPE_CHECKING:
+    from mlcli.data.survey import Place
+
+STEPS = 2000
+"""Optimizer steps that a proposed training takes, within 10 to 50 epochs: enough for a first impression."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The text of a YAML.
+
+    facts: lines of comment on top; those that begin with "WARNING: " are said on the screen too.
+    sections: the YAML below; a tab sets off a comment, which is moved to the column of all comments.
+    """
+
+    facts: Sequence[str]
+    sections: str
+
+
+def as_scalar(value: str) -> str:
+    """Return a YAML scalar that is read as this text."""
+    if re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and isinstance(scalar(value), str):
+        return value
+    return json.dumps(value, ensure_ascii=not value.isprintable())
+
+
+def as_comment(text: str) -> str:
+    """Return a person's file or column name on one line of comment."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def training_length(train_count: int) -> tuple[int, int]:
+    """Return batch size and epochs: at least ten batches an epoch if there are enough samples, about STEPS in all."""
+    batch_size = 64
+    while batch_size > 8 and train_count < 10 * batch_size:
+        batch_size //= 2
+    batch_size = max(1, min(batch_size, train_count))
+    return batch_size, min(50, max(10, STEPS * batch_size // max(1, train_count)))
+
+
+def table_draft(place: "Place", *, regression: bool, task: str, loss: str) -> Draft | None:
+    """Return a task's YAML for a CSV file of features; None if it is none, or its target is not what is learned.
+
+    regression: whether the task learns amounts rather than classes. Raises DataError for a CSV that cannot be used.
+    """
+    table = place.table
+    if table is None or table.path_column is not None or table.regression != regression:
+        return None
+    distinct = len(set(table.file.column(table.target)))
+    answer = f"{distinct:,} different numbers" if regression else f"{distinct} classes"
+    inputs = [c for c in table.file.header if c not in (table.target, table.split_column, *table.identifiers)]
+    facts = [
+        f"{as_comment(str(place.path))}: {len(table.file.rows):,} rows, {len(inputs)} columns to learn from.",
+        f"Column to predict: {as_comment(table.target)} ({answer}), so this is a {task}; change both if that is wrong.",
+    ]
+    data = f"  name: csv\n  file: {place.in_yaml}\n  target: {as_scalar(table.target)}\n"
+    if table.identifiers:
+        data += f"  drop: [{', '.join(map(as_scalar, table.identifiers))}]\t# names of rows carry no information\n"
+    if table.split_column:
+        data += f"  split_column: {as_scalar(table.split_column)}\n"
+    else:
+        data += "  val: 0.15\t# share of the rows held out, the same ones each time\n  test: 0.15\n"
+    batch_size, epochs = training_length(round(0.7 * len(table.file.rows)))
+    return Draft(facts, f"""\
+task: {task}
+
+data:
+{data}
+# Step 1: the set of functions that is searched
+model:
+  name: mlp\t# or linear
+  hidden: [64, 32]\t# neurons of each hidden layer
+  activation: relu\t# relu, leaky_relu, gelu, sigmoid, tanh, none
+  dropout: 0.0
+
+# Step 2: how wrong a function is
+loss: {{name: {loss}}}
+
+# Step 3: how the best function is found
+optimizer: {{name: adamw, lr: 1e-3, weight_decay: 0.01}}
+schedule: {{name: cosine, warmup_epochs: 1}}
+train: {{epochs: {epochs}, batch_size: {batch_size}, seed: 0}}
+""")  # fmt: skip
