@@ -64,7 +64,9 @@ def run(
     task = experiment.build()
     model = dict(task.describe())["model"]
     left_s = time_left(budget_s, time.perf_counter() - began)
-    measured = Bench(task, experiment.config, runtime, budget_s=left_s, say=_say).measure(full=full)
+    measured = Bench(
+        task, experiment.config, runtime, budget_s=left_s, say=lambda what: show_progress(f"measuring {what} ...")
+    ).measure(full=full)
     show_progress("")
     verdict = judge(measured)
     report = {
@@ -90,8 +92,7 @@ def run(
     _save(folder, files)
     ending = [("saved", f"{shown(folder.absolute())}/{', '.join(files)}   measured in {measured.seconds:.0f} s")]
     if apply:
-        changes = _changes(verdict)
-        ending += apply_advice(config, "loader", changes, _in_words(changes))
+        ending += apply_advice(config, "loader", verdict.changes, _in_words(verdict.changes))
     if not as_json:
         print(paragraphs(ending))
     if fail_under is None:
@@ -116,28 +117,17 @@ def time_left(budget_s: float, spent_s: float) -> float:
     return max(min(LEAST_S, budget_s), budget_s - spent_s)
 
 
-def _say(what: str) -> None:
-    show_progress(f"measuring {what} ...")
-
-
-def _changes(verdict: "ThroughputVerdict") -> dict[str, int | str]:
-    """The keys of the loader section that the verdict would change."""
-    advised = {"workers": verdict.workers, "cache": verdict.cache}
-    return {key: value for key, value in advised.items() if value is not None}
-
-
 def _in_words(changes: dict[str, int | str]) -> str:
     return ", ".join(f"loader.{key}: {value}" for key, value in changes.items())
 
 
 def _hint(config: Path, overrides: list[str], verdict: "ThroughputVerdict") -> list[tuple[str, str]]:
     """How to have the advice written: the same command, but for overrides of what would be written."""
-    changes = _changes(verdict)
-    if not changes:
+    if not verdict.changes:
         return []
     kept = [override for override in overrides if not is_override_of("loader", override)]
     command = shlex.join(["mlcli", "bench-io", str(config), *kept, "--apply"])
-    return [("apply", f"{command}   writes {_in_words(changes)}, keeps comments and order")]
+    return [("apply", f"{command}   writes {_in_words(verdict.changes)}, keeps comments and order")]
 
 
 def _save(folder: Path, files: dict[str, bytes]) -> None:

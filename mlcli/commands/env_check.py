@@ -2,7 +2,6 @@
 
 import json
 import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from mlcli.machine.env.compatibility import load_table
 from mlcli.machine.env.diagnose import Diagnosis, diagnose
 from mlcli.machine.env.facts import Facts
 from mlcli.machine.env.probe import TORCH_TIMEOUT_S, probe_machine, probe_torch_too
+from mlcli.text import wrapped
 
 WIDTHS = (8, 36, 44)
 """Columns of the chain; fixed, since its first rows are printed before the last are known."""
@@ -71,9 +71,8 @@ def waiting_for_torch(patience_s: float = PATIENCE_S) -> Iterator[None]:
 
 def _print_rows(rows: list[ChainRow]) -> None:
     for row in rows:
-        cells = (row.link, row.what, row.detail)
-        padded = " ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True))
-        print(f"  {padded} {row.state}".rstrip(), flush=True)
+        cells = zip((row.link, row.what, row.detail), WIDTHS, strict=True)
+        print(f"  {' '.join(cell.ljust(width) for cell, width in cells)} {row.state}".rstrip(), flush=True)
 
 
 def _print_installed(facts: Facts) -> None:
@@ -87,22 +86,19 @@ def _print_installed(facts: Facts) -> None:
     print("\ninstalled")
     for (installer, location), names in places.items():
         print(f"  by {installer or 'unknown means'} in {location}")
-        print(textwrap.fill(", ".join(names), WIDTH, initial_indent="    ", subsequent_indent="    "))
+        print(wrapped(", ".join(names), WIDTH, "    ", "    "))
     from_conda = [name for name in facts.python.conda_packages if name.startswith(("pytorch", "torchvision", "cuda"))]
     if from_conda:
-        print(textwrap.fill(", ".join(from_conda), WIDTH, initial_indent="  by conda: ", subsequent_indent="    "))
+        print(wrapped(", ".join(from_conda), WIDTH, "  by conda: ", "    "))
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
     print("\nfindings")
     for finding in diagnosis.findings:
-        if finding.text in diagnosis.verdict:
-            continue
-        start = f"  {finding.severity:<8} {finding.subject:<12} "
-        print(textwrap.fill(finding.text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)))
-        if finding.fix and finding.severity != "error":
-            print(f"{' ' * len(start)}{finding.fix}")
-    print()
-    print(textwrap.fill(diagnosis.verdict, WIDTH, break_long_words=False, break_on_hyphens=False))
-    print(f"\n  {diagnosis.command}\n")
+        if finding.text not in diagnosis.verdict:
+            start = f"  {finding.severity:<8} {finding.subject:<12} "
+            print(wrapped(finding.text, WIDTH, start, " " * len(start)))
+            if finding.fix and finding.severity != "error":
+                print(f"{' ' * len(start)}{finding.fix}")
+    print(f"\n{wrapped(diagnosis.verdict, WIDTH)}\n\n  {diagnosis.command}\n")
     print(f"({diagnosis.sources})   exit {diagnosis.exit_code}")

@@ -176,7 +176,8 @@ class _Events:
             mark: Any = error.problem_mark or error.context_mark
             if str(error.context) == "while scanning a simple key":  # the mistake is where the key starts
                 mark = error.context_mark
-            self._fail(_plain_words(error, self._char(mark)), mark.line, mark.column)
+            line = self.origin.lines[mark.line] if mark.line < len(self.origin.lines) else ""
+            self._fail(_plain_words(error, line[mark.column : mark.column + 1]), mark.line, mark.column)
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
             line, column = before.count("\n"), len(before) - before.rfind("\n") - 1
@@ -205,10 +206,6 @@ class _Events:
 
     def _fail(self, message: str, line: int, column: int) -> NoReturn:
         raise ConfigErrors([Problem(message, Place(self.origin, line, column))]) from None
-
-    def _char(self, mark: Any) -> str:
-        line = self.origin.lines[mark.line] if mark.line < len(self.origin.lines) else ""
-        return line[mark.column : mark.column + 1]
 
 
 def _plain_words(error: yaml.MarkedYAMLError, char: str) -> str:

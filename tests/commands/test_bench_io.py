@@ -102,7 +102,9 @@ def test_json_has_the_checks_of_memory(photos, mlcli):
     report = json.loads(mlcli("bench-io", "photos.yaml", "--quick", "--json").out)
     shm, ahead = report["checks"]
     assert (shm["name"], shm["status"], shm["needed_bytes"]) == ("/dev/shm", "ok", 0)
-    assert ahead["needed_bytes"] == report["prefetch"] * 8 * 3 * 8 * 8 * (report["verdict"]["workers"] or 2)
+    advised = report["verdict"]["workers"]
+    workers = 2 if advised is None else advised  # a busy machine may be better off with none
+    assert ahead["needed_bytes"] == report["prefetch"] * 8 * 3 * 8 * 8 * workers
 
 
 def test_the_hint_repeats_what_was_typed():

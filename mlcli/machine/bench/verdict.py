@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mlcli.engine.meter import TOLERATED_WAIT
-from mlcli.machine.bench.measurements import LARGE_SPREAD, CachedThroughput, Measurements, Timing, is_above
+from mlcli.machine.bench.measurements import LARGE_SPREAD, CachedThroughput, Measurements, is_above
 from mlcli.text import plural, size
 
 ENOUGH = 1.25
@@ -74,6 +74,12 @@ class ThroughputVerdict:
     ratings: tuple[Rating, ...]
     caches: tuple[CacheOption, ...]
     doubts: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> dict[str, int | str]:
+        """The advised values of keys of the loader section."""
+        advised = {"workers": self.workers, "cache": self.cache}
+        return {key: value for key, value in advised.items() if value is not None}
 
 
 # --- ratings ---------------------------------------------------------------------------------------------------------
@@ -179,7 +185,9 @@ def _judge_reading(measured: Measurements) -> ThroughputVerdict:
     if now.enough or now.wait_share <= TOLERATED_WAIT:
         outlook = _nothing_to_do(now.ratio, now.wait_share, measured)
     else:
-        best = next((rating for rating in ratings if rating.enough and _is_worth_it(rating, now)), _fastest(ratings))
+        least_s = min(rating.step_s for rating in ratings)
+        fastest = next(rating for rating in ratings if rating.step_s <= (1 + GAIN) * least_s)  # with fewest workers
+        best = next((rating for rating in ratings if rating.enough and _is_worth_it(rating, now)), fastest)
         cache = None if fewest is not None else _better_cache(measured, caches, best)
         changes = _is_worth_it(best, now) and (best.enough or best.step_s < (1 - GAIN) * now.step_s)
         workers = best.workers if changes and cache is None else None
@@ -244,12 +252,6 @@ def _is_worth_it(rating: Rating, now: Rating) -> bool:
     return rating.step_s < (1 - GAIN) * now.step_s
 
 
-def _fastest(ratings: tuple[Rating, ...]) -> Rating:
-    """The fewest workers with which training is within GAIN of its fastest."""
-    least_s = min(rating.step_s for rating in ratings)
-    return next(rating for rating in ratings if rating.step_s <= (1 + GAIN) * least_s)
-
-
 def _better_cache(measured: Measurements, caches: tuple[CacheOption, ...], best: Rating) -> CacheOption | None:
     """The cache to advise where workers are not enough. Not where it would change what is learned: crops from
     smaller images are other crops."""
@@ -283,12 +285,11 @@ def _useless(measured: Measurements, workers: int) -> bool:
     model, joint = measured.model.step, measured.joint(workers).timing
     if any(is_above(timing, USELESS_SPREAD) for timing in (model, alone, joint)):
         return True
-    return any(joint.seconds < (1 - _chance(single, joint)) * single.seconds for single in (model, alone))
-
-
-def _chance(*timings: Timing) -> float:
-    """Share by which timings may differ by chance."""
-    return max(LARGE_SPREAD, sum(timing.spread or 0.0 for timing in timings))
+    for single in (model, alone):
+        by_chance = max(LARGE_SPREAD, (single.spread or 0.0) + (joint.spread or 0.0))
+        if joint.seconds < (1 - by_chance) * single.seconds:
+            return True
+    return False
 
 
 # --- memory of the workers -------------------------------------------------------------------------------------------

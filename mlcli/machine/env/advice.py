@@ -33,7 +33,14 @@ def advise(chain: Chain) -> InstallAdvice:
             return InstallAdvice(install(chain, None), "PyTorch as it is published")
         return InstallAdvice(cpu_install(chain), "without a GPU the CPU build saves gigabytes")
     oldest = oldest_own_torch(chain)
-    with_code = [build for build in _possible(chain, oldest) if _covered(build, gpus)]
+    python = numbers(chain.facts.python.version)[:2]
+    with_code = [
+        build
+        for build in _machine_builds(chain)
+        if build.release >= oldest
+        and (not python or build.oldest_python <= python <= (build.newest_python or python))
+        and _covered(build, gpus)
+    ]
     if not with_code:
         return InstallAdvice(
             cpu_install(chain),
@@ -80,16 +87,6 @@ def oldest_own_torch(chain: Chain) -> tuple[int, int]:
     """The oldest PyTorch mlcli itself runs with, from its own metadata; (0, 0) if not known."""
     own = chain.facts.python.requires.get("mlcli", ())
     return next((pair(text.removeprefix("torch>=")) for text in own if text.startswith("torch>=")), (0, 0))
-
-
-def _possible(chain: Chain, oldest: tuple[int, int]) -> list[Build]:
-    """Builds for this machine and Python from the oldest release on."""
-    python = numbers(chain.facts.python.version)[:2]
-    return [
-        build
-        for build in _machine_builds(chain)
-        if build.release >= oldest and (not python or build.oldest_python <= python <= (build.newest_python or python))
-    ]
 
 
 def _machine_builds(chain: Chain) -> tuple[Build, ...]:

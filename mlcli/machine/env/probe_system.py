@@ -218,6 +218,11 @@ def _gpu(pynvml: Any, index: int) -> Gpu:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     except pynvml.NVMLError as error:
         return Gpu(index, f"NVIDIA GPU that does not answer ({error})")
+
+    def slowed_by() -> tuple[str, ...]:
+        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+        return tuple(dict.fromkeys(text for bit, text in SLOWED_BY.items() if reasons & bit))
+
     questions: Questions = {
         "name": lambda: str(pynvml.nvmlDeviceGetName(handle)),
         "capability": lambda: tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
@@ -227,7 +232,7 @@ def _gpu(pynvml: Any, index: int) -> Gpu:
         "processes": lambda: len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
         "compute_mode": lambda: COMPUTE_MODES[pynvml.nvmlDeviceGetComputeMode(handle)],
         "mig": lambda: pynvml.nvmlDeviceGetMigMode(handle)[0] == 1,
-        "slowed_by": lambda: _slowed_by(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
+        "slowed_by": slowed_by,
         "temperature_c": lambda: int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
         "pcie_lanes": lambda: int(pynvml.nvmlDeviceGetCurrPcieLinkWidth(handle)),
         "pcie_lanes_max": lambda: int(pynvml.nvmlDeviceGetMaxPcieLinkWidth(handle)),
@@ -236,10 +241,6 @@ def _gpu(pynvml: Any, index: int) -> Gpu:
         with contextlib.suppress(pynvml.NVMLError, KeyError):
             known[key] = ask()
     return Gpu(**known)
-
-
-def _slowed_by(reasons: int) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for bit, text in SLOWED_BY.items() if reasons & bit))
 
 
 # --- Python and its packages -----------------------------------------------------------------------------------------
