@@ -60,7 +60,7 @@ class Board:
         """
         if self._resumed:
             return
-        compared = {metric: [_exactly(f"{metric}/{split}") for split in splits] for metric in metrics}
+        compared = {metric: [f"^{re.escape(f'{metric}/{split}')}$" for split in splits] for metric in metrics}
         layers = {title: [f"^{re.escape(group)}/"] for title, group in LAYER_CHARTS.items()}
         sections = {"splits compared": compared, "layers": layers}
         self._writer.add_custom_scalars(
@@ -69,7 +69,8 @@ class Board:
                 for section, charts in sections.items()
             }
         )
-        self._writer.add_text("config", _as_code(config_text), 0)
+        as_code = "\n".join(f"    {line}" for line in config_text.splitlines())  # Markdown's code block
+        self._writer.add_text("config", as_code, 0)
 
     def graph(self, model: nn.Module, inputs: Any) -> str:
         """The graph of a copy of the model, traced with the first of `inputs`.
@@ -172,15 +173,6 @@ def _as_text(value: Any) -> str:
 def _tag(group: str, name: str) -> str:
     """`<group>/<name>` without spaces, which some dashboards show as they are and others escape."""
     return f"{group}/{name}".replace(" ", "_")
-
-
-def _exactly(tag: str) -> str:
-    return f"^{re.escape(tag)}$"
-
-
-def _as_code(text: str) -> str:
-    """Markdown's code block."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _activation_figures(seen: Activation) -> dict[str, float]:

@@ -182,21 +182,18 @@ def _decide_precision(asked: str, device: torch.device, convolves: bool) -> tupl
         if cuda and torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU computes it natively, and it needs no loss scaling"
         if device.type == "cpu":
-            return _cpu_precision(convolves)
+            # By what the processor is, not by the clock, so that equal runs get equal bits; see benchmarks/layout.py.
+            if not has_bf16_units():
+                return "fp32", "this CPU has no bf16 units"
+            if not convolves:
+                return "fp32", "without convolutions there is too little to gain by this CPU's bf16 units"
+            why = "this CPU has units for it, with which convolutions are faster; train.precision=fp32 does without"
+            return "bf16", why
         return "fp32", "this GPU has no native bf16" if cuda else f"the format {device.type} is sure to be fast in"
     if asked == "tf32" and not cuda:
         raise ConfigError(f"tf32 exists on NVIDIA GPUs only, the device is {device.type}", where="train.precision",
                           fix="train.precision=auto")  # fmt: skip
     return asked, "as configured"
-
-
-def _cpu_precision(convolves: bool) -> tuple[str, str]:
-    """By what the processor is, not by the clock, so that equal runs get equal bits; see benchmarks/layout.py."""
-    if not has_bf16_units():
-        return "fp32", "this CPU has no bf16 units"
-    if not convolves:
-        return "fp32", "without convolutions there is too little to gain by this CPU's bf16 units"
-    return "bf16", "this CPU has units for it, with which convolutions are faster; train.precision=fp32 does without"
 
 
 def decide_compile(runtime: Runtime, left_s: float, *, is_static: bool) -> Choice:
