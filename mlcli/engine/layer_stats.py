@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ VANISHED = 1e-4
 """Gradient (root mean square) of a layer as a share of the largest layer's, below which it is called vanishing ..."""
 MOVES_NOT = 1e-3
 """... if a step also moves the layer by less than this share of what it moves the farthest one: Adam makes up for
-small gradients, and at the end of a schedule all steps are small."""
+small gradients, and at the end of a schedule all steps are small. Only layers at the front count, up to the first
+without such a gradient: one that vanishes is small in every layer from there down to the input. A small gradient behind
+healthy layers is that of a branch with nothing to learn in these samples, such as a detector's boxes of a size that
+hardly occurs."""
 EXPLODED = 1e3
 """Norm of a layer's gradient from which it is called exploding."""
 JUMPS = 0.3
@@ -202,11 +206,11 @@ def troubles(layers: list[Layer], activations: dict[str, Activation]) -> list[st
     matrices = [layer for layer in layers if layer.is_matrix]
     rms = {layer.name: layer.gradient_norm / layer.size**0.5 for layer in matrices}
     largest, farthest = max(rms.values(), default=0.0), max((layer.update_ratio for layer in matrices), default=0.0)
-    vanished = [
-        layer.name
-        for layer in matrices
-        if 0 < rms[layer.name] < VANISHED * largest and layer.update_ratio < MOVES_NOT * farthest
-    ]
+    trained = [layer for layer in matrices if rms[layer.name] > 0]  # the others are frozen
+    front = takewhile(
+        lambda layer: rms[layer.name] < VANISHED * largest and layer.update_ratio < MOVES_NOT * farthest, trained
+    )
+    vanished = [layer.name for layer in front]
     exploded = [layer for layer in matrices if layer.gradient_norm > EXPLODED]
     jumping = [layer for layer in matrices if layer.update_ratio > JUMPS]
     dead = [name for name, seen in activations.items() if seen.zero_share > DEAD]

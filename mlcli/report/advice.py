@@ -31,6 +31,7 @@ def advise(kind: str, e: Evidence) -> tuple[Advice, ...]:
         "too noisy to tell": _more_certain,
         "overfitting": _regularise,
         "underfitting": _grow,
+        "fit unknown": _hold_out,
         "good fit": _repeat,
     }[kind](e)
     return tuple(candidates[:MOST])
@@ -99,6 +100,12 @@ def _grow(e: Evidence) -> list[Advice]:
 def _repeat(e: Evidence) -> list[Advice]:
     seed = _get(e.config, "train.seed")
     return [Advice(f"train.seed={seed + 1}", "does it hold with another seed?")] if isinstance(seed, int) else []
+
+
+def _hold_out(e: Evidence) -> list[Advice]:
+    if e.watched == "train" and _get(e.config, "data.val") == 0:
+        return [Advice("data.val=0.15", "keep some training samples for validation")]
+    return _repeat(e)
 
 
 def _get(config: dict[str, Any], dotted: str) -> Any:

@@ -43,7 +43,7 @@ MOST_SCORED = 10_000
 """Samples of the split that are answered: enough for a standard error of half a percent."""
 FEWEST_ROWS, FEWEST_PER_CLASS = 200, 5
 """Rows a slow model must be able to afford, or it is left out: on fewer of many it would only look bad."""
-FORMAT = 1
+FORMAT = 2
 """Raised when the cache's files or what they mean change."""
 
 
@@ -64,7 +64,8 @@ class Baselines:
 
     split: that was answered, `samples` of its `samples_there`; rows_there: of the training split; notes: for people.
     The first entry is the trivial one: the most frequent class, or the mean. complete: no model was left out for want
-    of time, so that another day would bring the same.
+    of time, so that another day would bring the same. left_out: models that were not fitted, too slow or for want of
+    time: they might have been better than any entry.
     """
 
     split: str
@@ -74,6 +75,7 @@ class Baselines:
     entries: tuple[Baseline, ...]
     notes: tuple[str, ...] = ()
     complete: bool = True
+    left_out: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """As lists, strings and numbers, for baselines.json."""
@@ -88,9 +90,9 @@ class Baselines:
             for e in plain["entries"]
         )  # fmt: skip
         samples, samples_there, rows_there = (int(plain[key]) for key in ("samples", "samples_there", "rows_there"))
-        notes = tuple(map(str, plain["notes"]))
+        notes, left_out = tuple(map(str, plain["notes"])), tuple(map(str, plain.get("left_out", ())))
         complete = bool(plain.get("complete", True))
-        return cls(str(plain["split"]), samples, samples_there, rows_there, entries, notes, complete)
+        return cls(str(plain["split"]), samples, samples_there, rows_there, entries, notes, complete, left_out)
 
     def best(self, metric: str, direction: str) -> Baseline | None:
         """The best entry by this metric ("max" or "min" is better); None if they do not have it."""
@@ -160,8 +162,8 @@ def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget
             else:
                 part = replace(whole, inputs=whole.inputs[:rows], targets=whole.targets[:rows])
                 entries.append(_entry(model, part, truth))
-    notes = _notes(info, too_slow, no_time)
-    return Baselines(split, len(truth), len(asked), len(train), tuple(entries), notes, complete=not no_time)
+    notes, left_out = _notes(info, too_slow, no_time), (*too_slow, *no_time)
+    return Baselines(split, len(truth), len(asked), len(train), tuple(entries), notes, not no_time, left_out)
 
 
 def _problem(

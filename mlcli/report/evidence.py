@@ -1,5 +1,6 @@
 """What a verdict is based on: scores, curves and their uncertainty, taken from a run's record. Plain arithmetic."""
 
+import operator
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ class Evidence:
 
     metric, direction: what decided what is best; curve: of it on the watched split, `samples` of it; train, val: the
     best model's scores, train only where it was measured in the same way; score: of `split`, the headline's, with
-    `score_samples`. train_loss, val_loss: curves; the former as logged, in training mode. data: facts about the data.
+    `score_samples`. train_loss, val_loss: curves; the former as logged, in training mode; lr: after each epoch.
+    watched: the split by which the best was chosen, "train" where there is no validation split; data: facts about it.
     """
 
     metric: str
@@ -33,6 +35,7 @@ class Evidence:
     curve: Curve = ()
     train_loss: Curve = ()
     val_loss: Curve = ()
+    lr: Curve = ()
     train: float | None = None
     val: float | None = None
     samples: int | None = None
@@ -58,6 +61,7 @@ class Evidence:
             curve=curve(record.entries, watched, metric),
             train_loss=curve(record.entries, "train", "loss"),
             val_loss=curve(record.entries, watched, "loss") if watched != "train" else (),
+            lr=curve(record.entries, "train", "lr", last=True),
             train=scores.get("train", {}).get(metric) if watched != "train" else None,
             val=scores.get(watched, {}).get(metric, record.best.get("value")),
             samples=record.samples(watched),
@@ -78,8 +82,14 @@ class Evidence:
 
     @property
     def val_error(self) -> float | None:
-        """Standard error of the validation score; at least the scatter of its curve. None where it is unknown."""
-        return _largest(standard_error(self.metric, self.val, self.samples), scatter(self.curve))
+        """Standard error of the validation score; at least the scatter of its curve. None where it is unknown.
+
+        Of a metric that ends at 1 and has no formula (mAP), the largest that a share of so many samples can have.
+        """
+        error = standard_error(self.metric, self.val, self.samples)
+        if error is None and self.direction == "max" and self.samples:
+            error = 0.5 / self.samples**0.5
+        return max((known for known in (error, scatter(self.curve)) if known is not None), default=None)
 
     @property
     def score_error(self) -> float | None:
@@ -87,14 +97,18 @@ class Evidence:
         return standard_error(self.metric, self.score, self.score_samples)
 
 
-def curve(entries: Sequence[dict[str, Any]], split: str, metric: str) -> Curve:
-    """A metric by epoch; the mean where an epoch has several log points. Values that are not finite are left out."""
+def curve(entries: Sequence[dict[str, Any]], split: str, metric: str, *, last: bool = False) -> Curve:
+    """Return a metric by epoch; where an epoch has several log points, their mean, or the last one's value.
+
+    Values that are not finite are left out.
+    """
     by_epoch: dict[int, list[float]] = {}
     for entry in entries:
         value = entry.get(metric)
         if entry.get("split") == split and isinstance(value, int | float):
             by_epoch.setdefault(int(entry["epoch"]), []).append(float(value))
-    return tuple((epoch, statistics.fmean(values)) for epoch, values in sorted(by_epoch.items()))
+    of_epoch = operator.itemgetter(-1) if last else statistics.fmean
+    return tuple((epoch, of_epoch(values)) for epoch, values in sorted(by_epoch.items()))
 
 
 def standard_error(metric: str, value: float | None, samples: int | None) -> float | None:
@@ -116,8 +130,8 @@ def standard_error(metric: str, value: float | None, samples: int | None) -> flo
 
 
 def last_third(points: Curve) -> Curve:
-    """Where a trend or a scatter is looked for: the last third, but at least three points."""
-    return points[-max(3, len(points) // 3) :]
+    """Return the part that shows a trend or a scatter: the last third, but at least four points."""
+    return points[-max(4, len(points) // 3) :]
 
 
 def scatter(points: Curve) -> float | None:
@@ -155,8 +169,3 @@ def trend(points: Curve) -> Trend | None:
     missed = sum((v - line.intercept - line.slope * e) ** 2 for e, v in part)
     error = (missed / (len(part) - 2) / spread) ** 0.5
     return Trend(line.slope, error, part[-1][0] - part[0][0], len(part))
-
-
-def _largest(*values: float | None) -> float | None:
-    known = [value for value in values if value is not None]
-    return max(known) if known else None

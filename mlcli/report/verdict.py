@@ -1,9 +1,10 @@
-"""How a run went, in words, and how that was judged: underfitting, overfitting, a good fit, or none of these.
+"""The verdict on a run and its reasons: underfitting, overfitting, a good fit, or why none of these can be said.
 
-Pure arithmetic on `Evidence`. The gap between training and validation against its own uncertainty: Goodfellow, Bengio &
-Courville 2016, "Deep Learning", section 5.2; what to change: section 11.3 there.
+Pure arithmetic on `Evidence`; a difference counts only where it exceeds its own uncertainty. The gap between training
+and validation: Goodfellow, Bengio & Courville 2016, "Deep Learning", section 5.2; what to change: section 11.3 there.
 """
 
+import math
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -21,6 +22,7 @@ Kind = Literal[
     "too noisy to tell",
     "overfitting",
     "underfitting",
+    "fit unknown",
     "good fit",
 ]
 
@@ -34,13 +36,18 @@ GAP_OF_LOSS = 0.1
 """Gap between the losses that matters, as a share of the training loss after the first epoch."""
 RISEN = 1.2
 """Validation loss over its lowest value from which it is said to have risen again."""
+DIVERGING = 2.0
+"""Training loss at the end over that of the best epoch from which a worse validation score is called divergence."""
+LR_SPENT = 0.1
+"""Learning rate at the end over that before the last third, up to which a rise is due to the schedule, and ends with
+it: longer training of this run would not go on with it."""
 HALF_WAY = 0.5
 """A training score, or a fall of the training loss, nearer to guessing than to perfect is called underfitting."""
 FEWEST_EVALUATIONS = 4
 """Below, a curve has no shape yet."""
 DECLINED = 3.0
-"""Standard errors by which the last third lies below the best epoch, from which validation is said to have got worse:
-more than SURE, for the best of many epochs was partly chance."""
+"""Times the scatter of its curve by which the last third lies below the best epoch, from which validation is said to
+have got worse: more than SURE, for the best of many epochs was partly chance."""
 FALL = 0.02
 """And by how much at least, of a metric that ends at 1; of errors, as a share of the best."""
 WORTHWHILE = 1.0
@@ -49,7 +56,7 @@ WORTHWHILE = 1.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: in two words; reasons: sentences that say how it was judged; advice: what to try next, best first."""
+    """kind: in a few words; reasons: how it was judged, a sentence each; advice: what to try next, best first."""
 
     kind: Kind
     reasons: tuple[str, ...]
@@ -58,8 +65,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gap:
-    """Between training and validation. matters: large enough; real: beyond the uncertainty; hidden: the uncertainty is
-    so large that a gap that matters could not be distinguished from none."""
+    """Between training and validation.
+
+    matters: large enough; real: beyond its uncertainty; hidden: within its uncertainty, or where that is unknown, it
+    could be twice as large as one that matters.
+    """
 
     matters: bool
     real: bool
@@ -68,13 +78,13 @@ class Gap:
 
 
 def judge(e: Evidence) -> Verdict | None:
-    """The verdict on a run; None if nothing was ever measured."""
+    """Return the verdict on a run; None if nothing was ever measured."""
     kind, reasons = _kind(e)
     return Verdict(kind, tuple(reasons), advise(kind, e)) if reasons else None
 
 
 def _kind(e: Evidence) -> tuple[Kind, list[str]]:
-    """The first that applies, in an order in which what would mislead the later ones comes first."""
+    """Return the first that applies, in an order in which what would mislead the later ones comes first."""
     if e.state == "diverged":
         return "diverged", [f"the loss was no longer finite after epoch {e.train_loss[-1][0] if e.train_loss else 0}"]
     gap, baseline = measure_gap(e), _against_baselines(e)
@@ -83,25 +93,32 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
     if len(e.curve) < FEWEST_EVALUATIONS:
         count = plural(len(e.curve), "evaluation")
         return "too short to tell", [f"a curve needs {FEWEST_EVALUATIONS} points or more, this one has {count}", *known]
-    if rising := _still_improving(e):
-        return "still improving", [rising, *known]
+    rise, decline = _rise(e), _decline(e)
+    if decline and decline[0] == "diverged":
+        return "diverged", [decline[1], *known]
+    if rise and rise[0]:
+        return "still improving", [rise[1], *known]
     if baseline and baseline[0]:
         return "worse than a baseline", [baseline[1], *([gap.words] if gap else [])]
-    if declined := _declined(e):
-        return "overfitting", [declined, *known]
+    remarks = [*known, *([rise[1]] if rise else []), *_loss_rose(e)]
+    if decline and decline[0] == "overfitting":
+        return "overfitting", [decline[1], *known]
     if gap and gap.matters and gap.real:
-        return "overfitting", [*known, *_loss_rose(e)]
-    if gap and (gap.hidden or gap.matters):
-        return "too noisy to tell", known
+        return "overfitting", remarks
+    if decline or (gap and (gap.hidden or gap.matters)):
+        return "too noisy to tell", [*([decline[1]] if decline else []), *known]
     if low := _learned_little(e):
-        return "underfitting", [low, *known]
-    return "good fit", [*known, *_loss_rose(e)] or [_plain(e)]
+        return "underfitting", [low, *remarks]
+    if not gap:
+        lacks = "there is no validation split" if e.watched == "train" else "no training score or loss to compare with"
+        return "fit unknown", [f"{lacks}: overfitting cannot be distinguished from a good fit", *remarks]
+    return "good fit", remarks
 
 
 def measure_gap(e: Evidence) -> Gap | None:
-    """By the watched metric where training samples were scored in the same way, else by the loss.
+    """Measure by the watched metric where training samples were scored in the same way, else by the loss.
 
-    Behind ± stand SURE standard errors; no ± where they are unknown (mAP after a few evaluations).
+    None where neither is known. Behind ± stand SURE standard errors of the validation score; no ± where unknown.
     """
     if e.train is None or e.val is None:
         return _gap_of_losses(e)
@@ -109,57 +126,69 @@ def measure_gap(e: Evidence) -> Gap | None:
     both = f"training {score_text(e.metric, e.train)}, {_watched(e)} {score_text(e.metric, e.val)} {_name(e.metric)}"
     of = f" on {e.samples:,} samples" if e.samples else ""
     if e.direction == "max":  # every such metric here ends at 1
-        size, sure = e.train - e.val, SURE * (error or 0.0)
+        size, sure = e.train - e.val, SURE * (math.inf if error is None else error)
         about = f" ± {100 * sure:.1f}" if error else ""
         words = f"{both}; gap {100 * size:.1f}{about} points{of}"
-        return Gap(size >= GAP_POINTS, size > sure, sure > 2 * GAP_POINTS, words)
+        return Gap(size >= GAP_POINTS, size > sure, size + sure > 2 * GAP_POINTS, words)
     if e.metric == "loss" or e.train <= 0:
         return _gap_of_losses(e)
-    ratio, sure = e.val / e.train, SURE * (error or 0.0) / e.train
+    ratio, sure = e.val / e.train, SURE * (math.inf if error is None else error) / e.train
     about = f" ± {sure:.2f}" if error else ""
     words = f"{both}; {ratio:.2f}{about} times as much{of}"
-    return Gap(ratio >= GAP_RATIO, ratio - 1 > sure, sure > 2 * (GAP_RATIO - 1), words)
+    return Gap(ratio >= GAP_RATIO, ratio - 1 > sure, ratio - 1 + sure > 2 * (GAP_RATIO - 1), words)
 
 
 def _gap_of_losses(e: Evidence) -> Gap | None:
-    """At the best epoch. The training loss is a mean over its epoch, with dropout and augmentation at work."""
+    """Compare at the best epoch. The training loss is a mean over its epoch, with dropout and augmentation at work."""
     pairs = {epoch: (value, dict(e.val_loss)[epoch]) for epoch, value in e.train_loss if epoch in dict(e.val_loss)}
     if not pairs:
         return None
     epoch = e.best_epoch if e.best_epoch in pairs else max(pairs)
     train, val = pairs[epoch]
-    first = max(e.train_loss[0][1], 1e-12)
-    sure = SURE * (scatter(e.val_loss) or 0.0)
+    least, error = GAP_OF_LOSS * max(e.train_loss[0][1], 1e-12), scatter(e.val_loss)
+    sure = SURE * (math.inf if error is None else error)
     words = f"at epoch {epoch} the training loss was {train:.3g} (mean over its epoch), {_watched(e)} loss {val:.3g}"
-    matters = val - train >= GAP_OF_LOSS * first
-    return Gap(matters, val - train > sure, sure > 2 * GAP_OF_LOSS * first, words)
+    return Gap(val - train >= least, val - train > sure, val - train + sure > 2 * least, words)
 
 
-def _still_improving(e: Evidence) -> str:
-    """A sentence if the watched curve's last third rises significantly, and enough to be worth waiting for."""
-    line = trend(e.curve)
-    if not line or e.sign * line.slope <= line.significant:
-        return ""
+def _rise(e: Evidence) -> tuple[bool, str] | None:
+    """Whether the trend goes on, and a sentence, if the watched curve's last third rises to its best.
+
+    Significantly, and enough to be worth waiting for. A rise after an earlier best only recovers what was lost.
+    """
+    line, late = trend(e.curve), last_third(e.curve)
+    best = max(e.curve, key=lambda point: e.sign * point[1])[0]
+    if not line or best < late[0][0] or e.sign * line.slope <= line.significant:
+        return None
     gain, error = abs(line.slope) * line.epochs, e.val_error
-    first_to_last = abs(e.curve[-1][1] - e.curve[0][1])
-    if gain <= (WORTHWHILE * error if error else 0.02 * first_to_last):
-        return ""
-    span = f"{_name(e.metric)} from {_at(e, -line.epochs)} to {_at(e, 0)}"
-    return f"over the last {line.epochs} epochs {_watched(e)} {span}, and the trend goes on"
+    if gain <= (WORTHWHILE * error if error else 0.02 * abs(e.curve[-1][1] - e.curve[0][1])):
+        return None
+    span = f"{_name(e.metric)} from {score_text(e.metric, late[0][1])} to {score_text(e.metric, late[-1][1])}"
+    words = f"over the last {line.epochs} epochs {_watched(e)} {span}"
+    rates = [rate for epoch, rate in e.lr if epoch >= late[0][0]]
+    if rates and rates[-1] <= LR_SPENT * rates[0]:
+        return False, f"{words} while the learning rate fell to {rates[-1]:.2g}, which ends the trend"
+    return True, f"{words}, and the trend goes on"
 
 
 def _against_baselines(e: Evidence) -> tuple[bool, str] | None:
     """Whether the best classical model is significantly better, and the comparison in words."""
-    best = e.baselines.best(e.metric, e.direction) if e.baselines else None
-    if best is None or e.baselines is None or e.score is None:
+    simple = e.baselines
+    best = simple.best(e.metric, e.direction) if simple else None
+    if simple is None or best is None or e.score is None:
         return None
     theirs = best.scores[e.metric]
-    errors = (e.score_error or 0.0, standard_error(e.metric, theirs, e.baselines.samples) or 0.0)
-    sure = SURE * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+    own = e.score_error or standard_error(e.metric, e.score, simple.samples) or 0.0
+    sure = SURE * math.hypot(own, standard_error(e.metric, theirs, simple.samples) or 0.0)
     ahead = e.sign * (e.score - theirs)
     numbers = f"{score_text(e.metric, e.score)} against {score_text(e.metric, theirs)}"
     relation = "worse than" if ahead < -sure else "better than" if ahead > sure else "about as good as"
-    return ahead < -sure, f"on {e.split} it is {relation} the best simple model, {best.name}: {numbers}"
+    few = f" (on {best.rows:,} of {simple.rows_there:,} rows)" if best.rows < simple.rows_there else ""
+    which = f"best simple model, {best.name}{few}"
+    if simple.left_out:
+        which = f"best simple model of those there was time for, {best.name}{few}"
+        numbers += f"; left out: {', '.join(simple.left_out)}"
+    return ahead < -sure, f"on {e.split} it is {relation} the {which}: {numbers}"
 
 
 def _learned_little(e: Evidence) -> str:
@@ -175,33 +204,45 @@ def _learned_little(e: Evidence) -> str:
             return ""
         way = (e.train - trivial) / (perfect - trivial)
         return f"on its training samples it is {way:.0%} of the way from guessing to perfect" if way < HALF_WAY else ""
-    if e.metric in SHARES and e.train is not None:
-        return "it answers less than half of its training samples right" if e.train < HALF_WAY else ""
+    train = e.val if e.watched == "train" else e.train
+    if e.metric in SHARES and train is not None:
+        return "it answers less than half of its training samples right" if train < HALF_WAY else ""
     if len(e.train_loss) < 2 or e.train_loss[0][1] <= 0:
         return ""
     left = e.train_loss[-1][1] / e.train_loss[0][1]
     return f"the training loss still is {left:.0%} of what it was after the first epoch" if left > HALF_WAY else ""
 
 
-def _declined(e: Evidence) -> str:
-    """A sentence if validation was best long before the end and got worse while the training loss went on falling."""
-    losses, error = dict(e.train_loss), scatter(e.curve)  # the same samples each time: only the scatter is chance
+def _decline(e: Evidence) -> tuple[Kind, str] | None:
+    """What it shows that validation was best long before the end and got worse, if it did so, and a sentence.
+
+    The samples are the same each time, so that the scatter of the curve says whether it got worse on these; whether it
+    would on others, only their standard error does, without which it is no overfitting.
+    """
+    losses, error = dict(e.train_loss), scatter(e.curve)
     if not error or not e.best_epoch or e.best_epoch not in losses or e.val is None:
-        return ""
+        return None
     late = last_third(e.curve)
     level = fmean(value for _, value in late)
+    worse_by = e.sign * (e.val - level)
     enough = max(DECLINED * error, FALL * (1.0 if e.direction == "max" else abs(e.val)))
-    if late[0][0] <= e.best_epoch or e.sign * (e.val - level) <= enough:
-        return ""
-    if losses[max(losses)] >= losses[e.best_epoch]:
-        return ""
-    return (f"{_watched(e)} {_name(e.metric)} was best at epoch {e.best_epoch} of {e.curve[-1][0]}, "
-            f"{score_text(e.metric, e.val)}, and {score_text(e.metric, level)} in the last third, "
-            "while the training loss went on falling")  # fmt: skip
+    if late[0][0] <= e.best_epoch or worse_by <= enough:
+        return None
+    words = (f"{_watched(e)} {_name(e.metric)} was best at epoch {e.best_epoch} of {e.curve[-1][0]}, "
+             f"{score_text(e.metric, e.val)}, and {score_text(e.metric, level)} in the last third")  # fmt: skip
+    then, now = losses[e.best_epoch], losses[max(losses)]
+    if 0 < DIVERGING * then <= now:
+        return "diverged", f"{words}, while the training loss rose from {then:.3g} to {now:.3g}"
+    if now >= then:
+        return None
+    falling = f"{words}, while the training loss went on falling"
+    if worse_by > SURE * (e.val_error or 0.0):
+        return "overfitting", falling
+    return "too noisy to tell", f"{falling}; on so few samples this may be chance"
 
 
 def _loss_rose(e: Evidence) -> list[str]:
-    """A rising validation loss with a falling training loss: overconfidence, even where answers stay right."""
+    """Say that validation loss rises while training loss falls: overconfidence, even where answers stay right."""
     if len(e.val_loss) < FEWEST_EVALUATIONS or not e.train_loss:
         return []
     epoch, lowest = min(e.val_loss, key=lambda point: point[1])
@@ -210,16 +251,6 @@ def _loss_rose(e: Evidence) -> list[str]:
         return []
     return [f"{_watched(e)} loss rose from {lowest:.3g} at epoch {epoch} to {last:.3g} while training loss fell: "
             "overconfident predictions"]  # fmt: skip
-
-
-def _plain(e: Evidence) -> str:
-    return f"{_watched(e)} {_name(e.metric)} has settled" + (f" at {score_text(e.metric, e.val)}" if e.val else "")
-
-
-def _at(e: Evidence, epochs_before_last: int) -> str:
-    last = e.curve[-1][0] + epochs_before_last
-    value = next(value for epoch, value in e.curve if epoch >= last)
-    return score_text(e.metric, value)
 
 
 def _watched(e: Evidence) -> str:

@@ -101,11 +101,25 @@ def layer(name: str, gradient_norm: float = 1.0, update_ratio: float = 1e-3) -> 
         ([layer("a", 1e-6, 1e-3), layer("b")], {}, None),  # Adam moves it all the same
         ([layer("a", 1e-6, 1e-10), layer("b", 1.0, 1e-9)], {}, None),  # the learning rate is next to nothing
         ([layer("a", 0.0, 0.0), layer("b")], {}, None),  # frozen
+        ([layer("a", 0.0, 0.0), layer("b", 1e-6, 1e-9), layer("c")], {}, "vanishing gradients: b "),
+        # As configs/detection/yolo-scenes.yaml has it: hardly a box is so large that its stride of 16 is to find it.
+        ([layer("backbone"), layer("head.where.1", 4e-13, 1e-6), layer("head.what.1", 0.7, 1e-2)], {}, None),
         ([layer("a", 5e3), layer("b")], {}, "exploding gradients: a (norm 5e+03 in a)"),
         ([layer("a"), layer("b", 1.0, 0.5)], {}, "steps too large: b (a step moves b by 50% of its size)"),
         ([layer("a")], {"relu": Activation(0.0, 0.0, 1.0)}, "dead activations: relu "),
     ],
-    ids=["healthy", "vanishing", "small but moving", "end of schedule", "frozen", "exploding", "jumping", "dead"],
+    ids=[
+        "healthy",
+        "vanishing",
+        "small but moving",
+        "end of schedule",
+        "frozen",
+        "vanishing behind frozen ones",
+        "a branch without samples",
+        "exploding",
+        "jumping",
+        "dead",
+    ],
 )
 def test_what_is_wrong_is_named(layers, activations, expected):
     found = troubles(layers, activations)

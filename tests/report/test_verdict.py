@@ -32,7 +32,7 @@ def settled(level: float, epochs: int = 20, noise: float = 0.002):
 
 
 def simple(trivial: float, best: float, metric: str = "accuracy") -> Baselines:
-    entries = (Baseline("most frequent class", {metric: trivial}, 1, 0), Baseline("forest", {metric: best}, 1, 0))
+    entries = (Baseline("most frequent class", {metric: trivial}, 5000, 0), Baseline("forest", {metric: best}, 5000, 0))
     return Baselines("test", 2000, 2000, 5000, entries)
 
 
@@ -103,7 +103,7 @@ def test_a_small_decline_is_none_however_certain():
     assert judge(replace(GOOD, curve=points(values), val=0.93, train=0.94, best_epoch=4)).kind == "good fit"
 
 
-def test_a_rising_loss_beside_right_answers_is_told():
+def test_a_rising_loss_with_right_answers_is_reported():
     loss = [*np.linspace(1.0, 0.2, 8), *np.linspace(0.2, 0.5, 12)]
     verdict = judge(replace(GOOD, val_loss=points(loss)))
     assert verdict.kind == "good fit"
@@ -133,11 +133,13 @@ def test_numbers_are_compared_as_ratios(train, val, kind):
     assert f"{val / train:.2f} ± " in verdict.reasons[0]
 
 
-def test_an_uncertainty_that_nothing_tells_is_not_called_none():
+def test_an_uncertainty_without_a_formula_is_not_taken_for_none():
     few = replace(GOOD, metric="map", train=0.45, val=0.42, samples=23, curve=points([0.3, 0.38, 0.42, 0.41, 0.42]),
                   score=0.41, baselines=None)  # fmt: skip
-    assert few.val_error is None
-    assert "gap 3.0 points on 23 samples" in " ".join(judge(few).reasons)
+    assert few.val_error == pytest.approx(0.5 / 23**0.5)  # no share has a larger one
+    assert few.score_error is None
+    assert judge(few).kind == "too noisy to tell"
+    assert "gap 3.0 ± 20.9 points on 23 samples" in " ".join(judge(few).reasons)
 
 
 def test_nothing_measured_no_verdict_but_a_reason():
