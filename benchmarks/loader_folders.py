@@ -29,7 +29,7 @@ from rounds import alternate, spread, table
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from mlcli.data.augmentations import Augmentation, HorizontalFlip, RandomCrop, RandomResizedCrop
+from mlcli.data.config import Augmentation, HorizontalFlip, RandomCrop, RandomResizedCrop
 from mlcli.data.feed import SampleFeed
 from mlcli.data.sources.image_files import image_source
 from mlcli.data.sources.listing import read_folder

@@ -96,7 +96,6 @@ TORCH_FREE = [
     "mlcli.experiment",
     "mlcli.engine.settings",
     "mlcli.data.info",
-    "mlcli.data.augmentations",
     *(name_of(p) for p in MODULES if p.name.startswith("config")),
     *(name_of(p) for p in MODULES if "schema" in p.parts[:-1] and p.parent.name == "schema"),
 ]

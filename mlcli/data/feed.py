@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mlcli.data.augment.build import Augment, resized_crop_of
-from mlcli.data.augmentations import Augmentation, RandomResizedCrop
 from mlcli.data.choose import MOST_WORKERS, choose_cache, choose_workers, fastest_workers
+from mlcli.data.config import Augmentation, RandomResizedCrop
 from mlcli.data.disk_cache import READ_BATCH, CachedFiles, DiskCache, default_folder
 from mlcli.data.order import Part, TrainOrder, in_order
 from mlcli.data.reading import DecodedInputs, FileReader, FileSamples, HeldInputs, Inputs, ReadHere

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.data.augment.crop import sample_crop_boxes
-from mlcli.data.augmentations import RandomResizedCrop
+from mlcli.data.augment.geometry import sample_crop_boxes
+from mlcli.data.config import RandomResizedCrop
 from mlcli.data.disk_cache import READ_BATCH, DiskCache
 from mlcli.data.order import Part, in_order
 from mlcli.data.randomness import KeyedRandom

@@ -1,12 +1,20 @@
-"""What a data set is once it has been found: splits of samples that can be read by index, and the facts about them."""
+"""What a data set is once it has been found: splits of samples that can be read by index, and the facts about them.
 
+Samples lie in memory, or stay in image files until they are read, each decoded straight into its place in the batch.
+"""
+
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.data.config import ClassificationData, RegressionData
+from mlcli.data.decode import Preparation, read_size
 from mlcli.data.info import DataInfo
+from mlcli.data.splits import class_balance
 from mlcli.engine.contract import Samples
 
 
@@ -33,6 +41,64 @@ class Arrays:
 
 
 @dataclass(frozen=True, eq=False)
+class ImageFilesSamples:
+    """One split of image files.
+
+    root: folder the paths are relative to.
+    paths: bytes [N], as numpy's fixed-width strings: a list of Python strings would be copied page by page into every
+        worker process, because counting references writes to them.
+    targets: int64 [N] labels.
+    preparation: how an image becomes [C, H, W].
+    same_size: refuse images that are not of that size already, instead of resizing them.
+    """
+
+    root: str
+    paths: np.ndarray
+    targets: Tensor
+    preparation: Preparation
+    same_size: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
+
+    def name(self, index: int) -> str:
+        """The path, with bytes that are no text escaped, so that it can always be printed."""
+        return os.fsencode(self.path(index)).decode(errors="backslashreplace")
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """uint8 [B, C, H, W]. Raises DataError, naming the file."""
+        batch = self._empty(len(indices))
+        for index, out in zip(indices, batch, strict=True):
+            self.preparation.decode(self.path(index), out, exact=self.same_size)
+        return torch.from_numpy(batch)
+
+    def read_crops(self, indices: np.ndarray, crops: np.ndarray) -> Tensor:
+        """Parts of the original images, resized: uint8 [B, C, H, W].
+
+        crops: float [B, 4], (top, left, height, width) in shares 0..1 of each upright original.
+        """
+        batch = self._empty(len(indices))
+        for index, crop, out in zip(indices, crops, batch, strict=True):
+            self.preparation.decode_crop(self.path(index), crop, out)
+        return torch.from_numpy(batch)
+
+    def sizes(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Width and height of each upright original: int32 [B, 2], from the headers alone."""
+        return np.array([read_size(self.path(index)) for index in indices], dtype=np.int32).reshape(-1, 2)
+
+    def aspect_ratios(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Width / height of each upright original: float32 [B], from the headers alone."""
+        width, height = self.sizes(indices).T
+        return (width / height).astype(np.float32)
+
+    def _empty(self, count: int) -> np.ndarray:
+        return np.empty((count, self.preparation.channels, *self.preparation.image_size), dtype=np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """A data set as found: its splits ("train" always, "val" and "test" where they exist) and what is known of it."""
 
@@ -45,3 +111,25 @@ class Source:
         """The chosen training samples (int64 [N]) alone, with these inputs in memory."""
         targets = self.splits["train"].targets[chosen]
         return Source(self.info, {"train": Arrays(inputs, targets, "memory")})
+
+
+def describe_data(config: ClassificationData | RegressionData, source: Source) -> str:
+    """`digits (included)  1,149 train · 288 val · 360 test · 10 classes, balanced (9.6-10.3 %) · 8x8 grey`"""
+    origin = getattr(config, "file", None) or getattr(config, "root", None) or "included"
+    counts = " · ".join(f"{len(samples):,} {split}" for split, samples in source.splits.items())
+    return f"{config.name} ({origin})  {counts} · {_answers(source)} · {_shape(source)}"
+
+
+def _answers(source: Source) -> str:
+    targets = source.splits["train"].targets
+    if source.info.class_names:
+        return class_balance(targets.numpy(), source.info.class_names)
+    return f"{source.info.target} {targets.double().mean():.4g} ± {targets.double().std(correction=0):.4g}"
+
+
+def _shape(source: Source) -> str:
+    shape = source.info.input_shape
+    if source.info.kind == "features":
+        return f"{shape[0]} features"
+    channels, height, width = shape
+    return f"{height}x{width} {'grey' if channels == 1 else 'colour'}"

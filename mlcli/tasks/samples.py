@@ -10,13 +10,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mlcli.data.augmentations import Augmentation
-from mlcli.data.config import ClassificationData, ImageCsv, RegressionData
-from mlcli.data.describe import describe_data
+from mlcli.data.config import Augmentation, ClassificationData, ImageCsv, RegressionData
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
 from mlcli.data.inputs import find_inputs
-from mlcli.data.source import Source
+from mlcli.data.source import Source, describe_data
 from mlcli.engine.contract import Batch, Inputs, Named, Record
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mlcli.data import augmentations as c
+from mlcli.data import config as c
 from mlcli.data.augment.build import Augment, resized_crop_of
 from mlcli.data.info import DataInfo
 from mlcli.data.randomness import sample_keys

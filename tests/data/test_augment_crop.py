@@ -7,7 +7,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop as Reference
 from torchvision.transforms.v2 import functional
 
-from mlcli.data.augment import crop
+from mlcli.data.augment import geometry as crop
 from mlcli.data.randomness import KeyedRandom, sample_keys
 
 RANDOM = torch.Generator().manual_seed(0)

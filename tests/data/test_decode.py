@@ -347,7 +347,7 @@ def test_short_cuts_stay_faithful():
 
 def test_short_cut_is_taken(tmp_path):
     with decode.opened(encoded(noise(800, 600), "JPEG")) as image:
-        shrink = decode._draft(image, (800, 600), (0, 0, 800, 600), (30, 40))
+        shrink = decode.draft(image, (800, 600), (0, 0, 800, 600), (30, 40))
         assert shrink == 8
         assert image.size == (100, 75)
 
@@ -357,7 +357,7 @@ def test_short_cut_knows_which_side_is_which_in_a_turned_image():
     exif = Image.Exif()
     exif[0x0112] = 6
     with decode.opened(encoded(noise(1600, 400), "JPEG", exif=exif)) as image:
-        assert decode._draft(image, decode.upright_size(image), (0, 0, 400, 1600), (400, 100)) == 2
+        assert decode.draft(image, decode.upright_size(image), (0, 0, 400, 1600), (400, 100)) == 2
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

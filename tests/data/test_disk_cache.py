@@ -11,13 +11,12 @@ import torch
 from PIL import Image
 
 from mlcli.data import disk_cache
-from mlcli.data.augmentations import HorizontalFlip, RandomCrop
+from mlcli.data.config import HorizontalFlip, RandomCrop
 from mlcli.data.decode import Preparation
 from mlcli.data.disk_cache import READ_BATCH, DiskCache, default_folder
 from mlcli.data.feed import SampleFeed
-from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
-from mlcli.data.source import Arrays, Source
+from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import ConfigError, DataError, OutputError
 

@@ -7,15 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.data import augmentations as c
-from mlcli.data.augment.crop import sample_crop_boxes
+from mlcli.data import config as c
+from mlcli.data.augment.geometry import sample_crop_boxes
 from mlcli.data.decode import Preparation
 from mlcli.data.disk_cache import READ_BATCH
 from mlcli.data.feed import SampleFeed
-from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
 from mlcli.data.randomness import KeyedRandom, sample_keys
-from mlcli.data.source import Arrays, Source
+from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import ConfigError, DataError
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from mlcli.data.resize import write
+from mlcli.data.decode import resize
 
 
 def noise(height: int, width: int, channels: int) -> np.ndarray:
@@ -17,7 +17,7 @@ def noise(height: int, width: int, channels: int) -> np.ndarray:
 def resized(pixels: np.ndarray, box, size: tuple[int, int]) -> np.ndarray:
     """[H, W, C], as whole numbers that can be subtracted."""
     out = np.zeros((3 if pixels.ndim == 3 else 1, *size), np.uint8)
-    write(pixels, box, out)
+    resize(pixels, box, out)
     return out.transpose(1, 2, 0).astype(int)
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from mlcli.data import inspection
 from mlcli.data.config import ImageCsv, ImageFolder
 from mlcli.data.decode import Preparation
-from mlcli.data.files import ImageFilesSamples
+from mlcli.data.source import ImageFilesSamples
 from mlcli.data.sources.build import build_source
+from mlcli.data.sources.listing import read_folder
 from mlcli.errors import DataError
 
 CLASSES = ("ant", "bee", "cat")
@@ -209,10 +210,12 @@ def test_unreadable_folder_as_somebody_else():
         (root / "bee").chmod(0o000)
         os.seteuid(65534)
         error = fault(root)
+        kinds = [finding.kind for finding in read_folder(root).findings]
     finally:
         os.seteuid(0)
         shutil.rmtree(root)
     assert f"(Permission denied): {root / 'bee'}" in error.what
+    assert "empty-class" not in kinds
     assert error.where == str(root)
 
 
@@ -221,8 +224,10 @@ def test_unreadable_folder(tmp_path):
     write_classes(tmp_path)
     (tmp_path / "bee").chmod(0o000)
     error = fault(tmp_path)
+    kinds = [finding.kind for finding in read_folder(tmp_path).findings]
     (tmp_path / "bee").chmod(0o755)
     assert f"(Permission denied): {tmp_path / 'bee'}" in error.what
+    assert "empty-class" not in kinds
     assert error.where == str(tmp_path)
 
 

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from mlcli.data.files import ImageFilesSamples
-from mlcli.data.source import Source
+from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.experiment import Experiment
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.task import ClassificationTask

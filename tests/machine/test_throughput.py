@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.data.augmentations import CutMix, HorizontalFlip, RandomCrop, RandomResizedCrop
+from mlcli.data.config import CutMix, HorizontalFlip, RandomCrop, RandomResizedCrop
 from mlcli.data.feed import BatchFeed
 from mlcli.data.source import Source
 from mlcli.engine.contract import Batch

@@ -19,7 +19,7 @@ import pytest
 from torchvision import datasets
 
 from mlcli.data.config import TorchvisionSet
-from mlcli.data.sources import archives
+from mlcli.data.sources import torchvision_sets as archives
 from mlcli.data.sources.build import build_source
 from mlcli.errors import DataError
 from tests.reliability.hostile_files import KILL_CANARY, Call

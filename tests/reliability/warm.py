@@ -6,7 +6,7 @@ import torch
 
 NEEDED = (
     "mlcli.commands.train",
-    "mlcli.data.sources.embedded",
+    "mlcli.data.sources.arrays",
     "mlcli.engine.launch",
     "mlcli.engine.resume",
     "mlcli.engine.saver",

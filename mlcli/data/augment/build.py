@@ -7,8 +7,8 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from mlcli.data import augmentations as c
-from mlcli.data.augment import colour, crop, geometry, policy
+from mlcli.data import config as c
+from mlcli.data.augment import colour, geometry, policy
 from mlcli.data.augment.mix import Mix, Mixing
 from mlcli.data.info import DataInfo
 from mlcli.data.randomness import KeyedRandom
@@ -60,9 +60,9 @@ def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
     match config:
         case c.RandomCrop():
             _check_padding(config, info)
-            return partial(crop.random_crop, padding=config.padding, fill=config.fill)
+            return partial(geometry.random_crop, padding=config.padding, fill=config.fill)
         case c.RandomResizedCrop():
-            return partial(crop.random_resized_crop, area=config.area, ratio=config.ratio)
+            return partial(geometry.random_resized_crop, area=config.area, ratio=config.ratio)
         case c.HorizontalFlip():
             return partial(geometry.random_flip, p=config.p, dim=3)
         case c.VerticalFlip():
@@ -76,7 +76,7 @@ def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
         case c.Grayscale():
             return partial(colour.random_grey, p=config.p)
         case c.Cutout():
-            return partial(crop.cutout, size=config.size, p=config.p, fill=255 * torch.tensor(info.mean))
+            return partial(geometry.cutout, size=config.size, p=config.p, fill=255 * torch.tensor(info.mean))
         case c.RandAugment():
             return partial(policy.rand_augment, num_ops=config.num_ops, magnitude=config.magnitude)
         case c.TrivialAugment():

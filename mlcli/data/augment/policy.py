@@ -75,10 +75,6 @@ def _to_uint8(images: Tensor) -> Tensor:
 # --- the operations: (images uint8, signed strength [B], limits) -> images in 0..255 ----------------------------------
 
 
-def _identity(images: Tensor, _strength: Tensor, _limits: Limits) -> Tensor:
-    return images
-
-
 def _shear_x(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
     slope = strength * limits.shear  # about the upper left corner, as PIL does it
     return geometry.warp(images, _map(strength, [1, slope, slope * (images.shape[2] / 2)], [0, 1, 0]))
@@ -151,7 +147,7 @@ def _equalize(images: Tensor, _strength: Tensor, _limits: Limits) -> Tensor:
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor, Limits], Tensor]] = {
-    "identity": _identity,
+    "identity": lambda images, _strength, _limits: images,
     "shear_x": _shear_x,
     "shear_y": _shear_y,
     "translate_x": _translate_x,

@@ -9,7 +9,7 @@ from mlcli.data.check.table import examine_rows, rows_of_source
 from mlcli.data.config import ClassificationData, EmbeddedTable, ImageCsv, ImageFolder, RegressionData, TableFile, Xor
 from mlcli.data.finding import Finding
 from mlcli.data.source import Source
-from mlcli.data.sources.build import build_source, list_images, list_rows, listed_source
+from mlcli.data.sources.build import build_source, list_images, list_rows, listed_source, selection
 from mlcli.data.sources.tables import table_source
 from mlcli.errors import DataError
 
@@ -27,7 +27,7 @@ def examine(config: ClassificationData | RegressionData, *, regression: bool) ->
     if isinstance(config, TableFile):
         table = list_rows(config, regression=regression)
         examination = examine_rows(table)
-        source = _ask_training(examination, lambda: table_source(table, config.select))
+        source = _ask_training(examination, lambda: table_source(table, **selection(config)))
     else:
         examination = Examination()
         source = _ask_training(examination, lambda: build_source(config, regression=regression))

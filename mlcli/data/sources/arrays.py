@@ -1,19 +1,28 @@
-"""Sources that lie in memory: arrays of images, and rows of numbers with their selection and statistics."""
+"""Sources that lie in memory: arrays of images, rows of numbers with their selection and statistics.
 
+Among them those that need no download: scikit-learn's own copies, and the exclusive or.
+"""
+
+import gzip
+import io
 import warnings
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.data.config import FeatureSelection
 from mlcli.data.decode import Preparation
 from mlcli.data.info import DataInfo
+from mlcli.data.inspection import feature_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import Arrays, Source
 from mlcli.data.splits import split_indices
-from mlcli.data.statistics import feature_statistics, pixel_counts, pixel_statistics
 from mlcli.errors import DataError
+
+Method = Literal["mutual_info", "univariate"]
+"""How features are judged."""
 
 # --- images ----------------------------------------------------------------------------------------------------------
 
@@ -60,7 +69,8 @@ def feature_source(
     target: str,
     origin: str,
     numbers: np.ndarray | None = None,
-    select: FeatureSelection | None = None,
+    keep: int | None = None,
+    method: Method = "mutual_info",
     notes: tuple[str, ...] = (),
 ) -> Source:
     """A source of features in memory.
@@ -71,14 +81,16 @@ def feature_source(
         splits: the rows of each split.
         columns: how the features are encoded, as plain data; goes into `DataInfo.preparation`.
         numbers: int [N], what names each row: its line in the file. None for its index.
+        keep: how many features are kept, the most informative about the target in the training split; None for all.
+        method: mutual_info finds any dependence; univariate, the F-test, finds linear ones and is faster.
     """
     names, numeric = feature_names(columns)
     train = splits["train"]
     chosen = np.arange(len(names))
-    if select is not None:
-        chosen = _select(rows[train], targets[train], numeric, select, classify=bool(class_names))
+    if keep is not None:
+        chosen = _select(rows[train], targets[train], numeric, keep, method, classify=bool(class_names))
         kept = ", ".join(names[feature] for feature in chosen)
-        notes = (*notes, f"kept {len(chosen)} of {len(names)} features by {select.method}: {kept}")
+        notes = (*notes, f"kept {len(chosen)} of {len(names)} features by {method}: {kept}")
     mean, std = feature_statistics(rows[np.ix_(train, chosen)], numeric[chosen])
     features = [names[feature] for feature in chosen]
     needed = [column for column in columns if set(feature_names([column])[0]) & set(features)]
@@ -110,25 +122,25 @@ def feature_names(columns: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]
 
 
 def _select(
-    rows: np.ndarray, targets: np.ndarray, numeric: np.ndarray, select: FeatureSelection, *, classify: bool
+    rows: np.ndarray, targets: np.ndarray, numeric: np.ndarray, keep: int, method: Method, *, classify: bool
 ) -> np.ndarray:
     """Positions of the features with the highest scores, in their original order."""
     from sklearn.feature_selection import f_classif, f_regression, mutual_info_classif, mutual_info_regression
 
-    if select.keep > rows.shape[1]:
+    if keep > rows.shape[1]:
         raise DataError(
-            f"data.select.keep: {select.keep} features cannot be kept, there are {rows.shape[1]}",
+            f"data.select.keep: {keep} features cannot be kept, there are {rows.shape[1]}",
             where="data.select.keep",
             fix=f"data.select.keep={rows.shape[1]} or smaller",
         )
-    if select.method == "mutual_info":  # noise breaks ties among equal numbers: fixed, so that the choice is repeatable
+    if method == "mutual_info":  # noise breaks ties among equal numbers: fixed, so that the choice is repeatable
         score = mutual_info_classif if classify else mutual_info_regression
         scores = score(rows, targets, discrete_features=~numeric, random_state=0)
     else:
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # a constant feature scores 0/0
             scores = (f_classif if classify else f_regression)(rows, targets)[0]
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0, posinf=np.finfo(float).max), kind="stable")
-    return np.sort(order[: select.keep])
+    return np.sort(order[:keep])
 
 
 def _target_statistics(targets: np.ndarray, name: str, where: str) -> dict[str, float]:
@@ -140,3 +152,97 @@ def _target_statistics(targets: np.ndarray, name: str, where: str) -> dict[str, 
             fix="predict another column: data.target",
         )
     return {"target_mean": mean, "target_std": std}
+
+
+# --- what needs no download ------------------------------------------------------------------------------------------
+
+
+XOR_POINTS = np.array([(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
+XOR_LABELS = np.array([0, 1, 1, 0])
+
+
+def digits(*, val: float = 0.15, test: float = 0.2, split_seed: int = 0) -> Source:
+    """8x8 digits, white on black, uint8: the counts 0 to 16 of set pixels in each 4x4 block, times 255 / 16."""
+    counts = _digit_rows()
+    images = torch.from_numpy(np.rint(counts[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    labels = torch.from_numpy(counts[:, -1].astype(np.int64))
+    class_names = tuple("0123456789")
+    splits = split_arrays(images, labels, class_names, {"val": val, "test": test}, split_seed, "digits")
+    return array_source(splits, class_names)
+
+
+def _digit_rows() -> np.ndarray:
+    """int [1797, 65]: the 64 counts of a picture and its label, as scikit-learn's `load_digits` reads them.
+
+    From the file in its package: importing scikit-learn costs half as much as importing torch, and nothing else of it
+    is needed before the first step.
+    """
+    spec = find_spec("sklearn")  # found, not imported
+    assert spec is not None, "scikit-learn is a dependency"
+    assert spec.submodule_search_locations, "scikit-learn is a package"
+    packed = Path(spec.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
+    return np.loadtxt(io.BytesIO(gzip.decompress(packed.read_bytes())), delimiter=",", dtype=np.int64)
+
+
+def embedded_table(
+    name: Literal["iris", "wine", "breast_cancer", "diabetes"],
+    *,
+    val: float = 0.15,
+    test: float = 0.15,
+    split_seed: int = 0,
+    keep: int | None = None,
+    method: Method = "mutual_info",
+) -> Source:
+    """Iris, wine, breast cancer or diabetes; diabetes in its original units, as the model standardises by itself."""
+    from sklearn import datasets
+
+    regression = name == "diabetes"
+    data = getattr(datasets, f"load_{name}")(**({"scaled": False} if regression else {}))
+    class_names = () if regression else tuple(map(str, data.target_names))
+    splits = split_indices(
+        len(data.target),
+        {"val": val, "test": test},
+        split_seed,
+        labels=None if regression else data.target,
+        class_names=class_names,
+        unit="rows",
+        where=name,
+    )
+    medians = np.median(data.data[splits["train"]], axis=0)
+    columns = [
+        {"name": str(feature), "kind": "number", "missing": float(median)}
+        for feature, median in zip(data.feature_names, medians, strict=True)
+    ]
+    return feature_source(
+        data.data,
+        data.target,
+        splits,
+        columns=columns,
+        class_names=class_names,
+        target="progression" if regression else "label",
+        origin=name,
+        keep=keep,
+        method=method,
+    )
+
+
+def xor(*, repeats: int = 1, noise: float = 0.0, split_seed: int = 0) -> Source:
+    """The four points in every split, `repeats` times, each with Gaussian noise of its own.
+
+    noise: standard deviation of it.
+    """
+    names = ("train", "val", "test")
+    size = len(XOR_POINTS) * repeats
+    points = np.tile(XOR_POINTS, (repeats * len(names), 1))
+    normal = np.concatenate(
+        [np.random.default_rng([split_seed, number]).normal(size=(size, 2)) for number in range(len(names))]
+    )
+    return feature_source(
+        points + noise * normal,
+        np.tile(XOR_LABELS, repeats * len(names)),
+        {split: np.arange(size) + number * size for number, split in enumerate(names)},
+        columns=[{"name": name, "kind": "number", "missing": 0.5} for name in ("x1", "x2")],
+        class_names=("false", "true"),
+        target="label",
+        origin="xor",
+    )

@@ -4,7 +4,7 @@ What lies in files is read in two steps, so that `data check` and training look 
 files or rows and everything that is wrong with them, and a strict one makes samples of that or refuses it.
 """
 
-from typing import assert_never
+from typing import Any, assert_never
 
 from mlcli.data.config import (
     ClassificationData,
@@ -18,7 +18,7 @@ from mlcli.data.config import (
     Xor,
 )
 from mlcli.data.source import Source
-from mlcli.data.sources.embedded import digits, embedded_table, xor
+from mlcli.data.sources.arrays import digits, embedded_table, xor
 from mlcli.data.sources.image_files import image_source
 from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
 from mlcli.data.sources.tables import FeatureTable, read_table, table_source
@@ -34,19 +34,31 @@ def build_source(config: ClassificationData | RegressionData, *, regression: boo
         case Digits():
             return digits(val=config.val, test=config.test, split_seed=config.split_seed)
         case TorchvisionSet():
-            return torchvision_set(config)
+            return torchvision_set(
+                config.name,
+                root=config.root,
+                download=config.download,
+                emnist_split=config.emnist_split,
+                val=config.val,
+                split_seed=config.split_seed,
+            )
         case ImageFolder() | ImageCsv():
             return listed_source(config, list_images(config))
         case TableFile():
-            return table_source(list_rows(config, regression=regression), config.select)
+            return table_source(list_rows(config, regression=regression), **selection(config))
         case EmbeddedTable():
             return embedded_table(
-                config.name, val=config.val, test=config.test, split_seed=config.split_seed, select=config.select
+                config.name, val=config.val, test=config.test, split_seed=config.split_seed, **selection(config)
             )
         case Xor():
             return xor(repeats=config.repeats, noise=config.noise, split_seed=config.split_seed)
         case _:
             assert_never(config)
+
+
+def selection(config: TableFile | EmbeddedTable) -> dict[str, Any]:
+    """Which features are kept, as keywords."""
+    return config.select.model_dump() if config.select else {}
 
 
 def list_images(config: ImageFolder | ImageCsv) -> Listing:

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 
 from mlcli.data.decode import Preparation
-from mlcli.data.files import ImageFilesSamples
 from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
-from mlcli.data.inspection import common_size, count_pixels, find_damaged
-from mlcli.data.source import Source
+from mlcli.data.inspection import common_size, count_pixels, find_damaged, imagenet_statistics, pixel_statistics
+from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.data.sources.listing import Listing
 from mlcli.data.splits import SPLITS, check_same_classes
-from mlcli.data.statistics import imagenet_statistics, pixel_statistics
 from mlcli.errors import DataError
 from mlcli.text import first_few
 

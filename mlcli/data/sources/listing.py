@@ -104,8 +104,10 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
             names, outside = walk.contents(place)
             loose += [os.path.join(place, name) for name in outside] if place else []
             for name in names:
-                found = walk.images_below(os.path.join(place, name))
-                empty += [] if found else [os.path.join(place, name)]
+                folder = os.path.join(place, name)
+                found = walk.images_below(folder)
+                if not found and walk.has_seen_all(folder):
+                    empty.append(folder)
                 groups.append((SPLITS.index(split), name, sorted(found)))
     groups.sort(key=lambda group: group[:2])
     class_names = tuple(sorted({name for _, name, found in groups if found}))
@@ -184,6 +186,11 @@ class _Walk:
             folders = self._unreadable.setdefault(error.strerror or str(error), [])
             folders += [folder] if folder not in folders else []
             return []
+
+    def has_seen_all(self, folder: str) -> bool:
+        """Whether it and all folders below it could be looked into."""
+        top = os.path.join(self._root + folder, "")
+        return not any(os.path.join(path, "").startswith(top) for paths in self._unreadable.values() for path in paths)
 
     def unreadable(self) -> list[Finding]:
         return [

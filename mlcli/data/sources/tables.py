@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.data.config import FeatureSelection
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.source import Source
-from mlcli.data.sources.arrays import feature_names, feature_source
+from mlcli.data.sources.arrays import Method, feature_names, feature_source
 from mlcli.data.sources.csv_file import Column, CsvFile, read_column, read_csv, read_number
 from mlcli.data.splits import SPLITS, check_same_classes, split_indices
 from mlcli.errors import DataError
@@ -223,8 +222,8 @@ def _typed(table: CsvFile, name: str, train: np.ndarray, categorical: bool, find
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-def table_source(table: FeatureTable, select: FeatureSelection | None = None) -> Source:
-    """The rows as samples; select: keep only the most telling features.
+def table_source(table: FeatureTable, *, keep: int | None = None, method: Method = "mutual_info") -> Source:
+    """The rows as samples, of which the `keep` most informative features are kept, judged by `method`.
 
     Raises DataError, with all rows of one kind of fault, for what no model could learn from.
     """
@@ -246,7 +245,8 @@ def table_source(table: FeatureTable, select: FeatureSelection | None = None) ->
         target=table.target if table.labels is None else "label",
         origin=table.origin,
         numbers=table.lines,
-        select=select,
+        keep=keep,
+        method=method,
         notes=tuple(notes),
     )
 

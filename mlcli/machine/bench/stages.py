@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mlcli.data.files import ImageFilesSamples
 from mlcli.data.order import Part
 from mlcli.data.reading import FileReader
+from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.contract import AugmentingFeed, Feed, Named
 from mlcli.engine.runtime import Runtime
 from mlcli.machine.bench.disk import CHUNK, read_cold, read_files

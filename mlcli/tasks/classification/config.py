@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from mlcli.data.augmentations import Augmentation
-from mlcli.data.config import ClassificationData
+from mlcli.data.config import Augmentation, ClassificationData
 from mlcli.engine.settings import TaskSettings
 from mlcli.models.config import FineTune, Linear, Mlp, Model, TorchvisionModel
 from mlcli.schema import Strict

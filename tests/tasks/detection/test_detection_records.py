@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.data.augmentations import HorizontalFlip
+from mlcli.data.config import HorizontalFlip
 from mlcli.data.decode import Preparation
-from mlcli.data.files import ImageFilesSamples
+from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.settings import Loader, Train
 from mlcli.tasks.detection.data import augmentations as c
 from mlcli.tasks.detection.data.build import build_source

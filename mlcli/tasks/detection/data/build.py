@@ -7,11 +7,10 @@ import numpy as np
 import torch
 
 from mlcli.data.decode import Preparation
-from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
-from mlcli.data.inspection import MAX_COUNTED, count_pixels
+from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics, pixel_counts, pixel_statistics
+from mlcli.data.source import ImageFilesSamples
 from mlcli.data.splits import SPLITS, split_indices
-from mlcli.data.statistics import imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco

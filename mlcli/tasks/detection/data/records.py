@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mlcli.data.decode import Preparation, read_image
-from mlcli.data.files import ImageFilesSamples
 from mlcli.data.info import DataInfo
-from mlcli.data.source import Arrays, Source
+from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.tasks.detection.boxes import placement
 from mlcli.tasks.detection.masks import Segmentation
 

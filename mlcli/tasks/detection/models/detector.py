@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from mlcli.data.statistics import IMAGENET_MEAN, IMAGENET_STD
+from mlcli.data.inspection import IMAGENET_MEAN, IMAGENET_STD
 from mlcli.models.normalized import PIXEL_PEAK
 from mlcli.tasks.detection.boxes import clip
 from mlcli.tasks.detection.nms import Method, suppress

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from mlcli.data.statistics import IMAGENET_MEAN
+from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.tasks.detection.models.detector import Common, Detector
 from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
 from mlcli.tasks.detection.targets import Detections, Targets, to_detections, to_lists

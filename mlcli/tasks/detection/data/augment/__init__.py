@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.augment.colour import random_colour
-from mlcli.data.augmentations import HorizontalFlip
+from mlcli.data.config import HorizontalFlip
 from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom
 from mlcli.errors import ConfigError
