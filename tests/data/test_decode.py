@@ -13,7 +13,8 @@ from PIL import Image, ImageFile
 from torchvision.transforms.v2 import functional
 
 from mlcli.data import decode
-from mlcli.data.decode import Preparation, read_files, read_image, read_size
+from mlcli.data.decode import Preparation, read_image, read_size
+from mlcli.data.inputs import ImageInputs
 from mlcli.errors import DataError
 
 COLOURS = {"red": (200, 30, 20), "green": (10, 180, 40), "blue": (30, 40, 210), "yellow": (220, 210, 30)}
@@ -406,7 +407,7 @@ def test_plain_data_round_trip_and_prediction(tmp_path):
     for number in range(3):
         paths.append(tmp_path / f"{number}.png")
         paths[-1].write_bytes(encoded(noise(seed=number), "PNG"))
-    batch = read_files(preparation.to_plain(), paths)
+    _, batch, _ = ImageInputs(paths, Preparation.from_plain(preparation.to_plain())).read(range(3))
     assert batch.shape == (3, 1, 16, 12)
     out = np.empty((1, 16, 12), np.uint8)
     preparation.decode(paths[2], out)
