@@ -81,9 +81,9 @@ def schema(
 
     Example: mlcli schema > mlcli.schema.json
     """
-    from mlcli.commands import schema
+    from mlcli.commands import init
 
-    schema.run(markdown)
+    init.run_schema(markdown)
 
 
 @app.command("env-check")
@@ -171,11 +171,7 @@ def lr_find(
 
 
 @data_app.command("check")
-def data_check(
-    arguments: Arguments = None,
-    as_json: Json = False,
-    out: Out = Path("runs"),
-) -> None:
+def data_check(arguments: Arguments = None, as_json: Json = False, out: Out = Path("runs")) -> None:
     """Find what is wrong with the data, all of it in one pass: damage, duplicates, leaks, labels, balance.
 
     Exit code 0: nothing that matters; 4: an error was found.
@@ -294,17 +290,14 @@ def predict(
 
 
 @app.command()
-def report(
-    run: Run,
-    out: Out = Path("runs"),
-) -> None:
+def report(run: Run, out: Out = Path("runs")) -> None:
     """Write report.html again: curves, baselines, mistakes and all, in one file that needs no network.
 
     Example: mlcli report digits
     """
-    from mlcli.commands import report
+    from mlcli.commands import runs
 
-    report.run(run, out)
+    runs.run_report(run, out)
 
 
 @runs_app.callback()

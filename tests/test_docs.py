@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlcli import experiment
-from mlcli.commands import schema
+from mlcli.commands import init
 from mlcli.experiment import TASKS, Experiment, config_type
 from mlcli.schema.reference import _slug
 from mlcli.schema.words import walk
@@ -20,9 +20,9 @@ def test_page_is_current():
 
 
 def test_command_prints_the_page_and_the_schema(capsys):
-    schema.run(markdown=True)
+    init.run_schema(markdown=True)
     assert capsys.readouterr().out == experiment.reference()
-    schema.run()
+    init.run_schema()
     assert capsys.readouterr().out.startswith('{\n  "$schema": "https://json-schema.org/')
 
 

@@ -80,28 +80,19 @@ def _page(result: dict[str, Any], note: str, path: Path) -> str:
         head.append(["caveat", result["caveat"]])
     scores = [[name.replace("_", " "), number(value)] for name, value in result["metrics"].items()]
     parts = [table(head[0], head[1:], left=2), table(scores[0], scores[1:])]
-    if "classes" in result:
-        parts.append(_class_table(result["classes"]))
-        if len(result["classes"]) <= LARGEST_MATRIX:
-            names = result.get("confusion_names") or [c["name"] for c in result["classes"]]
-            parts.append(_matrix(names, result["confusion"]))
+    if classes := result.get("classes", []):
+        keys = [key for key in ("ap", "ap50", "precision", "recall", "f1") if key in classes[0]]
+        rows = [[c["name"], *(number(c[key]) for key in keys), f"{c['support']:,}"] for c in classes[:MOST_CLASSES]]
+        left_out = len(classes) - len(rows)
+        more = f"\n... and {left_out} more classes; all of them with --json" if left_out else ""
+        parts.append(table(["class", *keys, "samples"], rows) + more)
+        if len(classes) <= LARGEST_MATRIX:
+            short = [truncated(name, 12) for name in result.get("confusion_names") or [c["name"] for c in classes]]
+            # Dots for zeros, so that mistakes stand out.
+            counts = [[str(count) if count else "·" for count in row] for row in result["confusion"]]
+            rows = [[name, *row] for name, row in zip(short, counts, strict=True)]
+            parts.append("confusion: rows are the truth, columns what the model said\n" + table(["", *short], rows))
     if "breakdown" in result:
         rows = [[kind["name"], f"{kind['count']:,}", number(kind["delta_map50"])] for kind in result["breakdown"]]
         parts.append(table(["mistakes", "count", "map50 lost to them"], rows))
     return "\n\n".join([*parts, f"written: {path}"])
-
-
-def _class_table(classes: list[dict[str, Any]]) -> str:
-    keys = [key for key in ("ap", "ap50", "precision", "recall", "f1") if key in classes[0]]
-    rows = [[c["name"], *(number(c[key]) for key in keys), f"{c['support']:,}"] for c in classes[:MOST_CLASSES]]
-    text = table(["class", *keys, "samples"], rows)
-    left_out = len(classes) - len(rows)
-    return text + (f"\n... and {left_out} more classes; all of them with --json" if left_out else "")
-
-
-def _matrix(names: list[str], confusion: list[list[int]]) -> str:
-    """Counts with a dot for zero, so that mistakes stand out."""
-    short = [truncated(name, 12) for name in names]
-    counts = [[str(count) if count else "·" for count in row] for row in confusion]
-    rows = [[name, *row] for name, row in zip(short, counts, strict=True)]
-    return "confusion: rows are the truth, columns what the model said\n" + table(["", *short], rows)

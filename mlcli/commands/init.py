@@ -1,4 +1,4 @@
-"""`mlcli init`: a commented YAML to start from, for a built-in data set or for a person's own; the tasks propose it."""
+"""`mlcli init`: a commented YAML to start from, as the tasks propose it for some data; `mlcli schema`: all its keys."""
 
 import difflib
 import json
@@ -44,6 +44,14 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
         if fact.startswith("WARNING: "):
             print(f"warning: {fact.removeprefix('WARNING: ')}")
     print(f"next: mlcli train {shlex.quote(str(output))}")
+
+
+def run_schema(markdown: bool = False) -> None:
+    """Print the JSON schema of the YAML, or with `markdown` the text of docs/config.md."""
+    if markdown:
+        print(experiment.reference(), end="")
+    else:
+        print(json.dumps(experiment.json_schema(), indent=2))
 
 
 def _draft(what: str, folder: Path) -> Draft:

@@ -9,7 +9,7 @@ from mlcli.commands.common import load_experiment, write_picture
 from mlcli.errors import ExitCode
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from torch import nn
 
     from mlcli.engine.contract import Batch, Task
     from mlcli.engine.runtime import Runtime
@@ -44,6 +44,7 @@ def run(
     """
     experiment = load_experiment("inspect", config, overrides)
 
+    from mlcli.engine.contract import DrawsBatches, DrawsUntrained
     from mlcli.engine.optimizer import kept_bytes, size_of
     from mlcli.engine.rehearsal import check_batches
     from mlcli.engine.run import check_writable
@@ -67,9 +68,12 @@ def run(
     memory = kept_bytes(task.model, settings, task.lr_scale)
     memory |= {"activations": anatomy.saved_bytes, "batch": size_of([batch.inputs])}
     first_loss = _first_loss(task, batch, runtime, anatomy)
+    picture = task.batch_picture(batch) if isinstance(task, DrawsBatches) else None
+    drawn = {} if picture is None else {"batch": picture}
+    drawn |= task.inspection_pictures(batch) if isinstance(task, DrawsUntrained) else {}
     pictures = {
         title: write_picture(root / "inspect" / f"{experiment.name}-{title.replace(' ', '-')}.png", picture)
-        for title, picture in _pictures(task, batch).items()
+        for title, picture in drawn.items()
     }
     if as_json:
         report = {"config": str(config), "overrides": overrides, **pages.plain(anatomy), "memory_bytes": memory,
@@ -98,7 +102,7 @@ def _take_apart(task: "Task", batch: "Batch", runtime: "Runtime", *, pixels: boo
 
     few = batch.first(MEASURED)
 
-    def forward(net: Any) -> None:
+    def forward(net: "nn.Module") -> None:
         runtime.seed_step(0)
         with runtime.autocast():
             task.losses(net, few)
@@ -129,12 +133,3 @@ def _first_loss(task: "Task", batch: "Batch", runtime: "Runtime", anatomy: "Anat
         verdict = "as expected" if abs(miss) <= TOLERANCE else "high" if miss > 0 else "low"
     return {"loss": loss, "terms": {name: term.item() for name, term in terms.items()}, "samples": len(part),
             "at_random": at_random, "formula": formula, "verdict": verdict}  # fmt: skip
-
-
-def _pictures(task: "Task", batch: "Batch") -> dict[str, "Image"]:
-    """What there is to be seen of a batch, by title."""
-    from mlcli.engine.contract import DrawsBatches, DrawsUntrained
-
-    picture = task.batch_picture(batch) if isinstance(task, DrawsBatches) else None
-    pictures = {} if picture is None else {"batch": picture}
-    return pictures | (task.inspection_pictures(batch) if isinstance(task, DrawsUntrained) else {})

@@ -1,4 +1,4 @@
-"""`mlcli runs`: what was trained and how well; `mlcli runs compare`: what differed, and what came out."""
+"""`mlcli runs`: what was trained and how well; `runs compare`: what differed; `mlcli report`: the page of one run."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli.errors import CheckpointError
-from mlcli.text import ABSENT, duration, number, table, truncated
+from mlcli.text import ABSENT, duration, number, shown, table, truncated
 
 if TYPE_CHECKING:
     from mlcli.engine.run import RunFolder
@@ -52,14 +52,16 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
     for s in summaries:
         if s["state"] == "unreadable":
             raise CheckpointError(s["error"], where=s["path"])
-    differing = _differing(configs)
-    drawn = _draw(folders, picture or root / f"{_picture_name(folders)}.png")
+    keys = dict.fromkeys(key for config in configs for key in config)  # each once, in the order of the files
+    columns = {key: [config.get(key) for config in configs] for key in keys}
+    differing = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
+    compared = "-".join(dict.fromkeys(folder.path.parent.name for folder in folders))  # each name once
+    drawn = _draw(folders, picture or root / f"{f'compare-{compared}'[:LONGEST_FILE_NAME]}.png")
     if as_json:
         print(json.dumps({"runs": summaries, "config": differing, "picture": str(drawn) if drawn else None}, indent=2))
         return
-    rows = [[key, *map(_value, values)] for key, values in differing.items()] or [
-        ["(no difference in config)", *[""] * len(folders)]
-    ]
+    rows = [[key, *map(_value, values)] for key, values in differing.items()]
+    rows = rows or [["(no difference in config)", *[""] * len(folders)]]
     rows += [[""] * (len(folders) + 1), *_outcomes(summaries)]
     print(table(["", *(s["run"] for s in summaries)], rows))
     if drawn:
@@ -81,10 +83,12 @@ def _draw(folders: list["RunFolder"], path: Path) -> Path | None:
     return path
 
 
-def _picture_name(folders: list["RunFolder"]) -> str:
-    """compare-mlp-cnn, each name once."""
-    names = "-".join(dict.fromkeys(folder.path.parent.name for folder in folders))
-    return f"compare-{names}"[:LONGEST_FILE_NAME]
+def run_report(run: str, root: Path) -> None:
+    """Write report.html into a run folder and say where it lies. Raises CheckpointError if there is no such run."""
+    from mlcli.engine.run import open_run
+    from mlcli.report.page.write import write_report
+
+    print(f"written: {shown(write_report(open_run(run, root)))}")
 
 
 def summary(run: "RunFolder") -> dict[str, Any]:
@@ -113,13 +117,6 @@ def summary(run: "RunFolder") -> dict[str, Any]:
         return {**known, "state": "unreadable", "error": f"status.json is not as it was written ({error})"}
 
 
-def _differing(configs: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Dotted key -> its value in each config, None where it lacks, for the keys whose values are not all the same."""
-    keys = dict.fromkeys(key for config in configs for key in config)  # each once, in the order of the files
-    columns = {key: [config.get(key) for config in configs] for key in keys}
-    return {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
-
-
 def _found(root: Path) -> list["RunFolder"]:
     """The runs there are, and folders that were begun as runs but have no status."""
     from mlcli.engine.run import RunFolder, list_runs
@@ -143,15 +140,14 @@ def _planned_epochs(run: "RunFolder", status: dict[str, Any]) -> int | None:
 def _row(s: dict[str, Any]) -> list[str]:
     if s["state"] == "unreadable":
         return [s["run"], "unreadable", *[ABSENT] * 5]
-    return [s["run"], s["state"], _when(s["started"]), _epochs(s), _best(s), _test(s), duration(s["seconds"])]
+    metric = (s["best"] or {}).get("metric")  # that decided what is best
+    test = number(s["scores"].get("test", {}).get(metric))
+    return [s["run"], s["state"], _when(s["started"]), _epochs(s), _best(s), test, duration(s["seconds"])]
 
 
 def _outcomes(summaries: list[dict[str, Any]]) -> list[list[str]]:
-    rows = [
-        ["state", *(s["state"] for s in summaries)],
-        ["epochs", *map(_epochs, summaries)],
-        ["best", *map(_best, summaries)],
-    ]
+    rows = [["state", *(s["state"] for s in summaries)], ["epochs", *map(_epochs, summaries)]]
+    rows.append(["best", *map(_best, summaries)])
     scores = dict.fromkeys(
         (split, metric) for s in summaries for split, values in s["scores"].items() for metric in values
     )
@@ -179,12 +175,6 @@ def _best(s: dict[str, Any]) -> str:
     if not best or best["value"] is None:
         return ABSENT
     return f"{best['split'] or 'val'} {best['metric']} {number(best['value'])}"
-
-
-def _test(s: dict[str, Any]) -> str:
-    """The metric that decided what is best, on the test split."""
-    metric = (s["best"] or {}).get("metric")
-    return number(s["scores"].get("test", {}).get(metric))
 
 
 def _value(value: Any) -> str:

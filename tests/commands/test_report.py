@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mlcli.commands import report
+from mlcli.commands import runs
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError
 
@@ -15,7 +15,7 @@ def test_the_page_is_written_again_from_the_folder_alone(runs_root, tmp_path, ca
     moved = tmp_path / "elsewhere" / run.path.name
     shutil.copytree(run.path, moved, ignore=shutil.ignore_patterns("*.ckpt", "*.safetensors", "tensorboard"))
     (moved / "report.html").unlink(missing_ok=True)
-    report.run(str(moved), tmp_path)
+    runs.run_report(str(moved), tmp_path)
     assert capsys.readouterr().out == f"written: {moved / 'report.html'}\n"
     page = (moved / "report.html").read_text()
     metric = run.status()["best"]["metric"]
@@ -29,4 +29,4 @@ def test_the_page_is_written_again_from_the_folder_alone(runs_root, tmp_path, ca
 
 def test_there_must_be_such_a_run(runs_root):
     with pytest.raises(CheckpointError, match="'nothing' is not a run"):
-        report.run("nothing", runs_root)
+        runs.run_report("nothing", runs_root)

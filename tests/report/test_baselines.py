@@ -21,7 +21,7 @@ from mlcli.report import classical
 from mlcli.report.baselines import Baselines, baselines, class_scores, measure, number_scores
 from mlcli.report.classical import spread
 from mlcli.tasks.classification.metrics import ClassificationMetrics
-from mlcli.tasks.regression.metrics import RegressionMetrics
+from mlcli.tasks.regression.task import RegressionMetrics
 
 WINE = "task: classification\ndata: {name: wine}\nmodel: {name: linear}\n"
 DIABETES = "task: regression\ndata: {name: diabetes}\nmodel: {name: linear}\n"

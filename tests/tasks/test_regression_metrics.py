@@ -7,7 +7,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from torch import Tensor
 
 from mlcli.engine.contract import Batch
-from mlcli.tasks.regression.metrics import RegressionMetrics
+from mlcli.tasks.regression.task import RegressionMetrics
 
 
 def measured(predictions: Tensor, truth: Tensor, batch_size: int = 7) -> RegressionMetrics:

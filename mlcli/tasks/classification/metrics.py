@@ -62,8 +62,16 @@ class ClassificationMetrics:
         confidence, answer = predictions.max(dim=1)  # of equals, the first class
         cells = truth * self.num_classes + answer  # bincount would wait for the largest of them
         self.confusion.view(-1).scatter_add_(0, cells, torch.ones_like(cells))
-        self._top5_hits += (_rank_of_truth(predictions, truth) < TOP).sum()
-        self._bins += _calibration(confidence, answer == truth).to(self._bins.dtype)
+        # How many classes stand before the true one; of equals, the first class stands first, as in argmax.
+        true = predictions.gather(1, truth[:, None])
+        classes = torch.arange(self.num_classes, device=predictions.device)
+        before = (predictions > true) | ((predictions == true) & (classes < truth[:, None]))
+        self._top5_hits += (before.sum(dim=1) < TOP).sum()
+        # The bins are ((m - 1) / M, m / M]; a mask, since floats that scatter_add adds come out differently each time.
+        bins = ((confidence * CALIBRATION_BINS).ceil().long() - 1).clamp(0, CALIBRATION_BINS - 1)
+        inside = bins == torch.arange(CALIBRATION_BINS, device=bins.device)[:, None]  # [bins, B]
+        sums = [inside.sum(1), (inside * confidence).sum(1), (inside & (answer == truth)).sum(1)]
+        self._bins += torch.stack(sums).to(self._bins.dtype)
         self._curves.update(predictions, truth)
         self.mistakes.update(confidence, answer, truth, batch.indices.to(truth.device, non_blocking=True))
 
@@ -133,22 +141,6 @@ class ClassificationMetrics:
             ],
             "calibration": self.calibration(),
         }
-
-
-def _rank_of_truth(predictions: Tensor, truth: Tensor) -> Tensor:
-    """How many classes stand before the true one, int64 [B]; of equals, the first class stands first, as in argmax."""
-    true = predictions.gather(1, truth[:, None])
-    classes = torch.arange(predictions.shape[1], device=predictions.device)
-    before = (predictions > true) | ((predictions == true) & (classes < truth[:, None]))
-    return before.sum(dim=1)
-
-
-def _calibration(confidence: Tensor, hit: Tensor) -> Tensor:
-    """[3, bins]: samples, summed confidence and hits of each bin ((m - 1) / M, m / M]."""
-    bins = ((confidence * CALIBRATION_BINS).ceil().long() - 1).clamp(0, CALIBRATION_BINS - 1)
-    # a mask, not scatter_add: floats added atomically come out differently each time
-    inside = bins == torch.arange(CALIBRATION_BINS, device=bins.device)[:, None]  # [bins, B]
-    return torch.stack([inside.sum(1), (inside * confidence).sum(1), (inside & hit).sum(1)])
 
 
 def _per_class(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,19 +5,117 @@ whether the target is in grams or in tonnes; predictions and metrics are in the 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from mlcli.data.source import Source
-from mlcli.engine.contract import Batch, Record
+from mlcli.engine.contract import Batch, Direction, Record
 from mlcli.tasks.regression.config import Regression
-from mlcli.tasks.regression.metrics import RegressionMetrics
 from mlcli.tasks.samples import SamplePredictor, SampleTask
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of answers and targets, float32 [B] each, in standard deviations of the target."""
+KEPT = 2000
+"""Pairs of truth and answer: enough for a picture."""
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_HASH_BITS, _HASH_FACTOR = 32, 2654435769  # 2 ** 32 / golden ratio: neighbours land far apart (Knuth 1998, 6.4)
+
+
+class RegressionMetrics:
+    """How far off a regression is on a split, in the target's own unit, gathered on the device.
+
+    The spread of the targets is merged batch by batch from means and squared deviations (Chan, Golub & LeVeque 1983),
+    which stays exact where sums of squares would cancel. Some pairs of truth and answer are kept: those whose
+    positions, hashed, come first, so that it is the same even sample for any batches (bottom-k sampling, Cohen & Kaplan
+    2007).
+
+    Args:
+        device: where predictions arrive; `update` leaves everything there.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.directions: dict[str, Direction] = {"mae": "min", "rmse": "min", "r2": "max"}
+        decimals = torch.float32 if torch.device(device).type == "mps" else torch.float64  # mps has no float64
+        zero = torch.zeros((), dtype=decimals, device=device)
+        self._count, self._mean, self._spread = zero.clone(), zero.clone(), zero.clone()
+        self._absolute, self._squared = zero.clone(), zero.clone()
+        self._order = torch.full((KEPT,), 2**_HASH_BITS, dtype=torch.int64, device=device)  # hash; beyond all: nothing
+        self._indices = torch.zeros_like(self._order)
+        self._pairs = torch.zeros(2, KEPT, dtype=decimals, device=device)  # truth, answer
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        """Take in predictions [B] and batch.targets [B] without waiting for the device."""
+        if not len(batch):
+            return
+        truth = batch.targets.to(self._mean.dtype)
+        miss = predictions.to(self._mean.dtype) - truth
+        self._absolute += miss.abs().sum()
+        self._squared += miss.square().sum()
+        mean = truth[0] + (truth - truth[0]).mean()  # exactly equal to all if they are equal, in float32 too
+        self._merge_spread(torch.full_like(self._count, len(batch)), mean, (truth - mean).square().sum())
+        indices = batch.indices.to(truth.device, non_blocking=True)
+        self._keep(indices * _HASH_FACTOR % 2**_HASH_BITS, indices, torch.stack([truth, truth + miss]))
+
+    def merge(self, other: "RegressionMetrics") -> None:
+        """Add what another set of metrics has seen."""
+        device = self._mean.device
+        self._absolute += other._absolute.to(device)
+        self._squared += other._squared.to(device)
+        self._merge_spread(other._count.to(device), other._mean.to(device), other._spread.to(device))
+        self._keep(other._order.to(device), other._indices.to(device), other._pairs.to(device))
+
+    def _keep(self, order: Tensor, indices: Tensor, pairs: Tensor) -> None:
+        """Of what was kept and what is new, the first by hash."""
+        everything = torch.cat([self._order, order])
+        first = everything.argsort(stable=True)[:KEPT]
+        self._order = everything[first]
+        self._indices = torch.cat([self._indices, indices])[first]
+        self._pairs = torch.cat([self._pairs, pairs], dim=1)[:, first]
+
+    def _merge_spread(self, count: Tensor, mean: Tensor, spread: Tensor) -> None:
+        total = self._count + count
+        share = count / total.clamp(min=1)
+        gap = mean - self._mean
+        self._mean += gap * share
+        self._spread += spread + gap.square() * self._count * share
+        self._count = total
+
+    def compute(self) -> dict[str, float]:
+        """mae and rmse in the target's unit; r2 the share of its variance explained, at most 1.
+
+        Of a constant target r2 is 1 if it is met exactly and 0 otherwise, as in scikit-learn.
+        """
+        count, spread, absolute, squared = torch.stack(
+            [self._count, self._spread, self._absolute, self._squared]
+        ).tolist()
+        of_a_constant = 1.0 if squared == 0 else 0.0
+        r2 = 1 - squared / spread if spread > 0 else of_a_constant
+        return {"mae": absolute / max(count, 1), "rmse": (squared / max(count, 1)) ** 0.5, "r2": r2}
+
+    def learned(self) -> dict[str, Any]:
+        """Nothing: the output is the answer."""
+        return {}
+
+    def details(self) -> dict[str, Any]:
+        """Under "residuals": count of all samples; index, truth and answer of up to 2,000, evenly chosen, by position;
+        and quantiles of answer - truth by share ("5 %").
+        """
+        kept = ((self._order < 2**_HASH_BITS) & self._pairs.isfinite().all(0)).cpu()  # JSON knows no NaN
+        indices, by_position = self._indices.cpu()[kept].sort()
+        truth, answer = self._pairs.cpu().double()[:, kept][:, by_position]
+        shares = torch.tensor(QUANTILES, dtype=torch.float64)
+        values = torch.quantile(answer - truth, shares).tolist() if len(truth) else []
+        residuals = {
+            "count": int(self._count),
+            "index": indices.tolist(),
+            "truth": truth.tolist(),
+            "answer": answer.tolist(),
+            "quantiles": {f"{100 * share:.0f} %": value for share, value in zip(QUANTILES, values, strict=False)},
+        }
+        return {"residuals": residuals}
 
 
 class Regressor(SamplePredictor):
