@@ -1,4 +1,4 @@
-"""The doctor on folders of images: every planted fault is found in one pass, and a clean folder raises no alarm."""
+"""`mlcli data check` on folders of images: every planted fault is found in one pass, and a clean folder raises no alarm."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageEnhance
 
 from mlcli.data.check import scan
-from mlcli.data.check.doctor import examine
 from mlcli.data.check.duplicates import duplicate_findings, find_pairs
 from mlcli.data.check.examination import Examination
+from mlcli.data.check.examine import examine
 from mlcli.data.check.scan import Collection, HeldPictures
 from mlcli.data.config import Digits, ImageCsv, ImageFolder
 from mlcli.data.finding import Finding

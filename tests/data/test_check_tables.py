@@ -1,4 +1,4 @@
-"""The doctor on tables: every planted fault is found in one pass, and clean tables raise no alarm."""
+"""`mlcli data check` on tables: every planted fault is found in one pass, and clean tables raise no alarm."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 
-from mlcli.data.check.doctor import examine
 from mlcli.data.check.examination import Examination
+from mlcli.data.check.examine import examine
 from mlcli.data.check.table import robust_z
 from mlcli.data.config import ClassificationTable, RegressionTable, TableFile, Xor
 from mlcli.data.finding import Finding

@@ -1,4 +1,5 @@
-"""How the splits compare: classes that are missing, rare or far more frequent than others, and splits that look unlike.
+"""How the splits compare: classes that are missing, rare or far more frequent than others, splits that look unlike, and
+rows of a table that occur more than once, within a split or in two.
 
 Two samples of a number are compared by the Kolmogorov-Smirnov statistic: the largest distance between their cumulative
 distributions, 0 to 1. With many samples any difference is significant, so it has to be large as well.
@@ -11,8 +12,9 @@ import numpy as np
 from mlcli.data.check.images import sizes_read
 from mlcli.data.check.scan import Collection, Scan
 from mlcli.data.finding import Finding, Severity
-from mlcli.data.splits import class_balance
-from mlcli.text import plural
+from mlcli.data.sources.tables import FeatureTable
+from mlcli.data.splits import SPLITS, class_balance
+from mlcli.text import plural, share
 
 FEW_TO_TRAIN = 10
 """Samples below which a class is hardly learned; the usual few-shot benchmarks stop at 5 or 10."""
@@ -25,10 +27,14 @@ SHIFT = 0.1
 LARGE = 0.2
 SIGNIFICANT = 1e-4
 """Probability of such a distance by chance, after Bonferroni for all comparisons made."""
+COARSE = 0.5
+"""Share of different rows below which they repeat by nature: a table of few categories has no others."""
+CHANCE = 0.01
+"""Share of the rows held out up to which equal measurements may be chance; iris has one pair in 150."""
 FEWEST = 20  # samples of a split below which nothing is compared
 
 
-# --- classes --------------------------------------------------------------------------------------------------------
+# --- classes ---------------------------------------------------------------------------------------------------------
 
 
 def balance_findings(
@@ -93,7 +99,7 @@ def _shifted(table: dict[str, np.ndarray], unit: str) -> list[Finding]:
     return [Finding("note", "classes-shifted", what, tuple(places), fix)] if places else []
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def image_drift(collection: Collection, scan: Scan) -> list[Finding]:
@@ -132,3 +138,109 @@ def drift_findings(what: str, columns: dict[str, np.ndarray], rows: dict[str, np
                     places.append(f"{split}: {name} {here:.3g} in the median, {seen:.3g} in train")
     fix = "the score is of data unlike what was learned from; is that meant?"
     return [Finding("note", "drift", what, tuple(places), fix)] if places else []
+
+
+# --- rows that repeat ------------------------------------------------------------------------------------------------
+
+
+def is_coarse(table: FeatureTable) -> bool:
+    """Whether rows repeat because there are few different ones."""
+    return bool(table.columns) and len(_groups(table)[1]) < COARSE * len(table)
+
+
+def repeat_findings(table: FeatureTable, *, by_design: bool = False) -> list[Finding]:
+    """Equal rows across splits and with different answers first, which harm most.
+
+    by_design: they are meant to repeat.
+    """
+    if not table.columns:
+        return []
+    groups, sizes = _groups(table)
+    if not (sizes > 1).any():
+        return []
+    if by_design:
+        return [Finding("note", "coarse", f"all splits hold the same {len(sizes):,} different rows, as they should")]
+    coarse = is_coarse(table)
+    answers, known = _answers(table)
+    within, across, differing = [], [], []
+    order, ends = np.argsort(groups, kind="stable"), np.cumsum(sizes)
+    for number in np.flatnonzero(sizes > 1):
+        group = order[ends[number] - sizes[number] : ends[number]]
+        splits = table.split_of[group]
+        if len(np.unique(answers[group[known[group]]])) > 1:
+            differing.append(group[known[group]])
+        first: dict[tuple[int, int], int] = {}
+        for row, split, answer in zip(group.tolist(), splits.tolist(), answers[group].tolist(), strict=True):
+            if (split, answer) in first:
+                within.append((first[split, answer], row))
+            first.setdefault((split, answer), row)
+        trained = group[splits == 0]
+        if len(trained):
+            across += [(int(trained[0]), int(row)) for row in group[splits != 0]]
+    found = _rows_across(table, across, coarse)
+    if differing:
+        found.append(_conflicting(table, differing, coarse))
+    if coarse:
+        what = f"rows repeat by nature: {len(table):,} rows, {len(sizes):,} different ones"
+        found.append(Finding("note", "coarse", what, (), "a table of them may already be the best model"))
+    elif within:
+        what = f"{plural(len(within), 'row repeats', 'rows repeat')} another of the same split, answer included"
+        severity: Severity = "warning" if len(within) > CHANCE * len(table) else "note"
+        fix = "remove them, unless they were measured twice"
+        found.append(Finding(severity, "duplicates", what, _equal(table, within), fix))
+    return found
+
+
+def _groups(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the different rows each row is, int64 [N], and how often each occurs; the target aside."""
+    features = np.stack([column.codes for column in table.columns], axis=1)
+    _, groups, sizes = np.unique(features, axis=0, return_inverse=True, return_counts=True)
+    return groups.ravel(), sizes
+
+
+def _answers(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
+    """What is to be predicted, as codes, int64 [N], and where it is known, bool [N]."""
+    if table.labels is not None:
+        return table.labels, table.labels >= 0
+    assert table.amounts is not None
+    return np.unique(table.amounts, return_inverse=True)[1].astype(np.int64).ravel(), np.isfinite(table.amounts)
+
+
+def _rows_across(table: FeatureTable, pairs: list[tuple[int, int]], coarse: bool) -> list[Finding]:
+    if not pairs:
+        return []
+    severity: Severity = "note"
+    if coarse:
+        fix = "fine if rows like these are what the model will see"
+    elif len(pairs) > CHANCE * int((table.split_of != 0).sum()) and len(pairs) > 1:
+        severity, fix = "error", "keep each row in one split only: what was trained on must not be tested on"
+    else:
+        fix = "by chance, or measured once and entered twice?"
+    parts = []
+    for split, rows in table.splits.items():
+        count = sum(SPLITS[table.split_of[second]] == split for _, second in pairs)
+        if count:
+            which = plural(count, f"row of {split} is", f"rows of {split} are")
+            parts.append(f"{which} also in train ({share(count, len(rows))})")
+    return [Finding(severity, "duplicates-across-splits", ", ".join(parts), _equal(table, pairs), fix)]
+
+
+def _conflicting(table: FeatureTable, groups: list[np.ndarray], coarse: bool) -> Finding:
+    """How good the best answer can be where equal rows have different ones."""
+    count = sum(len(group) for group in groups)
+    what = f"{plural(count, 'row has', 'rows have')} the same features as another, but another '{table.target}'"
+    if table.labels is not None:
+        lost = sum(len(group) - int(np.bincount(table.labels[group]).max()) for group in groups)
+        what += f"; no model can be right about more than {100 - 100 * lost / len(table):.1f} % of all rows"
+    places = tuple(" = ".join(table.places(group)) for group in groups)
+    fix = "correct the wrong ones, or add a column that distinguishes them"
+    return Finding("note" if coarse or table.labels is None else "warning", "conflicting-rows", what, places, fix)
+
+
+def _equal(table: FeatureTable, pairs: list[tuple[int, int]]) -> tuple[str, ...]:
+    several = len(table.splits) > 1
+
+    def named(row: int) -> str:
+        return f"{table.name(row)} ({SPLITS[table.split_of[row]]})" if several else table.name(row)
+
+    return tuple(f"{named(first)} = {named(second)}" for first, second in pairs)

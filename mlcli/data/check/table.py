@@ -6,10 +6,9 @@ predict: constants and outliers.
 
 import numpy as np
 
-from mlcli.data.check.duplicates import is_coarse, repeat_findings
 from mlcli.data.check.examination import Examination
 from mlcli.data.check.labels import MAX_ROWS, label_findings, suspect, suspicion_findings
-from mlcli.data.check.splits import balance_findings, drift_findings
+from mlcli.data.check.splits import balance_findings, drift_findings, is_coarse, repeat_findings
 from mlcli.data.finding import Finding, Severity
 from mlcli.data.inspection import drawn
 from mlcli.data.source import Arrays, Source

@@ -4,8 +4,8 @@ from typing import Any, assert_never
 
 from torch import Tensor
 
-from mlcli.data.check.doctor import examine as examine_data
 from mlcli.data.check.examination import Examination
+from mlcli.data.check.examine import examine as examine_data
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
 from mlcli.tasks.classification import losses

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mlcli.data.check.examination import Examination, Sheet, refused
-from mlcli.data.check.pictures import examine_pictures
+from mlcli.data.check.examine import examine_pictures
 from mlcli.data.check.scan import Collection, FilePictures, HeldPictures, scan
 from mlcli.data.check.splits import balance_findings
 from mlcli.data.finding import Finding, Severity
