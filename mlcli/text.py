@@ -69,6 +69,13 @@ def sides(shape: Iterable[int]) -> str:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
+def same_sides(value: Sequence[int] | str | None) -> str:
+    """`2` for the same on both sides, `2x1` for height and width; words as they are, nothing for None."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return str(value[0]) if len(set(value)) == 1 else sides(value)
+
+
 def plural(number: int, one: str, many: str = "") -> str:
     """1 image, 2,000 images; `many` is `one` and an s unless given."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

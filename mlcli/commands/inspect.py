@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.common import load_experiment, write_picture
@@ -50,7 +51,6 @@ def run(
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report import anatomy as pages
-    from mlcli.report.layer_table import WIDTH, layer_table
     from mlcli.text import commands, paragraphs
 
     check_writable(root)
@@ -76,11 +76,12 @@ def run(
         for title, picture in drawn.items()
     }
     if as_json:
-        report = {"config": str(config), "overrides": overrides, **pages.plain(anatomy), "memory_bytes": memory,
+        report = {"config": str(config), "overrides": overrides, **anatomy.plain(), "memory_bytes": memory,
                   "first_loss": first_loss, "pictures": pictures}  # fmt: skip
         print(json.dumps(report, indent=2))
         return ExitCode.OK
-    print(layer_table(anatomy, depth))
+    width = max(80, min(pages.WIDTH, get_terminal_size((pages.WIDTH, 24)).columns))
+    print(pages.layer_table(anatomy, depth, width))
     if arithmetic:
         print("\n" + "\n".join(pages.arithmetic_lines(anatomy)))
     lines = [
@@ -91,7 +92,7 @@ def run(
         *(("picture", path) for path in pictures.values()),
     ]
     typed = shlex.join([str(config), *overrides])
-    print("\n" + paragraphs(lines, WIDTH))
+    print("\n" + paragraphs(lines, width))
     print(commands(f"mlcli lr-find {typed}", f"mlcli train {typed}"))
     return ExitCode.OK
 

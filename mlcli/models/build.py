@@ -12,13 +12,12 @@ from mlcli.data.info import DataInfo
 from mlcli.errors import ConfigError
 from mlcli.models import cnn
 from mlcli.models import config as c
-from mlcli.models.finetune import FineTuning
-from mlcli.models.layers import count_parameters, megabytes
-from mlcli.models.mlp import MLP, Perceptron
-from mlcli.models.normalized import Normalized
+from mlcli.models.layers import Normalized, count_parameters, megabytes
+from mlcli.models.mlp import MLP
 from mlcli.models.resnet import ResNet
 from mlcli.models.torchvision_models import torchvision_model
 from mlcli.models.vgg import VGG, refuse_small_images
+from mlcli.models.weights import FineTuning
 
 
 def build(config: c.Model, info: DataInfo) -> nn.Module:
@@ -29,7 +28,7 @@ def build(config: c.Model, info: DataInfo) -> nn.Module:
     inputs, outputs, init = prod(info.input_shape), info.num_outputs, config.init
     match config:
         case c.Linear():
-            return Perceptron(inputs, outputs, init=init)
+            return MLP(inputs, outputs, hidden=(), init=init)
         case c.Mlp():
             return MLP(inputs, outputs, config.hidden, activation=config.activation, dropout=config.dropout,
                        batch_norm=config.batch_norm, init=init)  # fmt: skip
@@ -96,7 +95,7 @@ def seeded(seed: int) -> Iterator[None]:
 def build_seeded(config: c.Model, info: DataInfo, seed: int) -> Normalized:
     """The model a config names, with the statistics of its data inside, its weights a function of the seed."""
     with seeded(seed):
-        return Normalized(build(config, info), info)
+        return Normalized(build(config, info), mean=info.mean, std=info.std, image=info.kind == "image")
 
 
 def describe_model(config: c.Model, info: DataInfo, model: nn.Module) -> str:

@@ -1,8 +1,62 @@
-"""What the models share: activations, first weights, the last layer, and how large a model is."""
+"""What the models share: the standardised input, activations, first weights, the last layer, and their size."""
 
-from torch import nn
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+PIXEL_PEAK = 255.0
+"""Statistics of images are those of pixel values divided by this."""
+
+
+class Normalized(nn.Module):
+    """`net((x / 255 - mean) / std)` for images, `net((x - mean) / std)` for features.
+
+    Args:
+        net: takes float32 [B, C, H, W] or [B, F].
+        mean, std: of each channel or feature of the training data, for images of pixel values divided by 255. What
+            never varies is only shifted.
+        image: whether inputs are images [B, C, H, W], uint8 or float32 in 0..255, or rows of features [B, F].
+
+    Standardising per channel or feature: LeCun, Bottou, Orr & Mueller 1998, "Efficient BackProp", section 4.3.
+    State: `net.*`, `mean` and `std`, both float32 [C] or [F].
+    """
+
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, net: nn.Module, *, mean: Sequence[float], std: Sequence[float], image: bool) -> None:
+        super().__init__()
+        self.net = net
+        self._peak = PIXEL_PEAK if image else 1.0
+        self._shape = (1, -1, 1, 1) if image else (1, -1)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        assert self.mean.shape == self.std.shape, "one mean and std per channel or feature"
+        self.register_buffer("scale", None, persistent=False)
+        self.register_buffer("shift", None, persistent=False)
+        self._fold()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # One value per channel would spread silently over a grey image.
+        assert inputs.shape[1] == self.mean.shape[0], f"expected {self.mean.shape[0]} channels, not {inputs.shape[1]}"
+        # One pass over the input: bytes become floats in the same kernel as the multiply-add.
+        return self.net(torch.addcmul(self.shift, inputs, self.scale))
+
+    def _fold(self) -> None:
+        """(x / peak - mean) / std == shift + x * scale"""
+        # A constant's standard deviation is 0, or what rounding the mean to float32 left of it.
+        constant = self.std <= self.mean.abs() * torch.finfo(torch.float32).eps
+        std = torch.where(constant, 1.0, self.std)
+        self.scale = (1 / (std * self._peak)).reshape(self._shape)
+        self.shift = (-self.mean / std).reshape(self._shape)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._fold()
 
 
 def activation(name: str) -> nn.Module:

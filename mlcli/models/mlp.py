@@ -46,10 +46,3 @@ class MLP(nn.Sequential):
             features = neurons
         self.add_module("output", nn.Linear(features, outputs))  # [B, outputs]
         layers.initialise(self, init)
-
-
-class Perceptron(MLP):
-    """One linear layer from inputs to outputs: [B, ...] -> [B, outputs]."""
-
-    def __init__(self, inputs: int, outputs: int, *, init: str = "default") -> None:
-        super().__init__(inputs, outputs, hidden=(), init=init)

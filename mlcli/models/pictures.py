@@ -4,14 +4,15 @@ Filters of a first convolution look like edges and blobs of colour once they hav
 2012, figure 3); noise says that they have not. A perceptron's weights on digits look like the digits themselves.
 """
 
+from collections.abc import Sequence
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mlcli.data.info import DataInfo
 from mlcli.engine.hooks import watch
 from mlcli.show.drawing import Tile, picture_of, rising, sheet, signed
 from mlcli.text import sides
@@ -21,26 +22,33 @@ MOST_MAPS = 31
 """Beside the image itself: four rows of eight."""
 _FILTER_SIDE, _MAP_SIDE = 72, 96
 
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
-def filters(model: nn.Module, info: DataInfo) -> Image.Image | None:
+
+def filters(model: nn.Module, image: Sequence[int], class_names: Sequence[str] = ()) -> Image.Image | None:
     """The first layer's weights, each neuron's as a small picture; None if it does not see images.
+
+    image: (C, H, W) of the images. class_names: written below the pictures where each has an output in the first layer.
 
     The first layer is the first convolution or, without any, the first linear layer if it takes the whole image.
     Colours: of three channels the weights themselves, grey where they are 0; else blue below 0, white, orange above.
     Each picture has its own scale.
     """
-    name, layer = _first_layer(model, info)
+    layer: nn.Conv2d | nn.Linear | None
+    name, layer = _first(nn.Conv2d, model)
     if layer is None:
-        return None
+        name, layer = _first(nn.Linear, model)
+        if layer is None or layer.in_features != prod(image):
+            return None
     weights = layer.weight.detach().float().cpu()
     if isinstance(layer, nn.Linear):
-        weights = weights.reshape(len(weights), *info.input_shape)
+        weights = weights.reshape(len(weights), *image)
     shown = weights[:MOST_FILTERS]
     count = str(len(weights)) if len(shown) == len(weights) else f"{len(shown)} of {len(weights)}"
     title = f"{count} filters" if isinstance(layer, nn.Conv2d) else f"weights of {count} neurons"
     size = sides(weights.shape[1:])
     colours = "grey is 0" if weights.shape[1] == 3 else "blue below 0, orange above"
-    captions = info.class_names if len(weights) == info.num_classes else ()
+    captions = tuple(class_names) if len(weights) == len(class_names) else ()
     tiles = [Tile(_weights_picture(one), captions[n : n + 1]) for n, one in enumerate(shown.numpy())]
     side = _MAP_SIDE if len(tiles) <= 16 else _FILTER_SIDE
     return sheet(title, f"{name}, {size} each; {colours}", tiles, side=side)
@@ -52,15 +60,15 @@ def feature_maps(model: nn.Module, image: Tensor, title: str = "feature maps") -
     The model is called once, in the mode it is in. Each map has its own scale: dark violet its smallest value, yellow
     its largest.
     """
-    name, layer = _first_convolution(model)
+    name, layer = _first(nn.Conv2d, model)
     if layer is None:
         return None
     seen: list[Tensor] = []
-    # A copy: an activation that follows may write over its input.
-    with (
-        watch([(name, layer)], after=lambda name, layer, inputs, output: seen.append(output.detach().clone())),
-        torch.inference_mode(),
-    ):
+
+    def keep(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        seen.append(output.detach().clone())  # a copy: an activation that follows may write over its input
+
+    with torch.inference_mode(), watch([(name, layer)], after=keep):
         model(image[None].to(layer.weight.device))
     maps = seen[0][0].float().cpu().numpy()  # [channels, height, width]
     shown = maps[:MOST_MAPS]
@@ -71,19 +79,8 @@ def feature_maps(model: nn.Module, image: Tensor, title: str = "feature maps") -
     return sheet(title, note, tiles, side=_MAP_SIDE)
 
 
-def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d | None]:
-    return next(((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), ("", None))
-
-
-def _first_layer(model: nn.Module, info: DataInfo) -> tuple[str, nn.Conv2d | nn.Linear | None]:
-    if info.kind != "image":
-        return "", None
-    name, convolution = _first_convolution(model)
-    if convolution is not None:
-        return name, convolution
-    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear))
-    name, linear = next(layers, ("", None))
-    return (name, linear) if linear is not None and linear.in_features == prod(info.input_shape) else ("", None)
+def _first(kind: type[Layer], model: nn.Module) -> tuple[str, Layer | None]:
+    return next(((name, layer) for name, layer in model.named_modules() if isinstance(layer, kind)), ("", None))
 
 
 def _weights_picture(weights: np.ndarray) -> Image.Image:

@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.models.layers import initialise, last_layer
-from mlcli.models.weights import LoadReport, copy_matching, read_weights
+from mlcli.models.weights import copy_matching, read_weights
 
 INCEPTIONS = ("googlenet", "inception_v3")
 """Their auxiliary classifiers are left out: batch norm made them needless (Szegedy et al. 2016, section 4)."""
@@ -75,11 +75,19 @@ def torchvision_model(
         initialise(net, init)
     else:
         path = fetched(default_weights.url) if weights == "default" else Path(weights)
-        report = _load(net, path)
+        # DenseNet's files write norm.1 and conv.2 where the model has had norm1 and conv2 since dots were forbidden.
+        learned = {
+            re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name): tensor
+            for name, tensor in read_weights(path).items()
+            if not name.startswith(("AuxLogits.", "aux1.", "aux2."))
+        }
+        report = copy_matching(net, learned, path)
         initialise(last_layer(net)[1], init)
         notes = [f"{arch} from {path.name}: {line}" for line in report.lines()]
     if image[0] == 1:
-        _take_grey(net)
+        first = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d))
+        first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))  # [out, 3, k, k] to [out, 1, k, k]
+        first.in_channels = 1
     net.notes = tuple(notes)
     return net
 
@@ -127,24 +135,6 @@ def _extras(arch: str, image: tuple[int, int, int], pretrained: bool) -> dict[st
     if arch.startswith("maxvit"):
         return {"input_size": (height, width)}
     return {}
-
-
-def _load(net: nn.Module, path: Path) -> LoadReport:
-    weights = read_weights(path)
-    names = {name: _today(name) for name in weights if not name.startswith(("AuxLogits.", "aux1.", "aux2."))}
-    return copy_matching(net, {today: weights[name] for name, today in names.items()}, path)
-
-
-def _today(name: str) -> str:
-    """DenseNet's files write norm.1 and conv.2 where the model has had norm1 and conv2 since dots were forbidden."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
-
-
-def _take_grey(net: nn.Module) -> None:
-    first = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d))
-    weight: Tensor = first.weight.detach()  # [out, 3, k, k]
-    first.weight = nn.Parameter(weight.sum(dim=1, keepdim=True))  # [out, 1, k, k]
-    first.in_channels = 1
 
 
 def fetched(url: str) -> Path:

@@ -1,10 +1,14 @@
-"""Weights from files: mlcli's own checkpoints and runs, safetensors, and what torch.save writes (.pth, .pt).
+"""Weights learned elsewhere: read from files, copied to where they fit, kept as they are or tuned to the new task.
 
-Anyone may have written them, so only tensors are read from them: never code, by no flag.
+Files are mlcli's own checkpoints and runs, safetensors, and what torch.save writes (.pth, .pt). Anyone may have written
+them, so only tensors are read from them: never code, by no flag.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +18,8 @@ from torch import Tensor, nn
 
 from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights, refuse_compressed
 from mlcli.engine.run import open_run
-from mlcli.errors import CheckpointError
+from mlcli.errors import CheckpointError, ConfigError
+from mlcli.models.layers import Normalized, last_layer
 from mlcli.text import first_few, sides
 
 NESTS = ("state_dict", "model")
@@ -27,19 +32,27 @@ KINDS = "a run folder, .ckpt, .safetensors, .pth or .pt"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weight file by name, on the CPU, without the wrappers' prefixes.
+    """All tensors of a weight file by name, on the CPU, without the wrappers' prefixes; of a run, the best weights.
 
     Raises CheckpointError if the path does not exist, is of no known kind, is damaged, or holds more than plain data.
     """
     if path.is_dir():
-        return _read_run(path)
+        run = open_run(path)  # a folder of several runs stands for the newest of them
+        best = run.checkpoints / "best.ckpt"
+        return model_weights(load_checkpoint(best) if best.is_file() else load_newest(run.checkpoints)[0])
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}", fix=f"give {KINDS} file that exists")
     match path.suffix:
         case ".ckpt":
             content: Any = model_weights(load_checkpoint(path))
         case ".safetensors":
-            content = _read_safetensors(path)
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+
+            try:
+                content = load_file(path)
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"{path} is damaged: {error}", fix="copy or download it again") from None
         case ".pth" | ".pt":
             content = _read_pickle(path)
         case _:
@@ -48,8 +61,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(nest), dict):
             content = content[nest]
             break
-    tensors = {
-        _bare(name): value
+    tensors = {  # without what torch.compile (`_orig_mod.`) and DataParallel (`module.`) put around a name
+        name.replace("_orig_mod.", "").removeprefix("module."): value
         for name, value in (content.items() if isinstance(content, dict) else ())
         if isinstance(name, str) and isinstance(value, Tensor)
     }
@@ -142,24 +155,97 @@ def load_saved(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None
         ) from error
 
 
+# --- fine-tuning ------------------------------------------------------------------------------------------------------
+
+
+class FineTuning:
+    """What of a model learns, and how fast (Yosinski et al. 2014).
+
+    What is frozen in an epoch depends on nothing but the epoch's number.
+
+    Args:
+        model: as saved, usually `Normalized`; patterns match the names within its `net`.
+        weights: a file whose tensors are loaded where they fit; None to keep the weights there are.
+        freeze: patterns of the parameters that stay as they are, as for file names: `layer1.*`, `*.bias`.
+        unfreeze_at: epoch, counted from 1, from whose start nothing is frozen; None for never.
+        trunk_lr: learning rate of all but the last layer, as a share of the last one's.
+
+    Raises CheckpointError or ConfigError if weights or patterns do not fit the model, or nothing is left to train.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weights: Path | None = None,
+        freeze: Sequence[str] = (),
+        unfreeze_at: int | None = None,
+        trunk_lr: float = 1.0,
+    ) -> None:
+        # A model with weights of its own (model.weights) says in its notes what of them did not fit.
+        self._lines = list(getattr(getattr(model, "net", model), "notes", ()))
+        if weights:
+            first, *others = load_matching(model, weights).lines()
+            self._lines += [f"{first} from {weights}", *others]
+        self._model, self._unfreeze_at, self._trunk_lr = model, unfreeze_at, trunk_lr
+        self._net = model.net if isinstance(model, Normalized) else model
+        names = [name for name, _ in self._net.named_parameters()]
+        for pattern in freeze:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise _unknown_pattern(pattern, names)
+        self.frozen = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in freeze))
+        """Names of the frozen parameters, without `net.`."""
+        if len(self.frozen) == len(names):
+            raise ConfigError(
+                f"all {len(names)} parameters are frozen, so nothing can be learned",
+                where="finetune.freeze",
+                fix="leave out a pattern, so that at least the last layer can learn",
+            )
+        name, layer = last_layer(model)
+        self.head = {f"{name}.{own}" if name else own for own, _ in layer.named_parameters()}
+        """Parameters of the last layer with weights, named as in `model.named_parameters()`."""
+
+    def train_mode(self, epoch: int) -> None:
+        """Training mode for epoch 0, 1, ...: frozen parameters get no gradient, frozen batch norms stop adapting."""
+        frozen = self.frozen if self._unfreeze_at is None or epoch + 1 < self._unfreeze_at else frozenset()
+        self._model.train()
+        for name, parameter in self._net.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        for layer in self._net.modules():
+            # Its running statistics are no parameters: without this they would drift towards the new data.
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                trained = [parameter.requires_grad for parameter in layer.parameters()]
+                if trained and not any(trained):
+                    layer.eval()
+
+    def lr_scale(self, parameter_name: str) -> float:
+        """1 for the last layer, `trunk_lr` for the rest."""
+        return 1.0 if parameter_name in self.head else self._trunk_lr
+
+    def describe(self) -> list[str]:
+        """For people: what was loaded from where, what is frozen until when, which learning rates differ."""
+        lines = list(self._lines)
+        if self.frozen:
+            until = f" until epoch {self._unfreeze_at}" if self._unfreeze_at else ""
+            lines.append(f"{len(self.frozen)} tensors frozen{until}")
+        if self._trunk_lr != 1:
+            lines.append(f"all but the last layer learn at {self._trunk_lr:g} of the learning rate")
+        return lines
+
+
+def _unknown_pattern(pattern: str, names: list[str]) -> ConfigError:
+    # Every module is a pattern one may have meant: layer1.0.conv1.weight gives layer1.*, layer1.0.*, layer1.0.conv1.*
+    parts = [name.split(".") for name in names]
+    modules = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
+    near = get_close_matches(pattern, sorted(modules) + names, n=3, cutoff=0.5)
+    return ConfigError(
+        f"freeze pattern '{pattern}' matches no parameter",
+        where="finetune.freeze",
+        fix=f"did you mean {' or '.join(near)}?" if near else f"use names such as {first_few(sorted(modules))}",
+    )
+
+
 # --- formats ---------------------------------------------------------------------------------------------------------
-
-
-def _read_run(folder: Path) -> dict[str, Tensor]:
-    """The best weights of a run, or its newest whole ones. A folder of several runs stands for the newest of them."""
-    run = open_run(folder)
-    best = run.checkpoints / "best.ckpt"
-    return model_weights(load_checkpoint(best) if best.is_file() else load_newest(run.checkpoints)[0])
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", fix="copy or download it again") from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -181,8 +267,3 @@ def _read_pickle(path: Path) -> Any:
     except Exception as error:  # torch tells a damaged file by half a dozen types, from EOFError to RuntimeError
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} cannot be read: {reason}", fix="copy or download it again") from None
-
-
-def _bare(name: str) -> str:
-    """Without what torch.compile (`_orig_mod.`) and DataParallel (`module.`) put around a name."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")

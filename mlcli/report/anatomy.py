@@ -1,15 +1,42 @@
-"""What `mlcli inspect` says below the table of layers: what a model costs, what is odd, and the first loss."""
+"""What `mlcli inspect` prints: the table of a model's layers, what the model costs, what is odd, and the first loss.
 
-from collections.abc import Sequence
+The table is no wider than a terminal: small layers in the row of the one they follow, repeated blocks once, or whole
+modules as one row.
+"""
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import floor
 from typing import Any
 
 from mlcli.models.inspect.anatomy import Anatomy, Layer
-from mlcli.models.inspect.dataflow import Collapse
-from mlcli.report.layer_table import field_text
-from mlcli.text import count, first_few, size
+from mlcli.models.inspect.dataflow import Collapse, Field
+from mlcli.text import ABSENT, count, first_few, listed, same_sides, sides, size, table, truncated
 
+WIDTH = 100
+"""Columns of a terminal in which nothing has to be left out."""
+DISPENSABLE = ("d", "neurons", "p", "s", "kernel")
+"""Columns left out one after the other where a terminal is narrower."""
+LEAST_NAME, MOST_KIND = 16, 17
+"""Columns that names have in any case, and that kinds have at most."""
+MOST_ROWS = 48
+"""Rows that can still be taken in on one or two screens."""
+SHORT = {
+    "conv": ("Conv2d",),
+    "convT": ("ConvTranspose2d",),
+    "maxpool": ("MaxPool2d", "AdaptiveMaxPool2d"),
+    "avgpool": ("AvgPool2d", "AdaptiveAvgPool2d"),
+    "bn": ("BatchNorm1d", "BatchNorm2d", "FrozenBatchNorm2d"),
+    "ln": ("LayerNorm", "LayerNorm2d"),
+    "gn": ("GroupNorm",),
+    "drop": ("Dropout", "Dropout2d", "StochasticDepth"),
+    "attention": ("MultiheadAttention",),
+    "": ("Identity", "Flatten"),
+}
+"""Names of kinds in a row of several; others are written in lower case, those that compute nothing not at all."""
 MISSED = {
     "high": "the first loss is far above chance: the model is sure of wrong answers before it has learned any; look at "
     "model.init, at the scale of the inputs, at weights learned elsewhere",
@@ -17,6 +44,243 @@ MISSED = {
     "batch holds few classes, or the answers leak into the inputs",
 }
 """What a first loss far from that of chance means."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Some layers that are shown together.
+
+    first: the one that names the row and has the window; kind: all of them in words; last: of the repetitions, whose
+    field is the widest; times: how often the row occurs. Sums are over the row, once.
+    """
+
+    name: str
+    kind: str
+    first: Layer
+    last: Layer
+    neurons: int
+    parameters: int
+    flops: float
+    saved_bytes: float
+    field: Field | None
+    times: int = 1
+
+
+# --- which rows ------------------------------------------------------------------------------------------------------
+
+
+def rows_of(anatomy: Anatomy, depth: int | None) -> list[Row]:
+    """What is shown of a model.
+
+    depth: 0 for each single layer, N for the modules N names deep; None for what fits: layers with their norm and
+    activation, repeated blocks once, or the deepest modules that are few enough.
+    """
+    layers = anatomy.layers
+    if depth == 0:
+        return [_row([layer], layer.kind, field=layer.field) for layer in layers]
+    if depth is not None:
+        return _grouped(anatomy, depth)
+    rows = _folded(layers)
+    if len(rows) > MOST_ROWS:
+        rows = _repeats_once(rows)
+    if len(rows) <= MOST_ROWS:
+        return rows
+    deepest = max(layer.name.count(".") for layer in layers) + 1
+    candidates = (_repeats_once(_grouped(anatomy, d)) for d in range(deepest, 0, -1))
+    return next((rows for rows in candidates if len(rows) <= MOST_ROWS), _grouped(anatomy, 1))
+
+
+def _row(layers: Sequence[Layer], kind: str, *, name: str | None = None, field: Field | None) -> Row:
+    return Row(
+        name=layers[0].name if name is None else name,
+        kind=kind,
+        first=layers[0],
+        last=layers[-1],
+        neurons=sum(layer.neurons for layer in layers),
+        parameters=sum(layer.parameters for layer in layers),
+        flops=sum(layer.flops for layer in layers),
+        saved_bytes=sum(layer.saved_bytes for layer in layers),
+        field=field,
+    )
+
+
+def _folded(layers: Sequence[Layer]) -> list[Row]:
+    """Each layer that computes with weights or windows, in one row with the norm, activation and dropout behind it."""
+    runs: list[list[Layer]] = []
+    for layer in layers:
+        parent = layer.name.rpartition(".")[0]
+        if runs and _is_small(layer) and (not parent or runs[-1][0].name.startswith(f"{parent}.")):
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    # Only the first has a window; what follows a sum of branches would show the field of the sum.
+    kinds = [" ".join(filter(None, map(_short_kind, run))) or run[-1].kind.lower() for run in runs]
+    return [_row(run, kind, field=run[0].field) for run, kind in zip(runs, kinds, strict=True)]
+
+
+def _is_small(layer: Layer) -> bool:
+    """Normalisation, activation, dropout and the like: no window, no neurons, no work to speak of."""
+    plain = layer.parameters == 0 or "Norm" in layer.kind or "PReLU" in layer.kind
+    return plain and not layer.kernel and not layer.neurons and not layer.flops and "Pool" not in layer.kind
+
+
+def _short_kind(layer: Layer) -> str:
+    """conv, dwconv (each channel for itself), linear, bn, relu ..."""
+    if layer.kind == "Conv2d" and layer.groups > 1:
+        return "dwconv" if layer.groups == layer.input_shape[-3] else "gconv"
+    return next((short for short, kinds in SHORT.items() if layer.kind in kinds), layer.kind.lower())
+
+
+def _grouped(anatomy: Anatomy, depth: int) -> list[Row]:
+    """One row for each module `depth` names deep, in the order of their first calls."""
+    groups: dict[str, list[Layer]] = {}
+    for layer in anatomy.layers:
+        groups.setdefault(".".join(layer.name.split(".")[:depth]), []).append(layer)
+    return [
+        _row(layers, _short_kind(layers[0]) if len(layers) == 1 else anatomy.kinds.get(name, ""), name=name,
+             field=layers[-1].field)
+        for name, layers in groups.items()
+    ]  # fmt: skip
+
+
+def _repeats_once(rows: list[Row], depth: int = 0) -> list[Row]:
+    """Blocks that follow each other and differ in nothing but their number, `layer3.1` to `layer3.5`, as one.
+
+    depth: of the number in the names; rows have all names before it in common.
+    """
+    blocks = [list(block) for _, block in groupby(rows, lambda row: row.name.split(".")[: depth + 1])]
+    out: list[Row] = []
+    for _, alike in groupby(blocks, lambda block: [_signature(row, depth) for row in block]):
+        first, *others = alike
+        if others:
+            out += [
+                replace(row, name=_span(row.name, end.name, depth), last=end.last, field=end.field,
+                        times=row.times * (1 + len(others)))
+                for row, end in zip(first, others[-1], strict=True)
+            ]  # fmt: skip
+        elif any(row.name.count(".") > depth for row in first):
+            out += _repeats_once(first, depth + 1)
+        else:
+            out += first
+    return out
+
+
+def _signature(row: Row, depth: int) -> tuple:
+    """All that is shown of a row but its field; its name without the number at `depth`."""
+    parts = row.name.split(".")
+    parts[depth : depth + 1] = [re.sub(r"\d+$", "#", part) for part in parts[depth : depth + 1]]
+    window = (row.first.kernel, row.first.stride, row.first.padding, row.first.dilation)
+    return (parts, row.kind, window, row.last.output_shape, row.parameters, row.flops, round(row.saved_bytes))
+
+
+def _span(first: str, last: str, depth: int) -> str:
+    """layer3.1.conv1, layer3.5.conv1 -> layer3.1-5.conv1"""
+    parts, number = first.split("."), re.search(r"\d+$", last.split(".")[depth])
+    assert number is not None, "a repeated block has a number"
+    parts[depth] += f"-{number[0]}"
+    return ".".join(parts)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def layer_table(anatomy: Anatomy, depth: int | None, width: int = WIDTH) -> str:
+    """The layers in the order of their calls, as `rows_of` chooses them, with a legend below; `width` columns wide."""
+    rows = rows_of(anatomy, depth)
+    saved = sum(row.saved_bytes * row.times for row in rows)
+    unit, factor = ("MB", 1e6) if saved >= 2e6 else ("kB", 1e3)
+    header = ["kind", "kernel", "s", "p", "d", "output", "neurons", "params", "FLOPs", "field", unit]
+    body = [[*_cells(row), _amount(row.saved_bytes / factor)] for row in rows]
+    total = ["", "", "", "", "", "", f"{sum(row.neurons * row.times for row in rows):,}",
+             f"{anatomy.parameters:,}", count(anatomy.flops), "", _amount(saved / factor)]  # fmt: skip
+    # A model without windows needs no kernel column.
+    kept = [c for c in range(len(header)) if c == 0 or any(line[c] for line in (*body, total))]
+    taken = [2 + max(map(len, column)) for column in zip(header, *body, total, strict=True)]
+    left_out = []
+    for title in DISPENSABLE:
+        column = header.index(title)
+        if column in kept and sum(taken[c] for c in kept) > width - LEAST_NAME:
+            kept.remove(column)
+            left_out.append(title)
+    room = max(LEAST_NAME, width - sum(taken[c] for c in kept))
+    header, *body, total = ([line[c] for c in kept] for line in (header, *body, total))
+    names, headings = _names(rows, room, width)
+    lines = [[name, *cells] for name, cells in zip(names, body, strict=True)]
+    head, *shown, last = table(["layer", *header], [*lines, ["total", *total]], left=2).split("\n")
+    for place, heading in reversed(headings):
+        shown.insert(place, heading)
+    rule = "-" * max(map(len, (head, *shown, last)))
+    legend = [*_legend(anatomy, repeated=any(row.times > 1 for row in rows), header=header)]
+    if left_out:
+        legend.append(f"left out at {width} columns: {listed(left_out)}; a wider terminal, or --json, shows all")
+    return "\n".join([head, *shown, rule, last, *(textwrap.fill(line, width) for line in legend)])
+
+
+def _names(rows: list[Row], room: int, width: int) -> tuple[list[str], list[tuple[int, str]]]:
+    """The rows' names, and (number of the row below it, heading) for the modules that they are in.
+
+    Without headings where all names fit; otherwise headings take over as many of the outer modules as is needed.
+    """
+    paths = [row.name.split(".") for row in rows]
+    for depth in range(max(map(len, paths))):
+        outer = [path[: min(depth, len(path) - 1)] for path in paths]
+        names = [
+            "  " * bool(module) + ".".join(path[len(module) :]) + (f" x{row.times}" if row.times > 1 else "")
+            for row, path, module in zip(rows, paths, outer, strict=True)
+        ]
+        if max(map(len, names)) <= room:
+            break
+    begins = [n for n, module in enumerate(outer) if module and (n == 0 or module != outer[n - 1])]
+    for n in begins.copy():  # a module of one row needs no heading
+        whole = ".".join(paths[n]) + (f" x{rows[n].times}" if rows[n].times > 1 else "")
+        if (n + 1 == len(rows) or outer[n + 1] != outer[n]) and len(whole) <= room:
+            names[n] = whole
+            begins.remove(n)
+    return [_elided(name, room) for name in names], [(n, _elided(".".join(outer[n]), width)) for n in begins]
+
+
+def _cells(row: Row) -> list[str]:
+    layer = row.first
+    kernel = sides(layer.kernel) if layer.kernel else ""
+    if "Adaptive" in layer.kind:
+        kernel = "all" if set(layer.output_shape[-2:]) == {1} else "adapts"
+    return [
+        truncated(row.kind, MOST_KIND),
+        kernel,
+        *(same_sides(value) for value in (layer.stride, layer.padding, layer.dilation)),
+        sides(row.last.output_shape) if row.last.output_shape else ABSENT,
+        f"{row.neurons:,}" if row.neurons else "",
+        f"{row.parameters:,}" if row.parameters else "",
+        count(row.flops) if row.flops else "",
+        row.field.text() if row.field else "",
+    ]
+
+
+def _amount(value: float) -> str:
+    """1,234, 56.7 or 0.12; nothing for what rounds to 0."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    text = f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return "" if float(text) == 0 else text
+
+
+def _elided(text: str, width: int) -> str:
+    """The text, its middle left out if it is longer than the width."""
+    tail = (width - 1) * 2 // 3
+    return text if len(text) <= width else f"{text[: width - 1 - tail]}…{text[-tail:]}"
+
+
+def _legend(anatomy: Anatomy, repeated: bool, header: list[str]) -> Iterator[str]:
+    letters = ", ".join(word for word in ("s stride", "p padding", "d dilation") if word[0] in header)
+    field = "field: pixels of the image one output sees" if "field" in header else ""
+    yield "; ".join(filter(None, [letters, field, "FLOPs of one sample, forward"]))
+    how = f"measured on {anatomy.measured} and scaled" if anatomy.measured != anatomy.batch_size else "measured"
+    yield f"{header[-1]}: what autograd keeps for the backward pass of {anatomy.batch_size} samples, {how}"
+    if repeated:
+        yield "xN: such blocks follow each other; the numbers are of one of them, the field of the last"
+
+
+# --- below the table --------------------------------------------------------------------------------------------------
 
 
 def collapse_lines(collapses: Sequence[Collapse]) -> list[tuple[str, str]]:
@@ -58,8 +322,8 @@ def arithmetic_lines(anatomy: Anatomy) -> list[str]:
     lines = ["output side = floor((H + 2p - d(k - 1) - 1) / s + 1)"]
     for layer in anatomy.layers:
         if layer.kernel and len(layer.kernel) <= len(layer.input_shape) and layer.stride:
-            sides = dict.fromkeys(_arithmetic(layer, axis) for axis in range(len(layer.kernel)))
-            lines += [f"  {layer.name}: {side}" for side in sides]
+            both = dict.fromkeys(_arithmetic(layer, axis) for axis in range(len(layer.kernel)))
+            lines += [f"  {layer.name}: {side}" for side in both]
     return lines
 
 
@@ -78,29 +342,6 @@ def _arithmetic(layer: Layer, axis: int) -> str:
     exact = (given + total - d * (k - 1) - 1) / s + 1
     word = "floor" if floor(exact) == got else "ceil"
     return f"{word}(({given} + {padded} - {d}*({k} - 1) - 1) / {s} + 1) = {word}({exact:g}) = {got}"
-
-
-def plain(anatomy: Anatomy) -> dict[str, Any]:
-    """Every single layer as JSON's types."""
-    layers = [
-        {
-            **{name: value for name, value in vars(layer).items() if name not in ("ceil", "field")},
-            "receptive_field": field_text(layer.field) or None,
-            "saved_bytes": round(layer.saved_bytes),
-        }
-        for layer in anatomy.layers
-    ]
-    return {
-        "layers": layers,
-        "collapses": [vars(collapse) for collapse in anatomy.collapses],
-        "parameters": anatomy.parameters,
-        "trainable": anatomy.trainable,
-        "uncalled": anatomy.uncalled,
-        "flops_per_sample": anatomy.flops,
-        "saved_bytes": round(anatomy.saved_bytes),
-        "samples_at_once": anatomy.batch_size,
-        "samples_measured": anatomy.measured,
-    }
 
 
 def loss_lines(first_loss: dict[str, Any]) -> list[tuple[str, str]]:

@@ -111,9 +111,10 @@ def inputs_of(info: "Info", samples: "Samples", rows: np.ndarray) -> np.ndarray:
     import torch
     from torch.nn.functional import adaptive_avg_pool2d
 
-    from mlcli.models.normalized import Normalized
+    from mlcli.models.layers import Normalized
 
-    normalize, shape, parts = Normalized(torch.nn.Identity(), info), input_shape(info), []
+    normalize = Normalized(torch.nn.Identity(), mean=info.mean, std=info.std, image=info.kind == "image")
+    shape, parts = input_shape(info), []
     with torch.inference_mode():
         for first in range(0, len(rows), CHUNK):
             part = normalize(samples.read(rows[first : first + CHUNK]))

@@ -1,4 +1,4 @@
-"""`mlcli data check` on folders of images: every planted fault is found in one pass, and a clean folder raises no alarm."""
+"""`mlcli data check` on folders of images: every planted fault is found, and a clean folder raises no alarm."""
 
 from pathlib import Path
 

@@ -7,11 +7,11 @@ from torch import nn
 from mlcli.models.build import build as build_model
 from mlcli.models.cnn import CNN, conv, dropout, flatten, global_pool, linear, pool
 from mlcli.models.config import Cnn
-from mlcli.models.finetune import FineTuning
-from mlcli.models.mlp import MLP, Perceptron
+from mlcli.models.mlp import MLP
 from mlcli.models.resnet import ResNet
 from mlcli.models.torchvision_models import torchvision_model
 from mlcli.models.vgg import VGG
+from mlcli.models.weights import FineTuning
 
 LENET5 = (conv(6, kernel=5), pool(), conv(16, kernel=5, padding=0), pool(), linear(120), linear(84))
 BLOCKS = (
@@ -24,7 +24,7 @@ BLOCKS = (
     linear(9, batch_norm=True, activation="tanh"),
 )
 MODELS = {
-    "perceptron": lambda: Perceptron(3 * 32 * 32, 10),
+    "perceptron": lambda: MLP(3 * 32 * 32, 10, hidden=()),
     "mlp": lambda: MLP(3 * 32 * 32, 10, hidden=(16, 8), activation="tanh", dropout=0.5, batch_norm=True),
     "lenet": lambda: CNN(LENET5, image=(3, 32, 32), outputs=10),
     "cnn": lambda: CNN(BLOCKS, image=(3, 32, 32), outputs=10, init="kaiming"),

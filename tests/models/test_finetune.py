@@ -10,9 +10,8 @@ from torch import nn
 from mlcli.engine.checkpoint import save_checkpoint
 from mlcli.engine.run import create_run
 from mlcli.errors import CheckpointError, ConfigError, ExitCode
-from mlcli.models.finetune import FineTuning
-from mlcli.models.normalized import Normalized
-from mlcli.models.weights import load_matching, read_weights
+from mlcli.models.layers import Normalized
+from mlcli.models.weights import FineTuning, load_matching, read_weights
 
 RESNET = {"name": "resnet", "width": 0.0625, "zero_init_residual": False}
 
@@ -23,7 +22,7 @@ def model(images, build):
 
     def make(classes: int = 4) -> Normalized:
         info = images(3, 8, 8, classes)
-        return Normalized(build(info, **RESNET), info)
+        return Normalized(build(info, **RESNET), mean=info.mean, std=info.std, image=True)
 
     return make
 
@@ -272,7 +271,7 @@ HEADS = {
 @pytest.mark.parametrize(("section", "names"), HEADS.values(), ids=HEADS.keys())
 def test_the_head_is_the_last_layer_with_weights(section, names, images, build):
     info = images(3, 32, 32)
-    net = Normalized(build(info, **section), info)
+    net = Normalized(build(info, **section), mean=info.mean, std=info.std, image=True)
     assert FineTuning(net).head == names
     assert names < {name for name, _ in net.named_parameters()} or section["name"] == "linear"
 

@@ -34,7 +34,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_on_images_shows_its_first_layer(name):
     model = build_seeded(MODELS[name], COLOUR, 0).eval()
-    assert isinstance(filters(model, COLOUR), Image.Image)
+    assert isinstance(filters(model, COLOUR.input_shape), Image.Image)
     has_convolution = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
     maps = feature_maps(model, image)
@@ -44,13 +44,13 @@ def test_every_model_on_images_shows_its_first_layer(name):
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_rows_of_features_have_no_pictures(name):
     model = build_seeded(MODELS[name], ROWS, 0)
-    assert filters(model, ROWS) is None
+    assert filters(model, (3, 32, 32)) is None
     assert feature_maps(model, torch.zeros(4)) is None
 
 
 def test_a_model_that_does_not_see_the_image_first_has_no_weights_to_show():
-    assert filters(nn.Sequential(nn.Flatten(), nn.Linear(7, 2)), GREY) is None
-    assert filters(nn.Identity(), GREY) is None
+    assert filters(nn.Sequential(nn.Flatten(), nn.Linear(7, 2)), GREY.input_shape) is None
+    assert filters(nn.Identity(), GREY.input_shape) is None
 
 
 def centres(page: Image.Image, side: int, columns: int, count: int, top: int) -> list[tuple[int, int, int]]:
@@ -66,7 +66,7 @@ def test_weights_below_zero_are_blue_and_above_are_orange():
     with torch.no_grad():
         model[1].weight[0] = 1.0
         model[1].weight[1] = -1.0
-    page = filters(model, info_of((1, 2, 2), classes=9))
+    page = filters(model, (1, 2, 2), [str(n) for n in range(9)])
     top = 18 + 17 + 14 + 17
     first, second, third, *_ = centres(page, 96, 5, 5, top)
     assert first[0] > 150 > first[2], "orange"
@@ -80,15 +80,15 @@ def test_filters_of_colours_show_their_colours():
     with torch.no_grad():
         model[0].weight[0, 0] = 3.0  # red only
         model[0].weight[1, 2] = -3.0  # less blue
-    red, no_blue, grey, *_ = centres(filters(model, COLOUR), 96, 5, 5, 18 + 17 + 14 + 17)
+    red, no_blue, grey, *_ = centres(filters(model, COLOUR.input_shape), 96, 5, 5, 18 + 17 + 14 + 17)
     assert red == (255, 128, 128)
     assert no_blue == (128, 128, 0)
     assert grey == (128, 128, 128)
 
 
 def test_many_filters_are_cut_to_64_and_said_so():
-    few = filters(nn.Sequential(nn.Conv2d(3, 64, 3)), COLOUR)
-    many = filters(nn.Sequential(nn.Conv2d(3, 200, 3)), COLOUR)
+    few = filters(nn.Sequential(nn.Conv2d(3, 64, 3)), COLOUR.input_shape)
+    many = filters(nn.Sequential(nn.Conv2d(3, 200, 3)), COLOUR.input_shape)
     assert few.size == many.size
 
 

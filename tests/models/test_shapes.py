@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mlcli.errors import ConfigError
-from mlcli.models.normalized import Normalized
+from mlcli.models.layers import Normalized
 
 MODELS = {
     "linear": {"name": "linear"},
@@ -25,7 +25,7 @@ MODELS = {
 @pytest.mark.parametrize("section", MODELS.values(), ids=MODELS.keys())
 def test_one_output_per_class_and_every_parameter_learns(section, height, width, channels, images, build):
     info = images(channels, height, width, classes=5)
-    model = Normalized(build(info, **section), info)
+    model = Normalized(build(info, **section), mean=info.mean, std=info.std, image=True)
     outputs = model(torch.randint(0, 256, (4, channels, height, width), dtype=torch.uint8))
     assert outputs.shape == (4, 5)
     assert outputs.dtype == torch.float32

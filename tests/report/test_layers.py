@@ -8,8 +8,7 @@ from torch import nn
 from torchvision import models
 
 from mlcli.models.inspect.anatomy import take_apart
-from mlcli.report.anatomy import arithmetic_lines, collapse_lines, loss_lines
-from mlcli.report.layer_table import MOST_ROWS, WIDTH, layer_table, rows_of
+from mlcli.report.anatomy import MOST_ROWS, WIDTH, arithmetic_lines, collapse_lines, layer_table, loss_lines, rows_of
 
 
 def apart(net: nn.Module, side: int = 64, batch_size: int = 32):
@@ -26,6 +25,9 @@ def test_every_model_fits_the_screen_and_nothing_is_lost(name):
     assert sum(row.flops * row.times for row in rows) == pytest.approx(found.flops)
     lines = layer_table(found, None).splitlines()
     assert max(map(len, lines)) <= WIDTH
+    narrow = layer_table(found, None, 80).splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert "params" in narrow[0]
     (total,) = (line for line in lines if line.startswith("total"))
     assert f"{found.parameters:,}" in total
 

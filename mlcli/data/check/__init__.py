@@ -1,1 +1,1 @@
-"""The examination of a data set: everything that is odd about a data set, found in one pass before anything is trained on it."""
+"""Everything that is odd about a data set, found in one pass before anything is trained on it."""

@@ -19,8 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mlcli.engine.hooks import watch
-from mlcli.models.inspect.dataflow import Collapse, Dataflow, judge_collapses
-from mlcli.models.inspect.receptive import Field
+from mlcli.models.inspect.dataflow import Collapse, Dataflow, Field, judge_collapses
 
 Sides = tuple[int, ...]
 OWN = "(own)"
@@ -82,6 +81,28 @@ class Anatomy:
     saved_bytes: float
     measured: int
     batch_size: int
+
+    def plain(self) -> dict[str, Any]:
+        """Every single layer as JSON's types."""
+        layers = [
+            {
+                **{name: value for name, value in vars(layer).items() if name not in ("ceil", "field")},
+                "receptive_field": (layer.field.text() or None) if layer.field else None,
+                "saved_bytes": round(layer.saved_bytes),
+            }
+            for layer in self.layers
+        ]
+        return {
+            "layers": layers,
+            "collapses": [vars(collapse) for collapse in self.collapses],
+            "parameters": self.parameters,
+            "trainable": self.trainable,
+            "uncalled": self.uncalled,
+            "flops_per_sample": self.flops,
+            "saved_bytes": round(self.saved_bytes),
+            "samples_at_once": self.batch_size,
+            "samples_measured": self.measured,
+        }
 
 
 def take_apart(

@@ -1,4 +1,5 @@
-"""What happens to a model's input on its way through, tensor operation by operation.
+"""What happens to a model's input on its way through, tensor operation by operation: what of it is seen, and which
+layers collapse.
 
 For each piece of memory that depends on the input it is known what of the image it sees, which layer it comes from but
 for affine changes, and whether autograd keeps it. Memory is told apart by its storage, so views and operations in place
@@ -10,18 +11,23 @@ a dropout in between or not. Such a pair can still be meant: a narrow middle bou
 bottleneck of MobileNetV2, Sandler et al. 2018, arXiv:1801.04381), groups leave weights out (depthwise-separable
 convolutions, Chollet 2017, arXiv:1610.02357), and a layer that serves several places shares its weights among them
 (feature pyramids, Lin et al. 2017, arXiv:1612.03144).
+
+Receptive fields: through a window of kernel k, stride s and dilation d the field grows by `d (k - 1) jump` pixels, and
+neighbours move `s` times as far apart (Araujo, Norris & Sim 2019, "Computing Receptive Fields of Convolutional Neural
+Networks"). Where branches meet, the larger field counts. Two things that see the whole image are left out, as is the
+custom: the statistics of normalisation layers, and gates of one number per channel (squeeze-and-excitation, Hu et al.
+2018).
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mlcli.models.inspect.receptive import Field, field_after
-from mlcli.text import sides
+from mlcli.text import same_sides, sides
 
 # Affine in their first tensor, so that a linear layer before them and one behind them still make one linear layer.
 _AFFINE = {
@@ -30,6 +36,30 @@ _AFFINE = {
     *("constant_pad_nd", "clone", "_to_copy", "neg", "add", "sub", "mul", "div", "addcmul", "native_dropout"),
 }
 _FRESH = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_")
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one position of a feature map depends on.
+
+    size: height and width in pixels of the model's input, parts beyond its border included.
+    jump: pixels between the fields of neighbouring positions, by height and width.
+    positions: of the map, over all of which a pooling or a linear layer may look.
+    whole: it depends on the whole image; size and jump mean nothing then.
+    known: False where it differs from place to place, as behind attention within windows (Liu et al. 2021).
+    """
+
+    size: tuple[float, float] = (1, 1)
+    jump: tuple[float, float] = (1, 1)
+    positions: int = 1
+    whole: bool = False
+    known: bool = True
+
+    def text(self) -> str:
+        """7 (pixels square), 7x3 (high, wide), all (the whole image), or nothing."""
+        if self.whole:
+            return "all"
+        return same_sides([round(side) for side in self.size]) if self.known else ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +154,12 @@ class Dataflow:
                 if marked:
                     self._marks[_memory(result)] = Mark(None, noise=True)
             return
-        last = self._last(op, args, data, layer)
+        before = data[0][1].last if len(data) == 1 else None
+        last = _weighted_by(op, args, layer) if layer is not None and len(data) == 1 else None
+        if last is None:  # the layer an output comes from by affine changes alone
+            last = before if (op in _AFFINE and args and args[0] is data[0][0]) or op == "addcmul" else None
+        elif before is not None and before.name != last.name:
+            self.touching.append((before, last))
         for result in results:
             memory = _memory(result)
             if memory in memories and not in_place:  # a view: the same values
@@ -132,16 +167,6 @@ class Dataflow:
             seen = field_after(op, args, result, [(tensor, mark.field) for tensor, mark in data], self.samples)
             kept = memory in memories and memory in self._marks and self._marks[memory].kept
             self._marks[memory] = Mark(seen, last, kept)
-
-    def _last(self, op: str, args: tuple, data: list[tuple[Tensor, Mark]], layer: str | None) -> Weighted | None:
-        """The layer an operation's output comes from by affine changes alone; notes two layers that touch."""
-        before = data[0][1].last if len(data) == 1 else None
-        here = _weighted_by(op, args, layer) if layer is not None and len(data) == 1 else None
-        if here is not None:
-            if before is not None and before.name != here.name:
-                self.touching.append((before, here))
-            return here
-        return before if (op in _AFFINE and args and args[0] is data[0][0]) or op == "addcmul" else None
 
 
 def _weighted_by(op: str, args: tuple, name: str) -> Weighted | None:
@@ -190,3 +215,101 @@ def _meant(first: Weighted, second: Weighted, *, shared: bool) -> str:
     if pointwise and first.outputs < min(first.inputs * prod(first.kernel), second.outputs * prod(second.kernel)):
         return "a linear bottleneck"
     return "weights shared among several places" if shared else ""
+
+
+# --- receptive fields -------------------------------------------------------------------------------------------------
+
+
+def field_after(
+    op: str, args: tuple, out: Tensor, inputs: list[tuple[Tensor, Field | None]], batch: int
+) -> Field | None:
+    """The field of an operation's output; None where there is none, as within regions of interest.
+
+    Args:
+        op: ATen's name without "aten::" and the underscore of in-place forms, such as "convolution".
+        args: its positional arguments.
+        inputs: those of its tensors that depend on the image, with their fields.
+        batch: images in the batch.
+    """
+    if op == "mul" and len(inputs) == 2:  # a gate has a single number where the other has a map
+        maps = [(tensor, field) for tensor, field in inputs if tensor.ndim == 4 and max(tensor.shape[2:]) > 1]
+        inputs = maps if len(maps) == 1 else inputs
+    field = _union([field for _, field in inputs])
+    if field is None or op.startswith("torchvision::roi"):
+        return None
+    match op:
+        case "convolution":
+            _, weight, _, stride, _, dilation, transposed = args[:7]
+            if len(stride) != 2:
+                return None
+            kernel = tuple(weight.shape[2:])
+            if not transposed:
+                return _window(field, kernel, stride, dilation, out)
+            # An output position is reached by ceil(k / s) neighbours.
+            size = [f + (-(-k // s) - 1) * j for f, k, s, j in zip(field.size, kernel, stride, field.jump, strict=True)]
+            return _of_map(field, size, [j / s for j, s in zip(field.jump, stride, strict=True)], out)
+        case "max_pool2d_with_indices" | "avg_pool2d":
+            kernel = _pair(args[1])
+            stride = _pair(args[2]) if len(args) > 2 and args[2] else kernel
+            dilation = _pair(args[4]) if op.startswith("max") and len(args) > 4 else (1, 1)
+            return _window(field, kernel, stride, dilation, out)
+        case "_adaptive_avg_pool2d" | "adaptive_max_pool2d":
+            # Windows as large as needed for the sides asked for: the widest spans ceil(in / out) + 1 at most.
+            if out.shape[-1] == out.shape[-2] == 1:
+                return replace(field, positions=1, whole=True)
+            both = list(zip(args[0].shape[-2:], out.shape[-2:], strict=True))
+            kernel = tuple(-(-i // o) + (i % o > 0) for i, o in both)
+            return _window(field, kernel, [max(1, i // o) for i, o in both], (1, 1), out)
+        case "mean" | "sum" | "amax" | "mean.dim":
+            given = inputs[0][0]
+            dims = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else range(given.ndim)
+            # Whole maps of several positions are taken in, of [B, C, H, W] or [B, H, W, C].
+            spatial = sum(given.shape[dim] > 1 or given.ndim == 4 for dim in dims) >= 2
+            return replace(field, whole=True) if spatial else field
+        case "upsample_nearest2d" | "upsample_bilinear2d":
+            shares = [i / o for i, o in zip(args[0].shape[-2:], out.shape[-2:], strict=True)]
+            more = 1 if op == "upsample_bilinear2d" else 0  # two neighbours in each direction are blended
+            size = [f + more * j for f, j in zip(field.size, field.jump, strict=True)]
+            return _of_map(field, size, [j * share for j, share in zip(field.jump, shares, strict=True)], out)
+        case "addmm" | "mm":
+            rows = out.numel() // out.shape[-1]
+            return replace(field, whole=True) if rows == batch and field.positions > 1 else field
+        case "bmm" | "_scaled_dot_product_flash_attention_for_cpu" | "_scaled_dot_product_flash_attention" \
+            | "_scaled_dot_product_efficient_attention" | "_scaled_dot_product_cudnn_attention":  # fmt: skip
+            everywhere = args[0].shape[-2] >= field.positions
+            return replace(field, whole=field.whole or everywhere, known=field.known and everywhere)
+        case _:
+            return field
+
+
+def _window(field: Field, kernel: Any, stride: Any, dilation: Any, out: Tensor) -> Field:
+    size = [f + d * (k - 1) * j for f, d, k, j in zip(field.size, dilation, kernel, field.jump, strict=True)]
+    jump = [j * s for j, s in zip(field.jump, stride, strict=True)]
+    return _of_map(field, size, jump, out)
+
+
+def _of_map(field: Field, size: list[float], jump: list[float], out: Tensor) -> Field:
+    """The field with another size and jump, of a map [B, C, H, W]."""
+    return replace(field, size=(size[0], size[1]), jump=(jump[0], jump[1]), positions=out.shape[-2] * out.shape[-1])
+
+
+def _union(fields: list[Field | None]) -> Field | None:
+    known = [field for field in fields if field is not None]
+    if len(known) < len(fields) or not known:
+        return None
+    if len(known) == 1:
+        return known[0]
+    heights, widths = zip(*(field.size for field in known), strict=True)
+    jumps_y, jumps_x = zip(*(field.jump for field in known), strict=True)
+    return Field(
+        size=(max(heights), max(widths)),
+        jump=(max(jumps_y), max(jumps_x)),
+        positions=max(field.positions for field in known),
+        whole=any(field.whole for field in known),
+        known=all(field.known for field in known),
+    )
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, *rest = value if isinstance(value, list | tuple) else (value,)
+    return first, (rest[0] if rest else first)

@@ -116,7 +116,7 @@ class ClassificationTask(SampleTask, Classifier):
         drawn: dict[str, Image | None] = {**pictures(details, f"{split}: ")}
         if self.info.kind == "image":
             drawn["mistakes"] = self._mistakes_picture(split, metrics)
-            drawn["filters"] = filters(self.model, self.info)
+            drawn["filters"] = filters(self.model, self.info.input_shape, self.info.class_names)
             (first,) = self.source.splits[split].read(np.zeros(1, dtype=np.int64))
             drawn["feature maps"] = feature_maps(self.model, first, f"{split}: feature maps")
         return {title: picture for title, picture in drawn.items() if picture is not None}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcli.data.inspection import IMAGENET_MEAN, IMAGENET_STD
-from mlcli.models.normalized import PIXEL_PEAK
+from mlcli.models.layers import PIXEL_PEAK
 from mlcli.tasks.detection.boxes import clip
 from mlcli.tasks.detection.nms import Method, suppress
 from mlcli.tasks.detection.targets import Detections, Targets
