@@ -66,7 +66,14 @@ def find_pairs(collection: Collection, scan: Scan) -> list[Pair]:
         return []
     pairs, repeated = [], np.zeros(len(rows), dtype=bool)
     for group in equal_groups(pixels, sizes):
-        groups = [group] if (sizes[group[0]] <= SIDE).all() else _by_content(collection, scan.read[rows], group)
+        groups = [group]
+        if (sizes[group[0]] > SIDE).any():  # 32x32 of a large image are a hint only: divided by whole pixels
+            by_content: dict[bytes, list[int]] = {}
+            for member in group.tolist():
+                with suppress(DataError):  # gone since it was read
+                    whole = collection.pictures.picture(int(scan.read[rows[member]])).tobytes()
+                    by_content.setdefault(hashlib.blake2b(whole).digest(), []).append(member)
+            groups = [np.array(members) for members in by_content.values() if len(members) > 1]
         for members in groups:
             pairs += _paired(collection, scan.read[rows[members]])
             repeated[members[1:]] = True
@@ -79,16 +86,6 @@ def find_pairs(collection: Collection, scan: Scan) -> list[Pair]:
         Pair(int(positions[i]), int(positions[j]), kind, score)
         for (i, j), kind, score in zip(near.pairs.tolist(), kinds, near.score.tolist(), strict=True)
     ]
-
-
-def _by_content(collection: Collection, positions: np.ndarray, group: np.ndarray) -> list[np.ndarray]:
-    """The group divided by whole pixels: 32x32 of a large image are a hint only."""
-    by_content: dict[bytes, list[int]] = {}
-    for member in group.tolist():
-        with suppress(DataError):  # gone since it was read
-            pixels = collection.pictures.picture(int(positions[member])).tobytes()
-            by_content.setdefault(hashlib.blake2b(pixels).digest(), []).append(member)
-    return [np.array(members) for members in by_content.values() if len(members) > 1]
 
 
 def _paired(collection: Collection, positions: np.ndarray) -> list[Pair]:
@@ -110,39 +107,37 @@ def duplicate_findings(collection: Collection, pairs: list[Pair]) -> list[Findin
     kinds: dict[tuple[bool, str], list[Pair]] = {}
     for pair in pairs:
         sure = pair.likeness in (EQUAL, SAME)
-        across = collection.split_of[pair.first] != collection.split_of[pair.second]
-        conflict = collection.labels[pair.first] != collection.labels[pair.second]
-        for kind in (["across"] if across else []) + (["conflict"] if conflict else []) or ["within"]:
+        between = collection.split_of[pair.first] != collection.split_of[pair.second]
+        differ = collection.labels[pair.first] != collection.labels[pair.second]
+        for kind in (["across"] if between else []) + (["conflict"] if differ else []) or ["within"]:
             kinds.setdefault((sure, kind), []).append(pair)
     found = []
+
+    def note(severity: Severity, kind: str, what: str, pairs: list[Pair], fix: str, *, labels: bool = False) -> None:
+        found.append(Finding(severity, kind, what, _places(collection, pairs, labels=labels), fix))
+
     if across := kinds.get((True, "across")):
-        fix = "keep each picture in one split only: what was trained on must not be tested on"
         what, _ = _across(collection, across, "also in")
-        found.append(Finding("error", "duplicates-across-splits", what, _places(collection, across), fix))
-    if conflicting := kinds.get((True, "conflict")):
-        what = f"{plural(len(conflicting), 'pair')} of the same picture under different labels"
-        places = _places(collection, conflicting, labels=True)
-        fix = "decide on one label for each"
-        found.append(Finding("error", "duplicates-with-different-labels", what, places, fix))
+        fix = "keep each picture in one split only: what was trained on must not be tested on"
+        note("error", "duplicates-across-splits", what, across, fix)
+    if conflict := kinds.get((True, "conflict")):
+        what = f"{plural(len(conflict), 'pair')} of the same picture under different labels"
+        note("error", "duplicates-with-different-labels", what, conflict, "decide on one label for each", labels=True)
     if across := kinds.get((False, "across")):
-        fix = "look at duplicates.png; what shows the same belongs into one split"
         what, largest = _across(collection, across, "nearly the same as one in")
-        severity: Severity = "warning" if largest >= WORRYING else "note"
-        found.append(Finding(severity, "near-duplicates-across-splits", what, _places(collection, across), fix))
-    if conflicting := kinds.get((False, "conflict")):
-        what = f"{plural(len(conflicting), 'pair')} of nearly the same picture under different labels"
-        places = _places(collection, conflicting, labels=True)
-        found.append(
-            Finding("warning", "near-duplicates-with-different-labels", what, places, "look at duplicates.png")
-        )
+        fix = "look at duplicates.png; what shows the same belongs into one split"
+        note("warning" if largest >= WORRYING else "note", "near-duplicates-across-splits", what, across, fix)
+    if conflict := kinds.get((False, "conflict")):
+        what = f"{plural(len(conflict), 'pair')} of nearly the same picture under different labels"
+        kind, fix = "near-duplicates-with-different-labels", "look at duplicates.png"
+        note("warning", kind, what, conflict, fix, labels=True)
     if within := kinds.get((True, "within")):
         extra = len({pair.second for pair in within})
         what = f"{plural(extra, 'image repeats another', 'images repeat another')} of the same split"
-        places, fix = _places(collection, within), "remove the copies: they weigh double"
-        found.append(Finding("warning", "duplicates", what, places, fix))
+        note("warning", "duplicates", what, within, "remove the copies: they weigh double")
     if within := kinds.get((False, "within")):
         one, many = "pair of images in one split is nearly equal", "pairs of images in one split are nearly equal"
-        found.append(Finding("note", "near-duplicates", plural(len(within), one, many), _places(collection, within)))
+        note("note", "near-duplicates", plural(len(within), one, many), within, "")
     return found
 
 
@@ -207,9 +202,13 @@ def equal_groups(pixels: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
 
 def near_pairs(pixels: np.ndarray) -> Likeness:
     """Pairs that show one picture: uint8 [N, 3, 32, 32], without equal ones and without blank ones."""
-    grey = _grey(pixels)
+    grey = np.empty((len(pixels), *pixels.shape[2:]), dtype=np.float32)
+    small = np.empty((len(pixels), 3, EDGE_SIDE, EDGE_SIDE), dtype=np.float16)  # means of 2x2 pixels
+    for start in range(0, len(pixels), 4096):
+        here, chunk = slice(start, start + 4096), pixels[start : start + 4096]
+        grey[here] = np.einsum("nchw,c->nhw", chunk, LUMA)
+        small[here] = chunk.reshape(len(chunk), 3, EDGE_SIDE, 2, EDGE_SIDE, 2).mean((3, 5), dtype=np.float32)
     hashes, mirrored = perceptual_hashes(grey), perceptual_hashes(grey[:, :, ::-1])
-    small = _small(pixels)
     straight = _confirmed(small, small, propose(hashes, hashes))
     flipped = _confirmed(small, small[..., ::-1], propose(hashes, mirrored))
     pairs = np.concatenate([straight[0], flipped[0]])
@@ -282,7 +281,8 @@ def _confirmed(small: np.ndarray, others: np.ndarray, pairs: np.ndarray) -> tupl
         i, j = pairs[start : start + 2048].T
         one, other = small[i], others[j]
         mixed = grey[i] != grey[j]  # a grey copy of a picture in colour
-        one[mixed], other[mixed] = _without_colour(one[mixed]), _without_colour(other[mixed])
+        for side in (one, other):
+            side[mixed] = np.einsum("nchw,c->nhw", side[mixed], LUMA)[:, None]
         score[start : start + 2048] = (edges(one) * edges(other)).sum(axis=1)
     pairs, score = pairs[score >= NEAR_SCORE], score[score >= NEAR_SCORE]
     if not len(pairs):
@@ -317,25 +317,3 @@ def edges(small: np.ndarray) -> np.ndarray:
     across, down = np.diff(values, axis=3), np.diff(values, axis=2)
     vectors = np.concatenate([across.reshape(len(values), -1), down.reshape(len(values), -1)], axis=1)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-
-
-def _without_colour(small: np.ndarray) -> np.ndarray:
-    return np.einsum("nchw,c->nhw", small, LUMA)[:, None]
-
-
-def _grey(pixels: np.ndarray) -> np.ndarray:
-    grey = np.empty((len(pixels), *pixels.shape[2:]), dtype=np.float32)
-    for start in range(0, len(pixels), 4096):
-        grey[start : start + 4096] = np.einsum("nchw,c->nhw", pixels[start : start + 4096], LUMA)
-    return grey
-
-
-def _small(pixels: np.ndarray) -> np.ndarray:
-    """float16 [N, 3, 16, 16], means of 2x2 pixels."""
-    small = np.empty((len(pixels), 3, EDGE_SIDE, EDGE_SIDE), dtype=np.float16)
-    for start in range(0, len(pixels), 4096):
-        chunk = pixels[start : start + 4096]
-        small[start : start + 4096] = chunk.reshape(len(chunk), 3, EDGE_SIDE, 2, EDGE_SIDE, 2).mean(
-            (3, 5), dtype=np.float32
-        )
-    return small

@@ -39,9 +39,14 @@ FORMATS = {
 
 def image_findings(collection: Collection, scan: Scan, config: ImageFiles | None) -> list[Finding]:
     """config: how files are brought to one size; None for images in memory and for detection."""
+    blank = np.flatnonzero(blank_images(scan) & scan.ok).tolist()
+    found = _unreadable(collection, scan, config)
+    if blank:
+        what = f"{plural(len(blank), 'image is', 'images are')} blank: one colour from edge to edge"
+        places = tuple(f"{collection.name(int(scan.read[at]))} (level {scan.pixels[at].mean():.0f})" for at in blank)
+        found.append(Finding("warning", "blank", what, places, "remove them: there is nothing to learn from"))
     return [
-        *_unreadable(collection, scan, config),
-        *_blank(collection, scan),
+        *found,
         *_modes(collection, scan),
         *_extents(collection, scan, config),
         *_colours(collection, scan),
@@ -60,15 +65,6 @@ def _unreadable(collection: Collection, scan: Scan, config: ImageFiles | None) -
     elif config is not None:
         fix += "; data.bad_images=skip leaves them out"
     return [Finding("error", "unreadable", what, places, fix)]
-
-
-def _blank(collection: Collection, scan: Scan) -> list[Finding]:
-    blank = np.flatnonzero(blank_images(scan) & scan.ok).tolist()
-    if not blank:
-        return []
-    what = f"{plural(len(blank), 'image is', 'images are')} blank: one colour from edge to edge"
-    places = tuple(f"{collection.name(int(scan.read[at]))} (level {scan.pixels[at].mean():.0f})" for at in blank)
-    return [Finding("warning", "blank", what, places, "remove them: there is nothing to learn from")]
 
 
 def blank_images(scan: Scan) -> np.ndarray:

@@ -203,7 +203,13 @@ def scan(pictures: Pictures) -> Scan:
         parts: Iterator[Part] = (_held(pictures, chunk) for chunk in chunks_of(indices))
     else:
         assert isinstance(pictures, FilePictures)
-        indices, parts = _planned(pictures)
+        trial = drawn(len(pictures), CHUNK, SEED)  # from all over: how long an image takes
+        _files(pictures, trial)
+        each_s = (time.perf_counter() - started) / max(1, len(trial))
+        threads = min(MAX_THREADS, usable_cpus()) if each_s > THREADS_PAY_S else 1
+        affordable = int(READ_S * threads / max(each_s, 1e-6))
+        indices = drawn(len(pictures), min(MAX_READ, max(LEAST_READ, affordable)), SEED)
+        parts = in_chunks(partial(_files, pictures), indices, "reading images")
     pixels = np.zeros((len(indices), 3, SIDE, SIDE), dtype=np.uint8)
     ok = np.zeros(len(indices), dtype=bool)
     looks: list[Look | None] = []
@@ -219,18 +225,6 @@ def scan(pictures: Pictures) -> Scan:
 
 Part = tuple[list[Look | None], np.ndarray, dict[int, str]]
 """Looks, pixels and faults of a chunk."""
-
-
-def _planned(pictures: FilePictures) -> tuple[np.ndarray, Iterator[Part]]:
-    """What will be read, and its parts. How long an image takes is tried on a chunk drawn from all over."""
-    trial = drawn(len(pictures), CHUNK, SEED)
-    started = time.perf_counter()
-    _files(pictures, trial)
-    each_s = (time.perf_counter() - started) / max(1, len(trial))
-    threads = min(MAX_THREADS, usable_cpus()) if each_s > THREADS_PAY_S else 1
-    affordable = int(READ_S * threads / max(each_s, 1e-6))
-    indices = drawn(len(pictures), min(MAX_READ, max(LEAST_READ, affordable)), SEED)
-    return indices, in_chunks(partial(_files, pictures), indices, "reading images")
 
 
 # --- one chunk -------------------------------------------------------------------------------------------------------
@@ -269,11 +263,8 @@ def _held(pictures: HeldPictures, indices: np.ndarray) -> Part:
         held = pictures.pixels(index)
         channels, height, width = held.shape
         looks.append(Look("", "L" if channels == 1 else "RGB", width, height))
-        out[...] = held if (height, width) == (SIDE, SIDE) else _stretched(held)
+        if (height, width) != (SIDE, SIDE):
+            planes = [Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for plane in held]
+            held = np.stack([np.asarray(plane) for plane in planes])
+        out[...] = held
     return looks, pixels, {}
-
-
-def _stretched(pixels: np.ndarray) -> np.ndarray:
-    """[C, h, w] to [C, 32, 32]"""
-    planes = [Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for plane in pixels]
-    return np.stack([np.asarray(plane) for plane in planes])

@@ -161,7 +161,10 @@ def repeat_findings(table: FeatureTable, *, by_design: bool = False) -> list[Fin
     if by_design:
         return [Finding("note", "coarse", f"all splits hold the same {len(sizes):,} different rows, as they should")]
     coarse = is_coarse(table)
-    answers, known = _answers(table)
+    answers, known = table.labels, None if table.labels is None else table.labels >= 0
+    if answers is None or known is None:
+        assert table.amounts is not None
+        answers, known = np.unique(table.amounts, return_inverse=True)[1].ravel(), np.isfinite(table.amounts)
     within, across, differing = [], [], []
     order, ends = np.argsort(groups, kind="stable"), np.cumsum(sizes)
     for number in np.flatnonzero(sizes > 1):
@@ -196,14 +199,6 @@ def _groups(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
     features = np.stack([column.codes for column in table.columns], axis=1)
     _, groups, sizes = np.unique(features, axis=0, return_inverse=True, return_counts=True)
     return groups.ravel(), sizes
-
-
-def _answers(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
-    """What is to be predicted, as codes, int64 [N], and where it is known, bool [N]."""
-    if table.labels is not None:
-        return table.labels, table.labels >= 0
-    assert table.amounts is not None
-    return np.unique(table.amounts, return_inverse=True)[1].astype(np.int64).ravel(), np.isfinite(table.amounts)
 
 
 def _rows_across(table: FeatureTable, pairs: list[tuple[int, int]], coarse: bool) -> list[Finding]:

@@ -22,14 +22,10 @@ GAPS = 0.3
 ALMOST = 0.999
 """Rank correlation with a numeric target, from which a column is the answer itself."""
 ID_NAMES = ("id", "index", "uuid", "guid", "key", "row")
-
-
 FAR, VERY_FAR = 6.0, 12.0
 """Robust z-scores from which a value is worth a look, and probably wrong. A normal value is beyond 6 once in 5e8."""
 TO_SIGMA = 1.4826
 """The median of the absolute deviations, times this, is a normal distribution's standard deviation."""
-
-
 MANY_VALUES = 50  # of a column of texts, from which it is left out when labels are doubted
 
 
@@ -311,13 +307,11 @@ def target_findings(table: FeatureTable, amounts: np.ndarray) -> list[Finding]:
 def robust_z(values: np.ndarray) -> np.ndarray:
     """Distance to the median in robust standard deviations; of positive values, the smaller of that and the same of
     their logarithms, since prices and durations are skewed without being wrong."""
-    score = _robust_z(values)
-    return np.minimum(score, _robust_z(np.log(values))) if values.min() > 0 else score
-
-
-def _robust_z(values: np.ndarray) -> np.ndarray:
-    distance = np.abs(values - np.median(values))
-    spread = TO_SIGMA * np.median(distance)
-    if spread == 0:  # more than half are equal: the mean deviation of the others
-        spread = 1.2533 * distance.mean()
-    return distance / spread
+    scores = []
+    for scale in (values, np.log(values)) if values.min() > 0 else (values,):
+        distance = np.abs(scale - np.median(scale))
+        spread = TO_SIGMA * np.median(distance)
+        if spread == 0:  # more than half are equal: the mean deviation of the others
+            spread = 1.2533 * distance.mean()
+        scores.append(distance / spread)
+    return np.minimum.reduce(scores)
