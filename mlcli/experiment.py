@@ -94,11 +94,6 @@ class TaskEntry:
         module: Any = import_module(self.build)
         return module
 
-    @property
-    def starter(self) -> Starter | None:
-        module: Any = import_module(self.start) if self.start else None
-        return module
-
 
 TASKS = {
     "classification": TaskEntry(
@@ -133,7 +128,8 @@ def find_installed_tasks() -> None:
 def starters() -> list[Starter]:
     """Return what the tasks offer for `mlcli init`, also those of installed packages."""
     find_installed_tasks()
-    return [starter for entry in TASKS.values() if (starter := entry.starter)]
+    modules: list[Any] = [import_module(entry.start) for entry in TASKS.values() if entry.start]
+    return modules
 
 
 def config_type(task: str) -> type[TaskSettings]:

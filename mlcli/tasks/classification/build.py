@@ -42,23 +42,22 @@ def examine(config: Classification) -> Examination:
 
 def build_criterion(config: Loss, class_weights: Tensor | None = None) -> losses.Criterion:
     """Make the loss that a configuration names. class_weights: float32 [C], or None for no weighting."""
-    return losses.Criterion(_sample_loss(config), class_weights)
-
-
-def _sample_loss(config: Loss) -> losses.SampleLoss:
+    loss: losses.SampleLoss
     match config:
         case CrossEntropy(label_smoothing=smoothing):
-            return losses.CrossEntropyLoss(smoothing)
+            loss = losses.CrossEntropyLoss(smoothing)
         case Hinge(margin=margin, power=power):
-            return losses.HingeLoss(margin, power)
+            loss = losses.HingeLoss(margin, power)
         case BinaryCrossEntropy(label_smoothing=smoothing):
-            return losses.BinaryCrossEntropyLoss(smoothing)
+            loss = losses.BinaryCrossEntropyLoss(smoothing)
         case Focal(gamma=gamma):
-            return losses.FocalLoss(gamma)
+            loss = losses.FocalLoss(gamma)
         case ProbabilityError(name="mse"):
-            return losses.SquaredDistance()
+            loss = losses.SquaredDistance()
         case ProbabilityError():
-            return losses.AbsoluteDistance()
+            loss = losses.AbsoluteDistance()
         case SmoothProbabilityError(beta=beta):
-            return losses.SmoothDistance(beta)
-    assert_never(config)
+            loss = losses.SmoothDistance(beta)
+        case _:
+            assert_never(config)
+    return losses.Criterion(loss, class_weights)
