@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mlcli.report.evidence import Curve, curve
-from mlcli.report.record import Record
+from mlcli.report.record import Record, in_words
 from mlcli.show.charts import Line, LineChart, axis, log_axis
 
 MOST_RUNS = 8
@@ -23,7 +23,7 @@ def comparison(records: Sequence[Record]) -> list[LineChart]:
         scores.append(Line(name, _watched(record, metric) if metric else (), group=group))
         losses.append(Line("" if loss else name, train, "quiet", group=group))
         losses.append(Line(name, loss, group=group))
-    charts = [_chart(metric.replace("_", " "), scores), _chart("loss", losses, "thin: training")]
+    charts = [_chart(in_words(metric), scores), _chart("loss", losses, "thin: training")]
     return [chart for chart in charts if chart]
 
 

@@ -69,15 +69,13 @@ class Record:
     @property
     def data_facts(self) -> dict[str, Any]:
         """What was found about the data, such as kind and target (see `mlcli.data.info.DataInfo`); empty if unknown."""
-        facts = self.summary.get("facts")
-        data = facts.get("data") if isinstance(facts, dict) else None
-        return data if isinstance(data, dict) else {}
+        return mapping(mapping(self.summary.get("facts")).get("data"))
 
     @property
     def best(self) -> dict[str, Any]:
         """metric, split, direction, value, epoch and step of the best evaluation; empty before the first."""
-        best = self.status.get("best")
-        return best if isinstance(best, dict) and best.get("value") is not None else {}
+        best = mapping(self.status.get("best"))
+        return best if best.get("value") is not None else {}
 
     @property
     def metric(self) -> str:
@@ -91,8 +89,7 @@ class Record:
     @property
     def scores(self) -> dict[str, dict[str, float]]:
         """The best model's scores by split, as far as they were measured."""
-        given = self.status.get("scores")
-        known = {split: _numbers(values) for split, values in given.items()} if isinstance(given, dict) else {}
+        known = {split: _numbers(values) for split, values in mapping(self.status.get("scores")).items()}
         for split, found in self.evaluations.items():
             if split not in known and str(found.get("checkpoint", "best.ckpt")) == "best.ckpt":
                 known[split] = _numbers(found.get("metrics"))
@@ -111,10 +108,13 @@ class Record:
         order = (self.split, *SPLITS)
         return next((self.evaluations[split] for split in order if split in self.evaluations), {})
 
+    @property
+    def detail_split(self) -> str:
+        return str(self.detail.get("split", self.split))
+
     def samples(self, split: str) -> int | None:
         """Samples in a split, if any file says so."""
-        splits = self.summary.get("splits")
-        count = splits.get(split) if isinstance(splits, dict) else None
+        count = mapping(self.summary.get("splits")).get(split)
         count = count if count is not None else self.evaluations.get(split, {}).get("samples")
         if count is None and self.baselines and self.baselines.split == split:
             count = self.baselines.samples_there
@@ -122,8 +122,7 @@ class Record:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: Any = _or(lambda: json.loads(path.read_text()), None)
-    return found if isinstance(found, dict) else {}
+    return mapping(_or(lambda: json.loads(path.read_text()), None))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -132,13 +131,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _numbers(values: Any) -> dict[str, float]:
-    if not isinstance(values, dict):
-        return {}
-    return {
-        str(name): float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    numbers = {str(name): v for name, v in mapping(values).items() if is_number(v) and not isinstance(v, bool)}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _or(read: Callable[[], T], otherwise: T) -> T:
@@ -152,3 +146,18 @@ def _or(read: Callable[[], T], otherwise: T) -> T:
 def score_text(metric: str, value: float | None) -> str:
     """A score in a sentence: 97.8 % for shares of samples, otherwise as `number`."""
     return f"{100 * value:.1f} %" if metric in SHARES and value is not None else number(value)
+
+
+def in_words(name: str) -> str:
+    """Return the name of a metric or a column as words: macro_f1 -> macro f1."""
+    return name.replace("_", " ")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a number."""
+    return isinstance(value, int | float)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a value of a file that should be a mapping; an empty one if it is something else."""
+    return value if isinstance(value, dict) else {}

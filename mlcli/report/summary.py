@@ -7,7 +7,7 @@ from mlcli.engine.log import read_metrics
 from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.engine.trainer import Training
 from mlcli.report.evidence import Evidence
-from mlcli.report.record import SPLITS, Record
+from mlcli.report.record import SPLITS, Record, in_words
 from mlcli.report.verdict import Verdict, judge
 from mlcli.show.evaluation import confusion
 from mlcli.text import duration, number, paragraphs, shown, table, truncated
@@ -68,7 +68,7 @@ def score_table(record: Record, scores: dict[str, dict[str, float]]) -> str:
             rows += [[f"  {e.name}", *(number(e.scores.get(n)) for n in names), notes.get(e.name, "")] for e in entries]
             rows = [[*row, ""] if len(row) <= len(names) + 1 else row for row in rows]
             rows.insert(len(order), [f"{simple.split}, for comparison", *[""] * (len(names) + 1)])
-        text = table(["", *(name.replace("_", " ") for name in names), *([""] if simple else [])], rows)
+        text = table(["", *map(in_words, names), *([""] if simple else [])], rows)
         if len(names) <= 2 or max(map(len, text.splitlines())) <= WIDTH:
             return text
         names.remove(next(name for name in reversed(names) if name != record.metric))

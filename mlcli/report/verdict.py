@@ -11,7 +11,7 @@ from typing import Literal
 
 from mlcli.report.advice import Advice, advise
 from mlcli.report.evidence import Evidence, last_third, scatter, standard_error, trend
-from mlcli.report.record import SHARES, score_text
+from mlcli.report.record import SHARES, in_words, score_text
 from mlcli.text import plural
 
 Kind = Literal[
@@ -123,7 +123,7 @@ def measure_gap(e: Evidence) -> Gap | None:
     if e.train is None or e.val is None:
         return _gap_of_losses(e)
     error = e.val_error
-    both = f"training {score_text(e.metric, e.train)}, {_watched(e)} {score_text(e.metric, e.val)} {_name(e.metric)}"
+    both = f"training {score_text(e.metric, e.train)}, {_watched(e)} {score_text(e.metric, e.val)} {in_words(e.metric)}"
     of = f" on {e.samples:,} samples" if e.samples else ""
     if e.direction == "max":  # every such metric here ends at 1
         size, sure = e.train - e.val, SURE * (math.inf if error is None else error)
@@ -163,7 +163,7 @@ def _rise(e: Evidence) -> tuple[bool, str] | None:
     gain, error = abs(line.slope) * line.epochs, e.val_error
     if gain <= (WORTHWHILE * error if error else 0.02 * abs(e.curve[-1][1] - e.curve[0][1])):
         return None
-    span = f"{_name(e.metric)} from {score_text(e.metric, late[0][1])} to {score_text(e.metric, late[-1][1])}"
+    span = f"{in_words(e.metric)} from {score_text(e.metric, late[0][1])} to {score_text(e.metric, late[-1][1])}"
     words = f"over the last {line.epochs} epochs {_watched(e)} {span}"
     rates = [rate for epoch, rate in e.lr if epoch >= late[0][0]]
     if rates and rates[-1] <= LR_SPENT * rates[0]:
@@ -228,7 +228,7 @@ def _decline(e: Evidence) -> tuple[Kind, str] | None:
     enough = max(DECLINED * error, FALL * (1.0 if e.direction == "max" else abs(e.val)))
     if late[0][0] <= e.best_epoch or worse_by <= enough:
         return None
-    words = (f"{_watched(e)} {_name(e.metric)} was best at epoch {e.best_epoch} of {e.curve[-1][0]}, "
+    words = (f"{_watched(e)} {in_words(e.metric)} was best at epoch {e.best_epoch} of {e.curve[-1][0]}, "
              f"{score_text(e.metric, e.val)}, and {score_text(e.metric, level)} in the last third")  # fmt: skip
     then, now = losses[e.best_epoch], losses[max(losses)]
     if 0 < DIVERGING * then <= now:
@@ -255,7 +255,3 @@ def _loss_rose(e: Evidence) -> list[str]:
 
 def _watched(e: Evidence) -> str:
     return "validation" if e.watched == "val" else e.watched
-
-
-def _name(metric: str) -> str:
-    return metric.replace("_", " ")

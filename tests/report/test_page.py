@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcli.report.page.sections import SECTIONS, highlighted
+from mlcli.report.page.sections import SECTIONS, highlighted, layers
 from mlcli.report.page.write import write_report
+from mlcli.report.record import Record
 from tests.report import crafted
 
 EVIL = "<script>alert('x')</script>\"'&amp;"
@@ -69,6 +70,14 @@ def test_every_section_a_classification_has(full):
     ]
     for words in (*shown, "made by hand", "29% forward", "mlcli train made.yaml", "4,810"):
         assert words in full.text, words
+
+
+def test_updates_are_not_judged_by_the_last_step_of_a_schedule(tmp_path):
+    looks = crafted.layers(["net.only"], looks=5)
+    for look, ratio in zip(looks, (2e-3, 2e-3, 1e-3, 1e-4, 0.0), strict=True):
+        look["layers"][0]["update_ratio"] = ratio
+    values = layers(Record.read(crafted.craft(tmp_path, layers=looks)))
+    assert values["rows"][0][4] == "0.001"
 
 
 def test_names_stay_names(full):

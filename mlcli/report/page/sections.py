@@ -1,12 +1,12 @@
-"""What stands in each part of the page: a run's record in, the values of a template's macro out, None for no such part.
+"""Sections of the page: each takes a run's record and returns the arguments of its macro, or None where it has nothing.
 
-Parts come in the order in which a person asks: how good, how it got there, what it confuses, what it was made of.
+They come in the order in which a person asks: how good, how it got there, what it confuses, what it was made of.
 """
 
 import json
-import math
 import re
 import shlex
+import statistics
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -14,21 +14,20 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from mlcli.report.evidence import Evidence
-from mlcli.report.page.gallery import pictures
-from mlcli.report.record import SHARES, SPLITS, Record, score_text
+from mlcli.report.page.answers import Values, classes, confusion, errors, pictures, quality, residuals
+from mlcli.report.record import SHARES, SPLITS, Record, in_words, is_number, mapping, score_text
 from mlcli.report.summary import command_for, layer_troubles
 from mlcli.report.verdict import judge
-from mlcli.show import evaluation, svg
-from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Pair, Rule, axis, log_axis
+from mlcli.show import svg
+from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Rule, axis, log_axis
 from mlcli.text import ABSENT, duration, number, shown, whole
 
-Values = dict[str, Any]
 Make = Callable[[Record], Values | None]
 
 TONES = {"good fit": "good", "diverged": "bad", "worse than a baseline": "bad"}
 """Colour of a verdict; the others are worth a second look."""
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
-MOST_METRICS, MOST_ROWS, MOST_CLASSES, MOST_PAIRS, MOST_LAYERS = 12, 200, 40, 8, 80
+MOST_METRICS, MOST_ROWS, MOST_LAYERS = 12, 200, 80
 YAML_PARTS = re.compile(r"""(?P<comment>(?:^|(?<=\s))\#.*)|(?P<string>"(?:\\.|[^"\\])*"|'(?:''|[^'])*')
     |(?P<key>[\w.+-]+(?=\s*:(?:\s|$)))|(?P<value>\b(?:true|false|null)\b|(?<![\w.])[+-]?\d[\d_.]*(?:e[+-]?\d+)?(?![\w.]))""",
     re.VERBOSE)  # fmt: skip
@@ -44,7 +43,7 @@ def header(record: Record) -> Values:
     if not notice and state in ("interrupted", "killed"):
         notice = f"It was {state}; what is shown is what it had reached."
     named = []
-    for part in map(_mapping, (record.config.get("model"), record.config.get("data"))):
+    for part in map(mapping, (record.config.get("model"), record.config.get("data"))):
         words = [part.get(key) for key in ("name", "arch", "depth")]
         named.append(" ".join(str(word) for word in words if word is not None))
     try:
@@ -71,7 +70,9 @@ def hero(record: Record) -> Values | None:
         size = f"{200 * error:.1f} points" if metric in SHARES else number(2 * error)
         interval = f"± {size}, 95 % sampling interval"
     figure, _, unit = score_text(metric, value).partition(" ")
-    on = f"{_words(metric)} on {split}, {samples:,} samples" if samples else f"{_words(metric)} on the {split} split"
+    on = (
+        f"{in_words(metric)} on {split}, {samples:,} samples" if samples else f"{in_words(metric)} on the {split} split"
+    )
     return {
         "figure": figure,
         "unit": unit,
@@ -87,14 +88,14 @@ def hero(record: Record) -> Values | None:
 def facts(record: Record) -> Values:
     """What else is asked first, as a row of small figures."""
     status, parameters = record.status, record.summary.get("parameters")
-    device = str(_mapping(record.environment.get("choices")).get("device", "")).partition(":")[0]
+    device = str(mapping(record.environment.get("choices")).get("device", "")).partition(":")[0]
     pairs = [
         ("best epoch", record.best.get("epoch")),
         ("epochs", f"{status.get('epoch', 0)} of {status['epochs']}" if status.get("epochs") else status.get("epoch")),
-        ("time", duration(status["seconds"]) if _is_number(status.get("seconds")) else None),
+        ("time", duration(status["seconds"]) if is_number(status.get("seconds")) else None),
         ("parameters", whole(parameters) if isinstance(parameters, int) else None),
         ("device", device or None),
-        ("seed", _mapping(record.config.get("train")).get("seed")),
+        ("seed", mapping(record.config.get("train")).get("seed")),
     ]
     return {"values": [(name, value) for name, value in pairs if value is not None]}
 
@@ -112,7 +113,7 @@ def scores(record: Record) -> Values | None:
         [Markup("<b>{}</b>").format(split), *(number(values.get(name)) for name in names), whole(record.samples(split))]
         for split, values in known.items()
     ]
-    return {"header": ["split", *map(_words, names), "samples"], "rows": rows}
+    return {"header": ["split", *map(in_words, names), "samples"], "rows": rows}
 
 
 def curves(record: Record) -> Values | None:
@@ -124,7 +125,7 @@ def curves(record: Record) -> Values | None:
     def line(split: str, key: str) -> list[tuple[float, float]]:
         """Epochs (with fractions) and values."""
         return [
-            (e["step"] / per_epoch, float(e[key])) for e in entries if e["split"] == split and _is_number(e.get(key))
+            (e["step"] / per_epoch, float(e[key])) for e in entries if e["split"] == split and is_number(e.get(key))
         ]
 
     def chart(title: str, lines: list[Line], y: Axis | None = None, **more: Any) -> LineChart:
@@ -143,7 +144,7 @@ def curves(record: Record) -> Values | None:
         scale = log_axis([value for points in (train, val) for _, value in points])
         charts.append(chart("Loss", losses, scale, rules=rules, note="logarithmic scale" if scale else ""))
     if score:
-        title = _words(metric) if len(metric) <= 4 else _sentence(_words(metric), stop="")  # rmse, mae, r2, map
+        title = in_words(metric) if len(metric) <= 4 else _sentence(in_words(metric), stop="")  # rmse, mae, r2, map
         charts.append(chart(title, [Line(watched, score)], rules=rules, shown=lambda value: score_text(metric, value)))
     if rate := line("train", "lr"):
         charts.append(chart("Learning rate", [Line("lr", rate, "quiet")], shown="{:.3g}".format))
@@ -158,7 +159,7 @@ def curves(record: Record) -> Values | None:
     return {
         "drawn": [svg.drawn(found) for found in charts],
         "title": f"All {watched} scores by epoch" + (f", every {every} evaluations" if every > 1 else ""),
-        "header": ["epoch", *map(_words, names)],
+        "header": ["epoch", *map(in_words, names)],
         "rows": rows,
     }
 
@@ -180,92 +181,10 @@ def baselines(record: Record) -> Values | None:
     scored = f" They answered {simple.samples:,} of its {simple.samples_there:,} samples." if (
         simple.samples < simple.samples_there) else ""  # fmt: skip
     notes = "".join(f" {_sentence(note)}" for note in simple.notes)
-    lede = (f"By {_words(metric)} on the {simple.split} split; {'more' if more else 'less'} is better. Their settings "
-            f"were chosen by cross-validation on training rows.{scored}{notes}")  # fmt: skip
+    lede = (f"By {in_words(metric)} on the {simple.split} split; {'more' if more else 'less'} is better. Their "
+            f"settings were chosen by cross-validation on training rows.{scored}{notes}")  # fmt: skip
     most = max(1.0 if more else 0.0, *(bar.value for bar in bars))
     return {"lede": lede, "bars": svg.drawn(BarChart("", bars, most))}
-
-
-# --- what the model answers ------------------------------------------------------------------------------------------
-
-
-def confusion(record: Record) -> Values | None:
-    """The matrix and the pairs most often confused."""
-    found = evaluation.confusion(record.detail)
-    if not found:
-        return None
-    matrix = found[0]
-    count, most = len(matrix.names), min(len(matrix.names), svg.LARGEST)
-    cut = f" Of {count:,} classes, the {most} with most mistakes." if most < count else ""
-    nothing = matrix.names[-1] if record.detail.get("confusion_names") else None
-    pairs = matrix.pairs(MOST_PAIRS)
-    return {
-        "lede": f"Rows are the truth, columns what the model said, on the {_split(record)} split.{cut}",
-        "matrix": svg.drawn(matrix),
-        "wide": most > svg.WIDE,
-        "pairs": [
-            (*_confused(p, nothing), f"{p.count:,} of {p.of:,}", svg.track(p.count / pairs[0].count)) for p in pairs
-        ],
-    }
-
-
-def _confused(pair: Pair, nothing: str | None) -> tuple[str, str, str]:
-    """A name, words, and another name. nothing: the name under which a detector's matrix counts what is no object."""
-    if pair.truth == nothing:
-        return pair.answer, " where nothing is", ""
-    return (pair.truth, " missed", "") if pair.answer == nothing else (pair.truth, " taken for ", pair.answer)
-
-
-def residuals(record: Record) -> Values | None:
-    """Predictions of a regression over the truth, and how far they miss."""
-    detail = {**record.detail, "unit": record.data_facts.get("target")}
-    charts = [*evaluation.predicted_and_true(detail), *evaluation.residuals(detail)]
-    if not charts:
-        return None
-    quantiles = _mapping(detail["residuals"].get("quantiles"))
-    return {
-        "lede": f"Predicted minus true values on the {_split(record)} split; a slope or a funnel shows what the model "
-        "does not know.",
-        "drawn": [svg.drawn(chart) for chart in charts],
-        "header": list(quantiles),
-        "row": [number(value) for value in quantiles.values()],
-    }
-
-
-def errors(record: Record) -> Values | None:
-    """Kinds of mistakes of a detector, by what fixing each would add to the score."""
-    found = evaluation.mistakes(record.detail)
-    lede = "What fixing one kind of mistake alone would add to the mean average precision at an IoU of 0.5."
-    return {"lede": lede, "bars": svg.drawn(found[0])} if found else None
-
-
-def classes(record: Record) -> Values | None:
-    """A row per class with every number there is on it, the weakest first."""
-    rows = [c for c in record.detail.get("classes") or [] if isinstance(c, dict) and "name" in c]
-    keys = [key for key, value in (rows[0] if rows else {}).items() if key != "name" and _is_number(value)]
-    if not keys:
-        return None
-    by = next((key for key in ("ap", "f1", "recall") if key in keys), keys[0])
-    rows = sorted(rows, key=lambda c: _finite(c.get(by)))
-    written = [[c["name"], *(_cell(c.get(key), metered=key == by) for key in keys)] for c in rows]
-    return {
-        "lede": f"On the {_split(record)} split, the weakest first by {_words(by)}.",
-        "header": ["class", *map(_words, keys)],
-        "first": written[:MOST_CLASSES],
-        "rest": written[MOST_CLASSES:],
-    }
-
-
-def _cell(value: Any, *, metered: bool) -> str:
-    text = f"{value:,}" if isinstance(value, int) else number(value if isinstance(value, float) else None)
-    return Markup('<span class="meter">{}{}</span>').format(text, svg.track(_finite(value))) if metered else text
-
-
-def quality(record: Record) -> Values | None:
-    """Curves over the threshold and over the confidence."""
-    makers = (evaluation.precision_recall, evaluation.by_threshold, evaluation.calibration)
-    drawn = [svg.drawn(chart) for make in makers for chart in make(record.detail)]
-    return {"drawn": drawn} if drawn else None
 
 
 # --- the network and the run -----------------------------------------------------------------------------------------
@@ -283,33 +202,33 @@ def layers(record: Record) -> Values | None:
         return None
     left_out = f" The first {MOST_LAYERS} of {len(by_name)} layers." if len(by_name) > MOST_LAYERS else ""
     seen = f"{len(looks)} measurements" if len(looks) != 1 else "One measurement"
+    rows = []
+    for name, history in list(by_name.items())[:MOST_LAYERS]:
+        row: list[object] = [Markup("<code>{}</code>").format(name)]
+        for key, what in (("gradient_norm", "gradient norm"), ("update_ratio", "update over weights")):
+            values = [float(layer[key]) for layer in history if is_number(layer.get(key))]
+            typical = f"{statistics.median(values):.2g}" if values else ABSENT
+            row += [svg.sparkline(values, f"{what} of {name}", log=True), typical]
+        zeros = mapping(history[-1].get("activation")).get("zero_share")
+        rows.append([*row, f"{zeros:.0%}" if is_number(zeros) else ABSENT])
     return {
         "lede": f"{seen} between step {looks[0].get('step')} and {looks[-1].get('step')}; lines on a logarithmic "
-        f"scale, numbers of the last.{left_out} An update of about a thousandth of the weights is normal.",
+        "scale, numbers are medians, as the last steps of a schedule are small; zeros of the last measurement."
+        f"{left_out} An update of about a thousandth of the weights is normal.",
         "notes": layer_troubles(looks),
-        "rows": [_layer(name, found) for name, found in list(by_name.items())[:MOST_LAYERS]],
+        "rows": rows,
     }
-
-
-def _layer(name: str, history: list[dict[str, Any]]) -> list[object]:
-    row: list[object] = [Markup("<code>{}</code>").format(name)]
-    for key, what in (("gradient_norm", "gradient norm"), ("update_ratio", "update over weights")):
-        values = [float(layer[key]) for layer in history if _is_number(layer.get(key))]
-        last = history[-1].get(key)
-        row += [svg.sparkline(values, f"{what} of {name}", log=True), f"{last:.2g}" if _is_number(last) else ABSENT]
-    zeros = _mapping(history[-1].get("activation")).get("zero_share")
-    return [*row, f"{zeros:.0%}" if _is_number(zeros) else ABSENT]
 
 
 def time(record: Record) -> Values | None:
     """One bar of all the time there was."""
-    spent = _mapping(record.status.get("times"))
-    known = {name: float(spent[name]) for name in PHASES if _is_number(spent.get(name)) and spent[name] > 0}
+    spent = mapping(record.status.get("times"))
+    known = {name: float(spent[name]) for name in PHASES if is_number(spent.get(name)) and spent[name] > 0}
     total = sum(known.values())
     if not total:
         return None
-    rates = sorted(e["samples_per_s"] for e in record.entries if _is_number(e.get("samples_per_s")))
-    memory_mb = _mapping(record.status.get("memory_mb"))
+    rates = sorted(e["samples_per_s"] for e in record.entries if is_number(e.get("samples_per_s")))
+    memory_mb = mapping(record.status.get("memory_mb"))
     lede = [
         f"{duration(total)} in all",
         f"{rates[len(rates) // 2]:,.0f} samples/s while training" if rates else "",
@@ -401,26 +320,6 @@ SECTIONS: tuple[tuple[str, Make], ...] = (
     ("next", next_commands),
 )
 """By the names of their macros, which are the anchors on the page."""
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _finite(value: Any) -> float:
-    return float(value) if _is_number(value) and math.isfinite(value) else 0.0
-
-
-def _split(record: Record) -> str:
-    return str(record.detail.get("split", record.split))
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _sentence(words: str, stop: str = ".") -> str:
