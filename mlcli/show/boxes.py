@@ -1,6 +1,7 @@
 """Boxes, masks and names drawn on a picture, distinguishable and legible at any size."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -119,23 +120,13 @@ def _outline(draw: ImageDraw.ImageDraw, box: Sequence[float], thing: Thing, widt
     if thing.thin:
         draw.rectangle((left, top, right, bottom), outline=thing.colour)
         return
-    lines = [
-        ((left, top), (right, top)),
-        ((right, top), (right, bottom)),
-        ((right, bottom), (left, bottom)),
-        ((left, bottom), (left, top)),
-    ]
-    pieces = [piece for line in lines for piece in (_dashes(*line, 4 * width) if thing.dashed else [line])]
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    pieces = [piece for line in pairwise(corners) for piece in (_dashes(*line, 4 * width) if thing.dashed else [line])]
     for colour, thickness in ((INK, width + 2), (thing.colour, width)):
+        grow = (thickness - 1) / 2  # square ends, so that corners close
         for start, end in pieces:
-            _bar(draw, start, end, thickness, colour)
-
-
-def _bar(draw: ImageDraw.ImageDraw, start: tuple, end: tuple, thickness: int, colour: Colour | str) -> None:
-    """A straight line with square ends, so that corners close."""
-    grow = (thickness - 1) / 2
-    (left, right), (top, bottom) = (sorted(pair) for pair in zip(start, end, strict=True))
-    draw.rectangle((left - grow, top - grow, right + grow, bottom + grow), fill=colour)
+            (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(start, end, strict=True))
+            draw.rectangle((x0 - grow, y0 - grow, x1 + grow, y1 + grow), fill=colour)
 
 
 def _dashes(start: tuple[float, float], end: tuple[float, float], length: float) -> list[tuple[tuple, tuple]]:

@@ -99,7 +99,8 @@ def sheet(title: str, note: str, tiles: Sequence[Tile], *, columns: int | None =
     more = max((len(tile.more) for tile in tiles), default=0)
     wide, gap = side + more * (side + _CLOSE), 3 * _GAP if more else _GAP
     across, down = wide + gap, side + _GAP + lines * _LINE + (6 if lines else 0)
-    width = max(2 * _MARGIN + columns * across - gap, _width_of(title, note))
+    written = max(font(TITLE, bold=True).getlength(title), font(TEXT).getlength(note))
+    width = 2 * _MARGIN + max(columns * across - gap, round(written))
     top = _MARGIN + TITLE + 14 + (_LINE if note else 0)
     page = Image.new("RGB", (width, top + rows * down - _GAP + _MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
@@ -120,10 +121,6 @@ def sheet(title: str, note: str, tiles: Sequence[Tile], *, columns: int | None =
             draw.text((x, base), shortened(start, font(TEXT), room), fill=colour, font=font(TEXT), anchor="ls")
             draw.text((x + wide, base), end, fill=colour, font=font(TEXT), anchor="rs")
     return page
-
-
-def _width_of(title: str, note: str) -> int:
-    return 2 * _MARGIN + round(max(font(TITLE, bold=True).getlength(title), font(TEXT).getlength(note)))
 
 
 # --- values as colours -----------------------------------------------------------------------------------------------
