@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 
+from mlcli.data.batches import Inputs, Part
 from mlcli.data.disk_cache import DiskCache
-from mlcli.data.order import Part
-from mlcli.data.reading import Inputs
 from mlcli.data.source import Arrays, Source
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.settings import Loader
@@ -123,12 +122,14 @@ def fastest_workers(open_reader: OpenReader, parts: Iterator[Part], most: int) -
     began, rates = time.perf_counter(), {}
     try:
         rates[0], size = _rate_here(open_reader, parts)
-        for workers in _doubling(most):
+        workers = 1
+        while workers <= most:
             with contextlib.closing(open_reader(workers, size)) as reader:
                 rates[workers] = _rate(reader, _cut(parts, size), ahead=2 * workers)
             late = time.perf_counter() - began > BUDGET_S - 2 * _SHARE_S
             if late or (workers > 1 and rates[workers] < _GAIN * rates[workers // 2]):
                 break
+            workers *= 2
     except DataError:
         return None
     enough = _ENOUGH * max(rates.values())
@@ -136,10 +137,6 @@ def fastest_workers(open_reader: OpenReader, parts: Iterator[Part], most: int) -
     chosen = next((workers for workers in [*list(rates)[1:], 0] if rates[workers] >= enough), 0)
     told = ", ".join(f"{workers}: {rate:,.0f}" for workers, rate in rates.items())
     return chosen, f"measured images/s by workers: {told}"
-
-
-def _doubling(most: int) -> Iterator[int]:
-    return itertools.takewhile(lambda count: count <= most, (2**power for power in itertools.count()))
 
 
 def _rate_here(open_reader: OpenReader, parts: Iterator[Part]) -> tuple[float, int]:

@@ -118,7 +118,10 @@ class DiskCache:
     def fill(self, parts: Iterable[Tensor]) -> Tensor:
         """Write the samples, `READ_BATCH` at once, and open them. Raises OutputError, or what reading them raises."""
         make_folder(self.path.parent)
-        self._delete_old()
+        for path in self.path.parent.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _KEPT_DAYS * 86_400:
+                    path.unlink()
         sums: list[int] = []
 
         def write_all(write: Write) -> None:
@@ -153,9 +156,3 @@ class DiskCache:
             "preparation": self._files.preparation.to_plain(),
             "libraries": libraries,
         }
-
-    def _delete_old(self) -> None:
-        for path in self.path.parent.glob(f"*{SUFFIX}"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _KEPT_DAYS * 86_400:
-                    path.unlink()

@@ -13,11 +13,20 @@ import torch
 from torch import Tensor
 
 from mlcli.data.augment.build import Augment, resized_crop_of
+from mlcli.data.batches import (
+    DecodedInputs,
+    FileReader,
+    FileSamples,
+    HeldInputs,
+    Inputs,
+    Part,
+    ReadHere,
+    TrainOrder,
+    in_order,
+)
 from mlcli.data.choose import MOST_WORKERS, choose_cache, choose_workers, fastest_workers
 from mlcli.data.config import Augmentation, RandomResizedCrop
 from mlcli.data.disk_cache import READ_BATCH, CachedFiles, DiskCache, default_folder
-from mlcli.data.order import Part, TrainOrder, in_order
-from mlcli.data.reading import DecodedInputs, FileReader, FileSamples, HeldInputs, Inputs, ReadHere
 from mlcli.data.source import Arrays, Source
 from mlcli.data.workers import WorkerPool
 from mlcli.engine.contract import Batch

@@ -27,8 +27,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch import Tensor
 
-from mlcli.data.order import Part
-from mlcli.data.reading import FileReader, some_of
+from mlcli.data.batches import FileReader, Part, some_of
 from mlcli.errors import DataError, UserError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -66,7 +65,10 @@ class WorkerPool:
 
     def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
         """Raises the DataError a worker met, or one that names the files in flight when a worker dies or hangs."""
-        self._open()
+        if not self._workers:
+            # Before multiprocessing's own handler, which would wait for ever: it ends children by SIGTERM.
+            atexit.register(self.close)
+            self._workers = [self._start() for _ in range(self._num_workers)]
         for worker in self._workers:
             while worker.asked:  # by an earlier round that was not taken to its end
                 worker.answer(self._timeout_s)
@@ -90,12 +92,6 @@ class WorkerPool:
             worker.stop()
         self._workers = []
         atexit.unregister(self.close)
-
-    def _open(self) -> None:
-        if not self._workers:
-            # Before multiprocessing's own handler, which would wait for ever: it ends children by SIGTERM.
-            atexit.register(self.close)
-            self._workers = [self._start() for _ in range(self._num_workers)]
 
     def _start(self) -> "_Worker":
         # Forking is quick and shares the file list; macOS and Windows cannot fork safely and start afresh.

@@ -140,7 +140,7 @@ class AugmentingFeed(Feed, Protocol):
     """A feed whose random changes can be measured by themselves."""
 
     def changed(self, inputs: Tensor, part: Any) -> tuple[Any, Any]:
-        """Inputs and targets of the training samples of a `mlcli.data.order.Part`, changed at random."""
+        """Inputs and targets of the training samples of a `mlcli.data.batches.Part`, changed at random."""
 
 
 # --- learning --------------------------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from mlcli.data import choose
+from mlcli.data.batches import Part
 from mlcli.data.choose import fastest_workers
 from mlcli.data.config import RandomResizedCrop
 from mlcli.data.decode import Preparation
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
-from mlcli.data.order import Part
 from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import DataError

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from mlcli.data.order import TrainOrder, in_order
+from mlcli.data.batches import TrainOrder, in_order
 from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError
 

@@ -14,8 +14,7 @@ import psutil
 import pytest
 import torch
 
-from mlcli.data.order import in_order
-from mlcli.data.reading import FileReader, ReadHere
+from mlcli.data.batches import FileReader, ReadHere, in_order
 from mlcli.data.workers import WorkerPool
 from mlcli.errors import DataError
 

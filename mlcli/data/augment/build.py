@@ -59,7 +59,13 @@ def resized_crop_of(augment: Sequence[object]) -> tuple[c.RandomResizedCrop, int
 def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
     match config:
         case c.RandomCrop():
-            _check_padding(config, info)
+            side = min(info.input_shape[1:])
+            if config.fill == "reflect" and config.padding >= side:
+                raise ConfigError(
+                    f"random_crop cannot reflect {config.padding} pixels of an image whose shorter side has {side}",
+                    where="augment.random_crop.padding",
+                    fix=f"padding: {side - 1} or less, or fill: edge",
+                )
             return partial(geometry.random_crop, padding=config.padding, fill=config.fill)
         case c.RandomResizedCrop():
             return partial(geometry.random_resized_crop, area=config.area, ratio=config.ratio)
@@ -90,13 +96,3 @@ def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
 def _keywords(config: c.Affine | c.ColorJitter) -> dict[str, Any]:
     """Return the values of a section, which bear the names of the function's keywords."""
     return config.model_dump(exclude={"name"})
-
-
-def _check_padding(config: c.RandomCrop, info: DataInfo) -> None:
-    side = min(info.input_shape[1:])
-    if config.fill == "reflect" and config.padding >= side:
-        raise ConfigError(
-            f"random_crop cannot reflect {config.padding} pixels of an image whose shorter side has {side}",
-            where="augment.random_crop.padding",
-            fix=f"padding: {side - 1} or less, or fill: edge",
-        )

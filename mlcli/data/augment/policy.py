@@ -100,22 +100,6 @@ def _map(like: Tensor, *rows: list[Tensor | float]) -> Tensor:
     return torch.stack([torch.stack([like.new_zeros(len(like)) + value for value in row], 1) for row in rows], 1)
 
 
-def _rotate(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
-    return geometry.warp(images, geometry.rotation_map(strength * limits.rotate))
-
-
-def _brightness(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
-    return colour.adjust_brightness(images, 1 + strength * limits.enhance)
-
-
-def _colour(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
-    return colour.adjust_saturation(images, 1 + strength * limits.enhance)
-
-
-def _contrast(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
-    return colour.adjust_contrast(images, 1 + strength * limits.enhance)
-
-
 def _sharpness(images: Tensor, strength: Tensor, limits: Limits) -> Tensor:
     from torchvision.transforms.v2 import functional
 
@@ -152,10 +136,10 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor, Limits], Tensor]] = {
     "shear_y": _shear_y,
     "translate_x": _translate_x,
     "translate_y": _translate_y,
-    "rotate": _rotate,
-    "brightness": _brightness,
-    "color": _colour,
-    "contrast": _contrast,
+    "rotate": lambda images, side, limits: geometry.warp(images, geometry.rotation_map(side * limits.rotate)),
+    "brightness": lambda images, side, limits: colour.adjust_brightness(images, 1 + side * limits.enhance),
+    "color": lambda images, side, limits: colour.adjust_saturation(images, 1 + side * limits.enhance),
+    "contrast": lambda images, side, limits: colour.adjust_contrast(images, 1 + side * limits.enhance),
     "sharpness": _sharpness,
     "posterize": _posterize,
     "solarize": _solarize,

@@ -96,7 +96,14 @@ def feature_source(
     needed = [column for column in columns if set(feature_names([column])[0]) & set(features)]
     preparation: dict[str, Any] = {"columns": needed, "features": features}
     if not class_names:
-        preparation |= _target_statistics(targets[train], target, origin)
+        known = targets[train]
+        if not known.std() > 0:
+            raise DataError(
+                f"the target '{target}' is {known[0]:g} in every row of the training split: nothing to learn",
+                where=origin,
+                fix="predict another column: data.target",
+            )
+        preparation |= {"target_mean": float(known.mean()), "target_std": float(known.std())}
     info = DataInfo("features", (len(chosen),), class_names, target, mean, std, preparation)
     inputs = torch.from_numpy(rows[:, chosen].astype(np.float32))
     answers = torch.from_numpy(targets.astype(np.int64 if class_names else np.float32))
@@ -141,17 +148,6 @@ def _select(
             scores = (f_classif if classify else f_regression)(rows, targets)[0]
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0, posinf=np.finfo(float).max), kind="stable")
     return np.sort(order[:keep])
-
-
-def _target_statistics(targets: np.ndarray, name: str, where: str) -> dict[str, float]:
-    mean, std = float(targets.mean()), float(targets.std())
-    if not std > 0:
-        raise DataError(
-            f"the target '{name}' is {targets[0]:g} in every row of the training split: nothing to learn",
-            where=where,
-            fix="predict another column: data.target",
-        )
-    return {"target_mean": mean, "target_std": std}
 
 
 # --- what needs no download ------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mlcli.data.order import Part
-from mlcli.data.reading import FileReader
+from mlcli.data.batches import FileReader, Part
 from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.contract import AugmentingFeed, Feed, Named
 from mlcli.engine.runtime import Runtime

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from mlcli.data.augment.build import resized_crop_of
-from mlcli.data.order import Part, TrainOrder
+from mlcli.data.batches import FileReader, FileSamples, Part, TrainOrder
 from mlcli.data.randomness import sample_keys
-from mlcli.data.reading import FileReader, FileSamples
 from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.contract import Batch, Feed, Named, Task
 from mlcli.engine.limits import available_memory_bytes, usable_cpus

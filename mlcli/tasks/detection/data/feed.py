@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.data.batches import Part
 from mlcli.data.feed import BatchFeed
-from mlcli.data.order import Part
 from mlcli.engine.settings import Loader, Train
 from mlcli.tasks.detection.data.augment import BoxAugment
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation

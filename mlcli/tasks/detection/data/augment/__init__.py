@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.augment.colour import random_colour
+from mlcli.data.batches import Part
 from mlcli.data.config import HorizontalFlip
-from mlcli.data.order import Part
 from mlcli.data.randomness import KeyedRandom
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.boxes import area
