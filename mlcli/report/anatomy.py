@@ -20,7 +20,7 @@ WIDTH = 100
 """Columns of a terminal in which nothing has to be left out."""
 DISPENSABLE = ("d", "neurons", "p", "s", "kernel")
 """Columns left out one after the other where a terminal is narrower."""
-LEAST_NAME, MOST_KIND = 16, 17
+LEAST_NAME, MOST_KIND = 12, 17
 """Columns that names have in any case, and that kinds have at most."""
 MOST_ROWS = 48
 """Rows that can still be taken in on one or two screens."""
@@ -199,7 +199,7 @@ def layer_table(anatomy: Anatomy, depth: int | None, width: int = WIDTH) -> str:
     left_out = []
     for title in DISPENSABLE:
         column = header.index(title)
-        if column in kept and sum(taken[c] for c in kept) > width - LEAST_NAME:
+        if width < WIDTH and column in kept and sum(taken[c] for c in kept) > width - LEAST_NAME:
             kept.remove(column)
             left_out.append(title)
     room = max(LEAST_NAME, width - sum(taken[c] for c in kept))
