@@ -22,19 +22,27 @@ class Advice:
 
 
 def advise(kind: str, e: Evidence) -> tuple[Advice, ...]:
-    """At most two changes that the config has room for, best first."""
+    """Return at most two changes that the config has room for, best first."""
+    epochs, seed = _get(e.config, "train.epochs"), _get(e.config, "train.seed")
+    longer = [Advice(f"train.epochs={2 * epochs}", "twice as long")] if isinstance(epochs, int) else []
+    repeat = [Advice(f"train.seed={seed + 1}", "does it hold with another seed?")] if isinstance(seed, int) else []
+    hold_out = [Advice("data.val=0.15", "keep some training samples for validation")]
+    lacks_val = e.watched == "train" and _get(e.config, "data.val") == 0
     candidates = {
-        "diverged": _calmer,
-        "too short to tell": _longer,
-        "still improving": _longer,
-        "worse than a baseline": _learn_better,
-        "too noisy to tell": _more_certain,
-        "overfitting": _regularise,
-        "underfitting": _grow,
-        "fit unknown": _hold_out,
-        "good fit": _repeat,
-    }[kind](e)
-    return tuple(candidates[:MOST])
+        "diverged": _calmer(e),
+        "too short to tell": longer,
+        "still improving": longer,
+        "worse than a baseline": [
+            Advice("mlcli lr-find", "the learning rate first: no other setting matters as much"),
+            *longer,
+        ],
+        "too noisy to tell": _more_certain(e),
+        "overfitting": _regularise(e),
+        "underfitting": [*_grow(e), *longer, Advice("mlcli lr-find", "the learning rate may be too small")],
+        "fit unknown": hold_out if lacks_val else repeat,
+        "good fit": repeat,
+    }
+    return tuple(candidates[kind][:MOST])
 
 
 def _calmer(e: Evidence) -> list[Advice]:
@@ -46,15 +54,6 @@ def _calmer(e: Evidence) -> list[Advice]:
     if not _get(e.config, "schedule.warmup_epochs"):
         found.append(Advice("schedule.warmup_epochs=1", "begin with small steps"))
     return found
-
-
-def _longer(e: Evidence) -> list[Advice]:
-    epochs = _get(e.config, "train.epochs")
-    return [Advice(f"train.epochs={2 * epochs}", "twice as long")] if isinstance(epochs, int) else []
-
-
-def _learn_better(e: Evidence) -> list[Advice]:
-    return [Advice("mlcli lr-find", "the learning rate first: no other setting matters as much"), *_longer(e)]
 
 
 def _more_certain(e: Evidence) -> list[Advice]:
@@ -94,18 +93,7 @@ def _grow(e: Evidence) -> list[Advice]:
         found.append(Advice(f"model.width={_short(2 * width)}", "a larger model"))
     if isinstance(dropout := _get(e.config, "model.dropout"), float) and dropout > 0:
         found.append(Advice("model.dropout=0", "no regularisation until it fits the training set"))
-    return [*found, *_longer(e), Advice("mlcli lr-find", "the learning rate may be too small")]
-
-
-def _repeat(e: Evidence) -> list[Advice]:
-    seed = _get(e.config, "train.seed")
-    return [Advice(f"train.seed={seed + 1}", "does it hold with another seed?")] if isinstance(seed, int) else []
-
-
-def _hold_out(e: Evidence) -> list[Advice]:
-    if e.watched == "train" and _get(e.config, "data.val") == 0:
-        return [Advice("data.val=0.15", "keep some training samples for validation")]
-    return _repeat(e)
+    return found
 
 
 def _get(config: dict[str, Any], dotted: str) -> Any:

@@ -9,11 +9,13 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from mlcli.engine.run import RunFolder
 from mlcli.errors import OutputError
@@ -83,16 +85,8 @@ class Baselines:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Baselines":
-        """`Baselines.from_plain(b.to_plain()) == b`. Raises TypeError, KeyError or ValueError for anything else."""
-        entries = tuple(
-            Baseline(str(e["name"]), {str(k): float(v) for k, v in e["scores"].items()}, int(e["rows"]),
-                     float(e["seconds"]), str(e["note"]))
-            for e in plain["entries"]
-        )  # fmt: skip
-        samples, samples_there, rows_there = (int(plain[key]) for key in ("samples", "samples_there", "rows_there"))
-        notes, left_out = tuple(map(str, plain["notes"])), tuple(map(str, plain.get("left_out", ())))
-        complete = bool(plain.get("complete", True))
-        return cls(str(plain["split"]), samples, samples_there, rows_there, entries, notes, complete, left_out)
+        """`Baselines.from_plain(b.to_plain()) == b`. Raises ValueError for anything else."""
+        return TypeAdapter(cls).validate_python(plain)
 
     def best(self, metric: str, direction: str) -> Baseline | None:
         """The best entry by this metric ("max" or "min" is better); None if they do not have it."""
@@ -123,7 +117,9 @@ def baselines(
         say()
         kept = measure(source.info, source.splits["train"], source.splits[split], split, budget_s)
         if kept.complete:
-            _keep(path, kept)
+            with suppress(OSError, OutputError):  # one that cannot be stored only costs the time again
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, json.dumps(kept.to_plain(), indent=1).encode())
     return kept
 
 
@@ -144,7 +140,7 @@ def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = l
 
 
 def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
-    """Fit on `train`, score on `asked`."""
+    """Fit the models on `train` and score them on `asked`, samples of `split`."""
     began = time.monotonic()
     trivial, *models = FOR_CLASSES if info.class_names else FOR_NUMBERS
     features = math.prod(input_shape(info))
@@ -162,8 +158,16 @@ def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget
             else:
                 part = replace(whole, inputs=whole.inputs[:rows], targets=whole.targets[:rows])
                 entries.append(_entry(model, part, truth))
-    notes, left_out = _notes(info, too_slow, no_time), (*too_slow, *no_time)
-    return Baselines(split, len(truth), len(asked), len(train), tuple(entries), notes, not no_time, left_out)
+    notes = []
+    if (shape := input_shape(info)) != info.input_shape:
+        notes.append(f"images reduced to {shape[2]}x{shape[1]} pixels for the baselines")
+    if too_slow:
+        notes.append(f"left out, too slow for so many inputs and classes: {', '.join(too_slow)}")
+    if no_time:
+        notes.append(f"left out, the machine was too busy: {', '.join(no_time)}")
+    return Baselines(
+        split, len(truth), len(asked), len(train), tuple(entries), tuple(notes), not no_time, (*too_slow, *no_time)
+    )
 
 
 def _problem(
@@ -178,18 +182,6 @@ def _problem(
     inputs, answer_to = inputs_of(info, train, rows), inputs_of(info, asked, answered)
     threads = torch.get_num_threads()
     return Problem(inputs, targets[rows], answer_to, is_classes, threads=threads), truth[answered]
-
-
-def _notes(info: "Info", too_slow: list[str], no_time: list[str]) -> tuple[str, ...]:
-    """Remarks that are needed to read the scores."""
-    notes = []
-    if (shape := input_shape(info)) != info.input_shape:
-        notes.append(f"images reduced to {shape[2]}x{shape[1]} pixels for the baselines")
-    if too_slow:
-        notes.append(f"left out, too slow for so many inputs and classes: {', '.join(too_slow)}")
-    if no_time:
-        notes.append(f"left out, the machine was too busy: {', '.join(no_time)}")
-    return tuple(notes)
 
 
 def _entry(model: Classical, problem: Problem, truth: np.ndarray) -> Baseline:
@@ -240,12 +232,3 @@ def _kept(path: Path) -> Baselines | None:
         return Baselines.from_plain(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def _keep(path: Path, found: Baselines) -> None:
-    """Store in the cache; one that cannot be written only costs the time next time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(found.to_plain(), indent=1).encode())
-    except (OSError, OutputError):
-        return

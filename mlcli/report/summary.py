@@ -10,7 +10,7 @@ from mlcli.report.evidence import Evidence
 from mlcli.report.record import SPLITS, Record, in_words
 from mlcli.report.verdict import Verdict, judge
 from mlcli.show.evaluation import confusion
-from mlcli.text import duration, number, paragraphs, shown, table, truncated
+from mlcli.text import commands, duration, number, paragraphs, shown, table, truncated
 
 WIDTH = 100
 """Columns of the screen that are used."""
@@ -36,10 +36,11 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
 
 
 def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
-    """Scores, verdict, troubles, files and commands: one calm screen, but for long paths and names."""
+    """Return scores, verdict, troubles, files and commands: one calm screen, but for long paths and names."""
     verdict = judge(Evidence.of(record))
+    reasons = [reason[0].lower() + reason[1:] for reason in (verdict.reasons[:MOST_REASONS] if verdict else ())]
     lines = [
-        *_verdict_lines(verdict),
+        *_labelled("verdict", [f"{verdict.kind}: {reasons[0]}", *reasons[1:]] if verdict else []),
         *_confused_lines(record),
         *_labelled("layers", layer_troubles(record.layers)[-MOST_NOTES:]),
         *time_lines(record.status.get("times")),
@@ -72,14 +73,6 @@ def score_table(record: Record, scores: dict[str, dict[str, float]]) -> str:
         if len(names) <= 2 or max(map(len, text.splitlines())) <= WIDTH:
             return text
         names.remove(next(name for name in reversed(names) if name != record.metric))
-
-
-def _verdict_lines(verdict: Verdict | None) -> list[str]:
-    if verdict is None:
-        return []
-    reasons = verdict.reasons[:MOST_REASONS]
-    first, *others = [reason[0].lower() + reason[1:] for reason in reasons]
-    return _labelled("verdict", [f"{verdict.kind}: {first}", *others])
 
 
 def _confused_lines(record: Record) -> list[str]:
@@ -133,13 +126,12 @@ def _file_lines(record: Record) -> list[str]:
 
 def _next_lines(record: Record, verdict: Verdict | None) -> list[str]:
     tries = [command_for(record, advice.override) for advice in (verdict.advice if verdict else ())]
-    commands = [
+    return commands(
         *tries[:2],
         f"mlcli evaluate {record.name} --split {record.split}",
         f"mlcli predict {record.name} FILES",
         f"tensorboard --logdir {shlex.quote(shown(record.path.parent.parent))}",
-    ]
-    return [f"{'next' if i == 0 else '':<{INDENT}}{command}" for i, command in enumerate(commands)]
+    ).splitlines()
 
 
 def command_for(record: Record, override: str) -> str:

@@ -67,14 +67,28 @@ class Verdict:
 class Gap:
     """Between training and validation.
 
-    matters: large enough; real: beyond its uncertainty; hidden: within its uncertainty, or where that is unknown, it
-    could be twice as large as one that matters.
+    size: validation worse than training by so much; least: what matters; sure: its uncertainty, inf if unknown.
     """
 
-    matters: bool
-    real: bool
-    hidden: bool
+    size: float
+    least: float
+    sure: float
     words: str
+
+    @property
+    def matters(self) -> bool:
+        """Whether it is large enough to call it overfitting."""
+        return self.size >= self.least
+
+    @property
+    def real(self) -> bool:
+        """Whether it exceeds its uncertainty."""
+        return self.size > self.sure
+
+    @property
+    def hidden(self) -> bool:
+        """Whether within its uncertainty it could be twice as large as one that matters."""
+        return self.size + self.sure > 2 * self.least
 
 
 def judge(e: Evidence) -> Verdict | None:
@@ -129,13 +143,13 @@ def measure_gap(e: Evidence) -> Gap | None:
         size, sure = e.train - e.val, SURE * (math.inf if error is None else error)
         about = f" ± {100 * sure:.1f}" if error else ""
         words = f"{both}; gap {100 * size:.1f}{about} points{of}"
-        return Gap(size >= GAP_POINTS, size > sure, size + sure > 2 * GAP_POINTS, words)
+        return Gap(size, GAP_POINTS, sure, words)
     if e.metric == "loss" or e.train <= 0:
         return _gap_of_losses(e)
     ratio, sure = e.val / e.train, SURE * (math.inf if error is None else error) / e.train
     about = f" ± {sure:.2f}" if error else ""
     words = f"{both}; {ratio:.2f}{about} times as much{of}"
-    return Gap(ratio >= GAP_RATIO, ratio - 1 > sure, ratio - 1 + sure > 2 * (GAP_RATIO - 1), words)
+    return Gap(ratio - 1, GAP_RATIO - 1, sure, words)
 
 
 def _gap_of_losses(e: Evidence) -> Gap | None:
@@ -148,7 +162,7 @@ def _gap_of_losses(e: Evidence) -> Gap | None:
     least, error = GAP_OF_LOSS * max(e.train_loss[0][1], 1e-12), scatter(e.val_loss)
     sure = SURE * (math.inf if error is None else error)
     words = f"at epoch {epoch} the training loss was {train:.3g} (mean over its epoch), {_watched(e)} loss {val:.3g}"
-    return Gap(val - train >= least, val - train > sure, val - train + sure > 2 * least, words)
+    return Gap(val - train, least, sure, words)
 
 
 def _rise(e: Evidence) -> tuple[bool, str] | None:

@@ -303,20 +303,8 @@ def next_commands(record: Record) -> Values:
 
 TOP: tuple[tuple[str, Make], ...] = (("header", header), ("hero", hero), ("facts", facts))
 SECTIONS: tuple[tuple[str, Make], ...] = (
-    ("scores", scores),
-    ("curves", curves),
-    ("baselines", baselines),
-    ("confusion", confusion),
-    ("residuals", residuals),
-    ("errors", errors),
-    ("classes", classes),
-    ("quality", quality),
-    ("pictures", pictures),
-    ("layers", layers),
-    ("time", time),
-    ("data", data),
-    ("config", config),
-    ("environment", environment),
+    *((make.__name__, make) for make in (scores, curves, baselines, confusion, residuals, errors, classes, quality)),
+    *((make.__name__, make) for make in (pictures, layers, time, data, config, environment)),
     ("next", next_commands),
 )
 """By the names of their macros, which are the anchors on the page."""
