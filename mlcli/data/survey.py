@@ -90,8 +90,14 @@ class Place:
             return _look_at(read_folder(self.path))
         if self.table is None or self.table.path_column is None:
             return None
-        columns = {"path_column": self.table.path_column, "label_column": self.table.target}
-        return _look_at(read_image_csv(self.path, **columns, split_column=self.table.split_column))
+        return _look_at(
+            read_image_csv(
+                self.path,
+                path_column=self.table.path_column,
+                label_column=self.table.target,
+                split_column=self.table.split_column,
+            )
+        )
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
