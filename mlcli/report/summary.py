@@ -36,7 +36,7 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
 
 
 def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
-    """Return scores, verdict, troubles, files and commands: one calm screen, but for long paths and names."""
+    """Return scores, verdict, problems of layers, time, files and commands; 25 lines unless names are long."""
     verdict = judge(Evidence.of(record))
     reasons = [reason[0].lower() + reason[1:] for reason in (verdict.reasons[:MOST_REASONS] if verdict else ())]
     lines = [
@@ -85,7 +85,7 @@ def _confused_lines(record: Record) -> list[str]:
 
 
 def layer_troubles(looks: list[dict[str, Any]]) -> list[str]:
-    """What was wrong with layers, each kind of trouble where it was seen last, in the order of these steps."""
+    """Return what was wrong with layers, each kind of problem where it was seen last, in the order of these steps."""
     last: dict[str, str] = {}
     for look in looks:
         for note in look.get("notes") or []:
@@ -96,7 +96,7 @@ def layer_troubles(looks: list[dict[str, Any]]) -> list[str]:
 
 
 def time_lines(times: Any) -> list[str]:
-    """Where the time went: a bar of blocks, and its legend. times: seconds by what they were spent on."""
+    """Draw how the time was spent: a bar of blocks, and its legend. times: seconds by what they were spent on."""
     if not isinstance(times, dict) or not (total := sum(times.values())):
         return []
     parts = [(str(name), seconds / total) for name, seconds in times.items()]
@@ -110,7 +110,7 @@ def time_lines(times: Any) -> list[str]:
 
 
 def memory_lines(memory_mb: Any, choices: Any) -> list[str]:
-    """The most memory that each phase of the run took. memory_mb: by phase; choices: of the run's environment."""
+    """Name the peak memory of each phase of the run. memory_mb: by phase; choices: of the run's environment."""
     if not isinstance(memory_mb, dict) or not memory_mb:
         return []
     device = str(choices.get("device", "")) if isinstance(choices, dict) else ""
@@ -135,7 +135,7 @@ def _next_lines(record: Record, verdict: Verdict | None) -> list[str]:
 
 
 def command_for(record: Record, override: str) -> str:
-    """What to type to train again with one change: the command that was typed, or the resolved config, and the change.
+    """Return the command that trains again with one change: as it was typed, or of the resolved config.
 
     An `override` that is itself a command, such as `mlcli lr-find`, is given the config.
     """
@@ -155,7 +155,7 @@ def _labelled(label: str, texts: list[str]) -> list[str]:
 
 
 def waiting_line(t: Training) -> str:
-    """A further line, naming bench-io, if the model waited for batches too long; empty otherwise."""
+    """Return a further line, naming bench-io, if the model waited for batches too long; empty otherwise."""
     share = wait_share(read_metrics(t.run.path / "metrics.jsonl"), t.settings.train.samples_per_step)
     if share <= TOLERATED_WAIT:
         return ""
@@ -166,7 +166,7 @@ def waiting_line(t: Training) -> str:
 
 
 def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:
-    """Part of the time in training steps, 0 to 1, in which no batch was ready, over all log windows of a run.
+    """Return the share of the time in training steps, 0 to 1, in which no batch was ready, over all log windows.
 
     entries: of metrics.jsonl, as `read_metrics` returns them.
     """

@@ -84,18 +84,20 @@ def classes(record: Record) -> Values | None:
         return None
     by = next((key for key in ("ap", "f1", "recall") if key in keys), keys[0])
     rows = sorted(rows, key=lambda c: _finite(c.get(by)))
-    written = [[c["name"], *(_cell(c.get(key), metered=key == by) for key in keys)] for c in rows]
+
+    def cell(c: dict[str, Any], key: str) -> str:
+        value = c.get(key)
+        text = f"{value:,}" if isinstance(value, int) else number(value if isinstance(value, float) else None)
+        meter = Markup('<span class="meter">{}{}</span>')
+        return meter.format(text, svg.track(_finite(value))) if key == by else text
+
+    written = [[c["name"], *(cell(c, key) for key in keys)] for c in rows]
     return {
         "lede": f"On the {record.detail_split} split, the weakest first by {in_words(by)}.",
         "header": ["class", *map(in_words, keys)],
         "first": written[:MOST_CLASSES],
         "rest": written[MOST_CLASSES:],
     }
-
-
-def _cell(value: Any, *, metered: bool) -> str:
-    text = f"{value:,}" if isinstance(value, int) else number(value if isinstance(value, float) else None)
-    return Markup('<span class="meter">{}{}</span>').format(text, svg.track(_finite(value))) if metered else text
 
 
 def quality(record: Record) -> Values | None:
