@@ -103,7 +103,7 @@ def env_check(as_json: Json = False) -> None:
 def bench_io(
     arguments: Arguments = None,
     quick: Annotated[bool, typer.Option("--quick", help="Take about 10 seconds in all instead of 60.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Read all data once besides, and time it.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Also read all data once, and time it.")] = False,
     apply: Annotated[bool, typer.Option("--apply", help="Write the advice into the YAML; comments stay.")] = False,
     fail_under: Annotated[
         float | None,
@@ -220,7 +220,7 @@ def train(
 
 
 def split_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Tell the YAML (the argument without `=`) from overrides. Raises ConfigError for two YAMLs."""
+    """Separate the YAML (the argument without `=`) from overrides. Raises ConfigError for two YAMLs."""
     # os.path's says no of a text too long for a file name; Path's raises.
     overrides = [text for text in arguments if "=" in text and not os.path.isfile(text)]
     files = [text for text in arguments if text not in overrides]
@@ -314,7 +314,7 @@ def compare(
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """What differed in the config, and what came out.
+    """Compare the configs and results of runs.
 
     Example: mlcli runs compare mlp cnn
     """
@@ -369,7 +369,7 @@ def main() -> None:
 
 
 def _run_command() -> Any:
-    """What to exit with; messages are printed."""
+    """Run the command line, print messages and return the exit code."""
     from mlcli.engine.limits import spin_briefly
     from mlcli.engine.stop import unwinding_on_sigterm
 

@@ -1,7 +1,7 @@
 """One YAML file as one typed, frozen Experiment, and the table of tasks. No torch in here.
 
 A task is a package with a configuration and a module `build`; one entry in `TASKS` makes it known. Packages installed
-beside mlcli offer theirs as entry points of the group "mlcli.tasks", each naming a `TaskEntry`.
+outside of mlcli offer theirs as entry points of the group "mlcli.tasks", each naming a `TaskEntry`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ Settings = TypeVar("Settings", bound=TaskSettings, contravariant=True)
 
 
 class TaskBuilder(Protocol[Settings]):
-    """What the module `build` of a task has: where its configuration and its modules meet."""
+    """Interface of a task's module `build`, where its configuration and its modules meet."""
 
     def build_task(self, config: Settings) -> "Task":
         """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
@@ -73,7 +73,7 @@ class Starter(Protocol):
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """Where a task is found, in words, so that nothing of it is imported before it is needed.
+    """Names of a task's modules, so that nothing of it is imported before it is needed.
 
     config: "package.module:Class", a `TaskSettings` in a module that imports no torch.
     build: "package.module", which is a `TaskBuilder`.
@@ -146,7 +146,7 @@ def _config(tree: Tree, base: Path) -> TaskSettings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything a run is told to do.
+    """The complete configuration of a run.
 
     config: the typed configuration, defaults filled in, paths absolute.
     source_text: the YAML as given, without the overrides.
@@ -172,7 +172,7 @@ class Experiment:
 
     @classmethod
     def of_run(cls, folder: Path, overrides: Sequence[str] = ()) -> "Experiment":
-        """Read what a run was told to do, changed by overrides; relative paths in these are relative to the working
+        """Read the configuration of a run, changed by overrides; relative paths in these are relative to the working
         folder, not to the run's."""
         return cls.load(folder / "resolved.yaml", overrides, base=Path.cwd())
 
@@ -233,7 +233,7 @@ def section_order(kinds: Iterable[type[TaskSettings]]) -> list[str]:
 
 
 def _name_first(value: Any) -> Any:
-    """Sections begin with the name that says which they are, whatever class their keys were inherited from."""
+    """Move the key that chooses a section's class to its front, also if it was inherited from another class."""
     if isinstance(value, list):
         return [_name_first(item) for item in value]
     if not isinstance(value, dict):

@@ -26,7 +26,7 @@ from mlcli.text import first_few
 def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Runtime]:
     """Return the model of a run, ready to predict, and where it does. Raises CheckpointError.
 
-    It computes in fp32 on the device there is, whatever it was trained on: answers should not depend on the machine.
+    It computes in fp32 on this machine's device, not the one of training: answers should not depend on the machine.
     """
     path = open_run(run, root).checkpoint(checkpoint)
     saved = load_whole(path)

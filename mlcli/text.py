@@ -136,5 +136,5 @@ def paragraphs(lines: Iterable[tuple[str, str]], width: int = 118, indent: int =
 
 
 def commands(*typed: str) -> str:
-    """What to type next, each on a line of its own however long: wrapped, it could not be copied."""
+    """Format the next commands, each on one line however long: wrapped, it could not be copied."""
     return "\n".join(f"{'' if place else 'next':<10}{command}" for place, command in enumerate(typed))

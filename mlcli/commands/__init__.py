@@ -1,1 +1,1 @@
-"""One thin file per command: it composes, prints and exits; the work is in the rooms."""
+"""The commands, one thin file each: it composes, prints and exits; the other packages do the work."""

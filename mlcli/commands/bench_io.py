@@ -122,7 +122,7 @@ def _in_words(changes: dict[str, int | str]) -> str:
 
 
 def _hint(config: Path, overrides: list[str], verdict: "ThroughputVerdict") -> list[tuple[str, str]]:
-    """How to have the advice written: the same command, but for overrides of what would be written."""
+    """Return the command that writes the advice: the same one, without overrides of the keys it would write."""
     if not verdict.changes:
         return []
     kept = [override for override in overrides if not is_override_of("loader", override)]

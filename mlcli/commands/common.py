@@ -1,4 +1,4 @@
-"""What the commands share: the experiment named on the command line, lines of progress, files written, advice applied.
+"""Shared by the commands: the experiment named on the command line, lines of progress, files written, advice applied.
 
 No torch in here, so that every command may import it at once.
 """
@@ -48,7 +48,7 @@ def write_file(path: Path, content: bytes) -> str:
 
 
 def write_picture(path: Path, picture: "Image") -> str:
-    """As `write_file`, a PNG."""
+    """Write a picture as PNG, like `write_file`."""
     from mlcli.engine.run import png
 
     return write_file(path, png(picture))

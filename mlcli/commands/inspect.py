@@ -1,4 +1,4 @@
-"""`mlcli inspect`: the model layer by layer, one real batch as a picture, and the first loss beside that of chance."""
+"""`mlcli inspect`: the model layer by layer, one real batch as a picture, and the first loss against chance."""
 
 import json
 import shlex

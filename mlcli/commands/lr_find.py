@@ -85,7 +85,7 @@ def run(
 
 
 def _next(config: Path, overrides: Sequence[str], suggestion: "Suggestion", *, applied: bool) -> str:
-    """What to type next."""
+    """Return the commands to type next."""
     from mlcli.text import commands
 
     def typed(command: str, *arguments: str) -> str:

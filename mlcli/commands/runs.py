@@ -92,7 +92,7 @@ def run_report(run: str, root: Path) -> None:
 
 
 def summary(run: "RunFolder") -> dict[str, Any]:
-    """What a person wants to know of a run, as plain data; state "unreadable" and the reason if it is damaged."""
+    """Summarise a run as plain data; state "unreadable" and the reason if it is damaged."""
     known = {"run": run.name, "path": str(run.path)}
     try:
         status = run.status()
@@ -128,7 +128,7 @@ def _found(root: Path) -> list["RunFolder"]:
 
 
 def _planned_epochs(run: "RunFolder", status: dict[str, Any]) -> int | None:
-    """As the status says, or else the config."""
+    """Return the planned epochs, from the status or else the config."""
     if status.get("epochs") is not None:
         return int(status["epochs"])
     try:

@@ -111,7 +111,7 @@ def in_order(num: int, batch_size: int) -> Iterator[Part]:
 
 
 class Inputs(Protocol):
-    """Where the inputs of micro-batches come from."""
+    """Source of the inputs of micro-batches."""
 
     def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
         """Each part with its inputs, in order. `parts` may be asked ahead of what is taken. One round at a time."""

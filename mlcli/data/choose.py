@@ -1,4 +1,4 @@
-"""What the feed decides where the YAML says auto: where samples are held, how many workers read them, and why.
+"""Decisions of the feed where the YAML says auto: place of the samples and number of workers, with the reasons.
 
 The number of workers is measured before training, because it depends on cores, disk and files: more than cores pays
 where files come over a network, fewer where others use the cores. What is read does not depend on who reads it, so a
@@ -37,7 +37,7 @@ OpenReader = Callable[[int, int], Inputs]
 def choose_cache(
     source: Source, loader: Loader, device: torch.device, disk: Collection[DiskCache], *, crops: bool
 ) -> tuple[str, str]:
-    """none, ram, disk or device, and why. Raises ConfigError where there is too little room for what was asked."""
+    """Choose none, ram, disk or device, and say why. Raises ConfigError if there is too little memory for it."""
     num = sum(len(samples) for samples in source.splits.values())
     needed = num * math.prod(source.info.input_shape)
     if in_memory(source):
@@ -70,7 +70,7 @@ def choose_workers(
     disk: Collection[DiskCache],
     measure: Callable[[], tuple[int, str] | None],
 ) -> tuple[int, str]:
-    """How many processes read files, and why. `measure` takes its time: only where files are read while training."""
+    """Choose the number of worker processes, and say why. `measure` is slow: called only if training reads files."""
     if in_memory(source):
         return 0, "the data are in memory"
     until = "" if cache == "none" else ", until all files are read"
@@ -88,12 +88,12 @@ def in_memory(source: Source) -> bool:
 
 
 def _on_disk(disk: Collection[DiskCache]) -> str:
-    """What is there, and room for what is not."""
+    """Describe the caches on disk. Raises ConfigError if those to be written do not fit."""
     folder = next(iter(disk)).path.parent
     missing = sum(cache.size_bytes for cache in disk if cache.state != "found")
-    told = f"{size(sum(cache.size_bytes for cache in disk))} in {folder}"
+    text = f"{size(sum(cache.size_bytes for cache in disk))} in {folder}"
     if not missing:
-        return f"{told}, written by an earlier run"
+        return f"{text}, written by an earlier run"
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if missing > free:
@@ -103,7 +103,7 @@ def _on_disk(disk: Collection[DiskCache]) -> str:
             fix="loader.cache_folder=FOLDER on a larger disk, or loader.cache=none",
         )
     stale = any(cache.state == "stale" for cache in disk)
-    return f"{told}, {'what an earlier run wrote there is stale: ' if stale else ''}to be written"
+    return f"{text}, {'what an earlier run wrote there is stale: ' if stale else ''}to be written"
 
 
 def _cut_from_held(crops: bool) -> str:
@@ -135,8 +135,8 @@ def fastest_workers(open_reader: OpenReader, parts: Iterator[Part], most: int) -
     enough = _ENOUGH * max(rates.values())
     # This process comes last though it needs no worker: while it reads, it does not train.
     chosen = next((workers for workers in [*list(rates)[1:], 0] if rates[workers] >= enough), 0)
-    told = ", ".join(f"{workers}: {rate:,.0f}" for workers, rate in rates.items())
-    return chosen, f"measured images/s by workers: {told}"
+    text = ", ".join(f"{workers}: {rate:,.0f}" for workers, rate in rates.items())
+    return chosen, f"measured images/s by workers: {text}"
 
 
 def _rate_here(open_reader: OpenReader, parts: Iterator[Part]) -> tuple[float, int]:

@@ -16,14 +16,14 @@ Channels = Literal[1, 3]
 
 
 class Splits(Strict):
-    """How samples without a given split are divided: stratified by class, and the same for the same seed."""
+    """Division of samples without a given split: stratified by class, and the same for the same seed."""
 
     val: Share = 0.15
     """Share of the samples held out for validation."""
     test: Share = 0.15
     """Share of the samples held out for the final test."""
     split_seed: NonNegativeInt = 0
-    """Which samples fall where; independent of train.seed, so that runs stay comparable."""
+    """Seed of the division into splits; independent of train.seed, so that runs stay comparable."""
 
     @model_validator(mode="after")
     def some_are_left_to_train_on(self):
@@ -49,26 +49,26 @@ class TorchvisionSet(Strict):
     download: bool = False
     """Whether missing files may be fetched from the network."""
     emnist_split: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"] = "balanced"
-    """Which of EMNIST's six label sets is used; other data sets ignore it."""
+    """One of EMNIST's six label sets; other data sets ignore it."""
     val: Share = 0.1
     """Share of the official training set held out for validation; the official test set is the test split."""
     split_seed: NonNegativeInt = 0
-    """Which samples are held out; independent of train.seed."""
+    """Seed that chooses the samples held out; independent of train.seed."""
 
 
 class ImageFiles(Splits):
-    """What sources of image files have in common."""
+    """Keys shared by the sources of image files."""
 
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Side, or height and width, in pixels that each image is brought to; null if all are of one size already."""
     fit: Literal["crop", "stretch", "pad"] = "crop"
-    """How: crop (shorter side resized, middle kept), stretch (to the shape), pad (longer side resized, grey bars)."""
+    """Resizing: crop (shorter side resized, middle kept), stretch (to the shape), pad (longer side, grey bars)."""
     channels: Channels = 3
     """3 for colour, 1 for grey."""
     normalize: Literal["train", "imagenet"] = "train"
     """Mean and standard deviation from the training split, or ImageNet's, which pretrained weights expect."""
     bad_images: Literal["error", "skip"] = "error"
-    """What an unreadable image does: stop with its name, or be left out and listed."""
+    """Treatment of unreadable images: stop with the file's name, or leave them out and list them."""
     max_bad_share: Share = 0.01
     """With skip: the share of unreadable images above which it is an error all the same."""
 
@@ -103,7 +103,7 @@ class FeatureSelection(Strict):
     method: Literal["mutual_info", "univariate"] = "mutual_info"
     """mutual_info finds any dependence; univariate is the F-test, which finds linear ones and is faster."""
     keep: PositiveInt
-    """How many features (after one-hot encoding) are kept."""
+    """Number of features (after one-hot encoding) that are kept."""
 
 
 class TableFile(Splits):
@@ -149,11 +149,11 @@ class Xor(Strict):
 
     name: Literal["xor"]
     repeats: PositiveInt = 1
-    """How often each of the four points occurs."""
+    """Number of copies of each of the four points."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of Gaussian noise on the coordinates, drawn anew for each split."""
     split_seed: NonNegativeInt = 0
-    """Which noise is drawn."""
+    """Seed of the noise."""
 
 
 ClassificationData = Annotated[
@@ -186,7 +186,7 @@ class RandomCrop(Strict):
     padding: PositiveInt = 4
     """Pixels added on each side."""
     fill: Literal["zero", "reflect", "edge"] = "zero"
-    """What the added pixels show: black, the mirrored image, or its repeated edge."""
+    """Content of the added pixels: black, the mirrored image, or its repeated edge."""
 
 
 class RandomResizedCrop(Strict):
@@ -292,7 +292,7 @@ class Mixup(Strict):
     alpha: PositiveFloat = 0.2
     """The blend is drawn from Beta(alpha, alpha): small values stay near the originals."""
     p: Odds = 1.0
-    """Probability per batch; with CutMix beside it, one of the two is drawn."""
+    """Probability per batch; together with CutMix, one of the two is drawn."""
 
 
 class CutMix(Strict):
@@ -302,7 +302,7 @@ class CutMix(Strict):
     alpha: PositiveFloat = 1.0
     """The kept area is drawn from Beta(alpha, alpha)."""
     p: Odds = 1.0
-    """Probability per batch; with mixup beside it, one of the two is drawn."""
+    """Probability per batch; together with mixup, one of the two is drawn."""
 
 
 Augmentation = Annotated[

@@ -58,7 +58,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image of any size becomes pixels of one shape. `Preparation.from_plain(p.to_plain()) == p`
+    """Conversion of images of any size to pixels of one shape. `Preparation.from_plain(p.to_plain()) == p`
 
     image_size: (height, width) in pixels.
     fit: crop (shorter side resized, middle kept), stretch (aspect ratio lost), pad (longer side resized, grey bars).
@@ -110,7 +110,7 @@ class Preparation:
         resize(pixels, box, out)
 
     def decode_crop(self, source: ImageSource, crop: Sequence[float], out: np.ndarray, *, name: str = "") -> None:
-        """As decode_region, with the crop as (top, left, height, width) in shares 0..1 of the upright image."""
+        """Decode like decode_region; crop is (top, left, height, width) in shares 0..1 of the upright image."""
         top, left, height, width = map(float, crop)
         pixels, box = self._decoded(
             source,
@@ -187,7 +187,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 @contextmanager
 def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
-    """The image with its header read. Whatever Pillow raises, here or in the body, becomes a DataError."""
+    """Open an image and read its header. Any error of Pillow, here or in the body, becomes a DataError."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -40,7 +40,7 @@ _DECODERS = ("pillow", "simplejpeg", "torch")
 
 
 class CachedFiles(Protocol):
-    """What a cache must know of the files behind a split."""
+    """The files of a split, as a cache needs them."""
 
     @property
     def root(self) -> str: ...
@@ -53,7 +53,7 @@ class CachedFiles(Protocol):
 
 
 def default_folder() -> Path:
-    """Where caches are kept unless the YAML says so: not beside the data, where others would take it for a class."""
+    """Return the default folder of caches: not next to the data, where it could be mistaken for a class."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return caches / "mlcli" / "samples"
 
@@ -141,7 +141,7 @@ class DiskCache:
 
     @cached_property
     def _facts(self) -> dict[str, object]:
-        """As JSON gives them back. 2 us for each file."""
+        """Facts that identify the cached files, in JSON's types. Takes 2 us for each file."""
         seen = np.full((len(self._files.paths), 2), -1, np.int64)
         for row, path in zip(seen, self._files.paths.tolist(), strict=True):
             with contextlib.suppress(OSError):  # whoever reads it will say so

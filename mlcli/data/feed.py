@@ -1,4 +1,4 @@
-"""From a data set to batches on the device: where samples are held, who reads them, how they are changed.
+"""Batches on the device from a data set: caching, worker processes and augmentation.
 
 Two paths, one interface. Samples held in memory are taken by index; files that are not held are read ahead by worker
 processes. Either way augmentation happens here, on whole batches and on the device, and means the same.
@@ -75,7 +75,7 @@ class BatchFeed(ABC):
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """What was decided where the YAML said auto, and why; the first look at it may take `choose.BUDGET_S`."""
+        """Decisions where the YAML says auto, and reasons; the first access may take `choose.BUDGET_S`."""
         workers, why = self._workers
         return [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
 

@@ -1,4 +1,4 @@
-"""What a reader or an examination finds out about a data set, and the error that training makes of it."""
+"""Findings of a reader or an examination about a data set, and the error that training makes of them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from mlcli.text import first_few
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-"""From the worst."""
+"""Severities, the worst first."""
 
 
 @dataclass(frozen=True)

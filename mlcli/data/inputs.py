@@ -24,7 +24,7 @@ from mlcli.engine.limits import usable_cpus
 from mlcli.errors import ConfigError, DataError
 
 Errors = dict[int, str]
-"""What is wrong with an input, by its position."""
+"""Errors of inputs, by their position."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class RowInputs:
 
 
 def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "path", invert: bool = False) -> Inputs:
-    """What a person named on the command line, in that order, each once.
+    """The inputs named on the command line, in that order, each once.
 
     Args:
         paths: for images, files, folders (searched recursively) and CSV files with a column of paths, relative to the

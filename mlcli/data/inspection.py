@@ -73,7 +73,7 @@ def common_size(samples: Sequence[ImageFilesSamples], seed: int) -> tuple[int, i
 
 
 def count_pixels(samples: ImageFilesSamples, seed: int) -> tuple[np.ndarray, int]:
-    """How often each pixel value occurs in each channel (int64 [C, 256]), and in how many images it was counted."""
+    """Count each pixel value in each channel, int64 [C, 256]; return also the number of images counted."""
     indices = drawn(len(samples), MAX_COUNTED, seed)
     parts = in_chunks(lambda chunk: pixel_counts(samples.read(chunk).numpy()), indices, "measuring pixels")
     return sum(parts, start=np.zeros(1, dtype=np.int64)), len(indices)
@@ -119,7 +119,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def pixel_counts(pixels: np.ndarray) -> np.ndarray:
-    """How often each value occurs in each channel: uint8 [N, C, H, W] -> int64 [C, 256]. Counts may be added up."""
+    """Count each value in each channel: uint8 [N, C, H, W] -> int64 [C, 256]. Counts may be added up."""
     counts = np.zeros((pixels.shape[1], 256), dtype=np.int64)
     for start in range(0, len(pixels), _COUNTED):
         for channel, row in enumerate(counts):

@@ -33,7 +33,7 @@ class JpegHeader(NamedTuple):
 
 
 def read_jpeg(source: str | os.PathLike[str] | bytes, most: int | None = None) -> bytes | None:
-    """What a JPEG file holds, or its first `most` bytes; None for other files and those that cannot be read."""
+    """Return a JPEG file's bytes, or the first `most`; None for other files and those that cannot be read."""
     if isinstance(source, bytes):
         return source if source.startswith(_MAGIC) else None
     try:
@@ -55,7 +55,7 @@ def read_jpeg(source: str | os.PathLike[str] | bytes, most: int | None = None) -
 
 
 def read_header(data: bytes) -> JpegHeader | None:
-    """From marker to marker up to the pixels; None at the first thing that is unusual or beyond the end of `data`."""
+    """Read the segments before the pixels; return None if one is unusual or reaches beyond the end of `data`."""
     at, is_bare, frame = 2, True, None
     try:
         while True:

@@ -25,7 +25,7 @@ def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def balanced_draw(targets: np.ndarray | Tensor, seed: int, epoch: int) -> np.ndarray:
-    """As many samples as there are, drawn with replacement so that every class comes equally often (give or take one).
+    """Draw as many samples as there are, with replacement, so that classes come equally often (give or take one).
 
     targets: int64 [N] labels; classes without a sample are left out. Returns indices, int64 [N], in random order.
     """

@@ -1,4 +1,4 @@
-"""What a data set is once it has been found: splits of samples that can be read by index, and the facts about them.
+"""A data set that is ready to be read: splits of samples that can be read by index, and the facts about them.
 
 Samples lie in memory, or stay in image files until they are read, each decoded straight into its place in the batch.
 """
@@ -105,7 +105,7 @@ class Source:
     info: DataInfo
     splits: dict[str, Samples]
     notes: tuple[str, ...] = field(default=())
-    """What a person should hear: images skipped, classes merged, where the split came from."""
+    """Notes for the user: images skipped, classes merged, where the split came from."""
 
     def in_memory(self, inputs: Tensor, chosen: Tensor) -> "Source":
         """The chosen training samples (int64 [N]) alone, with these inputs in memory."""

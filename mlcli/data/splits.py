@@ -1,4 +1,4 @@
-"""Which samples are for training, validation and test: stratified by class and fixed by a seed alone."""
+"""Division into training, validation and test: stratified by class and fixed by a seed alone."""
 
 from collections.abc import Sequence
 
@@ -156,7 +156,7 @@ def draw(num_samples: int, count: int, seed: int, labels: np.ndarray | None = No
 
 
 def _shares(sizes: np.ndarray, count: int, random: np.random.RandomState) -> np.ndarray:
-    """How many of `count` samples each class gives, int [C]: in proportion to the sizes, rounded down, and the rest by
+    """Divide `count` samples among the classes, int [C]: in proportion to the sizes, rounded down, and the rest by
     the largest remainders, ties by lot."""
     exact = sizes / sizes.sum() * count
     shares = np.floor(exact)

@@ -27,7 +27,7 @@ TARGET_NAMES = ("label", "target", "class", "y")
 
 @dataclass(frozen=True)
 class ImageSurvey:
-    """What a look at image files found.
+    """Survey of image files.
 
     class_counts: images of each class; of the training split where splits are given.
     split_counts: images of each given split; empty if nothing is split yet.
@@ -52,7 +52,7 @@ class ImageSurvey:
 
 @dataclass(frozen=True)
 class TableSurvey:
-    """What a look at a CSV file found: which column is what."""
+    """Survey of a CSV file: the role of each column."""
 
     file: CsvFile
     target: str
@@ -76,7 +76,7 @@ class Place:
 
     @cached_property
     def table(self) -> TableSurvey | None:
-        """What a CSV file holds; None of anything else. Raises DataError as `look_into_csv`."""
+        """Survey of a CSV file; None for anything else. Raises DataError as `look_into_csv`."""
         is_csv = self.path.is_file() and self.path.suffix.lower() in (".csv", ".tsv", ".txt")
         return look_into_csv(self.path) if is_csv else None
 

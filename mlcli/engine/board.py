@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides single numbers: layers, pictures, precision-recall curves, graph, runs compared.
+"""TensorBoard output other than single numbers: layers, pictures, precision-recall curves, graph, runs compared.
 
 Tags are `<group>/<name>`, since TensorBoard folds by what stands before the slash. Nothing is written to folders of its
 own, so that a run stays one line in TensorBoard's list of runs; only the projector's files need one.
@@ -216,7 +216,7 @@ def _hparam_summaries(config: dict[str, Plain], metric_tags: Sequence[str]) -> l
             start.hparams[name].string_value, kind = value, api_pb2.DATA_TYPE_STRING
         else:
             start.hparams[name].number_value, kind = value, api_pb2.DATA_TYPE_FLOAT64
-        # Nobody knows yet which settings will differ between runs; those that are said to are listed first.
+        # Which settings will differ between runs is not yet known; those that are set here are listed first.
         experiment.hparam_infos.add(name=name, type=kind, differs=name in COMPARED_FIRST)
     for tag in metric_tags:
         experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))

@@ -122,7 +122,7 @@ def read_verified(path: Path) -> bytes:
 
 
 def verify(path: Path) -> None:
-    """What read_verified checks, without holding the archive in memory."""
+    """Check like `read_verified`, without holding the archive in memory."""
     with _opened(path) as file:
         length, digest = _read_trailer(file, path)
         sha256, part = hashlib.sha256(), memoryview(bytearray(min(length, TOGETHER_BYTES)))
@@ -201,7 +201,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def refuse_compressed(archive: BinaryIO, path: Path) -> None:
     """Raise CheckpointError for what would grow while it is read: torch.load unpacked 2 MB of zeros to 4 GB.
 
-    torch.save stores and never compresses, so no honest file is refused. `archive` is at its start afterwards.
+    torch.save stores and never compresses, so no genuine file is refused. `archive` is at its start afterwards.
     """
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(archive) as members:
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):

@@ -1,4 +1,4 @@
-"""What a task gives to everything outside of it. The trainer and the commands know nothing else about it.
+"""Interface of a task; the trainer and the commands know nothing else about it.
 
 The three steps of machine learning: the task's `model` is the set of functions, its `losses` say how wrong one of them
 is, and the trainer's optimizer looks for a better one. What only some tasks have is a protocol of its own, which
@@ -117,7 +117,7 @@ class Feed(Protocol):
 
     @property
     def choices(self) -> list[Choice]:
-        """What was decided where the YAML said auto; "cache" (none, ram, disk, device) and "workers" among them."""
+        """Decisions where the YAML says auto; "cache" (none, ram, disk, device) and "workers" among them."""
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`."""
@@ -162,11 +162,11 @@ class Metrics(Protocol):
         """The metrics so far, as plain numbers. Waits for the device."""
 
     def learned(self) -> dict[str, Any]:
-        """What using the model needs of this evaluation, such as a score threshold, as JSON's types; kept among the
+        """Settings of the model that this evaluation chose, such as a score threshold, as JSON's types; kept among the
         facts of the best checkpoint."""
 
     def details(self) -> dict[str, Any]:
-        """What single numbers do not show, as JSON's types: tables, matrices, curves. Waits for the device.
+        """Return what single numbers do not show, as JSON's types: tables, matrices, curves. Waits for the device.
 
         Keys that others know how to show: "classes", a list of dicts that begin with "name"; "confusion", counts by
         truth (row) and answer (column); "confusion_names", where its rows are more than the classes; "pr_curves", for
@@ -178,7 +178,7 @@ class Task(Protocol):
     """One kind of learning: what is learned, from what, and how it is judged."""
 
     model: nn.Module
-    """What is saved, counted and clipped; takes `Batch.inputs`."""
+    """The module that is saved, counted and clipped; takes `Batch.inputs`."""
     splits: dict[str, int]
     """Samples in each split; train always, val and test where they exist."""
     facts: dict[str, Any]
@@ -199,7 +199,7 @@ class Task(Protocol):
 
     @property
     def caveat(self) -> str:
-        """What a person should know about the answers; empty if nothing."""
+        """Notes on the answers for the reader; may be empty."""
 
     def describe(self) -> list[tuple[str, str]]:
         """Lines (subject, text) a person should see before training: "data" and "model" among the subjects."""
@@ -216,7 +216,7 @@ class Task(Protocol):
         augment: Any = None,
         memory: tuple[Tensor, Tensor] | None = None,
     ) -> Feed:
-        """Where batches come from, on this device: with other settings than the config's where some are given.
+        """Return the source of batches on this device; settings that are given replace the config's.
 
         memory: inputs held in memory and the positions int64 [N] of the training samples they are of, which alone are
             the training split then.
@@ -241,7 +241,7 @@ class Task(Protocol):
         """A fresh, empty set of metrics for one split."""
 
     def pictures(self, split: str, metrics: Any) -> dict[str, "Image"]:
-        """What a person should look at after an evaluation of `split`, by title: mistakes, confusion, residuals, boxes.
+        """Return the pictures of an evaluation of `split`, by title: mistakes, confusion, residuals, boxes.
 
         metrics: as `metrics(split)` made them; they have seen the whole split. The model is in evaluation mode.
         """
@@ -261,7 +261,7 @@ class DrawsUntrained(Protocol):
     """A task of which pictures say something before training."""
 
     def inspection_pictures(self, batch: Batch) -> "dict[str, Image]":
-        """What an untrained model does with a training batch, by title."""
+        """Return pictures of an untrained model's answers to a training batch, by title."""
 
 
 @runtime_checkable
@@ -322,14 +322,14 @@ class Predictor(Protocol):
 
     @property
     def formats(self) -> Mapping[str, Callable[[list[Record]], str]]:
-        """Formats besides JSON lines and CSV: the file's ending, and the text of a whole file made of all records."""
+        """Formats other than JSON lines and CSV: the file's ending, and a function from all records to its text."""
 
     @property
     def caveat(self) -> str:
-        """What a person should know about the answers; empty if nothing."""
+        """Notes on the answers for the reader; may be empty."""
 
     def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> Inputs:
-        """What a person named, prepared as the training data were. invert: swap dark and bright first.
+        """Return the inputs named by the user, prepared as the training data were. invert: swap dark and bright first.
 
         Raises DataError for what does not exist or holds nothing, ConfigError for what the model cannot take.
         """
@@ -363,4 +363,4 @@ class HasScoreThreshold(Protocol):
     """A predictor that leaves out what it is less certain of than a threshold."""
 
     score_threshold: float
-    """From 0 to 1."""
+    """Score from 0 to 1."""

@@ -1,4 +1,4 @@
-"""Why a step is not finite: it is taken once more, and every layer is looked at on the way forth and back.
+"""Diagnosis of a step that is not finite: it is repeated, and every layer is checked forward and backward.
 
 Batches and random numbers are functions of (seed, step), and the guard has kept the bad step from the weights, so the
 step can be repeated as it was. Looking at every layer costs time, which only a run that has ended anyway has.
@@ -28,7 +28,7 @@ NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)
 
 @dataclass
 class Cause:
-    """What is not finite in a step, as far as it can be found.
+    """The non-finite values of a step, as far as they can be located.
 
     losses: the named loss terms of the first bad micro-batch.
     weights: parameters that were not finite before the step.
@@ -51,7 +51,7 @@ class Cause:
 
     @property
     def advice(self) -> str:
-        """What a person can do about it."""
+        """Advice to the user."""
         if self.weights:
             weights = first_few(self.weights, MOST_NAMES)
             return f"weights were not finite before: {weights}; start again from other weights"
@@ -123,7 +123,7 @@ class _Trace:
             self._backward = label
 
     def first(self, model: nn.Module, losses: dict[str, float]) -> tuple[str, list[bool] | None]:
-        """Where it began, in words (empty if nowhere), and for each sample whether it is concerned if that is known."""
+        """Return where it began, in words (empty if unknown), and whether each sample is concerned, if known."""
         if self._forward is not None:
             return f"in the output of {self._forward[0]}", self._forward[1]
         bad_terms = [name for name, value in losses.items() if not math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""How good a model is on one split, and which of two models is better."""
+"""Evaluation of a model on one split, and comparison of two results."""
 
 import math
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def evaluation_record(
     scores: dict[str, float],
     metrics: Metrics,
 ) -> dict[str, Any]:
-    """What evaluation-<split>.json holds: which model on which split, its scores, and their details.
+    """Return the content of evaluation-<split>.json: model, split, scores and their details.
 
     run: its name; saved: the checkpoint's content.
     """

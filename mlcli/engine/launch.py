@@ -42,7 +42,7 @@ ChooseBatchSize = Callable[[Task, TrainerSettings, Runtime], tuple[int, str]]
 
 
 class Plan(Resumable, Protocol):
-    """What a launch uses of an experiment; `mlcli.experiment.Experiment` is one."""
+    """The parts of an experiment that a launch uses; `mlcli.experiment.Experiment` is one."""
 
     @property
     def config(self) -> TaskSettings: ...
@@ -59,7 +59,7 @@ class Plan(Resumable, Protocol):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a training ended.
+    """Outcome of a training.
 
     outcome: "finished", "stopped early" or "interrupted"; scores: of the best model by split, none if interrupted.
     """
@@ -75,7 +75,7 @@ def launch(
 ) -> Iterator[tuple[Training, Iterator[Batch]]]:
     """Put a training together, with its batches, in a new run folder or in the one that `resume` names.
 
-    Whatever can be refused is refused before a folder is made. Within the context the folder is locked, the data are
+    All that can be refused is refused before a folder is made. Within the context the folder is locked, the data are
     open, and signals ask the training to stop. Raises UserError.
     """
     run, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
@@ -194,7 +194,7 @@ def train(training: Training, batches: Iterator[Batch]) -> Ended:
 
 
 def conclude(training: Training) -> dict[str, dict[str, float]]:
-    """What is done once after the last step: measure the best model, draw it, write it for other programs.
+    """Finish a training after its last step: measure the best model, draw it, write it for other programs.
 
     Loads the best weights into the model, writes them as model.safetensors, measures every split there is. The splits
     it was not trained on get an evaluation-<split>.json and pictures/. Returns the best model's scores by split. Raises
@@ -262,13 +262,13 @@ def _changed_environment(run: RunFolder, runtime: Runtime) -> list[tuple[str, st
 
 
 def _arithmetic(runtime: Runtime) -> dict[str, Any]:
-    """What the last bits depend on besides versions."""
+    """Return the settings that the last bits of the numbers depend on, in addition to versions."""
     layout = "channels_last" if runtime.channels_last else "channels_first"
     return {"threads": runtime.threads, "precision": runtime.precision, "layout": layout}
 
 
 def _versions() -> dict[str, str]:
-    """What the run is computed with."""
+    """Return the versions of the software, and the platform."""
     # str: torch's version is an object of its own class, which no checkpoint may hold.
     return {"mlcli": __version__, "torch": str(torch.__version__), "python": platform.python_version(),
             "platform": platform.platform()}  # fmt: skip

@@ -127,7 +127,7 @@ class LayerMonitor:
         return NO_MEASUREMENT
 
     def overflowed(self) -> str:
-        """Which layers' gradients are not finite, in words."""
+        """Name the layers whose gradients are not finite, as a sentence."""
         names = [
             name
             for name, parameters in self._layers.items()
@@ -202,7 +202,7 @@ class Measurement:
 
 
 def troubles(layers: list[Layer], activations: dict[str, Activation]) -> list[str]:
-    """What is wrong, in words, each with the layers it was found in."""
+    """Describe each problem, with the layers it was found in."""
     matrices = [layer for layer in layers if layer.is_matrix]
     rms = {layer.name: layer.gradient_norm / layer.size**0.5 for layer in matrices}
     largest, farthest = max(rms.values(), default=0.0), max((layer.update_ratio for layer in matrices), default=0.0)

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: CPUs and memory, within the limits of its control group; how threads wait.
+"""CPUs and memory that this process may use, within the limits of its control group, and how threads wait.
 
 No torch in here: `spin_briefly` is called before it is imported.
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, the progress bar and one line per epoch."""
+"""Logging of a run's numbers: metrics.jsonl, TensorBoard, the progress bar and one line per epoch."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 class Screen:
-    """What a person sees while a run goes on: a bar in a terminal, and one plain line per epoch everywhere."""
+    """Progress display of a run: a bar in a terminal, and one plain line per epoch everywhere."""
 
     def __init__(self, steps_per_epoch: int, metric: str) -> None:
         self.steps_per_epoch, self.metric = steps_per_epoch, metric

@@ -41,7 +41,7 @@ PROGRESS = 0.02
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a range test saw. losses: of each step, before its update; ended: "exploded", "range" or "time"."""
+    """Measurements of a range test. losses: of each step, before its update; ended: "exploded", "range" or "time"."""
 
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
@@ -68,7 +68,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What the curve says; None where it says nothing.
+    """Learning rates that the curve suggests; None if it suggests none.
 
     steepest: the learning rate at which the loss fell fastest per decade; lowest: where it was lowest; tenth: a tenth
     of that; best: the one of steepest and tenth to take, and why.
@@ -160,7 +160,7 @@ def suggest(seen: Sweep) -> Suggestion:
 
 
 def _steepest(lrs: tuple[float, ...], smooth: list[float], level: float, bottom: int) -> float:
-    """Where the loss falls fastest per decade on its way from the first tenth of the fall to the bottom."""
+    """Find where the loss falls fastest per decade on its way from the first tenth of the fall to the bottom."""
     begun = level - 0.1 * (level - smooth[bottom])
     start = max((step for step in range(bottom) if smooth[step] > begun), default=0)
     steps = range(start, bottom)

@@ -1,11 +1,11 @@
-"""Where the time goes, by the host's clock: throughput, waiting for data, phases of a step; and a budget of it."""
+"""Time measurements by the host's clock: throughput, waiting for data, phases of a step; and a budget of it."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 PHASES = ("forward", "backward", "optimizer")
-"""What a step does once it has its batch, in this order."""
+"""Phases of a step once it has its batch, in this order."""
 TOLERATED_WAIT = 0.10
 """Share of the training time spent waiting for batches from which on it is worth a look: `mlcli bench-io`."""
 

@@ -85,7 +85,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], config: settings.Optimize
 def kept_bytes(
     model: nn.Module, config: settings.TrainerSettings, lr_scale: Callable[[str], float]
 ) -> dict[str, float]:
-    """Bytes that training keeps besides activations: weights (buffers included), gradients, optimizer, average.
+    """Bytes that training keeps, without activations: weights (buffers included), gradients, optimizer, average.
 
     The optimizer's state is what a first step makes: it is taken on tensors without storage, so it costs nothing.
     """

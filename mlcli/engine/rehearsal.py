@@ -90,6 +90,6 @@ def explain(error: Exception, last_layer: str, batch_size: int) -> UserError:
 
 
 def out_of_memory(batch_size: int, where: str) -> OutOfMemoryError:
-    """What a person can do about it, the largest lever first."""
+    """Return advice to the user, the most effective first."""
     fix = "train.auto_microbatch=true or train.accumulate=2 (the same step in parts), or a smaller model or batch"
     return OutOfMemoryError(f"a micro-batch of {batch_size} samples does not fit into memory", where=where, fix=fix)

@@ -25,7 +25,7 @@ MAY_CHANGE = (
 
 
 class Resumable(Protocol):
-    """What resuming uses of an experiment; `mlcli.experiment.Experiment` is one."""
+    """The parts of an experiment that resuming uses; `mlcli.experiment.Experiment` is one."""
 
     def plain(self) -> dict[str, Any]: ...
     @classmethod

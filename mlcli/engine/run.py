@@ -65,7 +65,7 @@ class RunFolder:
         return self._read_json("status.json") if (self.path / "status.json").exists() else {}
 
     def environment_or_empty(self) -> dict[str, Any]:
-        """What the run was computed with, as written; nothing if that cannot be read."""
+        """Hardware and software of the run, as written; empty if that cannot be read."""
         with contextlib.suppress(CheckpointError):
             return self._read_json("environment.json")
         return {}

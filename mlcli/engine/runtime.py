@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how numbers are computed during a run.
+    """Device and precision of a run's computations.
 
     precision: "fp32", "tf32", "bf16" or "fp16", the format of matrix products and convolutions; weights stay in fp32.
     choices: what was decided and why.
@@ -76,7 +76,7 @@ class Runtime:
         return model
 
     def callable_form(self, model: nn.Module) -> nn.Module:
-        """What is called in place of the model: its compiled form, or itself. Weights are shared, names unchanged."""
+        """Return the module to call: the compiled model, or the model itself. Weights are shared, names unchanged."""
         return torch.compile(model) if self.compile else model  # type: ignore[return-value]
 
     def memory_mb(self) -> float:
@@ -197,7 +197,7 @@ def _decide_precision(asked: str, device: torch.device, convolves: bool) -> tupl
 
 
 def decide_compile(runtime: Runtime, left_s: float, *, is_static: bool) -> Choice:
-    """What `train.compile: auto` comes to: whether compiling pays, which takes a minute before the first step.
+    """Resolve `train.compile: auto`: whether compiling pays, which takes a minute before the first step.
 
     Measured by others, a compiled convolutional net takes 0.72 to 0.91 of the time on a GPU (airbench 1.24 times as
     fast, ResNet-152 1.38, pytorch#111180; ResNet-50 1.1 to 1.2), and a large one a minute and more to compile. On a CPU

@@ -53,7 +53,7 @@ class CheckpointSaver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """As `wait`; after an error, which is then what a person has to know, it raises nothing of its own."""
+        """Wait like `wait`, but raise nothing of its own if another error is on its way."""
         self._thread.shutdown()
         self._thread = _one_thread()
         if kind is None:
@@ -103,7 +103,7 @@ class HostCopy:
                     devices.add(value.device)
                 return shared[same]
             if isinstance(value, dict):
-                whole = copy.copy(value)  # also what a model's state dict holds besides: the versions of its layers
+                whole = copy.copy(value)  # keeps the extra attribute of a state dict: the versions of its layers
                 whole.update((key, copied(item, (*at, key))) for key, item in value.items())
                 return whole
             if isinstance(value, list | tuple):

@@ -80,7 +80,7 @@ def _half_cosine(first: float, last: float, progress: float) -> float:
 
 
 class PlateauMemory:
-    """What `plateau` has seen: its best value, how long ago that was, and the factor reached."""
+    """State of `plateau`: its best value, how long ago that was, and the factor reached."""
 
     def __init__(self, config: settings.Plateau, select_by: SelectBy) -> None:
         self.config, self.select_by = config, select_by

@@ -1,4 +1,4 @@
-"""What the train, optimizer, schedule and loader sections of a YAML may say. No torch in here.
+"""Configuration sections train, optimizer, schedule and loader. No torch in here.
 
 The third of machine learning's three steps lives in these sections: find the best function. Every field's docstring
 gives its unit; the reference in docs/config.md is written from them.
@@ -109,9 +109,9 @@ class Step(ScheduleBase):
 
     name: Literal["step"]
     milestones: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 0.75)
-    """Where to step: fractions of the whole training when all are below 1, otherwise epochs."""
+    """Times of the steps: fractions of the whole training when all are below 1, otherwise epochs."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """What the learning rate is multiplied by."""
+    """Factor by which the learning rate is multiplied."""
 
     @model_validator(mode="after")
     def milestones_ascend(self):
@@ -155,7 +155,7 @@ class Plateau(ScheduleBase):
 
     name: Literal["plateau"]
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """What the learning rate is multiplied by."""
+    """Factor by which the learning rate is multiplied."""
     patience: PositiveInt = 5
     """Evaluations without improvement before the learning rate drops."""
     min_delta: NonNegativeFloat = 1e-4
@@ -187,18 +187,18 @@ class EarlyStopping(Strict):
 
 
 class Checkpoints(Strict):
-    """When the state of the run is saved, and how much of it is kept. The best model is always kept besides."""
+    """Intervals of checkpoints, and the number kept. The best model is always kept in addition."""
 
     every_epochs: PositiveInt = 1
     """Epochs between checkpoints."""
     every_steps: PositiveInt | None = None
     """Optimizer steps between further checkpoints inside an epoch; null for none."""
     keep_last: Annotated[int, Field(ge=2)] = 2
-    """How many of the newest checkpoints stay; at least 2, so that one good one is left if the newest is damaged."""
+    """Number of the newest checkpoints that are kept; at least 2, so that one is left if the newest is damaged."""
 
 
 class TensorBoard(Strict):
-    """What is written for looking at besides the numbers of metrics.jsonl."""
+    """Logging in addition to the numbers of metrics.jsonl."""
 
     layers: bool = True
     """Watch each layer at log points: gradient and weight norms, update ratio, histograms, activations."""
@@ -232,7 +232,7 @@ class Train(Strict):
     ema: Ema | None = None
     """Average the weights over the steps; null for none."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes cuda, then mps, then cpu."""
+    """Device to compute on; auto takes cuda, then mps, then cpu."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """Number format of matrix products and convolutions; auto takes bf16 on a GPU that has it, and for convolutional
     networks on a CPU that has it, otherwise fp32."""
@@ -271,10 +271,10 @@ class Train(Strict):
 
 class Loader(Strict):
     cache: Literal["auto", "none", "ram", "disk", "device"] = "auto"
-    """Where decoded samples are kept: nowhere, in RAM, in a file that later runs find again, or on the device; auto
+    """Storage of decoded samples: nowhere, in RAM, in a file that later runs find again, or on the device; auto
     takes RAM if a quarter of it suffices."""
     cache_folder: ConfigPath | None = None
-    """Where `cache: disk` keeps its files; null for mlcli/samples in the user's folder for caches."""
+    """Folder in which `cache: disk` keeps its files; null for mlcli/samples in the user's folder for caches."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
     """Processes that read and decode files; auto measures which number is fastest where files are read while training
     (1.5 s at most, no result depends on it). Data held in memory need none."""
@@ -292,11 +292,11 @@ class TrainerSettings(Strict):
     optimizer: Optimizer = Sgd(name="sgd")
     """Step 3, how the best function is searched for."""
     schedule: Schedule = Cosine(name="cosine")
-    """How the learning rate changes from step to step."""
+    """Course of the learning rate from step to step."""
     train: Train = Train()
     """Length, batch size, device and precision of the training."""
     loader: Loader = Loader()
-    """How samples are read and kept."""
+    """Reading and caching of samples."""
 
     @property
     def convolves(self) -> bool:

@@ -19,7 +19,7 @@ from mlcli.errors import CheckpointError
 
 @dataclass
 class Progress:
-    """How far the run is. Steps and epochs count from 0; `step` is the number of optimizer steps done.
+    """Progress of a run. Steps and epochs count from 0; `step` is the number of optimizer steps done.
 
     judged_step: the step at whose epoch's end the model was last judged; best_*: the best evaluation so far;
     reference: the value early stopping compares with, and stale: evaluations without improvement on it;

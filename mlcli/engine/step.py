@@ -156,7 +156,7 @@ class Stepper:
         return True
 
     def forget_gradients(self) -> None:
-        """As `Optimizer.zero_grad`, which spends longer on the profiler than on the work."""
+        """Clear gradients like `Optimizer.zero_grad`, which spends longer on the profiler than on the work."""
         for parameter in self.parameters:
             parameter.grad = None
         self.meter.mark("optimizer")
@@ -171,7 +171,7 @@ class Stepper:
 
 
 class MicroBatches:
-    """How many parts the batches of one training are cut into; finer when memory runs out, also after resuming."""
+    """Number of parts each batch is cut into; raised when memory runs out, also after resuming."""
 
     def __init__(self, train: Train, progress: Progress, feed: Feed) -> None:
         self._train, self._progress, self._feed = train, progress, feed

@@ -39,7 +39,7 @@ class StopRequest:
         self.release()
 
     def listen(self) -> None:
-        """From here on, signals ask for a stop."""
+        """Install the handlers: from here on, signals ask for a stop."""
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def release(self) -> None:

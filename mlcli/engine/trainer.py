@@ -28,7 +28,7 @@ FIRST_COST_S = {"layers": 0.01, "pictures": 1.0}
 
 @dataclass
 class Training:
-    """What a run is made of, put together once.
+    """The parts of a run, assembled once.
 
     select_by: the metric that decides which weights are the best.
     identity: plain data stored in every checkpoint with the state: config, facts of the task, versions.
@@ -80,7 +80,7 @@ def fit(training: Training, batches: Iterator[Batch]) -> str:
 
 
 def take_steps(training: Training, batches: Iterator[Batch]) -> str:
-    """As `fit`; the last checkpoints may still be on their way."""
+    """Train like `fit`, without waiting for the last checkpoints to be written."""
     state, progress, stepper = training.state, training.state.progress, training.stepper
     meter, prepared_epoch = training.meter, -1
     meter.restart()
@@ -292,7 +292,7 @@ def best_so_far(training: Training) -> dict[str, Any]:
 
 
 def describe(training: Training) -> dict[str, Any]:
-    """What a checkpoint says about itself besides the tensors."""
+    """Return the metadata of a checkpoint."""
     progress = training.state.progress
     epoch = progress.step // training.steps_per_epoch
     return {**training.identity, "step": progress.step, "epoch": epoch, "best": best_so_far(training),

@@ -1,4 +1,4 @@
-"""Where a model's config becomes a module, its first weights drawn by a seed or learned elsewhere."""
+"""Build models from their configs, with first weights drawn by a seed or loaded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,7 +105,7 @@ def describe_model(config: c.Model, info: DataInfo, model: nn.Module) -> str:
 
 
 def fine_tuning(model: nn.Module, config: c.FineTune | None) -> FineTuning:
-    """As configured; with None everything learns, at one learning rate, from the weights there are."""
+    """Build the fine-tuning of a config; with None everything learns, at one learning rate, from current weights."""
     config = config or c.FineTune()
     return FineTuning(model, weights=config.weights, freeze=config.freeze, unfreeze_at=config.unfreeze_at,
                       trunk_lr=config.trunk_lr)  # fmt: skip

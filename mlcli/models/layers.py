@@ -1,4 +1,4 @@
-"""What the models share: the standardised input, activations, first weights, the last layer, and their size."""
+"""Parts shared by the models: the standardised input, activations, first weights, the last layer, and their size."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the first layer has learned, as pictures: its filters, and what they make of one image.
+"""Pictures of the first layer: its filters, and the feature maps of one image.
 
 Filters of a first convolution look like edges and blobs of colour once they have learned something (Krizhevsky et al.
 2012, figure 3); noise says that they have not. A perceptron's weights on digits look like the digits themselves.
@@ -19,7 +19,7 @@ from mlcli.text import sides
 
 MOST_FILTERS = 64
 MOST_MAPS = 31
-"""Beside the image itself: four rows of eight."""
+"""Next to the image itself: four rows of eight."""
 _FILTER_SIDE, _MAP_SIDE = 72, 96
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -55,7 +55,7 @@ def filters(model: nn.Module, image: Sequence[int], class_names: Sequence[str] =
 
 
 def feature_maps(model: nn.Module, image: Tensor, title: str = "feature maps") -> Image.Image | None:
-    """What the first convolution makes of one image [C, H, W] of values in 0..255; None without a convolution.
+    """Draw the first convolution's output for one image [C, H, W] of values in 0..255; None without a convolution.
 
     The model is called once, in the mode it is in. Each map has its own scale: dark violet its smallest value, yellow
     its largest.

@@ -23,7 +23,7 @@ from mlcli.models.layers import Normalized, last_layer
 from mlcli.text import first_few, sides
 
 NESTS = ("state_dict", "model")
-"""Keys under which training scripts keep the weights beside other things."""
+"""Keys under which training scripts keep the weights among other things."""
 
 STATISTICS = ("mean", "std")
 """Tensors of a saved model that were not learned but measured on its data."""
@@ -76,7 +76,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor, by name.
+    """Outcome of loading, for each tensor by name.
 
     loaded, missing: the model's, found in the file or not (those not found stay as they were initialised).
     unexpected: the file's, for which the model has no place.
@@ -159,7 +159,7 @@ def load_saved(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None
 
 
 class FineTuning:
-    """What of a model learns, and how fast (Yosinski et al. 2014).
+    """The trainable part of a model and its learning rates (Yosinski et al. 2014).
 
     What is frozen in an epoch depends on nothing but the epoch's number.
 
@@ -249,7 +249,7 @@ def _unknown_pattern(pattern: str, names: list[str]) -> ConfigError:
 
 
 def _read_pickle(path: Path) -> Any:
-    """What torch.save wrote, if it is tensors and plain data only: a pickle may otherwise run any program."""
+    """Read a file of torch.save, if it holds tensors and plain data only: a pickle could run any program."""
     try:
         with path.open("rb") as file:
             refuse_compressed(file, path)

@@ -26,7 +26,7 @@ _BOUNDS = {
     "multiple_of": "multiple_of",
 }
 _SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size", "num_workers": "workers"}
-"""What other trainers call our keys."""
+"""Names that other trainers use for our keys."""
 
 
 def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[Problem]:
@@ -165,7 +165,7 @@ def not_one_of(given: Any, choices: Iterable[Any]) -> str:
 
 
 def _hint(given: Any, slot: Slot) -> str:
-    """What to write instead, where the value shows what was meant."""
+    """Return what to write instead, if the value shows what was meant."""
     if written := _rewritten(given, slot):
         return f" (write {written})"
     if isinstance(given, str):

@@ -1,4 +1,4 @@
-"""Where in a YAML something stands, and the error that points there with the source line and a caret."""
+"""Positions in a YAML, and the error that points to one with the source line and a caret."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +44,7 @@ class Place:
         line = self.origin.lines[self.line]
         start = max(0, self.column - SHOWN_WIDTH // 2) if len(line) > SHOWN_WIDTH else 0
         shown = _printable(line[start : start + SHOWN_WIDTH])
-        # Tabs are kept before the caret so that it stays below its column whatever the terminal's tab width is.
+        # Tabs are kept before the caret so that it stays below its column for any tab width.
         indent = "".join("\t" if c == "\t" else " " for c in shown[: self.column - start])
         return f"\n    {shown}\n    {indent}^"
 

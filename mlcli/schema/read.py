@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to plain data with places, and from there to a typed section or all of its errors.
+"""Read a YAML file and overrides as plain data with places, and these as a typed section or all of its errors.
 
 An override, `optimizer.lr=0.01` on the command line, changes what the YAML says and is held to the same rules.
 """
@@ -28,7 +28,7 @@ class Document:
     text: str
     """The file as given."""
     tree: Tree
-    """What it says once overridden."""
+    """The data after overrides."""
     base: Path
     """Folder that relative paths in it start from."""
 

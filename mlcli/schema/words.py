@@ -1,4 +1,4 @@
-"""What the keys of a section may hold, read from its pydantic class, and the same in plain words.
+"""Permitted values of a section's keys, read from its pydantic class, and their description in plain words.
 
 The words stand in error messages ("must be a whole number above 0") and in the reference of all keys.
 """
@@ -20,7 +20,7 @@ LIMITS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
 
 @dataclass(frozen=True)
 class Slot:
-    """What one place in a configuration may hold: a type, its limits, and the key that chooses among sections."""
+    """Permitted values at one place in a configuration: a type, its limits, and the key that chooses among sections."""
 
     type: Any
     limits: dict[str, Any] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Slot:
 
     @classmethod
     def of(cls, annotation: Any, metadata: tuple[Any, ...] = (), discriminator: Any = None) -> "Slot":
-        """From a type annotation, `Annotated` taken apart."""
+        """Return the shape that a type annotation describes, `Annotated` taken apart."""
         while get_origin(annotation) is Annotated:
             annotation, *extra = get_args(annotation)
             metadata = (*extra, *metadata)
@@ -79,7 +79,7 @@ class Slot:
 
     @cached_property
     def element(self) -> "Slot":
-        """What each item of a list, or each value of a mapping, may be."""
+        """Return the permitted values of each item of a list, or of each value of a mapping."""
         return Slot.of(get_args(self.type)[1 if self.is_mapping else 0])
 
     def takes(self, *kinds: type) -> bool:
@@ -88,7 +88,7 @@ class Slot:
 
 @cache
 def slots(section: type[BaseModel]) -> dict[str, Slot]:
-    """What each key of a section may hold."""
+    """Return the permitted values of each key of a section."""
     return {
         key: Slot.of(info.annotation, tuple(info.metadata), info.discriminator)
         for key, info in section.model_fields.items()

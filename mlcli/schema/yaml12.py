@@ -35,12 +35,12 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 KeyPath = tuple[str | int, ...]
-"""How to get somewhere: keys of mappings and indices of lists, from the top."""
+"""Path to a node: keys of mappings and indices of lists, from the top."""
 
 
 @dataclass
 class Tree:
-    """What a YAML text says, and where it says it."""
+    """The data of a YAML text, and the position of each node."""
 
     data: Any = None
     keys: dict[KeyPath, Place] = field(default_factory=dict)

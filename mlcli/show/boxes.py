@@ -33,7 +33,7 @@ TAG_GAP = 3  # pixels between a name and the edge of its tag
 
 
 class Thing(NamedTuple):
-    """What is drawn for one object.
+    """Marks drawn for one object.
 
     box_xyxy: in pixels of the picture before it is scaled; without area it becomes a dot. caption: its name; none if
     empty. dashed: instead of a full line. thin: one pixel, without an edge. mask: bool [H, W] of the picture.

@@ -20,7 +20,7 @@ WIDE_SPAN, MOST_POWERS = 30.0, 5
 
 Points = Sequence[tuple[float, float]]
 Role = Literal["main", "quiet", "faint", "warn"]
-"""What is looked at, what it is compared with, what is one of many, what is wrong: decides colour and width."""
+"""Role of a line, which sets colour and width: the subject, a comparison, one of many, something wrong."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def sheet(title: str, note: str, tiles: Sequence[Tile], *, columns: int | None =
 # --- values as colours -----------------------------------------------------------------------------------------------
 
 _SIGNED = np.array([[33, 71, 136], [120, 163, 214], [247, 247, 247], [240, 164, 104], [168, 76, 11]], dtype=np.float64)
-"""-1, -0.5, 0, 0.5, 1: blue to white to orange, told apart by every eye."""
+"""-1, -0.5, 0, 0.5, 1: blue to white to orange, distinct for colour-blind eyes too."""
 _RISING = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64)
 """0 to 1: five points of viridis (Smith & van der Walt 2015)."""
 

@@ -27,7 +27,7 @@ KINDS = {
     "both": "wrong class, loose box",
     "missed": "not found",
 }
-"""What the kinds of a detector's mistakes mean."""
+"""Explanations of the kinds of a detector's mistakes."""
 
 Details = dict[str, Any]
 
@@ -49,7 +49,7 @@ def confusion(details: Details) -> tuple[Matrix, ...]:
 
 
 def calibration(details: Details) -> tuple[Chart, ...]:
-    """How often answers are right by the probability they are given (Guo et al. 2017, figure 1), and how many are."""
+    """Draw the reliability diagram (Guo et al. 2017, figure 1), and the number of answers by confidence."""
     bins = [b for b in details.get("calibration") or [] if b["samples"]]
     if not bins:
         return ()
@@ -205,7 +205,7 @@ def _points(curve: dict[str, Any], key: str) -> Points:
 
 
 def _stairs(points: Points) -> list[tuple[float, float]]:
-    """From recall to recall at the precision of the higher one, as average precision counts it."""
+    """Return the points of a step curve, each step at its right end's precision, as average precision counts it."""
     found, reached = [(0.0, points[0][1])] if points else [], 0.0
     for recall, precision in points:
         if recall > reached:

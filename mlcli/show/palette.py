@@ -19,6 +19,6 @@ PAPER, INK, FAINT = "#ffffff", LIGHT["ink"], LIGHT["soft"]
 TRACK, GRID, RULE = "#e8eaed", "#eceef1", "#b8bec6"
 """Behind small pictures and bars; grid lines; axes, and lines and bars that are only there for comparison."""
 BLUE, ORANGE = LIGHT["accent"], LIGHT["warn"]
-"""What is right, or the first of two things; what is wrong, or the second."""
+"""Colours of right and wrong, or of the first and second of two things."""
 SERIES = (BLUE, ORANGE, LIGHT["good"], "#b83280", "#6b46c1", "#0e7c86", "#8a6d1d", "#5a3e2b")
 """Lines of one chart, in this order: apart in hue and lightness for most colour-blind eyes."""

@@ -26,7 +26,7 @@ WIDE = 30
 CELL, GAP = 10, 0.4
 """Units of a cell, and of what is left free between two."""
 NARROWEST_CELL_PX, HALF_PX = 10.4, 560
-"""100 of these cells fill the page. Narrower, names beside them could not be read: the matrix scrolls instead."""
+"""100 of these cells fill the page. Narrower, the names next to them could not be read: the matrix scrolls instead."""
 LETTERS_PX, LETTER_WIDTH, LONGEST_NAME = 13, 0.56, 14
 """Size of the names' type, the width of a letter as a share of it, and letters of a name."""
 STRONG = 0.55

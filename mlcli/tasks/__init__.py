@@ -1,1 +1,1 @@
-"""One room per task: what is learned, and how it is judged."""
+"""The tasks, one package each: data, model, loss, metrics and pictures."""

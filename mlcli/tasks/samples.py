@@ -1,4 +1,4 @@
-"""What tasks share that answer each sample by itself, with a label or a number: classification and regression.
+"""Code shared by classification and regression, which answer each sample independently with a label or a number.
 
 `SamplePredictor` is what a saved model can do without any data; `SampleTask` adds what it is learned from.
 """
@@ -59,7 +59,7 @@ class SamplePredictor(ABC):
 
     @property
     def caveat(self) -> str:
-        """What a person should know about the answers: nothing."""
+        """Notes on the answers: none."""
         return ""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class SamplePredictor(ABC):
 
 
 class SampleTask(SamplePredictor):
-    """What the trainer needs to learn from such samples; see `mlcli.engine.contract.Task`.
+    """Base of the tasks that learn from such samples; see `mlcli.engine.contract.Task`.
 
     Args:
         config: of the run.

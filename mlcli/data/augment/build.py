@@ -1,4 +1,4 @@
-"""From the augmentations of a YAML to functions on batches: the one place where the two meet."""
+"""Build functions on batches from the augmentations of a YAML."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

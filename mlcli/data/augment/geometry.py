@@ -190,7 +190,7 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _sample_positions(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where each of `size` pixels looks, [B, size] in grid_sample's -1..1, never past the box's outermost pixels."""
+    """Return the positions, [B, size] in grid_sample's -1..1, of `size` pixels, clamped to the box's outermost."""
     start, length = start[:, None] * size, length[:, None] * size  # fractions to pixels
     offsets = (torch.arange(size, device=start.device) + 0.5) * (length / size)
     half = (length / 2).clamp(max=0.5)

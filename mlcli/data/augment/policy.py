@@ -18,7 +18,7 @@ LEVELS = 30  # strengths go from 0 to this
 
 @dataclass(frozen=True)
 class Limits:
-    """What an operation does at full strength.
+    """Effect of the operations at full strength.
 
     shear: slope; translate_share: of the side, or translate_pixels if that is 0; rotate: degrees; enhance: change of a
     colour factor; posterize: bits lost of 8.

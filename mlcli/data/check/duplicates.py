@@ -34,7 +34,7 @@ NEAR_SCORE = 0.8
 """Correlation of edges from which two images are taken for one picture: of 80 such pairs of CIFAR-10 looked at, drawn
 at random between 0.75 and 0.8, 4 were not."""
 SAME_SCORE = 0.95
-"""From here only scaling, compression or brightness differ."""
+"""Score from which pictures differ only in scaling, compression or brightness."""
 RATIO, SAME_RATIO = 0.55, 0.4
 """Distance within the pair, as a share of the distance to what is nearest otherwise."""
 REFERENCES, RANK = 2000, 3

@@ -1,4 +1,4 @@
-"""What an examination of a data set consists of, and the page that `mlcli data check` prints of it.
+"""Result of an examination of a data set, and the page that `mlcli data check` prints of it.
 
 A line or three for each finding, the worst first, and a verdict.
 """
@@ -21,7 +21,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture for people to look at: `name`.png, and what it shows."""
+    """A picture, written as `name`.png, and a description of it."""
 
     name: str
     shows: str
@@ -30,7 +30,7 @@ class Sheet:
 
 @dataclass
 class Examination:
-    """What an examination found out.
+    """Result of an examination.
 
     facts: subject and text of what was looked at, for the head of the page.
     findings: in the order they were made.
@@ -46,7 +46,7 @@ class Examination:
         return sum(finding.severity == severity for finding in self.findings)
 
     def ordered(self) -> list[Finding]:
-        """From the worst; of one severity, in the order found."""
+        """Return the findings, the worst first; of one severity, in the order found."""
         return sorted(self.findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 

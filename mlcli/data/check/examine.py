@@ -73,7 +73,7 @@ def examine(config: ClassificationData | RegressionData, *, regression: bool) ->
 
 
 def _ask_training(examination: Examination, build: Callable[[], Source]) -> Source | None:
-    """What training would get; the error it would stop with becomes a finding."""
+    """Return the source that training would use; the error it would stop with becomes a finding."""
     try:
         return build()
     except DataError as error:

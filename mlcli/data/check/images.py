@@ -1,4 +1,4 @@
-"""What is odd about single images: damage, rare modes, rotation, sizes, blank pictures, a colour that others lack."""
+"""Findings about single images: damage, rare modes, rotation, sizes, blank pictures, a colour that others lack."""
 
 import os
 from collections import Counter
@@ -209,7 +209,7 @@ def suggested_size(scan: Scan) -> int | None:
 
 
 def size_findings(scan: Scan, config: ImageFiles) -> list[Finding]:
-    """What data.image_size should be, and whether the one given asks for pixels that are not there."""
+    """Suggest data.image_size, and report a value that enlarges most images."""
     _, sizes = sizes_read(scan)
     suggestion = suggested_size(scan)
     if config.image_size is None:

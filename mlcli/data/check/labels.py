@@ -23,7 +23,7 @@ from mlcli.text import plural
 LITTER = {"__macosx", "@eadir", "thumbs", "$recycle.bin", "lost+found", "labels", "annotations", "images"}
 """Names of folders that programs leave behind, or that hold no class."""
 NO_CLASS = {"nan", "none", "null", "na", "n/a", "undefined", "?"}
-"""What an empty cell becomes on its way through other programs."""
+"""Texts that other programs write for an empty cell."""
 TYPO_LENGTH = 5
 """Letters from which one wrong letter is a typo rather than another word: bat and cat."""
 TYPO_SHARE = 0.2
@@ -31,7 +31,7 @@ TYPO_SHARE = 0.2
 COMPARED = 1000
 """Classes up to which all pairs are compared."""
 MAX_ROWS = 12_000
-"""What 20 s on one core are enough for."""
+"""Rows that take about 20 s on one core."""
 FOLDS = 5
 NEIGHBOURS = 10
 COMPONENTS = 100  # principal components that neighbours are sought in

@@ -94,7 +94,7 @@ class HeldPictures:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """What is known of each image without looking at it.
+    """Facts about each image that need no decoding.
 
     labels: int64 [N], UNLABELLED where there is none (object detection).
     split_of: int8 [N], positions in `splits`.

@@ -1,4 +1,4 @@
-"""How the splits compare: classes that are missing, rare or far more frequent than others, splits that look unlike, and
+"""Comparison of splits: classes that are missing, rare or far more frequent than others, splits that look unlike, and
 rows of a table that occur more than once, within a split or in two.
 
 Two samples of a number are compared by the Kolmogorov-Smirnov statistic: the largest distance between their cumulative
@@ -195,7 +195,7 @@ def repeat_findings(table: FeatureTable, *, by_design: bool = False) -> list[Fin
 
 
 def _groups(table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the different rows each row is, int64 [N], and how often each occurs; the target aside."""
+    """Return each row's index among the different rows, int64 [N], and the count of each, without the target."""
     features = np.stack([column.codes for column in table.columns], axis=1)
     _, groups, sizes = np.unique(features, axis=0, return_inverse=True, return_counts=True)
     return groups.ravel(), sizes
@@ -221,7 +221,7 @@ def _rows_across(table: FeatureTable, pairs: list[tuple[int, int]], coarse: bool
 
 
 def _conflicting(table: FeatureTable, groups: list[np.ndarray], coarse: bool) -> Finding:
-    """How good the best answer can be where equal rows have different ones."""
+    """Report equal rows with different answers, and the best score that they allow."""
     count = sum(len(group) for group in groups)
     what = f"{plural(count, 'row has', 'rows have')} the same features as another, but another '{table.target}'"
     if table.labels is not None:

@@ -140,7 +140,7 @@ def _suspicious(table: FeatureTable, labels: np.ndarray) -> list[Finding]:
 
 
 def column_findings(table: FeatureTable) -> list[Finding]:
-    """What is odd about columns whose cells are what they should be: those of free text are findings already."""
+    """Return findings about columns with valid cells; columns of free text are findings already."""
     found: list[Finding] = []
     for column in table.columns:
         if column.numbers is None and not column.free_text:

@@ -1,1 +1,1 @@
-"""From a name in the YAML to a Source: splits of samples and the facts about them."""
+"""Readers of data sets: each makes a Source, which holds splits of samples and the facts about them."""

@@ -22,7 +22,7 @@ from mlcli.data.splits import split_indices
 from mlcli.errors import DataError
 
 Method = Literal["mutual_info", "univariate"]
-"""How features are judged."""
+"""Score by which features are selected."""
 
 # --- images ----------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""From a data section to its samples: where each config class meets its reader.
+"""Build the source of samples of a data section: each config class is matched to its reader here.
 
 What lies in files is read in two steps, so that `data check` and training look at the same: a lenient reader lists the
 files or rows and everything that is wrong with them, and a strict one makes samples of that or refuses it.
@@ -57,7 +57,7 @@ def build_source(config: ClassificationData | RegressionData, *, regression: boo
 
 
 def selection(config: TableFile | EmbeddedTable) -> dict[str, Any]:
-    """Which features are kept, as keywords."""
+    """Return the settings of feature selection, as keywords."""
     return config.select.model_dump() if config.select else {}
 
 

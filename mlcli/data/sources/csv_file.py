@@ -24,7 +24,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False)
 class CsvFile:
-    """What could be read of a file.
+    """Content of a CSV file, as far as it could be read.
 
     header: the columns' names; empty if nothing could be read.
     rows: each with as many cells as the header, without blanks around them.

@@ -1,4 +1,4 @@
-"""Which image files there are and what they show: from a folder per class, or a CSV file of paths and labels.
+"""List image files and their labels, from a folder per class or a CSV file of paths and labels.
 
 Nothing is opened here; 60,000 files are listed in a fifth of a second, as no file is asked for its status. Both readers
 are lenient: what is wrong is listed as well, and training refuses it (`refuse`).
@@ -220,7 +220,7 @@ class _Walk:
 
 
 def _layout(folders: list[str], given: dict[str, list[str]], held_out: dict[str, float]) -> list[Finding]:
-    """What is odd about the folders of splits."""
+    """Return findings about the folders of splits."""
     if not given:
         return []
     found = []

@@ -283,7 +283,7 @@ def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) ->
 
 
 def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, Any]:
-    """How a column is encoded, learned from its training rows (bool [N])."""
+    """Return the encoding of a column, learned from its training rows (bool [N])."""
     name, gaps = column.name, int(column.missing.sum())
     if column.numbers is not None:
         median = float(np.median(column.numbers[train & ~column.missing]))

@@ -195,7 +195,7 @@ class _Published:
 
 
 def _download_from_any(mirrors: list[str], folder: Path, name: str, md5: str) -> None:
-    """From the first of several addresses that has it; what was wrong with the last is raised."""
+    """Download from the first address that has the file; if none has, raise the last one's error."""
     from torchvision.datasets.utils import download_url
 
     for number, mirror in enumerate(mirrors, start=1):
@@ -266,7 +266,7 @@ def unpack_zip_of_gz(archive: Path, wanted: Mapping[str, Path]) -> None:
 
 
 def _judge(archive: Path, name: str, number: int, seen_bytes: int, *, plain: bool) -> None:
-    """Raise DataError for a member that no honest archive of a data set has."""
+    """Raise DataError for a member that no genuine archive of a data set has."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
         fault = "would be written outside of its folder"

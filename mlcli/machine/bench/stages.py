@@ -107,7 +107,7 @@ def augment_stages(
 
 
 def copy_stages(images: Tensor, runtime: Runtime, budget_s: float) -> list[Stage]:
-    """From RAM to a GPU, out of pageable and out of page-locked memory; nothing to copy where there is none."""
+    """Time copies from RAM to a GPU, pageable and page-locked; no copy if the device is not a GPU."""
     size = images[0].nbytes
     if runtime.device.type != "cuda":
         return [Stage("copy to the device", None, "comparison", size, f"no copy: the device is the {runtime.device}")]

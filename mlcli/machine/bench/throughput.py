@@ -39,7 +39,7 @@ from mlcli.machine.bench.measurements import (
 from mlcli.machine.bench.stages import MOST_FILES, assembly_stage, augment_stages, copy_stages, reading_stages
 
 Memory = tuple[Tensor, Tensor] | None
-"""As for `Task.feed`."""
+"""Samples held in memory, as `Task.feed` takes them."""
 LONGEST_STEP = 0.025  # of the whole time, so that a slow model still takes some forty steps in all
 HELD_BYTES = 2**28  # a stand-in for a cache: larger than any processor's own, quick to fill
 _ENDLESS = 10**9  # steps; no measurement takes so many

@@ -1,4 +1,4 @@
-"""From measured throughputs to a verdict: arithmetic alone, nothing is measured here.
+"""Derive the verdict from measured throughputs: arithmetic alone, nothing is measured here.
 
 Workers read while the model computes; what the trainer's own process does to a batch comes on top of the model's time.
 A step therefore takes `max(reading / workers, own + model)`, and without workers the sum of all three.
@@ -95,7 +95,7 @@ def expected_wait_share(read_s: float, own_s: float, model_s: float, workers: in
 
 
 def rate(measured: Measurements, workers: int) -> Rating:
-    """How well this many workers serve the model, where files are read while training."""
+    """Rate how well this many workers keep up with the model, if files are read while training."""
     alone_s, joint = measured.loading(workers).timing.seconds, measured.joint(workers)
     model_s, own_s, wait = measured.model.step.seconds, measured.own_s, joint.wait_share
     waits_for_reading = wait - min(wait, own_s / joint.timing.seconds)
@@ -123,7 +123,7 @@ def _shared(alone: float, wait: float, expected: float) -> bool:
 
 
 def _why(alone: float, ratio: float, wait: float, expected: float) -> str:
-    """Why a share of waiting is not what the ratio lets expect, in brackets; empty where it is.
+    """Explain, in brackets, a share of waiting that differs from what the ratio suggests; empty if it does not.
 
     alone: ratio of the loader alone to the model alone; ratio: the one that is shown; expected: wait without sharing.
     """
@@ -160,7 +160,7 @@ def compared(ratio: float) -> str:
 
 
 def judge(measured: Measurements) -> ThroughputVerdict:
-    """The verdict of a whole measurement, with what speaks against relying on it."""
+    """Return the verdict of a whole measurement, with the reasons to doubt it."""
     verdict = _judge_reading(measured) if measured.data.cache == "none" else _judge_memory(measured)
     doubts, sentence = [], verdict.sentence
     if _cut(measured):
@@ -216,7 +216,7 @@ def _state(ratio: float, why: str, wait: float, measured: Measurements) -> str:
 
 
 def _nothing_to_do(ratio: float, wait: float, measured: Measurements) -> str:
-    """Nothing to do about reading; where the model waits all the same, what for."""
+    """Say that reading needs no change; if the model waits all the same, say for what."""
     reading = "Reading is faster than training" if ratio >= 1 else "Reading hardly slows training down"
     if measured.data.cache != "none":
         reading = "Nothing is read while training"

@@ -1,4 +1,4 @@
-"""Which PyTorch to install for the GPU and driver found, as a command to type. No torch in here."""
+"""Choose the PyTorch to install for the GPU and driver found, as a command to type. No torch in here."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ RECOMMENDED_DRIVER = "580"
 
 @dataclass(frozen=True)
 class InstallAdvice:
-    """What to do so that PyTorch and the GPU fit.
+    """An installation that makes PyTorch and the GPU fit.
 
     command: to type; for a driver where no command is known, what to do in words.
     why: a sentence on the choice, without a full stop.
@@ -26,7 +26,7 @@ class InstallAdvice:
 
 
 def advise(chain: Chain) -> InstallAdvice:
-    """The newest PyTorch with code for the visible GPUs that the driver runs, else a newer driver, else a CPU build."""
+    """Choose the newest PyTorch with kernels for the GPUs that the driver runs; else a newer driver or a CPU build."""
     gpus, system, runs = chain.visible_gpus or chain.facts.gpu.gpus, chain.facts.host.system, chain.driver_cuda
     if not gpus or gpus[0].capability is None:
         if chain.has_gpu:
@@ -73,7 +73,7 @@ def cpu_install(chain: Chain) -> str:
 
 
 def driver_install(chain: Chain) -> str:
-    """How this system installs the NVIDIA driver."""
+    """Return how this system installs the NVIDIA driver."""
     host, table = chain.facts.host, chain.table
     if host.wsl or host.system == "Windows":
         return f"install the NVIDIA driver {RECOMMENDED_DRIVER} or newer in Windows: {table.driver_page}"

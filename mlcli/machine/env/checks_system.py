@@ -102,7 +102,7 @@ def conda_and_pip(chain: Chain) -> Iterator[MachineFinding]:
 
 
 def own_packages(chain: Chain) -> Iterator[MachineFinding]:
-    """What mlcli itself needs, and two combinations that metadata do not forbid."""
+    """Check mlcli's own requirements, and two incompatible combinations that package metadata allow."""
     python = chain.facts.python
     board, tools, wanted = python.package("tensorboard"), python.package("setuptools"), python.torch_requires_python
     clash = board and tools and numbers(board.version) < (2, 21) and numbers(tools.version) >= (NO_PKG_RESOURCES,)
@@ -176,7 +176,7 @@ def pcie_width(chain: Chain) -> Iterator[MachineFinding]:
 
 
 def several_gpus(chain: Chain) -> Iterator[MachineFinding]:
-    """What GPUs need to work together."""
+    """Check the requirements of training on several GPUs."""
     torch, count = chain.facts.torch, len(chain.visible_gpus)
     if torch is None or count < 2:
         return
@@ -227,7 +227,7 @@ def memory_and_limits(chain: Chain) -> Iterator[MachineFinding]:
 
 
 def filesystem(chain: Chain) -> Iterator[MachineFinding]:
-    """Where the data usually lie."""
+    """Check the disk on which data and runs usually lie."""
     folder, measure = chain.facts.host.folder, "mlcli bench-io X.yaml"
     if not folder:
         return

@@ -1,4 +1,4 @@
-"""From the facts of a machine to findings, one verdict and one command. Pure: the same facts, the same answer."""
+"""Derive findings, one verdict and one command from the facts of a machine. Pure: same facts, same answer."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is known of a machine, and what follows from it, as plain data. No torch in here.
+"""Facts about a machine, and what follows from them, as plain data. No torch in here.
 
 Every fact has a default that says "unknown" or "none": one that could not be found out stays at it, and the checks
 that would need it are silent. `dataclasses.asdict` turns the tree into JSON.
@@ -28,7 +28,7 @@ class Gpu:
     mig: bool = False
     """Split into instances (Multi-Instance GPU)."""
     slowed_by: tuple[str, ...] = ()
-    """Why clocks are held down right now: "heat", "power brake", "hardware slowdown"."""
+    """Reasons for throttling at present: "heat", "power brake", "hardware slowdown"."""
     temperature_c: int | None = None
     pcie_lanes: int | None = None
     pcie_lanes_max: int | None = None
@@ -42,7 +42,7 @@ class BusDevice:
     vendor: str
     """"nvidia", "amd" or "intel"."""
     name: str = ""
-    """From the machine's pci.ids; empty where it has none."""
+    """Name in the machine's pci.ids; empty if it has no such file."""
     driver: str = ""
     """The kernel driver that holds it: "nvidia", "nouveau", "vfio-pci"; empty if none does."""
 
@@ -53,7 +53,7 @@ class GpuFacts:
     device_files: tuple[str, ...] = ()
     """Names in /dev that start with nvidia, and dxg (the GPU of WSL2)."""
     modules: tuple[str, ...] = ()
-    """Which of the kernel modules nvidia, nvidia_uvm and nouveau are loaded."""
+    """Those of the kernel modules nvidia, nvidia_uvm and nouveau that are loaded."""
     kernel_driver: str = ""
     """Version of the loaded kernel module; a container shows its host's."""
     nvml_code: int | None = None
@@ -114,12 +114,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class TorchFacts:
-    """What PyTorch reports in a process of its own."""
+    """PyTorch's report, from a process of its own."""
 
     state: str = "ok"
     """"ok", "missing", "import failed", "crashed" or "timed out"."""
     stage: str = ""
-    """What was being done when it crashed or timed out."""
+    """The stage in which it crashed or timed out."""
     error: str = ""
     version: str = ""
     cuda: str | None = None
@@ -132,7 +132,7 @@ class TorchFacts:
     """91002 is 9.10.2."""
     cuda_available: bool | None = None
     cuda_error: str = ""
-    """Why CUDA did not start."""
+    """Reason why CUDA did not start."""
     device_count: int | None = None
     nccl: bool | None = None
     no_peer_access: tuple[str, ...] = ()
@@ -141,13 +141,13 @@ class TorchFacts:
     vision_version: str = ""
     vision_error: str = ""
     vision_library_error: str = ""
-    """What the loader says of torchvision's compiled part, which its own error hides."""
+    """The loader's error for torchvision's compiled part, which its own error hides."""
     kernels: tuple[Kernel, ...] = ()
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where the command was typed: there the data and the runs usually lie."""
+    """Working directory, where the data and the runs usually lie."""
 
     path: str
     filesystem: str = ""

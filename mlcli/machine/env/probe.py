@@ -81,7 +81,7 @@ def probe_torch(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(  # -P: of Python files lying around none is PyTorch
             [python, "-P", str(PROBE)],
-            stdin=subprocess.PIPE,  # never written to; closed by our death, which tells the process to end
+            stdin=subprocess.PIPE,  # never written to; closed when we end, on which the process ends too
             stdout=out,  # files, not pipes: a grandchild that holds a pipe open would make us wait for it
             stderr=err,
             env=dict(environment) if environment is not None else None,

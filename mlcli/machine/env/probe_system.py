@@ -168,7 +168,7 @@ def bus_devices(root: Path) -> tuple[BusDevice, ...]:
 
 
 def _pci_name(root: Path, vendor: str, device: str) -> str:
-    """From the list that lspci uses: a vendor's line, then one tab and the device's."""
+    """Look a device up in the list that lspci uses: a vendor's line, then one tab and the device's."""
     for path in PCI_NAMES:
         ours = False
         for line in _text(root / path).splitlines():
@@ -301,7 +301,7 @@ def flavour(name: str, location: Path) -> tuple[str, str | None]:
 
 
 def requirements(name: str) -> tuple[str, ...]:
-    """What a package requires, without what its extras add; nothing if it is not installed."""
+    """Return a package's requirements without those of its extras; empty if it is not installed."""
     return tuple(text for found in _found(name) for text in found.requires or () if "extra ==" not in text)
 
 

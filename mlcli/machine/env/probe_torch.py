@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 5e-2}
-"""Largest difference allowed, as a share of the largest value. fp32 leaves room for TF32, which keeps 10 bits."""
+"""Largest difference allowed, as a share of the largest value. For fp32 it allows TF32, which keeps 10 bits."""
 PR_SET_PDEATHSIG = 1
-"""From <linux/prctl.h>."""
+"""Constant of <linux/prctl.h>."""
 
 Report = Callable[..., None]
 """Write facts to the report as one line."""

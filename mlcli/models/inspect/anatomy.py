@@ -38,7 +38,7 @@ class Layer:
     neurons: outputs of one sample, where weights make them: convolutions and linear layers; 0 otherwise.
     parameters, trainable: numbers in its tensors, and those that learn; 0 in a second call of the same module.
     flops: of one sample, forward only.
-    field: what one output position sees; None for data without pixels and where nobody can say.
+    field: what one output position sees; None for data without pixels and where it cannot be known.
     saved_bytes: kept for the backward pass, for the whole batch.
     """
 

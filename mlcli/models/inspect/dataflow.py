@@ -1,8 +1,8 @@
-"""What happens to a model's input on its way through, tensor operation by operation: what of it is seen, and which
+"""Trace a model's input through it, tensor operation by operation: what of it is seen, and which
 layers collapse.
 
 For each piece of memory that depends on the input it is known what of the image it sees, which layer it comes from but
-for affine changes, and whether autograd keeps it. Memory is told apart by its storage, so views and operations in place
+for affine changes, and whether autograd keeps it. Memory is identified by its storage, so views and operations in place
 come out right.
 
 So layers are found that collapse into their neighbour: two linear maps with nothing nonlinear between them are one,
@@ -40,7 +40,7 @@ _FRESH = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "ra
 
 @dataclass(frozen=True)
 class Field:
-    """What one position of a feature map depends on.
+    """Receptive field of a position of a feature map.
 
     size: height and width in pixels of the model's input, parts beyond its border included.
     jump: pixels between the fields of neighbouring positions, by height and width.
@@ -89,7 +89,7 @@ class Collapse:
 
 @dataclass
 class Mark:
-    """What is known of the values in one piece of memory.
+    """Facts about the values in one piece of memory.
 
     last: the layer whose output this is but for affine changes; None once something nonlinear, or a second branch, came
     in between. kept: whether autograd keeps it already. noise: of the size of the data, but not made from them, such as
@@ -183,7 +183,7 @@ def _weighted_by(op: str, args: tuple, name: str) -> Weighted | None:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Tells pieces of memory apart; views share theirs."""
+    """Identify a piece of memory; views share theirs."""
     return tensor.untyped_storage()._cdata
 
 

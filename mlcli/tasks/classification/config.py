@@ -1,4 +1,4 @@
-"""What the YAML of a classification may say. No torch in here."""
+"""Configuration of a classification. No torch in here."""
 
 from typing import Annotated, Literal
 
@@ -27,11 +27,11 @@ class Hinge(Strict):
 
     name: Literal["hinge"]
     margin: PositiveFloat = 1.0
-    """How far the true class's score must lead."""
+    """Least lead of the true class's score."""
     power: Literal[1, 2] = 1
     """1 for the hinge, 2 for the squared hinge."""
     class_weights: ClassWeights = "none"
-    """As for cross_entropy."""
+    """Same as for cross_entropy."""
 
 
 class BinaryCrossEntropy(Strict):
@@ -41,7 +41,7 @@ class BinaryCrossEntropy(Strict):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Targets move from 0 and 1 towards 0.5 by half of this."""
     class_weights: ClassWeights = "none"
-    """As for cross_entropy."""
+    """Same as for cross_entropy."""
 
 
 class Focal(Strict):
@@ -49,9 +49,9 @@ class Focal(Strict):
 
     name: Literal["focal"]
     gamma: NonNegativeFloat = 2.0
-    """How fast: the loss is multiplied by (1 - p) ** gamma; 0 is plain cross-entropy."""
+    """Focusing strength: the loss is multiplied by (1 - p) ** gamma; 0 is plain cross-entropy."""
     class_weights: ClassWeights = "none"
-    """As for cross_entropy; the paper's alpha."""
+    """Same as for cross_entropy; the paper's alpha."""
 
 
 class ProbabilityError(Strict):
@@ -59,7 +59,7 @@ class ProbabilityError(Strict):
 
     name: Literal["mse", "l1"]
     class_weights: ClassWeights = "none"
-    """As for cross_entropy."""
+    """Same as for cross_entropy."""
 
 
 class SmoothProbabilityError(Strict):
@@ -67,9 +67,9 @@ class SmoothProbabilityError(Strict):
 
     name: Literal["smooth_l1"]
     beta: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Where the one turns into the other; probabilities differ by at most 1, so 1 is half of mse."""
+    """Transition from squared to absolute error; probabilities differ by at most 1, so 1 is half of mse."""
     class_weights: ClassWeights = "none"
-    """As for cross_entropy."""
+    """Same as for cross_entropy."""
 
 
 Loss = Annotated[
@@ -83,7 +83,7 @@ class Classification(TaskSettings):
 
     task: Literal["classification"]
     data: ClassificationData
-    """What is learned from."""
+    """The data set."""
     augment: tuple[Augmentation, ...] = ()
     """Random changes to training images, in this order; images only."""
     model: Model

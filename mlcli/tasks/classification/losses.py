@@ -22,7 +22,7 @@ from mlcli.errors import ConfigError
 
 
 class SampleLoss(Protocol):
-    """What all losses are."""
+    """Base of all losses."""
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor: ...
 

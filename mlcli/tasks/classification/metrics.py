@@ -1,9 +1,9 @@
-"""How well a classifier does on a split: confusion matrix, top-5, calibration, curves and mistakes, on the device.
+"""Metrics of a classifier on a split: confusion matrix, top-5, calibration, curves and mistakes, on the device.
 
 Precision, recall and F1 follow scikit-learn: 0 where undefined, macro averages over the classes that occur in truth or
 prediction. Expected calibration error: Guo et al. 2017 (arXiv:1706.04599), eq. 3, with 15 bins as in their section 5.
 Precision-recall curves: a sample is answered with a class at threshold t if that class's probability is t or more, as
-in scikit-learn's `precision_recall_curve`; here the thresholds are the hundredths, whatever the samples, so that
+in scikit-learn's `precision_recall_curve`; here the thresholds are the hundredths, independent of the samples, so that
 batches add up.
 """
 
@@ -115,11 +115,11 @@ class ClassificationMetrics:
         return [{"samples": int(n), "confidence": c / n, "accuracy": hits / n} for n, c, hits in rows if n]
 
     def learned(self) -> dict[str, Any]:
-        """Nothing: the likeliest class is the answer."""
+        """No settings: the most probable class is the answer."""
         return {}
 
     def details(self) -> dict[str, Any]:
-        """What single numbers do not tell, as plain data; see `mlcli.engine.contract.Metrics.details`.
+        """Return what single numbers do not show, as plain data; see `mlcli.engine.contract.Metrics.details`.
 
         classes: `per_class`. confusion: counts, a list of rows by truth. pr_curves: at 101 thresholds, by class name.
         mistakes: index, name, truth, answer (names of classes) and probability of the answer, the surest first.
@@ -158,7 +158,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 class PrecisionRecallCounts:
-    """How many samples reach each threshold for each class, and how many of those are of the class.
+    """Count the samples that reach each threshold for each class, and those among them that are of the class.
 
     Args:
         num_classes: C; only the first 1,000 are counted.

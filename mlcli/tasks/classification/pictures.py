@@ -1,4 +1,4 @@
-"""Images for people to look through: an answer written below one, sheets of many, sprites for TensorBoard."""
+"""Sheets of images: an answer written below one, sheets of many, sprites for TensorBoard."""
 
 from collections.abc import Sequence
 from pathlib import Path

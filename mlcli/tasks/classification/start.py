@@ -1,4 +1,4 @@
-"""What `mlcli init` offers of classification: built-in data sets, and a YAML for images or for a table of classes."""
+"""`mlcli init` for classification: built-in data sets, and a YAML for images or for a table of classes."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 TEMPLATES: Mapping[str, Path] = {path.stem: path for path in Path(__file__).with_name("templates").glob("*.yaml")}
 UNBALANCED = 2
-"""How many times as many images the largest class may have as the smallest before classes are weighed."""
+"""Largest ratio between the sizes of the largest and smallest class before classes are weighed."""
 
 
 def propose(place: "Place") -> Draft | None:
@@ -70,7 +70,7 @@ train: {{epochs: {epochs}, batch_size: {batch_size}, seed: 0}}
 
 
 def _facts(images: "ImageSurvey", place: str) -> list[str]:
-    """What the look found, as comments."""
+    """Return the findings of the survey, as comments."""
     (width, height), count = next(iter(images.sizes.items()))
     share = "all" if len(images.sizes) == 1 else f"{count / images.sizes.total():.0%} of them"
     classes = images.class_counts

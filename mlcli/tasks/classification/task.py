@@ -27,7 +27,7 @@ class Classifier(SamplePredictor):
 
     @property
     def caveat(self) -> str:
-        """What a person should know about the predictions; empty if nothing."""
+        """Notes on the predictions for the reader; may be empty."""
         if self.config.loss.name == "hinge":
             return "the hinge loss defines no probabilities; these are softmaxed scores, right in order only"
         return ""
@@ -69,7 +69,7 @@ class Classifier(SamplePredictor):
 
 
 class ClassificationTask(SampleTask, Classifier):
-    """What the trainer needs to learn a classification.
+    """The classification task, as the trainer uses it.
 
     Args:
         config: of the run.

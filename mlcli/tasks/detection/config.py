@@ -25,7 +25,7 @@ class Detection(TaskSettings):
 
     task: Literal["detection"]
     data: DetectionData
-    """What is learned from."""
+    """The data set."""
     augment: tuple[DetectionAugmentation, ...] = ()
     """Random changes to training pictures, in this order; boxes and masks go along."""
     min_visibility: Annotated[float, Field(ge=0, le=1)] = 0.3

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Segmentation = dict[str, Any] | list[list[float]]
-"""As in COCO: polygons (x, y, x, y, ...) in pixels of the original, or a run-length code {"size", "counts"}."""
+"""A mask as in COCO: polygons (x, y, x, y, ...) in pixels of the original, or a run-length code {"size", "counts"}."""
 INSIDE = 0.5  # probability from which a pixel belongs to the object (He et al. 2017, section 3.1)
 
 

@@ -1,4 +1,4 @@
-"""What `mlcli init` offers of detection: a built-in data set. Annotations are not recognised yet."""
+"""`mlcli init` for detection: a built-in data set. Annotations are not recognised yet."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the YAML of a regression may say. No torch in here."""
+"""Configuration of a regression. No torch in here."""
 
 from typing import Annotated, Literal
 
@@ -27,7 +27,7 @@ class SmoothL1(Strict):
 
     name: Literal["smooth_l1"]
     beta: PositiveFloat = 1.0
-    """Where the one turns into the other, in standard deviations of the target."""
+    """Transition from squared to absolute error, in standard deviations of the target."""
 
 
 Loss = Annotated[Mse | L1 | SmoothL1, Field(discriminator="name")]
@@ -38,7 +38,7 @@ class Regression(TaskSettings):
 
     task: Literal["regression"]
     data: RegressionData
-    """What is learned from."""
+    """The data set."""
     model: Annotated[Linear | Mlp, Field(discriminator="name")]
     """Step 1, the set of functions that is searched."""
     loss: Loss = Mse(name="mse")

@@ -1,4 +1,4 @@
-"""What `mlcli init` offers of regression: a YAML for a table with an amount to predict."""
+"""`mlcli init` for regression: a YAML for a table with an amount to predict."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -25,7 +25,7 @@ _HASH_BITS, _HASH_FACTOR = 32, 2654435769  # 2 ** 32 / golden ratio: neighbours 
 
 
 class RegressionMetrics:
-    """How far off a regression is on a split, in the target's own unit, gathered on the device.
+    """Errors of a regression on a split, in the target's own unit, accumulated on the device.
 
     The spread of the targets is merged batch by batch from means and squared deviations (Chan, Golub & LeVeque 1983),
     which stays exact where sums of squares would cancel. Some pairs of truth and answer are kept: those whose
@@ -96,7 +96,7 @@ class RegressionMetrics:
         return {"mae": absolute / max(count, 1), "rmse": (squared / max(count, 1)) ** 0.5, "r2": r2}
 
     def learned(self) -> dict[str, Any]:
-        """Nothing: the output is the answer."""
+        """No settings: the output is the answer."""
         return {}
 
     def details(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Regressor(SamplePredictor):
 
 
 class RegressionTask(SampleTask, Regressor):
-    """What the trainer needs to learn a regression.
+    """The regression task, as the trainer uses it.
 
     Args:
         config: of the run.

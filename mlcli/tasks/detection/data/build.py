@@ -1,4 +1,4 @@
-"""From the data section of a YAML to a data set: read, checked, cleaned as the YAML says, divided into splits."""
+"""Build a data set from the data section of a YAML: read, check, clean as configured, divide into splits."""
 
 import os
 from typing import assert_never

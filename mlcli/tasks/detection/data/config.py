@@ -23,7 +23,7 @@ class AnnotatedImages(Strict):
     normalize: Literal["train", "imagenet"] = "train"
     """Mean and standard deviation from the training split, or ImageNet's, which pretrained weights expect."""
     on_invalid: Literal["error", "drop", "fix"] = "error"
-    """What a faulty annotation does: stop with all faults listed; drop the box; or fix it where that is possible
+    """Treatment of faulty annotations: stop with all faults listed; drop the box; or fix it where that is possible
     (clip to the image, swap corners, remove a duplicate) and drop it where not. Either way it is counted."""
     max_objects: PositiveInt | None = None
     """Most objects kept of one picture while training; null for the most that any picture has, mosaics cut to it."""
@@ -32,7 +32,7 @@ class AnnotatedImages(Strict):
     test: Share = 0.0
     """Share of the pictures held out for the final test where the data set names none."""
     split_seed: NonNegativeInt = 0
-    """Which pictures fall where; independent of train.seed."""
+    """Seed of the division into splits; independent of train.seed."""
 
     @model_validator(mode="after")
     def some_are_left_to_train_on(self):
@@ -54,7 +54,7 @@ class Scenes(AnnotatedImages):
     most_digits: PositiveInt = 5
     """Digits in a picture: 1 to this many."""
     scene_seed: NonNegativeInt = 0
-    """Which scenes are made."""
+    """Seed of the scenes."""
 
 
 class Voc(AnnotatedImages):

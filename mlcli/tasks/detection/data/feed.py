@@ -1,4 +1,4 @@
-"""From annotated pictures to batches on the device: images and padded targets, changed at random while training."""
+"""Batches on the device from annotated pictures: images and padded targets, augmented while training."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -57,7 +57,7 @@ class OverlapPairs:
 
 @dataclass(frozen=True)
 class Matches:
-    """Which detections are correct at RIGHT_IOU, and which are wrong.
+    """Find the detections that are correct at RIGHT_IOU, and those that are wrong.
 
     found, pairs: what was matched.
     object_of: int64 [n], the object that each detection finds; -1 for none.
@@ -93,7 +93,7 @@ def match(found: FlatDetections, records: Records, seen: np.ndarray) -> Matches:
     counted = np.isin(records.picture_of, seen) & ~records.ignored
     pairs = overlapping(found, records)
     crowd = records.ignored[pairs.objects]
-    # Of an ignored region a detection need only lie inside, as in COCO: nobody knows how many objects it holds.
+    # Of an ignored region a detection need only lie inside, as in COCO: the number of objects in it is unknown.
     overlap = np.where(crowd, pairs.insides, pairs.ious)
     same = (found.labels[pairs.detections] == records.labels[pairs.objects]) & (overlap >= RIGHT_IOU)
     object_of, ignored = np.full(len(found), -1), np.zeros(len(found), dtype=bool)

@@ -83,7 +83,7 @@ class Ssd(CompactSingleShot):
 
 
 class Proposals(Strict):
-    """Where R-CNN and Fast R-CNN look."""
+    """Region proposals of R-CNN and Fast R-CNN."""
 
     method: Literal["sliding", "selective_search", "rpn"] = "sliding"
     """sliding windows of several sizes; selective search (Uijlings et al. 2013; needs mlcli[proposals]); or what the

@@ -1,4 +1,4 @@
-"""Which object each anchor or point is to learn: by best overlap, one to one, or by how well the model does already.
+"""Assignment of objects to anchors or points: by best overlap, one to one, or by the model's own predictions.
 
 Max-IoU: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), section 3.1.2. Bipartite: SSD (Liu et al. 2016,
 arXiv:1512.02325), section 2.2. Task alignment: TOOD (Feng et al. 2021, arXiv:2108.07755), section 3.2.

@@ -71,7 +71,7 @@ class Proposer(Protocol):
     """Finds regions in pictures as models get them."""
 
     identity: str
-    """All that the regions depend on besides the pixels."""
+    """All that the regions depend on, except the pixels."""
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """uint8 [B, 3, H, W] -> B times float32 [p, 4] on the CPU, corners in pixels, best first."""

@@ -26,14 +26,14 @@ from mlcli.tasks.detection.models.proposers import sliding_windows
 from mlcli.tasks.detection.targets import Detections, Targets, boxes_to_lists, to_detections, to_lists
 
 FOREGROUND_IOU = 0.5
-"""From this overlap on a region is an object's, below it is background (Girshick 2015, section 2.3)."""
+"""Least overlap at which a region is an object's; below it is background (Girshick 2015, section 2.3)."""
 
 FOREGROUND_SHARE = 0.25
 """Most of the regions learned from that are objects' (as there)."""
 
 CROP_HIDDEN = 128  # units of R-CNN before the two answers
 CROP_REGIONS = 32  # of a picture that R-CNN learns from; the paper draws 128 from all pictures of a batch (section 2.3)
-CROP_CELLS = 3  # along each side of R-CNN's last map: enough to tell where in the crop the object ends
+CROP_CELLS = 3  # along each side of R-CNN's last map: enough to locate the object's edges in the crop
 SAMPLES = 2  # pixels read along each side for one of the crop: a region of twice its side is averaged, not thinned out
 
 CROPS_AT_ONCE = 1024

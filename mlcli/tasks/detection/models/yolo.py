@@ -36,7 +36,7 @@ LEAST_SIDE = 1.5
 """Smaller objects are learned by cells within this many strides of the finest map, so that each has one."""
 
 BOX_GAIN, CLASS_GAIN = 2.0, 1.0
-"""As in TOOD's published configuration, which weighs its GIoU loss 2 against 1."""
+"""Weights of the losses, those of TOOD's published configuration: its GIoU loss counts 2 against 1."""
 
 
 class YoloDetector(SingleShot):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 REGION_IOU = 0.5
-"""From which a proposal learns an object (Girshick 2015, section 2.3; Ren et al. 2015, section 3.2)."""
+"""Least IoU from which a proposal learns an object (Girshick 2015, section 2.3; Ren et al. 2015, section 3.2)."""
 NEAR_IOU = 0.5
 """Overlap from which a place is taken for a candidate of an object in the picture of suppression."""
 

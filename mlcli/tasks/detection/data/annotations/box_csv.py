@@ -88,7 +88,7 @@ def whole_number(text: str | None) -> int:
 
 
 def write_box_csv(annotations: Annotations, out: Path) -> dict[str, Any]:
-    """Write boxes.csv beside images, with a row of its own for each picture without objects."""
+    """Write boxes.csv next to images, with a row of its own for each picture without objects."""
     with (out / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([COLUMNS[0], "width", "height", *COLUMNS[1:], "split"])

@@ -160,7 +160,7 @@ def _is_number(value: Any) -> bool:
 
 
 def write_coco(annotations: Annotations, out: Path) -> dict[str, Any]:
-    """Write annotations/SPLIT.json beside images; `difficult`, which COCO does not know, is an extra key where set."""
+    """Write annotations/SPLIT.json next to images; `difficult`, which COCO does not know, is an extra key where set."""
     (out / "annotations").mkdir(parents=True)
     number_of = dict(zip(annotations.class_names or (), annotations.category_ids, strict=True))
     categories = [{"id": number, "name": name} for name, number in number_of.items()]

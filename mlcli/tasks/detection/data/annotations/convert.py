@@ -1,4 +1,4 @@
-"""From one annotation format to another, for `mlcli data convert`: annotations are checked, pictures copied."""
+"""Conversion between annotation formats, for `mlcli data convert`: annotations are checked, pictures copied."""
 
 import os
 import shutil
@@ -72,7 +72,7 @@ def convert(config: DetectionData, format: str, out: Path) -> list[str]:
         raise OutputError(f"cannot write: {error.strerror}", where=str(error.filename or out)) from error
     counts = [f"{len(r):,} pictures and {len(r.labels):,} boxes of {split}" for split, r in splits.items()]
     lines = [f"{out}: {', '.join(counts)} as {format}", *notes, *_lost(splits, category_ids, format)]
-    return [*lines, "", "the section that reads it, in a YAML beside its files", *dump({"data": section}).splitlines()]
+    return [*lines, "", "the section for a YAML next to its files", *dump({"data": section}).splitlines()]
 
 
 def _annotations(

@@ -33,7 +33,7 @@ KINDS = {
     "outside": "boxes are outside of their picture",
     "unknown_class": "objects are of a class that is not known",  # not listed, or in no training picture
 }
-"""What several faults of a kind are called."""
+"""Plural description of each kind of fault."""
 SLACK = 1.0  # pixels that a box may stick out: rounding, or counting from 1
 SAME_RATIO = 0.01  # sides are rounded to pixels when a picture is resized
 _PRECEDENCE = {"test": 0, "val": 1, "train": 2, "": 3}  # where a picture in several splits stays

@@ -76,7 +76,7 @@ def _below(folder: Path) -> Iterator[str]:
 
 
 def _labels_of(picture: str) -> str:
-    """The last folder called images becomes labels; without one the text lies beside the picture."""
+    """The last folder called images becomes labels; without one the text lies next to the picture."""
     folder, name = os.path.split(picture)
     parts = folder.split(os.sep)
     if "images" in parts:
@@ -119,7 +119,7 @@ def _box(values: list[float]) -> tuple[tuple[float, float, float, float], Segmen
 
 
 def write_yolo_txt(annotations: Annotations, out: Path) -> dict[str, Any]:
-    """Write labels/SPLIT and data.yaml beside images/SPLIT."""
+    """Write labels/SPLIT and data.yaml next to images/SPLIT."""
     names = list(annotations.class_names or ())
     number_of = {name: number for number, name in enumerate(names)}
     for split in annotations.splits():

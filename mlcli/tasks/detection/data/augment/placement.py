@@ -151,7 +151,7 @@ class Resample:
 
 
 def _within(placement: Placement, number: int, x: Tensor, y: Tensor) -> Tensor:
-    """Which points of the canvases, [B, H, W], are in the window of a part."""
+    """Return the mask [B, H, W] of the points of the canvases that are in the window of a part."""
     left, top, right, bottom = (edge[:, number, None, None] for edge in placement.windows)
     return (x >= left) & (x < right) & (y >= top) & (y < bottom)
 
