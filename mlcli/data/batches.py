@@ -75,7 +75,7 @@ class TrainOrder:
         self.cut(train.accumulate)
 
     def cut(self, parts: int) -> None:
-        """From the next `parts` on, every step has that many micro-batches."""
+        """Cut every step into that many micro-batches, from the next call of `parts` on."""
         bounds = [self._batch_size * part // parts for part in range(parts + 1)]
         self._cuts = list(itertools.pairwise(bounds))
         self.largest_part = max(stop - start for start, stop in self._cuts)
