@@ -199,7 +199,7 @@ def layer_table(anatomy: Anatomy, depth: int | None, width: int = WIDTH) -> str:
     left_out = []
     for title in DISPENSABLE:
         column = header.index(title)
-        if width < WIDTH and column in kept and sum(taken[c] for c in kept) > width - LEAST_NAME:
+        if column in kept and sum(taken[c] for c in kept) > width - LEAST_NAME:
             kept.remove(column)
             left_out.append(title)
     room = max(LEAST_NAME, width - sum(taken[c] for c in kept))
