@@ -77,6 +77,7 @@ def broken_coco(tmp_path):
     add("unknown_image", [1, 1, 5, 5], image_id=12345)
     add("malformed", [1, 1, 5])
     add("malformed", ["1", 1, 5, 5])
+    add("malformed", [1, 1, 5, 5], iscrowd="perhaps")
     add("bad_mask", [1, 2, 5, 5], segmentation=[[1, 2, 3, 4]])
     add("bad_mask", [1, 3, 5, 5], segmentation={"size": [9, 9], "counts": [81]})
     add("bad_mask", [1, 4, 5, 5], segmentation="polygon")
@@ -169,6 +170,12 @@ VOC_FAULTS = {
     "no corner": (sheets.xml(1).replace("<ymax>41</ymax>", ""), ("malformed", "p1.xml:4")),
     "no number": (sheets.xml(1).replace("<ymax>41</ymax>", "<ymax>4l</ymax>"), ("malformed", "p1.xml:4")),
     "swapped": (sheets.xml(1).replace("<ymax>41</ymax>", "<ymax>1</ymax>"), ("swapped_corners", "p1.xml:4")),
+    "difficult or not": (
+        sheets.xml(1).replace("</name>", "</name><difficult>perhaps</difficult>"),
+        ("malformed", "p1.xml:4"),
+    ),
+    "unknown encoding": ('<?xml version="1.0" encoding="x-none"?>' + sheets.xml(1), ("malformed", "p1.xml")),
+    "another encoding": ('<?xml version="1.0" encoding="ascii"?>' + sheets.xml(1, name="é"), ("malformed", "p1.xml")),
     "a second box": (sheets.xml(1, extra=sheets.xml_object((50, 1, 60, 9), "cat")), ("outside", "p1.xml:5")),
 }
 
@@ -284,6 +291,15 @@ def test_pictures_shared_by_splits_leave_training(tmp_path):
     assert found(config) == {("shared_image", f"b.csv:{line}") for line in (2, 3, 9)}
     left = {split: [r.name(i)[-6:] for i in range(len(r))] for split, r in build_source(config).splits.items()}
     assert left == {"train": ["p2.png", "p3.png", "p4.png", "p5.png"], "val": ["c0.png"], "test": ["c2.png"]}
+
+
+def test_boxes_of_one_place_and_two_classes_are_both_kept(tmp_path):
+    names = sheets.draw(tmp_path)
+    rows = "".join(f"{names[0]},{name},1,1,9,9\n" for name in ("cat", "dog", "dog"))
+    (tmp_path / "b.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n" + rows)
+    config = BoxCsv(name="box_csv", file=tmp_path / "b.csv", on_invalid="fix", **SMALL)
+    assert found(config) == {("duplicate_box", "b.csv:4")}
+    assert build_source(config).splits["train"].labels.tolist() == [1, 2]
 
 
 def test_a_class_that_only_the_judged_pictures_have(tmp_path):

@@ -114,6 +114,33 @@ def test_voc_difficult_objects(folder, policy, ignored):
     assert len(records.boxes_of(2)) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("1", True), ("true", True), ("Yes", True), ("1.0", True)]
+    + [(word, False) for word in ("0", "0.0", "false", "No", "Unspecified", "")],
+)
+def test_marks_are_read_by_their_meaning(folder, tmp_path, text, meant):
+    extra = sheets.xml_object((1, 1, 4, 4), "cat", f"<difficult>{text}</difficult>")
+    (folder / "Annotations" / "p2.xml").write_text(sheets.xml(2, extra=extra))
+    assert build_source(voc(folder)).splits["train"].difficult.sum() == meant
+
+    content = sheets.coco_content()
+    content["annotations"][1] |= {"iscrowd": text, "difficult": text}
+    records = build_source(coco(tmp_path / "coco", content)).splits["train"]
+    assert records.crowd.sum() == records.difficult.sum() == meant
+
+
+def test_voc_encodings_other_than_utf_8(folder):
+    words = {"gb2312": "猫", "GBK": "貓", "gb18030": "猫", "Big5": "貓", "Shift_JIS": "猫", "EUC-JP": "猫"}
+    words |= {"EUC-KR": "고양이", "windows-1252": "café", "UTF-16": "猫"}
+    for number, (encoding, word) in enumerate(words.items()):
+        for i in range(6):
+            text = sheets.xml(i, extra=sheets.xml_object((1, 1, 4, 5 + number), word) if i == 0 else "")
+            text = f'<?xml version="1.0" encoding="{encoding}"?>\n{text}'
+            (folder / "Annotations" / f"p{i}.xml").write_bytes(text.encode(encoding))
+        assert set(build_source(voc(folder)).info.class_names) == {"cat", "dog", word}
+
+
 def test_voc_parts_of_objects_are_not_objects(folder):
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></part>"
     text = sheets.xml(1).replace("<name>dog</name>", f"{part}<name>dog</name>")

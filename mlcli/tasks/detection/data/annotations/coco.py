@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.errors import DataError
-from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
+from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations, read_flag
 from mlcli.tasks.detection.masks import Segmentation
 
 
@@ -113,14 +113,19 @@ def _add_objects(
         elif not _is_whole(image) or image not in pictures:
             found.add_fault("unknown_image", f"there is no image with id {image}", where)
         else:
+            try:
+                crowd, difficult = read_flag(entry.get("iscrowd")), read_flag(entry.get("difficult"))
+            except ValueError as error:
+                found.add_fault("malformed", f"`iscrowd` or `difficult`: {error}", where)
+                continue
             left, top, width, height = box
             thing = AnnotatedObject(
                 pictures[image],
                 (left, top, left + width, top + height),
                 _name(category, names),
                 where,
-                crowd=bool(entry.get("iscrowd", 0)),
-                difficult=bool(entry.get("difficult", 0)),
+                crowd=crowd,
+                difficult=difficult,
                 area=_area(entry.get("area")),
                 segmentation=_mask(entry.get("segmentation")),
             )

@@ -4,6 +4,7 @@ Every reader returns `Annotations`, and every writer takes them.
 """
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -50,6 +51,20 @@ class AnnotatedObject(NamedTuple):
     segmentation: Segmentation | None = None
 
 
+def read_flag(value: object) -> bool:
+    """Return whether a mark such as `difficult` or `iscrowd` is set, however its tool writes it.
+
+    1, true and yes are true; 0, false, no, unspecified and nothing are false, in any case, as texts or values; 1.0 and
+    0.0 as well. Raises ValueError for anything else.
+    """
+    text = "" if value is None else str(value).strip().lower()
+    if text in ("true", "yes", "1", "1.0"):
+        return True
+    if text in ("false", "no", "unspecified", "", "0", "0.0"):
+        return False
+    raise ValueError(f"{value!r} is neither 0 nor 1")
+
+
 @dataclass(eq=False)
 class Annotations:
     """N pictures and T objects as written.
@@ -59,6 +74,7 @@ class Annotations:
     class_names: in label order; None where the format does not list them.
     category_ids: what the files call the classes by, in the same order.
     faults: what could not be read at all and is therefore in none of these.
+    notes: what is no fault but a person should know.
     """
 
     root: str
@@ -68,6 +84,7 @@ class Annotations:
     pictures: list[AnnotatedPicture] = field(default_factory=list)
     objects: list[AnnotatedObject] = field(default_factory=list)
     faults: list[AnnotationFault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add_fault(self, kind: str, message: str, where: str, *, fixable: bool = False) -> None:
         self.faults.append(AnnotationFault(kind, message, where, fixable))
@@ -75,7 +92,10 @@ class Annotations:
     def add_picture(
         self, path: str, where: str, *, split: str = "", size: tuple[int, int] = (0, 0), id: int | None = None
     ) -> int:
-        """Return the picture's position. Without an id it is numbered from 1."""
+        """Return the picture's position. Without an id it is numbered from 1. Windows' backslashes separate folders
+        where no file is called so."""
+        if "\\" in path and not os.path.lexists(os.path.join(self.root, path)):
+            path = path.replace("\\", "/")
         number = len(self.pictures) + 1 if id is None else id
         self.pictures.append(AnnotatedPicture(path, where, split, size, number))
         return len(self.pictures) - 1

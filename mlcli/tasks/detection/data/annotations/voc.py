@@ -12,7 +12,7 @@ from mlcli.data.decode import EXTENSIONS
 from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.box_csv import digits, read_rows, split_of, whole_number
-from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, AnnotatedPicture, Annotations
+from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, AnnotatedPicture, Annotations, read_flag
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -28,6 +28,10 @@ def read_voc(
     difficult: Literal["ignore", "use"] = "ignore",
 ) -> Annotations:
     """Read every XML file that a split lists, or all there are.
+
+    Takes files of VOC, LabelImg, CVAT, Roboflow: corners may be fractions, <difficult> 0, 1, true, false, yes, no or
+    Unspecified, the size missing or 0, and the encoding any that Python knows, where the first line declares it. <part>
+    is no object. Entities are refused.
 
     Args:
         root: folder of the data set; images, annotations and splits are folders below it.
@@ -164,6 +168,20 @@ class _XmlContent:
             (self.objects[-1][0] if path.startswith("/object/") else self.texts).setdefault(path, text)
 
 
+def _as_utf8(data: bytes) -> bytes:
+    """An XML file whose first line declares an encoding that expat does not know, such as GBK or Shift_JIS, in UTF-8.
+
+    Raises LookupError for an encoding that Python does not know either, UnicodeError for bytes that are not in it.
+    """
+    declared = re.match(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*>""", data)
+    encoding = declared[1].decode().lower() if declared else "utf-8"
+    if not declared or encoding in ("utf-8", "utf8", "utf-16"):  # expat tells these apart by their first bytes
+        return data
+    if encoding in ("gb2312", "gb_2312-80", "gbk"):
+        encoding = "gb18030"  # holds both; many tools write characters of it under the names of its forerunners
+    return data[declared.end() :].decode(encoding).encode()
+
+
 def _parse(path: Path, listed_at: str, found: Annotations) -> _XmlContent | None:
     """None, and a fault, for a file that is missing, empty or no annotation."""
     try:
@@ -175,7 +193,10 @@ def _parse(path: Path, listed_at: str, found: Annotations) -> _XmlContent | None
         found.add_fault("empty_file", "the file is empty", str(path))
         return None
     try:
-        content = _XmlContent(data)
+        content = _XmlContent(_as_utf8(data))
+    except (LookupError, UnicodeError) as error:
+        found.add_fault("malformed", f"cannot be read in the encoding that its first line declares: {error}", str(path))
+        return None
     except (expat.ExpatError, _UnsafeError) as error:
         line = getattr(error, "lineno", 1)
         found.add_fault("malformed", f"not XML that can be read: {error}", f"{path}:{line}")
@@ -198,9 +219,13 @@ def _add_object(
     except ValueError as error:
         found.add_fault("malformed", f"<bndbox>: {error}", where)
         return
+    try:
+        difficult = not use_difficult and read_flag(texts.get("/object/difficult"))
+    except ValueError as error:
+        found.add_fault("malformed", f"<difficult>: {error}", where)
+        return
     # VOC counts pixels from 1 and includes the last: 1 to W is the whole picture, which is 0 to W here.
     box = (left - 1, top - 1, right, bottom) if one_based else (left, top, right, bottom)
-    difficult = not use_difficult and texts.get("/object/difficult", "0") != "0"
     found.objects.append(AnnotatedObject(picture, box, name, where, difficult=difficult))
 
 
