@@ -124,8 +124,8 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
     if low := _learned_little(e):
         return "underfitting", [low, *remarks]
     if not gap:
-        lacks = "there is no validation split" if e.watched == "train" else "no training score or loss to compare with"
-        return "fit unknown", [f"{lacks}: overfitting cannot be distinguished from a good fit", *remarks]
+        lacks = "a validation split" if e.watched == "train" else "a training score or loss to compare with"
+        return "fit unknown", [f"without {lacks}, overfitting cannot be distinguished from a good fit", *remarks]
     return "good fit", remarks
 
 

@@ -174,7 +174,7 @@ def test_a_rise_that_the_schedule_ended_is_a_remark():
 def test_without_a_validation_split_one_is_advised():
     evidence = replace(HISTORIES["no validation split"][0], config={"data": {"val": 0}, "train": {"seed": 0}})
     assert [advice.override for advice in judge(evidence).advice] == ["data.val=0.15"]
-    assert judge(evidence).reasons[0].startswith("there is no validation split: overfitting cannot be distinguished")
+    assert judge(evidence).reasons[0].startswith("without a validation split, overfitting cannot be distinguished")
 
 
 def test_models_that_were_left_out_stand_where_the_comparison_is_made():
