@@ -270,6 +270,98 @@ def test_yolo_outlines_become_boxes_and_masks(tmp_path):
     assert mask[6:30, 5:25].all()
 
 
+def poses(root: Path, keypoint: str, extra: str = "") -> YoloTxt:
+    """Rows of a box and two keypoints each, in it; `keypoint` is what follows the second number."""
+    config = yolo(root, extra=extra)
+    for path in (root / "labels" / "train").iterdir():
+        rows = [line.split() for line in path.read_text().splitlines()]
+        tails = [f" {x} {y}{keypoint}" * 2 for _, x, y, *_ in rows]
+        path.write_text("".join(" ".join(row) + tail + "\n" for row, tail in zip(rows, tails, strict=True)))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("keypoint", "extra"), [("", "kpt_shape: [2, 2]\n"), (" 2", "kpt_shape: [2, 3]\n"), (" 2", "")]
+)
+def test_yolo_poses_become_boxes(tmp_path, keypoint, extra):
+    source = build_source(poses(tmp_path, keypoint, extra))
+    assert rounded(contents(source.splits["train"])) == expected(*range(6))
+    assert source.splits["train"].segmentations is None
+    assert any("keypoints are left out" in note for note in source.notes)
+
+
+def test_yolo_rows_that_could_be_poses_or_outlines_are_asked_about(tmp_path):
+    with pytest.raises(DataError, match="could be outlines, or poses") as error:
+        build_source(poses(tmp_path / "unsaid", ""))
+    assert "kpt_shape: [2, 2] for poses, kpt_shape: null for outlines" in error.value.fix
+    config = poses(tmp_path / "outlines", "", "kpt_shape: null\n").model_copy(update={"on_invalid": "fix"})
+    source = build_source(config)
+    assert source.splits["train"].segmentations is not None
+    with pytest.raises(DataError, match="kpt_shape is 17"):
+        build_source(poses(tmp_path / "wrong", "", "kpt_shape: 17\n"))
+
+
+def test_yolo_classes_numbered_from_one_are_refused_whatever_on_invalid_says(tmp_path):
+    config = yolo(tmp_path)
+    for path in (tmp_path / "labels" / "train").iterdir():
+        rows = path.read_text().splitlines()
+        path.write_text("".join(f"{int(row[0]) + 1}{row[1:]}\n" for row in rows))
+    with pytest.raises(DataError, match="count classes from 1 to 2, but names count from 0 to 1") as error:
+        build_source(config.model_copy(update={"on_invalid": "fix"}))
+    assert "names: {1: cat, 2: dog}" in error.value.fix
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: {1: cat, 2: dog}\n")
+    assert rounded(contents(build_source(config).splits["train"])) == expected(*range(6))
+
+
+def test_yolo_label_files_and_pictures_that_do_not_match_are_said(tmp_path):
+    config = yolo(tmp_path)
+    labels, images = tmp_path / "labels" / "train", tmp_path / "images" / "train"
+    (labels / "p0.txt").rename(labels / "p0.png.txt")
+    (labels / "p1.txt").rename(images / "p1.txt")
+    (labels / "p3.txt").rename(labels / "p3.TXT")
+    (labels / "classes.txt").write_text("cat\ndog\n")
+    sheets.picture(2).rotate(90).save(images / "p4.jpg")
+    orphans, bare, shared = build_source(config).notes[:3]
+    assert orphans.startswith("3 label files of no picture")
+    assert all(name in orphans for name in ("images/train/p1.txt", "p0.png.txt", "p3.TXT"))
+    assert bare.startswith("4 pictures without a label file")
+    assert shared.startswith("2 pictures share a label file")
+    assert "p4.jpg" in shared
+
+
+@pytest.mark.parametrize(
+    ("names", "extra", "what"),
+    [
+        ("[cat, dog]", "nc: 3\n", "nc is 3, but there are 2 names"),
+        ("[cat, cat]", "", "two classes have the same name: cat"),
+        ("[cat, null]", "", "not null"),
+        ("[cat, true]", "", "not True"),
+        ("[cat, dog]", "val: [images/train]\n", "train and val are the same 6 pictures"),
+    ],
+)
+def test_yolo_contradictions_are_refused(tmp_path, names, extra, what):
+    with pytest.raises(DataError, match=what):
+        build_source(yolo(tmp_path, names=names, extra=extra))
+
+
+def test_backslashes_separate_folders(tmp_path):
+    assert rounded(contents(build_source(yolo(tmp_path / "yolo", train="images\\train")).splits["train"])) == expected(
+        *range(6)
+    )
+    sheets.draw(tmp_path / "images")
+    (tmp_path / "b.csv").write_text("filename,class,xmin,ymin,xmax,ymax\nimages\\p0.png,cat,1,1,9,9\n")
+    assert len(build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL)).splits["train"]) == 1
+
+
+@pytest.mark.parametrize("policy", ["error", "drop", "fix"])
+def test_shares_are_not_taken_for_pixels(tmp_path, policy):
+    sheets.draw(tmp_path)
+    (tmp_path / "b.csv").write_text("filename,class,xmin,ymin,xmax,ymax\np0.png,cat,0,0.25,0.5,1\n")
+    with pytest.raises(DataError, match="in shares of the picture, not in pixels") as error:
+        build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", on_invalid=policy, **SMALL))
+    assert "multiply x by the width" in error.value.fix
+
+
 def test_yolo_needs_names_and_pictures(tmp_path):
     config = yolo(tmp_path, names="[]")
     with pytest.raises(DataError, match="no names"):

@@ -1,5 +1,6 @@
 """Build a data set from the data section of a YAML: read, check, clean as configured, divide into splits."""
 
+import itertools
 import os
 from typing import assert_never
 
@@ -50,15 +51,47 @@ def read_annotations(config: AnnotationFiles) -> Annotations:
     keywords = config.model_dump(exclude={"name", *AnnotatedImages.model_fields})  # of the readers, by the same names
     match config:
         case Voc():
-            return read_voc(**keywords)
+            annotations = read_voc(**keywords)
         case Coco():
-            return read_coco(**keywords)
+            annotations = read_coco(**keywords)
         case YoloTxt():
-            return read_yolo_txt(**keywords)
+            annotations = read_yolo_txt(**keywords)
         case BoxCsv():
-            return read_box_csv(**keywords)
+            annotations = read_box_csv(**keywords)
         case _:
             assert_never(config)
+    _refuse_equal_splits(annotations)
+    _refuse_shares(annotations)
+    return annotations
+
+
+def _refuse_equal_splits(annotations: Annotations) -> None:
+    """Raise DataError if two splits are the same pictures: one folder or list that is named twice."""
+    paths: dict[str, set[str]] = {}
+    for picture in annotations.pictures:
+        paths.setdefault(picture.split, set()).add(os.path.normpath(picture.path))
+    for first, second in itertools.combinations(paths, 2):
+        if paths[first] == paths[second]:
+            number = plural(len(paths[first]), "picture")
+            raise DataError(
+                f"{first} and {second} are the same {number}: one folder or list is named for both",
+                where=annotations.root,
+                fix=f"name other pictures for {second}, or none: data.val and data.test hold some of train out",
+            )
+
+
+def _refuse_shares(annotations: Annotations) -> None:
+    """Raise DataError if boxes that should be in pixels are all in shares of the picture, 0 to 1."""
+    if annotations.relative or not annotations.objects:
+        return
+    boxes = np.array([thing.box_xyxy for thing in annotations.objects], dtype=np.float64)
+    # A corner of -1 to 0 is a share from which 1 was taken, as one_based says.
+    if (abs(boxes) <= 1).all() and (boxes[:, 2:] > 0).all() and (boxes % 1 != 0).any():
+        raise DataError(
+            "all boxes lie between 0 and 1: they are in shares of the picture, not in pixels",
+            where=annotations.objects[0].where,
+            fix="multiply x by the width of the picture and y by its height; `yolo_txt` is the format that has shares",
+        )
 
 
 def checked_source(config: AnnotationFiles, checked: CheckedAnnotations) -> DetectionSource:
@@ -89,12 +122,13 @@ def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[
     positions = {split: np.flatnonzero(split_of == split) for split in SPLITS}
     splits = {split: everything.only(rows) for split, rows in positions.items() if len(rows)}
     if "train" not in splits or not len(splits["train"].labels):
+        left = f"{root}: {len(pictures)} pictures, {len(objects)} objects read, {objects.sum()} left"
         raise DataError(
             "there is no picture with an object to train on",
-            where=f"{root}: {len(pictures)} pictures, {len(objects)} objects read, {objects.sum()} left",
+            where="; ".join([left, *annotations.notes]),
             fix="check the paths in the data section; `mlcli data check` lists what is wrong",
         )
-    notes = []
+    notes = list(annotations.notes)
     if checked.faults:
         notes.append(
             f"{len(checked.faults)} faults in the annotations ({counted(checked.faults)}), treated as on_invalid says; "

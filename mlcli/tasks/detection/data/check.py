@@ -55,8 +55,8 @@ def examine(config: DetectionData) -> Examination:
     left = source or _cleaned(config.model_copy(update={"on_invalid": "fix"}), checked)[0]
     if left is not None:
         _examine_objects(examination, left)
-    if source is not None:
-        examination.findings += [Finding("note", "training-says", note) for note in source.notes]
+    notes = checked.annotations.notes if source is None else source.notes
+    examination.findings += [Finding("note", "training-says", note) for note in notes]
     if refusal is not None:
         examination.findings.append(refusal)
     return examination

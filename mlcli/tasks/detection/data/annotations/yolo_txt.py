@@ -4,9 +4,10 @@ Written from the format as people use it: `class x y width height`, or `class x1
 """
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.csv_file import SPLIT_WORDS
@@ -15,12 +16,33 @@ from mlcli.schema.places import Origin
 from mlcli.schema.yaml12 import dump, parse, read_text
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
 from mlcli.tasks.detection.masks import Segmentation
+from mlcli.text import first_few, plural
+
+POSE_SHARE = 0.8
+"""Of rows with equally many numbers, the share that must look like poses for it to be asked whether they are."""
+
+NO_LABELS = {"classes.txt", "notes.txt", "train.txt", "val.txt", "valid.txt", "test.txt"}
+"""Texts that tools leave among the label files."""
+
+
+class _Row(NamedTuple):
+    """A line of a label file: the picture's position, the class and the numbers behind it."""
+
+    picture: int
+    kind: float
+    values: list[float]
+    where: str
 
 
 def read_yolo_txt(file: Path) -> Annotations:
     """Read the pictures that a data.yaml names, and their text files.
 
-    Raises DataError, or ConfigError for broken YAML, if it does not name pictures and classes.
+    Takes boxes (4 numbers behind the class), outlines (3 points or more) and poses: a box and keypoints of 2 or 3
+    numbers, as `kpt_shape` says or, without it, as the third number of each keypoint shows, which is 0, 1 or 2. The
+    boxes of poses are read. `kpt_shape: null` says that rows which look like poses are outlines.
+
+    Raises DataError, or ConfigError for broken YAML, if it does not name pictures and classes, if rows could be
+    outlines or poses, and if classes are numbered from 1 but named from 0.
     """
     if not file.is_file():
         raise DataError("there is no such file", where=f"data.file: {file}", fix="set data.file to the data.yaml")
@@ -31,11 +53,21 @@ def read_yolo_txt(file: Path) -> Annotations:
     names = _names(plain, file)
     root = file.parent / str(plain.get("path") or "")
     found = Annotations(str(root), relative=True, class_names=tuple(names.values()), category_ids=tuple(names))
+    rows: list[_Row] = []
+    text_of: dict[str, str] = {}
     for key, entry in plain.items():
         split = SPLIT_WORDS.get(key, "")
         for path, where in _pictures(entry, root, f"{file}: {key}") if split else ():
             picture = found.add_picture(os.path.relpath(path, root), where, split=split)
-            _add_objects(_labels_of(path), picture, names, found)
+            text_of[path] = _labels_of(path)
+            rows += _rows(text_of[path], picture, found)
+    _refuse_counting_from_one(rows, names, file)
+    keypoint = _keypoint_numbers(rows, plain, file)
+    for row in rows:
+        _add_object(row, keypoint, names, found)
+    if keypoint:
+        found.notes.append("the label files hold poses: their boxes are read, their keypoints are left out")
+    found.notes += _unmatched(text_of)
     return found
 
 
@@ -47,6 +79,20 @@ def _names(plain: dict[str, Any], file: Path) -> dict[int, str]:
         raise DataError(
             "no names of classes", where=f"{file}: names", fix="names: [cat, dog], or names: {0: cat, 1: dog}"
         )
+    odd = [name for name in given.values() if not isinstance(name, str | int) or isinstance(name, bool)]
+    if odd:
+        what = (
+            f"names of classes must be texts, not {first_few(['null' if name is None else str(name) for name in odd])}"
+        )
+        raise DataError(what, where=f"{file}: names", fix="put names that look like other values in quotes")
+    twice = [str(name) for name, count in Counter(given.values()).items() if count > 1]
+    if twice:
+        fix = "give each class a name of its own, or both the same number in the label files"
+        raise DataError(f"two classes have the same name: {first_few(twice)}", where=f"{file}: names", fix=fix)
+    count = plain.get("nc")
+    if count is not None and count != len(given):
+        what = f"nc is {count}, but there are {plural(len(given), 'name')}"
+        raise DataError(what, where=f"{file}: nc, names", fix="name every class, or correct nc")
     return dict(sorted((int(number), str(name)) for number, name in given.items()))
 
 
@@ -54,15 +100,25 @@ def _pictures(entry: Any, root: Path, where: str) -> Iterator[tuple[str, str]]:
     """Paths of pictures and where they are named: a folder, a file that lists them, or several of both."""
     for one in entry if isinstance(entry, list) else [entry] if entry else []:
         path = root / str(one)
-        if not path.exists() and str(one).startswith("../"):
-            path = root / str(one)[3:]  # one exporter writes its paths as if data.yaml lay a folder deeper
+        if not path.exists():
+            one = str(one).replace("\\", "/")  # written on Windows
+            path = root / one
+        if not path.exists() and one.startswith("../"):
+            path = root / one[3:]  # one exporter writes its paths as if data.yaml lay a folder deeper
         if path.is_dir():
             yield from ((picture, picture) for picture in _below(path))
+        elif path.name.lower().endswith(EXTENSIONS):
+            yield str(path), where
         elif path.is_file():
-            for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-                if line.strip():
-                    beside = path.parent / line.strip()
-                    yield str(beside if beside.exists() else root / line.strip()), f"{path}:{number}"
+            try:
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"cannot read the list of pictures: {error}", where=str(path)) from error
+            for number, line in enumerate(lines, 1):
+                name = line.strip().replace("\\", "/") if "\\" in line else line.strip()
+                if name:
+                    beside = path.parent / name
+                    yield str(beside if beside.exists() else root / name), f"{path}:{number}"
         else:
             raise DataError(f"there is no {path}", where=where, fix="paths are relative to `path`, or to the data.yaml")
 
@@ -84,8 +140,8 @@ def _labels_of(picture: str) -> str:
     return os.path.join(os.sep.join(parts), os.path.splitext(name)[0] + ".txt")
 
 
-def _add_objects(path: str, picture: int, names: dict[int, str], found: Annotations) -> None:
-    """A picture without a text, or with an empty one, has no objects."""
+def _rows(path: str, picture: int, found: Annotations) -> Iterator[_Row]:
+    """The lines of a label file. A picture without one, or with an empty one, has no objects."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
@@ -99,12 +155,81 @@ def _add_objects(path: str, picture: int, names: dict[int, str], found: Annotati
             continue
         try:
             kind, *values = map(float, line.split())
-            box, outline = _box(values)
+            yield _Row(picture, kind, values, f"{path}:{number}")
         except ValueError as error:
             found.add_fault("malformed", f"{error}; a line is `class x y width height`", f"{path}:{number}")
-            continue
-        name = names.get(int(kind), f"{kind:g}") if kind.is_integer() else f"{kind:g}"
-        found.objects.append(AnnotatedObject(picture, box, name, f"{path}:{number}", segmentation=outline))
+
+
+def _refuse_counting_from_one(rows: Sequence[_Row], names: dict[int, str], file: Path) -> None:
+    """Raise DataError if the rows' classes are 1 to K and the names' 0 to K - 1: dropping class K would leave every
+    other class under its neighbour's name."""
+    count = len(names)
+    kinds = {row.kind for row in rows}
+    if set(names) == set(range(count)) and count in kinds and kinds <= set(range(1, count + 1)):
+        numbered = ", ".join(f"{number + 1}: {name}" for number, name in names.items())
+        raise DataError(
+            f"the label files count classes from 1 to {count}, but names count from 0 to {count - 1}",
+            where=next(row.where for row in rows if row.kind == count),
+            fix=f"if ids begin at 1, write in {file.name} names: {{{numbered}}}; otherwise correct class {count}",
+        )
+
+
+def _keypoint_numbers(rows: Sequence[_Row], plain: dict[str, Any], file: Path) -> int:
+    """Numbers of a keypoint, 2 or 3, if the rows are poses; 0 if they are boxes and outlines.
+
+    Raises DataError for a `kpt_shape` that is none, and for rows that could be either.
+    """
+    if "kpt_shape" in plain:
+        shape = plain["kpt_shape"]
+        if shape is None:
+            return 0
+        whole = isinstance(shape, list) and len(shape) == 2 and all(type(part) is int for part in shape)
+        if not whole or shape[0] < 1 or shape[1] not in (2, 3):
+            fix = "kpt_shape: [17, 3], for 17 keypoints of 3 numbers each; null if there are none"
+            raise DataError(f"kpt_shape is {shape}", where=f"{file}: kpt_shape", fix=fix)
+        return shape[1]
+    long = [row for row in rows if len(row.values) > 4]
+    if not long or len({len(row.values) for row in long}) > 1:
+        return 0  # outlines have as many points as they need, poses all the same number
+    numbers = len(long[0].values) - 4
+    if numbers % 3 == 0 and all({*row.values[6::3]} <= {0, 1, 2} and _may_be_pose(row.values, 3) for row in long):
+        return 3
+    alike = sum(_may_be_pose(row.values, 2) for row in long)
+    if numbers % 2 or alike < POSE_SHARE * len(long):
+        return 0
+    raise DataError(
+        f"rows of {numbers + 5} numbers could be outlines, or poses: a box and {numbers // 2} keypoints",
+        where=long[0].where,
+        fix=f"say so in {file.name}: kpt_shape: [{numbers // 2}, 2] for poses, kpt_shape: null for outlines",
+    )
+
+
+def _may_be_pose(values: list[float], numbers: int) -> bool:
+    """Whether the first four numbers are a box in the picture and the keypoints lie in it, or at 0 0 if unlabelled."""
+    x, y, width, height = values[:4]
+    points = list(zip(values[4::numbers], values[5::numbers], strict=False))
+    inside = all(
+        (across, down) == (0, 0) or (abs(across - x) <= 0.55 * width and abs(down - y) <= 0.55 * height)
+        for across, down in points
+    )
+    edges = (x - width / 2, y - height / 2, 1 - x - width / 2, 1 - y - height / 2)
+    return inside and width > 0 and height > 0 and min(edges) > -0.01
+
+
+def _add_object(row: _Row, keypoint: int, names: dict[int, str], found: Annotations) -> None:
+    values = row.values
+    if keypoint and len(values) > 4 and (len(values) - 4) % keypoint == 0:
+        values = values[:4]
+    try:
+        if keypoint and len(values) != 4:
+            raise ValueError(f"{len(values) + 1} values; a pose is a class, a box and keypoints of {keypoint} numbers")
+        box, outline = _box(values)
+    except ValueError as error:
+        found.add_fault("malformed", f"{error}; a line is `class x y width height`", row.where)
+        return
+    kind = row.kind
+    name = names.get(int(kind), f"{kind:g}") if kind.is_integer() else f"{kind:g}"
+    found.objects.append(AnnotatedObject(row.picture, box, name, row.where, segmentation=outline))
 
 
 def _box(values: list[float]) -> tuple[tuple[float, float, float, float], Segmentation | None]:
@@ -116,6 +241,31 @@ def _box(values: list[float]) -> tuple[tuple[float, float, float, float], Segmen
         raise ValueError(f"{len(values) + 1} values")
     across, down = values[::2], values[1::2]
     return (min(across), min(down), max(across), max(down)), [values]
+
+
+def _unmatched(text_of: dict[str, str]) -> list[str]:
+    """Notes about label files without a picture, pictures without a label file, and two pictures that share one.
+
+    text_of: path of the label file of each picture.
+    """
+    notes = []
+    texts = Counter(text_of.values())
+    there: set[str] = set()
+    for folder in sorted({os.path.dirname(path) for path in texts}):
+        listed = os.listdir(folder) if os.path.isdir(folder) else []
+        there |= {os.path.join(folder, name) for name in listed if name.lower().endswith(".txt")}
+    orphans = {path for path in there - set(texts) if os.path.basename(path).lower() not in NO_LABELS}
+    bare = [path for path, text in text_of.items() if text not in there]
+    orphans |= {text for path in bare if os.path.isfile(text := os.path.splitext(path)[0] + ".txt")}
+    if orphans:
+        notes.append(f"{plural(len(orphans), 'label file')} of no picture, not read: {first_few(sorted(orphans))}")
+    if bare:
+        example = f"{first_few(bare)}; looked for {text_of[bare[0]]}"
+        notes.append(f"{plural(len(bare), 'picture')} without a label file, taken as without objects: {example}")
+    shared = [path for path, text in text_of.items() if texts[text] > 1]
+    if shared:
+        notes.append(f"{len(shared)} pictures share a label file with another of the same name: {first_few(shared)}")
+    return notes
 
 
 def write_yolo_txt(annotations: Annotations, out: Path) -> dict[str, Any]:
