@@ -62,6 +62,7 @@ def run(
     check_writable(root)
     runtime = decide_runtime(experiment.config)
     task = experiment.build()
+    runtime = runtime.for_model(task.model)
     model = dict(task.describe())["model"]
     left_s = time_left(budget_s, time.perf_counter() - began)
     measured = Bench(

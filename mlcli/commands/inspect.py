@@ -57,6 +57,7 @@ def run(
     settings = experiment.config
     runtime = decide_runtime(settings)
     task = experiment.build()
+    runtime = runtime.for_model(task.model)
     feed = task.feed(runtime)
     try:
         batch = next(feed.train_batches(0))

@@ -53,6 +53,7 @@ def run(
     settings = experiment.config
     runtime = decide_runtime(settings)
     task = experiment.build()
+    runtime = runtime.for_model(task.model)
     model, optimizer = dict(task.describe())["model"], settings.optimizer
     feed = task.feed(runtime)
     show_progress("measuring ...")

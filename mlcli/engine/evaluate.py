@@ -95,6 +95,14 @@ class SelectBy:
             return True
         return value > best + min_delta if self.direction == "max" else value < best - min_delta
 
+    def is_best(self, value: float, loss: float | None, best: float | None, best_loss: float | None) -> bool:
+        """Whether an evaluation is the best so far: by the metric; of equals, by the lower loss, then the later one.
+
+        loss: None where there is none; best_loss: None also where it is not known, and nothing is then lower.
+        """
+        ties = value == best and (loss is None or (best_loss is not None and loss <= best_loss))
+        return self.improves(value, best) or ties
+
 
 def choose_metric(task: Task, asked: str | None) -> SelectBy:
     """The metric named in train.watch, or the task's own. Raises ConfigError for a metric the task does not have."""

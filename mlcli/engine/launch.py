@@ -91,6 +91,7 @@ def launch(
             say([("batch size", f"{size}: {why}")])
             plan = plan.with_batch_size(size)  # which is also what the run folder keeps
             task = plan.build()  # measuring has trained it
+        runtime = runtime.for_model(task.model)
         settings, feed = plan.config, task.feed(runtime)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
         select_by = choose_metric(task, settings.train.watch)

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import psutil
@@ -19,6 +19,11 @@ SAVED = 0.15
 """Of the time of training on a GPU, that a compiled model is expected to save."""
 COMPILE_S = 60.0
 MARGIN = 1.5  # expected saving and time to compile are guesses both
+CRASHES_IN = "torch 2.15.0"
+"""The last version seen to write past its buffer in the backward pass of a strided 1x1 convolution, channels_last on a
+CPU, from fewer than `SAFE_CHANNELS` channels (https://github.com/uxlfoundation/oneDNN/issues/6035): wrong gradients, a
+hang or a crash. No later version is known to be without the error; `Runtime.for_model` is where to name the first."""
+SAFE_CHANNELS = 16
 
 
 class Choice(NamedTuple):
@@ -68,10 +73,22 @@ class Runtime:
         elif self.device.type == "mps":
             torch.mps.manual_seed(value)
 
+    def for_model(self, model: nn.Module) -> "Runtime":
+        """The same, in channels_first where the model cannot be trained in channels_last; asked for or not.
+
+        The choice of the layout then gives the reason.
+        """
+        if not (self.channels_last and self.device.type == "cpu" and any(map(_crashes, model.modules()))):
+            return self
+        why = f"in channels_last, {CRASHES_IN} can crash on a CPU at strided 1x1 convolutions of under"
+        safe = Choice("layout", "channels_first", f"{why} {SAFE_CHANNELS} channels")
+        choices = tuple(safe if choice.what == "layout" else choice for choice in self.choices)
+        return replace(self, channels_last=False, choices=choices)
+
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device, in the memory format chosen. Returns the same module."""
+        """Move a model to the device, in the memory format chosen (see `for_model`). Returns the same module."""
         model.to(self.device)
-        if self.channels_last:
+        if self.for_model(model).channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
 
@@ -93,6 +110,16 @@ class Runtime:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+
+def _crashes(layer: nn.Module) -> bool:
+    """Whether a layer's backward pass is the one of `CRASHES_IN`."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels // layer.groups < SAFE_CHANNELS
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -178,7 +178,8 @@ class Ema(Strict):
 
 
 class EarlyStopping(Strict):
-    """Stop when the watched validation metric has not improved for a while: a guard against overfitting."""
+    """Stop when the watched validation metric has not improved for a while: a guard against overfitting. An exactly
+    equal metric with a lower validation loss is an improvement."""
 
     patience: PositiveInt = 10
     """Evaluations without improvement before training stops."""
@@ -226,7 +227,8 @@ class Train(Strict):
     auto_microbatch: bool = False
     """Cut batches into twice as many micro-batches whenever memory runs out, instead of stopping with advice."""
     watch: str | None = None
-    """Validation metric that decides best, early stopping and plateau; null for the task's own (accuracy, rmse)."""
+    """Validation metric that decides best, early stopping and plateau; null for the task's own (accuracy, rmse). Of
+    epochs with the same value, the one with the lower validation loss is best, then the later one."""
     early_stopping: EarlyStopping | None = None
     """Stop when the watched metric has not improved for a while; null to train all epochs."""
     ema: Ema | None = None
@@ -238,7 +240,8 @@ class Train(Strict):
     networks on a CPU that has it, otherwise fp32."""
     channels_last: bool | Literal["auto"] = "auto"
     """Keep images as height x width x channels in memory; auto does so on cuda, and for convolutional networks on the
-    cpu."""
+    cpu. PyTorch can crash there on strided 1x1 convolutions of under 16 channels: networks that have one keep the
+    usual layout."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the model with torch.compile: a minute more at the start, sometimes faster steps. auto does so on cuda
     where the rest of the training is long enough to win that back; `train` alone decides it, other commands do not."""

@@ -22,7 +22,8 @@ class Progress:
     """Progress of a run. Steps and epochs count from 0; `step` is the number of optimizer steps done.
 
     judged_step: the step at whose epoch's end the model was last judged; best_*: the best evaluation so far;
-    reference: the value early stopping compares with, and stale: evaluations without improvement on it;
+    reference: the value early stopping compares with, and stale: evaluations without improvement on it; *_loss: the
+    loss of that evaluation, infinite for NaN, None where the task has none or version 0.1.0 saved the checkpoint;
     skipped: steps that fp16 overflow left out, for which schedule and average do not advance;
     halvings: how often micro-batches were halved because memory ran out.
     """
@@ -32,7 +33,9 @@ class Progress:
     best_value: float | None = None
     best_step: int = 0
     best_epoch: int = 0
+    best_loss: float | None = None
     reference: float | None = None
+    reference_loss: float | None = None
     stale: int = 0
     skipped: int = 0
     halvings: int = 0
@@ -185,7 +188,8 @@ class TrainingState:
             self.scaler.load_state_dict(saved["scaler"])
             self.ema.load_state_dict(saved["ema"])
             self.schedule.load_state_dict(saved["schedule"])
-            self.progress = Progress(**{field.name: saved["progress"][field.name] for field in fields(Progress)})
+            progress = {"best_loss": None, "reference_loss": None, **saved["progress"]}  # 0.1.0 did not save them
+            self.progress = Progress(**{field.name: progress[field.name] for field in fields(Progress)})
             self.window.load_state_dict(saved["window"], self.device)
             self.epoch_loss.load_state_dict(saved["epoch_loss"], self.device)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

@@ -231,7 +231,7 @@ def finish_epoch(training: Training, epoch: int) -> None:
         with training.state.ema.in_place_of(training.state.model):
             scores, metrics = evaluate(training, training.select_by.split)
             memory_of(training, "evaluation")
-            best = is_best(training, scores[training.select_by.metric], epoch)
+            best = is_best(training, scores[training.select_by.metric], scores.get("loss"), epoch)
             if best:
                 save_best(training, scores, metrics)
             show_answers(training, metrics)
@@ -271,17 +271,24 @@ def show_answers(training: Training, metrics: Metrics) -> None:
     training.budget.spend("pictures", time.perf_counter() - began)
 
 
-def is_best(training: Training, value: float, epoch: int) -> bool:
-    """Take note of the watched metric: for the schedule, early stopping, and as the best. Returns whether it is."""
+def is_best(training: Training, value: float, loss: float | None, epoch: int) -> bool:
+    """Take note of the watched metric: for the schedule, early stopping, and as the best. Returns whether it is.
+
+    Small splits are full of ties in metrics that count, such as accuracy: there the loss decides.
+    """
     progress, early = training.state.progress, training.settings.train.early_stopping
+    loss = math.inf if loss is not None and math.isnan(loss) else loss
     training.state.schedule.observe(value)
-    if training.select_by.improves(value, progress.reference, early.min_delta if early else 0.0):
-        progress.reference, progress.stale = value, 0
+    is_lower = loss is not None and progress.reference_loss is not None and loss < progress.reference_loss
+    improves = training.select_by.improves(value, progress.reference, early.min_delta if early else 0.0)
+    if improves or (value == progress.reference and is_lower):
+        progress.reference, progress.reference_loss, progress.stale = value, loss, 0
     else:
         progress.stale += 1
-    best = training.select_by.improves(value, progress.best_value)
+    best = training.select_by.is_best(value, loss, progress.best_value, progress.best_loss)
     if best:
-        progress.best_value, progress.best_step, progress.best_epoch = value, progress.step, epoch + 1
+        progress.best_value, progress.best_loss = value, loss
+        progress.best_step, progress.best_epoch = progress.step, epoch + 1
     return best
 
 

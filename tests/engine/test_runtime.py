@@ -2,16 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from mlcli.engine import runtime as module
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.engine.stop import StopRequest
 from mlcli.errors import ConfigError, ExitCode
+from mlcli.models.resnet import ResNet
 from mlcli.tasks.classification.config import Classification
 
 
@@ -100,3 +104,54 @@ def test_which_models_convolve(name, convolves):
     hidden = {"hidden": [4]} if name == "mlp" else {}
     config = {"task": "classification", "data": {"name": "digits"}, "model": {"name": name, **blocks, **hidden}}
     assert Classification.model_validate(config).convolves == convolves
+
+
+def layout(runtime: module.Runtime) -> module.Choice:
+    (choice,) = [choice for choice in runtime.choices if choice.what == "layout"]
+    return choice
+
+
+@pytest.mark.parametrize("asked", ["auto", True], ids=str)
+def test_a_model_that_torch_crashes_on_stays_in_channels_first(asked):
+    runtime = decide_runtime(settings_of(Convolving, device="cpu", channels_last=asked))
+    narrow = ResNet(depth=18, width=0.125, channels=3, outputs=10)
+    safe = runtime.for_model(narrow)
+    assert (layout(runtime).value, layout(safe).value, safe.channels_last) == ("channels_last", "channels_first", False)
+    assert "strided 1x1 convolutions of under 16 channels" in layout(safe).why
+    runtime.place(narrow)  # without for_model as well
+    assert all(weight.is_contiguous() for weight in narrow.parameters())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ResNet(depth=18, channels=3, outputs=10),
+        nn.Conv2d(8, 16, 1),
+        nn.Conv2d(16, 16, 1, stride=2),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+    ],
+    ids=["wide", "stride 1", "16 channels", "3x3"],
+)
+def test_other_models_keep_channels_last(model):
+    runtime = decide_runtime(settings_of(Convolving, device="cpu"))
+    assert runtime.for_model(model) is runtime
+    kernels = [weight for weight in runtime.place(model).parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+
+
+NARROW_STEPS = """
+import torch
+from mlcli.engine.runtime import decide_runtime
+from mlcli.models.resnet import ResNet
+from tests.engine.test_runtime import Convolving, settings_of
+
+runtime = decide_runtime(settings_of(Convolving, device="cpu", threads=2, precision="fp32"))
+model = runtime.place(ResNet(depth=18, width=0.125, channels=3, outputs=10))
+for _ in range(8):
+    model(torch.randn(9, 3, 64, 64)).sum().backward()
+"""
+
+
+def test_a_narrow_resnet_is_trained_by_two_threads():
+    done = subprocess.run([sys.executable, "-c", NARROW_STEPS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -154,6 +154,67 @@ def test_evaluating_and_logging_change_nothing(tmp_path):
         assert torch.equal(a, b)
 
 
+class Scripted(ToyTask):
+    """Its evaluations come out as written: (hits, loss) an epoch."""
+
+    def __init__(self, *evaluations: tuple[float, float]) -> None:
+        super().__init__()
+        self.script = iter(evaluations)
+
+    def evaluate(self, net, batch):
+        if int(batch.indices[0]) == 0:
+            self.now = next(self.script)
+        return {"mse": torch.tensor(self.now[1])}, torch.zeros(len(batch))
+
+    def metrics(self, split="train"):
+        metrics = super().metrics(split)
+        metrics.compute = lambda: {"mae": 1.0, "hits": self.now[0]}
+        return metrics
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "best"),
+    [
+        ([(0.9, 0.5), (0.9, 0.2), (0.9, 0.3)], 2),
+        ([(0.9, 0.5), (0.9, 0.5), (0.8, 0.1)], 2),
+        ([(0.9, 0.5), (0.95, 0.9), (0.9, 0.1)], 2),
+        ([(NAN, 0.1), (0.5, 0.5), (NAN, 0.1)], 2),
+        ([(0.5, 0.5), (0.5, NAN), (0.5, 0.6)], 1),
+        ([(0.5, NAN), (0.5, NAN), (0.5, 0.6)], 3),
+    ],
+    ids=["lower loss", "then the later", "the metric first", "no NaN", "no NaN loss", "any loss before NaN"],
+)
+def test_ties_go_to_the_lower_loss_and_then_to_the_later_epoch(tmp_path, evaluations, best):
+    t, _ = train(tmp_path, Scripted(*evaluations), settings_of(train={"watch": "hits"}))
+    assert (t.state.progress.best_epoch, t.run.status()["best"]["epoch"]) == (best, best)
+    assert load_checkpoint(t.run.checkpoint("best"))["epoch"] == best
+
+
+def test_of_equal_losses_the_later_epoch_is_best(tmp_path):
+    t, _ = train(tmp_path, Scripted((0.1, 0.5), (0.2, 0.5), (0.9, 0.6)), settings_of(train={"watch": "loss"}))
+    assert t.state.progress.best_epoch == 2
+
+
+def test_a_tie_with_a_lower_loss_resets_patience_and_one_with_the_same_does_not(tmp_path):
+    settings = settings_of(train={"watch": "hits", "epochs": 9, "early_stopping": {"patience": 2, "min_delta": 0.01}})
+    falling = [(0.9, 0.5), (0.9, 0.4), (0.9, 0.3), (0.9, 0.3), (0.9, 0.3)]
+    t, outcome = train(tmp_path, Scripted(*falling), settings)
+    assert (outcome, t.state.progress.step, t.state.progress.best_epoch) == ("stopped early", 5 * 4, 5)
+
+
+def test_a_checkpoint_without_the_best_loss_goes_on(tmp_path):
+    """As version 0.1.0 wrote them."""
+    t, _ = train(tmp_path, ToyTask(), settings_of())
+    saved = load_checkpoint(t.run.checkpoint("last"))
+    assert saved["progress"].pop("best_loss") == pytest.approx(load_checkpoint(t.run.checkpoint())["scores"]["loss"])
+    del saved["progress"]["reference_loss"]
+    t.state.load_state_dict(saved)
+    assert (t.state.progress.best_loss, t.state.progress.best_value) == (None, saved["progress"]["best_value"])
+
+
 def test_early_stopping_stops_when_the_metric_stands_still(tmp_path):
     settings = settings_of(
         optimizer={"name": "sgd", "lr": 1e-12},
