@@ -17,9 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-runs_app = typer.Typer(help="Table of runs, or what differs between some.\n\nExample: mlcli runs compare mlp cnn")
+runs_app = typer.Typer(help="Show all runs, or the differences between some.\n\nExample: mlcli runs compare mlp cnn")
 app.add_typer(runs_app, name="runs", invoke_without_command=True)
-data_app = typer.Typer(help="Look a data set over, or convert its annotations.", no_args_is_help=True)
+data_app = typer.Typer(help="Check a data set, or convert its annotations.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
@@ -59,7 +59,7 @@ def first_screen(
 @app.command()
 def init(
     what: Annotated[
-        str, typer.Argument(metavar="[digits|xor|scenes|DIR|FILE.csv]", help="What to learn from.")
+        str, typer.Argument(metavar="[digits|xor|scenes|DIR|FILE.csv]", help="Data to learn from.")
     ] = "digits",
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("config.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
@@ -136,9 +136,9 @@ def bench_io(
 @app.command()
 def inspect(
     arguments: Arguments = None,
-    arithmetic: Annotated[bool, typer.Option("--arithmetic", help="Show how each output size comes about.")] = False,
+    arithmetic: Annotated[bool, typer.Option("--arithmetic", help="Show how each output size is computed.")] = False,
     depth: Annotated[
-        int | None, typer.Option("--depth", min=0, help="Modules inside modules that are shown; 0 for all.")
+        int | None, typer.Option("--depth", min=0, help="Levels of nested modules to show; 0 for all.")
     ] = None,
     as_json: Json = False,
     out: Out = Path("runs"),
@@ -160,7 +160,7 @@ def lr_find(
     as_json: Json = False,
     out: Out = Path("runs"),
 ) -> None:
-    """Try learning rates from tiny to huge on a copy of the model, and suggest one.
+    """Try learning rates from very small to very large on a copy of the model, and suggest one.
 
     Example: mlcli lr-find config.yaml
     """
@@ -206,7 +206,7 @@ def train(
         typer.Argument(metavar="[X.yaml] [KEY=VALUE ...]", help="The experiment, and keys to override."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the YAML's own unless given.")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Resume this run.")] = None,
     out: Out = Path("runs"),
 ) -> None:
     """Train a model, keep the best, and say how good it is.
@@ -268,7 +268,7 @@ def predict(
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
 ) -> None:
-    """Labels and probabilities for files the model has not seen.
+    """Predict labels and probabilities for new files.
 
     Example: mlcli predict digits photos/ -o answers.csv --pictures shown/
     """
@@ -291,7 +291,7 @@ def predict(
 
 @app.command()
 def report(run: Run, out: Out = Path("runs")) -> None:
-    """Write report.html again: curves, baselines, mistakes and all, in one file that needs no network.
+    """Write report.html again: curves, baselines, mistakes and more, in one file that needs no network.
 
     Example: mlcli report digits
     """

@@ -123,7 +123,7 @@ def refuse_other_task(saved: dict[str, Any], task: str) -> None:
         raise CheckpointError(
             f"the checkpoint is of a {theirs}, the config of a {task}",
             where="task",
-            fix="evaluate a model as what it was trained for; only its data and loader may be others",
+            fix="evaluate a model with the task it was trained for; only its data and loader may differ",
         )
 
 

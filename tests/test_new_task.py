@@ -108,7 +108,7 @@ def test_predict_in_every_format(mlcli, trained, tmp_path):
     refused = mlcli("predict", "circle", "new.txt", "--pictures", "shown")
     assert (refused.code, "no pictures" in refused.err) == (2, True)
     refused = mlcli("predict", "circle", "new.txt", "--threshold", "0.5")
-    assert (refused.code, "no score to cut at" in refused.err) == (2, True)
+    assert (refused.code, "no score to filter by" in refused.err) == (2, True)
 
 
 def test_inspect_and_lr_find(mlcli):

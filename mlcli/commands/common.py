@@ -81,7 +81,7 @@ def apply_advice(config: Path, section: str, changes: dict[str, Any], summary: s
     from mlcli.schema import edit
 
     if not changes:
-        return [("apply", f"nothing to write: {config} stays as it is")]
+        return [("apply", f"nothing to write: {config} is unchanged")]
     edit.apply(config, section, changes)
     Experiment.load(config)
     return [("apply", f"wrote {summary} into {config}")]

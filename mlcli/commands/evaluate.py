@@ -91,7 +91,7 @@ def _page(result: dict[str, Any], note: str, path: Path) -> str:
             # Dots for zeros, so that mistakes stand out.
             counts = [[str(count) if count else "·" for count in row] for row in result["confusion"]]
             rows = [[name, *row] for name, row in zip(short, counts, strict=True)]
-            parts.append("confusion: rows are the truth, columns what the model said\n" + table(["", *short], rows))
+            parts.append("confusion: rows are the truth, columns the predictions\n" + table(["", *short], rows))
     if "breakdown" in result:
         rows = [[kind["name"], f"{kind['count']:,}", number(kind["delta_map50"])] for kind in result["breakdown"]]
         parts.append(table(["mistakes", "count", "map50 lost to them"], rows))

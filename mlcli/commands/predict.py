@@ -55,7 +55,7 @@ def run(
     predictor, runtime = load_predictor(run, checkpoint, root)
     formats = [*FORMATS, *predictor.formats]
     if output is not None and output.suffix not in formats:
-        fix = f"let its name end in {' or '.join(formats)}"
+        fix = f"end its name in {' or '.join(formats)}"
         raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
     if score_threshold is not None:
         _set_threshold(predictor, score_threshold)
@@ -83,7 +83,7 @@ def _set_threshold(predictor: "Predictor", score_threshold: float) -> None:
 
     if not isinstance(predictor, HasScoreThreshold):
         fix = "leave it out; it is for models that find objects"
-        raise ConfigError("the answers of this model have no score to cut at", where="--threshold", fix=fix)
+        raise ConfigError("the answers of this model have no score to filter by", where="--threshold", fix=fix)
     if not 0 <= score_threshold <= 1:
         raise ConfigError(
             f"scores lie between 0 and 1, and {score_threshold:g} does not", where="--threshold", fix="--threshold 0.3"

@@ -97,7 +97,7 @@ def summary(run: "RunFolder") -> dict[str, Any]:
     try:
         status = run.status()
         if not isinstance(status, dict) or "state" not in status:
-            raise CheckpointError("status.json does not say what became of the run")
+            raise CheckpointError("status.json does not give the state of the run")
         best = status.get("best") or {}
         return {
             **known,
@@ -114,7 +114,7 @@ def summary(run: "RunFolder") -> dict[str, Any]:
     except OSError as error:
         return {**known, "state": "unreadable", "error": str(error)}
     except (TypeError, ValueError, AttributeError) as error:  # valid JSON of another shape
-        return {**known, "state": "unreadable", "error": f"status.json is not as it was written ({error})"}
+        return {**known, "state": "unreadable", "error": f"status.json is damaged ({error})"}
 
 
 def _found(root: Path) -> list["RunFolder"]:

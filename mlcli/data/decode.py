@@ -200,7 +200,7 @@ def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
         raise DataError(
             f"cannot read image: {_cause(error, source)}",
             where=_name_of(source, name),
-            fix="replace or remove the file; a data set of files can leave such out by data.bad_images=skip",
+            fix="replace or remove the file; data.bad_images=skip leaves unreadable files out",
         ) from error
 
 

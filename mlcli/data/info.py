@@ -1,4 +1,4 @@
-"""What a model must know of its data: the shape that goes in, the answers that can come out. No torch in here.
+"""Facts about the data that a model needs: shape of the inputs, possible answers. No torch in here.
 
 A `DataInfo` is found by looking at the data, never typed into a YAML, and travels inside every checkpoint, so that a
 saved model can say which classes it knows and how an input must be prepared.
@@ -40,7 +40,7 @@ class DataInfo:
         return self.num_classes or 1
 
     def to_plain(self) -> dict[str, Any]:
-        """As lists, strings and numbers, for JSON and checkpoints."""
+        """Return lists, strings and numbers, for JSON and checkpoints."""
         plain = asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 

@@ -159,7 +159,7 @@ class _Worker:
             answer = DataError(
                 f"a worker (process {self._process.pid}) raised {answer}",
                 where=f"while reading {self._in_flight()}",
-                fix="a bug, not a damaged file: loader.workers=0 ends with the whole traceback",
+                fix="a bug, not a damaged file: loader.workers=0 shows the whole traceback",
             )
         self.asked.popleft()
         return answer

@@ -174,8 +174,8 @@ def _refuse_unless_as_written(path: Path) -> None:
     try:
         verify(path)
     except CheckpointError as error:
-        what = f"what was written does not come back as it was: {error.what}"
-        raise OutputError(what, where=str(path.parent), fix="look after the disk, or choose another place") from error
+        what = f"the checkpoint that was read back differs from what was written: {error.what}"
+        raise OutputError(what, where=str(path.parent), fix="check the disk, or choose another folder") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

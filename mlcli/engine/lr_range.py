@@ -34,7 +34,7 @@ CEILING = 1.5
 EXPLODED = 4.0
 """Times the lowest loss at which the test ends, as in Howard & Gugger's fastai."""
 MARGIN = 3.0
-"""Times the suggestion must stay below where the loss turned: a training is longer than the test."""
+"""Times the suggestion must stay below the turn of the loss: a training is longer than the test."""
 PROGRESS = 0.02
 """Share by which the loss must fall for anything to be read from the curve."""
 
@@ -143,7 +143,7 @@ def suggest(seen: Sweep) -> Suggestion:
     smooth, level = seen.smooth, seen.level
     bottom = min(range(len(smooth)), key=smooth.__getitem__)
     if bottom < 2 or smooth[bottom] > (1 - PROGRESS) * level:
-        return Suggestion(None, None, None, None, "the loss never fell, so the curve says nothing")
+        return Suggestion(None, None, None, None, "the loss never fell, so no learning rate is suggested")
     steepest, lowest = _steepest(seen.lrs, smooth, level, bottom), seen.lrs[bottom]
     tenth = lowest / 10
     if bottom == len(smooth) - 1 and seen.ended == "range":
@@ -152,7 +152,7 @@ def suggest(seen: Sweep) -> Suggestion:
     if steepest <= tenth:
         why = "a tenth of the lowest: the loss falls from the steepest descent to there, and the margin is wide"
         return Suggestion(steepest, lowest, tenth, tenth, why)
-    margin = f"{lowest / steepest:.1f}x below where the loss turned"
+    margin = f"{lowest / steepest:.1f}x below the turn of the loss"
     if steepest > lowest / MARGIN:
         why = f"a tenth of the lowest: the steepest descent is too close to the edge, {margin}"
         return Suggestion(steepest, lowest, tenth, tenth, why)

@@ -65,11 +65,11 @@ def resume(
                           fix=f"train.early_stopping.patience={2 * stale}, or train.early_stopping=null")  # fmt: skip
     for bad, what in problems.items():
         aside = set_aside(bad)
-        lines.append(("warning", f"{bad.name}: {what}; going back to {path.name}, it is {aside.name} now"))
+        lines.append(("warning", f"{bad.name}: {what}; resuming from {path.name}; the file is renamed to {aside.name}"))
     lines.append(("resume", f"{run.name} from step {done}, epoch {done / steps_per_epoch:.4g} of {epochs}"))
     if before != epochs:
         was, now = saved["optimizer"]["param_groups"][0]["lr"], state.schedule.lr_at(done)
-        text = f"{epochs} epochs instead of {before}: the curve is stretched, the learning rate goes on at {now:.3g}"
+        text = f"{epochs} epochs instead of {before}: the schedule is stretched, the learning rate is now {now:.3g}"
         lines.append(("schedule", f"{text} (it was {was:.3g})"))
     return saved["metrics_bytes"], lines
 
@@ -100,7 +100,7 @@ def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any]) -> None:
         changed = {key: changed[key] for key in sorted(changed, key=lambda key: key != "task")}
         shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in list(changed.items())[:4])
         raise ConfigError(f"the config differs from the run's: {shown}", where="--resume",
-                          fix="take these keys back, or start a new run without --resume")  # fmt: skip
+                          fix="restore these keys, or start a new run without --resume")  # fmt: skip
 
 
 def _refuse_other_data(was: dict[str, Any], now: dict[str, Any]) -> None:

@@ -165,7 +165,7 @@ def _decide_device(asked: str) -> tuple[torch.device, str]:
         raise ConfigError(
             f"train.device is cuda, but CUDA cannot be used: {_why_no_cuda()}",
             where="train.device",
-            fix="train.device=auto takes what is there",
+            fix="train.device=auto chooses an available device",
         )
     if asked == "mps" and not mps:
         raise ConfigError(
@@ -214,9 +214,9 @@ def _decide_precision(asked: str, device: torch.device, convolves: bool) -> tupl
                 return "fp32", "this CPU has no bf16 units"
             if not convolves:
                 return "fp32", "without convolutions there is too little to gain by this CPU's bf16 units"
-            why = "this CPU has units for it, with which convolutions are faster; train.precision=fp32 does without"
+            why = "this CPU has bf16 units, which make convolutions faster; train.precision=fp32 turns it off"
             return "bf16", why
-        return "fp32", "this GPU has no native bf16" if cuda else f"the format {device.type} is sure to be fast in"
+        return "fp32", "this GPU has no native bf16" if cuda else f"the format {device.type} is known to be fast in"
     if asked == "tf32" and not cuda:
         raise ConfigError(f"tf32 exists on NVIDIA GPUs only, the device is {device.type}", where="train.precision",
                           fix="train.precision=auto")  # fmt: skip
@@ -236,11 +236,11 @@ def decide_compile(runtime: Runtime, left_s: float, *, is_static: bool) -> Choic
         is_static: of the task.
     """
     if runtime.device.type == "cpu":
-        return Choice("compile", "no", "on a CPU it has saved too little to be waited for")
+        return Choice("compile", "no", "on a CPU it saves too little time")
     if runtime.device.type != "cuda":
         return Choice("compile", "no", f"it is not known to pay on {runtime.device.type}")
     if not is_static:
-        return Choice("compile", "no", "shapes inside this model depend on the data, so it would be compiled for ever")
+        return Choice("compile", "no", "shapes inside this model depend on the data, so it would be recompiled often")
     if torch.are_deterministic_algorithms_enabled():
         return Choice("compile", "no", "train.deterministic: whether it pays depends on the clock")
     why = f"compiling takes about {COMPILE_S:.0f} s and may save {SAVED * left_s:.0f} s of this training"

@@ -86,7 +86,7 @@ def conv(
                 raise _Misfit(
                     "conv",
                     f"an even kernel ({kernel}) has no equal padding on both sides at stride {stride}",
-                    fix=f"use kernel {kernel + 1}, or say padding: {around}",
+                    fix=f"use kernel {kernel + 1}, or set padding: {around}",
                 )
             around = "same" if uneven else around
         if isinstance(around, int):

@@ -151,7 +151,7 @@ def load_saved(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None
         raise CheckpointError(
             f"the weights do not fit the model of the config: {reasons[0] if reasons else error}",
             where=str(path),
-            fix="take back what was changed in the model section",
+            fix="undo the changes in the model section",
         ) from error
 
 
@@ -261,7 +261,7 @@ def _read_pickle(path: Path) -> Any:
         if culprit is None:
             raise CheckpointError(f"{path} is damaged or no weight file", fix="copy or download it again") from None
         raise CheckpointError(
-            f"{path} was refused: besides tensors it holds {culprit[1]}, and loading that could run a program",
+            f"{path} was refused: it holds not only tensors but {culprit[1]}, and loading that could run a program",
             fix="save the weights alone where they come from: torch.save(model.state_dict(), path)",
         ) from None
     except Exception as error:  # torch tells a damaged file by half a dozen types, from EOFError to RuntimeError

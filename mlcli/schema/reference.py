@@ -76,7 +76,7 @@ def field_docs(section: type[BaseModel]) -> dict[str, str]:
 
 def reference(kinds: dict[str, type[BaseModel]], order: tuple[str, ...]) -> str:
     """The page. `kinds` are the tasks by name, `order` the order of their sections."""
-    parts = [INTRODUCTION, "| section | what it says | default |\n|---|---|---|"]
+    parts = [INTRODUCTION, "| section | meaning | default |\n|---|---|---|"]
     keys = [key for key in order if any(key in kind.model_fields for kind in kinds.values())]
     for key in keys:
         kind = next(kind for kind in kinds.values() if key in kind.model_fields)

@@ -132,7 +132,7 @@ def test_nothing_to_apply(mlcli, tmp_path):
     (tmp_path / "table.yaml").write_text(TABLE)
     typed = mlcli("bench-io", "table.yaml", "--quick", "--apply")
     assert typed.code == 0
-    assert "nothing to write: table.yaml stays as it is" in typed.out
+    assert "nothing to write: table.yaml is unchanged" in typed.out
     assert (tmp_path / "table.yaml").read_text() == TABLE
 
 

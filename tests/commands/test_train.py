@@ -93,7 +93,7 @@ def test_resuming_with_more_epochs_goes_on_and_says_what_it_does_to_the_schedule
     assert "the run is complete: 3 of 3 epochs" in complete.err
     more = mlcli("train", digits, "train.epochs=5", "--resume", run.path)
     assert more.code == 0, more.err
-    assert "5 epochs instead of 3: the curve is stretched" in more.out
+    assert "5 epochs instead of 3: the schedule is stretched" in more.out
     assert run.status()["epoch"] == 5
     assert len(list_runs(tmp_path / "runs")) == 1
     steps = [line["step"] for line in metrics_of(run) if line["split"] == "val"]

@@ -135,7 +135,7 @@ def test_a_disk_that_gives_back_something_else_is_noticed_before_the_old_file_go
         return real(operation, *arguments)
 
     monkeypatch.setattr(files, "perform", forget_a_bit)
-    with pytest.raises(OutputError, match="does not come back as it was"):
+    with pytest.raises(OutputError, match="differs from what was written"):
         save_checkpoint(saved, {**CONTENT, "step": 9})
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == [saved.name]

@@ -128,7 +128,7 @@ DIAGNOSES = {
         2,
         f'{REINSTALL} "torch==2.14.*" torchvision --index-url {WHEELS}/cu126',
         "The GPU cannot be used: this PyTorch is built for CUDA 13.2, driver 550.144.03 runs CUDA up to 12.4, and no "
-        "driver update helps, because CUDA 13 no longer makes code for Pascal. The last build for this GPU is "
+        "driver update helps, because CUDA 13 no longer supports Pascal. The last build for this GPU is "
         "PyTorch 2.14 for CUDA 12.6.",
     ),
     "GTX 1080 Ti with driver 580": (
@@ -161,7 +161,7 @@ DIAGNOSES = {
         2,
         f"{REINSTALL} torch torchvision --index-url {WHEELS}/cpu",
         "The GPU cannot be used: this PyTorch is built for CUDA 13.2, driver 470.256.02 runs CUDA up to 11.4, and no "
-        "driver update helps, because CUDA 13 no longer makes code for Kepler. No PyTorch that mlcli runs with "
+        "driver update helps, because CUDA 13 no longer supports Kepler. No PyTorch that mlcli runs with "
         "(2.11 or newer) has kernels for 3.7 (Kepler), so train on the CPU.",
     ),
     "CPU-only wheel": (
@@ -216,7 +216,7 @@ DIAGNOSES = {
         1,
         "sudo apt remove --purge '^libnvidia-compute-.*' '^nvidia-.*'",
         "The GPU can be used: NVIDIA H200. But a Linux driver in WSL (/usr/lib/x86_64-linux-gnu/libcuda.so.1) hides "
-        "the one that Windows lends.",
+        "the one that Windows provides.",
     ),
     "conda and pip": (
         1,
@@ -576,7 +576,7 @@ def test_an_environment_without_pip_is_uvs():
 
 def test_what_could_not_be_found_out_is_said():
     diagnosis = diagnose(Chain(replace(WITH_H200, unknown=("gpu.bus: no answer within 5 s",)), TABLE))
-    assert diagnosis.findings[-1].text == "could not be found out: gpu.bus: no answer within 5 s"
+    assert diagnosis.findings[-1].text == "could not be determined: gpu.bus: no answer within 5 s"
     assert diagnosis.exit_code == 0
 
 

@@ -103,7 +103,7 @@ def test_a_typed_resume_names_the_bad_one_and_puts_it_aside(arena):
     ended = in_child(type_train, arena)
     assert ended.code == 0, ended
     assert f"warning    {newest.name}: the checkpoint is damaged" in ended.out
-    assert f"going back to {good.name}" in ended.out
+    assert f"resuming from {good.name}" in ended.out
     assert newest.with_suffix(".damaged").exists()
     assert by_age(run.checkpoints) == [newest, good]
     assert [verify(path) for path in by_age(run.checkpoints)] == [None, None]

@@ -118,14 +118,14 @@ def duplicate_findings(collection: Collection, pairs: list[Pair]) -> list[Findin
 
     if across := kinds.get((True, "across")):
         what, _ = _across(collection, across, "also in")
-        fix = "keep each picture in one split only: what was trained on must not be tested on"
+        fix = "keep each picture in one split only: training data must not be tested on"
         note("error", "duplicates-across-splits", what, across, fix)
     if conflict := kinds.get((True, "conflict")):
         what = f"{plural(len(conflict), 'pair')} of the same picture under different labels"
         note("error", "duplicates-with-different-labels", what, conflict, "decide on one label for each", labels=True)
     if across := kinds.get((False, "across")):
         what, largest = _across(collection, across, "nearly the same as one in")
-        fix = "look at duplicates.png; what shows the same belongs into one split"
+        fix = "look at duplicates.png; pictures of the same thing belong into one split"
         note("warning" if largest >= WORRYING else "note", "near-duplicates-across-splits", what, across, fix)
     if conflict := kinds.get((False, "conflict")):
         what = f"{plural(len(conflict), 'pair')} of nearly the same picture under different labels"
@@ -134,7 +134,7 @@ def duplicate_findings(collection: Collection, pairs: list[Pair]) -> list[Findin
     if within := kinds.get((True, "within")):
         extra = len({pair.second for pair in within})
         what = f"{plural(extra, 'image repeats another', 'images repeat another')} of the same split"
-        note("warning", "duplicates", what, within, "remove the copies: they weigh double")
+        note("warning", "duplicates", what, within, "remove the copies: they count twice")
     if within := kinds.get((False, "within")):
         one, many = "pair of images in one split is nearly equal", "pairs of images in one split are nearly equal"
         note("note", "near-duplicates", plural(len(within), one, many), within, "")

@@ -84,15 +84,15 @@ def _modes(collection: Collection, scan: Scan) -> list[Finding]:
         ("warning", "animation", lambda look, name: look.frames > 1, " ({look.frames} frames)",
          "more than one frame or page, of which the first alone is read", "extract the frames that are wanted"),
         ("note", "extension-lies", misnamed, " (is {look.format})",
-         "another format than the name's ending; they are read all the same", "rename them: other programs need it"),
+         "a format other than the extension's; they are read all the same", "rename them: other programs need it"),
         ("note", "rotated", lambda look, name: look.rotated, "",
          "an EXIF orientation; it is applied when read, which other programs may not do",
-         "boxes and masks must mean the upright image"),
+         "boxes and masks must refer to the upright image"),
         ("note", "alpha", lambda look, name: look.alpha, "", "transparent parts, which become white", ""),
         ("note", "16-bit", lambda look, name: look.mode.startswith("I") or look.mode == "F", " ({look.mode})",
          "more than 8 bits a pixel, which are scaled to 8", ""),
         ("note", "cmyk", lambda look, name: look.mode in ("CMYK", "LAB", "YCCK"), " ({look.mode})",
-         "colours made for print (CMYK) or LAB; they are converted without a profile", "save them as RGB"),
+         "colours in CMYK (for print) or LAB; they are converted without a profile", "save them as RGB"),
     ]  # fmt: skip
     looks = [(look, collection.name(int(at))) for at, look in zip(scan.read, scan.looks, strict=True) if look]
     found = []
@@ -123,7 +123,7 @@ def _extents(collection: Collection, scan: Scan, config: ImageFiles | None) -> l
     huge = sizes.prod(axis=1, dtype=np.int64) > HUGE
     if huge.any():
         what = f"{plural(int(huge.sum()), 'image has', 'images have')} more than {HUGE / 2**20:.0f} million pixels"
-        found.append(Finding("note", "huge", what, places(huge), "save them smaller once: every epoch reads them anew"))
+        found.append(Finding("note", "huge", what, places(huge), "save them smaller once: every epoch reads them"))
     extreme = longer > EXTREME * shorter
     if extreme.any() and extreme.mean() < RARE:
         worst = float((longer / shorter).max())

@@ -71,11 +71,11 @@ def label_findings(class_names: Sequence[str], counts: np.ndarray) -> list[Findi
         what = "class names that are spelt nearly alike"
         found.append(Finding("warning", "labels-similar", what, tuple(similar), "one class? then spell it one way"))
     oddities = [
-        ("labels-blanks", "class names with blanks around or doubled in them", "rename them",
+        ("labels-blanks", "class names with leading, trailing or doubled spaces", "rename them",
          lambda name: name != name.strip() or "  " in name),
         ("labels-missing", "class names that stand for a missing label", "label these samples, or remove them",
          lambda name: name.casefold().strip() in NO_CLASS),
-        ("labels-litter", "folders that hardly name a class are taken for one", "move them elsewhere",
+        ("labels-litter", "folders with unlikely names are taken for classes", "move them elsewhere",
          lambda name: name.casefold() in LITTER),
     ]  # fmt: skip
     for kind, what, fix, is_odd in oddities:

@@ -94,7 +94,7 @@ def _shifted(table: dict[str, np.ndarray], unit: str) -> list[Finding]:
         by_chance = 0.4 * np.sqrt(expected / total).sum()  # mean of |normal| is 0.8 of its standard deviation
         if moved > SHIFT + by_chance:
             places.append(f"{split} ({100 * moved:.0f} %)")
-    what = f"classes occur in other proportions than in train; so many {unit} would have to change class"
+    what = f"class proportions differ from train (share of {unit} that would have to change class)"
     fix = "fine if that is how the model will be used"
     return [Finding("note", "classes-shifted", what, tuple(places), fix)] if places else []
 
@@ -136,7 +136,7 @@ def drift_findings(what: str, columns: dict[str, np.ndarray], rows: dict[str, np
                 if result.statistic > LARGE and result.pvalue < limit:
                     here, seen = np.median(there), np.median(train)
                     places.append(f"{split}: {name} {here:.3g} in the median, {seen:.3g} in train")
-    fix = "the score is of data unlike what was learned from; is that meant?"
+    fix = "the score is measured on data unlike the training data; is that intended?"
     return [Finding("note", "drift", what, tuple(places), fix)] if places else []
 
 
@@ -184,8 +184,8 @@ def repeat_findings(table: FeatureTable, *, by_design: bool = False) -> list[Fin
     if differing:
         found.append(_conflicting(table, differing, coarse))
     if coarse:
-        what = f"rows repeat by nature: {len(table):,} rows, {len(sizes):,} different ones"
-        found.append(Finding("note", "coarse", what, (), "a table of them may already be the best model"))
+        what = f"few rows are different: {len(table):,} rows, {len(sizes):,} different ones"
+        found.append(Finding("note", "coarse", what, (), "a lookup table may already be the best model"))
     elif within:
         what = f"{plural(len(within), 'row repeats', 'rows repeat')} another of the same split, answer included"
         severity: Severity = "warning" if len(within) > CHANCE * len(table) else "note"
@@ -208,7 +208,7 @@ def _rows_across(table: FeatureTable, pairs: list[tuple[int, int]], coarse: bool
     if coarse:
         fix = "fine if rows like these are what the model will see"
     elif len(pairs) > CHANCE * int((table.split_of != 0).sum()) and len(pairs) > 1:
-        severity, fix = "error", "keep each row in one split only: what was trained on must not be tested on"
+        severity, fix = "error", "keep each row in one split only: training data must not be tested on"
     else:
         fix = "by chance, or measured once and entered twice?"
     parts = []

@@ -78,7 +78,7 @@ def examine_rows(table: FeatureTable, *, by_design: bool = False) -> Examination
         found += target_findings(table, table.amounts)
     numbers = {f"'{column.name}'": column.numbers for column in table.columns if column.numbers is not None}
     numbers |= {} if table.amounts is None else {f"target '{table.target}'": table.amounts}
-    found += drift_findings("columns are distributed otherwise than in train", numbers, table.splits)
+    found += drift_findings("columns are distributed differently from train", numbers, table.splits)
     examination.findings += found
     examination.figures = {
         "rows": len(table),

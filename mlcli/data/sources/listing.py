@@ -194,7 +194,7 @@ class _Walk:
 
     def unreadable(self) -> list[Finding]:
         return [
-            Finding("error", "unreadable-folder", f"folders cannot be looked into ({reason})", tuple(folders),
+            Finding("error", "unreadable-folder", f"folders cannot be read ({reason})", tuple(folders),
                     "give yourself access: chmod -R u+rX FOLDER")
             for reason, folders in self._unreadable.items()
         ]  # fmt: skip

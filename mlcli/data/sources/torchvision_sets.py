@@ -92,7 +92,7 @@ class _Published:
                 f"{TITLES[self.name]}: {len(images)} images and {len(labels)} labels do not fit together, "
                 f"or labels are outside 0 to {len(class_names) - 1}",
                 where=str(self.root),
-                fix="delete the files and get them anew: data.download=true",
+                fix="delete the files and download them again: data.download=true",
             )
         return images.contiguous(), labels.long(), class_names
 
@@ -114,7 +114,7 @@ class _Published:
             raise DataError(
                 f"{TITLES[self.name]} is not in {self.root}: no {', '.join(missing)}",
                 where="data.root",
-                fix=f"data.download=true to fetch it (needs network){unpack}, or set data.root to where it lies",
+                fix=f"data.download=true to fetch it (needs network){unpack}, or set data.root to its folder",
             )
         with self._as_data_error(files), _bounded_download():
             if missing:
@@ -190,7 +190,7 @@ class _Published:
             raise DataError(
                 f"{TITLES[self.name]} could not be read; its files are damaged or not the published ones: {cause}",
                 where=f"{self.root}: {', '.join(files)}",
-                fix="delete the files and get them anew: data.download=true",
+                fix="delete the files and download them again: data.download=true",
             ) from error
 
 

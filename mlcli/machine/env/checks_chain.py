@@ -37,7 +37,7 @@ def presence(chain: Chain) -> Iterator[MachineFinding]:
         text = f"{names} is on the PCI bus, but the nouveau driver holds it, which cannot compute"
         yield MachineFinding("error", "driver", f"{text}; install NVIDIA's and reboot", install)
     elif cards and all(card.driver == "vfio-pci" for card in cards):
-        yield MachineFinding("info", "GPU", f"{names} is lent to a virtual machine (vfio-pci)")
+        yield MachineFinding("info", "GPU", f"{names} is assigned to a virtual machine (vfio-pci)")
     elif host.container and gpu.kernel_driver and not any(name.startswith("nvidia") for name in gpu.device_files):
         text = f"the host has an NVIDIA driver ({gpu.kernel_driver}), but this container was started without its GPUs"
         yield MachineFinding("error", "container", text, "docker run --gpus all ...")
@@ -90,24 +90,24 @@ def wsl(chain: Chain) -> Iterator[MachineFinding]:
     if not host.wsl:
         return
     if host.foreign_libcuda:
-        text = f"a Linux driver in WSL ({host.foreign_libcuda}) hides the one that Windows lends"
+        text = f"a Linux driver in WSL ({host.foreign_libcuda}) hides the one that Windows provides"
         yield MachineFinding("warning", "WSL2", text, "sudo apt remove --purge '^libnvidia-compute-.*' '^nvidia-.*'")
     elif not host.wsl_libcuda:
-        text = "Windows lends no NVIDIA driver to this WSL2 (/usr/lib/wsl/lib/libcuda.so is missing)"
+        text = "Windows provides no NVIDIA driver to this WSL2 (/usr/lib/wsl/lib/libcuda.so is missing)"
         yield MachineFinding("info", "WSL2", f"{text}; with an NVIDIA GPU, {driver_install(chain)}")
     elif not gpu.gpus and not (torch and torch.cuda_available):
         reason = gpu.nvml_error or "NVML finds none"
-        text = f"Windows lends its driver to this WSL2, but no GPU is reached ({reason})"
+        text = f"Windows provides its driver to this WSL2, but no GPU is reached ({reason})"
         yield MachineFinding("error", "WSL2", text, "wsl.exe --update && wsl.exe --shutdown")
     else:
-        yield MachineFinding("ok", "WSL2", "the driver that Windows lends is in its place")
+        yield MachineFinding("ok", "WSL2", "the driver that Windows provides is in place")
 
 
 def apple(chain: Chain) -> Iterator[MachineFinding]:
     """Apple silicon computes through MPS, with a Python made for it."""
     host, torch = chain.facts.host, chain.facts.torch
     if host.rosetta:
-        text = "this Python is made for Intel and translated by Rosetta; PyTorch has no such build any more"
+        text = "this Python is built for Intel and translated by Rosetta; PyTorch no longer has such a build"
         yield MachineFinding("error", "Python", text, "brew install python")
     elif host.system == "Darwin" and host.machine == "arm64" and torch and torch.state == "ok":
         if torch.mps_available:
@@ -154,7 +154,7 @@ def driver_too_old(chain: Chain) -> Iterator[MachineFinding]:
     if gpus and not _newer_driver_helps(chain, gpus[0]):
         known = table.architecture(gpus[0].capability)
         if known and known.last_toolkit and needs[0] > known.last_toolkit:
-            reason = f"CUDA {needs[0]} no longer makes code for {known.name}"
+            reason = f"CUDA {needs[0]} no longer supports {known.name}"
         else:
             reason = f"builds for CUDA {needs[0]} left {known.name if known else 'this GPU'} out"
         text = f"{built}, driver {found}, and no driver update helps, because {reason}. {_last(advice)}"

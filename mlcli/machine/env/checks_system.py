@@ -58,7 +58,7 @@ def vision_version(chain: Chain) -> Iterator[MachineFinding]:
     torch, vision = python.package("torch"), python.package("torchvision")
     for requirement in python.requires.get("torchvision", ()) if torch and vision else ():
         if torch and vision and _name(requirement) == "torch" and not _satisfied(requirement, torch.version):
-            text = f"torchvision {vision.version} wants {requirement}, but torch {torch.version} is installed"
+            text = f"torchvision {vision.version} requires {requirement}, but torch {torch.version} is installed"
             yield MachineFinding(_by_import(chain), "torchvision", text, advise(chain).command)
             return
 
@@ -97,7 +97,7 @@ def conda_and_pip(chain: Chain) -> Iterator[MachineFinding]:
         fix = f"conda remove --force {names} && {advise(chain).command}"
         yield MachineFinding("warning", "conda", text, fix)
     elif old:
-        text = f"{old[0]} is of the conda channel that ended with PyTorch 2.5; later ones come from pip"
+        text = f"{old[0]} comes from the conda channel that ended with PyTorch 2.5; later ones come from pip"
         yield MachineFinding("info", "conda", text)
 
 
@@ -110,7 +110,7 @@ def own_packages(chain: Chain) -> Iterator[MachineFinding]:
         text = f"tensorboard {board.version} does not start with setuptools {tools.version} (pkg_resources is gone)"
         yield MachineFinding("warning", "tensorboard", text, 'pip install --upgrade "tensorboard>=2.21"')
     if wanted and python.version and not _satisfied(f"python{wanted}", python.version):
-        text = f"torch {chain.torch_version} wants Python {wanted}, this is {python.version}"
+        text = f"torch {chain.torch_version} requires Python {wanted}, this is {python.version}"
         yield MachineFinding("warning", "Python", text, advise(chain).command)
     for requirement in python.requires.get("mlcli", ()):
         package = python.package(_name(requirement))
@@ -171,7 +171,7 @@ def pcie_width(chain: Chain) -> Iterator[MachineFinding]:
         if gpu.pcie_lanes and gpu.pcie_lanes_max and gpu.pcie_lanes < gpu.pcie_lanes_max:
             text = f"GPU {gpu.index} is connected by x{gpu.pcie_lanes} of x{gpu.pcie_lanes_max} PCIe lanes"
             few = gpu.pcie_lanes * 2 < gpu.pcie_lanes_max
-            fix = "put the card into a slot with more lanes, and look whether it sits firmly" if few else ""
+            fix = "put the card into a slot with more lanes, and check that it is seated firmly" if few else ""
             yield MachineFinding("warning" if few else "info", "PCIe", text, fix)
 
 
@@ -181,11 +181,11 @@ def several_gpus(chain: Chain) -> Iterator[MachineFinding]:
     if torch is None or count < 2:
         return
     if torch.nccl is False and chain.facts.host.system == "Linux":
-        text = f"{count} GPUs, but this PyTorch has no NCCL to join them"
+        text = f"{count} GPUs, but this PyTorch has no NCCL to connect them"
         yield MachineFinding("warning", "NCCL", text, advise(chain).command)
     if torch.no_peer_access:
         pairs = ", ".join(torch.no_peer_access)
-        text = f"GPUs {pairs} cannot read each other's memory (P2P); they talk through the CPU's"
+        text = f"GPUs {pairs} cannot read each other's memory (P2P); they communicate through the CPU's"
         yield MachineFinding("info", "P2P", text)
 
 
@@ -216,7 +216,7 @@ def memory_and_limits(chain: Chain) -> Iterator[MachineFinding]:
     if host.memory_available_bytes is not None and host.memory_available_bytes < LEAST_MEMORY_BYTES:
         of = f" of {_gb(host.memory_bytes)}" if host.memory_bytes else ""
         text = f"{_gb(host.memory_available_bytes)}{of} GB of memory available"
-        fix = "docker run --memory=8g ..." if host.container else "end what holds it; see: ps aux --sort=-rss | head"
+        fix = "docker run --memory=8g ..." if host.container else "stop processes; see: ps aux --sort=-rss | head"
         yield MachineFinding("warning", "memory", text, fix)
     if host.open_files is not None and host.open_files < LEAST_OPEN_FILES:
         text = f"only {host.open_files} files may be open at once; workers need more"
@@ -234,13 +234,13 @@ def filesystem(chain: Chain) -> Iterator[MachineFinding]:
     mb_s = folder.cold_read_mb_s
     speed = f", reads {mb_s:.0f} MB/s uncached" if mb_s else ""
     if folder.filesystem in WINDOWS_DISK and chain.facts.host.wsl:
-        text = f"{folder.path} is a disk of Windows ({folder.filesystem}): slow for many small files{speed}"
+        text = f"{folder.path} is a Windows disk ({folder.filesystem}): slow for many small files{speed}"
         yield MachineFinding("warning", "disk", text, "keep the data inside WSL: cp -r data ~/")
     elif folder.filesystem in NETWORK:
         text = f"{folder.path} is on the network ({folder.filesystem}){speed}"
         yield MachineFinding("info", "disk", text, measure)
     elif folder.rotational and mb_s and mb_s < FASTEST_TURNING_MB_S:  # virtual disks call themselves turning too
-        yield MachineFinding("info", "disk", f"{folder.path} is on a disk that turns{speed}", measure)
+        yield MachineFinding("info", "disk", f"{folder.path} is on a rotating disk (HDD){speed}", measure)
 
 
 def _gb(size: int | None) -> str:

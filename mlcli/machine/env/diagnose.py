@@ -54,7 +54,7 @@ class Diagnosis:
 def diagnose(chain: Chain) -> Diagnosis:
     """Run every check and say the one thing to do."""
     findings = [finding for check in CHECKS for finding in check(chain)]
-    findings += [MachineFinding("info", "unknown", f"could not be found out: {text}") for text in chain.facts.unknown]
+    findings += [MachineFinding("info", "unknown", f"could not be determined: {text}") for text in chain.facts.unknown]
     errors = [finding for finding in findings if finding.severity == "error"]
     warnings = [finding for finding in findings if finding.severity == "warning"]
     code = UNUSABLE if errors else WARNINGS if warnings else FINE

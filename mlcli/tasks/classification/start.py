@@ -89,7 +89,7 @@ def _facts(images: "ImageSurvey", place: str) -> list[str]:
     if len(classes) < 2:
         facts.append("WARNING: one class only; there is nothing to distinguish.")
     if classes[few] < 10:
-        facts.append(f"WARNING: {as_comment(few)} has {classes[few]} images: too few to learn from and be judged by.")
+        facts.append(f"WARNING: {as_comment(few)} has {classes[few]} images: too few to train and test on.")
     facts += [f"WARNING: training will refuse this: {as_comment(str(fault))}." for fault in images.faults]
     if images.unreadable:
         facts.append(f"WARNING: {images.unreadable:,} of {images.looked_at:,} images cannot be read and are skipped.")

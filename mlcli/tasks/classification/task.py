@@ -29,7 +29,7 @@ class Classifier(SamplePredictor):
     def caveat(self) -> str:
         """Notes on the predictions for the reader; may be empty."""
         if self.config.loss.name == "hinge":
-            return "the hinge loss defines no probabilities; these are softmaxed scores, right in order only"
+            return "the hinge loss defines no probabilities; these are softmaxed scores; only their order is meaningful"
         return ""
 
     def answers(self, outputs: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class ClassificationTask(SampleTask, Classifier):
             return None
         images = self.source.splits[split].read(np.array([mistake.position for mistake in mistakes]))
         wrong = metrics.confusion.sum() - metrics.confusion.trace()
-        which = "all" if len(mistakes) == wrong else f"the surest {len(mistakes)} of"
+        which = "all" if len(mistakes) == wrong else f"the most confident {len(mistakes)} of"
         of_all = f"{int(wrong):,} wrong answers to {self.splits[split]:,} samples"
         note = f"{which} {of_all}; below each the answer and the truth"
         return mistakes_sheet(images, mistakes, self.info.class_names, f"{split}: mistakes", note)

@@ -113,7 +113,7 @@ def recall_line(method: str, regions: list[Tensor], records: Records) -> str:
     share, objects = recall(regions, records)
     each = sum(map(len, regions)) / max(1, len(regions))
     overlapped = f"overlap {share:.1%} of {objects:,} objects by half" if objects else "and no objects to overlap"
-    return f"{method}: {each:.0f} regions a picture {overlapped}; what none overlaps cannot be found"
+    return f"{method}: {each:.0f} regions a picture {overlapped}; objects that none overlaps cannot be found"
 
 
 def recall(regions: list[Tensor], records: Records, iou: float = OVERLAPPED) -> tuple[float, int]:

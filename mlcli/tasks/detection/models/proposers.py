@@ -92,7 +92,7 @@ class SelectiveSearch:
             raise ConfigError(
                 "selective search needs OpenCV with its contributed modules, which is not installed",
                 where="model.proposals.method",
-                fix="pip install 'mlcli[proposals]', in place of any other opencv package: all own the name cv2",
+                fix="pip install 'mlcli[proposals]', in place of any other opencv package: all use the module name cv2",
             ) from None
         self._new_search = ximgproc.segmentation.createSelectiveSearchSegmentation
         self._most = most
