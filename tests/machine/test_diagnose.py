@@ -321,7 +321,7 @@ FIRING = {
     "7": (
         checks_system.vision_version,
         on(WITH_H200, python=m.python("2.15.0+cu132", "0.28.0+cu132", requires={"torchvision": ("torch (==2.13.0)",)})),
-        ("error", "torchvision 0.28.0 wants torch (==2.13.0), but torch 2.15.0 is installed"),
+        ("error", "torchvision 0.28.0 requires torch (==2.13.0), but torch 2.15.0 is installed"),
     ),
     "8": (
         checks_system.vision_flavour,
@@ -447,7 +447,7 @@ FIRING = {
     "18 turning": (
         checks_system.filesystem,
         on(WITH_H200, host={"folder": Folder("/data", "ext4", True, cold_read_mb_s=120.0)}),
-        ("info", "turns", "120 MB/s"),
+        ("info", "rotating disk", "120 MB/s"),
     ),
     "19 P2P": (checks_system.several_gpus, on(WITH_H200, gpu=TWO, torch={"no_peer_access": ("0-1",)}), ("info", "0-1")),
     "19 NCCL": (checks_system.several_gpus, on(WITH_H200, gpu=TWO, torch={"nccl": False}), ("warning", "no NCCL")),
@@ -459,7 +459,7 @@ FIRING = {
     "20 Python": (
         checks_system.own_packages,
         on(WITH_H200, python={"version": "3.10.4"}),
-        ("warning", "torch 2.15.0+cu132 wants Python >=3.11, this is 3.10.4"),
+        ("warning", "torch 2.15.0+cu132 requires Python >=3.11, this is 3.10.4"),
     ),
     "20 torch": (
         checks_system.own_packages,
