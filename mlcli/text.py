@@ -1,4 +1,4 @@
-"""Text for people: numbers, sizes, durations, counts, lists of names, tables and paragraphs."""
+"""Text formatting: numbers, sizes, durations, counts, lists of names, tables and paragraphs."""
 
 import textwrap
 from collections.abc import Iterable, Sequence

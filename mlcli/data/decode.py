@@ -333,7 +333,7 @@ def resize(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
     top, left = min(round(box[1]), int(pixels.shape[0] - tall)), min(round(box[0]), int(pixels.shape[1] - wide))
     part = torch.from_numpy(pixels[top : math.ceil(top + tall), left : math.ceil(left + wide)])
     planes = part.permute(2, 0, 1) if part.ndim == 3 else part[None]
-    # What torch.nn.functional.interpolate calls; the scales, which it does not take beside a size, keep fractions
+    # What torch.nn.functional.interpolate calls; the scales, which it does not take with a size, keep fractions
     # (but along a side that has the wanted length already: torch copies it, and less than a pixel is lost).
     interpolate = torch.ops.aten._upsample_bilinear2d_aa
     out[...] = interpolate(planes[None], [height, width], False, height / tall, width / wide)[0].numpy()

@@ -1,4 +1,4 @@
-"""A YAML to start from, as `mlcli init` writes it: what a task says of a person's data. No torch or numpy in here."""
+"""A YAML to start from, as `mlcli init` writes it: a task's proposal for the user's data. No torch or numpy in here."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A first look at a person's data: what is in a folder of images or a CSV file, and what it seems to be meant for.
+"""Survey of new data: content and probable purpose of a folder of images or a CSV file.
 
 The readers are those of training; of images only headers are read, and those of some. No torch.
 """

@@ -1,1 +1,1 @@
-"""The one trainer and what it stands on; it knows no task."""
+"""The trainer and its parts: checkpoints, schedules, logging, run folders. Independent of the task."""

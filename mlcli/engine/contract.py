@@ -266,7 +266,7 @@ class DrawsUntrained(Protocol):
 
 @runtime_checkable
 class HasChanceLevel(Protocol):
-    """A task that knows the loss of a model that has learned nothing."""
+    """A task that can state the loss of an untrained model."""
 
     def loss_at_chance(self, batch: Batch) -> tuple[float, str]:
         """The loss of a training batch at chance level, and the formula it follows."""

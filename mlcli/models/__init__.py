@@ -1,1 +1,1 @@
-"""Step 1, the sets of functions shared by tasks."""
+"""Models shared by the tasks: step 1, the sets of functions that are searched."""

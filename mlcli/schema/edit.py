@@ -1,4 +1,4 @@
-"""Writing advice into a YAML: only the values change, its comments, order and layout stay as a person left them."""
+"""Writing advice into a YAML: only the values change, its comments, order and layout are kept."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Code shared by classification and regression, which answer each sample independently with a label or a number.
+"""Shared by classification and regression, which answer each sample independently with a label or a number.
 
 `SamplePredictor` is what a saved model can do without any data; `SampleTask` adds what it is learned from.
 """

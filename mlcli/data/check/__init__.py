@@ -1,1 +1,1 @@
-"""Everything that is odd about a data set, found in one pass before anything is trained on it."""
+"""Examination of a data set before training: damage, duplicates, leaks, labels and balance, in one pass."""

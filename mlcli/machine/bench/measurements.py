@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-SHORTEST_LAP_S = 0.01  # work that is quicker is repeated within a lap: a millisecond is at the scheduler's mercy
+SHORTEST_LAP_S = 0.01  # work that is quicker is repeated within a lap: a millisecond is too exposed to the scheduler
 MOST_LAPS = 20  # longer laps even out bursts: workers deliver together, and then not for a while
 FAR_TOO_LONG = 4.0  # times its budget that work may take before it is done no second time
 LARGE_SPREAD = 0.15

@@ -1,4 +1,4 @@
-"""The chain GPU -> driver -> CUDA -> PyTorch: what holds of each link, and its rows of a table. No torch in here.
+"""The chain GPU -> driver -> CUDA -> PyTorch: state of each link, and its rows of a table. No torch in here.
 
 Live facts win: NVML over the table for the driver, the wheel's own code list over the table for the build.
 """
@@ -31,7 +31,7 @@ class Chain:
         gpu = self.facts.gpu
         own_cards = any(card.driver != "vfio-pci" for card in self.nvidia_cards)
         files = any(name.startswith("nvidia") for name in gpu.device_files)
-        # Every GPU shows as /dev/dxg in WSL; only NVIDIA's driver for Windows lends a libcuda.
+        # Every GPU shows as /dev/dxg in WSL; only NVIDIA's driver for Windows provides a libcuda.
         return bool(own_cards or files or gpu.gpus or gpu.kernel_driver or self.facts.host.wsl_libcuda)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Checks around the chain: packages that do not fit each other, and what in the machine is busy, small or slow."""
+"""Checks around the chain: incompatible packages, and parts of the machine that are busy, small or slow."""
 
 import re
 from collections.abc import Iterator

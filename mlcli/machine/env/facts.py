@@ -169,9 +169,9 @@ class HostFacts:
     container: bool = False
     wsl: bool = False
     wsl_libcuda: bool = False
-    """Windows lends its driver: /usr/lib/wsl/lib/libcuda.so exists."""
+    """Windows provides its driver: /usr/lib/wsl/lib/libcuda.so exists."""
     foreign_libcuda: str = ""
-    """A libcuda.so in WSL that is not the one Windows lends."""
+    """A libcuda.so in WSL that is not the one Windows provides."""
     rosetta: bool = False
     """An Intel Python translated on Apple silicon."""
     cpus: int | None = None

@@ -1,4 +1,4 @@
-"""Gather what is known of this machine. Each fact is asked for on its own: one that fails or hangs stops no other.
+"""Gather the facts of this machine. Each is queried on its own: one that fails or hangs stops no other.
 
 No torch in here: PyTorch is asked in a process of its own (probe_torch.py), which may crash or hang as it likes.
 """

@@ -84,7 +84,7 @@ def in_wsl(root: Path) -> bool:
 
 
 def foreign_libcuda(root: Path) -> str:
-    """A Linux driver installed inside WSL hides the one that Windows lends (CUDA on WSL user guide, section 3)."""
+    """A Linux driver installed inside WSL hides the one that Windows provides (CUDA on WSL user guide, section 3)."""
     lent = (root / "usr/lib/wsl").resolve()
     libraries = [path for folder in SYSTEM_LIBRARIES for path in sorted((root / folder).glob("libcuda.so*"))]
     foreign = (str(library) for library in libraries if lent not in library.resolve().parents)

@@ -1,1 +1,1 @@
-"""Models taken apart: what each layer computes, costs and sees."""
+"""Analysis of models: output, cost and receptive field of each layer."""

@@ -1,1 +1,1 @@
-"""One label out of several."""
+"""Classification: one label out of several."""

@@ -1,1 +1,1 @@
-"""Objects in pictures: where each one is, as a box, and what it is."""
+"""Object detection: a box and a class for each object in a picture."""

@@ -1,1 +1,1 @@
-"""A number for each row."""
+"""Regression: a number for each row."""

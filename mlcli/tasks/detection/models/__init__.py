@@ -1,1 +1,1 @@
-"""Step 1, sets of functions that find objects: the detectors and their parts."""
+"""The detectors and their parts: step 1, sets of functions that find objects."""

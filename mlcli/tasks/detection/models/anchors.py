@@ -1,4 +1,4 @@
-"""Boxes laid out before anything is seen, and what a network says about a box as seen from there.
+"""Anchors: boxes laid out in advance, and the coding of boxes relative to them.
 
 Default boxes: SSD (Liu et al. 2016, arXiv:1512.02325), section 2.2. k-means on IoU: YOLO9000 (Redmon & Farhadi 2017,
 arXiv:1612.08242), section 2. Deltas from an anchor (R-CNN, SSD, YOLOv3's sizes): Girshick et al. 2014

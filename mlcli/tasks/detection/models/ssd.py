@@ -1,4 +1,4 @@
-"""SSD, the single shot multibox detector: maps say of boxes laid out beforehand what is in them and how they are off.
+"""SSD, the single shot multibox detector: maps predict class and offsets of default boxes.
 
 Liu et al. 2016 (arXiv:1512.02325). On the compact backbone, or on VGG-16 as in the paper, its linear layers turned into
 convolutions and smaller maps on top (section 3 and figure 2): torchvision's module, so that its weights load. Without

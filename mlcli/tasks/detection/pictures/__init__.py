@@ -1,1 +1,1 @@
-"""Images of what a detector sees, answers and gets wrong."""
+"""Pictures of a detector's inputs, answers and mistakes."""

@@ -1,1 +1,1 @@
-"""Annotations as people have them: four formats read and written, and the faults in them."""
+"""Annotation files: four formats read and written, and the faults in them."""

@@ -69,7 +69,7 @@ def _files_by_stem(folder: Path) -> dict[str, str]:
         names = sorted(os.listdir(folder), reverse=True)
     except OSError as error:
         raise DataError(
-            f"cannot look into the folder of pictures: {error.strerror}", where=f"data.images: {folder}"
+            f"cannot read the folder of pictures: {error.strerror}", where=f"data.images: {folder}"
         ) from error
     return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(EXTENSIONS)}
 

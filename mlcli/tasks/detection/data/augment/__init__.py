@@ -143,7 +143,7 @@ class BoxAugment:
                 assert_never(move.config)
 
     def _seen(self, placement: Placement, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Boxes as moved so far, [B, P * M, 4], and which of the objects are still visible, bool [B, P * M]."""
+        """Return the boxes as moved so far, [B, P * M, 4], and the mask of objects still visible, bool [B, P * M]."""
         boxes, visible = placement.move(targets.boxes_xyxy, self._image_size)
         sides = boxes[..., 2:] - boxes[..., :2]
         labels = targets.labels[placement.picture].flatten(1)
