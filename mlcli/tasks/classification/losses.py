@@ -1,4 +1,4 @@
-"""Step 2, measure how wrong a classifier is: the losses, each with its paper and its value at chance, and weights of classes.
+"""Step 2, the losses of classifiers, each with its paper and its value at chance, and weights of classes.
 
 A loss takes logits float32 [B, C] and gives one number per sample, float32 [B]. Targets come as distributions float32
 [B, C]: a label is a one-hot row, mixup and CutMix make rows in between, and class weights multiply the rows, so that a

@@ -1,4 +1,4 @@
-"""Step 2, measure how wrong a detector is: focal loss, hard negatives, and the distance between boxes.
+"""Step 2, the losses of detectors: focal loss, hard negatives, and the distance between boxes.
 
 Focal loss: Lin et al. 2017 (arXiv:1708.02002). Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are
 1 minus an overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py).
