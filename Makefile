@@ -1,8 +1,9 @@
 # The two commands: `make demo` and `make test`. Each sets up .venv where it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
+COVERAGE ?=
 
-.PHONY: install demo demo-detection test soak lint bench clean
+.PHONY: install demo demo-detection test coverage soak lint types docs bench clean
 
 install: .venv/.installed
 
@@ -19,18 +20,27 @@ demo-detection: install
 
 test: install
 	$(BIN)/python -m pytest -m alone --reruns 2  # a measurement that others disturbed is repeated
-	$(BIN)/python -m pytest -m "not alone" -n auto
+	$(BIN)/python -m pytest -m "not alone" -n auto $(COVERAGE)
+
+coverage: COVERAGE = --cov=mlcli --cov-report=term:skip-covered
+coverage: test
 
 soak: install
 	MLCLI_SOAK=10 $(BIN)/python -m pytest tests/reliability -n auto
 
-lint: install
+lint: install types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: install
 	MYPYPATH=benchmarks $(BIN)/mypy mlcli benchmarks
+
+docs: install
+	$(BIN)/mlcli schema --markdown > docs/config.md
+	$(BIN)/python docs/architecture.py
 
 bench: install
 	$(BIN)/python benchmarks/everything.py
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage

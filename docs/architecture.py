@@ -35,7 +35,7 @@ LAYERS = [
 """From the top: packages (or modules) of mlcli and what they are for. Imports only go down, or stay in the package."""
 
 WALK = [
-    ("cli", "mlcli train x.yaml lr=0.05"),
+    ("cli", "mlcli train x.yaml optimizer.lr=0.05"),
     ("commands", "train.run(path, overrides)"),
     ("experiment", "Experiment: every mistake at once, no torch yet"),
     ("tasks", "build_task(config): data source, model, losses"),

@@ -1,12 +1,22 @@
-"""The README is true: its commands and the files it names exist."""
+"""README and docs are true: commands, files and links they name exist, and the architecture page is what the code is."""
 
 import re
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from mlcli.cli import app
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+RENEW = "renew it with: python docs/architecture.py"
+
+
+def test_it_is_one_page():
+    assert len(README.encode()) <= 9_000
 
 
 def test_every_command_is_in_the_table():
@@ -16,8 +26,32 @@ def test_every_command_is_in_the_table():
         assert f"| `mlcli {name}" in README, name
 
 
-def test_every_config_and_page_it_names_exists():
-    for name in re.findall(r"\b(?:configs|docs|benchmarks|tests)/[\w/.-]+\.\w+", README):
-        assert (ROOT / name).exists(), name
+def test_every_shipped_experiment_is_in_the_tour():
     for path in (ROOT / "configs").rglob("*.yaml"):
-        assert path.stem in README, path
+        assert f"`{path.relative_to(ROOT)}`" in TOUR, path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_it_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"\b(?:configs|docs|benchmarks|tests)/[\w/.-]+\.\w+", text):
+        assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
+    for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        assert "://" in link or (page.parent / link).exists(), link
+
+
+def test_the_architecture_page_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    architecture = import_module("architecture")
+    page = architecture.PAGE.read_text(encoding="utf-8")
+    assert page == architecture.renewed(page), RENEW
+    assert architecture.DRAWING.read_text(encoding="utf-8") == architecture.drawing(), RENEW
+
+
+def test_places_that_the_architecture_page_names_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py|(?:[a-z_]+/)+)`", text.split("## All files")[0])
+    assert len(named) > 25
+    for name in named:
+        places = (ROOT / "mlcli" / name, ROOT / "mlcli" / "engine" / name, ROOT / name)
+        assert any(place.exists() for place in places), name
