@@ -1,0 +1,42 @@
+"""docs/extending.md is true: its changes apply to the package as it is, and each of its YAML files trains."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+CHANGES = re.findall("```diff\n(.*?)```", PAGE, re.DOTALL)
+YAMLS = re.findall("```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory) -> Path:
+    """A copy of the package with all changes of the page."""
+    folder = tmp_path_factory.mktemp("extended")
+    shutil.copytree(ROOT / "mlcli", folder / "mlcli", ignore=shutil.ignore_patterns("__pycache__"))
+    for change in CHANGES:
+        subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=change, text=True, cwd=folder, check=True)
+    images = np.random.default_rng(0).integers(0, 256, (120, 8, 8), dtype=np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(120) % 3)
+    return folder
+
+
+def test_there_are_examples():
+    assert len(CHANGES) == len(YAMLS) == 3
+
+
+@pytest.mark.parametrize("yaml", YAMLS, ids=["model", "data format", "loss"])
+def test_each_example_trains(extended, yaml):
+    (extended / "x.yaml").write_text(yaml)
+    command = [sys.executable, "-m", "mlcli", "train", "x.yaml", "train.baselines=false", "train.device=cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(extended), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "done in" in done.stdout
