@@ -29,8 +29,8 @@ LAYERS = [
     (("data",), "from files to batches; data/check is the data set doctor"),
     (("engine",), "the one trainer; knows no task, no data set, no model"),
     (("schema", "show"), "strict YAML with positions; sheets, boxes, charts, one palette"),
-    (("files", "text"), "files written whole or not at all; numbers and lists for people"),
-    (("errors", "__init__"), "what can go wrong, and the exit code of each kind"),
+    (("files",), "files written whole or not at all"),
+    (("text", "errors", "__init__"), "numbers, sizes and lists in words; what can go wrong, with its exit code"),
 ]
 """From the top: packages (or modules) of mlcli and what they are for. Imports only go down, or stay in the package."""
 

@@ -5,6 +5,7 @@ Everything else that escapes is a bug of ours (exit code 1, traceback kept). `as
 """
 
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -55,7 +56,7 @@ class UserError(Exception):
             lines.append(f"fix:   {self.fix}")
         return "\n".join(lines)
 
-    def __reduce__(self):  # worker processes send their errors to the trainer by pickle
+    def __reduce__(self) -> tuple[Any, ...]:  # worker processes send their errors to the trainer by pickle
         return _rebuild, (type(self), self.what, self.where, self.fix)
 
 

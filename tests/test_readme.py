@@ -1,4 +1,4 @@
-"""README and docs are true: commands, files and links they name exist, and the architecture page is what the code is."""
+"""README and docs are true: commands, files and links they name exist, the architecture page is what the code is."""
 
 import re
 from importlib import import_module

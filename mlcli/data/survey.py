@@ -88,16 +88,13 @@ class Place:
         """
         if self.path.is_dir():
             return _look_at(read_folder(self.path))
-        if self.table is None or self.table.path_column is None:
+        table = self.table
+        if table is None or table.path_column is None:
             return None
-        return _look_at(
-            read_image_csv(
-                self.path,
-                path_column=self.table.path_column,
-                label_column=self.table.target,
-                split_column=self.table.split_column,
-            )
+        listing = read_image_csv(
+            self.path, path_column=table.path_column, label_column=table.target, split_column=table.split_column
         )
+        return _look_at(listing)
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ class _Trace:
         self._forward: tuple[str, list[bool] | None] | None = None
         self._backward: str | None = None
 
-    def look(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+    def look(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         label = f"{name or 'model'} ({type(module).__name__})"
         for value in _tensors(output):
             if self._forward is None and not _is_finite(value):

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-Before = Callable[[str, nn.Module, tuple], None]
+Before = Callable[[str, nn.Module, tuple[Any, ...]], None]
 """Called with a layer's name, the layer, and its positional inputs. Returns None, or the inputs would be replaced."""
-After = Callable[[str, nn.Module, tuple, Any], None]
+After = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
 """Called with a layer's name, the layer, its positional inputs, and its output. Returns None, as above."""
 
 

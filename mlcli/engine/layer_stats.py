@@ -162,7 +162,7 @@ class Measurement:
         self._before: dict[str, list[Tensor]] = {}
         self._hooks = watch(((name, module) for name, module in leaves(model) if name), after=self._remember)
 
-    def _remember(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+    def _remember(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         began = time.perf_counter()
         if isinstance(output, Tensor) and output.is_floating_point() and name not in self._activations:
             seen = output.detach().float()

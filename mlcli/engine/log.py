@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -91,7 +92,7 @@ def _unless_said_anyway(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
-def read_metrics(path: Path) -> list[dict]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl or layers.jsonl; a last line cut short by a crash is left out.
 
     So is what follows a damaged one, and what is no mapping.
@@ -111,7 +112,7 @@ class Screen:
 
     def __init__(self, steps_per_epoch: int, metric: str) -> None:
         self.steps_per_epoch, self.metric = steps_per_epoch, metric
-        self._bar: tqdm | None = None
+        self._bar: tqdm[Any] | None = None
         self._headed = False
         self._noted: set[str] = set()
 

@@ -5,6 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +54,7 @@ def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> flo
     rehearsal, scaler, meter, fastest_s = copy.deepcopy(task.model), runtime.scaler(), Meter(), math.inf
     last_layer = ""
 
-    def remember(name: str, module: nn.Module, inputs: tuple) -> None:
+    def remember(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         nonlocal last_layer
         shape = list(inputs[0].shape) if inputs and isinstance(inputs[0], torch.Tensor) else "?"
         last_layer = f"layer {name or 'model'} ({type(module).__name__}), given {shape}"

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -51,7 +51,7 @@ class Runtime:
     """Whether that was asked for; what `auto` comes to is decided once the first steps are timed (`decide_compile`)."""
     choices: tuple[Choice, ...]
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context a forward pass runs in; one that does nothing for fp32 and tf32."""
         if self.precision in ("bf16", "fp16"):
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
@@ -89,7 +89,7 @@ class Runtime:
         """Move a model to the device, in the memory format chosen (see `for_model`). Returns the same module."""
         model.to(self.device)
         if self.for_model(model).channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         return model
 
     def callable_form(self, model: nn.Module) -> nn.Module:

@@ -87,15 +87,15 @@ class HostCopy:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple, Tensor] = {}
+        self._kept: dict[tuple[Any, ...], Tensor] = {}
 
     @torch.no_grad()
     def take(self, content: dict[str, Any]) -> dict[str, Any]:
         """A copy of `content` as it is now; it is overwritten by the next. Tensors of one memory stay one."""
-        shared: dict[tuple, Tensor] = {}
+        shared: dict[tuple[Any, ...], Tensor] = {}
         devices: set[torch.device] = set()
 
-        def copied(value: Any, at: tuple) -> Any:
+        def copied(value: Any, at: tuple[Any, ...]) -> Any:
             if isinstance(value, Tensor):
                 same = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
                 if same not in shared or not value.numel():
@@ -116,7 +116,7 @@ class HostCopy:
                 torch.cuda.current_stream(device).synchronize()
         return whole
 
-    def _copied(self, value: Tensor, at: tuple) -> Tensor:
+    def _copied(self, value: Tensor, at: tuple[Any, ...]) -> Tensor:
         """Into the memory kept for this place, or into new where nothing that fits is kept."""
         kept, from_gpu = self._kept.get(at), value.device.type == "cuda"
         if kept is None or (kept.shape, kept.dtype, kept.stride()) != (value.shape, value.dtype, value.stride()):

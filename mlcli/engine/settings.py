@@ -30,7 +30,7 @@ class OptimizerBase(Strict):
     """Clamp each gradient element to [-clip_value, clip_value]."""
 
     @model_validator(mode="after")
-    def one_kind_of_clipping(self):
+    def one_kind_of_clipping(self) -> Self:
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("set clip_norm or clip_value, not both")
         return self
@@ -47,7 +47,7 @@ class Sgd(OptimizerBase):
     """Look ahead along the momentum before measuring the gradient."""
 
     @model_validator(mode="after")
-    def nesterov_needs_momentum(self):
+    def nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self
@@ -114,7 +114,7 @@ class Step(ScheduleBase):
     """Factor by which the learning rate is multiplied."""
 
     @model_validator(mode="after")
-    def milestones_ascend(self):
+    def milestones_ascend(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must ascend, without repeats")
         return self
@@ -261,7 +261,7 @@ class Train(Strict):
     """Compare with simple classical models (scikit-learn) after training; cached per data set."""
 
     @model_validator(mode="after")
-    def accumulate_fits(self):
+    def accumulate_fits(self) -> Self:
         if self.batch_size != "auto" and self.accumulate > self.batch_size:
             raise ValueError(f"accumulate ({self.accumulate}) cannot exceed batch_size ({self.batch_size})")
         return self

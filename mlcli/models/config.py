@@ -4,7 +4,7 @@ The number of outputs and the shape of the inputs come from the data.
 """
 
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -226,7 +226,7 @@ class FineTune(Strict):
     """Learning rate of all but the last layer, as a share of the head's."""
 
     @model_validator(mode="after")
-    def unfreeze_needs_freeze(self):
+    def unfreeze_needs_freeze(self) -> Self:
         if self.unfreeze_at is not None and not self.freeze:
             raise ValueError("unfreeze_at needs patterns in freeze")
         return self

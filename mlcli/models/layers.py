@@ -1,6 +1,7 @@
 """Parts shared by the models: the standardised input, activations, first weights, the last layer, and their size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class Normalized(nn.Module):
         self.scale = (1 / (std * self._peak)).reshape(self._shape)
         self.shift = (-self.mean / std).reshape(self._shape)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._fold()
 

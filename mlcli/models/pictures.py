@@ -6,7 +6,7 @@ Filters of a first convolution look like edges and blobs of colour once they hav
 
 from collections.abc import Sequence
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def feature_maps(model: nn.Module, image: Tensor, title: str = "feature maps") -
         return None
     seen: list[Tensor] = []
 
-    def keep(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def keep(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         seen.append(output.detach().clone())  # a copy: an activation that follows may write over its input
 
     with torch.inference_mode(), watch([(name, layer)], after=keep):

@@ -8,6 +8,7 @@ bytes grows to gigabytes or calls code, and a configuration needs none of them.
 
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -169,7 +170,7 @@ class _Events:
         self._stream = self._events(text)
         self.take()  # the stream's start
 
-    def _events(self, text: str):
+    def _events(self, text: str) -> Iterator[Any]:
         try:
             yield from yaml.parse(text, Loader=_Parser)
         except yaml.MarkedYAMLError as error:

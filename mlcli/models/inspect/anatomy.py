@@ -163,7 +163,9 @@ class _Watch(TorchDispatchMode):
         self._inside: list[_Call] = []
         self.hooks = watch(model.named_modules(), before=self._enter, after=self._leave)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = func._overloadpacket
@@ -189,10 +191,10 @@ class _Watch(TorchDispatchMode):
         spent.flops += flops
         spent.saved_bytes += saved_bytes
 
-    def _enter(self, name: str, module: nn.Module, inputs: tuple) -> None:
+    def _enter(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._inside.append(_Call(_short(name), self._shape(_first_tensor(inputs))))
 
-    def _leave(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+    def _leave(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         call = self._inside.pop()
         innermost = not call.has_called
         if self._inside:

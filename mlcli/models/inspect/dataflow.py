@@ -135,7 +135,7 @@ class Dataflow:
         grows = mark is not None and tensor.ndim > 1  # statistics of a batch norm are as many for any batch
         return tensor.untyped_storage().nbytes() * (scale if grows else 1)
 
-    def follow(self, op: str, args: tuple, kwargs: dict[str, Any], out: Any, layer: str | None) -> None:
+    def follow(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, layer: str | None) -> None:
         """Mark the results of an operation by what is known of its inputs.
 
         op: ATen's name. layer: the module it happens in, None outside of all.
@@ -169,7 +169,7 @@ class Dataflow:
             self._marks[memory] = Mark(seen, last, kept)
 
 
-def _weighted_by(op: str, args: tuple, name: str) -> Weighted | None:
+def _weighted_by(op: str, args: tuple[Any, ...], name: str) -> Weighted | None:
     """The linear map that an ATen operation of layer `name` is; None if it is none."""
     match op:
         case "convolution" if not args[6]:  # not a transposed one
@@ -221,7 +221,7 @@ def _meant(first: Weighted, second: Weighted, *, shared: bool) -> str:
 
 
 def field_after(
-    op: str, args: tuple, out: Tensor, inputs: list[tuple[Tensor, Field | None]], batch: int
+    op: str, args: tuple[Any, ...], out: Tensor, inputs: list[tuple[Tensor, Field | None]], batch: int
 ) -> Field | None:
     """The field of an operation's output; None where there is none, as within regions of interest.
 
