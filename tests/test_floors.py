@@ -139,7 +139,6 @@ TORCH_FREE = [
     "mlcli.experiment",
     "mlcli.engine.settings",
     "mlcli.data.info",
-    "mlcli.data.augmentations",
     *(name for name, path in PATHS.items() if path.name.startswith("config")),
     *(name for name in PATHS if name.startswith("mlcli.schema.")),
 ]
