@@ -22,7 +22,7 @@ def extended(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / "mlcli", folder / "mlcli", ignore=shutil.ignore_patterns("__pycache__"))
     for change in CHANGES:
-        subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=change, text=True, cwd=folder, check=True)
+        subprocess.run(["git", "apply", "-"], input=change, text=True, cwd=folder, check=True)
     images = np.random.default_rng(0).integers(0, 256, (120, 8, 8), dtype=np.uint8)
     np.savez(folder / "images.npz", images=images, labels=np.arange(120) % 3)
     return folder
