@@ -19,6 +19,9 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         raise ConfigError("a resumed run keeps its name", where="--name", fix="leave --name out")
     if name is not None and (name in ("", ".", "..") or Path(name).name != name or "\\" in name):
         raise ConfigError(f"'{name}' cannot name a folder of runs", where="--name", fix="a name without slashes")
+    if resume is not None and not resume.strip():
+        fix = "the name of a run, as mlcli runs lists them; or leave --resume out to train anew"
+        raise ConfigError("the name of the run to go on with is empty", where="--resume", fix=fix)
     if config is None and resume is not None:
         from mlcli.engine.run import open_run
 

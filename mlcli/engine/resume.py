@@ -6,7 +6,7 @@ from mlcli.engine.checkpoint import load_newest, set_aside
 from mlcli.engine.run import RunFolder
 from mlcli.engine.state import TrainingState
 from mlcli.errors import CheckpointError, ConfigError
-from mlcli.text import truncated
+from mlcli.text import shown, truncated
 
 MAY_CHANGE = (
     "train.epochs",
@@ -27,6 +27,8 @@ MAY_CHANGE = (
 class Resumable(Protocol):
     """The parts of an experiment that resuming uses; `mlcli.experiment.Experiment` is one."""
 
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
     def plain(self) -> dict[str, Any]: ...
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Resumable": ...
@@ -49,7 +51,7 @@ def resume(
             raise CheckpointError(f"the checkpoint is not as mlcli writes them: it has no {part}", where=str(path))
     config = plan.plain()
     saved["config"] = plan.from_plain(saved["config"]).plain()  # keys that its version did not know have their defaults
-    _refuse_other_experiment(saved["config"], config)
+    _refuse_other_experiment(saved["config"], config, run)
     _refuse_other_data(saved["facts"].get("data", {}), facts["data"])
     state.load_state_dict(saved)
     lines: list[tuple[str, str]] = []
@@ -58,6 +60,12 @@ def resume(
     if finished and done >= steps_per_epoch * epochs:
         raise ConfigError(f"the run is complete: {done // steps_per_epoch} of {epochs} epochs", where=run.name,
                           fix=f"train.epochs={2 * done // steps_per_epoch} to go on")  # fmt: skip
+    asked = any(override.partition("=")[0].strip() == "train.epochs" for override in plan.overrides)
+    if done > steps_per_epoch * epochs or (epochs < before and not asked):
+        what = (
+            f"train.epochs={epochs} would cut the run short: it is {done / steps_per_epoch:.4g} of {before} epochs in"
+        )
+        raise ConfigError(what, where="--resume", fix=f"{_going_on(run)} goes on as the run was started")
     early = config["train"]["early_stopping"]
     if finished and early and state.progress.stale >= early["patience"]:
         stale = state.progress.stale
@@ -90,7 +98,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
     return {key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)}
 
 
-def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any]) -> None:
+def _going_on(run: RunFolder) -> str:
+    """The command that goes on with a run as it was started, whatever a YAML says by now."""
+    return f"mlcli train --resume {shown(run.path)}"
+
+
+def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any], run: RunFolder) -> None:
     changed = {
         key: values
         for key, values in differences(old, new).items()
@@ -98,9 +111,9 @@ def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any]) -> None:
     }
     if changed:
         changed = {key: changed[key] for key in sorted(changed, key=lambda key: key != "task")}
-        shown = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in list(changed.items())[:4])
-        raise ConfigError(f"the config differs from the run's: {shown}", where="--resume",
-                          fix="restore these keys, or start a new run without --resume")  # fmt: skip
+        listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in list(changed.items())[:4])
+        raise ConfigError(f"the config differs from the run's: {listed}", where="--resume",
+                          fix=f"restore these keys ({_going_on(run)}), or start a new run")  # fmt: skip
 
 
 def _refuse_other_data(was: dict[str, Any], now: dict[str, Any]) -> None:

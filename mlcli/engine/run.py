@@ -4,12 +4,13 @@ import contextlib
 import io
 import json
 import os
+import re
 import secrets
 import socket
 import struct
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ _FLOCK, _KIND = ("hhqqi", 0) if sys.platform == "linux" else ("qqihh", 3)
 _held: dict[Path, IO[str]] = {}
 """Lock files this process holds, by the resolved path of their run. Opening one a second time and closing it would
 release the lock (POSIX, fcntl)."""
+
+
+STAMP = "%Y%m%d-%H%M%S"
+RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 class RunFolder:
@@ -198,12 +203,27 @@ def check_writable(root: Path) -> None:
         raise cannot_write(root, error) from error
 
 
+def next_name(root: Path) -> str:
+    """`<UTC time>-<suffix>`, later in the alphabet than every run below `root`: runs are ordered by their names.
+
+    Where the clock does not come after the newest run, because it went back or is within the same second, the name
+    has that run's time and the next suffix.
+    """
+    stamp = datetime.now(UTC).strftime(STAMP)
+    newest = max((path.name for path in root.glob("*/*") if RUN_NAME.fullmatch(path.name)), default="")
+    if stamp > newest[: len(stamp)]:
+        return f"{stamp}-{secrets.randbelow(0x1000):04x}"  # low, so that many may follow
+    time, count = newest[: len(stamp)], int(newest[len(stamp) + 1 :], 16) + 1
+    if count <= 0xFFFF:
+        return f"{time}-{count:04x}"
+    return f"{datetime.strptime(time, STAMP) + timedelta(seconds=1):{STAMP}}-0000"
+
+
 def create_run(root: Path, name: str) -> RunFolder:
     """Make and lock a new run folder. mkdir itself is the arbiter between simultaneous starts. Raises OutputError."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     make_folder(root / name)
     while True:
-        path = root / name / f"{stamp}-{secrets.token_hex(2)}"
+        path = root / name / next_name(root)
         try:
             claim_folder(path)
             break

@@ -145,6 +145,25 @@ def test_a_complete_run_says_how_to_go_on_from_what_was_done(mlcli, digits, tmp_
     assert (refused.code, "train.epochs=6 to go on" in refused.err) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_resumed(mlcli, digits, tmp_path, name):
+    refused(mlcli("train", digits, "--resume", name), 2, "the run to go on with is empty", runs=tmp_path / "runs")
+
+
+def test_a_yaml_of_fewer_epochs_does_not_cut_a_run_short(mlcli, digits, tmp_path):
+    mlcli("train", digits, "train.epochs=5", "--name", "long")
+    (run,) = list_runs(tmp_path / "runs")
+    run.update_status(state="interrupted")
+    before = metrics_of(run)
+    result = mlcli("train", digits, "--resume", "long")
+    assert (result.code, metrics_of(run)) == (2, before)
+    assert "train.epochs=3 would cut the run short: it is 5 of 5 epochs in" in result.err
+    assert f"mlcli train --resume runs/{run.name}" in result.err
+    assert "would cut the run short" in mlcli("train", "--resume", "long", "train.epochs=4").err
+    assert mlcli("train", digits, "--resume", "long", "train.epochs=6").code == 0
+    assert run.status()["epoch"] == 6
+
+
 def test_a_run_that_had_stopped_improving_is_not_resumed_into_nothing(mlcli, digits):
     early = "train.early_stopping={patience: 1, min_delta: 1}"
     assert "stopped early" in mlcli("train", digits, "train.epochs=9", early).out

@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+from datetime import datetime
 
 import pytest
 
+from mlcli.engine import run as module
 from mlcli.engine.checkpoint import save_checkpoint
-from mlcli.engine.run import RunFolder, check_writable, create_run, list_runs, open_run
+from mlcli.engine.run import STAMP, RunFolder, check_writable, create_run, list_runs, open_run
 from mlcli.errors import BusyError, CheckpointError, OutputError
 
 
@@ -28,6 +30,31 @@ def test_runs_are_found_by_folder_by_name_and_by_name_and_time(tmp_path):
     assert open_run(first.name, tmp_path).path == first.path
     assert open_run("a", tmp_path).path == newest.path
     assert {run.path for run in list_runs(tmp_path)} == {first.path, second.path}
+
+
+class Clock(datetime):
+    """Stands where a test puts it."""
+
+    time = "20261128-120000"
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.strptime(cls.time, STAMP)
+
+
+def test_the_newest_run_is_the_last_one_started_whatever_the_clock_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "datetime", Clock)
+    (tmp_path / "a/20261128-110000-ffff").mkdir(parents=True)
+    old = RunFolder(tmp_path / "a/20261128-110000-ffff")
+    old.update_status(state="finished")
+    made = [old]
+    for time, name in [("20261128-110000", "a"), ("20261128-100000", "b"), ("20261128-100001", "a"),
+                       ("20261128-120000", "a"), ("20261128-120000", "a")]:  # fmt: skip
+        monkeypatch.setattr(Clock, "time", time)
+        made.append(started(tmp_path, name))
+    assert [run.path for run in list_runs(tmp_path)] == [run.path for run in made]
+    assert open_run("a", tmp_path).path == made[-1].path
+    assert [run.path.name[:15] for run in made[1:]] == ["20261128-110001"] * 3 + ["20261128-120000"] * 2
 
 
 def test_what_is_no_run_is_refused_with_those_there_are(tmp_path):
