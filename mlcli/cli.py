@@ -1,5 +1,6 @@
 """Every command's signature and help line. Heavy imports wait inside the function bodies, so that help is instant."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -216,6 +217,8 @@ def train(
     from mlcli.commands import train
 
     config, overrides = split_arguments(arguments or [])
+    if isinstance(sys.stdout, Stdout):
+        sys.stdout.outlives_reader = True  # hours of training are worth more than their last lines
     raise typer.Exit(train.run(config, overrides, name=name, resume=resume, root=out))
 
 
@@ -328,10 +331,14 @@ class StdoutFailed(BaseException):
 
 
 class Stdout:
-    """Standard output whose failures differ from those of other files; typer would make them exit code 1."""
+    """Standard output whose failures differ from those of other files; typer would make them exit code 1.
+
+    outlives_reader: whether the command goes on, its output lost, once the reader has left, as a pager or `head` does.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.outlives_reader = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -340,13 +347,29 @@ class Stdout:
         try:
             return self.stream.write(text)
         except OSError as error:
-            raise StdoutFailed from error
+            self._fail(error)
+            return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
         except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """Discard this and all further output where a reader left that the command outlives. Raises StdoutFailed."""
+        if not (self.outlives_reader and isinstance(error, BrokenPipeError)):
             raise StdoutFailed from error
+        discard(self.stream)
+        with contextlib.suppress(OSError):  # standard error may have had the same reader
+            print(
+                "warning    nobody reads the output any more; the run goes on without it", file=sys.stderr, flush=True
+            )
+
+
+def discard(stream: TextIO) -> None:
+    """Send what is still buffered, and all that follows, nowhere; Python would fail on it once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main() -> None:
@@ -357,8 +380,7 @@ def main() -> None:
         code = _run_command()
         sys.stdout.flush()
     except StdoutFailed as failed:
-        # What is still buffered must go somewhere, or Python fails on it once more as it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        discard(stdout)
         code = ExitCode.OK
         if not isinstance(failed.__cause__, BrokenPipeError):  # then the reader, such as head, has had enough
             print(OutputError(f"standard output cannot be written: {failed.__cause__}"), file=sys.stderr)

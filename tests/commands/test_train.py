@@ -363,3 +363,22 @@ def test_it_stops_when_asked_to(digits, tmp_path):
     process.terminate()
     process.stdout.read()
     assert process.wait(60) == 143
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("lines", [0, 12], ids=["at once", "in the middle"])
+def test_a_reader_that_leaves_does_not_end_the_run(digits, tmp_path, lines, unbuffered):
+    command = [sys.executable, "-m", "mlcli", "train", str(digits), "train.baselines=false"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONUNBUFFERED": unbuffered})  # fmt: skip
+    for _ in range(lines):
+        process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(60) == 0, errors
+    assert "Traceback" not in errors
+    assert errors.count("nobody reads the output any more") == 1
+    (run,) = list_runs(tmp_path / "runs")
+    assert (run.status()["state"], run.status()["epoch"]) == ("finished", 3)
+    assert run.checkpoint("best").name == "best.ckpt"
+    assert (run.path / "report.html").exists()
