@@ -362,6 +362,39 @@ def test_shares_are_not_taken_for_pixels(tmp_path, policy):
     assert "multiply x by the width" in error.value.fix
 
 
+def test_coco_as_other_tools_write_it(tmp_path):
+    content = sheets.coco_content()
+    for image in content["images"]:
+        image["id"] = str(image["id"])
+    for thing in content["annotations"]:
+        thing |= {"category_id": float(thing["category_id"]), "segmentation": [[]], "area": 0}
+    for category in content["categories"]:
+        category["supercategory"] = "animals"
+    content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+    source = build_source(coco(tmp_path, content))
+    assert source.info.class_names == ("cat", "dog")
+    assert any("'animals' has no object and is no class" in note for note in source.notes)
+    assert contents(source.splits["train"]) == expected(*range(6))
+    assert source.splits["train"].area.min() > 0
+
+
+def test_coco_numbers_and_names_that_nothing_can_hold_are_faults(tmp_path):
+    content = sheets.coco_content()
+    content["images"] += [{"id": 2**63, "file_name": "x.png"}, {"id": 7, "file_name": "a\0b"}]
+    content["categories"].append({"id": 9, "name": "\ud800"})
+    content["annotations"].append({"id": 99, "image_id": 100, "category_id": 7, "bbox": [1, 1, 10**400, 5]})
+    with pytest.raises(DataError, match=r"4 malformed"):
+        build_source(coco(tmp_path, content))
+
+
+def test_a_validation_split_without_objects_is_said(tmp_path):
+    sheets.draw(tmp_path)
+    rows = "p0.png,cat,1,1,9,9,train\np1.png,,,,,,val\n"
+    (tmp_path / "b.csv").write_text("filename,class,xmin,ymin,xmax,ymax,split\n" + rows)
+    notes = build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL)).notes
+    assert any(note.startswith("val has no object that counts") for note in notes)
+
+
 def test_yolo_needs_names_and_pictures(tmp_path):
     config = yolo(tmp_path, names="[]")
     with pytest.raises(DataError, match="no names"):

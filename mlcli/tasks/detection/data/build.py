@@ -105,6 +105,11 @@ def checked_source(config: AnnotationFiles, checked: CheckedAnnotations) -> Dete
             notes += [f"{split} is {share:g} of the pictures that are not {others}" for split, share in shares.items()]
         splits |= _divided(splits["train"], shares, config.split_seed, checked.annotations.root)
     ordered = {split: splits[split] for split in SPLITS if split in splits}
+    notes += [
+        f"{split} has no object that counts (none, or only crowds and difficult ones): nothing can be measured on it"
+        for split, records in ordered.items()
+        if records.ignored.all()
+    ]
     return _source(config, ordered, checked.class_names, tuple(notes), checked.category_ids)
 
 

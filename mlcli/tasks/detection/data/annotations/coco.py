@@ -15,6 +15,10 @@ def read_coco(
 ) -> Annotations:
     """Read a JSON file for each split; file names in them are relative to root.
 
+    Takes ids as numbers or texts of digits, `iscrowd` as number, text or true, and `segmentation` of none, [[]],
+    polygons or a run-length code. An area of 0 is that of the box. Roboflow's root category, id 0 above the others and
+    without objects, is no class.
+
     Classes are those of train_file, in the order of their ids: 1..K regardless of the ids. Raises DataError if a file
     cannot be read.
     """
@@ -25,6 +29,7 @@ def read_coco(
     for split, path in given.items():
         content = _load(path, found)
         categories = _categories(content, path, found)
+        _drop_root(content, categories, path, found)
         names = names or categories
         pictures = _add_pictures(content, path, split if len(given) > 1 else "", found)
         _add_objects(content, path, pictures, categories, found)
@@ -47,7 +52,7 @@ def _load(path: Path, found: Annotations) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         found.add_fault("malformed", f"not JSON: {error.msg}", f"{path}:{error.lineno}")
         return {}
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, or a number of thousands of digits
         found.add_fault("malformed", f"not JSON: {error}", str(path))
         return {}
     wanted = ("images", "annotations", "categories")
@@ -62,8 +67,10 @@ def _categories(content: dict[str, Any], path: Path, found: Annotations) -> dict
     names: dict[int, str] = {}
     for index, entry in enumerate(content.get("categories", ())):
         where = f"{path}: categories[{index}]"
-        if not isinstance(entry, dict) or not _is_whole(entry.get("id")) or not isinstance(entry.get("name"), str):
-            found.add_fault("malformed", "a category needs a whole number `id` and a text `name`", where)
+        entry = {**entry, "id": _id(entry.get("id"))} if isinstance(entry, dict) else {}
+        if not _is_whole(entry.get("id")) or not _is_name(entry.get("name")):
+            needed = "a category needs a whole number `id` (64 bits) and a text `name` (no NUL, no half surrogate)"
+            found.add_fault("malformed", needed, where)
         elif entry["id"] in names:
             found.add_fault("duplicate_id", f"category id {entry['id']} is {names[entry['id']]} already", where)
         else:
@@ -73,13 +80,25 @@ def _categories(content: dict[str, Any], path: Path, found: Annotations) -> dict
     return dict(sorted(names.items()))
 
 
+def _drop_root(content: dict[str, Any], categories: dict[int, str], path: Path, found: Annotations) -> None:
+    """Take out Roboflow's category 0: the only one whose supercategory is "none", of which there is no object."""
+    entries = [entry for entry in content.get("categories", ()) if isinstance(entry, dict)]
+    roots = [_id(entry.get("id")) for entry in entries if entry.get("supercategory") == "none"]
+    objects = (entry for entry in content.get("annotations", ()) if isinstance(entry, dict))
+    alone = roots == [0] and len(categories) > 1 and 0 in categories
+    if alone and all(_id(entry.get("category_id")) != 0 for entry in objects):
+        found.notes.append(f"category 0 '{categories.pop(0)}' has no object and is no class: {path}")
+
+
 def _add_pictures(content: dict[str, Any], path: Path, split: str, found: Annotations) -> dict[int, int]:
     """Return the positions of pictures by id."""
     positions: dict[int, int] = {}
     for index, entry in enumerate(content.get("images", ())):
         where = f"{path}: images[{index}]"
-        if not isinstance(entry, dict) or not _is_whole(entry.get("id")) or not isinstance(entry.get("file_name"), str):
-            found.add_fault("malformed", "an image needs a whole number `id` and a text `file_name`", where)
+        entry = {**entry, "id": _id(entry.get("id"))} if isinstance(entry, dict) else {}
+        if not _is_whole(entry.get("id")) or not _is_name(entry.get("file_name")):
+            needed = "an image needs a whole number `id` (64 bits) and a text `file_name` (no NUL, no half surrogate)"
+            found.add_fault("malformed", needed, where)
             continue
         number, size = entry["id"], (entry.get("width", 0), entry.get("height", 0))
         where = f"{where} (id {number})"
@@ -107,7 +126,7 @@ def _add_objects(
             if number in seen:
                 found.add_fault("duplicate_id", f"annotation id {number} again", where, fixable=True)
             seen.add(number)
-        box, image, category = entry.get("bbox"), entry.get("image_id"), entry.get("category_id")
+        box, image, category = entry.get("bbox"), _id(entry.get("image_id")), _id(entry.get("category_id"))
         if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
             found.add_fault("malformed", "`bbox` must be [left, top, width, height]", where)
         elif not _is_whole(image) or image not in pictures:
@@ -134,7 +153,7 @@ def _add_objects(
 
 def _mask(given: Any) -> Segmentation | None:
     """Polygons or a run-length code as they are; for anything else an empty list, which is reported as a fault."""
-    if not given:
+    if not given or (isinstance(given, list) and not any(given)):  # [[]]: several tools write it for no mask
         return None
     if isinstance(given, list) and all(isinstance(part, list) and all(map(_is_number, part)) for part in given):
         return given
@@ -152,16 +171,29 @@ def _name(category: Any, names: dict[int, str]) -> str:
 
 
 def _area(given: Any) -> float:
-    """NaN for what is missing or makes no sense."""
-    return float(given) if _is_number(given) and math.isfinite(given) and given >= 0 else math.nan
+    """NaN for what is missing or makes no sense, as 0 for an object with a box does not."""
+    return float(given) if _is_number(given) and math.isfinite(given) and given > 0 else math.nan
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether it is a whole number of 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_whole(value)
+
+
+def _id(value: Any) -> Any:
+    """An id as a number where it is written as text or as 3.0; anything else as it is."""
+    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit():
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it is a text that can name a file or class: without NUL and halves of surrogate pairs."""
+    return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
 def write_coco(annotations: Annotations, out: Path) -> dict[str, Any]:
