@@ -22,6 +22,12 @@ YAMLS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """A terminal of 100 columns, whatever the tests run in."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 @pytest.fixture
 def yaml(tmp_path):
     def write(name: str):
