@@ -19,7 +19,7 @@ demo-detection: install
 	$(BIN)/mlcli train configs/detection/yolo-scenes.yaml --name demo-detection
 
 test: install
-	-$(BIN)/python -m pytest -m alone --reruns 2  # measurements: printed, but a busy machine does not fail the suite
+	$(BIN)/python -m pytest -m alone --reruns 2  # a measurement that others disturbed is repeated
 	$(BIN)/python -m pytest -m "not alone" -n auto $(COVERAGE)
 
 coverage: COVERAGE = --cov=mlcli --cov-report=term:skip-covered
