@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from torch.nn import functional
 from torchvision import ops
 
-from mlcli.tasks.detection.models.losses import box_loss, focal, hard_negative_mining
+from mlcli.tasks.detection.models.losses import box_loss, hard_negative_mining
 from tests.tasks.detection.test_detection_boxes import random_boxes
 
 # pytorch/vision test/test_ops.py and detectron2 tests/layers/test_losses.py
@@ -42,23 +41,6 @@ def test_box_losses_and_their_gradients_are_torchvisions(kind):
     box_loss(ours, b, kind).sum().backward()
     oracle(theirs, b, reduction="sum").backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("alpha", [-1.0, 0.25, 0.75])
-@pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_focal_loss_is_torchvisions(alpha, gamma):
-    random = torch.Generator().manual_seed(0)
-    logits = torch.randn(6, 5, generator=random) * 4
-    targets = torch.randint(0, 2, (6, 5), generator=random).float()
-    torch.testing.assert_close(
-        focal(logits, targets, alpha, gamma), ops.sigmoid_focal_loss(logits, targets, alpha, gamma)
-    )
-
-
-def test_focal_loss_without_focus_and_weights_is_cross_entropy():
-    logits, targets = torch.tensor([-80.0, -2.0, 0.5, 80.0]), torch.tensor([1.0, 0, 1, 0])
-    expected = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    torch.testing.assert_close(focal(logits, targets, alpha=-1, gamma=0), expected)
 
 
 def test_the_hardest_negatives_of_each_image_are_taken():

@@ -1,7 +1,6 @@
-"""Step 2, the losses of detectors: focal loss, hard negatives, and the distance between boxes.
+"""Step 2, the losses of detectors: hard negatives, and the distance between boxes.
 
-Focal loss: Lin et al. 2017 (arXiv:1708.02002). Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are
-1 minus an overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py).
+Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are 1 minus an overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py).
 """
 
 import torch
@@ -9,20 +8,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.tasks.detection.boxes import Overlap, overlap
-
-
-def focal(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """`alpha_t * (1 - p_t) ** gamma * -log p_t` of each yes-or-no question (section 3.2), not reduced.
-
-    Args:
-        logits, targets: [...], targets 0 or 1 or between.
-        alpha: weight of the yes; 1 - alpha of the no. Negative for no weights.
-        gamma: how much less easy ones count; 0 for plain cross-entropy.
-    """
-    p = logits.sigmoid()
-    miss = p * (1 - targets) + (1 - p) * targets
-    loss = cross_entropy(logits, targets) * miss**gamma
-    return loss if alpha < 0 else loss * (alpha * targets + (1 - alpha) * (1 - targets))
 
 
 def hard_negative_mining(losses: Tensor, positive: Tensor, ratio: float = 3.0) -> Tensor:
