@@ -1,6 +1,7 @@
 """Step 2, the losses of detectors: hard negatives, and the distance between boxes.
 
-Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are 1 minus an overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py).
+Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are 1 minus an
+overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py).
 """
 
 import torch
