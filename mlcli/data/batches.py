@@ -110,7 +110,7 @@ def in_order(num: int, batch_size: int) -> Iterator[Part]:
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
-class Inputs(Protocol):
+class InputStream(Protocol):
     """Source of the inputs of micro-batches."""
 
     def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
@@ -217,7 +217,7 @@ class DecodedInputs:
 
     def __init__(
         self,
-        reader: Inputs,
+        reader: InputStream,
         shape: tuple[int, ...],
         held_on: torch.device,
         device: torch.device,

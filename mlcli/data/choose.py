@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 
-from mlcli.data.batches import Inputs, Part
+from mlcli.data.batches import InputStream, Part
 from mlcli.data.disk_cache import DiskCache
 from mlcli.data.source import Arrays, Source
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
@@ -30,7 +30,7 @@ _PART_S = 0.03  # of reading, at most, in a batch that is measured: several must
 _ENOUGH = 0.9  # of the best rate, which is worth no further worker
 _GAIN = 1.15  # by less than this, twice the workers did not help, and twice that will not either
 
-OpenReader = Callable[[int, int], Inputs]
+OpenReader = Callable[[int, int], InputStream]
 """Makes a reader with so many workers (0: this process) for batches of so many samples."""
 
 
@@ -148,7 +148,7 @@ def _rate_here(open_reader: OpenReader, parts: Iterator[Part]) -> tuple[float, i
         return _rate(reader, _cut(parts, size), ahead=0), size
 
 
-def _rate(reader: Inputs, parts: Iterator[Part], *, ahead: int, seconds: float = _SHARE_S) -> float:
+def _rate(reader: InputStream, parts: Iterator[Part], *, ahead: int, seconds: float = _SHARE_S) -> float:
     """Samples a second, once the first `ahead` parts are there."""
     fetched = reader.fetch(parts)
     for _ in itertools.islice(fetched, ahead):

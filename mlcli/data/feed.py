@@ -18,7 +18,7 @@ from mlcli.data.batches import (
     FileReader,
     FileSamples,
     HeldInputs,
-    Inputs,
+    InputStream,
     Part,
     ReadHere,
     TrainOrder,
@@ -71,7 +71,7 @@ class BatchFeed(ABC):
         crops = crop is not None
         self._cache, self._why_cache = choose_cache(source, loader, device, self._disk.values(), crops=crops)
         self._eval_batch_size = self._evaluated_at_once()
-        self._inputs: dict[tuple[str, bool], Inputs] = {}
+        self._inputs: dict[tuple[str, bool], InputStream] = {}
 
     @cached_property
     def choices(self) -> list[Choice]:
@@ -121,14 +121,14 @@ class BatchFeed(ABC):
         part, limit = self._order.largest_part, _EVAL_LIMIT[self._source.info.kind]
         return max(part, min(_EVAL_FACTOR * part, limit))
 
-    def _inputs_of(self, split: str, *, training: bool) -> Inputs:
+    def _inputs_of(self, split: str, *, training: bool) -> InputStream:
         """Held samples are the same for training and evaluation; a stream of files is not, having other crops."""
         key = (split, training and self._cache == "none")
         if key not in self._inputs:
             self._inputs[key] = self._open(split, training=training)
         return self._inputs[key]
 
-    def _open(self, split: str, *, training: bool) -> Inputs:
+    def _open(self, split: str, *, training: bool) -> InputStream:
         samples, workers = self._source.splits[split], self._workers[0]
         held_on = self._device if self._cache == "device" else torch.device("cpu")
         if isinstance(samples, Arrays):
@@ -141,7 +141,9 @@ class BatchFeed(ABC):
         reader = self._reader(FileReader(files), Tensor.clone, workers, READ_BATCH)
         return DecodedInputs(reader, shape, held_on, self._device, split, self._disk.get(split))
 
-    def _reader(self, read: FileReader, copy: Callable[[Tensor], Tensor], num_workers: int, batch_size: int) -> Inputs:
+    def _reader(
+        self, read: FileReader, copy: Callable[[Tensor], Tensor], num_workers: int, batch_size: int
+    ) -> InputStream:
         if num_workers == 0:
             return ReadHere(read, copy)
         return WorkerPool(

@@ -94,7 +94,7 @@ class Samples(Protocol):
         """The file or row behind a sample, for messages and predictions."""
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """A data set as found: its splits ("train" always, "val" and "test" where they exist) and the facts about it."""
 
     @property
@@ -194,7 +194,7 @@ class Task(Protocol):
         """Random changes to training samples, in order; where there are any, the feed is an `AugmentingFeed`."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> DataSource:
         """The samples that the feed reads."""
 
     @property
@@ -277,7 +277,7 @@ class HasBaselines(Protocol):
     """A task that classical models can be compared on."""
 
     @property
-    def baseline_source(self) -> Source:
+    def baseline_source(self) -> DataSource:
         """Samples with one label or one number each."""
 
 

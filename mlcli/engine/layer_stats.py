@@ -53,7 +53,7 @@ class Activation:
 
 
 @dataclass
-class Layer:
+class LayerMeasurement:
     """One layer's own parameters at one step; gradients before clipping, weights after the step.
 
     size: how many numbers it holds.
@@ -85,7 +85,7 @@ class LayerStats:
     """All layers at one optimizer step, front to back, and what is wrong with them in words."""
 
     step: int
-    layers: list[Layer]
+    layers: list[LayerMeasurement]
     activations: dict[str, Activation] = field(default_factory=dict)
     """Of modules without parameters, such as ReLU."""
     notes: list[str] = field(default_factory=list)
@@ -201,7 +201,7 @@ class Measurement:
         return stats
 
 
-def troubles(layers: list[Layer], activations: dict[str, Activation]) -> list[str]:
+def troubles(layers: list[LayerMeasurement], activations: dict[str, Activation]) -> list[str]:
     """Describe each problem, with the layers it was found in."""
     matrices = [layer for layer in layers if layer.is_matrix]
     rms = {layer.name: layer.gradient_norm / layer.size**0.5 for layer in matrices}
@@ -258,13 +258,17 @@ def _histogram(values: Tensor) -> Tensor:
     return torch.cat([torch.stack([low, high]), counts])
 
 
-def _layer(name: str, parameters: list[nn.Parameter], values: list[float], activation: Activation | None) -> Layer:
+def _layer(
+    name: str, parameters: list[nn.Parameter], values: list[float], activation: Activation | None
+) -> LayerMeasurement:
     """values: of `_gradient_figures`, then of `_weight_figures`."""
     gradient_norm, *gradients = values[: BINS + 3]
     update_ratio, l1, l2, largest, *weights = values[BINS + 3 :]
     size, is_matrix = sum(p.numel() for p in parameters), any(p.ndim >= 2 for p in parameters)
     histograms = (_with_edges(weights), _with_edges(gradients))
-    return Layer(name, size, is_matrix, gradient_norm, update_ratio, l1, l2, largest, *histograms, activation)
+    return LayerMeasurement(
+        name, size, is_matrix, gradient_norm, update_ratio, l1, l2, largest, *histograms, activation
+    )
 
 
 def _with_edges(figures: list[float]) -> Histogram:

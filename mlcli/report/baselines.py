@@ -33,7 +33,7 @@ from mlcli.report.classical import (
 )
 
 if TYPE_CHECKING:
-    from mlcli.engine.contract import Info, Samples, Source, Task
+    from mlcli.engine.contract import DataSource, Info, Samples, Task
 
 BUDGET_S = 20.0
 """Seconds that all baselines of a data set may take together, on one core, reading included."""
@@ -96,7 +96,7 @@ class Baselines:
 
 
 def baselines(
-    source: "Source",
+    source: "DataSource",
     data: dict[str, Any],
     cache: Path,
     budget_s: float = BUDGET_S,
@@ -210,7 +210,7 @@ def number_scores(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     return {"mae": float(np.abs(miss).mean()), "rmse": float(np.sqrt((miss**2).mean())), "r2": r2}
 
 
-def fingerprint(source: "Source", data: dict[str, Any], split: str, budget_s: float) -> str:
+def fingerprint(source: "DataSource", data: dict[str, Any], split: str, budget_s: float) -> str:
     """Changes with everything the scores depend on: the data, how they are divided, and what fits the models."""
     import sklearn
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlcli.errors import ConfigError
 from mlcli.files import write_atomically
-from mlcli.schema.places import Origin, Place
+from mlcli.schema.places import Origin, Position
 from mlcli.schema.yaml12 import Tree, parse, read_text
 
 _SCALAR = re.compile(r""""[^"\n]*"|'[^'\n]*'|[^\s,}\]#]+""")  # as far as the values of one section need it
@@ -87,7 +87,7 @@ def _parsed(text: str) -> Tree:
     return parse(text, Origin("the YAML", tuple(text.splitlines())))
 
 
-def _offset(text: str, place: Place) -> int:
+def _offset(text: str, place: Position) -> int:
     """Offset of a place in the text."""
     starts = [0, *(found.end() for found in _LINE_BREAK.finditer(text))]
     return starts[place.line] + place.column

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from mlcli.schema.places import Problem
+from mlcli.schema.places import ConfigProblem
 from mlcli.schema.words import Slot, Spot, bounds, follow, in_words, walk, with_article
 from mlcli.schema.yaml12 import MAX_KEY, KeyPath, Tree, scalar
 
@@ -29,19 +29,19 @@ _SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size", "n
 """Names that other trainers use for our keys."""
 
 
-def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[Problem]:
+def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[ConfigProblem]:
     """Every mistake pydantic found in `tree.data`, each at its place in the YAML; one a place."""
     found = [(follow(root, details["loc"]), details) for details in error.errors(include_url=False)]
     found.sort(key=lambda pair: _order(pair[0].path, tree))
     paths = {spot.path for spot, _ in found}
     places = {spot.path: tree.keys.get(spot.path) or tree.values.get(spot.path) for spot, _ in found[EXPLAINED:]}
-    problems = {path: Problem("one more mistake", place) for path, place in places.items() if place}
+    problems = {path: ConfigProblem("one more mistake", place) for path, place in places.items() if place}
     meant: set[KeyPath] = set()
     """Keys that a misspelt one was probably meant to be; they are not also reported as missing."""
     for spot, details in found[:EXPLAINED]:
         if details["type"] == "extra_forbidden":
             message, suggestion = _unknown_key(spot, root, tree)
-            problems[spot.path] = Problem(message, tree.keys.get(spot.path))
+            problems[spot.path] = ConfigProblem(message, tree.keys.get(spot.path))
             meant.add((*spot.path[:-1], suggestion))
     for spot, details in found[:EXPLAINED]:
         kind, path = details["type"], spot.path
@@ -50,7 +50,7 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[P
             # A check across keys points at the first of them that its message names and the YAML has.
             words = message.replace("(", " ").replace(",", " ").split()
             path = next(((*path, word) for word in words if (*path, word) in tree.keys), path)
-            problems[path] = Problem(_titled(spot.path, message), tree.keys.get(path))
+            problems[path] = ConfigProblem(_titled(spot.path, message), tree.keys.get(path))
         elif kind == "union_tag_not_found":
             path, problem = _nameless(spot, tree)
             problems[path] = problem
@@ -61,7 +61,7 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[P
             continue  # pydantic leaves wrong elements out, and then finds the list too short
         elif kind != "extra_forbidden":
             path, message = _wrong_value(kind, spot, root, details["loc"], tree)
-            problems.setdefault(path, Problem(_titled(path, message), tree.values.get(path)))
+            problems.setdefault(path, ConfigProblem(_titled(path, message), tree.values.get(path)))
     return list(problems.values())
 
 
@@ -115,21 +115,21 @@ def _homes(root: type[BaseModel]) -> dict[str, list[str]]:
     return {key: list(sections) for key, sections in homes.items()}
 
 
-def _nameless(spot: Spot, tree: Tree) -> tuple[KeyPath, Problem]:
+def _nameless(spot: Spot, tree: Tree) -> tuple[KeyPath, ConfigProblem]:
     """A section without the `name` that says which it is, or with a misspelt one."""
     sections = spot.slot.values[0].sections
     known = {key for section in sections.values() for key in section.model_fields}
     if typo := closest("name", [key for key in tree.at(spot.path) if key not in known]):
         path = (*spot.path, typo)
-        return path, Problem(f"unknown key '{typo}' (did you mean 'name'?)", tree.keys.get(path))
+        return path, ConfigProblem(f"unknown key '{typo}' (did you mean 'name'?)", tree.keys.get(path))
     path = (*spot.path, "name")
     return path, _missing(path, f"one of {', '.join(sections)}", tree)
 
 
-def _missing(path: KeyPath, expected: str, tree: Tree) -> Problem:
+def _missing(path: KeyPath, expected: str, tree: Tree) -> ConfigProblem:
     section = path[:-1]
     place = tree.keys.get(section) or tree.values.get(section)
-    return Problem(_titled(section, f"missing key '{path[-1]}' ({expected})"), place)
+    return ConfigProblem(_titled(section, f"missing key '{path[-1]}' ({expected})"), place)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

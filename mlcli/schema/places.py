@@ -20,7 +20,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """A spot in a text; line and column count from 0, as PyYAML's marks do."""
 
     origin: Origin
@@ -50,11 +50,11 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Problem:
+class ConfigProblem:
     """One mistake in a configuration; without a place it concerns the whole of it."""
 
     message: str
-    place: Place | None = None
+    place: Position | None = None
 
     def __str__(self) -> str:
         if self.place is None:
@@ -74,7 +74,7 @@ def _printable(text: str) -> str:
 class ConfigErrors(ConfigError):
     """Every mistake found in one configuration, sorted by line: what `x.yaml:4:3: ...` messages are made of."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[ConfigProblem]) -> None:
         self.problems = tuple(sorted(set(problems), key=lambda problem: (problem.order, problem.message)))
         count = len(self.problems)
         super().__init__(self.problems[0].message if count == 1 else f"{count} problems in the configuration")

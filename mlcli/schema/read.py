@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mlcli.schema.explain import closest, explain, not_one_of
-from mlcli.schema.places import ConfigErrors, Origin, Place, Problem
+from mlcli.schema.places import ConfigErrors, ConfigProblem, Origin, Position
 from mlcli.schema.yaml12 import MAX_DEPTH, KeyPath, Tree, parse, read_text
 
 SHOWN_OVERRIDE = 60
@@ -45,7 +45,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Document:
         message = "a configuration is a mapping: lines of 'key: value'"
         if tree.data is None:
             message = "the file is empty; mlcli init digits writes a configuration to start from"
-        raise ConfigErrors([Problem(message, tree.values.get((), Place(origin, 0, 0)))])
+        raise ConfigErrors([ConfigProblem(message, tree.values.get((), Position(origin, 0, 0)))])
     apply_overrides(tree, overrides)
     return Document(text, tree, Path.cwd() if str(path) == "-" else path.absolute().parent)
 
@@ -59,10 +59,10 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     The value is YAML 1.2 (`model.hidden=[256,128]`), a number in the key counts list elements from 0
     (`augment.0.p=0.3`), and sections that the file leaves out are made. Raises ConfigErrors, all of them at once.
     """
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     for number, override in enumerate(overrides, start=1):
         shown = override if len(override) <= SHOWN_OVERRIDE else f"{override[:SHOWN_OVERRIDE]}..."
-        place = Place(Origin(f"override {number} ({shown})", (override,), number), 0, 0)
+        place = Position(Origin(f"override {number} ({shown})", (override,), number), 0, 0)
         try:
             _apply(tree, override, place)
         except ConfigErrors as error:
@@ -71,11 +71,11 @@ def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
         raise ConfigErrors(problems)
 
 
-def _apply(tree: Tree, override: str, place: Place) -> None:
+def _apply(tree: Tree, override: str, place: Position) -> None:
     dotted, equals, value = override.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys) or len(keys) > MAX_DEPTH:
-        raise ConfigErrors([Problem("an override is written key.sub=value, such as optimizer.lr=0.01", place)])
+        raise ConfigErrors([ConfigProblem("an override is written key.sub=value, such as optimizer.lr=0.01", place)])
     section: Any = tree.data
     path: KeyPath = ()
     for key in keys[:-1]:
@@ -87,13 +87,13 @@ def _apply(tree: Tree, override: str, place: Place) -> None:
             tree.keys[path] = tree.values[path] = place
         if not isinstance(inner, dict | list):
             message = f"{'.'.join(map(str, path))} is the value {inner!r}, so nothing can be set inside it"
-            raise ConfigErrors([Problem(message, place)])
+            raise ConfigErrors([ConfigProblem(message, place)])
         section = inner
     last = _step(section, path, keys[-1], place)
     section[last] = _graft(tree, (*path, last), value, place)
 
 
-def _step(section: Any, path: KeyPath, key: str, place: Place) -> Any:
+def _step(section: Any, path: KeyPath, key: str, place: Position) -> Any:
     """The key itself in a mapping, the index it means in a list."""
     if not isinstance(section, list):
         return key
@@ -101,10 +101,10 @@ def _step(section: Any, path: KeyPath, key: str, place: Place) -> Any:
         return int(key)
     dotted, count = ".".join(map(str, path)), len(section)
     bound = f"0 to {count - 1}" if count else f"none; write {dotted}=[...]"
-    raise ConfigErrors([Problem(f"{dotted} is a list: '{key}' is none of its elements ({bound})", place)])
+    raise ConfigErrors([ConfigProblem(f"{dotted} is a list: '{key}' is none of its elements ({bound})", place)])
 
 
-def _graft(tree: Tree, path: KeyPath, value: str, place: Place) -> Any:
+def _graft(tree: Tree, path: KeyPath, value: str, place: Position) -> Any:
     """The override's value; every part gets the position `place`, and what stood there before is forgotten."""
     for places in (tree.keys, tree.values):
         for old in [old for old in places if old[: len(path)] == path]:
@@ -127,11 +127,11 @@ def choose(tree: Tree, key: str, choices: Sequence[str]) -> str:
         value = tree.data[key]
         if value in choices:
             return value
-        problem = Problem(f"{key}: {not_one_of(value, choices)}", tree.values.get((key,)))
+        problem = ConfigProblem(f"{key}: {not_one_of(value, choices)}", tree.values.get((key,)))
     elif typo := closest(key, tree.data):
-        problem = Problem(f"unknown key '{typo}' (did you mean '{key}'?)", tree.keys.get((typo,)))
+        problem = ConfigProblem(f"unknown key '{typo}' (did you mean '{key}'?)", tree.keys.get((typo,)))
     else:
-        problem = Problem(f"missing key '{key}' (one of {', '.join(choices)})", tree.values.get(()))
+        problem = ConfigProblem(f"missing key '{key}' (one of {', '.join(choices)})", tree.values.get(()))
     raise ConfigErrors([*tree.problems, problem])
 
 

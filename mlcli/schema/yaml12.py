@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mlcli.errors import ConfigError
-from mlcli.schema.places import ConfigErrors, Origin, Place, Problem
+from mlcli.schema.places import ConfigErrors, ConfigProblem, Origin, Position
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -44,9 +44,9 @@ class Tree:
     """The data of a YAML text, and the position of each node."""
 
     data: Any = None
-    keys: dict[KeyPath, Place] = field(default_factory=dict)
-    values: dict[KeyPath, Place] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    keys: dict[KeyPath, Position] = field(default_factory=dict)
+    values: dict[KeyPath, Position] = field(default_factory=dict)
+    problems: list[ConfigProblem] = field(default_factory=list)
     """Mistakes that do not stop the reading: keys set twice."""
 
     def at(self, path: KeyPath) -> Any:
@@ -152,7 +152,7 @@ def _mapping(events: "_Events", path: KeyPath, tree: Tree) -> dict[str, Any]:
         here = (*path, key)
         if key in mapping:
             first = tree.keys[here].line + 1
-            tree.problems.append(Problem(f"key '{key}' is set twice (first on line {first})", place))
+            tree.problems.append(ConfigProblem(f"key '{key}' is set twice (first on line {first})", place))
             _node(events, events.take(), here, Tree())
             continue
         tree.keys[here] = place
@@ -191,8 +191,8 @@ class _Events:
         event = next(self._stream)
         return self.take() if isinstance(event, yaml.DocumentStartEvent) else event
 
-    def place(self, event: Any) -> Place:
-        return Place(self.origin, event.start_mark.line, event.start_mark.column)
+    def place(self, event: Any) -> Position:
+        return Position(self.origin, event.start_mark.line, event.start_mark.column)
 
     def value(self, event: yaml.ScalarEvent) -> Any:
         if _UNSTORABLE.search(event.value):
@@ -206,7 +206,7 @@ class _Events:
         self._fail(message, event.start_mark.line, event.start_mark.column)
 
     def _fail(self, message: str, line: int, column: int) -> NoReturn:
-        raise ConfigErrors([Problem(message, Place(self.origin, line, column))]) from None
+        raise ConfigErrors([ConfigProblem(message, Position(self.origin, line, column))]) from None
 
 
 def _plain_words(error: yaml.MarkedYAMLError, char: str) -> str:

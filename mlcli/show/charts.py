@@ -104,7 +104,7 @@ class BarChart:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Confusion:
     """`count` samples of class `truth` were answered with `answer`; `of` is how many samples that class has."""
 
     truth: str
@@ -123,13 +123,13 @@ class Matrix:
     title: str = "Confusion matrix"
     note: str = ""
 
-    def pairs(self, most: int) -> list[Pair]:
+    def pairs(self, most: int) -> list[Confusion]:
         """The pairs most often confused, the worst first; of equals, in the order of the names."""
         wrong = self._wrong()
         cells = np.argsort(-wrong, axis=None, kind="stable")[:most]
         rows, columns = np.unravel_index(cells, wrong.shape)
         return [
-            Pair(self.names[row], self.names[column], int(wrong[row, column]), int(self.support[row]))
+            Confusion(self.names[row], self.names[column], int(wrong[row, column]), int(self.support[row]))
             for row, column in zip(rows, columns, strict=True)
             if wrong[row, column]
         ]

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from mlcli.engine.board import LAYER_CHARTS, Board
-from mlcli.engine.layer_stats import Activation, Layer, LayerStats
+from mlcli.engine.layer_stats import Activation, LayerMeasurement, LayerStats
 
 KINDS = ("scalars", "histograms", "images", "tensors")
 
@@ -49,7 +49,7 @@ def read(folder: Path) -> EventAccumulator:
 
 def some_stats(step: int) -> LayerStats:
     layers = [
-        Layer(
+        LayerMeasurement(
             name=name,
             size=64,
             is_matrix=True,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlcli.engine.layer_stats import NO_MEASUREMENT, Activation, Layer, LayerMonitor, LayerStats, troubles
+from mlcli.engine.layer_stats import NO_MEASUREMENT, Activation, LayerMeasurement, LayerMonitor, LayerStats, troubles
 from mlcli.engine.meter import Budget
 
 HISTOGRAM = ([1.0], [0.0, 1.0])
@@ -89,8 +89,8 @@ def test_a_frozen_layer_and_zero_weights_are_no_trouble():
     assert stats.notes == ["dead activations: 2 (over 99.5% zeros)"]
 
 
-def layer(name: str, gradient_norm: float = 1.0, update_ratio: float = 1e-3) -> Layer:
-    return Layer(name, 100, True, gradient_norm, update_ratio, 1, 1, 1, HISTOGRAM, HISTOGRAM)
+def layer(name: str, gradient_norm: float = 1.0, update_ratio: float = 1e-3) -> LayerMeasurement:
+    return LayerMeasurement(name, 100, True, gradient_norm, update_ratio, 1, 1, 1, HISTOGRAM, HISTOGRAM)
 
 
 @pytest.mark.parametrize(

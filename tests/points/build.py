@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mlcli.data.check.examination import Examination, Finding
 from mlcli.data.info import DataInfo
-from mlcli.engine.contract import Batch, Choice, Direction, Feed, Inputs, Predictor, Record, Source, Task
+from mlcli.engine.contract import Batch, Choice, DataSource, Direction, Feed, Inputs, Predictor, Record, Task
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import DataError
@@ -215,6 +215,6 @@ def build_predictor(config: Points, facts: dict[str, Any]) -> Predictor:
 
 
 def examine(config: Points) -> Examination:
-    source: Source = circle(config.data)
+    source: DataSource = circle(config.data)
     found = [] if config.data.samples > 10 else [Finding("error", "few", "so few points make no circle")]
     return Examination([("points", f"{len(source.splits['train'])} to train on")], found)

@@ -170,7 +170,7 @@ class CachedThroughput:
 
 
 @dataclass(frozen=True)
-class Scan:
+class FullRead:
     """Every sample of every split read once."""
 
     samples: int
@@ -194,7 +194,7 @@ class Measurements:
     held: tuple[CachedThroughput, ...]
     model: ModelThroughput
     together: tuple[JointThroughput, ...]
-    scan: Scan | None
+    scan: FullRead | None
     seconds: float
 
     @property

@@ -28,11 +28,11 @@ from mlcli.machine.bench.measurements import (
     Cache,
     CachedThroughput,
     Data,
+    FullRead,
     JointThroughput,
     LoaderThroughput,
     Machine,
     Measurements,
-    Scan,
     Stage,
     repeat,
 )
@@ -268,7 +268,7 @@ class Bench:
                 found.append(learner.together(count, self._unread(feed), budget_s))
         return tuple(found)
 
-    def _scan(self) -> Scan:
+    def _scan(self) -> FullRead:
         """Read every sample of every split once. Raises DataError, naming the file that cannot be read."""
         self.say("all data once")
         began, samples = time.perf_counter(), 0
@@ -276,7 +276,7 @@ class Bench:
             for split in self.source.splits:
                 samples += sum(len(batch) for batch in feed.eval_batches(split))
         self.runtime.synchronize()
-        return Scan(samples, time.perf_counter() - began)
+        return FullRead(samples, time.perf_counter() - began)
 
 
 def worker_counts(usable: int, configured: int) -> list[int]:

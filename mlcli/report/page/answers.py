@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mlcli.report.record import SPLITS, Record, in_words, is_number, mapping
 from mlcli.show import evaluation, svg
-from mlcli.show.charts import Pair
+from mlcli.show.charts import Confusion
 from mlcli.text import number
 
 Values = dict[str, Any]
@@ -46,7 +46,7 @@ def confusion(record: Record) -> Values | None:
     }
 
 
-def _confused(pair: Pair, nothing: str | None) -> tuple[str, str, str]:
+def _confused(pair: Confusion, nothing: str | None) -> tuple[str, str, str]:
     """A name, words, and another name. nothing: the name under which a detector's matrix counts what is no object."""
     if pair.truth == nothing:
         return pair.answer, " where nothing is", ""

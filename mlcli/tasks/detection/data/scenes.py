@@ -25,7 +25,7 @@ LEAST_CONTRAST = 90  # grey levels between a digit and what lies behind it; phot
 EVAL_SHARE = 5  # one validation picture for so many training pictures
 
 
-class Digits(NamedTuple):
+class DigitInks(NamedTuple):
     """Ink 0..1 of the digits as drawn, each cut to where it has any, and their labels 1..10."""
 
     inks: list[np.ndarray]
@@ -62,7 +62,7 @@ def make_scenes(preparation: Preparation, count: int, most_digits: int = 5, seed
     return splits
 
 
-def _digits() -> dict[str, Digits]:
+def _digits() -> dict[str, DigitInks]:
     """The digits that each split may use."""
     from sklearn.datasets import load_digits
 
@@ -74,7 +74,7 @@ def _digits() -> dict[str, Digits]:
     indices = split_indices(
         len(inks), {"val": 0.15, "test": 0.15}, seed=0, labels=data.target, class_names=tuple("0123456789")
     )
-    return {split: Digits([inks[i] for i in chosen], data.target[chosen] + 1) for split, chosen in indices.items()}
+    return {split: DigitInks([inks[i] for i in chosen], data.target[chosen] + 1) for split, chosen in indices.items()}
 
 
 def _records(scenes: list[Scene], preparation: Preparation, origin: str) -> Records:
@@ -104,7 +104,7 @@ def _records(scenes: list[Scene], preparation: Preparation, origin: str) -> Reco
 def make_scene(
     random: np.random.Generator,
     photographs: list[np.ndarray],
-    digits: Digits,
+    digits: DigitInks,
     image_size: tuple[int, int],
     most_digits: int,
 ) -> Scene:
