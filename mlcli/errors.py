@@ -25,8 +25,6 @@ class ExitCode(IntEnum):
     BUSY = 7
     """Another process is writing to this run."""
     OUT_OF_MEMORY = 8
-    RANK_FAILED = 9
-    """Another process of a distributed run failed."""
     INTERRUPTED = 130
     """Stopped by SIGINT; the run can be resumed."""
     TERMINATED = 143

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlcli.cli import app
+from mlcli.errors import ExitCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +30,12 @@ def test_every_command_is_in_the_table():
 def test_every_shipped_experiment_is_in_the_tour():
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"`{path.relative_to(ROOT)}`" in TOUR, path
+
+
+def test_every_exit_code_is_in_the_tour():
+    table = TOUR.split("## Exit codes")[1].split("\n## ")[0]
+    told = [int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, flags=re.MULTILINE) for code in row.split(",")]
+    assert told == list(ExitCode)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -251,7 +251,7 @@ def _look(path: str) -> Look:
     with opened(path) as image:
         width, height = upright_size(image)
         orientation = 1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(0x0112, 1)
-        frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "TIFF", "PNG", "MPO") else 1
+        frames = getattr(image, "n_frames", 1)  # formats of one picture have none
         rotated = orientation in range(2, 9)
         return Look(image.format or "", image.mode, width, height, frames, rotated, image.has_transparency_data)
 
