@@ -132,7 +132,8 @@ def pixel_statistics(counts: np.ndarray) -> Statistics:
     values, total = np.arange(256) / 255, counts.sum(axis=1)
     mean = counts @ values / total
     variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
-    return _plain(mean, np.sqrt(variance))
+    # A constant channel is left as it is (minus its mean); dividing by rounding noise would blow it up.
+    return _plain(mean, np.where(variance > 1e-16, np.sqrt(variance), 1.0))
 
 
 def imagenet_statistics(channels: int) -> Statistics:
@@ -146,10 +147,9 @@ def feature_statistics(rows: np.ndarray, numeric: np.ndarray) -> Statistics:
     """Per column of float [N, F]. Columns that are not numeric (one-hot) get mean 0 and std 1: they stay 0 or 1."""
     mean = np.where(numeric, rows.mean(axis=0, dtype=np.float64), 0.0)
     std = np.where(numeric, rows.std(axis=0, dtype=np.float64), 1.0)
-    return _plain(mean, std)
+    constant = (rows.min(axis=0) == rows.max(axis=0)) | (std < np.finfo(np.float32).tiny)
+    return _plain(mean, np.where(constant, 1.0, std))
 
 
 def _plain(mean: np.ndarray, std: np.ndarray) -> Statistics:
-    # A constant channel or column is left as it is (minus its mean); dividing by rounding noise would blow it up.
-    std = np.where(std > 1e-8 * np.maximum(1.0, np.abs(mean)), std, 1.0)
     return tuple(float(value) for value in mean), tuple(float(value) for value in std)

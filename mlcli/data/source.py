@@ -5,7 +5,7 @@ Samples lie in memory, or stay in image files until they are read, each decoded 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -112,6 +112,21 @@ class Source:
         targets = self.splits["train"].targets[chosen]
         return Source(self.info, {"train": Arrays(inputs, targets, "memory")})
 
+    def as_in(self, info: DataInfo) -> "Source":
+        """The same samples with the offsets of another `DataInfo` of the same features, such as a checkpoint's."""
+        mine, theirs = ({"offsets": 0.0, "target_offset": 0.0, **each.preparation} for each in (self.info, info))
+        moved = np.asarray(mine["offsets"]) - np.asarray(theirs["offsets"])
+        target_moved = mine["target_offset"] - theirs["target_offset"]
+        if not moved.any() and not target_moved:
+            return replace(self, info=info)
+        splits: dict[str, Samples] = {}
+        for split, part in self.splits.items():
+            assert isinstance(part, Arrays), "only rows of features have offsets"
+            inputs = (part.inputs.double() + torch.from_numpy(moved)).float()
+            targets = (part.targets.double() + target_moved).to(part.targets.dtype)
+            splits[split] = replace(part, inputs=inputs, targets=targets)
+        return Source(info, splits, self.notes)
+
 
 def describe_data(config: ClassificationData | RegressionData, source: Source) -> str:
     """`digits (included)  1,149 train · 288 val · 360 test · 10 classes, balanced (9.6-10.3 %) · 8x8 grey`"""
@@ -121,7 +136,8 @@ def describe_data(config: ClassificationData | RegressionData, source: Source) -
     if info.class_names:
         answers = class_balance(targets.numpy(), info.class_names)
     else:
-        answers = f"{info.target} {targets.double().mean():.4g} ± {targets.double().std(correction=0):.4g}"
+        mean = targets.double().mean() + info.preparation.get("target_offset", 0.0)
+        answers = f"{info.target} {mean:.4g} ± {targets.double().std(correction=0):.4g}"
     if info.kind == "features":
         shape = f"{info.input_shape[0]} features"
     else:

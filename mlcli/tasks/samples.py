@@ -121,6 +121,10 @@ class SampleTask(SamplePredictor):
         self.splits = {name: len(samples) for name, samples in source.splits.items()}
         self.facts: dict[str, Any] = {"task": config.task, "data": source.info.to_plain()}
 
+    def adopt(self, facts: dict[str, Any]) -> None:
+        super().adopt(facts)
+        self.source = self.source.as_in(self.info)
+
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of the model's outputs [B, C] for targets as in `Batch.targets`."""

@@ -1,5 +1,6 @@
 """Tables: encoding against scikit-learn's, statistics from training rows only, and every fault with its lines."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.preprocessing import OneHotEncoder
 from mlcli.data.config import FeatureSelection, TableFile
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
+from mlcli.data.sources.csv_file import read_number
 from mlcli.data.sources.tables import prepare_rows
 from mlcli.errors import DataError
 
@@ -165,6 +167,53 @@ def test_regression(tmp_path):
     assert source.info.class_names == ()
     assert source.info.preparation["target_mean"] == pytest.approx(train.targets.mean().item())
     assert source.info.preparation["target_std"] == pytest.approx(train.targets.std(correction=0).item())
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def shifted(path: Path, by: int, times: str = "") -> Path:
+    """Seconds of a minute, as they are or since a time long ago, and a class and an amount they determine."""
+    table = [[f"{by + n % 60}{times}", "late" if n % 60 > 29 else "early", f"{by + n % 60}.5"] for n in range(240)]
+    return write(path, table, header=["t", "y", "amount"])
+
+
+def test_columns_far_from_zero_keep_what_varies(tmp_path):
+    near = build(shifted(tmp_path / "near.csv", 0), target="y", drop=("amount",))
+    far = build(shifted(tmp_path / "far.csv", 1_700_000_000), target="y", drop=("amount",))
+    assert "offsets" not in near.info.preparation
+    for split, samples in far.splits.items():
+        moved = all_inputs(near.splits[split]) - all_inputs(samples)
+        assert (moved == moved[0]).all()
+    assert far.info.std == pytest.approx(near.info.std)
+    assert prepare_rows(far.info.preparation, [{"t": "1700000007"}, {"t": "1700000008"}]).diff(dim=0).item() == 1
+
+
+def test_a_model_saved_without_offsets_gets_its_data_without(tmp_path):
+    far = build(shifted(tmp_path / "far.csv", 2**24 + 2**20), target="amount", drop=("y",), regression=True)
+    before = {key: far.info.preparation[key] for key in ("columns", "features", "target_mean", "target_std")}
+    assert set(far.info.preparation) - set(before) == {"offsets", "target_offset"}
+    as_then = far.as_in(replace(far.info, preparation=before)).splits["test"]
+    written = torch.tensor([2**24 + 2**20 + (line - 2) % 60 for line in lines_of(as_then)], dtype=float)
+    assert torch.equal(all_inputs(as_then)[:, 0], written.float())
+    assert torch.equal(as_then.targets, (written + 0.5).float())
+
+
+def test_columns_of_tiny_numbers_are_standardised(tmp_path):
+    source = build(shifted(tmp_path / "t.csv", 0, times="e-12"), target="y", drop=("amount",))
+    assert source.info.std[0] == pytest.approx(17e-12, rel=0.05)
+
+
+@pytest.mark.parametrize("text", ["1_2", "١٢", "\uff12", "²", "0x1F", "", "-", "--1"])
+def test_what_is_no_number(text):
+    assert np.isnan(read_number(text))
+
+
+@pytest.mark.parametrize("labels", [("--1", "2"), ("---2", "-2"), ("7" * 5000, "8"), ("١٢", "٣")])
+def test_labels_that_look_like_numbers(tmp_path, labels):
+    table = [[str(number), labels[number % 2]] for number in range(30)]
+    source = build(write(tmp_path / "t.csv", table, header=["x", "y"]), target="y")
+    assert source.info.class_names == tuple(sorted(labels))
 
 
 # --- new rows --------------------------------------------------------------------------------------------------------

@@ -48,6 +48,28 @@ def test_the_unit_of_the_target_changes_nothing_but_the_unit(tmp_path):
     torch.testing.assert_close(answers_g, answers_k * 1000, rtol=1e-3, atol=1e-1)
 
 
+def test_a_target_far_from_zero_is_learned_and_answered_whole(tmp_path):
+    """Moved by 1.7e9, where float32 knows every 128th number only, scores are the same and answers are moved."""
+    rows = [(n % 7, n % 5) for n in range(80)]
+    tasks = []
+    for name, by in (("near", 0), ("far", 1_700_000_000)):
+        lines = [f"{a},{b},{by + 2 * a - b}" for a, b in rows]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,y", *lines]))
+        tasks.append(build_task(config_of(data={"name": "csv", "file": tmp_path / f"{name}.csv", "target": "y"})))
+    metrics = [task.metrics("test") for task in tasks]
+    for task, measured in zip(tasks, metrics, strict=True):
+        batch = whole(task, "test")
+        measured.update(task.predict(task.model, batch.inputs), batch)
+    assert metrics[1].compute() == pytest.approx(metrics[0].compute(), rel=1e-4)
+    one, other = (measured.details()["residuals"] for measured in metrics)
+    assert np.array(other["truth"]) - 1_700_000_000 == pytest.approx(one["truth"])
+    inputs = whole(tasks[0], "test").inputs
+    answers = [task.records(task.predict(task.model, inputs)) for task in tasks]
+    assert [record["y"] - 1_700_000_000 for record in answers[1]] == pytest.approx(
+        [record["y"] for record in answers[0]], abs=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("loss", "independent"),
     [

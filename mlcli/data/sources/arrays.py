@@ -23,6 +23,9 @@ from mlcli.errors import DataError
 
 Method = Literal["mutual_info", "univariate"]
 """Score by which features are selected."""
+LARGE_OFFSET = 1000
+"""Standard deviations from zero beyond which a column is centred in float64. Below, float32 rounds to 1/16,000 of one
+standard deviation or less."""
 
 # --- images ----------------------------------------------------------------------------------------------------------
 
@@ -91,10 +94,15 @@ def feature_source(
         chosen = _select(rows[train], targets[train], numeric, keep, method, classify=bool(class_names))
         kept = ", ".join(names[feature] for feature in chosen)
         notes = (*notes, f"kept {len(chosen)} of {len(names)} features by {method}: {kept}")
-    mean, std = feature_statistics(rows[np.ix_(train, chosen)], numeric[chosen])
+    rows = rows[:, chosen].astype(np.float64)
+    offsets = np.where(numeric[chosen], large_offsets(rows[train]), 0.0)
+    rows -= offsets
+    mean, std = feature_statistics(rows[train], numeric[chosen])
     features = [names[feature] for feature in chosen]
     needed = [column for column in columns if set(feature_names([column])[0]) & set(features)]
     preparation: dict[str, Any] = {"columns": needed, "features": features}
+    if offsets.any():
+        preparation["offsets"] = offsets.tolist()
     if not class_names:
         known = targets[train]
         if not known.std() > 0:
@@ -103,9 +111,13 @@ def feature_source(
                 where=origin,
                 fix="predict another column: data.target",
             )
+        if offset := float(large_offsets(known)):
+            preparation["target_offset"] = offset
+            targets = targets - offset
+        known = targets[train]
         preparation |= {"target_mean": float(known.mean()), "target_std": float(known.std())}
     info = DataInfo("features", (len(chosen),), class_names, target, mean, std, preparation)
-    inputs = torch.from_numpy(rows[:, chosen].astype(np.float32))
+    inputs = torch.from_numpy(rows.astype(np.float32))
     answers = torch.from_numpy(targets.astype(np.int64 if class_names else np.float32))
     numbers = np.arange(len(rows)) if numbers is None else numbers
     return Source(
@@ -113,6 +125,13 @@ def feature_source(
         {split: Arrays(inputs[index], answers[index], origin, numbers[index]) for split, index in splits.items()},
         notes,
     )
+
+
+def large_offsets(values: np.ndarray) -> np.ndarray:
+    """Return what to take from each column of float64 [N, ...] before it becomes float32: its median where float32
+    would round away what varies, as of seconds since 1970 within an hour; otherwise 0."""
+    median, spread = np.median(values, axis=0), values.std(axis=0)
+    return np.where((spread > 0) & (np.abs(median) > LARGE_OFFSET * spread), median, 0.0)
 
 
 def feature_names(columns: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:

@@ -201,9 +201,11 @@ def read_column(name: str, cells: list[str], *, numeric: bool = True) -> Column:
     return Column(name, cells, missing, numbers)
 
 
-def read_number(cell: str) -> float:
-    """NaN for what is no number."""
+def read_number(text: str) -> float:
+    """Return a number written in ASCII digits; NaN for anything else, as `1_2` and other scripts' digits are."""
+    if not text.isascii() or "_" in text:
+        return np.nan
     try:
-        return float(cell)
+        return float(text)
     except ValueError:
         return np.nan

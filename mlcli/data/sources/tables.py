@@ -4,10 +4,13 @@
 `DataInfo.preparation`, and enough to encode new rows with:
     columns   {"name", "kind": "number", "missing": median} or {"name", "kind": "category", "values": [...]}
     features  the features that are used, in order: a number's column name, or "column=value" of a category
+    offsets   of each feature, what is taken from it before it becomes float32; absent where all are 0
+Of a number to predict also target_mean and target_std, and target_offset if it has one; the mean is without it.
 Standardisation is left to the model, by `DataInfo.mean` and `.std`; one-hot features are not standardised (mean 0,
 std 1), so that a value that training never saw, or none, is zero everywhere.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from mlcli.data.splits import SPLITS, check_same_classes, split_indices
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
 
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,4000}")  # Python reads no longer ones
 FEW = 20
 """Different values up to which a column may well hold categories."""
 
@@ -143,7 +147,7 @@ def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
 def _labels(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and the sorted classes: by value if all are whole numbers, else as text."""
     values = {cell for cell, missing in zip(column.cells, column.missing.tolist(), strict=True) if not missing}
-    whole = all(value.lstrip("-").isdecimal() for value in values)
+    whole = all(WHOLE_NUMBER.fullmatch(value) for value in values)
     class_names = tuple(sorted(values, key=lambda value: (int(value), value)) if whole else sorted(values))
     position = {name: label for label, name in enumerate(class_names)}
     return np.array([position.get(cell, -1) for cell in column.cells], dtype=np.int64), class_names
@@ -279,7 +283,8 @@ def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) ->
         parts.append(_encoded(column, encoding))
     every, _ = feature_names(encodings)
     chosen = [every.index(feature) for feature in preparation["features"]]
-    return torch.from_numpy(np.concatenate(parts, axis=1, dtype=float)[:, chosen].astype(np.float32))
+    rows_of_features = np.concatenate(parts, axis=1, dtype=float)[:, chosen] - preparation.get("offsets", 0.0)
+    return torch.from_numpy(rows_of_features.astype(np.float32))
 
 
 def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, Any]:

@@ -34,9 +34,11 @@ class RegressionMetrics:
 
     Args:
         device: where predictions arrive; `update` leaves everything there.
+        offset: what was taken from targets and predictions; `details` adds it again.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", offset: float = 0.0) -> None:
+        self._offset = offset
         self.directions: dict[str, Direction] = {"mae": "min", "rmse": "min", "r2": "max"}
         decimals = torch.float32 if torch.device(device).type == "mps" else torch.float64  # mps has no float64
         zero = torch.zeros((), dtype=decimals, device=device)
@@ -105,7 +107,7 @@ class RegressionMetrics:
         """
         kept = ((self._order < 2**_HASH_BITS) & self._pairs.isfinite().all(0)).cpu()  # JSON knows no NaN
         indices, by_position = self._indices.cpu()[kept].sort()
-        truth, answer = self._pairs.cpu().double()[:, kept][:, by_position]
+        truth, answer = self._pairs.cpu().double()[:, kept][:, by_position] + self._offset
         shares = torch.tensor(QUANTILES, dtype=torch.float64)
         values = torch.quantile(answer - truth, shares).tolist() if len(truth) else []
         residuals = {
@@ -122,8 +124,13 @@ class Regressor(SamplePredictor):
     """A model and the unit of its answers: all that predicting needs."""
 
     @property
+    def target_offset(self) -> float:
+        """Offset, mostly 0, that targets and predictions are without until people see them (`plain`, `details`)."""
+        return self.info.preparation.get("target_offset", 0.0)
+
+    @property
     def target_mean(self) -> float:
-        """Mean of the training targets, in their unit."""
+        """Mean of the training targets, in their unit, without the offset."""
         return self.info.preparation["target_mean"]
 
     @property
@@ -132,12 +139,12 @@ class Regressor(SamplePredictor):
         return self.info.preparation["target_std"]
 
     def answers(self, outputs: Tensor) -> Tensor:
-        """Return the model's outputs [B, 1] in the target's unit: float32 [B]."""
+        """Return the model's outputs [B, 1] in the target's unit, without its offset: float32 [B]."""
         return outputs[:, 0].float() * self.target_std + self.target_mean
 
     def plain(self, predictions: Tensor, top: int | None = None) -> list[Record]:
         """Return predictions [B] under the target's name, to the 7 digits a float32 knows."""
-        return [{self.info.target: float(f"{value:.7g}")} for value in predictions.tolist()]
+        return [{self.info.target: float(f"{value:.7g}") + self.target_offset} for value in predictions.tolist()]
 
 
 class RegressionTask(SampleTask, Regressor):
@@ -165,7 +172,7 @@ class RegressionTask(SampleTask, Regressor):
         return self.criterion(torch.zeros_like(truth), truth).item(), self.chance
 
     def metrics(self, split: str = "train") -> RegressionMetrics:
-        return RegressionMetrics(next(self.model.parameters()).device)
+        return RegressionMetrics(next(self.model.parameters()).device, self.target_offset)
 
     def pictures(self, split: str, metrics: RegressionMetrics) -> dict[str, Image]:
         """Predicted over true values, and the residuals; nothing if no answer is finite."""
