@@ -1,15 +1,41 @@
-"""Atomic, durable writing: after a crash at any instant a file is the old one or the new one, whole."""
+"""Files read and written. After a crash at any instant a file is the old one or the new one, whole.
+
+Anybody may have made the folders that are read and written in, run folders of others too, so
+
+* only regular files are read, never more than a bound: a named pipe would be waited for, a device never ends;
+* a file is replaced, never written through: a link in its place is replaced by the file, what it leads to stays as it
+  is. Only a path that a person typed (`write_output`) is followed to where its links lead;
+* temporary files have names that cannot be foreseen, and are new (O_EXCL) and locked while they are written.
+"""
 
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+import re
+import secrets
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
 
-from mlcli.errors import OutputError
+from mlcli.errors import DataError, OutputError
 from mlcli.text import size
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_NO_FOLLOW, _NO_WAIT, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+_HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin)|/proc/self/fd/\d+")
+"""Files that whoever started the process has opened for it: `mlcli train <(...)`, `... /dev/stdin`."""
+MOST_TEXT_BYTES = 2**33
+"""Of a text that is read whole: the largest known, annotations of two million pictures, has 6 GB."""
+ANY_SIZE = 2**63
+LONGEST_NAME = 200
+"""Bytes of a file's name that its temporary file's name has as well; file systems take 255."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Result = TypeVar("Result")
 Part = bytes | bytearray | memoryview
@@ -29,12 +55,85 @@ def perform(operation: Callable[..., Result], *arguments: Any) -> Result:
     return operation(*arguments)
 
 
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: str | os.PathLike[str], most_bytes: int, flags: int = os.O_RDONLY) -> int:
+    """Open a regular file and return its descriptor; pipes that the caller of mlcli has handed over are taken too.
+
+    Raises OSError, whose `strerror` says so where it is a folder, a pipe, a device or larger than `most_bytes`.
+    """
+    handed_over = is_handed_over(path)
+    try:
+        descriptor = os.open(path, flags | _BINARY | (0 if handed_over else _NO_WAIT))
+    except ValueError as error:  # a NUL in it
+        raise OSError(errno.EINVAL, "no file can have such a name", path) from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # of a socket, or of a pipe to be written that nobody reads
+            raise _irregular(path, os.stat(path).st_mode) from error
+        raise
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) and (not handed_over or stat.S_ISDIR(found.st_mode)):
+            raise _irregular(path, found.st_mode)
+        if found.st_size > most_bytes:
+            raise OSError(errno.EINVAL, f"it has {size(found.st_size)}, {size(most_bytes)} are the most", path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _irregular(path: str | os.PathLike[str], mode: int) -> OSError:
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, "it is a folder", path)
+    kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    return OSError(errno.EINVAL, f"it is {kind}, not a file", path)
+
+
+def is_handed_over(path: str | os.PathLike[str] | bytes) -> bool:
+    """Whether it names a file that whoever started the process has opened for it: a pipe, which is read once only."""
+    return not isinstance(path, bytes) and _HANDED_OVER.fullmatch(os.fspath(path)) is not None
+
+
+def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """Return the content of a file. Raises OSError like `open_regular`."""
+    with os.fdopen(open_regular(path, most_bytes), "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EINVAL, f"it has more than {size(most_bytes)}", path)
+    return content
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content` so that a reader, or a crash at any instant, sees the old file or the new one.
 
-    Raises OutputError; the old file and nothing else is left then.
+    A link there is replaced, not followed. Raises OutputError; the old file and nothing else is left then.
     """
     fill_atomically(path, lambda write: write(content), size_bytes=len(content))
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write to a path that a person typed: like `write_atomically`, but to where its links lead.
+
+    A pipe or a device, such as /dev/stdout, is written to as it is. Raises OutputError.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not there yet, or writing will say what is wrong with it
+        mode = 0
+    if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        write_atomically(Path(os.path.realpath(path)) if path.is_symlink() else path, content)
+        return
+    try:
+        with open(os.open(path, os.O_WRONLY | _NO_WAIT), "wb", buffering=0) as file:  # a pipe may have no reader
+            os.set_blocking(file.fileno(), True)
+            write_all(file.fileno(), content)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def fill_atomically(
@@ -44,29 +143,81 @@ def fill_atomically(
     *,
     size_bytes: int = 0,
 ) -> None:
-    """Replace `path` by what `fill` writes, after `check(file)` passes.
+    """Replace `path` by what `fill` writes, after `check(file)` passes. Mode and owner of a replaced file are kept.
 
     A temporary file in the same folder (rename is only atomic within a file system), its bytes forced to disk before
-    the rename, the folder's entry after it. Raises OutputError, or what `fill` and `check` raise; the old file and
-    nothing else is left then.
+    the rename, the folder's entry after it. What killed processes have left in that folder is deleted first. Raises
+    OutputError, or what `fill` and `check` raise; the old file and nothing else is left then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = None
     try:
-        descriptor = perform(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
+        if path.parent not in _swept:
+            _swept.add(path.parent)
+            sweep(path.parent, only_writer=False)
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", path)
+        temporary, descriptor = _new_temporary(path)
+        with open(descriptor, "wb", buffering=0) as file:
+            _adopt_mode(descriptor, path)
             fill(lambda part: write_all(descriptor, part))
             perform(os.fsync, descriptor)
-        finally:
-            os.close(descriptor)
-        check(temporary)
-        perform(os.replace, temporary, path)
+            if fcntl is None:  # Windows renames no open file; elsewhere an open one keeps `sweep` away
+                file.close()
+            check(temporary)
+            perform(os.replace, temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            perform(os.unlink, temporary)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                perform(os.unlink, temporary)
         if isinstance(error, OSError):
             raise cannot_write(path, error, size_bytes) from error
+        if isinstance(error, ValueError) and "\0" in str(path):
+            raise cannot_write(path, OSError(errno.EINVAL, "no file can have such a name")) from error
         raise
+
+
+_swept: set[Path] = set()
+"""Folders that this process has swept."""
+
+
+def _new_temporary(path: Path) -> tuple[Path, int]:
+    """Create a file next to `path`, open for writing and locked. Raises OSError."""
+    while True:
+        name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+        temporary = path.with_name(f".{name}.{secrets.token_hex(6)}.tmp")
+        descriptor = perform(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY, 0o666)
+        if _lock(descriptor) is not False and os.path.exists(temporary):
+            return temporary, descriptor
+        os.close(descriptor)  # somebody swept between the two calls
+
+
+def _adopt_mode(descriptor: int, path: Path) -> None:
+    """Give a new file the mode and, as far as allowed, the owner of the file that it will replace."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows
+        old, new = os.lstat(path), os.fstat(descriptor)
+        if stat.S_ISREG(old.st_mode):
+            if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+                with contextlib.suppress(OSError):
+                    perform(os.fchown, descriptor, old.st_uid, old.st_gid)
+            if (old.st_mode ^ new.st_mode) & 0o777:
+                perform(os.fchmod, descriptor, old.st_mode & 0o777)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether a file could be locked for as long as it is open; None where the system or its disk has no locks.
+
+    flock, not lockf: it is the open file's, so that a copy in the same process is kept out as well.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def write_all(descriptor: int, part: Part) -> None:
@@ -106,6 +257,52 @@ def claim_folder(folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
+UNFINISHED = ".unfinished"
+
+
+@contextlib.contextmanager
+def filled_folder(folder: Path) -> Iterator[None]:
+    """Make a folder that is filled meanwhile, and has a mark in it until it is whole; where that fails it is emptied.
+
+    Raises OutputError, also if the folder is there and not empty.
+    """
+    refuse_filled(folder)
+    make_folder(folder)
+    write_atomically(folder / UNFINISHED, b"This folder is not whole. The file goes away when it is.\n")
+    try:
+        yield
+        remove(folder / UNFINISHED)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if isinstance(error, OSError):
+            raise cannot_write(Path(error.filename or folder), error) from error
+        raise
+
+
+def refuse_filled(folder: Path) -> None:
+    """Raise OutputError if something is in a folder that is to be filled."""
+    fix = "name a folder that does not exist yet"
+    try:
+        there = os.listdir(folder) if os.path.lexists(folder) else []
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    if UNFINISHED in there:
+        what = "this folder is not whole: what filled it was ended before its end"
+        raise OutputError(what, where=str(folder), fix=f"delete it, and begin again: rm -r {shlex.quote(str(folder))}")
+    if there:
+        raise OutputError("the folder is not empty", where=str(folder), fix=fix)
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Raise DataError if a file or folder lies in one that was not filled to its end (`filled_folder`)."""
+    for folder in (path, *path.absolute().parents[:2]):
+        if os.path.lexists(folder / UNFINISHED):
+            what = "this folder is not whole: what filled it was ended before its end, or is still at work"
+            raise DataError(what, where=str(folder), fix="begin again in a new folder: mlcli data convert X.yaml DIR")
+
+
 def move(path: Path, to: Path) -> None:
     """Rename a file within its file system, over any other of that name. Raises OutputError."""
     try:
@@ -125,22 +322,39 @@ def remove(path: Path) -> None:
         raise OutputError(f"cannot delete: {error.strerror or error}", where=str(path), fix=fix) from error
 
 
+def refuse_links(*folders: Path) -> None:
+    """Raise OutputError if a folder that mlcli has made, or would make, is a link: it leads to files of others."""
+    for folder in folders:
+        if folder.is_symlink():
+            what = "a link stands where mlcli writes its own files, and it is not followed"
+            raise OutputError(what, where=str(folder), fix="remove the link, or choose another folder")
+
+
 def sweep(folder: Path, *, only_writer: bool) -> None:
     """Delete the temporary files that killed processes have left in a folder.
 
-    only_writer: whether no other process writes there. If others may, files of running processes are left alone.
+    only_writer: whether no other process writes there. If others may, files that a process has open are left alone.
     """
-    for path in folder.glob(".*.*.tmp"):
-        if only_writer or not _is_at_work(path.name.split(".")[-2]):
-            with contextlib.suppress(OSError):  # what cannot be deleted does no harm
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(entry.path) for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    except OSError:
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # what cannot be deleted does no harm
+            if only_writer:
                 perform(os.unlink, path)
+                continue
+            descriptor = open_regular(path, ANY_SIZE, os.O_RDWR | _NO_FOLLOW)
+            try:
+                if _lock(descriptor):
+                    perform(os.unlink, path)
+            finally:
+                os.close(descriptor)
 
 
-def _is_at_work(pid: str) -> bool:
-    """Whether another process of this machine has that number."""
-    import psutil
-
-    return pid.isdecimal() and int(pid) != os.getpid() and psutil.pid_exists(int(pid))
+_TEMPORARY = re.compile(r"\..*\.(\d+|[0-9a-f]{12})\.tmp", re.DOTALL)
+"""Names of temporary files; mlcli 0.1.0 put the number of its process where there is a random one now."""
 
 
 class Journal:
@@ -153,7 +367,7 @@ class Journal:
     def __init__(self, path: Path, length: int | None = None) -> None:
         self.path = path
         try:
-            self._descriptor = perform(os.open, path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = open_own(path)
             whole = _whole_lines(self._descriptor)
             self.length = whole if length is None else min(length, whole)
             perform(os.ftruncate, self._descriptor, self.length)
@@ -177,6 +391,26 @@ class Journal:
             self._descriptor = -1
 
 
+def open_own(path: Path) -> int:
+    """Open a file of mlcli's own to be read and written, made if there is none. Raises OSError.
+
+    A link is refused, also a hard one: it would be some other file that is written to.
+    """
+    try:
+        descriptor = perform(os.open, path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW | _NO_WAIT | _BINARY, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "a link stands there, and it is not followed", path) from error
+        raise
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EMLINK, "the file has a second name, and both would be changed", path)
+    raise _irregular(path, found.st_mode)
+
+
 def _whole_lines(descriptor: int) -> int:
     """The bytes of a file up to the end of its last whole line."""
     with open(os.dup(descriptor), "rb") as file:
@@ -188,6 +422,13 @@ def is_disk_trouble(error: BaseException) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EIO, errno.EROFS)
 
 
+_FIXES = {
+    None: "choose a folder that exists and is writable",
+    errno.ELOOP: "remove the link, or choose another folder",
+    errno.EMLINK: "copy the folder with cp -r, and use the copy",
+}
+
+
 def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> OutputError:
     """The message for a write that failed, with what was needed and what is free."""
     need = f", {size(size_bytes)} needed" if size_bytes > 2**17 else ""
@@ -195,5 +436,5 @@ def cannot_write(path: Path, error: OSError, size_bytes: int = 0) -> OutputError
         free = os.statvfs(path.parent)
         need += f", {size(free.f_bavail * free.f_frsize)} free"
     full = error.errno in NO_ROOM
-    fix = "free some space, or choose another place" if full else "choose a folder that exists and is writable"
+    fix = "free some space, or choose another place" if full else _FIXES.get(error.errno, _FIXES[None])
     return OutputError(f"cannot write: {error.strerror or error}{need if full else ''}", where=str(path), fix=fix)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcli.errors import ConfigError
 from mlcli.experiment import Experiment
-from mlcli.files import make_folder, write_atomically
+from mlcli.files import make_folder, refuse_links, write_atomically
 from mlcli.text import shown
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def show_progress(text: str) -> None:
 def write_file(path: Path, content: bytes) -> str:
     """Write a file whole or not at all, and its folder if there is none. Returns the path as a person would type it.
 
-    Raises OutputError.
+    Raises OutputError, also where the folder is a link.
     """
+    refuse_links(path.parent)
     make_folder(path.parent)
     write_atomically(path, content)
     return shown(path.absolute())

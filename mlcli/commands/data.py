@@ -8,7 +8,7 @@ from mlcli import __version__
 from mlcli.commands.common import load_experiment, write_file, write_picture
 from mlcli.errors import ConfigError, ExitCode
 from mlcli.experiment import Converter, Experiment
-from mlcli.files import remove
+from mlcli.files import refuse_links, remove
 
 
 def run_check(
@@ -34,6 +34,7 @@ def run_check(
         **examination.figures,
     }
     folder = root / "data-check" / experiment.name
+    refuse_links(folder.parent, folder)
     for picture in folder.glob("*.png"):  # of an earlier examination, which may have found more
         remove(picture)
     written = write_file(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")

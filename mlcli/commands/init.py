@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mlcli import experiment
 from mlcli.data.draft import Draft, as_comment, as_scalar
-from mlcli.errors import ConfigError, OutputError
+from mlcli.errors import ConfigError
+from mlcli.files import write_atomically, write_output
 
 SCHEMA_FILE = "mlcli.schema.json"
 """Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
@@ -21,7 +22,7 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
     Raises ConfigError if there is nothing of that name or the file exists, DataError if nothing can be learned from the
     data, OutputError if the files cannot be written.
     """
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists already", fix="--force overwrites it, --output NAME writes another file")
     draft = _draft(what, output.parent)
     train = f"mlcli train {as_comment(shlex.quote(str(output)))}"
@@ -34,11 +35,8 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
         code, tab, comment = line.partition("\t")
         lines.append(f"{code:<{COMMENT_COLUMN - 2}}  {comment}" if tab else code)
     schema = output.parent / SCHEMA_FILE
-    try:
-        schema.write_text(json.dumps(experiment.json_schema(), indent=1) + "\n", encoding="utf-8")
-        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {error.filename or output}: {error.strerror}") from None
+    write_atomically(schema, json.dumps(experiment.json_schema(), indent=1).encode() + b"\n")
+    write_output(output, "\n".join(lines).encode() + b"\n")
     print(f"wrote {output} ({len(lines)} lines) and {schema}, with which editors complete and check it")
     for fact in draft.facts:
         if fact.startswith("WARNING: "):

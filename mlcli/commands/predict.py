@@ -112,17 +112,14 @@ def _with_pictures(
     records: "Iterable[Record]", predictor: "DrawsAnswers", paths: Sequence[Path], folder: Path
 ) -> "Iterator[Record]":
     """Pass the records on; save each answered image as <number>-<answer>-<file>.png."""
-    from mlcli.files import cannot_write
+    from mlcli.engine.run import png
+    from mlcli.files import make_folder, write_atomically
 
+    make_folder(folder)
     for number, (path, record) in enumerate(zip(paths, records, strict=True), start=1):
         if "error" not in record:
             answer, stem = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (predictor.caption(record), path.stem))
-            target = folder / f"{number:05d}-{answer}-{stem}.png"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                predictor.picture(path, record).save(target)
-            except OSError as error:
-                raise cannot_write(target, error) from error
+            write_atomically(folder / f"{number:05d}-{answer}-{stem}.png", png(predictor.picture(path, record)))
         yield record
 
 
@@ -137,7 +134,7 @@ def _write(records: "Iterable[Record]", output: Path | None, predictor: "Predict
         else:
             kept.append(record)
     if output is not None:
-        from mlcli.files import write_atomically
+        from mlcli.files import write_output
 
         if output.suffix == ".csv":
             text = _as_csv(kept, predictor)
@@ -145,7 +142,7 @@ def _write(records: "Iterable[Record]", output: Path | None, predictor: "Predict
             text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         else:
             text = predictor.formats[output.suffix](kept)
-        write_atomically(output, text.encode())
+        write_output(output, text.encode())
     return failed, count
 
 

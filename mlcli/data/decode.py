@@ -16,6 +16,7 @@ torchvision's decoder ended the process by SIGSEGV on 59 of 60 PNGs with a flipp
 |                                         | half a picture is not data, so LOAD_TRUNCATED_IMAGES stays False          |
 | more than 89 million pixels             | DataError: a decompression bomb                                           |
 | empty file, web page, other formats     | DataError                                                                 |
+| a pipe, a device, a file beyond 1 GiB   | DataError, before a byte of it is read                                    |
 
 Plain JPEGs go through libjpeg-turbo directly (`jpeg`), which gives the same pixels; what it does not take or does not
 find flawless is Pillow's to judge, as is everything else.
@@ -32,13 +33,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mlcli.data.jpeg import HEADER, decode_jpeg, read_header, read_jpeg
+from mlcli.data.jpeg import HEADER, MOST_FILE_BYTES, decode_jpeg, read_header, read_jpeg
 from mlcli.errors import DataError
+from mlcli.files import is_handed_over, open_regular, read_file
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of the upright image."""
@@ -189,7 +191,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
     """Open an image and read its header. Any error of Pillow, here or in the body, becomes a DataError."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with _stream(source) as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             yield image
@@ -202,6 +204,15 @@ def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
             where=_name_of(source, name),
             fix="replace or remove the file; data.bad_images=skip leaves unreadable files out",
         ) from error
+
+
+def _stream(source: ImageSource) -> BinaryIO:
+    """Open a source. Raises OSError, also for what is no regular file and for one that is too large."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if is_handed_over(source):  # Pillow goes back and forth, which a pipe does not
+        return io.BytesIO(read_file(source, MOST_FILE_BYTES))
+    return open(open_regular(source, MOST_FILE_BYTES), "rb")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -262,17 +273,17 @@ def _cause(error: Exception, source: ImageSource) -> str:
             return "there is no such file"
         case PermissionError():
             return "no permission to read it"
-        case IsADirectoryError():
-            return "it is a folder"
+        case OSError() if error.errno is not None:  # the system's; Pillow's own have no number
+            return error.strerror or str(error)
         case Image.DecompressionBombError():
             return f"more than {MAX_PIXELS:,} pixels, which looks like a decompression bomb"
         case MemoryError():
             return "not enough memory"
-    if isinstance(source, bytes):
-        head = source[:64].lstrip().lower()
-    else:
-        with open(source, "rb") as file:
+    try:
+        with _stream(source) as file:
             head = file.read(64).lstrip().lower()
+    except OSError as unreadable:
+        return unreadable.strerror or str(unreadable)
     if not head:
         return "the file is empty"
     if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<svg")):

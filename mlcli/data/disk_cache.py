@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mlcli.data.decode import Preparation
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
-from mlcli.files import Write, fill_atomically, make_folder
+from mlcli.files import ANY_SIZE, Write, fill_atomically, make_folder, open_regular
 
 READ_BATCH = 64  # samples read, written and checked at once: much work for a message, little for a split
 SUFFIX = ".pixels"
@@ -82,9 +82,9 @@ class DiskCache:
     def state(self) -> Literal["found", "stale", "none"]:
         """Whether the file is there and belongs to the files as they are now; its pixels are not looked at."""
         try:
-            if self.path.stat().st_size != self.size_bytes + 4 * self._num_parts + _FACTS:
-                return "stale"
-            with open(self.path, "rb") as file:
+            with open(open_regular(self.path, ANY_SIZE), "rb") as file:
+                if os.fstat(file.fileno()).st_size != self.size_bytes + 4 * self._num_parts + _FACTS:
+                    return "stale"
                 file.seek(-_FACTS, os.SEEK_END)
                 facts = json.loads(file.read())
         except OSError:

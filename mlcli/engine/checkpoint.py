@@ -21,7 +21,7 @@ from torch import Tensor
 from mlcli import __version__
 from mlcli.engine.runtime import is_out_of_memory
 from mlcli.errors import CheckpointError, OutputError
-from mlcli.files import Part, Write, fill_atomically, move, remove
+from mlcli.files import ANY_SIZE, Part, Write, fill_atomically, move, open_regular, remove
 
 MAGIC = b"MLCLI\x00\x01\n"  # the 1 is the format; a file of a later one says so instead of seeming damaged
 TRAILER_BYTES = len(MAGIC) + 8 + 32
@@ -139,7 +139,7 @@ def verify(path: Path) -> None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path, ANY_SIZE), "rb") as file:
             yield file
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint: {error.strerror or error}", where=str(path)) from error

@@ -16,7 +16,17 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mlcli.engine.checkpoint import by_age
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
-from mlcli.files import cannot_write, claim_folder, make_folder, sweep, write_atomically
+from mlcli.files import (
+    cannot_write,
+    claim_folder,
+    make_folder,
+    open_own,
+    open_regular,
+    read_file,
+    refuse_links,
+    sweep,
+    write_atomically,
+)
 from mlcli.schema.read import read
 
 if TYPE_CHECKING:
@@ -35,6 +45,8 @@ _held: dict[Path, IO[str]] = {}
 release the lock (POSIX, fcntl)."""
 
 
+MOST_STATUS_BYTES = 2**24
+"""Of status.json and other small files of a run."""
 STAMP = "%Y%m%d-%H%M%S"
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
@@ -110,12 +122,13 @@ class RunFolder:
         """
         if self._key in _held:
             raise BusyError("this process is writing the run already", where=str(self.path))
+        refuse_links(*(self.path / name for name in ("checkpoints", "pictures", "tensorboard")))
         path = self.path / "run.lock"
         try:
-            file = path.open("a+", buffering=1)
+            # Open for as long as the lock is held.
+            file = open(open_own(path), "r+", buffering=1, errors="replace")  # noqa: SIM115
             if not _take(file):
-                file.seek(0)
-                owner = file.read().strip() or "another process"
+                owner = file.read(200).strip() or "another process"
                 file.close()
                 raise BusyError(f"the run is being written by {owner}", where=str(self.path),
                                 fix="wait for it, or stop it first")  # fmt: skip
@@ -140,7 +153,7 @@ class RunFolder:
         path = self.path / "run.lock"
         if not path.exists():
             return False
-        with path.open() as file:
+        with open(open_regular(path, MOST_STATUS_BYTES)) as file:
             return _is_taken(file)
 
     @property
@@ -149,7 +162,7 @@ class RunFolder:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads((self.path / name).read_text())
+            found = json.loads(read_file(self.path / name, MOST_STATUS_BYTES))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"not a run folder: {name} cannot be read ({error})", where=str(self.path)) from error
         if not isinstance(found, dict):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights, refuse_compressed
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError
+from mlcli.files import ANY_SIZE, open_regular
 from mlcli.models.layers import Normalized, last_layer
 from mlcli.text import first_few, sides
 
@@ -251,7 +252,7 @@ def _unknown_pattern(pattern: str, names: list[str]) -> ConfigError:
 def _read_pickle(path: Path) -> Any:
     """Read a file of torch.save, if it holds tensors and plain data only: a pickle could run any program."""
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path, ANY_SIZE), "rb") as file:
             refuse_compressed(file, path)
             return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from mlcli.engine.run import RunFolder
+from mlcli.engine.run import MOST_STATUS_BYTES, RunFolder
 from mlcli.errors import OutputError
-from mlcli.files import write_atomically
+from mlcli.files import read_file, write_atomically
 from mlcli.report.classical import (
     FOR_CLASSES,
     FOR_NUMBERS,
@@ -229,6 +229,6 @@ def fingerprint(source: "DataSource", data: dict[str, Any], split: str, budget_s
 def _kept(path: Path) -> Baselines | None:
     """Read from the cache; None if there is no such file, or it is damaged."""
     try:
-        return Baselines.from_plain(json.loads(path.read_text()))
+        return Baselines.from_plain(json.loads(read_file(path, MOST_STATUS_BYTES)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -9,13 +9,17 @@ from typing import Any, TypeVar
 from mlcli.engine.log import read_metrics
 from mlcli.engine.run import RunFolder
 from mlcli.errors import UserError
+from mlcli.files import read_file
 from mlcli.report.baselines import Baselines
+from mlcli.schema.yaml12 import read_text
 from mlcli.text import number
 
 SPLITS = ("test", "val", "train")
 """Those a score is shown of, the one that counts first."""
 SHARES = ("accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1")
 """Metrics that are, or behave like, a share of samples that went right."""
+MOST_BYTES = 2**28
+"""Of a JSON file; one of an evaluation of 1,000 classes has 10 MB."""
 
 T = TypeVar("T")
 
@@ -53,7 +57,7 @@ class Record:
             status=_or(run.status, {}),
             entries=[e for e in _lines(path / "metrics.jsonl") if {"split", "step", "epoch"} <= e.keys()],
             config=_or(run.config_plain, {}),
-            config_text=_or((path / "resolved.yaml").read_text, ""),
+            config_text=_or(lambda: read_text(path / "resolved.yaml"), ""),
             environment=_json(path / "environment.json"),
             summary=_json(path / "summary.json"),
             evaluations={split: found for split, found in evaluations.items() if found},
@@ -122,7 +126,7 @@ class Record:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return mapping(_or(lambda: json.loads(path.read_text()), None))
+    return mapping(_or(lambda: json.loads(read_file(path, MOST_BYTES)), None))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.errors import ConfigError
-from mlcli.files import write_atomically
+from mlcli.files import write_output
 from mlcli.schema.places import Origin, Position
 from mlcli.schema.yaml12 import Tree, parse, read_text
 
@@ -27,11 +27,8 @@ def apply(path: Path, section: str, changes: dict[str, Any]) -> None:
     """Set keys of a section in a YAML file. Raises ConfigError if its layout defies that, OutputError."""
     text = read_text(path)
     edited = edit(text, section, changes)
-    target = path.resolve()  # a link stays a link
-    mark = _UTF8_MARK if target.read_bytes().startswith(_UTF8_MARK) else b""
-    mode = target.stat().st_mode
-    write_atomically(target, mark + edited.encode())
-    target.chmod(mode)
+    mark = _UTF8_MARK if path.read_bytes().startswith(_UTF8_MARK) else b""
+    write_output(path, mark + edited.encode())
 
 
 def edit(text: str, section: str, changes: dict[str, Any]) -> str:

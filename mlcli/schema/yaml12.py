@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mlcli.errors import ConfigError
+from mlcli.files import ANY_SIZE, open_regular
 from mlcli.schema.places import ConfigErrors, ConfigProblem, Origin, Position
 
 MAX_BYTES = 1_000_000
@@ -82,7 +83,7 @@ def read_text(path: Path) -> str:
         if str(path) == "-":
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
         else:
-            with path.open("rb") as file:
+            with open(open_regular(path, ANY_SIZE), "rb") as file:
                 content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}", fix="mlcli init writes one to start from") from None

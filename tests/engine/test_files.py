@@ -1,14 +1,38 @@
 """Files are whole or as they were, logs end in a whole line, and what the killed left behind is cleared away."""
 
 import os
+import socket
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mlcli import files
 from mlcli.errors import OutputError
-from mlcli.files import Journal, claim_folder, fill_atomically, make_folder, remove, sweep, write_atomically
+from mlcli.files import (
+    Journal,
+    claim_folder,
+    fill_atomically,
+    make_folder,
+    read_file,
+    remove,
+    sweep,
+    write_atomically,
+    write_output,
+)
+
+IRREGULAR = ["a pipe", "a folder", "a device", "a socket"]
+
+
+def bind(path: Path) -> None:
+    """Make a socket there. The path of one may be 107 bytes long, so it is named relative to its folder."""
+    folder = os.getcwd()
+    os.chdir(path.parent)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+    os.chdir(folder)
 
 
 def test_what_a_check_refuses_does_not_take_the_place_of_the_old(tmp_path):
@@ -71,18 +95,117 @@ def test_a_journal_goes_on_after_a_whole_line(tmp_path, before, length, kept):
     assert path.read_text() == kept + "é\n"
 
 
-def test_temporary_files_of_dead_processes_are_swept_and_those_of_living_ones_are_not(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
-        names = {pid: f".status.json.{pid}.tmp" for pid in (dead.pid, living.pid, os.getpid())}
-        for name in (*names.values(), "kept.tmp", ".kept"):
-            (tmp_path / name).touch()
+def test_temporary_files_that_nobody_writes_are_swept_and_others_are_not(tmp_path):
+    left = [".status.json.0123456789ab.tmp", ".status.json.4711.tmp"]  # 0.1.0 put its process's number there
+    kept = ["kept.tmp", ".kept", ".notes.tmp", ".vimrc.swp.tmp"]
+    for name in (*left, *kept):
+        (tmp_path / name).touch()
+
+    def fill(write):
+        write(b"half")
         sweep(tmp_path, only_writer=False)
-        assert sorted(os.listdir(tmp_path)) == sorted([names[living.pid], "kept.tmp", ".kept"])
-        sweep(tmp_path, only_writer=True)
-        assert sorted(os.listdir(tmp_path)) == [".kept", "kept.tmp"]
-        living.communicate(b"\n")
+        ours = set(os.listdir(tmp_path)) - {*kept}
+        assert len(ours) == 1
+        assert ours.pop().startswith(".a.")
+        write(b" whole")
+
+    fill_atomically(tmp_path / "a", fill)
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "a"])
+    assert (tmp_path / "a").read_bytes() == b"half whole"
+    (tmp_path / left[0]).touch()
+    sweep(tmp_path, only_writer=True)
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "a"])
+
+
+def test_what_a_killed_writer_left_is_swept_by_the_next_one(tmp_path):
+    code = f"""
+import os, pathlib
+from mlcli.files import fill_atomically
+path = pathlib.Path({str(tmp_path)!r}) / "cache.pixels"
+fill_atomically(path, lambda write: (write(b"half"), os.kill(os.getpid(), 9)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+    write_atomically(tmp_path / "other", b"")
+    assert os.listdir(tmp_path) == ["other"]
+
+
+def test_links_in_the_way_of_a_file_are_replaced_and_lead_nowhere(tmp_path):
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "report.html").symlink_to("thesis")
+    write_atomically(tmp_path / "report.html", b"a page")
+    assert (tmp_path / "thesis").read_text() == "mine"
+    assert (tmp_path / "report.html").read_text() == "a page"
+    assert not (tmp_path / "report.html").is_symlink()
+
+
+def test_a_link_of_the_name_of_a_temporary_file_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.secrets, "token_hex", lambda number: "00" * number)
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / f".a.{'0' * 12}.tmp").symlink_to("thesis")  # a lucky guess
+    with pytest.raises(OutputError, match="cannot write"):
+        write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
+def test_an_output_that_a_person_named_is_written_to_where_its_links_lead(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "answers.csv", tmp_path / "answers.csv"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    write_output(link, b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert os.listdir(tmp_path / "there") == ["answers.csv"]
+    write_output(Path(os.devnull), b"nowhere")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_an_output_that_is_a_pipe_is_written_to_where_somebody_reads_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="cannot write"):  # instead of waiting for ever
+        write_output(tmp_path / "pipe", b"answers")
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        write_output(tmp_path / "pipe", b"answers")
+        assert reader.read() == b"answers"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path), bind], ids=IRREGULAR)
+def test_only_regular_files_are_read_and_gone_on_with(tmp_path, make):
+    path = tmp_path / "metrics.jsonl"
+    make(path)
+    with pytest.raises(OSError, match="it is a"):
+        read_file(path, 100)
+    with pytest.raises(OutputError):
+        Journal(path)
+
+
+def test_files_beyond_a_bound_are_not_read(tmp_path):
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 2**36)
+    with pytest.raises(OSError, match=r"it has 68.7 GB, 1 MB are the most"):
+        read_file(path, 10**6)
+
+
+def test_what_the_caller_has_opened_is_read_though_it_is_a_pipe(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, b"a: 1")
+    os.close(writing)
+    assert read_file(f"/dev/fd/{reading}", 100) == b"a: 1"
+    os.close(reading)
+
+
+def test_a_journal_goes_on_with_no_file_of_others(tmp_path):
+    (tmp_path / "thesis").write_text("mine\n")
+    (tmp_path / "link").symlink_to("thesis")
+    (tmp_path / "second").hardlink_to(tmp_path / "thesis")
+    for name, fix in (("link", "remove the link"), ("second", "cp -r")):
+        with pytest.raises(OutputError, match=fix):
+            Journal(tmp_path / name, 0)
+    assert (tmp_path / "thesis").read_text() == "mine\n"
 
 
 def test_folders_are_made_once_and_claimed_once(tmp_path):

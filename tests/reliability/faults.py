@@ -18,8 +18,8 @@ Action = Literal["kill", "torn", "short", "ENOSPC", "EIO"]
 class Call(NamedTuple):
     """The nth call, from 1, of an operation on a file: `fsync checkpoints/step-00000002.ckpt.tmp 1`.
 
-    path: relative to the run; temporary files without the process's number. Calls on one file come in one order,
-    whatever threads do, so that a call is the same in each run of the same training.
+    path: relative to the run; temporary files without the random part of their names. Calls on one file come in
+    one order, whatever threads do, so that a call is the same in each run of the same training.
     """
 
     operation: str
@@ -74,7 +74,7 @@ class Faulty:
     def _path_of(self, target: Any) -> str:
         path = Path(os.readlink(f"/proc/self/fd/{target}")) if isinstance(target, int) else Path(target)
         inside = path.relative_to(self._root).as_posix()
-        inside = re.sub(r"\.\d+\.tmp$", ".tmp", inside)
+        inside = re.sub(r"\.[0-9a-f]{12}\.tmp$", ".tmp", inside)
         return re.sub(r"^([^/]+)/\d{8}-\d{6}-[0-9a-f]{4}", r"\1/RUN", inside)
 
 

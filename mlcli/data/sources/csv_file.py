@@ -13,6 +13,7 @@ import numpy as np
 
 from mlcli.data.finding import Finding
 from mlcli.data.splits import SPLITS
+from mlcli.files import MOST_TEXT_BYTES, read_file
 from mlcli.text import first_few, plural
 
 DELIMITERS = ",;\t|"
@@ -122,7 +123,7 @@ def read_csv(path: Path) -> CsvFile:
 def _read_text(path: Path) -> tuple[str, list[Finding]]:
     """The file's text, and what was wrong with it as text."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST_TEXT_BYTES)
     except FileNotFoundError:
         return "", [Finding("error", "csv", "there is no such file", (), "set data.file to a CSV file")]
     except IsADirectoryError:

@@ -154,8 +154,8 @@ class _Walk:
     def contents(self, folder: str) -> tuple[list[str], list[str]]:
         """Names of the folders and of the images in it, sorted."""
         entries = self._entries(self._root + folder)
-        folders = sorted(entry.name for entry in entries if entry.is_dir())
-        return folders, sorted(entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir())
+        folders = sorted(entry.name for entry in entries if _is_folder(entry))
+        return folders, sorted(entry.name for entry in entries if _is_image(entry.name) and not _is_folder(entry))
 
     def images_below(self, folder: str) -> list[bytes]:
         """Paths of images at any depth, relative to root. Links are followed, but not into a folder they stand in."""
@@ -168,7 +168,7 @@ class _Walk:
             if real in above:
                 continue
             for entry in self._entries(here):
-                if entry.is_dir():
+                if _is_folder(entry):
                     pending.append((entry.path, above | {real}))
                 elif _is_image(entry.name):  # a link to nowhere counts: reading it will name it
                     images.append(os.fsencode(entry.path[skip:]))
@@ -217,6 +217,14 @@ class _Walk:
             what = "files that are no images are not used"
             found.append(Finding("note", "other-files", what, tuple(rest)))
         return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or leads to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _layout(folders: list[str], given: dict[str, list[str]], held_out: dict[str, float]) -> list[Finding]:

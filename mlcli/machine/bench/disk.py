@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from mlcli.errors import DataError
+from mlcli.files import ANY_SIZE, open_regular
 from mlcli.machine.bench.measurements import Timing
 
 CHUNK = 16
@@ -120,7 +121,7 @@ def _is_cached(path: str) -> bool | None:
 @contextlib.contextmanager
 def _opened(path: str):
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_regular(path, ANY_SIZE)
     except OSError as error:
         raise DataError(f"cannot read image: {error.strerror}", where=os.fsencode(path).decode(errors="replace"),
                         fix="replace or remove the file, or permit reading it") from error  # fmt: skip

@@ -9,6 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mlcli.data.decode import opened
+from mlcli.data.jpeg import MOST_FILE_BYTES
+from mlcli.errors import DataError
+from mlcli.files import read_file
 from mlcli.report.record import SPLITS, Record, in_words, is_number, mapping
 from mlcli.show import evaluation, svg
 from mlcli.show.charts import Confusion
@@ -152,11 +156,9 @@ def _named(path: Path) -> tuple[str, str]:
 
 def _embedded(path: Path) -> tuple[str, int]:
     """The picture as an address that holds it, and its width in pixels; an empty one if it cannot be read."""
-    from PIL import Image
-
     try:
-        content, kind = path.read_bytes(), "png"
-        with Image.open(io.BytesIO(content)) as image:
+        content, kind = read_file(path, MOST_FILE_BYTES), "png"
+        with opened(content) as image:
             width = image.width
             if len(content) > LARGE_BYTES:
                 smaller = io.BytesIO()
@@ -164,6 +166,6 @@ def _embedded(path: Path) -> tuple[str, int]:
                 content, kind = smaller.getvalue(), "webp"
             else:
                 image.verify()
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, DataError):
         return "", 0
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}", width

@@ -153,3 +153,32 @@ def test_what_is_refused(original, tmp_path):
     with pytest.raises(DataError, match="1 unreadable"):
         convert(original, "voc", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_conversion_that_ends_early_leaves_an_empty_folder(original, tmp_path, monkeypatch):
+    def interrupted(annotations, out):
+        (out / "annotations").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(WRITERS, "coco", (interrupted, "images"))
+    with pytest.raises(KeyboardInterrupt):
+        convert(original, "coco", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_is_marked_until_it_is_whole_and_refused_until_then(original, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    train = Coco(name="coco", root=out / "images", train_file=out / "annotations" / "train.json", **SMALL)
+    write, folder = WRITERS["coco"]
+
+    def read_meanwhile(annotations, out):
+        section = write(annotations, out)
+        with pytest.raises(DataError, match="not whole"):
+            build_source(train)
+        with pytest.raises(OutputError, match="not whole"):  # as after a kill
+            convert(original, "voc", out)
+        return section
+
+    monkeypatch.setitem(WRITERS, "coco", (read_meanwhile, folder))
+    convert(original, "coco", out)
+    build_source(train)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from pathlib import Path
 from typing import assert_never
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.splits import SPLITS, split_indices
 from mlcli.errors import DataError
+from mlcli.files import refuse_unfinished
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
 from mlcli.tasks.detection.data.annotations.contents import Annotations
@@ -49,6 +51,9 @@ def build_source(config: DetectionData) -> DetectionSource:
 def read_annotations(config: AnnotationFiles) -> Annotations:
     """Read annotations as they are written. Raises DataError or ConfigError if a folder, file or column is missing."""
     keywords = config.model_dump(exclude={"name", *AnnotatedImages.model_fields})  # of the readers, by the same names
+    for place in keywords.values():
+        if isinstance(place, Path):
+            refuse_unfinished(place)
     match config:
         case Voc():
             annotations = read_voc(**keywords)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.files import cannot_write, write_atomically
+from mlcli.files import ANY_SIZE, cannot_write, open_regular, write_atomically
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.models.build import build_proposer
@@ -79,7 +79,10 @@ class ProposalCache(dict[str, np.ndarray]):
 
     def _read(self) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with (
+                open(open_regular(self.path, ANY_SIZE), "rb") as opened,
+                np.load(opened, allow_pickle=False) as file,
+            ):
                 if file["identity"] != self._identity:
                     return {}
                 keys, boxes = file["keys"].astype(str).tolist(), np.split(file["boxes_xyxy"], file["offsets"][1:-1])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.errors import DataError
+from mlcli.files import MOST_TEXT_BYTES, read_file
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations, read_flag
 from mlcli.tasks.detection.masks import Segmentation
 
@@ -41,7 +42,7 @@ def read_coco(
 
 def _load(path: Path, found: Annotations) -> dict[str, Any]:
     try:
-        text = path.read_bytes()
+        text = read_file(path, MOST_TEXT_BYTES)
     except OSError as error:
         raise DataError(f"cannot read the file: {error.strerror}", where=str(path)) from error
     if not text.strip():

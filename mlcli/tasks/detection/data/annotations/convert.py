@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlcli.errors import ConfigError, DataError, OutputError
+from mlcli.errors import ConfigError, DataError
+from mlcli.files import filled_folder, refuse_filled
 from mlcli.schema.yaml12 import dump
 from mlcli.tasks.detection.data.annotations.box_csv import write_box_csv
 from mlcli.tasks.detection.data.annotations.coco import write_coco
@@ -44,8 +45,7 @@ def convert(config: DetectionData, format: str, out: Path) -> list[str]:
     """
     if format not in WRITERS:
         raise ConfigError(f"unknown format '{format}'", where="mlcli data convert", fix=" or ".join(WRITERS))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("the folder is not empty", where=str(out), fix="name a folder that does not exist yet")
+    refuse_filled(out)
     if isinstance(config, Scenes):
         source = build_source(config)
         splits, class_names, notes = source.splits, source.info.class_names, list(source.notes)
@@ -57,8 +57,7 @@ def convert(config: DetectionData, format: str, out: Path) -> list[str]:
     names = _file_names(splits)
     annotations = _annotations(splits, names, class_names, category_ids)
     write, folder = WRITERS[format]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with filled_folder(out):
         for split, records in splits.items():
             pictures = out / folder.format(split=split)
             pictures.mkdir(parents=True, exist_ok=True)
@@ -68,8 +67,6 @@ def convert(config: DetectionData, format: str, out: Path) -> list[str]:
                 else:
                     records.original(index).save(pictures / name)
         section = write(annotations, out)
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror}", where=str(error.filename or out)) from error
     counts = [f"{len(r):,} pictures and {len(r.labels):,} boxes of {split}" for split, r in splits.items()]
     lines = [f"{out}: {', '.join(counts)} as {format}", *notes, *_lost(splits, category_ids, format)]
     return [*lines, "", "the section for a YAML next to its files", *dump({"data": section}).splitlines()]

@@ -11,7 +11,9 @@ import numpy as np
 
 from mlcli.data.decode import opened, read_image, upright_size
 from mlcli.data.inspection import in_chunks
+from mlcli.data.jpeg import MOST_FILE_BYTES
 from mlcli.errors import DataError
+from mlcli.files import ANY_SIZE, open_regular
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
 from mlcli.tasks.detection.masks import is_sound, moved, turned
 
@@ -96,7 +98,7 @@ def _header(path: str) -> tuple[tuple[int, int, int, int, int], str]:
 def _may_be_cut_off(path: str) -> bool:
     """Whether the file does not end as its format ends, or its format has no such ending; some whole files do not, so
     decoding decides."""
-    with open(path, "rb") as file:
+    with open(open_regular(path, ANY_SIZE), "rb") as file:
         head, length = file.read(8), file.seek(0, os.SEEK_END)
         if head[:2] in _LENGTHS:
             where, before = _LENGTHS[head[:2]]
@@ -128,7 +130,7 @@ def _length(path: str) -> int:
 
 def _digest(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path, MOST_FILE_BYTES), "rb") as file:
             return hashlib.file_digest(file, "blake2b").digest()
     except OSError:
         return os.fsencode(path)

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
+from mlcli.files import MOST_TEXT_BYTES, read_file
 from mlcli.tasks.detection.data.annotations.box_csv import digits, read_rows, split_of, whole_number
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, AnnotatedPicture, Annotations, read_flag
 
@@ -107,7 +108,7 @@ def _from_csv(path: Path, split: str, found: Annotations) -> Iterator[tuple[str,
 def _from_text(path: Path, split: str, found: Annotations) -> Iterator[tuple[str, str, str]]:
     """A name a line, perhaps with -1, 0 or 1 behind it."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(path, MOST_TEXT_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list of pictures: {error}", where=str(path)) from error
     for number, line in enumerate(lines, 1):
@@ -185,7 +186,7 @@ def _as_utf8(data: bytes) -> bytes:
 def _parse(path: Path, listed_at: str, found: Annotations) -> _XmlContent | None:
     """None, and a fault, for a file that is missing, empty or no annotation."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST_TEXT_BYTES)
     except OSError as error:
         found.add_fault("missing_annotation", f"{path}: {error.strerror}", listed_at)
         return None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.csv_file import SPLIT_WORDS
 from mlcli.errors import DataError
+from mlcli.files import MOST_TEXT_BYTES, read_file
 from mlcli.schema.places import Origin
 from mlcli.schema.yaml12 import dump, parse, read_text
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
@@ -111,7 +112,7 @@ def _pictures(entry: Any, root: Path, where: str) -> Iterator[tuple[str, str]]:
             yield str(path), where
         elif path.is_file():
             try:
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
+                lines = read_file(path, MOST_TEXT_BYTES).decode("utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"cannot read the list of pictures: {error}", where=str(path)) from error
             for number, line in enumerate(lines, 1):
@@ -143,8 +144,7 @@ def _labels_of(picture: str) -> str:
 def _rows(path: str, picture: int, found: Annotations) -> Iterator[_Row]:
     """The lines of a label file. A picture without one, or with an empty one, has no objects."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
+        lines = read_file(path, MOST_TEXT_BYTES).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         return
     except (OSError, UnicodeDecodeError) as error:
