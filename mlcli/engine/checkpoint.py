@@ -10,25 +10,25 @@ import io
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlcli import __version__
+from mlcli.engine.archive import FOREIGN, PLAIN, refuse_unlike_plain, refuse_unlike_saved
+from mlcli.engine.limits import available_memory_bytes
 from mlcli.engine.runtime import is_out_of_memory
 from mlcli.errors import CheckpointError, OutputError
 from mlcli.files import ANY_SIZE, Part, Write, fill_atomically, move, open_regular, remove
+from mlcli.text import size
 
 MAGIC = b"MLCLI\x00\x01\n"  # the 1 is the format; a file of a later one says so instead of seeming damaged
 TRAILER_BYTES = len(MAGIC) + 8 + 32
 TOGETHER_BYTES = 2**20
 """Smaller parts are put together before they are written; this much is also read at once."""
-PLAIN = (int, float, str, bool, type(None))
-FOREIGN = "it was not written by mlcli; do not open it"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -115,7 +115,13 @@ def read_verified(path: Path) -> bytes:
     """The archive inside a checkpoint file. Raises CheckpointError if it is not one, or not as it was written."""
     with _opened(path) as file:
         length, digest = _read_trailer(file, path)
-        archive = file.read(length)
+        try:
+            archive = file.read(length) if length < available_memory_bytes() else None
+        except MemoryError:
+            archive = None
+        if archive is None:
+            what = f"the checkpoint has {size(length)}, which do not fit into the memory that is free"
+            raise CheckpointError(what, where=str(path), fix="is it whole? Free some memory, or use another machine")
         if hashlib.sha256(archive).digest() != digest:
             raise _damaged(path)
         return archive
@@ -181,7 +187,7 @@ def _refuse_unless_as_written(path: Path) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Raises CheckpointError for a damaged, foreign or unsafe file."""
     archive = read_verified(path)
-    refuse_compressed(io.BytesIO(archive), path)
+    refuse_unlike_saved(archive, path)
     try:
         content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -195,19 +201,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(what, where=str(path), fix=FOREIGN) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError("the file is no mlcli checkpoint: it holds no model", where=str(path))
+    refuse_unlike_plain(content, path)
     return content
-
-
-def refuse_compressed(archive: BinaryIO, path: Path) -> None:
-    """Raise CheckpointError for what would grow while it is read: torch.load unpacked 2 MB of zeros to 4 GB.
-
-    torch.save stores and never compresses, so no genuine file is refused. `archive` is at its start afterwards.
-    """
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(archive) as members:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
-            what = "the file is compressed, which torch.save never does; unpacked, it could fill the memory"
-            raise CheckpointError(what, where=str(path), fix=FOREIGN)
-    archive.seek(0)
 
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ Files are mlcli's own checkpoints and runs, safetensors, and what torch.save wri
 them, so only tensors are read from them: never code, by no flag.
 """
 
+import mmap
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights, refuse_compressed
+from mlcli.engine.archive import refuse_unless_dense, refuse_unlike_saved
+from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.files import ANY_SIZE, open_regular
@@ -72,6 +75,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} holds no named tensors",
             fix="save the weights with torch.save(model.state_dict(), path), or as safetensors",
         )
+    for name, tensor in tensors.items():
+        refuse_unless_dense(f"'{name}'", tensor, path)
     return tensors
 
 
@@ -253,7 +258,9 @@ def _read_pickle(path: Path) -> Any:
     """Read a file of torch.save, if it holds tensors and plain data only: a pickle could run any program."""
     try:
         with open(open_regular(path, ANY_SIZE), "rb") as file:
-            refuse_compressed(file, path)
+            if os.fstat(file.fileno()).st_size:  # nothing cannot be mapped
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as archive:
+                    refuse_unlike_saved(archive, path)
             return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise

@@ -121,7 +121,7 @@ def test_what_is_no_archive_is_refused_even_with_a_right_checksum(tmp_path, body
     path = tmp_path / "x.ckpt"
     path.write_bytes(body + MAGIC + len(body).to_bytes(8, "little") + hashlib.sha256(body).digest())
     verify(path)
-    with pytest.raises(CheckpointError, match=r"no mlcli checkpoint|foreign objects"):
+    with pytest.raises(CheckpointError, match=r"no mlcli checkpoint|no archive|foreign objects"):
         load_checkpoint(path)
 
 

@@ -225,6 +225,19 @@ def test_torch_that_dies(tmp_path):
     assert (found.state, found.stage, found.error) == ("crashed", "import torch", "SIGSEGV")
 
 
+@pytest.mark.parametrize("ends", ["os._exit(0)", "sys.exit(0)"])
+def test_a_torch_that_ends_the_process_as_if_all_were_well(tmp_path, ends):
+    found = torch_of(tmp_path, f"import os, sys\n{ends}")
+    assert found.state in ("crashed", "import failed")
+    assert found.stage == "import torch"
+
+
+def test_a_probe_that_told_nothing_has_failed(tmp_path):
+    write(tmp_path, {"sitecustomize.py": "import os\nos._exit(0)"})
+    found = torch_of(tmp_path, "")
+    assert (found.state, found.stage, found.error) == ("crashed", "start Python", "exit code 0")
+
+
 def test_torch_that_hangs(tmp_path):
     found = torch_of(tmp_path, "import threading\nthreading.Event().wait()", timeout_s=1.5)
     assert (found.state, found.stage, found.error) == ("timed out", "import torch", "no end after 1.5 s")

@@ -102,8 +102,9 @@ def probe_torch(
     code = process.returncode
     if timed_out:
         report |= {"state": "timed out", "error": f"no end after {timeout_s:g} s"}
-    elif code:
+    elif code or ("state" not in report and report.get("stage") != ""):  # 0 alone says nothing: any library may exit
         died_of = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        report = {"stage": "start Python"} | report
         report |= {"state": "crashed", "error": ": ".join([died_of, *last_words])}
     return TorchFacts(**report)
 
