@@ -11,6 +11,7 @@ import typer
 
 from mlcli import __version__
 from mlcli.errors import ConfigError, ExitCode, OutputError, UserError
+from mlcli.text import visible
 
 app = typer.Typer(
     help="Train, measure and explain PyTorch models from one YAML file.",
@@ -333,6 +334,8 @@ class StdoutFailed(BaseException):
 class Stdout:
     """Standard output whose failures differ from those of other files; typer would make them exit code 1.
 
+    Nothing that is printed acts on the terminal, whatever names are in it (`visible`).
+
     outlives_reader: whether the command goes on, its output lost, once the reader has left, as a pager or `head` does.
     """
 
@@ -345,7 +348,7 @@ class Stdout:
 
     def write(self, text: str) -> int:
         try:
-            return self.stream.write(text)
+            return self.stream.write(visible(text))
         except OSError as error:
             self._fail(error)
             return len(text)
@@ -402,7 +405,7 @@ def _run_command() -> Any:
     except SystemExit as stopped:
         return stopped.code
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

@@ -1,11 +1,47 @@
 """Text formatting: numbers, sizes, durations, counts, lists of names, tables and paragraphs."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ABSENT = "-"
 """Shown where there is no value."""
+
+
+_UNSEEN = re.compile(  # controls but for tab and new line; marks of direction and invisible ones; halves of surrogates
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+# What spreadsheets take for the beginning of a formula, and what is left of it by those that strip.
+_FORMULA = re.compile(r"[=+\-@\t\r\uff0b\uff0d\uff1d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.ASCII)
+
+
+# --- names of others -------------------------------------------------------------------------------------------------
+
+
+def visible(text: str, *, one_line: bool = False) -> str:
+    """The text with characters that act on a terminal or on a reader's eye written out: ESC becomes \\u001b.
+
+    Names of classes, columns, files and runs may come from anybody. What it returns within JSON is the same JSON.
+    """
+    text = _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return text.replace("\n", "\\u000a").replace("\t", "\\u0009") if one_line else text
+
+
+def csv_cell(value: object) -> object:
+    """A value as a cell that a spreadsheet shows and does not compute: an apostrophe before what begins like a formula.
+
+    Numbers stay numbers, -3.5 too. `from_csv_cell` takes the apostrophe off.
+    """
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{visible(value, one_line=True)}" if _FORMULA.match(value.lstrip(" ")) else visible(value, one_line=True)
+
+
+def from_csv_cell(cell: str) -> str:
+    """A cell without the apostrophe of `csv_cell`; no spreadsheet writes one."""
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell[1:].lstrip(" ")) else cell
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -108,7 +144,7 @@ def shown(path: Path) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Columns two spaces apart; the first `left` of them flush left, the others, being numbers, flush right."""
-    lines = [list(header), *map(list, rows)]
+    lines = [[visible(cell, one_line=True) for cell in line] for line in (header, *rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,7 +1,10 @@
 """Aligned text, and numbers and times as people read them."""
 
+import json
+
 import pytest
 
+from mlcli import text
 from mlcli.text import (
     count,
     duration,
@@ -78,3 +81,41 @@ def test_paragraphs_repeat_no_subject_and_break_no_word():
     text = paragraphs([("data", "one two three"), ("data", "four"), ("", "five"), ("model", "x" * 30)], 18, 8)
     assert text.splitlines() == ["data    one two", "        three", "        four", "        five",
                                  "model   " + "x" * 30]  # fmt: skip
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202eevil\x9b1m\udcff\u2066"
+
+
+def test_what_acts_on_a_terminal_is_written_out():
+    shown = text.visible(HOSTILE)
+    assert shown == r"\u001b]0;owned\u0007\u001b[2J\u202eevil\u009b1m\udcff\u2066"
+    assert text.visible(shown) == shown
+    assert text.visible("two\nlines\tand é, 猫, 👩‍💻") == "two\nlines\tand é, 猫, 👩‍💻"
+    assert text.visible("two\nlines", one_line=True) == r"two\u000alines"
+    assert json.loads(text.visible(json.dumps({"a": "\u202e"}, ensure_ascii=False))) == {"a": "\u202e"}
+
+
+def test_names_of_others_do_not_break_a_table():
+    assert text.table(["class", "n"], [["a\nb", "1"], ["\x1b[2J", "22"]]).splitlines() == [
+        "class       n",
+        r"a\u000ab    1",
+        r"\u001b[2J  22",
+    ]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\r=x", "  =1", "\uff1d1", "-", "--1", "=", "-3.5 kg"],
+)
+def test_a_spreadsheet_computes_nothing(cell):
+    written = text.csv_cell(cell)
+    assert written[0] == "'"
+    assert text.from_csv_cell(written) == text.visible(cell, one_line=True)
+
+
+@pytest.mark.parametrize(
+    "cell", [-3.5, "-3.5", "+1e-3", "-.5", "-inf", "nan", 7, None, True, "a=b", "", "x-y", "'quoted'"]
+)
+def test_numbers_and_words_stay_what_they_are(cell):
+    assert text.csv_cell(cell) == cell
+    assert text.from_csv_cell(str(cell)) == str(cell)

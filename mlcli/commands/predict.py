@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcli.errors import ConfigError, DataError, ExitCode
+from mlcli.text import csv_cell
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import DrawsAnswers, Inputs, Predictor, Record
@@ -152,6 +153,6 @@ def _as_csv(records: "list[Record]", predictor: "Predictor") -> str:
     columns = dict.fromkeys(key for row in rows for key in row if key != "error")
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, "error"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({key: csv_cell(key) for key in writer.fieldnames})
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mlcli.engine.layer_stats import Activation, Histogram, LayerStats
 from mlcli.engine.run import png
+from mlcli.text import visible
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +70,7 @@ class Board:
                 for section, charts in sections.items()
             }
         )
-        as_code = "\n".join(f"    {line}" for line in config_text.splitlines())  # Markdown's code block
+        as_code = "\n".join(f"    {line}" for line in visible(config_text).splitlines())  # Markdown's code block
         self._writer.add_text("config", as_code, 0)
 
     def graph(self, model: nn.Module, inputs: Any) -> str:
@@ -107,7 +108,7 @@ class Board:
             values += [_scalar(f"layer_{key}/{name}", value) for key, value in _activation_figures(activation).items()]
         self._add(Summary(value=values), stats.step)
         if stats.notes:
-            self._writer.add_text("notes", "\n".join(f"* {note}" for note in stats.notes), stats.step)
+            self._writer.add_text("notes", "\n".join(f"* {visible(note)}" for note in stats.notes), stats.step)
 
     def pictures(self, split: str, pictures: "dict[str, Image]", step: int) -> None:
         """Pictures by title, as `<title>/<split>`."""
@@ -135,7 +136,8 @@ class Board:
         """Points for the projector: features float32 [N, F], a label each, small square pictures uint8 [N, 3, S, S]."""
         images = None if sprites is None else sprites.float().cpu() / 255
         with contextlib.redirect_stdout(io.StringIO()):  # it prints about folders that exist
-            self._writer.add_embedding(features.float().cpu(), list(labels), images, step, tag=split)
+            named = [visible(label, one_line=True) for label in labels]  # a line each, in a file of their own
+            self._writer.add_embedding(features.float().cpu(), named, images, step, tag=split)
 
     def hparams(self, config: dict[str, Any], scores: dict[str, float], step: int = 0) -> None:
         """One row in the HPARAMS tab: the settings by their dotted names, and the final scores as `final/<name>`.
@@ -157,7 +159,7 @@ class Board:
 def _plain(config: dict[str, Any]) -> dict[str, Plain]:
     """A flat config's settings as values the dashboard knows; None is left out, lists become text."""
     return {
-        key: value if isinstance(value, bool | int | float | str) else _as_text(value)
+        key: value if isinstance(value, bool | int | float) else visible(_as_text(value))
         for key, value in config.items()
         if value is not None
     }
@@ -172,7 +174,7 @@ def _as_text(value: Any) -> str:
 
 def _tag(group: str, name: str) -> str:
     """`<group>/<name>` without spaces, which some dashboards show as they are and others escape."""
-    return f"{group}/{name}".replace(" ", "_")
+    return visible(f"{group}/{name}", one_line=True).replace(" ", "_")
 
 
 def _activation_figures(seen: Activation) -> dict[str, float]:

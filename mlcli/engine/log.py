@@ -13,7 +13,7 @@ from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
 from mlcli.files import Journal, cannot_write, is_disk_trouble, write_atomically
-from mlcli.text import number
+from mlcli.text import number, visible
 
 
 class RunLog:
@@ -50,14 +50,16 @@ class RunLog:
         line = json.dumps({"split": split, "step": step, "epoch": epoch, **finite, "time": round(time.time(), 3)})
         self._metrics.write(line)
         for name, value in values.items():
-            self.tensorboard.add_scalar(f"{name}/{split}", value, step if shown_at is None else shown_at)
+            self.tensorboard.add_scalar(
+                visible(f"{name}/{split}", one_line=True), value, step if shown_at is None else shown_at
+            )
 
     def layers(self, stats: LayerStats) -> None:
         """One line in layers.jsonl; what is wrong also as text in TensorBoard."""
         self._layers = self._layers or Journal(self._layers_path)
         self._layers.write(json.dumps(stats.to_plain()))
         for text in stats.notes:
-            self.tensorboard.add_text("notes", text, stats.step)
+            self.tensorboard.add_text("notes", visible(text), stats.step)
 
     def flush(self) -> None:
         """Have all curves in their files: after a kill, a checkpoint must not be ahead of them."""

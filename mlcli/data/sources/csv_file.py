@@ -14,7 +14,7 @@ import numpy as np
 from mlcli.data.finding import Finding
 from mlcli.data.splits import SPLITS
 from mlcli.files import MOST_TEXT_BYTES, read_file
-from mlcli.text import first_few, plural
+from mlcli.text import first_few, from_csv_cell, plural
 
 DELIMITERS = ",;\t|"
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -98,7 +98,7 @@ def read_csv(path: Path) -> CsvFile:
         try:
             for cells in reader:
                 if cells and any(cells):
-                    rows.append([cell.strip() for cell in cells])
+                    rows.append([from_csv_cell(cell.strip()) for cell in cells])
                     lines.append(reader.line_num)
             break
         except csv.Error as error:  # not strict, only a NUL and the like, which ends the file

@@ -13,6 +13,7 @@ from mlcli.files import write_atomically
 from mlcli.report.page.sections import SECTIONS, TOP, Make
 from mlcli.report.record import Record
 from mlcli.show.palette import DARK, LIGHT
+from mlcli.text import visible
 
 NAME = "report.html"
 TEMPLATES = Environment(
@@ -21,6 +22,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     keep_trailing_newline=True,
+    finalize=lambda value: type(value)(visible(value)) if isinstance(value, str) else value,
 )
 
 

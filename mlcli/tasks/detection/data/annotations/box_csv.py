@@ -10,6 +10,7 @@ from mlcli.data.finding import refuse
 from mlcli.data.sources.csv_file import SPLIT_WORDS, read_csv
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
+from mlcli.text import csv_cell
 
 COLUMNS = ("filename", "class", "xmin", "ymin", "xmax", "ymax")
 """A row with a name only, and nothing in the others, is a picture without objects."""
@@ -95,9 +96,10 @@ def write_box_csv(annotations: Annotations, out: Path) -> dict[str, Any]:
         for split in annotations.splits():
             for picture, objects in annotations.of_split(split):
                 for thing in objects:
-                    writer.writerow([picture.path, *picture.size, thing.name, *digits(thing.box_xyxy), split])
+                    names = csv_cell(picture.path), *picture.size, csv_cell(thing.name)
+                    writer.writerow([*names, *digits(thing.box_xyxy), split])
                 if not objects:
-                    writer.writerow([picture.path, *picture.size, *[""] * 5, split])
+                    writer.writerow([csv_cell(picture.path), *picture.size, *[""] * 5, split])
     return {"name": "box_csv", "file": "boxes.csv", "root": "images"}
 
 
