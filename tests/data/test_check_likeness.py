@@ -68,6 +68,30 @@ def test_similar_things_are_no_copies():
     assert not found.same.any()
 
 
+def blobs(count: int) -> list[Image.Image]:
+    """Ellipses near the middle of a picture of one colour, noisy: as alike as cells or X-rays."""
+    random = np.random.default_rng(1)
+    y, x = np.mgrid[0:32, 0:32]
+    pictures = []
+    for _ in range(count):
+        (left, top), radius, longer = random.normal(16, 0.8, 2), random.normal(6, 0.8), random.normal(1, 0.1)
+        away = np.hypot((x - left) * longer, y - top) - radius
+        levels = 200 / (1 + np.exp(away)) + random.normal(0, 1, (32, 32)) + 10
+        pictures.append(Image.fromarray(levels.clip(0, 255).astype(np.uint8)))
+    return pictures
+
+
+def test_in_a_dense_set_only_what_cannot_be_chance_is_a_copy():
+    pictures = blobs(400)
+    found = near_pairs(pixels(pictures))
+    assert len(found.pairs) <= 1
+    assert not found.same.any()
+    brighter = [picture.point(lambda level: level + 2) for picture in pictures[:8]]
+    found = near_pairs(pixels(pictures + brighter))
+    same = {tuple(pair) for pair in found.pairs[found.same].tolist()}
+    assert same == {(number, 400 + number) for number in range(8)}
+
+
 def test_equal_groups_are_exact(photos):
     stack = pixels(photos[:6])
     stack = np.concatenate([stack, stack[[1, 4, 1]]])

@@ -4,8 +4,9 @@ Equal ones are found by their pixels, similar ones by 64-bit perceptual hashes, 
 any two ships on a horizon alike. So hashes (pHash: Zauner 2010, signs of the lowest cosine frequencies) only propose
 pairs, by multi-index search (Norouzi, Punjani and Fleet, CVPR 2012): of eight bands of 8 bits one must be equal, as it
 always is within 7 bits of 64 and mostly within 12. A pair counts if its edges agree, and agree far better than those of
-other images do (the ratio test of Lowe 2004, section 7.1), so that a set of similar things, as digits or X-rays, raises
-no alarm.
+other images do (the ratio test of Lowe 2004, section 7.1). In a set of similar things, as digits or X-rays, some pairs
+pass that by chance: of n points spread evenly in m dimensions, k of which lie within a radius r of each, about
+n * k * (d / r)^m / 2 pairs are as near as d. Where more than that are to be expected, a pair proves nothing.
 """
 
 import hashlib
@@ -37,8 +38,12 @@ SAME_SCORE = 0.95
 """Score from which pictures differ only in scaling, compression or brightness."""
 RATIO, SAME_RATIO = 0.55, 0.4
 """Distance within the pair, as a share of the distance to what is nearest otherwise."""
-REFERENCES, RANK = 2000, 3
-"""Images drawn at random for the ratio test; which nearest of them is what is nearest otherwise."""
+NEAR_BY_CHANCE, SAME_BY_CHANCE = 1.0, 0.02
+"""Pairs of different pictures in the whole set that may be as near by chance."""
+RANK, LEAST_RANK = 8, 3
+"""Which nearest of all images is what is nearest otherwise: there may be some more copies of a picture."""
+FIRST_REFERENCES, MOST_COMPARED = 2000, 50_000_000
+"""Images drawn at random for a first ratio test; comparisons of two images in the second, which take about 5 s."""
 EDGE_SIDE = 16  # pixels at which edges are compared
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as Pillow's
 
@@ -213,12 +218,11 @@ def near_pairs(pixels: np.ndarray) -> Likeness:
     flipped = _confirmed(small, small[..., ::-1], propose(hashes, mirrored))
     pairs = np.concatenate([straight[0], flipped[0]])
     score = np.concatenate([straight[1], flipped[1]])
-    ratio = np.concatenate([straight[2], flipped[2]])
+    same = np.concatenate([straight[2], flipped[2]])
     turned = np.arange(len(pairs)) >= len(straight[0])
     order = np.argsort(-score, kind="stable")
     _, first = np.unique(pairs[order], axis=0, return_index=True)  # a symmetric picture is found both ways
     chosen = order[np.sort(first)]
-    same = (score >= SAME_SCORE) & (ratio <= SAME_RATIO)
     return Likeness(pairs[chosen], score[chosen], turned[chosen], same[chosen])
 
 
@@ -274,7 +278,7 @@ def _buckets(hashes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _confirmed(small: np.ndarray, others: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs whose edges agree, with their correlation and their distance as a share of the usual nearest one."""
+    """The pairs whose edges agree, with their correlation and whether they are the same picture."""
     score = np.empty(len(pairs), dtype=np.float32)
     grey = (small.max(axis=1) - small.min(axis=1)).max(axis=(1, 2)) <= GREY_SPREAD
     for start in range(0, len(pairs), 2048):
@@ -286,29 +290,44 @@ def _confirmed(small: np.ndarray, others: np.ndarray, pairs: np.ndarray) -> tupl
         score[start : start + 2048] = (edges(one) * edges(other)).sum(axis=1)
     pairs, score = pairs[score >= NEAR_SCORE], score[score >= NEAR_SCORE]
     if not len(pairs):
-        return pairs, score, score
-    ratio = np.sqrt(np.maximum(0, 2 - 2 * score)) / np.maximum(_usual_distance(small, pairs), 1e-6)
-    kept = ratio <= RATIO
-    return pairs[kept], score[kept], ratio[kept]
+        return pairs, score, score > 1
+    # Few of very many references first: of digits or X-rays, they tell most pairs to be no copies.
+    for references in (FIRST_REFERENCES, max(FIRST_REFERENCES, MOST_COMPARED // len(np.unique(pairs)))):
+        distance = np.sqrt(np.maximum(0, 2 - 2 * score))
+        ratio, by_chance = _compared(small, pairs, distance, references)
+        kept = (ratio <= RATIO) & (by_chance <= NEAR_BY_CHANCE)
+        pairs, score, same = pairs[kept], score[kept], (ratio <= SAME_RATIO) & (by_chance <= SAME_BY_CHANCE)
+        if not len(pairs):
+            break
+    return pairs, score, same[kept] & (score >= SAME_SCORE)
 
 
-def _usual_distance(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """For each pair, how near the nearest of random images are to one of the two, whichever has nearer ones: [P].
+def _compared(
+    small: np.ndarray, pairs: np.ndarray, distance: np.ndarray, references: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare the distance of each pair with how near others are to one of the two, whichever has nearer ones.
 
-    The nearest but two, since there may be more of the same picture among them.
+    references: how many others are looked at, drawn at random where there are more.
+    Returns the distances' ratio, and how many pairs in the whole set are to be expected as near: float [P] both.
     """
-    drawn = np.random.default_rng(0).permutation(len(small))[:REFERENCES]
-    references = edges(small[drawn])
+    drawn = np.random.default_rng(0).permutation(len(small))[:references]
+    rank = min(max(LEAST_RANK, RANK * len(drawn) // len(small)), len(drawn) - 1)
     involved, place = np.unique(pairs, return_inverse=True)
-    nearest = np.empty(len(involved), dtype=np.float32)
-    rank = min(RANK, len(drawn) - 1)
-    for start in range(0, len(involved), 1024):
-        chunk = involved[start : start + 1024]
-        alike = edges(small[chunk]) @ references.T
-        alike[chunk[:, None] == drawn[None]] = -1  # itself
-        nearest[start : start + 1024] = np.partition(alike, -rank, axis=1)[:, -rank]
-    distance = np.sqrt(np.maximum(0, 2 - 2 * nearest))
-    return distance[place.reshape(-1, 2)].min(axis=1)
+    asked = edges(small[involved])
+    nearest = np.full((len(involved), 3 * rank), -1, dtype=np.float32)  # of those looked at so far
+    for start in range(0, len(drawn), 1024):
+        chunk = drawn[start : start + 1024]
+        alike = asked @ edges(small[chunk]).T
+        alike[involved[:, None] == chunk[None]] = -1  # itself
+        nearest = np.partition(np.concatenate([nearest, alike], axis=1), -3 * rank, axis=1)[:, -3 * rank :]
+    radius, wider = np.sqrt(np.maximum(1e-6, 2 - 2 * np.sort(nearest)[:, [-rank, 0]])).T
+    # In m dimensions log(wider / radius) is sum(1 / j) / m on average, j from rank to 3 * rank (Levina & Bickel 2005).
+    spread = np.log(wider / radius)[place.reshape(-1, 2)].mean(axis=1)
+    dimensions = (1 / np.arange(rank, 3 * rank)).sum() / np.maximum(spread, 1e-3)
+    ratio = distance / radius[place.reshape(-1, 2)].min(axis=1)
+    inside = rank * len(small) / len(drawn)
+    by_chance = len(small) * inside * ratio**dimensions / 2
+    return ratio, by_chance if len(drawn) > 3 * rank else np.zeros(len(pairs))
 
 
 def edges(small: np.ndarray) -> np.ndarray:
