@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlcli.data.draft import Draft
     from mlcli.data.survey import Place
     from mlcli.engine.contract import Predictor, Task
+    from mlcli.engine.membership import KnownData
     from mlcli.tasks.classification import build as of_classification
     from mlcli.tasks.classification import start as start_of_classification
     from mlcli.tasks.classification.config import Classification
@@ -39,8 +40,11 @@ Settings = TypeVar("Settings", bound=TaskSettings, contravariant=True)
 class TaskBuilder(Protocol[Settings]):
     """Interface of a task's module `build`, where its configuration and its modules meet."""
 
-    def build_task(self, config: Settings) -> "Task":
-        """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
+    def build_task(self, config: Settings, known: "KnownData | None" = None) -> "Task":
+        """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit.
+
+        known: what a run knows of the data; given only of a run whose task was an `engine.contract.HasMembership`.
+        """
 
     def build_predictor(self, config: Settings, facts: dict[str, Any]) -> "Predictor":
         """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
@@ -200,9 +204,9 @@ class Experiment:
         """The task's module `build`."""
         return TASKS[self.config.task].builder
 
-    def build(self) -> "Task":
-        """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
-        return self.builder.build_task(self.config)
+    def build(self, known: "KnownData | None" = None) -> "Task":
+        """Find the data and make the task; known: see `TaskBuilder.build_task`, which says what is raised."""
+        return self.builder.build_task(self.config, known) if known else self.builder.build_task(self.config)
 
     def with_batch_size(self, size: int) -> "Experiment":
         """The same with another train.batch_size."""

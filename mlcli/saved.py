@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from mlcli import __version__
 from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
-from mlcli.engine.contract import Predictor, Task
+from mlcli.engine.contract import Feed, HasMembership, Predictor, Task
+from mlcli.engine.membership import KnownData, OtherData
 from mlcli.engine.resume import differences
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
@@ -42,9 +43,32 @@ def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Ru
     return predictor, runtime
 
 
-def load_task(folder: RunFolder, path: Path, overrides: Sequence[str]) -> tuple[Task, Runtime, dict[str, Any]]:
-    """Return the task of a run with the model of a checkpoint, on the data found now; where it computes; and what the
-    checkpoint holds.
+@dataclass(frozen=True)
+class SavedTask:
+    """A task with the model of a checkpoint, on data found now.
+
+    experiment: of the run, with overrides. runtime: where it computes. saved: what the checkpoint holds.
+    known: how the data compare with those of the run; None where they cannot be, or are other data altogether.
+    notes: what a person should hear about the data.
+    """
+
+    task: Task
+    experiment: Experiment
+    runtime: Runtime
+    saved: dict[str, Any]
+    known: KnownData | None
+    notes: tuple[str, ...]
+
+    def feed(self) -> Feed:
+        """Return where its batches come from; of data smaller than a training batch, smaller ones."""
+        train, samples = self.experiment.config.train, self.task.splits["train"]
+        small = isinstance(train.batch_size, int) and train.batch_size * train.accumulate > samples
+        smaller = train.model_copy(update={"batch_size": samples, "accumulate": 1})
+        return self.task.feed(self.runtime, train=smaller if small else train)
+
+
+def load_task(folder: RunFolder, path: Path, overrides: Sequence[str]) -> SavedTask:
+    """Return the task of a run with the model of a checkpoint, on the data there are now, each sample in its split.
 
     overrides: `key=value` changes to the run's config, such as where the data now are. Raises CheckpointError if the
     data found are not those the model was made for, or its weights do not fit.
@@ -53,14 +77,37 @@ def load_task(folder: RunFolder, path: Path, overrides: Sequence[str]) -> tuple[
     with newer_version_named(saved):
         experiment = Experiment.of_run(folder.path, overrides)
     refuse_other_task(saved, experiment.config.task)
-    runtime = decide_runtime(experiment.config)
-    task = replace(experiment, config=experiment.config.from_scratch()).build()
+    experiment = replace(experiment, config=experiment.config.from_scratch())
+    moved = any(override.strip().startswith("data.") for override in overrides)
+    members, notes = folder.membership(), list[str]()
+    known = KnownData("evaluate", members, saved["facts"]["data"], elsewhere=moved) if members else None
+    try:
+        task = experiment.build(known)
+    except OtherData as error:
+        known, task = None, experiment.build()
+        refuse_other_data(saved["facts"]["data"], task.facts["data"])
+        if not moved:
+            error.fix = (
+                error.fix or f"restore the data; mlcli evaluate {folder.name} --on DATA measures all of new data"
+            )
+            raise
+        notes.append("other data than the run's, of which this is the split alone; all of them: --on DATA")
     refuse_other_data(saved["facts"]["data"], task.facts["data"])
+    if members is None and isinstance(task, HasMembership):
+        notes.append("the run has not kept its splits: that none of these was trained on cannot be checked")
+    return _with_model(task, experiment, path, saved, known, notes)
+
+
+def _with_model(
+    task: Task, experiment: Experiment, path: Path, saved: dict[str, Any], known: KnownData | None, notes: list[str]
+) -> SavedTask:
+    """Put the checkpoint's model into a task that was built for it."""
+    runtime = decide_runtime(experiment.config)
     task.adopt(saved["facts"])
     with newer_version_named(saved), models_named(saved["config"], experiment.plain()):
         load_saved(task.model, model_weights(saved), path)
     runtime.place(task.model)
-    return task, runtime, saved
+    return SavedTask(task, experiment, runtime, saved, known, tuple(notes + (known.notes if known else [])))
 
 
 def load_whole(path: Path) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """`mlcli evaluate`: how good the saved model of a run is on one split of its data."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlcli.errors import ConfigError, DataError
 from mlcli.text import number, table, truncated
+
+if TYPE_CHECKING:
+    from mlcli.engine.membership import Changes
 
 MOST_CLASSES = 30
 """Rows of the table of classes on the screen; the JSON has them all."""
@@ -39,21 +42,23 @@ def run(
 
     folder = open_run(run, root)
     path = folder.checkpoint(checkpoint)
-    task, runtime, saved = load_task(folder, path, overrides)
-    split, note = _chosen_split(split, task.splits)
-    feed = task.feed(runtime)
+    loaded = load_task(folder, path, overrides)
+    task, runtime, changes = loaded.task, loaded.runtime, loaded.known.changes if loaded.known else None
+    split, note = _chosen_split(split, task.splits if changes is None else changes.members)
+    notes = [*loaded.notes, *(_said(changes, split, folder.name) if changes else ())]
+    feed = loaded.feed()
     try:
         scores, metrics = evaluate_split(task, task.model, feed, split, runtime)
     finally:
         feed.close()
-    result = evaluation_record(folder.name, path.name, saved, task, split, runtime, scores, metrics)
-    result["overrides"] = list(overrides)
+    result = evaluation_record(folder.name, path.name, loaded.saved, task, split, runtime, scores, metrics)
+    result |= {"overrides": list(overrides), "notes": notes, "changes": changes.to_plain() if changes else None}
     text = json.dumps(result, indent=2)
     folder.write_text(f"evaluation-{split}.json", text + "\n")
     print(text if as_json else _page(result, note, folder.path / f"evaluation-{split}.json"))
 
 
-def _chosen_split(asked: str | None, splits: dict[str, int]) -> tuple[str, str]:
+def _chosen_split(asked: str | None, splits: Mapping[str, int]) -> tuple[str, str]:
     """The split to measure, and what a person should hear about the choice."""
     if asked is None:
         if "test" in splits:
@@ -69,6 +74,24 @@ def _chosen_split(asked: str | None, splits: dict[str, int]) -> tuple[str, str]:
     return asked, ""
 
 
+def _said(changes: "Changes", split: str, run: str) -> list[str]:
+    """What a person should hear of data that have changed since training. Raises DataError if nothing is left of a
+    split."""
+    new_data = f"mlcli evaluate {run} --on DATA"
+    if not changes.found(split):
+        raise DataError(
+            f"none of the run's {changes.members[split]:,} {split} samples is there any more",
+            where="; ".join(changes.lines()),
+            fix=f"restore the data; {new_data} measures all of new data",
+        )
+    told = changes.lines()
+    if changes.new:
+        told[-1] += f"; {new_data} measures new data"
+    if judged := changes.judged.get(split):
+        told.append(f"dividing the data anew would have counted {judged:,} of the training samples as {split}")
+    return told
+
+
 def _page(result: dict[str, Any], note: str, path: Path) -> str:
     """The result as text for a terminal."""
     head = [
@@ -78,6 +101,7 @@ def _page(result: dict[str, Any], note: str, path: Path) -> str:
     ]
     if result["caveat"]:
         head.append(["caveat", result["caveat"]])
+    head += [["data", note] for note in result["notes"]]
     scores = [[name.replace("_", " "), number(value)] for name, value in result["metrics"].items()]
     parts = [table(head[0], head[1:], left=2), table(scores[0], scores[1:])]
     if classes := result.get("classes", []):

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from mlcli.data.config import ClassificationData, RegressionData
 from mlcli.data.decode import Preparation, read_size
+from mlcli.data.fingerprints import of_array, of_files, of_samples
 from mlcli.data.info import DataInfo
-from mlcli.data.splits import class_balance
+from mlcli.data.splits import SPLITS, class_balance
 from mlcli.engine.contract import Samples
+from mlcli.engine.membership import Fingerprints, KnownData, Membership
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +25,14 @@ class Arrays:
     """A split that lies in memory: inputs uint8 [N, C, H, W] or float32 [N, F].
 
     A sample is named `origin:number`: its line in a CSV file, its place in the data set. Without `numbers`, its index.
+    prints: what the samples are known by, where that is not their inputs.
     """
 
     inputs: Tensor
     targets: Tensor
     origin: str
     numbers: np.ndarray | None = None
+    prints: Fingerprints | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -38,6 +42,13 @@ class Arrays:
 
     def name(self, index: int) -> str:
         return f"{self.origin}:{index if self.numbers is None else self.numbers[index]}"
+
+    def only(self, rows: np.ndarray) -> "Arrays":
+        """The samples at some positions, int64 [n], in that order."""
+        chosen = torch.from_numpy(rows)
+        numbers = rows if self.numbers is None else self.numbers[rows]
+        prints = self.prints and self.prints.only(rows)
+        return Arrays(self.inputs[chosen], self.targets[chosen], self.origin, numbers, prints)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +78,10 @@ class ImageFilesSamples:
     def name(self, index: int) -> str:
         """The path, with bytes that are no text escaped, so that it can always be printed."""
         return os.fsencode(self.path(index)).decode(errors="backslashreplace")
+
+    def relative(self, index: int) -> str:
+        """The path below the root, written as `name` writes it."""
+        return bytes(self.paths[index]).decode(errors="backslashreplace")
 
     def read(self, indices: np.ndarray) -> Tensor:
         """uint8 [B, C, H, W]. Raises DataError, naming the file."""
@@ -111,6 +126,49 @@ class Source:
         """The chosen training samples (int64 [N]) alone, with these inputs in memory."""
         targets = self.splits["train"].targets[chosen]
         return Source(self.info, {"train": Arrays(inputs, targets, "memory")})
+
+    def membership(self) -> Membership:
+        """Which samples are in which split; of files, up to `fingerprints.MOST_BYTES` are read for it."""
+        class_names, splits = self.info.class_names, dict[str, Fingerprints]()
+        files = {split: part for split, part in self.splits.items() if isinstance(part, ImageFilesSamples)}
+        if files:
+            root, ends = files["train"].root, np.cumsum([len(part) for part in files.values()])
+            keys, sees = of_files(root, [path for part in files.values() for path in part.paths.tolist()])
+            for (split, part), of_split in zip(files.items(), np.split(keys, ends[:-1]), strict=True):
+                prints = of_samples(of_split, part.targets.numpy(), class_names)
+                splits[split] = replace(prints, sees=sees, name=part.relative)
+            return Membership(splits)
+        for split, array in self.splits.items():
+            assert isinstance(array, Arrays)
+            prints = array.prints or of_samples(of_array(array.inputs), array.targets.numpy(), class_names)
+            splits[split] = replace(prints, name=array.name)
+        return Membership(splits)
+
+    def divided_as(self, known: KnownData) -> "Source":
+        """The same arrays, divided as a run divided them. Raises DataError as `KnownData.divide`."""
+        splits = {split: part for split, part in self.splits.items() if isinstance(part, Arrays)}
+        prints = [*self.membership().splits.values()]
+        everything = Fingerprints(
+            np.concatenate([part.keys for part in prints]), np.concatenate([part.targets for part in prints])
+        )
+        ends = np.cumsum([len(part) for part in prints])
+        now = dict(zip(splits, np.split(np.arange(len(everything)), ends[:-1]), strict=True))
+        chosen = known.divide(everything, now, SPLITS, splits["train"].origin)
+        if chosen.keys() == now.keys() and all(np.array_equal(chosen[split], now[split]) for split in now):
+            return self
+        parts = [part.only(np.arange(len(part))) for part in splits.values()]
+        whole = Arrays(
+            torch.cat([part.inputs for part in parts]),
+            torch.cat([part.targets for part in parts]),
+            splits["train"].origin,
+            np.concatenate([part.numbers for part in parts if part.numbers is not None]),
+            everything,
+        )
+        of_run: dict[str, Samples] = {
+            split: replace(whole.only(rows), origin=splits[split].origin if split in splits else whole.origin)
+            for split, rows in chosen.items()
+        }
+        return replace(self, splits=of_run)
 
     def as_in(self, info: DataInfo) -> "Source":
         """The same samples with the offsets of another `DataInfo` of the same features, such as a checkpoint's."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import numpy as np
 from torch import Tensor, nn
 
+from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Choice, Runtime
 
 if TYPE_CHECKING:
@@ -279,6 +280,15 @@ class HasBaselines(Protocol):
     @property
     def baseline_source(self) -> DataSource:
         """Samples with one label or one number each."""
+
+
+@runtime_checkable
+class HasMembership(Protocol):
+    """A task whose samples can be known again, as evaluating and resuming a run need; its module `build` then takes a
+    `KnownData` as the second argument of `build_task`."""
+
+    def membership(self) -> Membership:
+        """Return which samples are in which split."""
 
 
 class Embeddings(NamedTuple):

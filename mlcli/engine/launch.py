@@ -18,9 +18,10 @@ import torch
 from mlcli import __version__
 from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
-from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, Task
+from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
 from mlcli.engine.evaluate import Interrupted, choose_metric, evaluation_record
 from mlcli.engine.log import RunLog, Screen
+from mlcli.engine.membership import KnownData
 from mlcli.engine.rehearsal import out_of_memory, rehearse
 from mlcli.engine.resume import Resumable, flatten
 from mlcli.engine.resume import resume as restore
@@ -52,7 +53,7 @@ class Plan(Resumable, Protocol):
     def source_text(self) -> str: ...
     @property
     def overrides(self) -> tuple[str, ...]: ...
-    def build(self) -> Task: ...
+    def build(self, known: KnownData | None = None) -> Task: ...
     def to_yaml(self) -> str: ...
     def with_batch_size(self, size: int) -> Self: ...
 
@@ -84,13 +85,17 @@ def launch(
         run.lock()
     try:
         runtime = decide_runtime(plan.config)
-        task = plan.build()
+        members = run.membership() if run else None
+        known = KnownData("resume", members) if members else None
+        task = plan.build(known)
         say(task.describe())
+        if run and not known and isinstance(task, HasMembership):
+            say([("warning", "the run has not kept its splits: that the samples are the same cannot be checked")])
         if plan.config.train.batch_size == "auto":
             size, why = choose_batch_size(task, plan.config, runtime)
             say([("batch size", f"{size}: {why}")])
             plan = plan.with_batch_size(size)  # which is also what the run folder keeps
-            task = plan.build()  # measuring has trained it
+            task = plan.build(known)  # measuring has trained it
         runtime = runtime.for_model(task.model)
         settings, feed = plan.config, task.feed(runtime)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
@@ -111,7 +116,10 @@ def launch(
             runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
             state.net = runtime.callable_form(state.model)
         stop.listen()  # from here on there is something to be resumed
-        run = run or create_run(root, name or plan.name)
+        if run is None:
+            run = create_run(root, name or plan.name)
+            if isinstance(task, HasMembership):
+                run.write_membership(task.membership())
         say([("run", shown(run.path))])
         _write_documents(run, plan, runtime, task)
         log, screen = RunLog(run, offset, state.progress.step), Screen(feed.steps_per_epoch, select_by.metric)

@@ -1,6 +1,8 @@
 """The run folder: atomic creation, a lock for its only writer, status."""
 
 import contextlib
+import csv
+import gzip
 import io
 import json
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mlcli.engine.checkpoint import by_age
+from mlcli.engine.membership import Membership
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
 from mlcli.files import (
     cannot_write,
@@ -47,6 +50,10 @@ release the lock (POSIX, fcntl)."""
 
 MOST_STATUS_BYTES = 2**24
 """Of status.json and other small files of a run."""
+MOST_MEMBERSHIP_BYTES = 2**32
+"""Of splits.safetensors: 128 million files."""
+MOST_LINES = 100_000
+"""Samples up to which splits.csv is not compressed."""
 STAMP = "%Y%m%d-%H%M%S"
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
@@ -86,6 +93,33 @@ class RunFolder:
         with contextlib.suppress(CheckpointError):
             return self._read_json("environment.json")
         return {}
+
+    def membership(self) -> Membership | None:
+        """Which samples were in which split; None of a run whose version, or task, did not keep it. Raises
+        CheckpointError if it cannot be read."""
+        path = self.path / "splits.safetensors"
+        if not path.exists():
+            return None
+        try:
+            return Membership.from_bytes(read_file(path, MOST_MEMBERSHIP_BYTES))
+        except (OSError, CheckpointError) as error:
+            raise CheckpointError(f"the list of splits cannot be read: {error}", where=str(path)) from error
+
+    def write_membership(self, membership: Membership) -> None:
+        """splits.safetensors, which `membership` reads, and splits.csv for other tools: sample, split.
+
+        The latter is compressed (splits.csv.gz) where there are more than `MOST_LINES`.
+        """
+        write_atomically(self.path / "splits.safetensors", membership.to_bytes())
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["sample", "split"])
+        writer.writerows(membership.rows())
+        content = text.getvalue().encode(errors="backslashreplace")
+        if sum(map(len, membership.splits.values())) > MOST_LINES:
+            write_atomically(self.path / "splits.csv.gz", gzip.compress(content, compresslevel=1, mtime=0))
+        else:
+            write_atomically(self.path / "splits.csv", content)
 
     def update_status(self, **changes: Any) -> None:
         """Change some entries of status.json, atomically."""

@@ -16,6 +16,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inputs import find_inputs
 from mlcli.data.source import Source, describe_data
 from mlcli.engine.contract import Batch, Inputs, Named, Record
+from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.models.build import build_seeded, describe_model, fine_tuning
@@ -128,6 +129,10 @@ class SampleTask(SamplePredictor):
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of the model's outputs [B, C] for targets as in `Batch.targets`."""
+
+    def membership(self) -> Membership:
+        """Return which samples are in which split."""
+        return self.source.membership()
 
     @property
     def baseline_source(self) -> Source:

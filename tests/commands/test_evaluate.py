@@ -1,6 +1,7 @@
 """`mlcli evaluate` on real runs: the numbers, the page, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
 
 from mlcli.commands import evaluate
+from mlcli.engine.membership import Membership
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, DataError
 from mlcli.experiment import Experiment
@@ -72,12 +74,16 @@ def test_the_last_checkpoint_can_be_asked_for(runs_root, capsys):
     assert evaluated(capsys, "digits", runs_root, checkpoint="last")["checkpoint"].startswith("step-")
 
 
-def test_without_a_test_split_val_is_measured_and_said(runs_root, capsys):
+def test_without_a_test_split_val_is_measured_and_said(runs_root, capsys, tmp_path):
+    shutil.copytree(runs_root / "diabetes", tmp_path / "diabetes")
+    run = open_run("diabetes", tmp_path)
+    kept = run.membership()
+    run.write_membership(Membership({split: part for split, part in kept.splits.items() if split != "test"}))
     capsys.readouterr()
-    evaluate.run("diabetes", overrides=["data.test=0"], root=runs_root)
+    evaluate.run("diabetes", root=tmp_path)
     assert "the data have no test split, so this is val" in capsys.readouterr().out
     with pytest.raises(DataError, match="no split 'test'") as error:
-        evaluate.run("diabetes", "test", ["data.test=0"], root=runs_root)
+        evaluate.run("diabetes", "test", root=tmp_path)
     assert "train (" in error.value.where
     assert "val (" in error.value.where
 

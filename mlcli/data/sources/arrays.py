@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from mlcli.data.decode import Preparation
+from mlcli.data.fingerprints import of_array, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import feature_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import Arrays, Source
 from mlcli.data.splits import split_indices
+from mlcli.engine.membership import Fingerprints
 from mlcli.errors import DataError
 
 Method = Literal["mutual_info", "univariate"]
@@ -75,6 +77,7 @@ def feature_source(
     keep: int | None = None,
     method: Method = "mutual_info",
     notes: tuple[str, ...] = (),
+    prints: Fingerprints | None = None,
 ) -> Source:
     """A source of features in memory.
 
@@ -86,7 +89,9 @@ def feature_source(
         numbers: int [N], what names each row: its line in the file. None for its index.
         keep: how many features are kept, the most informative about the target in the training split; None for all.
         method: mutual_info finds any dependence; univariate, the F-test, finds linear ones and is faster.
+        prints: what all rows are known by; None for their numbers.
     """
+    prints = prints or of_samples(of_array(rows.astype(np.float64)), targets, class_names)
     names, numeric = feature_names(columns)
     train = splits["train"]
     chosen = np.arange(len(names))
@@ -119,10 +124,10 @@ def feature_source(
     info = DataInfo("features", (len(chosen),), class_names, target, mean, std, preparation)
     inputs = torch.from_numpy(rows.astype(np.float32))
     answers = torch.from_numpy(targets.astype(np.int64 if class_names else np.float32))
-    numbers = np.arange(len(rows)) if numbers is None else numbers
+    everything = Arrays(inputs, answers, origin, numbers, prints)
     return Source(
         info,
-        {split: Arrays(inputs[index], answers[index], origin, numbers[index]) for split, index in splits.items()},
+        {split: everything.only(rows) for split, rows in splits.items()},
         notes,
     )
 

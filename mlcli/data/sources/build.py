@@ -23,13 +23,24 @@ from mlcli.data.sources.image_files import image_source
 from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
 from mlcli.data.sources.tables import FeatureTable, read_table, table_source
 from mlcli.data.sources.torchvision_sets import torchvision_set
+from mlcli.engine.membership import KnownData
 
 
-def build_source(config: ClassificationData | RegressionData, *, regression: bool = False) -> Source:
+def build_source(
+    config: ClassificationData | RegressionData, *, regression: bool = False, known: KnownData | None = None
+) -> Source:
     """Read a data set. Raises DataError if it is not there or not fit to learn from.
 
-    regression: whether a table's target is a number to predict rather than a class.
+    Args:
+        regression: whether a table's target is a number to predict rather than a class.
+        known: what a run knows of the data, which are divided as it did. Raises DataError as `KnownData.divide`.
     """
+    source = _read(config, regression, known)
+    lies_in_files = isinstance(config, ImageFolder | ImageCsv | TableFile)  # divided as they were read
+    return source if known is None or lies_in_files else source.divided_as(known)
+
+
+def _read(config: ClassificationData | RegressionData, regression: bool, known: KnownData | None) -> Source:
     match config:
         case Digits():
             return digits(val=config.val, test=config.test, split_seed=config.split_seed)
@@ -43,9 +54,10 @@ def build_source(config: ClassificationData | RegressionData, *, regression: boo
                 split_seed=config.split_seed,
             )
         case ImageFolder() | ImageCsv():
-            return listed_source(config, list_images(config))
+            return listed_source(config, list_images(config), known)
         case TableFile():
-            return table_source(list_rows(config, regression=regression), **selection(config))
+            table = list_rows(config, regression=regression, known=known)
+            return table_source(table, **selection(config), info=known.info if known else None)
         case EmbeddedTable():
             return embedded_table(
                 config.name, val=config.val, test=config.test, split_seed=config.split_seed, **selection(config)
@@ -76,7 +88,7 @@ def list_images(config: ImageFolder | ImageCsv) -> Listing:
     )
 
 
-def listed_source(config: ImageFolder | ImageCsv, listing: Listing) -> Source:
+def listed_source(config: ImageFolder | ImageCsv, listing: Listing, known: KnownData | None = None) -> Source:
     """The listed images, read as the section says. Raises DataError if they are not fit to learn from."""
     return image_source(
         listing,
@@ -87,10 +99,11 @@ def listed_source(config: ImageFolder | ImageCsv, listing: Listing) -> Source:
         bad_images=config.bad_images,
         max_bad_share=config.max_bad_share,
         split_seed=config.split_seed,
+        known=known,
     )
 
 
-def list_rows(config: TableFile, *, regression: bool) -> FeatureTable:
+def list_rows(config: TableFile, *, regression: bool, known: KnownData | None = None) -> FeatureTable:
     """The rows of the CSV file that a section names, and what is wrong with them. Never raises."""
     return read_table(
         config.file,
@@ -102,4 +115,5 @@ def list_rows(config: TableFile, *, regression: bool) -> FeatureTable:
         val=config.val,
         test=config.test,
         split_seed=config.split_seed,
+        known=known,
     )

@@ -1,5 +1,6 @@
 """Data sets of image files: a listing, checked, divided and measured."""
 
+import contextlib
 from dataclasses import replace
 from typing import Literal
 
@@ -8,11 +9,13 @@ import torch
 
 from mlcli.data.decode import Preparation
 from mlcli.data.finding import refuse
+from mlcli.data.fingerprints import of_classes, of_files
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import common_size, count_pixels, find_damaged, imagenet_statistics, pixel_statistics
 from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.data.sources.listing import Listing
 from mlcli.data.splits import SPLITS, check_same_classes
+from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few
 
@@ -27,6 +30,7 @@ def image_source(
     bad_images: Literal["error", "skip"] = "error",
     max_bad_share: float = 0.01,
     split_seed: int = 0,
+    known: KnownData | None = None,
 ) -> Source:
     """The listed images as samples. Raises DataError if layout, classes or images are not fit to learn from.
 
@@ -37,9 +41,11 @@ def image_source(
         bad_images: whether an image that cannot be read is an error or left out and noted.
         max_bad_share: with skip, the share of such images above which it is an error all the same.
         split_seed: which samples are held out.
+        known: what a run knows of the images, which are divided as it did.
     """
     refuse(listing.findings, listing.origin)
-    names, given = listing.class_names, listing.splits
+    as_saved = DataInfo.from_plain(known.info) if known and known.info else None
+    names = as_saved.class_names if as_saved else listing.class_names
     if len(names) < 2:
         raise DataError(
             f"there is one class only, '{names[0]}': nothing to distinguish",
@@ -51,18 +57,23 @@ def image_source(
     notes = [str(finding) for finding in listing.findings]
     if bad_images == "skip":
         listing = _without_damaged(listing, preparation, max_bad_share, notes)
-    labels = {split: listing.labels[listing.split_of == SPLITS.index(split)] for split in given}
-    check_same_classes(labels, names, "images", listing.origin)
-    split_of = listing.divided(split_seed)
-    samples = {
-        split: _samples(listing.only(np.flatnonzero(split_of == code)), preparation)
-        for code, split in enumerate(SPLITS)
-        if (split_of == code).any()
-    }
-    if image_size is None:
+    if known:
+        chosen, labels = _divided_as(known, listing, split_seed)
+        listing = replace(listing, labels=labels)
+    else:
+        given = {split: listing.labels[listing.split_of == SPLITS.index(split)] for split in listing.splits}
+        check_same_classes(given, names, "images", listing.origin)
+        chosen = _positions(listing.divided(split_seed))
+    samples = {split: _samples(listing.only(rows), preparation) for split, rows in chosen.items()}
+    if as_saved and known and known.purpose == "measure":  # images of any size, as in predicting
+        preparation = Preparation.from_plain(as_saved.preparation)
+        samples = {split: replace(part, preparation=preparation) for split, part in samples.items()}
+    elif image_size is None:
         preparation = replace(preparation, image_size=common_size(list(samples.values()), split_seed))
         samples = {split: replace(part, preparation=preparation, same_size=True) for split, part in samples.items()}
-    if normalize == "imagenet":
+    if as_saved:
+        mean, std = as_saved.mean, as_saved.std
+    elif normalize == "imagenet":
         mean, std = imagenet_statistics(channels)
     else:
         counts, counted = count_pixels(samples["train"], split_seed)
@@ -79,6 +90,24 @@ def image_source(
         preparation=preparation.to_plain(),
     )
     return Source(info, dict(samples), tuple(notes))
+
+
+def _positions(split_of: np.ndarray) -> dict[str, np.ndarray]:
+    """The positions of each split that has any: int64 [n], ascending."""
+    found = {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
+    return {split: rows for split, rows in found.items() if len(rows)}
+
+
+def _divided_as(known: KnownData, listing: Listing, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The positions of each split as a run divided the images, and all labels as its model knows them."""
+    keys, sees = of_files(listing.root, listing.paths.tolist(), known.sees)
+    prints = Fingerprints(keys, of_classes(listing.labels, listing.class_names), sees)
+    now: dict[str, np.ndarray] = {}
+    with contextlib.suppress(DataError):  # drawing anew is for comparison only
+        now = _positions(listing.divided(seed))
+    drawn = [*listing.held_out]
+    chosen = known.divide(prints, now, drawn, listing.origin)
+    return known.relabelled(chosen, listing.labels, listing.class_names, listing.origin)
 
 
 def _samples(listing: Listing, preparation: Preparation) -> ImageFilesSamples:

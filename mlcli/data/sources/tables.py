@@ -11,7 +11,7 @@ std 1), so that a value that training never saw, or none, is zero everywhere.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 
 from mlcli.data.finding import Finding, refuse
-from mlcli.data.source import Source
+from mlcli.data.fingerprints import of_classes, of_columns, of_numbers, of_samples
+from mlcli.data.info import DataInfo
+from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import Method, feature_names, feature_source
 from mlcli.data.sources.csv_file import Column, CsvFile, read_column, read_csv, read_number
 from mlcli.data.splits import SPLITS, check_same_classes, split_indices
+from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
 
@@ -43,6 +46,7 @@ class FeatureTable:
     labels: int64 [N] (-1 for a missing label) where classes are predicted, otherwise amounts: float64 [N] (NaN).
     findings: what is wrong with single cells, rows and columns.
     refusal: why the target or the splits are not fit to learn from; None if they are.
+    known: the rows of each split, int64 [n], as a run divided them; other rows are in none.
     """
 
     origin: str
@@ -56,13 +60,16 @@ class FeatureTable:
     numbering: str = "line "
     findings: tuple[Finding, ...] = ()
     refusal: DataError | None = None
+    known: dict[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.split_of)
 
     @property
     def splits(self) -> dict[str, np.ndarray]:
-        """The rows of each split that has any: int64 [n], ascending."""
+        """The rows of each split that has any: int64 [n], ascending unless a run has them in another order."""
+        if self.known is not None:
+            return self.known
         found = {split: np.flatnonzero(self.split_of == code) for code, split in enumerate(SPLITS)}
         return {split: rows for split, rows in found.items() if len(rows)}
 
@@ -87,6 +94,7 @@ def read_table(
     val: float = 0.15,
     test: float = 0.15,
     split_seed: int = 0,
+    known: KnownData | None = None,
 ) -> FeatureTable:
     """A CSV file of numbers and categories, one sample a row. Never raises.
 
@@ -95,6 +103,7 @@ def read_table(
         drop: columns that are not used.
         categorical: columns of numbers that are to be read as categories.
         split_column: train, val or test for each row; without it, `val`, `test` and `split_seed` divide them.
+        known: what a run knows of the rows, which are divided as it did.
     """
     table = read_csv(file)
     findings = [*table.faults, *table.absent([target], "data.target")]
@@ -112,7 +121,7 @@ def read_table(
         labels, class_names = _labels(column)
     refusal = None
     try:
-        if labels is not None:
+        if labels is not None and known is None:
             _refuse_no_classes(table, target, class_names)
         split_of = _divided(table, split_of, split_column, labels, class_names, {"val": val, "test": test}, split_seed)
     except DataError as error:
@@ -121,11 +130,26 @@ def read_table(
     if not used:
         what = "no column is left to learn from"
         findings.append(Finding("error", "no-columns", what, (), "drop fewer columns: data.drop"))
+    of_run = None
+    if known is not None and used:
+        raw = [read_column(name, table.column(name)) for name in used]
+        targets = of_numbers(amounts) if labels is None else of_classes(labels, class_names)
+        now = {} if refusal else {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
+        refusal = None
+        try:
+            prints = Fingerprints(of_columns(raw)[:, None], targets)
+            of_run = known.divide(prints, now, () if split_column else SPLITS, str(file))
+            if labels is not None:
+                of_run, labels = known.relabelled(of_run, labels, class_names, str(file))
+            split_of = np.full_like(split_of, -1)
+            split_of[of_run["train"]] = 0
+        except DataError as error:
+            refusal = error
     train = split_of == 0
     columns = [_typed(table, name, train, name in categorical, findings) for name in used]
     return FeatureTable(
         str(file), columns, split_of, table.lines, target, class_names, labels, amounts,
-        findings=tuple(findings), refusal=refusal,
+        findings=tuple(findings), refusal=refusal, known=of_run,
     )  # fmt: skip
 
 
@@ -226,14 +250,24 @@ def _typed(table: CsvFile, name: str, train: np.ndarray, categorical: bool, find
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-def table_source(table: FeatureTable, *, keep: int | None = None, method: Method = "mutual_info") -> Source:
+def table_source(
+    table: FeatureTable,
+    *,
+    keep: int | None = None,
+    method: Method = "mutual_info",
+    info: dict[str, Any] | None = None,
+) -> Source:
     """The rows as samples, of which the `keep` most informative features are kept, judged by `method`.
+
+    info: `DataInfo.to_plain()` of a saved model, whose features these are then; its classes are the labels' already.
 
     Raises DataError, with all rows of one kind of fault, for what no model could learn from.
     """
     refuse(table.findings, table.origin)
     if table.refusal is not None:
         raise table.refusal
+    if info is not None:
+        return _as_known(table, DataInfo.from_plain(info))
     train = table.split_of == 0
     notes: list[str] = []
     encodings = [_learned(column, train, notes) for column in table.columns]
@@ -252,7 +286,21 @@ def table_source(table: FeatureTable, *, keep: int | None = None, method: Method
         keep=keep,
         method=method,
         notes=tuple(notes),
+        prints=of_samples(of_columns(table.columns)[:, None], targets, table.class_names),
     )
+
+
+def _as_known(table: FeatureTable, info: DataInfo) -> Source:
+    """The rows as a saved model knows them. Raises DataError if it misses a column or a number."""
+    inputs = _features(info.preparation, {column.name: column.cells for column in table.columns}, table.name)
+    if table.amounts is not None:
+        targets = torch.from_numpy((table.amounts - info.preparation.get("target_offset", 0.0)).astype(np.float32))
+    else:
+        assert table.labels is not None
+        targets = torch.from_numpy(table.labels)
+    everything = Arrays(inputs, targets, table.origin, table.lines)
+    info = replace(info, target=table.target if table.labels is None else "label")
+    return Source(info, {split: everything.only(rows) for split, rows in table.splits.items()})
 
 
 def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) -> Tensor:
@@ -260,24 +308,33 @@ def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) ->
 
     Gaps become the training median. Raises DataError for missing columns and for text where numbers belong.
     """
+    names = [encoding["name"] for encoding in preparation["columns"]]
+    present = [name for name in rows[0] if all(name in row for row in rows)]
+    cells = {name: [(row[name] or "").strip() for row in rows] for name in present if name in names}
+    return _features(preparation, cells, lambda row: f"row {row + 1}")
+
+
+def _features(preparation: dict[str, Any], cells_of: dict[str, list[str]], name_of: Callable[[int], str]) -> Tensor:
+    """The cells of columns, by name, encoded as the training rows were: float32 [N, F]. name_of: of a row.
+
+    Raises DataError for missing columns and for text where numbers belong.
+    """
     encodings = preparation["columns"]
-    names = [encoding["name"] for encoding in encodings]
-    absent = [name for name in names if any(name not in row for row in rows)]
+    absent = [encoding["name"] for encoding in encodings if encoding["name"] not in cells_of]
     if absent:
         raise DataError(
             f"columns the model was trained with are missing: {first_few(map(repr, absent))}",
-            where=f"columns found: {first_few(map(repr, rows[0]))}",
+            where=f"columns found: {first_few(map(repr, cells_of))}",
             fix="add them; cells may stay empty where a value is not known",
         )
     parts = []
     for encoding in encodings:
-        name = encoding["name"]
-        cells = [(row[name] or "").strip() for row in rows]
+        name, cells = encoding["name"], cells_of[encoding["name"]]
         column = read_column(name, cells, numeric=encoding["kind"] == "number")
         if len(wrong := column.wrong.tolist()):
             raise DataError(
                 f"'{cells[wrong[0]]}' in column '{name}' is not a finite number",
-                where="rows " + first_few(str(row + 1) for row in wrong),
+                where=first_few(map(name_of, wrong)),
                 fix="write a number, or leave the cell empty",
             )
         parts.append(_encoded(column, encoding))

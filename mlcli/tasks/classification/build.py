@@ -2,12 +2,16 @@
 
 from typing import Any, assert_never
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mlcli.data.check.examination import Examination
 from mlcli.data.check.examine import examine as examine_data
+from mlcli.data.fingerprints import of_classes
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
+from mlcli.engine.membership import KnownData
 from mlcli.tasks.classification import losses
 from mlcli.tasks.classification.config import (
     BinaryCrossEntropy,
@@ -22,10 +26,17 @@ from mlcli.tasks.classification.config import (
 from mlcli.tasks.classification.task import ClassificationTask, Classifier
 
 
-def build_task(config: Classification) -> ClassificationTask:
-    """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
-    source = build_source(config.data)
+def build_task(config: Classification, known: KnownData | None = None) -> ClassificationTask:
+    """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit.
+
+    known: what a run knows of the data, which are divided as it did.
+    """
+    source = build_source(config.data, known=known)
     labels, setting = source.splits["train"].targets, config.loss.class_weights
+    if setting is not None and known and known.members:  # the loss is weighted as it was in training
+        hashes = of_classes(np.arange(source.info.num_classes), source.info.class_names)
+        trained = known.members.splits["train"].targets
+        labels = torch.from_numpy((trained[:, None] == hashes).argmax(axis=1))
     weights = losses.class_weights(setting, labels, source.info.num_classes)
     return ClassificationTask(config, source, build_criterion(config.loss, weights))
 

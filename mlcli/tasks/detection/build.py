@@ -8,6 +8,7 @@ import torch
 
 from mlcli.data.check.examination import Examination
 from mlcli.data.info import DataInfo
+from mlcli.engine.membership import KnownData
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.records import DetectionSource
@@ -17,12 +18,13 @@ from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.task import DetectionTask
 
 
-def build_task(config: Detection) -> DetectionTask:
+def build_task(config: Detection, known: KnownData | None = None) -> DetectionTask:
     """Find the data, and what the model needs to know of them beforehand, and make the task.
 
+    known: what a run knows of the data, which are divided as it did.
     Raises DataError, ConfigError or CheckpointError for what does not fit.
     """
-    source, notes, model = build_source(config.data), list[str](), config.model
+    source, notes, model = build_source(config.data, known), list[str](), config.model
     if isinstance(model, Yolo) and model.head == "anchors":
         source, notes = with_anchors(source, model.anchors_per_stride * len(model.strides))
     elif isinstance(model, RCnn | FastRCnn):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mlcli.data.source import Source
 from mlcli.engine.contract import Batch
+from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.models.build import fine_tuning
@@ -54,6 +55,10 @@ class DetectionTask(ObjectDetector):
     def source(self) -> Source:
         """The pictures without their objects."""
         return self.annotated.pictures
+
+    def membership(self) -> Membership:
+        """Return which pictures are in which split, with hashes of their objects as targets."""
+        return self.annotated.membership()
 
     @property
     def augment(self) -> tuple[DetectionAugmentation, ...]:

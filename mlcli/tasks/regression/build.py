@@ -9,13 +9,18 @@ from mlcli.data.check.examination import Examination
 from mlcli.data.check.examine import examine as examine_data
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
+from mlcli.engine.membership import KnownData
 from mlcli.tasks.regression.config import L1, Loss, Mse, Regression, SmoothL1
 from mlcli.tasks.regression.task import Criterion, RegressionTask, Regressor
 
 
-def build_task(config: Regression) -> RegressionTask:
-    """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit."""
-    return RegressionTask(config, build_source(config.data, regression=True), *build_loss(config.loss))
+def build_task(config: Regression, known: KnownData | None = None) -> RegressionTask:
+    """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit.
+
+    known: what a run knows of the data, which are divided as it did.
+    """
+    source = build_source(config.data, regression=True, known=known)
+    return RegressionTask(config, source, *build_loss(config.loss))
 
 
 def build_predictor(config: Regression, facts: dict[str, Any]) -> Regressor:

@@ -1,7 +1,9 @@
 """Build a data set from the data section of a YAML: read, check, clean as configured, divide into splits."""
 
+import contextlib
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
@@ -9,10 +11,12 @@ import numpy as np
 import torch
 
 from mlcli.data.decode import Preparation
+from mlcli.data.fingerprints import of_files
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.splits import SPLITS, split_indices
+from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import DataError
 from mlcli.files import refuse_unfinished
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
@@ -36,16 +40,57 @@ from mlcli.tasks.detection.data.scenes import make_scenes
 from mlcli.text import first_few, plural
 
 
-def build_source(config: DetectionData) -> DetectionSource:
-    """Return the data set of a data section.
+def build_source(config: DetectionData, known: KnownData | None = None) -> DetectionSource:
+    """Return the data set of a data section, divided as a run divided it if that is known.
 
     Raises DataError or ConfigError for annotations that cannot be read, for faults if the YAML says so, and for splits
     with nothing to learn from.
     """
     if isinstance(config, Scenes):
         splits = make_scenes(preparation_of(config), config.images, config.most_digits, config.scene_seed)
-        return _source(config, splits, tuple("0123456789"))
-    return checked_source(config, CheckedAnnotations(read_annotations(config)))
+        source = _source(config, splits, tuple("0123456789"))
+        return _scenes_as(known, source) if known else source
+    annotations = read_annotations(config)
+    if known and known.info:
+        _name_classes(annotations, known)
+    return checked_source(config, CheckedAnnotations(annotations), known)
+
+
+def _scenes_as(known: KnownData, source: DetectionSource) -> DetectionSource:
+    """The scenes of each split that were in it in a run, too. They are made from a seed: others are other data."""
+    prints = source.membership().splits
+    ends = np.cumsum([len(part) for part in prints.values()])
+    now = dict(zip(prints, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+    everything = Fingerprints(
+        np.concatenate([part.keys for part in prints.values()]),
+        np.concatenate([part.targets for part in prints.values()]),
+    )
+    chosen = known.divide(everything, now, (), "scenes")
+    splits = {split: source.splits[split].only(np.intersect1d(rows, now[split]) - now[split][0])
+              for split, rows in chosen.items()}  # fmt: skip
+    return replace(source, splits=splits)
+
+
+def _name_classes(annotations: Annotations, known: KnownData) -> None:
+    """Give labels as a saved model knows the classes. Objects of other classes are left out of new data, and counted;
+    raises OtherData where the data are the run's."""
+    assert known.info is not None
+    names = known.info["class_names"]
+    others = sorted(set(annotations.known_names()) - set(names))
+    if others and known.purpose != "measure":
+        raise OtherData(f"the model does not know {first_few(map(repr, others))}", where=annotations.root)
+    annotations.class_names = tuple(names)
+    annotations.category_ids = tuple(known.info["preparation"].get("category_ids", ()))
+    left = [thing for thing in annotations.objects if thing.name in names]
+    if known.purpose == "measure":
+        annotations.pictures = [picture._replace(split="") for picture in annotations.pictures]
+    if len(left) < len(annotations.objects):
+        number = len(annotations.objects) - len(left)
+        known.notes.append(
+            f"{plural(number, 'object is', 'objects are')} of classes that the model does not know, and left out: "
+            f"{first_few(map(repr, others))}"
+        )
+        annotations.objects = left
 
 
 def read_annotations(config: AnnotationFiles) -> Annotations:
@@ -99,23 +144,36 @@ def _refuse_shares(annotations: Annotations) -> None:
         )
 
 
-def checked_source(config: AnnotationFiles, checked: CheckedAnnotations) -> DetectionSource:
+def checked_source(
+    config: AnnotationFiles, checked: CheckedAnnotations, known: KnownData | None = None
+) -> DetectionSource:
     """Divide what the files do not divide, and measure the pixels. Raises DataError as `given_splits`."""
-    splits, notes = given_splits(config, checked)
+    everything, given, notes = _given(config, checked)
     shares = {"val": config.val, "test": config.test}
-    shares = {split: share for split, share in shares.items() if split not in splits and share > 0}
+    shares = {split: share for split, share in shares.items() if split not in given and share > 0}
+    positions, root = dict(given), checked.annotations.root
     if shares:
-        others = " or ".join(split for split in splits if split != "train")
+        others = " or ".join(split for split in given if split != "train")
         if others:
             notes += [f"{split} is {share:g} of the pictures that are not {others}" for split, share in shares.items()]
-        splits |= _divided(splits["train"], shares, config.split_seed, checked.annotations.root)
-    ordered = {split: splits[split] for split in SPLITS if split in splits}
+        # As the run divided them: drawing anew is for comparison only.
+        with contextlib.suppress(DataError) if known else contextlib.nullcontext():
+            drawn = _divided(everything.only(given["train"]), shares, config.split_seed, root)
+            positions |= {split: given["train"][rows] for split, rows in drawn.items()}
+    if known:
+        images = everything.images
+        assert isinstance(images, ImageFilesSamples)
+        keys, sees = of_files(root, images.paths.tolist(), known.sees)
+        prints = Fingerprints(keys, everything.target_hashes(checked.class_names), sees)
+        positions = known.divide(prints, positions, [split for split in SPLITS if split not in given], root)
+    splits = {split: everything.only(rows) for split, rows in positions.items()}
+    ordered = {split: splits[split] for split in (*SPLITS, NEW) if split in splits}
     notes += [
         f"{split} has no object that counts (none, or only crowds and difficult ones): nothing can be measured on it"
         for split, records in ordered.items()
         if records.ignored.all()
     ]
-    return _source(config, ordered, checked.class_names, tuple(notes), checked.category_ids)
+    return _source(config, ordered, checked.class_names, tuple(notes), checked.category_ids, known)
 
 
 def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[dict[str, Records], list[str]]:
@@ -123,6 +181,12 @@ def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[
 
     Raises DataError for faults if the YAML says so, and if there is nothing to train on.
     """
+    everything, positions, notes = _given(config, checked)
+    return {split: everything.only(rows) for split, rows in positions.items()}, notes
+
+
+def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Records, dict[str, np.ndarray], list[str]]:
+    """All pictures that are kept, their positions in each split that the files name, int64 [n], and notes."""
     root, annotations = checked.annotations.root, checked.annotations
     if config.on_invalid == "error":
         refuse(checked.faults, root)
@@ -130,7 +194,8 @@ def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[
     everything = _records(checked, preparation_of(config), pictures, objects)
     split_of = np.array([picture.split or "train" for picture in annotations.pictures], dtype=object)[pictures]
     positions = {split: np.flatnonzero(split_of == split) for split in SPLITS}
-    splits = {split: everything.only(rows) for split, rows in positions.items() if len(rows)}
+    positions = {split: rows for split, rows in positions.items() if len(rows)}
+    splits = {split: everything.only(rows) for split, rows in positions.items()}
     if "train" not in splits or not len(splits["train"].labels):
         left = f"{root}: {len(pictures)} pictures, {len(objects)} objects read, {objects.sum()} left"
         raise DataError(
@@ -153,7 +218,7 @@ def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[
     unlearned = [repr(name) for label, name in enumerate(checked.class_names, 1) if label not in learned]
     if unlearned:
         notes.append(f"no training picture shows {first_few(unlearned)}")
-    return splits, notes
+    return everything, positions, notes
 
 
 def preparation_of(config: AnnotatedImages) -> Preparation:
@@ -194,8 +259,8 @@ def _records(
     )
 
 
-def _divided(records: Records, shares: dict[str, float], seed: int, where: str) -> dict[str, Records]:
-    """Stratified by each picture's rarest class; classes too rare to be divided count as one."""
+def _divided(records: Records, shares: dict[str, float], seed: int, where: str) -> dict[str, np.ndarray]:
+    """The positions of each split, by each picture's rarest class; classes too rare to be divided count as one."""
     groups = records.targets.numpy()
     sizes = np.bincount(groups)
     groups = np.where(sizes[groups] > len(shares) + 1, groups, np.argmax(sizes))
@@ -204,8 +269,7 @@ def _divided(records: Records, shares: dict[str, float], seed: int, where: str) 
     if smallest < len(np.unique(strata)):
         strata = np.zeros_like(strata)
     names = [str(stratum) for stratum in range(strata.max() + 1)]
-    indices = split_indices(len(records), shares, seed, labels=strata, class_names=names, unit="pictures", where=where)
-    return {split: records.only(rows) for split, rows in indices.items()}
+    return split_indices(len(records), shares, seed, labels=strata, class_names=names, unit="pictures", where=where)
 
 
 def _source(
@@ -214,13 +278,16 @@ def _source(
     class_names: tuple[str, ...],
     notes: tuple[str, ...] = (),
     category_ids: tuple[int, ...] = (),
+    known: KnownData | None = None,
 ) -> DetectionSource:
     """Measure the training pictures and put everything together.
 
     category_ids: what the data set itself calls the classes by, in label order; 1..K unless given.
     """
     images, preparation = splits["train"].images, splits["train"].preparation
-    if config.normalize == "imagenet":
+    if known and known.info:
+        mean, std = (tuple(known.info[key]) for key in ("mean", "std"))
+    elif config.normalize == "imagenet":
         mean, std = imagenet_statistics(3)
     elif isinstance(images, ImageFilesSamples):
         mean, std = pixel_statistics(count_pixels(images, seed=0)[0])

@@ -4,6 +4,7 @@ Arrays, not lists of objects: worker processes share them without copying. Boxes
 picture, which is where detections are evaluated; models see them in pixels of their input.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from mlcli.data.decode import Preparation, read_image
+from mlcli.data.fingerprints import of_classes, of_numbers
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, ImageFilesSamples, Source
+from mlcli.engine.membership import Membership, mixed
 from mlcli.tasks.detection.boxes import placement
 from mlcli.tasks.detection.masks import Segmentation
 
@@ -144,6 +147,16 @@ class Records:
         )
         return scale, shift
 
+    def target_hashes(self, class_names: Sequence[str]) -> np.ndarray:
+        """uint64 [N]: of each picture's objects, whatever their order: class, corners, size and marks."""
+        numbers = np.column_stack([self.boxes_xyxy, self.area, self.crowd, self.difficult]).astype(np.float64)
+        hashes = of_classes(self.labels - 1, class_names)
+        for column in numbers.T:
+            hashes = mixed(hashes ^ of_numbers(column))
+        total = np.zeros(len(self), dtype=np.uint64)
+        np.add.at(total, self.picture_of, hashes)
+        return total
+
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def only(self, indices: np.ndarray) -> "Records":
@@ -201,6 +214,15 @@ class DetectionSource:
     def pictures(self) -> Source:
         """The same without objects, as what reads and caches pictures knows it."""
         return Source(self.info, {split: records.images for split, records in self.splits.items()}, self.notes)
+
+    def membership(self) -> Membership:
+        """Which pictures are in which split; see `Source.membership`."""
+        names = self.info.class_names
+        splits = {
+            split: replace(prints, targets=self.splits[split].target_hashes(names))
+            for split, prints in self.pictures.membership().splits.items()
+        }
+        return Membership(splits)
 
     def in_memory(self, inputs: Tensor, chosen: Tensor) -> "DetectionSource":
         """The chosen training pictures (int64 [N]) alone, with their objects and these inputs in memory."""
