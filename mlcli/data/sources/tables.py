@@ -292,7 +292,8 @@ def table_source(
 
 def _as_known(table: FeatureTable, info: DataInfo) -> Source:
     """The rows as a saved model knows them. Raises DataError if it misses a column or a number."""
-    inputs = _features(info.preparation, {column.name: column.cells for column in table.columns}, table.name)
+    inputs = _features(info.preparation, {column.name: column.cells for column in table.columns},
+                       lambda wrong: first_few(table.places(wrong)))  # fmt: skip
     if table.amounts is not None:
         targets = torch.from_numpy((table.amounts - info.preparation.get("target_offset", 0.0)).astype(np.float32))
     else:
@@ -311,11 +312,11 @@ def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) ->
     names = [encoding["name"] for encoding in preparation["columns"]]
     present = [name for name in rows[0] if all(name in row for row in rows)]
     cells = {name: [(row[name] or "").strip() for row in rows] for name in present if name in names}
-    return _features(preparation, cells, lambda row: f"row {row + 1}")
+    return _features(preparation, cells, lambda wrong: "rows " + first_few(str(row + 1) for row in wrong))
 
 
-def _features(preparation: dict[str, Any], cells_of: dict[str, list[str]], name_of: Callable[[int], str]) -> Tensor:
-    """The cells of columns, by name, encoded as the training rows were: float32 [N, F]. name_of: of a row.
+def _features(preparation: dict[str, Any], cells_of: dict[str, list[str]], where: Callable[[list[int]], str]) -> Tensor:
+    """The cells of columns, by name, encoded as the training rows were: float32 [N, F]. where: of rows, for errors.
 
     Raises DataError for missing columns and for text where numbers belong.
     """
@@ -334,7 +335,7 @@ def _features(preparation: dict[str, Any], cells_of: dict[str, list[str]], name_
         if len(wrong := column.wrong.tolist()):
             raise DataError(
                 f"'{cells[wrong[0]]}' in column '{name}' is not a finite number",
-                where=first_few(map(name_of, wrong)),
+                where=where(wrong),
                 fix="write a number, or leave the cell empty",
             )
         parts.append(_encoded(column, encoding))
