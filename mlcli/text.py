@@ -12,8 +12,7 @@ ABSENT = "-"
 _UNSEEN = re.compile(  # controls but for tab and new line; marks of direction and invisible ones; halves of surrogates
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
-# What spreadsheets take for the beginning of a formula, and what is left of it by those that strip.
-_FORMULA = re.compile(r"[=+\-@\t\r\uff0b\uff0d\uff1d\uff20]")
+_FORMULA = re.compile(r"[=+\-@\uff0b\uff0d\uff1d\uff20]")  # begins one, also in East Asian width
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)", re.ASCII)
 
 
@@ -36,7 +35,8 @@ def csv_cell(value: object) -> object:
     """
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
-    return f"'{visible(value, one_line=True)}" if _FORMULA.match(value.lstrip(" ")) else visible(value, one_line=True)
+    seen = visible(value, one_line=True)  # a tab or a carriage return in front is gone with that
+    return f"'{seen}" if _FORMULA.match(seen.lstrip(" ")) else seen
 
 
 def from_csv_cell(cell: str) -> str:

@@ -105,11 +105,12 @@ def test_names_of_others_do_not_break_a_table():
 
 @pytest.mark.parametrize(
     "cell",
-    ["=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\r=x", "  =1", "\uff1d1", "-", "--1", "=", "-3.5 kg"],
+    ["=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "  =1", "\uff1d1", "-", "--1", "=", "-3.5 kg"],
 )
 def test_a_spreadsheet_computes_nothing(cell):
     written = text.csv_cell(cell)
     assert written[0] == "'"
+    assert text.csv_cell(f"\t{cell}")[0] not in "\t\r=+-@"
     assert text.from_csv_cell(written) == text.visible(cell, one_line=True)
 
 
