@@ -1,4 +1,13 @@
-"""`python -m mlcli` is the same as `mlcli`."""
+"""The command `mlcli`, and `python -m mlcli`.
+
+Ctrl-C while modules are imported, or while Python ends, ends the program at once and without a word: nothing is begun.
+"""
+
+import os
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in the background
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
 
 from mlcli.cli import main
 

@@ -1,6 +1,7 @@
 """Every command's signature and help line. Heavy imports wait inside the function bodies, so that help is instant."""
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -10,6 +11,8 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from mlcli import __version__
+from mlcli.engine.limits import spin_briefly
+from mlcli.engine.stop import Unwinding
 from mlcli.errors import ConfigError, ExitCode, OutputError, UserError
 from mlcli.text import visible
 
@@ -361,7 +364,8 @@ class Stdout:
 
     def _fail(self, error: OSError) -> None:
         """Discard this and all further output where a reader left that the command outlives. Raises StdoutFailed."""
-        if not (self.outlives_reader and isinstance(error, BrokenPipeError)):
+        left = isinstance(error, BrokenPipeError) or error.errno == errno.EIO  # a pipe's reader, or a closed terminal
+        if not (self.outlives_reader and left):
             raise StdoutFailed from error
         discard(self.stream)
         with contextlib.suppress(OSError):  # standard error may have had the same reader
@@ -379,8 +383,9 @@ def main() -> None:
     """Run a command; turn an error into a message and an exit code (see errors.py)."""
     stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None if the caller closed it
     sys.stdout = Stdout(stdout)  # type: ignore[assignment]
+    stop = Unwinding()
     try:
-        code = _run_command()
+        code = _run_command(stop)
         sys.stdout.flush()
     except StdoutFailed as failed:
         discard(stdout)
@@ -390,26 +395,30 @@ def main() -> None:
             code = ExitCode.OUTPUT
     finally:
         sys.stdout = stdout
+    if stop():  # neither a thread that waits for its disk nor Python's own way to end after Ctrl-C comes in between
+        sys.stderr.flush()
+        os._exit(stop.exit_code)
     sys.exit(code)
 
 
-def _run_command() -> Any:
+def _run_command(stop: Unwinding) -> Any:
     """Run the command line, print messages and return the exit code."""
-    from mlcli.engine.limits import spin_briefly
-    from mlcli.engine.stop import unwinding_on_sigterm
-
-    spin_briefly()
     try:
-        with unwinding_on_sigterm():
+        with stop:
+            spin_briefly()
             app()
     except SystemExit as stopped:
         return stopped.code
     except UserError as error:
+        if stop():  # what a signal has broken off may say so by any error
+            return stop.exit_code
         print(visible(str(error)), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except Exception:
+        if stop():
+            return stop.exit_code
         traceback.print_exc()
         print("This is a bug in mlcli; the lines above say where.", file=sys.stderr)
         return ExitCode.BUG

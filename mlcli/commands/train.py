@@ -49,8 +49,13 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
             print(f"\nstopped after step {training.state.progress.step}; to go on: {again}")
             return training.stop.exit_code
         # The run is complete; what goes wrong from here on does not take that back.
+        code = ExitCode.OK
         if training.settings.train.baselines:
-            write_baselines(training.task, training.run, say=lambda text: say([("baselines", text)]))
+            try:
+                write_baselines(training.task, training.run, say=lambda text: say([("baselines", text)]))
+            except (KeyboardInterrupt, SystemExit) as stopped:
+                code = ExitCode.INTERRUPTED if isinstance(stopped, KeyboardInterrupt) else ExitCode.TERMINATED
+                say([("baselines", "left out, stopped by a signal; the run itself is complete")])
         write_report(training.run)
         print(closing_lines(training, ended.outcome, ended.scores, ended.seconds))
-        return ExitCode.OK
+        return code

@@ -55,8 +55,11 @@ class ImageInputs:
                 return error.what
             return ""
 
-        with ThreadPoolExecutor(usable_cpus()) as pool:
+        pool = ThreadPoolExecutor(usable_cpus())
+        try:
             faults = list(pool.map(decode, range(len(positions))))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for a disk that does not answer
         good = [slot for slot, fault in enumerate(faults) if not fault]
         inputs = torch.from_numpy(pixels[good])
         errors = {positions[slot]: fault for slot, fault in enumerate(faults) if fault}

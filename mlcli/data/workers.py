@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mlcli.data.batches import FileReader, Part, some_of
+from mlcli.engine.stop import SIGNALS
 from mlcli.errors import DataError, UserError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -209,8 +210,8 @@ def _serve(read: FileReader, pipe: Connection, questions: Tensor, slots: Tensor,
 
 def _belong_to(parent: int) -> None:
     """Leave signals to the trainer, which stops its workers itself, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call

@@ -1,5 +1,6 @@
 """Logging of a run's numbers: metrics.jsonl, TensorBoard, the progress bar and one line per epoch."""
 
+import contextlib
 import json
 import math
 import threading
@@ -131,11 +132,13 @@ class Screen:
         if self._bar is None:
             self._bar = tqdm(total=self.steps_per_epoch, initial=done - 1, desc=f"epoch {epoch + 1}", unit="step",
                              leave=False, disable=None, mininterval=0.2)  # fmt: skip
-        self._bar.update()
+        with contextlib.suppress(OSError):  # the terminal was closed
+            self._bar.update()
 
     def clear(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
             self._bar = None
 
     def epoch(self, epoch: int, scores: dict[str, dict[str, float]], lr: float, rates: Rates, best: bool) -> None:

@@ -1,27 +1,21 @@
-"""SIGINT and SIGTERM ask a run to stop after the step it is in; a second one stops it at once."""
+"""SIGINT, SIGTERM and SIGHUP ask a run to stop after the step it is in; a second one stops it at once.
 
+SIGHUP, of a terminal that was closed, is as good as SIGTERM, unless it is ignored (nohup).
+"""
+
+import _thread
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import stat
+import sys
+import time
 from types import FrameType
 from typing import Any, Self
 
 from mlcli.errors import ExitCode
 
-
-@contextlib.contextmanager
-def unwinding_on_sigterm() -> Iterator[None]:
-    """While entered, SIGTERM ends the program as Ctrl-C does: by an exception, so that what was begun is cleaned up."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(int(ExitCode.TERMINATED))
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class StopRequest:
@@ -29,7 +23,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         self.listen()
@@ -40,7 +34,9 @@ class StopRequest:
 
     def listen(self) -> None:
         """Install the handlers: from here on, signals ask for a stop."""
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        for number in SIGNALS:
+            if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
 
     def release(self) -> None:
         """Restore the previous signal handlers."""
@@ -53,9 +49,55 @@ class StopRequest:
 
     @property
     def exit_code(self) -> ExitCode:
-        return ExitCode.TERMINATED if self.signal == signal.SIGTERM else ExitCode.INTERRUPTED
+        return ExitCode.INTERRUPTED if self.signal == signal.SIGINT else ExitCode.TERMINATED
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
-            os._exit(128 + number)  # asked twice: the last checkpoint on disk is whole at every instant
+            # Asked twice: the last checkpoint on disk is whole at every instant.
+            os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
         self.signal = signal.Signals(number)
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            _forget_closed_terminal()
+
+
+class Unwinding(StopRequest):
+    """While entered, a stop ends the program by an exception, so that what was begun is cleaned up.
+
+    KeyboardInterrupt for SIGINT, SystemExit for others. Where Python cannot raise it, as in a destructor, it is raised
+    at the next line instead.
+    """
+
+    def listen(self) -> None:
+        super().listen()
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._raise_later
+
+    def release(self) -> None:
+        super().release()
+        sys.unraisablehook = self._hook
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        super()._handle(number, frame)
+        self._raise()
+
+    def _raise(self) -> None:
+        raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(int(self.exit_code))
+
+    def _raise_later(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit) and self.signal is not None:
+            number, self.signal = self.signal, None
+            _thread.start_new_thread(_signal_soon, (number,))  # here it would be raised within this hook
+        else:
+            self._hook(unraisable)
+
+
+def _signal_soon(number: signal.Signals) -> None:
+    time.sleep(0.05)
+    signal.raise_signal(number)
+
+
+def _forget_closed_terminal() -> None:
+    """Send what is still printed nowhere where the terminal is gone: writing to it fails, and saving goes on."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

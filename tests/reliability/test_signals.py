@@ -14,7 +14,8 @@ import safetensors.torch
 from mlcli.commands import train
 from mlcli.engine.checkpoint import by_age, load_checkpoint, load_newest
 from mlcli.engine.run import RunFolder, list_runs
-from mlcli.engine.stop import StopRequest
+from mlcli.engine.stop import StopRequest, Unwinding
+from mlcli.report import baselines
 from mlcli.tasks.classification.task import ClassificationTask
 from tests.reliability.forked import Command, at_call, typed_in_child
 from tests.reliability.soak import LONG, soaked
@@ -77,6 +78,28 @@ def test_a_signal_stops_a_run_that_then_goes_on(data, root, phase, number, whole
     assert stopped.code == CODES[number], stopped.out
     assert stopped.left == []
     check_resumable(data, root, stopped.out)
+
+
+def test_a_closed_terminal_stops_a_run_as_sigterm_does(data, root):
+    stopped = typed_in_child(root, *TRAIN, prepare=lambda: PHASES["training"](sender(signal.SIGHUP, True)))
+    assert stopped.code == 143, stopped.out
+    assert stopped.left == []
+    check_resumable(data, root, stopped.out)
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_while_simple_models_are_fitted_costs_only_them(root, number):
+    def comparing() -> None:
+        at_call(baselines, "measure", sender(number, False), when=lambda *_: True)
+
+    stopped = typed_in_child(root, *TRAIN, "train.baselines=true", prepare=comparing)
+    assert stopped.code == CODES[number], stopped.out
+    run = the_run(root)
+    assert run.status()["state"] == "finished"
+    assert (run.path / "report.html").exists()
+    assert not (run.path / "baselines.json").exists()
+    assert "baselines  left out, stopped by a signal; the run itself is complete" in stopped.out
+    assert run.path.name in stopped.out.partition("the run itself is complete")[2]
 
 
 @pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
@@ -177,3 +200,31 @@ def test_signals_at_random_instants(data, tmp_path_factory):
         assert ended.code in (0, CODES[number]), f"{replay}\n{ended.out}"
         if list_runs(folder / "runs") and the_run(folder).status()["state"] != "finished":
             check_resumable(data, folder, ended.out)
+
+
+def test_a_run_that_nohup_started_does_not_hear_that_the_terminal_closed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.exit_code == 143
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_in_a_destructor_is_raised_a_moment_later():
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def wait() -> None:
+        Dying()
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt), Unwinding() as stop:
+        wait()
+    assert stop.exit_code == 130
