@@ -56,7 +56,15 @@ class TorchvisionSet(Strict):
     """Seed that chooses the samples held out; independent of train.seed."""
 
 
-class ImageFiles(Splits):
+class OwnFiles(Splits):
+    """Keys shared by data that a person brings, in which samples may occur more than once."""
+
+    duplicates: Literal["keep", "one_split", "drop"] = "keep"
+    """Treatment of pictures saved twice and of equal rows: kept as they are; brought into one split together (of given
+    splits, the one that is held out), so that none is trained on and tested on; or left out but for one."""
+
+
+class ImageFiles(OwnFiles):
     """Keys shared by the sources of image files."""
 
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
@@ -106,7 +114,7 @@ class FeatureSelection(Strict):
     """Number of features (after one-hot encoding) that are kept."""
 
 
-class TableFile(Splits):
+class TableFile(OwnFiles):
     """A CSV file of numbers and categories, one sample a row."""
 
     name: Literal["csv"]

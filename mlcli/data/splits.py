@@ -19,6 +19,7 @@ def split_indices(
     class_names: Sequence[str] = (),
     unit: str = "images",
     where: str = "",
+    groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Sorted, disjoint indices per split: "train" and one for each share above 0.
 
@@ -28,9 +29,17 @@ def split_indices(
         shares: what part of all samples each held-out split takes, such as {"val": 0.15, "test": 0.15}.
         labels: int [N]; every split then has each class in proportion. None for regression.
         unit, where: how errors call the samples and their place.
+        groups: int [N]; samples of one group go to one split together, divided by the label of the first of them.
 
     Raises DataError if a class, or the whole, is too small to be divided.
     """
+    if groups is not None:
+        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+        of_groups = split_indices(
+            len(first), shares, seed, labels=None if labels is None else labels[first], class_names=class_names,
+            unit=unit, where=where,
+        )  # fmt: skip
+        return {split: np.flatnonzero(np.isin(group_of, chosen)) for split, chosen in of_groups.items()}
     counts = {split: max(1, round(share * num_samples)) for split, share in shares.items() if share > 0}
     if sum(counts.values()) >= num_samples:
         raise DataError(
@@ -58,6 +67,22 @@ def split_indices(
                 fix=f"smaller {listed([f'data.{split}' for split in counts])}, or more {unit} of these classes",
             )
     return {"train": rest, **splits}
+
+
+def joined(groups: np.ndarray, split_of: np.ndarray) -> np.ndarray:
+    """Return the split of each sample, int8 [N], with each group as a whole in the split of its that is held out most:
+    test before val before train. groups: int [N]; split_of: int8 [N], positions in SPLITS."""
+    _, group_of = np.unique(groups, return_inverse=True)
+    latest = np.zeros(group_of.max(initial=-1) + 1, dtype=split_of.dtype)
+    np.maximum.at(latest, group_of, split_of)
+    return latest[group_of]
+
+
+def one_of_each(groups: np.ndarray, split_of: np.ndarray) -> np.ndarray:
+    """Return positions, int64 ascending, of one sample of each group: the first of those that are held out most."""
+    order = np.lexsort((np.arange(len(groups)), -split_of, groups))
+    _, first = np.unique(groups[order], return_index=True)
+    return np.sort(order[first])
 
 
 def _check_classes(

@@ -156,6 +156,24 @@ def test_names_that_are_no_text_can_be_read_and_printed(tmp_path):
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
+def test_copies_of_a_picture_are_kept_brought_together_or_dropped(tmp_path):
+    for path in write_classes(tmp_path, 10).rglob("*.png"):
+        with Image.open(path) as image:  # saved anew and a little brighter
+            image.resize((24, 20)).point(lambda level: min(255, level + 2)).save(path.with_suffix(".bmp"))
+
+    def originals(way: str) -> dict[str, list[str]]:
+        source = folder(tmp_path, image_size=8, duplicates=way)
+        return {split: sorted(name[:-4] for name in names(samples)) for split, samples in source.splits.items()}
+
+    kept, together, dropped = map(originals, ("keep", "one_split", "drop"))
+    assert sum(map(len, kept.values())) == sum(map(len, together.values())) == 60
+    assert set(kept["train"]) & set(kept["test"])
+    for split, found in together.items():
+        assert found[::2] == found[1::2], f"{split} holds a picture without its copy"
+    assert sum(map(len, dropped.values())) == 30
+    assert len({name for found in dropped.values() for name in found}) == 30
+
+
 def test_root_that_is_missing_or_a_file(tmp_path):
     assert "no such folder" in fault(tmp_path / "nowhere").what
     assert "is a file" in fault(write_image(tmp_path / "a.png")).what

@@ -169,6 +169,33 @@ def test_regression(tmp_path):
     assert source.info.preparation["target_std"] == pytest.approx(train.targets.std(correction=0).item())
 
 
+# --- equal rows ------------------------------------------------------------------------------------------------------
+
+
+def places_of(source) -> dict[str, set[tuple]]:
+    return {
+        split: {(*row, target) for row, target in zip(all_inputs(s).tolist(), s.targets.tolist(), strict=True)}
+        for split, s in source.splits.items()
+    }
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_equal_rows_are_kept_brought_together_or_dropped(tmp_path, given):
+    table = [[str(n % 40), str(n % 2), "test" if n >= 100 else "train"] for n in range(120)]
+    file = write(tmp_path / "t.csv", table, header=["x", "y", "part"])
+    options = {"target": "y", **({"split_column": "part"} if given else {"drop": ("part",)})}
+    kept, together, dropped = (build(file, duplicates=way, **options) for way in ("keep", "one_split", "drop"))
+    places = places_of(kept)
+    assert places["train"] & places["test"]
+    for source, count in ((kept, 120), (together, 120), (dropped, 40)):
+        assert sum(map(len, source.splits.values())) == count
+    for source in (together, dropped):
+        places = places_of(source)
+        assert not places["train"] & places["test"]
+    if given:  # what is held out stays held out
+        assert places["test"] == places_of(kept)["test"]
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from mlcli.data.config import (
 from mlcli.data.finding import Finding
 from mlcli.data.source import Source
 from mlcli.data.sources.build import build_source, list_images, list_rows, listed_source, selection
+from mlcli.data.sources.image_files import settled
 from mlcli.data.sources.listing import SPLIT_FOLDERS, Listing
 from mlcli.data.sources.tables import table_source
 from mlcli.data.splits import SPLITS
@@ -94,6 +95,9 @@ def examine_files(config: ImageFolder | ImageCsv, listing: Listing) -> Examinati
         what = "folders that look like splits are taken for classes, since there is no train/ with folders in it"
         fix = "name them train, val and test, with a folder for each class inside"
         examination.findings.append(Finding("error", "splits-taken-for-classes", what, splitlike, fix))
+    if config.duplicates != "keep":
+        listing = settled(listing, config.duplicates)
+        examination.findings += listing.findings[-1:]
     listing = listing.only(np.argsort(listing.split_of, kind="stable"))  # split by split, as pairs are written down
     looked = scan(FilePictures(listing.root, listing.paths))
     listing = replace(listing, split_of=_divided(config, listing, looked))

@@ -195,8 +195,8 @@ class Scan:
         return len(self.read) == self.total
 
 
-def scan(pictures: Pictures) -> Scan:
-    """Look at all images, or at as many as can be read in about `READ_S` seconds."""
+def scan(pictures: Pictures, *, everything: bool = False) -> Scan:
+    """Look at all images, or unless `everything` is wanted at as many as can be read in about `READ_S` seconds."""
     started = time.perf_counter()
     if isinstance(pictures, HeldPictures):
         indices = drawn(len(pictures), MAX_READ, SEED)
@@ -208,7 +208,8 @@ def scan(pictures: Pictures) -> Scan:
         each_s = (time.perf_counter() - started) / max(1, len(trial))
         threads = min(MAX_THREADS, usable_cpus()) if each_s > THREADS_PAY_S else 1
         affordable = int(READ_S * threads / max(each_s, 1e-6))
-        indices = drawn(len(pictures), min(MAX_READ, max(LEAST_READ, affordable)), SEED)
+        most = len(pictures) if everything else min(MAX_READ, max(LEAST_READ, affordable))
+        indices = drawn(len(pictures), most, SEED)
         parts = in_chunks(partial(_files, pictures), indices, "reading images")
     pixels = np.zeros((len(indices), 3, SIDE, SIDE), dtype=np.uint8)
     ok = np.zeros(len(indices), dtype=bool)

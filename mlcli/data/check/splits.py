@@ -29,8 +29,9 @@ SIGNIFICANT = 1e-4
 """Probability of such a distance by chance, after Bonferroni for all comparisons made."""
 COARSE = 0.5
 """Share of different rows below which they repeat by nature: a table of few categories has no others."""
-CHANCE = 0.01
-"""Share of the rows held out up to which equal measurements may be chance; iris has one pair in 150."""
+CHANCE, SERIOUS = 0.01, 0.05
+"""Share of the rows held out up to which equal measurements may be chance (iris has one pair in 150), and from which
+the score cannot be trusted."""
 FEWEST = 20  # samples of a split below which nothing is compared
 
 
@@ -189,7 +190,7 @@ def repeat_findings(table: FeatureTable, *, by_design: bool = False) -> list[Fin
     elif within:
         what = f"{plural(len(within), 'row repeats', 'rows repeat')} another of the same split, answer included"
         severity: Severity = "warning" if len(within) > CHANCE * len(table) else "note"
-        fix = "remove them, unless they were measured twice"
+        fix = "data.duplicates=drop keeps one of them, unless they were measured twice"
         found.append(Finding(severity, "duplicates", what, _equal(table, within), fix))
     return found
 
@@ -208,7 +209,8 @@ def _rows_across(table: FeatureTable, pairs: list[tuple[int, int]], coarse: bool
     if coarse:
         fix = "fine if rows like these are what the model will see"
     elif len(pairs) > CHANCE * int((table.split_of != 0).sum()) and len(pairs) > 1:
-        severity, fix = "error", "keep each row in one split only: training data must not be tested on"
+        severity = "error" if len(pairs) > SERIOUS * int((table.split_of != 0).sum()) else "warning"
+        fix = "data.duplicates=one_split keeps equal rows in one split, data.duplicates=drop keeps one of them"
     else:
         fix = "by chance, or measured once and entered twice?"
     parts = []

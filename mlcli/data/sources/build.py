@@ -100,6 +100,7 @@ def listed_source(config: ImageFolder | ImageCsv, listing: Listing, known: Known
         max_bad_share=config.max_bad_share,
         split_seed=config.split_seed,
         known=known,
+        duplicates=config.duplicates,
     )
 
 
@@ -116,4 +117,5 @@ def list_rows(config: TableFile, *, regression: bool, known: KnownData | None = 
         test=config.test,
         split_seed=config.split_seed,
         known=known,
+        duplicates=config.duplicates,
     )

@@ -5,7 +5,7 @@ import difflib
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +42,10 @@ class CsvFile:
     def column(self, name: str) -> list[str]:
         position = self.header.index(name)
         return [row[position] for row in self.rows]
+
+    def only(self, chosen: np.ndarray) -> "CsvFile":
+        """The rows at these positions."""
+        return replace(self, rows=[self.rows[row] for row in chosen.tolist()], lines=self.lines[chosen])
 
     def absent(self, names: Iterable[str], key: str) -> list[Finding]:
         """An error for each column that a config key names and the file does not have."""

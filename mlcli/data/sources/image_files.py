@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from mlcli.data.decode import Preparation
-from mlcli.data.finding import refuse
+from mlcli.data.finding import Finding, refuse
 from mlcli.data.fingerprints import of_classes, of_files
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import common_size, count_pixels, find_damaged, imagenet_statistics, pixel_statistics
 from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.data.sources.listing import Listing
-from mlcli.data.splits import SPLITS, check_same_classes
+from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
-from mlcli.text import first_few
+from mlcli.text import first_few, plural
 
 
 def image_source(
@@ -31,6 +31,7 @@ def image_source(
     max_bad_share: float = 0.01,
     split_seed: int = 0,
     known: KnownData | None = None,
+    duplicates: Literal["keep", "one_split", "drop"] = "keep",
 ) -> Source:
     """The listed images as samples. Raises DataError if layout, classes or images are not fit to learn from.
 
@@ -42,6 +43,7 @@ def image_source(
         max_bad_share: with skip, the share of such images above which it is an error all the same.
         split_seed: which samples are held out.
         known: what a run knows of the images, which are divided as it did.
+        duplicates: whether copies of a picture are kept, kept in one split, or left out.
     """
     refuse(listing.findings, listing.origin)
     as_saved = DataInfo.from_plain(known.info) if known and known.info else None
@@ -57,6 +59,9 @@ def image_source(
     notes = [str(finding) for finding in listing.findings]
     if bad_images == "skip":
         listing = _without_damaged(listing, preparation, max_bad_share, notes)
+    if duplicates != "keep":
+        listing = settled(listing, duplicates)
+        notes += [str(finding) for finding in listing.findings[-1:]]
     if known:
         chosen, labels = _divided_as(known, listing, split_seed)
         listing = replace(listing, labels=labels)
@@ -108,6 +113,26 @@ def _divided_as(known: KnownData, listing: Listing, seed: int) -> tuple[dict[str
     drawn = [*listing.held_out]
     chosen = known.divide(prints, now, drawn, listing.origin)
     return known.relabelled(chosen, listing.labels, listing.class_names, listing.origin)
+
+
+def settled(listing: Listing, duplicates: Literal["one_split", "drop"]) -> Listing:
+    """Return the listing with the copies of each picture to be in one split, or without all but one of them; the last
+    finding says what was done."""
+    from mlcli.data.check.duplicates import same_pictures  # has to look at all images
+
+    copies = same_pictures(listing.root, listing.paths)
+    copied = f"{plural(len(copies) - len(np.unique(copies)), 'image repeats another', 'images repeat another')}"
+    if duplicates == "one_split":
+        split_of = joined(copies, listing.split_of)
+        moved = int((split_of != listing.split_of).sum())
+        what = f"{copied}, and each goes with it into one split" + (f"; {moved:,} were in another" if moved else "")
+        listing = replace(listing, copies=copies, split_of=split_of)
+    else:  # under two labels, one of each stays
+        alike = copies * (len(listing.class_names) + 1) + listing.labels
+        kept = one_of_each(alike, listing.split_of)
+        what = f"{copied}; {plural(len(listing) - len(kept), 'image is', 'images are')} left out"
+        listing = listing.only(kept)
+    return replace(listing, findings=(*listing.findings, Finding("note", "duplicates-settled", what)))
 
 
 def _samples(listing: Listing, preparation: Preparation) -> ImageFilesSamples:

@@ -44,6 +44,8 @@ class Listing:
     split_of: np.ndarray
     held_out: dict[str, float]
     findings: tuple[Finding, ...] = ()
+    copies: np.ndarray | None = None
+    """int64 [N], equal for images that are to be in one split together; None if each may be in any."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -55,16 +57,20 @@ class Listing:
 
     def only(self, chosen: np.ndarray) -> "Listing":
         """The files at these positions."""
-        return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], split_of=self.split_of[chosen])
+        copies = None if self.copies is None else self.copies[chosen]
+        labels, split_of = self.labels[chosen], self.split_of[chosen]
+        return replace(self, paths=self.paths[chosen], labels=labels, split_of=split_of, copies=copies)
 
     def divided(self, seed: int) -> np.ndarray:
         """The split of each file, int8 [N], once those to be held out are taken from train. Raises DataError if it is
         too small for that."""
         train = np.flatnonzero(self.split_of == 0)
         labels = self.labels[train]
+        copies = None if self.copies is None else self.copies[train]
         indices = split_indices(
-            len(train), self.held_out, seed, labels=labels, class_names=self.class_names, where=self.origin
-        )
+            len(train), self.held_out, seed, labels=labels, class_names=self.class_names, where=self.origin,
+            groups=copies,
+        )  # fmt: skip
         split_of = self.split_of.copy()
         for split, chosen in indices.items():
             split_of[train[chosen]] = SPLITS.index(split)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import Method, feature_names, feature_source
 from mlcli.data.sources.csv_file import Column, CsvFile, read_column, read_csv, read_number
-from mlcli.data.splits import SPLITS, check_same_classes, split_indices
+from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, split_indices
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
@@ -95,6 +95,7 @@ def read_table(
     test: float = 0.15,
     split_seed: int = 0,
     known: KnownData | None = None,
+    duplicates: Literal["keep", "one_split", "drop"] = "keep",
 ) -> FeatureTable:
     """A CSV file of numbers and categories, one sample a row. Never raises.
 
@@ -104,6 +105,7 @@ def read_table(
         categorical: columns of numbers that are to be read as categories.
         split_column: train, val or test for each row; without it, `val`, `test` and `split_seed` divide them.
         known: what a run knows of the rows, which are divided as it did.
+        duplicates: whether equal rows are kept, kept in one split, or left out but for one.
     """
     table = read_csv(file)
     findings = [*table.faults, *table.absent([target], "data.target")]
@@ -114,6 +116,17 @@ def read_table(
         findings += problems
     if target not in table.header or not table.rows:
         return FeatureTable(str(file), [], split_of[:0], table.lines[:0], target, findings=tuple(findings))
+    used = [name for name in table.header if name not in {target, split_column, *drop}]
+    copies = None
+    if duplicates == "one_split":
+        copies = _equal_rows(table, used)
+        split_of = joined(copies, split_of)
+    elif duplicates == "drop":
+        kept = one_of_each(_equal_rows(table, [*used, target]), split_of)
+        if dropped := len(table.rows) - len(kept):
+            what = f"{plural(dropped, 'row equals another and is', 'rows equal others and are')} left out"
+            findings.append(Finding("note", "duplicates-settled", what))
+        table, split_of = table.only(kept), split_of[kept]
     column = read_column(target, table.column(target), numeric=regression)
     findings += _target_faults(table, column)
     amounts, labels, class_names = column.numbers, None, tuple[str, ...]()
@@ -123,10 +136,10 @@ def read_table(
     try:
         if labels is not None and known is None:
             _refuse_no_classes(table, target, class_names)
-        split_of = _divided(table, split_of, split_column, labels, class_names, {"val": val, "test": test}, split_seed)
+        shares = {"val": val, "test": test}
+        split_of = _divided(table, split_of, split_column, labels, class_names, shares, split_seed, copies)
     except DataError as error:
         refusal = error
-    used = [name for name in table.header if name not in {target, split_column, *drop}]
     if not used:
         what = "no column is left to learn from"
         findings.append(Finding("error", "no-columns", what, (), "drop fewer columns: data.drop"))
@@ -151,6 +164,15 @@ def read_table(
         str(file), columns, split_of, table.lines, target, class_names, labels, amounts,
         findings=tuple(findings), refusal=refusal, known=of_run,
     )  # fmt: skip
+
+
+def _equal_rows(table: CsvFile, names: Sequence[str]) -> np.ndarray:
+    """Return the group of each row, int64 [N]: the same number for rows that are equal in these columns."""
+    columns = [read_column(name, table.column(name)) for name in names]
+    codes = [(replace(column, numbers=None) if len(column.wrong) else column).codes for column in columns]
+    if not codes:
+        return np.arange(len(table.rows))
+    return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].ravel()
 
 
 def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
@@ -202,6 +224,7 @@ def _divided(
     class_names: tuple[str, ...],
     shares: dict[str, float],
     seed: int,
+    copies: np.ndarray | None,
 ) -> np.ndarray:
     """The split of each row, int8 [N]. Raises DataError if the splits lack classes, or cannot be made."""
     if labels is not None and (labels < 0).any():  # refused for that; rows without a class cannot be stratified
@@ -213,7 +236,9 @@ def _divided(
             check_same_classes(of_split, class_names, "rows", where)
         return given
     split_of = given.copy()
-    indices = split_indices(len(given), shares, seed, labels=labels, class_names=class_names, unit="rows", where=where)
+    indices = split_indices(
+        len(given), shares, seed, labels=labels, class_names=class_names, unit="rows", where=where, groups=copies
+    )
     for split, rows in indices.items():
         split_of[rows] = SPLITS.index(split)
     return split_of
