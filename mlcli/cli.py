@@ -1,19 +1,19 @@
 """Every command's signature and help line. Heavy imports wait inside the function bodies, so that help is instant."""
 
-import contextlib
-import errno
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from mlcli import __version__
 from mlcli.engine.limits import spin_briefly
 from mlcli.engine.stop import Unwinding
-from mlcli.errors import ConfigError, ExitCode, OutputError, UserError
+from mlcli.errors import ExitCode, OutputError, UserError
+from mlcli.show.terminal import Stdout, StdoutFailed, discard, in_colour
 from mlcli.text import visible
 
 app = typer.Typer(
@@ -123,7 +123,7 @@ def bench_io(
     """
     from mlcli.commands import bench_io
 
-    config, overrides = split_arguments(arguments or [])
+    config, overrides = split(arguments)
     raise typer.Exit(
         bench_io.run(
             config,
@@ -154,7 +154,7 @@ def inspect(
     """
     from mlcli.commands import inspect
 
-    config, overrides = split_arguments(arguments or [])
+    config, overrides = split(arguments)
     inspect.run(config, overrides, arithmetic=arithmetic, depth=depth, as_json=as_json, root=out)
 
 
@@ -171,7 +171,7 @@ def lr_find(
     """
     from mlcli.commands import lr_find
 
-    config, overrides = split_arguments(arguments or [])
+    config, overrides = split(arguments)
     lr_find.run(config, overrides, apply=apply, as_json=as_json, root=out)
 
 
@@ -185,7 +185,7 @@ def data_check(arguments: Arguments = None, as_json: Json = False, out: Out = Pa
     """
     from mlcli.commands import data
 
-    config, overrides = split_arguments(arguments or [])
+    config, overrides = split(arguments)
     raise typer.Exit(data.run_check(config, overrides, as_json=as_json, root=out))
 
 
@@ -220,22 +220,10 @@ def train(
     """
     from mlcli.commands import train
 
-    config, overrides = split_arguments(arguments or [])
+    config, overrides = split(arguments)
     if isinstance(sys.stdout, Stdout):
         sys.stdout.outlives_reader = True  # hours of training are worth more than their last lines
     raise typer.Exit(train.run(config, overrides, name=name, resume=resume, root=out))
-
-
-def split_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Separate the YAML (the argument without `=`) from overrides. Raises ConfigError for two YAMLs."""
-    # os.path's says no of a text too long for a file name; Path's raises.
-    overrides = [text for text in arguments if "=" in text and not os.path.isfile(text)]
-    files = [text for text in arguments if text not in overrides]
-    if len(files) > 1:
-        raise ConfigError(
-            f"one YAML at a time, got {', '.join(files)}", fix="an override needs a =, as in train.epochs=5"
-        )
-    return (Path(files[0]) if files else None), overrides
 
 
 @app.command()
@@ -330,53 +318,24 @@ def compare(
     runs.run_compare(names, out, as_json)
 
 
-class StdoutFailed(BaseException):
-    """Standard output cannot be written; the cause is its OSError. Passes all handlers of the commands' own errors."""
+# --- running ---------------------------------------------------------------------------------------------------------
 
 
-class Stdout:
-    """Standard output whose failures differ from those of other files; typer would make them exit code 1.
+def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
+    """Separate the YAML from the overrides. Raises ConfigError."""
+    from mlcli.commands.typed import split_arguments
 
-    Nothing that is printed acts on the terminal, whatever names are in it (`visible`).
-
-    outlives_reader: whether the command goes on, its output lost, once the reader has left, as a pager or `head` does.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.outlives_reader = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        try:
-            return self.stream.write(visible(text))
-        except OSError as error:
-            self._fail(error)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self.stream.flush()
-        except OSError as error:
-            self._fail(error)
-
-    def _fail(self, error: OSError) -> None:
-        """Discard this and all further output where a reader left that the command outlives. Raises StdoutFailed."""
-        left = isinstance(error, BrokenPipeError) or error.errno == errno.EIO  # a pipe's reader, or a closed terminal
-        if not (self.outlives_reader and left):
-            raise StdoutFailed from error
-        discard(self.stream)
-        with contextlib.suppress(OSError):  # standard error may have had the same reader
-            print(
-                "warning    nobody reads the output any more; the run goes on without it", file=sys.stderr, flush=True
-            )
+    return split_arguments(arguments or [], typed_command())
 
 
-def discard(stream: TextIO) -> None:
-    """Send what is still buffered, and all that follows, nowhere; Python would fail on it once more as it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def typed_command() -> Any:
+    """Return the command that was typed, as typer has it."""
+    command: Any = typer.main.get_command(app)
+    for word in sys.argv[1:]:
+        if word not in getattr(command, "commands", {}):
+            break
+        command = command.commands[word]
+    return command
 
 
 def main() -> None:
@@ -406,13 +365,17 @@ def _run_command(stop: Unwinding) -> Any:
     try:
         with stop:
             spin_briefly()
-            app()
-    except SystemExit as stopped:
-        return stopped.code
+            return app(standalone_mode=False)
+    except TyperException as error:
+        from mlcli.commands.typed import explained
+
+        answer = explained(error, typed_command())
+        print(in_colour(visible(str(answer))), file=sys.stderr)
+        return answer.code
     except UserError as error:
         if stop():  # what a signal has broken off may say so by any error
             return stop.exit_code
-        print(visible(str(error)), file=sys.stderr)
+        print(in_colour(visible(str(error))), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
@@ -422,4 +385,3 @@ def _run_command(stop: Unwinding) -> Any:
         traceback.print_exc()
         print("This is a bug in mlcli; the lines above say where.", file=sys.stderr)
         return ExitCode.BUG
-    return ExitCode.OK

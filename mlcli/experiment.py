@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from mlcli.engine.settings import TaskSettings, TrainerSettings
 from mlcli.errors import CheckpointError
 from mlcli.schema.places import ConfigErrors
-from mlcli.schema.read import choose, read, validate
+from mlcli.schema.read import certain, choose, read, validate
 from mlcli.schema.yaml12 import Tree, dump
 
 if TYPE_CHECKING:
@@ -145,7 +145,10 @@ def _config(tree: Tree, base: Path) -> TaskSettings:
     """Check plain data as the configuration of the task it names. Raises ConfigErrors."""
     if tree.data.get("task") not in [*TASKS]:  # a list, as what a YAML says may be unhashable
         find_installed_tasks()
-    return validate(tree, config_type(choose(tree, "task", [*TASKS])), base)
+    if task := choose(tree, "task", [*TASKS]):
+        return validate(tree, config_type(task), base)
+    kinds = {task: config_type(task) for task in TASKS}
+    raise ConfigErrors(tree.problems + certain(tree, ("task",), kinds, base))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,17 @@
 """Text formatting: numbers, sizes, durations, counts, lists of names, tables and paragraphs."""
 
+import math
 import re
+import shlex
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ABSENT = "-"
 """Shown where there is no value."""
+NARROW, WIDEST = 80, 120
+"""Columns of a screen where nobody says how many there are, and the most that text is set in."""
 
 
 _UNSEEN = re.compile(  # controls but for tab and new line; marks of direction and invisible ones; halves of surrogates
@@ -52,6 +57,15 @@ def number(value: float | None) -> str:
     if value is None:
         return ABSENT
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def numbers(values: Sequence[float | None]) -> list[str]:
+    """The numbers of one column, all with as many decimals as leave the largest four digits or five; `-` for None."""
+    largest = max((abs(value) for value in values if value is not None and math.isfinite(value)), default=0.0)
+    if largest >= 1e5:
+        return [ABSENT if value is None else f"{value:.3e}" for value in values]
+    decimals = 4 - min(4, max(0, math.floor(math.log10(largest)))) if largest else 4
+    return [ABSENT if value is None else f"{value:.{decimals}f}" for value in values]
 
 
 def whole(value: int | None) -> str:
@@ -142,33 +156,52 @@ def shown(path: Path) -> str:
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Columns two spaces apart; the first `left` of them flush left, the others, being numbers, flush right."""
+def screen_width() -> int:
+    """Return the columns that text may take: those of the terminal, or of the variable COLUMNS, up to `WIDEST`."""
+    return min(WIDEST, shutil.get_terminal_size((NARROW, 24)).columns or NARROW)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, drop: Iterable[int] = ()) -> str:
+    """Columns two spaces apart; the first `left` of them flush left, the others, being numbers, flush right.
+
+    drop: columns to leave out, one after another, until the others fit the screen.
+    """
     lines = [[visible(cell, one_line=True) for cell in line] for line in (header, *rows)]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    widths = {place: max(map(len, column)) for place, column in enumerate(zip(*lines, strict=True))}
+    for place in drop:
+        if sum(widths.values()) + 2 * (len(widths) - 1) > screen_width():
+            del widths[place]
+
+    def in_line(cells: list[str]) -> str:
+        shown = (cells[at].ljust(width) if at < left else cells[at].rjust(width) for at, width in widths.items())
+        return "  ".join(shown).rstrip()
+
+    return "\n".join(map(in_line, lines))
 
 
-def wrapped(text: str, width: int, first: str = "", rest: str = "") -> str:
-    """Lines of at most `width` characters, the first after `first`, the others after `rest`; words stay whole."""
+def wrapped(text: str, first: str = "", rest: str = "") -> str:
+    """Lines no wider than the screen, the first after `first`, the others after `rest`; words stay whole."""
     return textwrap.fill(
-        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    )
+        text, screen_width(), initial_indent=first, subsequent_indent=rest, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
-def paragraphs(lines: Iterable[tuple[str, str]], width: int = 118, indent: int = 10) -> str:
+def paragraphs(lines: Iterable[tuple[str, str]], indent: int = 10) -> str:
     """Subject and text, wrapped; a subject that repeats is shown once, an empty one belongs to the one above."""
     out, last = [], ""
     for subject, text in lines:
-        out.append(wrapped(text, width, (subject if subject != last else "").ljust(indent), " " * indent))
+        out.append(wrapped(text, (subject if subject != last else "").ljust(indent), " " * indent))
         last = subject or last
     return "\n".join(out)
+
+
+def command_line(command: str, *words: object) -> str:
+    """Return `mlcli <command> <words>` as a shell takes it: quoted where needed, of a key set twice only the last."""
+    texts = [str(word) for word in words]
+    last = {text.partition("=")[0]: place for place, text in enumerate(texts) if "=" in text}
+    kept = [text for place, text in enumerate(texts) if last.get(text.partition("=")[0], place) == place]
+    return " ".join(["mlcli", command, *map(shlex.quote, kept)])
 
 
 def commands(*typed: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "120"  # the width of the screens that texts are compared with
+os.environ["NO_COLOR"] = "1"
 
 import pytest
 

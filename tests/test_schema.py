@@ -223,9 +223,9 @@ WHOLE_FILES = {
     "list": ("- a\n- b\n", "x.yaml:1:1: a configuration is a mapping: lines of 'key: value'"),
     "text": ("hello", "x.yaml:1:1: a configuration is a mapping: lines of 'key: value'"),
     "no task": ("data: {name: digits}", "x.yaml:1:1: missing key 'task' (one of classification, detection, regression)"),
-    "misspelt task key": ("tsak: regression", "x.yaml:1:1: unknown key 'tsak' (did you mean 'task'?)"),
+    "misspelt task key": ("tsak: regression\ndata: {name: diabetes}\nmodel: {name: mlp}", "x.yaml:1:1: unknown key 'tsak' (did you mean 'task'?)"),
     "misspelt task": (
-        "\ntask: Regresion",
+        "\ntask: Regresion\ndata: {name: diabetes}\nmodel: {name: mlp}",
         "x.yaml:2:7: task: 'Regresion' is not one of classification, detection, regression (did you mean 'regression'?)",
     ),
     "task of another type": ("task: [classification]", "x.yaml:1:7: task: ['classification'] is not one of classification, detection, regression"),
@@ -272,8 +272,35 @@ def test_all_mistakes_are_told_at_once_sorted_by_line(write):
     )
     lines = [line for line in complaint(write(text), "loader.cache=tape").split("\n") if not line.startswith(" ")]
     places = [line.split(": ")[0] for line in lines]
-    assert places == ["x.yaml:2:14", "x.yaml:3:20", "x.yaml:4:7", "x.yaml:5:17", "x.yaml:5:20", "x.yaml:6:1",
+    assert places == ["x.yaml:2:14", "x.yaml:3:20", "x.yaml:3:27", "x.yaml:4:7", "x.yaml:5:17", "x.yaml:5:20", "x.yaml:6:1",
                       "override 1 (loader.cache=tape)"]  # fmt: skip
+
+
+def places(shown: str) -> list[str]:
+    """Line and column of each mistake."""
+    return [line.split(": ")[0].removeprefix("x.yaml:") for line in shown.split("\n") if line.startswith("x.yaml")]
+
+
+def test_a_wrong_name_hides_no_other_mistake(write):
+    text = (
+        "model: {name: mpl, hiden: [-3], dropout: 7}\noptimizer: {name: sdg, lr: -1}\nloss: {nmae: hinge, margin: -1}"
+    )
+    assert places(complaint(write(START + text))) == ["3:15", "3:20", "3:28", "3:42", "4:19", "4:28", "5:8", "5:29"]
+
+
+def test_a_name_that_stands_for_nothing_hides_no_mistake_that_holds_for_all_there_are(write):
+    shown = complaint(write(START + MODEL + "optimizer: {name: zzz, lr: -1, momentum: -1}\ntrain: {epochs: 0}"))
+    assert places(shown) == ["4:19", "4:28", "5:17"]
+
+
+@pytest.mark.parametrize(
+    ("task", "first"),
+    [("taks: clasification", ["1:1", "1:7"]), ("task: clasification", ["1:7"]), ("task: zzz", ["1:7"]), ("", ["2:1"])],
+)
+def test_a_misspelt_task_hides_no_other_mistake(write, task, first):
+    text = f"{task}\ndata: {{name: digits}}\nmodel: {{name: mlp, dropout: 7}}\ntrain: {{epochs: 0, seed: x}}\n"
+    expected = [*first, *(["3:29"] if "clas" in task else []), "4:17", "4:26"]
+    assert places(complaint(write(text))) == expected
 
 
 def test_a_place_is_compared_without_its_text():

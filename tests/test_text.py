@@ -77,8 +77,9 @@ def test_paths_are_shown_as_they_would_be_typed(tmp_path, monkeypatch):
     assert shown(tmp_path.parent) == str(tmp_path.parent)
 
 
-def test_paragraphs_repeat_no_subject_and_break_no_word():
-    text = paragraphs([("data", "one two three"), ("data", "four"), ("", "five"), ("model", "x" * 30)], 18, 8)
+def test_paragraphs_repeat_no_subject_and_break_no_word(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "18")
+    text = paragraphs([("data", "one two three"), ("data", "four"), ("", "five"), ("model", "x" * 30)], 8)
     assert text.splitlines() == ["data    one two", "        three", "        four", "        five",
                                  "model   " + "x" * 30]  # fmt: skip
 

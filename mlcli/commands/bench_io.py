@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import shlex
 import shutil
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from mlcli import __version__
 from mlcli.commands.common import apply_advice, is_override_of, load_experiment, refuse_apply, show_progress
 from mlcli.errors import ExitCode, OutputError
+from mlcli.text import command_line, paragraphs, shown
 
 if TYPE_CHECKING:
     from mlcli.machine.bench.verdict import ThroughputVerdict
@@ -55,7 +55,6 @@ def run(
     from mlcli.machine.bench.plot import picture
     from mlcli.machine.bench.throughput import Bench
     from mlcli.machine.bench.verdict import as_shown, compared, judge, memory_checks
-    from mlcli.text import paragraphs, shown
 
     if apply:
         refuse_apply(config, overrides, "loader")
@@ -127,7 +126,7 @@ def _hint(config: Path, overrides: list[str], verdict: "ThroughputVerdict") -> l
     if not verdict.changes:
         return []
     kept = [override for override in overrides if not is_override_of("loader", override)]
-    command = shlex.join(["mlcli", "bench-io", str(config), *kept, "--apply"])
+    command = command_line("bench-io", config, *kept, "--apply")
     return [("apply", f"{command}   writes {_in_words(verdict.changes)}, keeps comments and order")]
 
 

@@ -3,37 +3,73 @@
 No torch in here, so that every command may import it at once.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.errors import ConfigError
+from mlcli.commands.typed import yaml_here
+from mlcli.errors import CheckpointError, ConfigError
 from mlcli.experiment import Experiment
 from mlcli.files import make_folder, refuse_links, write_atomically
-from mlcli.text import shown
+from mlcli.show.terminal import paint
+from mlcli.text import command_line, paragraphs, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mlcli.engine.run import RunFolder
+
+
+SUBJECT = 11
+"""Columns that the subject of a line takes."""
+
 
 def load_experiment(command: str, config: Path | None, overrides: Sequence[str]) -> Experiment:
-    """Read the YAML given to `mlcli <command>`. Raises ConfigError, also if none was given."""
+    """Read the YAML given to `mlcli <command>`. Raises ConfigError, also if none was given, or something else."""
     if config is None:
-        fix = f"mlcli init digits && mlcli {command} config.yaml"
-        raise ConfigError("which YAML?", where=f"mlcli {command}", fix=fix)
+        near = yaml_here()
+        start = "" if Path(near).exists() else f"mlcli init digits -o {near} && "
+        raise ConfigError("which YAML?", where=f"mlcli {command}", fix=start + command_line(command, near, *overrides))
+    if not config.is_file() and config.suffix not in (".yaml", ".yml"):
+        from mlcli.engine.run import open_run
+
+        with contextlib.suppress(CheckpointError):
+            run = open_run(config)
+            fix = f"{command_line('train', '--resume', run.name)} goes on with it"
+            raise ConfigError(f"{config} is a run, and {command} takes a YAML", fix=fix)
+    if config.suffix.lower() in (".csv", ".tsv") and config.is_file():
+        fix = f"{command_line('init', config)} writes one for it"
+        raise ConfigError(f"{config} is a table, and {command} takes a YAML", fix=fix)
     return Experiment.load(config, overrides)
 
 
+def find_run(text: str, root: Path) -> "RunFolder":
+    """Return the run that a folder or a name means. Where a name means one of several, standard error says which.
+
+    Raises CheckpointError if there is none.
+    """
+    from mlcli.engine.run import RUN_NAME, open_run
+
+    run = open_run(text, root)
+    others = len(list(run.path.parent.glob("*/status.json")))
+    if others > 1 and not RUN_NAME.fullmatch(Path(text).name) and Path(text).resolve() != run.path.resolve():
+        print(f"run        {run.name}, the newest of {others} of this name", file=sys.stderr)
+    return run
+
+
 def say(lines: Iterable[tuple[str, str]]) -> None:
-    """Print lines of a subject and a text, each at once."""
+    """Print lines of a subject and a text, each at once; the subject in bold, where it is a warning in yellow."""
     for subject, text in lines:
-        print(f"{subject:<10} {text}", flush=True)
+        shown = paragraphs([(subject, text)], SUBJECT)
+        style = "yellow" if subject == "warning" else "bold"
+        print(paint(shown[:SUBJECT], style) + shown[SUBJECT:], flush=True)
 
 
 def show_progress(text: str) -> None:
     """Put `text` on the one line of stderr that is overwritten, or clear it if empty; on a terminal only."""
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 

@@ -9,6 +9,7 @@ from mlcli.commands.common import load_experiment, write_file, write_picture
 from mlcli.errors import ConfigError, ExitCode
 from mlcli.experiment import Converter, Experiment
 from mlcli.files import refuse_links, remove
+from mlcli.text import command_line
 
 
 def run_check(
@@ -43,12 +44,12 @@ def run_check(
     if as_json:
         print(json.dumps(report | {"pictures": pictures}, indent=2))
     else:
-        command = "mlcli data check" if has_errors else "mlcli train"
+        command = "data check" if has_errors else "train"
         sheets = zip(pictures, examination.sheets, strict=True)
         saved = [
             *(("pictures", f"{path}   {sheet.shows}") for path, sheet in sheets),
             ("report", written),
-            ("next", " ".join([command, str(config), *overrides])),
+            ("next", command_line(command, config, *overrides)),
         ]
         data = experiment.plain()["data"]
         origin = data.get("file") or data.get("root") or "included"

@@ -16,7 +16,6 @@ from mlcli.text import wrapped
 
 WIDTHS = (8, 36, 44)
 """Columns of the chain; fixed, since its first rows are printed before the last are known."""
-WIDTH = 100
 PATIENCE_S = 15.0
 """A healthy PyTorch on a local disk answers in some 5 s; longer silence wants an explanation."""
 
@@ -86,10 +85,10 @@ def _print_installed(facts: Facts) -> None:
     print("\ninstalled")
     for (installer, location), names in places.items():
         print(f"  by {installer or 'unknown means'} in {location}")
-        print(wrapped(", ".join(names), WIDTH, "    ", "    "))
+        print(wrapped(", ".join(names), "    ", "    "))
     from_conda = [name for name in facts.python.conda_packages if name.startswith(("pytorch", "torchvision", "cuda"))]
     if from_conda:
-        print(wrapped(", ".join(from_conda), WIDTH, "  by conda: ", "    "))
+        print(wrapped(", ".join(from_conda), "  by conda: ", "    "))
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
@@ -97,8 +96,8 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     for finding in diagnosis.findings:
         if finding.text not in diagnosis.verdict:
             start = f"  {finding.severity:<8} {finding.subject:<12} "
-            print(wrapped(finding.text, WIDTH, start, " " * len(start)))
+            print(wrapped(finding.text, start, " " * len(start)))
             if finding.fix and finding.severity != "error":
                 print(f"{' ' * len(start)}{finding.fix}")
-    print(f"\n{wrapped(diagnosis.verdict, WIDTH)}\n\n  {diagnosis.command}\n")
+    print(f"\n{wrapped(diagnosis.verdict)}\n\n  {diagnosis.command}\n")
     print(f"({diagnosis.sources})   exit {diagnosis.exit_code}")

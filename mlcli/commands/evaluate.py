@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcli.commands.common import find_run
 from mlcli.errors import ConfigError, DataError
 from mlcli.text import number, table, truncated
 
@@ -36,11 +37,11 @@ def run(
 
     Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
     """
+    folder = find_run(run, root)
+
     from mlcli.engine.evaluate import evaluate_split, evaluation_record
-    from mlcli.engine.run import open_run
     from mlcli.saved import load_task
 
-    folder = open_run(run, root)
     path = folder.checkpoint(checkpoint)
     loaded = load_task(folder, path, overrides)
     task, runtime, changes = loaded.task, loaded.runtime, loaded.known.changes if loaded.known else None

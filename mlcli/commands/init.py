@@ -3,13 +3,13 @@
 import difflib
 import json
 import os
-import shlex
 from pathlib import Path
 
 from mlcli import experiment
 from mlcli.data.draft import Draft, as_comment, as_scalar
 from mlcli.errors import ConfigError
 from mlcli.files import write_atomically, write_output
+from mlcli.text import command_line
 
 SCHEMA_FILE = "mlcli.schema.json"
 """Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
@@ -25,7 +25,7 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
     if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists already", fix="--force overwrites it, --output NAME writes another file")
     draft = _draft(what, output.parent)
-    train = f"mlcli train {as_comment(shlex.quote(str(output)))}"
+    train = as_comment(command_line("train", output))
     lines = [
         f"# yaml-language-server: $schema=./{SCHEMA_FILE}",
         *(f"# {fact}" for fact in draft.facts),
@@ -41,7 +41,7 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
     for fact in draft.facts:
         if fact.startswith("WARNING: "):
             print(f"warning: {fact.removeprefix('WARNING: ')}")
-    print(f"next: mlcli train {shlex.quote(str(output))}")
+    print(f"next: {command_line('train', output)}")
 
 
 def run_schema(markdown: bool = False) -> None:

@@ -1,13 +1,12 @@
 """`mlcli inspect`: the model layer by layer, one real batch as a picture, and the first loss against chance."""
 
 import json
-import shlex
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.common import load_experiment, write_picture
 from mlcli.errors import ExitCode
+from mlcli.text import command_line, commands, paragraphs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +50,6 @@ def run(
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report import anatomy as pages
-    from mlcli.text import commands, paragraphs
 
     check_writable(root)
     settings = experiment.config
@@ -81,20 +79,18 @@ def run(
                   "first_loss": first_loss, "pictures": pictures}  # fmt: skip
         print(json.dumps(report, indent=2))
         return ExitCode.OK
-    width = max(80, min(pages.WIDTH, get_terminal_size((pages.WIDTH, 24)).columns))
-    print(pages.layer_table(anatomy, depth, width))
+    print(pages.layer_table(anatomy, depth))
     if arithmetic:
         print("\n" + "\n".join(pages.arithmetic_lines(anatomy)))
     lines = [
-        *((subject, line) for subject, line in task.describe() if subject == "data"),
+        *((subject, text) for subject, text in task.describe() if subject == "data"),
         *pages.cost_lines(anatomy, memory, settings.optimizer.name),
         *pages.collapse_lines(anatomy.collapses),
         *pages.loss_lines(first_loss),
         *(("picture", path) for path in pictures.values()),
     ]
-    typed = shlex.join([str(config), *overrides])
-    print("\n" + paragraphs(lines, width))
-    print(commands(f"mlcli lr-find {typed}", f"mlcli train {typed}"))
+    print("\n" + paragraphs(lines))
+    print(commands(command_line("lr-find", config, *overrides), command_line("train", config, *overrides)))
     return ExitCode.OK
 
 

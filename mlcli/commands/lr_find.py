@@ -1,7 +1,6 @@
 """`mlcli lr-find`: which learning rate to begin with, from a short training of a copy over all magnitudes."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from mlcli.commands.common import (
     write_picture,
 )
 from mlcli.errors import ExitCode
+from mlcli.text import command_line, commands, duration
 
 if TYPE_CHECKING:
     from mlcli.engine.lr_range import Suggestion
@@ -45,7 +45,6 @@ def run(
     from mlcli.engine.runtime import decide_runtime
     from mlcli.report.lr_range import chart, ending, page
     from mlcli.show.figure import image
-    from mlcli.text import duration
 
     if apply:
         refuse_apply(config, overrides, "optimizer")
@@ -87,20 +86,17 @@ def run(
 
 def _next(config: Path, overrides: Sequence[str], suggestion: "Suggestion", *, applied: bool) -> str:
     """Return the commands to type next."""
-    from mlcli.text import commands
-
-    def typed(command: str, *arguments: str) -> str:
-        return f"mlcli {command} {shlex.join([str(config), *arguments])}"
-
     if suggestion.best is None:
-        return commands(typed("inspect", *overrides))
+        return commands(command_line("inspect", config, *overrides))
     others = [text for text in overrides if not text.startswith("optimizer.lr=")]
     if applied:
-        return commands(typed("train", *others))
-    train = typed("train", *others, f"optimizer.lr={suggestion.best:.2g}")
+        return commands(command_line("train", config, *others))
+    train = command_line("train", config, *others, f"optimizer.lr={suggestion.best:.2g}")
     if any(is_override_of("optimizer", text) for text in others):
         return commands(train)
-    return commands(train, f"{typed('lr-find', *others)} --apply   # writes it into the YAML, keeps comments")
+    return commands(
+        train, f"{command_line('lr-find', config, *others)} --apply   # writes it into the YAML, keeps comments"
+    )
 
 
 def _two_digits(value: float | None) -> float | None:

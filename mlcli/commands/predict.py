@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlcli.commands.common import find_run
 from mlcli.errors import ConfigError, DataError, ExitCode
 from mlcli.text import csv_cell
 
@@ -50,10 +51,12 @@ def run(
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
+    folder = find_run(run, root)
+
     from mlcli.engine.contract import DrawsAnswers
     from mlcli.saved import load_predictor
 
-    predictor, runtime = load_predictor(run, checkpoint, root)
+    predictor, runtime = load_predictor(str(folder.path), checkpoint, root)
     formats = [*FORMATS, *predictor.formats]
     if output is not None and output.suffix not in formats:
         fix = f"end its name in {' or '.join(formats)}"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcli.commands.common import find_run
 from mlcli.errors import CheckpointError
 from mlcli.text import ABSENT, duration, number, shown, table, truncated
 
@@ -85,10 +86,11 @@ def _draw(folders: list["RunFolder"], path: Path) -> Path | None:
 
 def run_report(run: str, root: Path) -> None:
     """Write report.html into a run folder and say where it lies. Raises CheckpointError if there is no such run."""
-    from mlcli.engine.run import open_run
+    folder = find_run(run, root)
+
     from mlcli.report.page.write import write_report
 
-    print(f"written: {shown(write_report(open_run(run, root)))}")
+    print(f"written: {shown(write_report(folder))}")
 
 
 def summary(run: "RunFolder") -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from mlcli.commands.common import load_experiment, say
+from mlcli.commands.common import find_run, load_experiment, say
+from mlcli.commands.typed import unfinished
 from mlcli.errors import ConfigError, DivergedError, ExitCode
 from mlcli.experiment import Experiment
-from mlcli.text import shown
+from mlcli.text import command_line, shown
 
 
 def run(config: Path | None, overrides: list[str], *, name: str | None, resume: str | None, root: Path) -> ExitCode:
@@ -20,12 +21,10 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     if name is not None and (name in ("", ".", "..") or Path(name).name != name or "\\" in name):
         raise ConfigError(f"'{name}' cannot name a folder of runs", where="--name", fix="a name without slashes")
     if resume is not None and not resume.strip():
-        fix = "the name of a run, as mlcli runs lists them; or leave --resume out to train anew"
-        raise ConfigError("the name of the run to go on with is empty", where="--resume", fix=fix)
-    if config is None and resume is not None:
-        from mlcli.engine.run import open_run
-
-        experiment = Experiment.of_run(open_run(resume, root).path, overrides)
+        raise ConfigError("the name of the run to go on with is empty", where="--resume", fix=unfinished(root))
+    folder = None if resume is None else find_run(resume, root)
+    if config is None and folder is not None:
+        experiment = Experiment.of_run(folder.path, overrides)
     else:
         experiment = load_experiment("train", config, overrides)
 
@@ -35,8 +34,9 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
     from mlcli.report.page.write import write_report
     from mlcli.report.summary import closing_lines
 
+    going_on = str(folder.path) if folder else None
     with launch(
-        experiment, root, name=name, resume=resume, say=say, choose_batch_size=choose_batch_size
+        experiment, root, name=name, resume=going_on, say=say, choose_batch_size=choose_batch_size
     ) as (training, batches):  # fmt: skip
         try:
             ended = train(training, batches)
@@ -45,7 +45,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
             raise
         if ended.outcome == "interrupted":
             write_report(training.run)
-            again = f"mlcli train --resume {shown(training.run.path)}"
+            again = command_line("train", "--resume", shown(training.run.path))
             print(f"\nstopped after step {training.state.progress.step}; to go on: {again}")
             return training.stop.exit_code
         # The run is complete; what goes wrong from here on does not take that back.

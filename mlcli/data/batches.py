@@ -5,7 +5,6 @@ memory, or image files read in this process; `workers` reads the same files ahea
 """
 
 import itertools
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from mlcli.data.randomness import KeyedRandom, balanced_draw, permutation, sampl
 from mlcli.data.source import Samples
 from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError, UserError
+from mlcli.show.terminal import bar
 from mlcli.text import first_few
 
 
@@ -247,13 +247,9 @@ class DecodedInputs:
 
     def _read(self) -> Iterator[tuple[Part, Tensor]]:
         """Every sample once, in order."""
-        from tqdm import tqdm
-
         num = self._shape[0]
-        # disable=None: no bar where standard error is not a terminal.
-        what = f"reading {self._label}"
-        with tqdm(total=num, desc=what, unit="img", disable=None, file=sys.stderr, leave=False) as bar:
+        with bar(f"reading {self._label}", num, "image") as shown:
             for part, images in self._reader.fetch(in_order(num, READ_BATCH)):
                 yield part, images
-                bar.update(len(part))
+                shown.update(len(part))
         self._reader.close()

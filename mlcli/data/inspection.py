@@ -5,19 +5,18 @@ Images so small that most of the time is Python's are read one after the other: 
 """
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from mlcli.data.decode import read_image
 from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.limits import usable_cpus
 from mlcli.errors import DataError
+from mlcli.show.terminal import progress
 from mlcli.text import first_few
 
 MAX_HEADERS = 20_000  # about 2 s of reading
@@ -102,7 +101,7 @@ def in_chunks(work: Callable[[np.ndarray], Result], indices: np.ndarray, title: 
     try:
         rest = pool.map(work, chunks[1:]) if slow else map(work, chunks[1:])
         results = itertools.chain([first], rest)
-        yield from tqdm(results, title, len(chunks), delay=2, leave=False, disable=not sys.stderr.isatty())
+        yield from progress(results, title, total=len(chunks))
     finally:
         pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not finish the rest first
 

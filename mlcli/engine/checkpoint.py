@@ -20,6 +20,7 @@ from torch import Tensor
 from mlcli import __version__
 from mlcli.engine.archive import FOREIGN, PLAIN, refuse_unlike_plain, refuse_unlike_saved
 from mlcli.engine.limits import available_memory_bytes
+from mlcli.engine.run import by_age
 from mlcli.engine.runtime import is_out_of_memory
 from mlcli.errors import CheckpointError, OutputError
 from mlcli.files import ANY_SIZE, Part, Write, fill_atomically, move, open_regular, remove
@@ -214,12 +215,6 @@ def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.ckpt"
-
-
-def by_age(folder: Path) -> list[Path]:
-    """The numbered checkpoints of a folder, newest first."""
-    numbered = [path for path in folder.glob("step-*.ckpt") if path.stem[5:].isdecimal()]
-    return sorted(numbered, key=lambda path: int(path.stem[5:]), reverse=True)
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any], Path, dict[Path, str]]:

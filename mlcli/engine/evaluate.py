@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlcli.engine.contract import Direction, Feed, Metrics, Task, total
 from mlcli.engine.runtime import Runtime
 from mlcli.errors import ConfigError
+from mlcli.show.terminal import bar
 
 
 class Interrupted(Exception):
@@ -33,7 +34,7 @@ def evaluate_split(
     task.model.eval()
     metrics, samples = task.metrics(split), 0
     losses: list[Tensor] = []
-    with torch.inference_mode(), runtime.autocast():
+    with torch.inference_mode(), runtime.autocast(), bar(f"measuring {split}", task.splits[split], "sample") as shown:
         for batch in feed.eval_batches(split):
             if should_stop():
                 raise Interrupted
@@ -42,6 +43,7 @@ def evaluate_split(
                 losses.append(total(terms).float() * len(batch))
             samples += len(batch)
             metrics.update(predictions, batch)
+            shown.update(len(batch))
     loss = {"loss": torch.stack(losses).sum().item() / max(1, samples)} if losses else {}
     return {**loss, **metrics.compute()}, metrics
 

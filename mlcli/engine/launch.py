@@ -122,7 +122,8 @@ def launch(
                 run.write_membership(task.membership())
         say([("run", shown(run.path))])
         _write_documents(run, plan, runtime, task)
-        log, screen = RunLog(run, offset, state.progress.step), Screen(feed.steps_per_epoch, select_by.metric)
+        log = RunLog(run, offset, state.progress.step)
+        screen = Screen(feed.steps_per_epoch, select_by.metric, settings.train.epochs)
         board = Board(log.tensorboard, resumed=state.progress.step > 0)
         identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
         training = Training(task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity)

@@ -6,15 +6,17 @@ import math
 import threading
 import time
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from mlcli.engine.layer_stats import LayerStats
-from mlcli.engine.meter import Rates
+from mlcli.engine.meter import Rates, TimeLeft
 from mlcli.engine.run import RunFolder
 from mlcli.files import Journal, cannot_write, is_disk_trouble, write_atomically
-from mlcli.text import number, visible
+from mlcli.show.terminal import bar, paint
+from mlcli.text import ABSENT, duration, paragraphs, screen_width, visible
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class RunLog:
@@ -113,10 +115,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class Screen:
     """Progress display of a run: a bar in a terminal, and one plain line per epoch everywhere."""
 
-    def __init__(self, steps_per_epoch: int, metric: str) -> None:
-        self.steps_per_epoch, self.metric = steps_per_epoch, metric
+    DROPPED = ("lr", "samples/s", "wait", "train metric", "left", "train loss")
+    """Columns left out one after another where a screen is narrow."""
+    BEST = "  * best"
+
+    def __init__(self, steps_per_epoch: int, metric: str, epochs: int = 0) -> None:
+        self.steps_per_epoch, self.metric, self.epochs = steps_per_epoch, metric, epochs
+        self.left = TimeLeft(epochs, steps_per_epoch)
         self._bar: tqdm[Any] | None = None
-        self._headed = False
+        self._columns: dict[str, int] = {}
+        """Titles and widths; chosen at the first line."""
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
@@ -125,14 +133,17 @@ class Screen:
         if kind not in self._noted:
             self._noted.add(kind)
             self.clear()
-            print(f"warning    {text}", flush=True)
+            print(paint(paragraphs([("warning", text)], 11), "yellow"), flush=True)
 
     def step(self, epoch: int, done: int) -> None:
         """One optimizer step of `epoch` (from 0) is done; `done` of the epoch's steps so far."""
+        self.left.step(epoch, done)
         if self._bar is None:
-            self._bar = tqdm(total=self.steps_per_epoch, initial=done - 1, desc=f"epoch {epoch + 1}", unit="step",
-                             leave=False, disable=None, mininterval=0.2)  # fmt: skip
+            self._bar = bar(f"epoch {epoch + 1}/{self.epochs}", self.steps_per_epoch, "step")
+            self._bar.update(done - 1)
         with contextlib.suppress(OSError):  # the terminal was closed
+            if not self._bar.disable and (left_s := self.left.seconds()) is not None:
+                self._bar.set_postfix_str(f"{duration(left_s)} left in all", refresh=False)
             self._bar.update()
 
     def clear(self) -> None:
@@ -144,17 +155,23 @@ class Screen:
     def epoch(self, epoch: int, scores: dict[str, dict[str, float]], lr: float, rates: Rates, best: bool) -> None:
         """The line of an epoch (from 0). `scores` by split; a missing split leaves its column out."""
         self.clear()
-        columns = [("epoch", f"{epoch + 1}")]
+        self.left.epoch(epoch)
+        cells = {"epoch": f"{epoch + 1}"}
         for split, values in scores.items():
-            columns += [(f"{split} {name}", number(values[name])) for name in ("loss", self.metric) if name in values]
-        columns += [
-            ("lr", f"{lr:.2e}"),
-            ("samples/s", f"{rates.samples_per_s:,.0f}"),
-            ("wait", f"{rates.wait_share:.0%}"),
-        ]
-        widths = [max(len(title), 8) + 2 for title, _ in columns]
-        if not self._headed:
-            print("\n" + "".join(title.rjust(width) for (title, _), width in zip(columns, widths, strict=True)))
-            self._headed = True
-        row = "".join(text.rjust(width) for (_, text), width in zip(columns, widths, strict=True))
-        print(row + ("  * best" if best else ""), flush=True)
+            cells |= {f"{split} {name}": _score(values[name]) for name in ("loss", self.metric) if name in values}
+        cells |= {"lr": f"{lr:.2e}", "samples/s": f"{rates.samples_per_s:,.0f}", "wait": f"{rates.wait_share:.0%}"}
+        left_s = self.left.seconds()
+        cells["left"] = ABSENT if left_s is None else duration(left_s)
+        if not self._columns:
+            self._columns = {title: max(len(title), len(text), 6) + 2 for title, text in cells.items()}
+            for title in self.DROPPED:
+                if sum(self._columns.values()) + len(self.BEST) > screen_width():
+                    self._columns.pop(title.replace("metric", self.metric), None)
+            print("\n" + paint("".join(title.rjust(width) for title, width in self._columns.items()), "bold"))
+        row = "".join(cells.get(title, ABSENT).rjust(width) for title, width in self._columns.items())
+        print(row + (paint(self.BEST, "green") if best else ""), flush=True)
+
+
+def _score(value: float) -> str:
+    """Four decimals as long as that is a number to be read: one format for all lines."""
+    return f"{value:.4f}" if abs(value) < 10_000 else f"{value:.4g}"

@@ -104,6 +104,51 @@ class Meter:
         return Reading(time.perf_counter(), self.samples, self.wait_s)
 
 
+class TimeLeft:
+    """The time that a training still takes, by what its steps, evaluations and saving took in this process.
+
+    The first steps are slow and do not count. Until an epoch is over, evaluations are unknown and taken as nothing.
+
+    Args:
+        epochs: of the whole training.
+        clock: returns seconds.
+    """
+
+    SLOW_STEPS, RECENT = 3, 3
+
+    def __init__(self, epochs: int, steps_per_epoch: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._epochs, self._steps, self._clock = epochs, steps_per_epoch, clock
+        self._taken, self._first, self._last = 0, (0, 0.0), (0, 0.0)
+        self._ends: list[tuple[int, float]] = []
+        self._after_s = 0.0
+
+    def step(self, epoch: int, done: int) -> None:
+        """Take note that `done` steps of an epoch (from 0) are done."""
+        self._taken += 1
+        self._last = (epoch * self._steps + done, self._clock())
+        if self._taken <= self.SLOW_STEPS:
+            self._first = self._last
+
+    def epoch(self, epoch: int) -> None:
+        """Take note that an epoch (from 0) is evaluated, and all before it are saved."""
+        now = self._clock()
+        self._after_s = now - self._last[1] if self._taken else 0.0
+        self._ends = [*self._ends[-self.RECENT :], (epoch + 1, now)]
+
+    def seconds(self) -> float | None:
+        """Return the seconds left from now on; None while nothing is known."""
+        now = self._clock()
+        if len(self._ends) > 1:
+            (before, began), (done, ended) = self._ends[0], self._ends[-1]
+            return max(0.0, (ended - began) / (done - before) * (self._epochs - done) - (now - ended))
+        (begun, began), (done, ended) = self._first, self._last
+        if done == begun:
+            return None
+        step_s = (ended - began) / (done - begun)
+        epochs_left = self._epochs - (self._ends[0][0] if self._ends else 0)
+        return step_s * (self._epochs * self._steps - done) + self._after_s * epochs_left
+
+
 class Budget:
     """The share of the training time that looking at the training may take.
 

@@ -6,7 +6,7 @@ from mlcli.engine.checkpoint import load_newest, set_aside
 from mlcli.engine.run import RunFolder
 from mlcli.engine.state import TrainingState
 from mlcli.errors import CheckpointError, ConfigError
-from mlcli.text import shown, truncated
+from mlcli.text import command_line, shown, truncated
 
 MAY_CHANGE = (
     "train.epochs",
@@ -100,7 +100,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any
 
 def _going_on(run: RunFolder) -> str:
     """The command that goes on with a run as it was started, whatever a YAML says by now."""
-    return f"mlcli train --resume {shown(run.path)}"
+    return command_line("train", "--resume", shown(run.path))
 
 
 def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any], run: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""The run folder: atomic creation, a lock for its only writer, status."""
+"""The run folder: atomic creation, a lock for its only writer, status. No torch in here: listing runs needs none."""
 
 import contextlib
 import csv
@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from mlcli.engine.checkpoint import by_age
 from mlcli.engine.membership import Membership
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
 from mlcli.files import (
@@ -30,6 +29,7 @@ from mlcli.files import (
     sweep,
     write_atomically,
 )
+from mlcli.schema.explain import closest
 from mlcli.schema.read import read
 
 if TYPE_CHECKING:
@@ -282,22 +282,35 @@ def create_run(root: Path, name: str) -> RunFolder:
     return run
 
 
+def by_age(folder: Path) -> list[Path]:
+    """The numbered checkpoints of a folder, newest first."""
+    numbered = [path for path in folder.glob("step-*.ckpt") if path.stem[5:].isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.stem[5:]), reverse=True)
+
+
 def open_run(text: str | Path, root: Path = Path("runs")) -> RunFolder:
-    """Find a run by its folder, by `name/time`, or by `name` (its newest run).
+    """Find a run by its folder, by `name/time`, by `time`, by `name` (its newest run), or as `latest` of all.
 
     Raises CheckpointError if there is none, naming what there is.
     """
-    for candidate in (Path(text), root / text):
+    for candidate in (Path(text), root / text, *root.glob(f"*/{text}" if RUN_NAME.fullmatch(str(text)) else "-")):
         if (candidate / "status.json").exists():
             return RunFolder(candidate.absolute())
         # A folder of runs stands for its newest; the folder of all names, or one with runs deep below, for none.
         runs = sorted(status.parent for status in candidate.glob("*/status.json"))
         if runs:
             return RunFolder(runs[-1].absolute())
-    known = ", ".join(sorted({run.path.parent.name for run in list_runs(root)})[:8]) or "none yet"
-    raise CheckpointError(
-        f"'{text}' is not a run folder", where=f"looked in . and {root}/", fix=f"runs there are: {known}"
-    )
+    known = list_runs(root)
+    if str(text) == "latest" and known:
+        return known[-1]
+    names = sorted({run.path.parent.name for run in known})
+    what, fix = f"'{text}' is not a run folder", f"runs there are: {', '.join(names[:8]) or 'none yet'}"
+    if Path(text).suffix in (".yaml", ".yml"):
+        what = f"'{text}' is a YAML, not a run"
+        fix = f"{Path(text).stem} is its newest run" if Path(text).stem in names else f"mlcli train {text} makes one"
+    elif near := closest(str(text), names):
+        fix = f"did you mean {near}? {fix}"
+    raise CheckpointError(what, where=f"looked in . and {root}/", fix=fix)
 
 
 def list_runs(root: Path) -> list[RunFolder]:

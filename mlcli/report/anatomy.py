@@ -14,14 +14,12 @@ from typing import Any
 
 from mlcli.models.inspect.anatomy import Anatomy, Layer
 from mlcli.models.inspect.dataflow import Collapse, Field
-from mlcli.text import ABSENT, count, first_few, listed, same_sides, sides, size, table, truncated
+from mlcli.text import ABSENT, count, first_few, listed, same_sides, screen_width, sides, size, table, truncated
 
-WIDTH = 100
-"""Columns of a terminal in which nothing has to be left out."""
 DISPENSABLE = ("d", "neurons", "p", "s", "kernel")
 """Columns left out one after the other where a terminal is narrower."""
-LEAST_NAME, MOST_KIND = 12, 17
-"""Columns that names have in any case, and that kinds have at most."""
+LEAST_WIDTH, LEAST_NAME, MOST_KIND = 60, 12, 17
+"""Columns that the table and its names have in any case, and that kinds have at most."""
 MOST_ROWS = 48
 """Rows that can still be taken in on one or two screens."""
 SHORT = {
@@ -184,9 +182,9 @@ def _span(first: str, last: str, depth: int) -> str:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def layer_table(anatomy: Anatomy, depth: int | None, width: int = WIDTH) -> str:
-    """The layers in the order of their calls, as `rows_of` chooses them, with a legend below; `width` columns wide."""
-    rows = rows_of(anatomy, depth)
+def layer_table(anatomy: Anatomy, depth: int | None) -> str:
+    """The layers in the order of their calls, as `rows_of` chooses them, with a legend below; as wide as the screen."""
+    rows, width = rows_of(anatomy, depth), max(LEAST_WIDTH, screen_width())
     saved = sum(row.saved_bytes * row.times for row in rows)
     unit, factor = ("MB", 1e6) if saved >= 2e6 else ("kB", 1e3)
     header = ["kind", "kernel", "s", "p", "d", "output", "neurons", "params", "FLOPs", "field", unit]

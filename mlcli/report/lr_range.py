@@ -4,11 +4,13 @@ import math
 
 from mlcli.engine.lr_range import Suggestion, Sweep
 from mlcli.show.charts import Line, LineChart, Rule, axis, log_axis
-from mlcli.text import ABSENT, number, paragraphs, table
+from mlcli.text import ABSENT, number, paragraphs, screen_width, table
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-WIDTH, HEIGHT = 80, 7
-"""Of the curve, in characters."""
+MOST_WIDTH, HEIGHT = 80, 7
+"""Of the curve, in characters, where the screen has as many."""
+LABEL = 11
+"""Characters left of it."""
 HEADROOM = 1.15
 """Share of the first loss up to which the curve is shown: what explodes would flatten all else."""
 
@@ -19,18 +21,19 @@ Lines = list[tuple[str, str]]
 
 def page(seen: Sweep, suggestion: Suggestion, first: Lines, last: Lines) -> str:
     """The whole answer for a terminal: `first`, the curve, what both rules say, the suggestion, `last`."""
-    parts, answer = [paragraphs(first, 100), curve(seen, suggestion)], ("VERDICT", suggestion.why)
+    parts, answer = [paragraphs(first), curve(seen, suggestion)], ("VERDICT", suggestion.why)
     if suggestion.best is not None:
         parts.append(rules_table(seen, suggestion))
         answer = ("SUGGESTED", f"optimizer.lr={suggestion.best:.2g}   {suggestion.why}")
-    return "\n\n".join([*parts, paragraphs([answer, *last], 100)])
+    return "\n\n".join([*parts, paragraphs([answer, *last])])
 
 
 def curve(seen: Sweep, suggestion: Suggestion) -> str:
     """Loss over learning rate as blocks of text, its scale on the left, decades below, the suggestion marked."""
     smooth = seen.smooth
     low, high = _limits(smooth)
-    columns = [smooth[round(x * (len(smooth) - 1) / (WIDTH - 1))] for x in range(WIDTH)]
+    width = min(MOST_WIDTH, screen_width() - LABEL)
+    columns = [smooth[round(x * (len(smooth) - 1) / (width - 1))] for x in range(width)]
     heights = [round((min(value, high) - low) / (high - low) * 8 * HEIGHT) for value in columns]
     lines = []
     for row in reversed(range(HEIGHT)):
@@ -42,10 +45,10 @@ def curve(seen: Sweep, suggestion: Suggestion) -> str:
 
     def column(lr: float) -> int:
         """Beyond the edges for what is outside the curve."""
-        return round((math.log10(lr) - first) / max(last - first, 1e-9) * (WIDTH - 1))
+        return round((math.log10(lr) - first) / max(last - first, 1e-9) * (width - 1))
 
-    axis, decades = ["-"] * WIDTH, ""
-    if suggestion.best is not None and 0 <= column(suggestion.best) < WIDTH:
+    axis, decades = ["-"] * width, ""
+    if suggestion.best is not None and 0 <= column(suggestion.best) < width:
         axis[column(suggestion.best)] = "^"
     for exponent in range(math.ceil(first - 1e-9), math.floor(last) + 1):  # each below its place, where there is room
         if column(10.0**exponent) >= len(decades):

@@ -10,10 +10,8 @@ from mlcli.report.evidence import Evidence
 from mlcli.report.record import SPLITS, Record, in_words
 from mlcli.report.verdict import Verdict, judge
 from mlcli.show.evaluation import confusion
-from mlcli.text import commands, duration, number, paragraphs, shown, table, truncated
+from mlcli.text import command_line, commands, duration, number, paragraphs, screen_width, shown, table, truncated
 
-WIDTH = 100
-"""Columns of the screen that are used."""
 INDENT = 10
 MOST_PAIRS, MOST_NOTES, MOST_REASONS, LONGEST_NAME = 4, 2, 3, 24
 BLOCKS = "█▒▓░▚·"
@@ -70,7 +68,7 @@ def score_table(record: Record, scores: dict[str, dict[str, float]]) -> str:
             rows = [[*row, ""] if len(row) <= len(names) + 1 else row for row in rows]
             rows.insert(len(order), [f"{simple.split}, for comparison", *[""] * (len(names) + 1)])
         text = table(["", *map(in_words, names), *([""] if simple else [])], rows)
-        if len(names) <= 2 or max(map(len, text.splitlines())) <= WIDTH:
+        if len(names) <= 2 or max(map(len, text.splitlines())) <= screen_width():
             return text
         names.remove(next(name for name in reversed(names) if name != record.metric))
 
@@ -105,8 +103,8 @@ def time_lines(times: Any) -> list[str]:
     for name, share in parts:
         drawn += share
         bar += marks[name] * (round(BAR * drawn) - len(bar))
-    legend = "  ".join(f"{marks[name]} {name} {share:.0%}" for name, share in parts)
-    return [f"{'time':<{INDENT}}{bar}", f"{'':<{INDENT}}{legend}"]
+    legend = "  ".join(f"{marks[name]}\N{NO-BREAK SPACE}{name} {share:.0%}" for name, share in parts)
+    return [f"{'time':<{INDENT}}{bar}", *(line.replace("\N{NO-BREAK SPACE}", " ") for line in _labelled("", [legend]))]
 
 
 def memory_lines(memory_mb: Any, choices: Any) -> list[str]:
@@ -128,8 +126,8 @@ def _next_lines(record: Record, verdict: Verdict | None) -> list[str]:
     tries = [command_for(record, advice.override) for advice in (verdict.advice if verdict else ())]
     return commands(
         *tries[:2],
-        f"mlcli evaluate {record.name} --split {record.split}",
-        f"mlcli predict {record.name} FILES",
+        command_line("evaluate", record.name, "--split", record.split),
+        command_line("predict", record.name, "FILES"),
         f"tensorboard --logdir {shlex.quote(shown(record.path.parent.parent))}",
     ).splitlines()
 
@@ -145,13 +143,13 @@ def command_for(record: Record, override: str) -> str:
         arguments = ["train", resolved, "--name", record.path.parent.name]
     if override.startswith("mlcli "):
         config = next((word for word in arguments if word.endswith((".yaml", ".yml"))), resolved)
-        return f"{override} {shlex.quote(config)}"
-    return f"mlcli {shlex.join(arguments)} {override}"
+        return command_line(override.removeprefix("mlcli "), config)
+    return command_line("train", *arguments[1:], *shlex.split(override))
 
 
 def _labelled(label: str, texts: list[str]) -> list[str]:
     """Texts under a label, wrapped."""
-    return paragraphs([(label, text) for text in texts], WIDTH, INDENT).splitlines()
+    return paragraphs([(label, text) for text in texts], INDENT).splitlines()
 
 
 def waiting_line(t: Training) -> str:
@@ -161,8 +159,8 @@ def waiting_line(t: Training) -> str:
         return ""
     in_memory = any(what == "cache" and value != "none" for what, value, _ in t.feed.choices)
     spent = "was spent making batches (the data are in memory)" if in_memory else "was spent waiting for data"
-    config = shown(t.run.path / "resolved.yaml")
-    return f"\n{'wait':<{INDENT}}{share:.0%} of the training time {spent};\n{'':<{INDENT}}why: mlcli bench-io {config}"
+    why = command_line("bench-io", shown(t.run.path / "resolved.yaml"))
+    return f"\n{'wait':<{INDENT}}{share:.0%} of the training time {spent};\n{'':<{INDENT}}why: {why}"
 
 
 def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:

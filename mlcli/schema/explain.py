@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, get_args
@@ -25,12 +26,25 @@ _BOUNDS = {
     "less_than_equal": "le",
     "multiple_of": "multiple_of",
 }
-_SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "bs": "batch_size", "num_workers": "workers"}
+SYNONYMS = {"learning_rate": "lr", "lr0": "lr", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size",
+            "num_workers": "workers", "num_epochs": "epochs", "max_epochs": "epochs", "imgsz": "image_size",
+            "img_size": "image_size"}  # fmt: skip
 """Names that other trainers use for our keys."""
 
 
-def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[ConfigProblem]:
-    """Every mistake pydantic found in `tree.data`, each at its place in the YAML; one a place."""
+@dataclass
+class Meant:
+    """Guesses at what was meant: other keys and, where a name chooses a section, other values, by their paths."""
+
+    keys: dict[KeyPath, str] = field(default_factory=dict)
+    values: dict[KeyPath, str] = field(default_factory=dict)
+    unknown: dict[KeyPath, list[str]] = field(default_factory=dict)
+    """Where a name chooses a section and none is near: those there are."""
+
+
+def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> tuple[list[ConfigProblem], Meant]:
+    """Every mistake pydantic found in `tree.data`, each at its place in the YAML, one a place; and what was meant."""
+    guesses = Meant()
     found = [(follow(root, details["loc"]), details) for details in error.errors(include_url=False)]
     found.sort(key=lambda pair: _order(pair[0].path, tree))
     paths = {spot.path for spot, _ in found}
@@ -43,6 +57,7 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[C
             message, suggestion = _unknown_key(spot, root, tree)
             problems[spot.path] = ConfigProblem(message, tree.keys.get(spot.path))
             meant.add((*spot.path[:-1], suggestion))
+            guesses.keys[spot.path] = suggestion
     for spot, details in found[:EXPLAINED]:
         kind, path = details["type"], spot.path
         if kind == "value_error":
@@ -54,6 +69,8 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[C
         elif kind == "union_tag_not_found":
             path, problem = _nameless(spot, tree)
             problems[path] = problem
+            if path in tree.keys:
+                guesses.keys[path] = "name"
         elif kind == "missing" and isinstance(path[-1], str):
             if path not in meant:
                 problems[path] = _missing(path, with_article(in_words(spot.slot)), tree)
@@ -62,7 +79,13 @@ def explain(error: ValidationError, root: type[BaseModel], tree: Tree) -> list[C
         elif kind != "extra_forbidden":
             path, message = _wrong_value(kind, spot, root, details["loc"], tree)
             problems.setdefault(path, ConfigProblem(_titled(path, message), tree.values.get(path)))
-    return list(problems.values())
+            if kind == "union_tag_invalid":
+                names = list(spot.slot.values[0].sections)
+                near = closest(tree.at(path), names) if isinstance(tree.at(path), str) else ""
+                guesses.values |= {path: near} if near else {}
+                guesses.unknown |= {} if near else {path: names}
+    guesses.keys = {path: key for path, key in guesses.keys.items() if key and (*path[:-1], key) not in tree.keys}
+    return list(problems.values()), guesses
 
 
 def _order(path: KeyPath, tree: Tree) -> tuple[int, int, int]:
@@ -79,13 +102,13 @@ def _order(path: KeyPath, tree: Tree) -> tuple[int, int, int]:
 def _unknown_key(spot: Spot, root: type[BaseModel], tree: Tree) -> tuple[str, str]:
     """The message on a key that its section does not have, and the key that was probably meant ("" if none)."""
     key, parent, known = str(spot.path[-1]), spot.path[:-1], list(spot.section.model_fields)
-    if same := _same_spelling(_SYNONYMS.get(key, key), known):
+    if same := _same_spelling(SYNONYMS.get(key, key), known):
         return f"unknown key '{key}'{_did_you_mean(same)}", same
     relatives = ", ".join(name for name, section in spot.alternatives.items() if key in section.model_fields)
     if relatives:
         return _belongs_to_a_relative(key, parent, relatives, tree), ""
-    if key != "name" and (homes := _homes(root).get(key)):
-        return f"unknown key '{key}' (it belongs in {' or '.join(homes[:3])})", ""
+    if key != "name" and (sections := homes(root).get(key)):
+        return f"unknown key '{key}' (it belongs in {' or '.join(sections[:3])})", ""
     open_ones = [name for name in known if (*parent, name) not in tree.keys]  # a name filled in stands nowhere
     guess = closest(key, open_ones) or closest(key, known)
     keys = ", ".join(sorted(known, key=lambda key: key != "name"))
@@ -106,13 +129,13 @@ def _belongs_to_a_relative(key: str, parent: KeyPath, relatives: str, tree: Tree
 
 
 @cache
-def _homes(root: type[BaseModel]) -> dict[str, list[str]]:
+def homes(root: type[BaseModel]) -> dict[str, list[str]]:
     """Each key there is, and the dotted sections it belongs in."""
-    homes: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[str, None]] = {}
     for path, section in walk(root):
         for key in section.model_fields:
-            homes.setdefault(key, {})[".".join(path) or "the top level"] = None
-    return {key: list(sections) for key, sections in homes.items()}
+            found.setdefault(key, {})[".".join(path) or "the top level"] = None
+    return {key: list(sections) for key, sections in found.items()}
 
 
 def _nameless(spot: Spot, tree: Tree) -> tuple[KeyPath, ConfigProblem]:

@@ -4,19 +4,23 @@ An override, `optimizer.lr=0.01` on the command line, changes what the YAML says
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mlcli.schema.explain import closest, explain, not_one_of
-from mlcli.schema.places import ConfigErrors, ConfigProblem, Origin, Position
+from mlcli.schema.explain import Meant, closest, explain, not_one_of
+from mlcli.schema.places import SHOWN_PROBLEMS, ConfigErrors, ConfigProblem, Origin, Position
 from mlcli.schema.yaml12 import MAX_DEPTH, KeyPath, Tree, parse, read_text
 
 SHOWN_OVERRIDE = 60
 """Characters of an override that a message shows."""
+MOST_ROUNDS = 4
+"""Times that a configuration is mended as it was probably meant, to find the mistakes behind mistakes."""
+MOST_UNKNOWN = 3
+"""Names that stand for nothing which every possible meaning is tried of; a file of 10,000 must not take minutes."""
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -122,24 +126,31 @@ def _graft(tree: Tree, path: KeyPath, value: str, place: Position) -> Any:
 
 
 def choose(tree: Tree, key: str, choices: Sequence[str]) -> str:
-    """The value of a top-level key that decides how all the rest is read. Raises ConfigErrors if it is none of them."""
-    if key in tree.data:
-        value = tree.data[key]
-        if value in choices:
-            return value
-        problem = ConfigProblem(f"{key}: {not_one_of(value, choices)}", tree.values.get((key,)))
-    elif typo := closest(key, tree.data):
-        problem = ConfigProblem(f"unknown key '{typo}' (did you mean '{key}'?)", tree.keys.get((typo,)))
-    else:
+    """Return the value of a top-level key that decides how all the rest is read, or what was probably meant by it.
+
+    What is wrong with it is written down in `tree.problems`.
+    """
+    value, place, near = tree.data.get(key), tree.values.get((key,)), ""
+    if key not in tree.data and (typo := closest(key, tree.data)):
+        tree.problems.append(ConfigProblem(f"unknown key '{typo}' (did you mean '{key}'?)", tree.keys.get((typo,))))
+        value, place = tree.data.pop(typo), tree.values.get((typo,))
+    elif key not in tree.data:
         problem = ConfigProblem(f"missing key '{key}' (one of {', '.join(choices)})", tree.values.get(()))
-    raise ConfigErrors([*tree.problems, problem])
+        tree.problems.append(problem)
+    if value in choices:
+        near = value
+    elif value is not None or key in tree.data:
+        tree.problems.append(ConfigProblem(f"{key}: {not_one_of(value, choices)}", place))
+        near = closest(value, choices) if isinstance(value, str) else ""
+    tree.data[key] = near
+    return near
 
 
 def fill_in_names(tree: Tree, kind: type[BaseModel]) -> None:
     """Let `optimizer: {lr: 0.1}` mean the optimizer there would be without the section: its `name` may be left out."""
     for key, name in default_names(kind).items():
         section = tree.data.get(key)
-        if isinstance(section, dict) and "name" not in section:
+        if isinstance(section, dict) and "name" not in section and not closest("name", section):
             tree.data[key] = {"name": name, **section}
 
 
@@ -151,13 +162,59 @@ def default_names(kind: type[BaseModel]) -> dict[str, str]:
 
 def validate(tree: Tree, kind: type[Section], base: Path) -> Section:
     """The typed form of plain data. Raises ConfigErrors with every mistake in it."""
-    problems = list(tree.problems)
     fill_in_names(tree, kind)
-    try:
-        # Strictly, so that true is no 1 and "5" no 5; as JSON, from whose arrays and text strict tuples and paths come.
-        section = kind.model_validate_json(json.dumps(tree.data), strict=True, context={"base": base})
-    except ValidationError as error:
-        problems += explain(error, kind, tree)
-    if problems:
+    problems, section = list(tree.problems), None
+    for _ in range(MOST_ROUNDS):
+        try:
+            section = _checked(tree.data, kind, base)
+            break
+        except ValidationError as error:
+            found, meant = explain(error, kind, tree)
+            problems = list(dict.fromkeys([*problems, *found]))
+        for path, names in [*meant.unknown.items()][:MOST_UNKNOWN]:
+            problems += certain(tree, path, dict.fromkeys(names, kind), base)
+        if not (meant.keys or meant.values) or len(problems) >= SHOWN_PROBLEMS:
+            break
+        tree = _mended(tree, meant)  # and look again: a wrong name hides what is wrong in its section
+        fill_in_names(tree, kind)
+    if problems or section is None:
         raise ConfigErrors(problems)
     return section
+
+
+def _checked(data: Any, kind: type[Section], base: Path) -> Section:
+    """Raises ValidationError."""
+    # Strictly, so that true is no 1 and "5" no 5; as JSON, from whose arrays and text strict tuples and paths come.
+    return kind.model_validate_json(json.dumps(data), strict=True, context={"base": base})
+
+
+def certain(tree: Tree, path: KeyPath, kinds: Mapping[str, type[BaseModel]], base: Path) -> list[ConfigProblem]:
+    """Return the mistakes beside a name that stands for nothing, as far as they are mistakes whichever name is meant.
+
+    kinds: the class of the whole configuration for each name that may stand at `path`.
+    """
+    common: list[ConfigProblem] | None = None
+    for name, kind in kinds.items():
+        tried, problems = _mended(tree, Meant(values={path: name})), []
+        fill_in_names(tried, kind)
+        try:
+            _checked(tried.data, kind, base)
+        except ValidationError as error:
+            problems, _ = explain(error, kind, tried)
+        common = [problem for problem in problems if common is None or problem in common]
+    return common or []
+
+
+def _mended(tree: Tree, meant: Meant) -> Tree:
+    """A copy with other keys and values, each at its old place."""
+    data, keys, values = json.loads(json.dumps(tree.data)), dict(tree.keys), dict(tree.values)
+    copy = Tree(data, keys, values)
+    for path, value in meant.values.items():
+        copy.at(path[:-1])[path[-1]] = value
+    for path, key in sorted(meant.keys.items(), key=lambda pair: -len(pair[0])):  # inner keys first
+        section = copy.at(path[:-1])
+        section[key] = section.pop(path[-1])
+        for places in (keys, values):
+            for old in [old for old in places if old[: len(path)] == path]:
+                places[(*path[:-1], key, *old[len(path) :])] = places.pop(old)
+    return copy

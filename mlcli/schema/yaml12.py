@@ -7,9 +7,11 @@ bytes grows to gigabytes or calls code, and a configuration needs none of them.
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,9 +88,15 @@ def read_text(path: Path) -> str:
             with open(open_regular(path, ANY_SIZE), "rb") as file:
                 content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}", fix="mlcli init writes one to start from") from None
+        near = _near(path)
+        fix = f"did you mean {near}?" if near else "mlcli init writes one to start from"
+        raise ConfigError(f"there is no file {path}", fix=fix) from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder, not a YAML file") from None
+        near = _near(path / "config.yaml")
+        fix = (
+            f"did you mean {near}?" if near else f"mlcli init {shlex.quote(str(path))} writes a YAML for pictures in it"
+        )
+        raise ConfigError(f"{path} is a folder, not a YAML file", fix=fix) from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
     if len(content) > MAX_BYTES:
@@ -100,6 +108,17 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 text", fix="save it as UTF-8") from None
+
+
+def _near(path: Path) -> str:
+    """The YAML beside a path whose name is nearest to it; "" if none is near."""
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml"))
+    except OSError:
+        return ""
+    name = path.name if path.suffix else f"{path.name}.yaml"
+    found = get_close_matches(name, names[:MAX_VALUES], n=1)
+    return str(path.with_name(found[0])) if found else ""
 
 
 def parse(text: str, origin: Origin) -> Tree:

@@ -8,7 +8,8 @@ from torch import nn
 from torchvision import models
 
 from mlcli.models.inspect.anatomy import take_apart
-from mlcli.report.anatomy import MOST_ROWS, WIDTH, arithmetic_lines, collapse_lines, layer_table, loss_lines, rows_of
+from mlcli.report.anatomy import MOST_ROWS, arithmetic_lines, collapse_lines, layer_table, loss_lines, rows_of
+from mlcli.text import screen_width
 
 
 def apart(net: nn.Module, side: int = 64, batch_size: int = 32):
@@ -17,15 +18,16 @@ def apart(net: nn.Module, side: int = 64, batch_size: int = 32):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "densenet121", "efficientnet_b0"])
-def test_every_model_fits_the_screen_and_nothing_is_lost(name):
+def test_every_model_fits_the_screen_and_nothing_is_lost(name, monkeypatch):
     found = apart(models.get_model(name, weights=None, num_classes=10))
     rows = rows_of(found, None)
     assert 5 < len(rows) <= MOST_ROWS
     assert sum(row.parameters * row.times for row in rows) == found.parameters
     assert sum(row.flops * row.times for row in rows) == pytest.approx(found.flops)
     lines = layer_table(found, None).splitlines()
-    assert max(map(len, lines)) <= WIDTH
-    narrow = layer_table(found, None, 80).splitlines()
+    assert max(map(len, lines)) <= screen_width()
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = layer_table(found, None).splitlines()
     assert max(map(len, narrow)) <= 80
     assert "params" in narrow[0]
     (total,) = (line for line in lines if line.startswith("total"))

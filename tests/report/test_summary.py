@@ -6,7 +6,6 @@ import pytest
 
 from mlcli.report.record import Record
 from mlcli.report.summary import (
-    WIDTH,
     _confused_lines,
     _file_lines,
     _next_lines,
@@ -18,6 +17,7 @@ from mlcli.report.summary import (
     time_lines,
     wait_share,
 )
+from mlcli.text import screen_width
 from tests.report import crafted
 
 
@@ -35,11 +35,13 @@ def test_the_score_stands_beside_the_baselines(record):
     assert lines[6].split() == ["most", "frequent", "class", "-", "0.1000"]
 
 
-def test_everything_is_one_calm_screen(record):
+@pytest.mark.parametrize("columns", [80, 120])
+def test_everything_is_one_calm_screen(record, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     screen = results(record, record.scores)
     lines = screen.splitlines()
-    assert len(lines) <= 25  # 30 with what stands above and below
-    assert max(map(len, lines)) <= WIDTH
+    assert len(lines) <= 27  # 32 with what stands above and below
+    assert max(map(len, lines)) <= screen_width()
     labels = [line.split()[0] for line in lines[lines.index("") + 1 :] if not line.startswith(" ")]
     assert labels == ["verdict", "confused", "layers", "time", "files", "next"]
     assert "overfitting: training 93.0 %, validation 80.0 % accuracy; gap 13.0 ± 4.0 points" in " ".join(screen.split())
@@ -50,7 +52,7 @@ def test_everything_is_one_calm_screen(record):
 def test_metrics_that_do_not_fit_are_left_out_but_for_the_watched(record):
     scores = {"val": {f"a_rather_long_metric_{i}": 0.5 for i in range(9)} | {"accuracy": 0.9}}
     table = score_table(record, scores)
-    assert max(map(len, table.splitlines())) <= WIDTH
+    assert max(map(len, table.splitlines())) <= screen_width()
     assert "accuracy" in table
     assert "a rather long metric 0" in table
     assert "a rather long metric 8" not in table
@@ -60,7 +62,7 @@ def test_confused_pairs_and_files_and_commands(record):
     (first, *more) = _confused_lines(record)
     assert first.startswith("confused  ")
     assert " -> " in first
-    assert max(map(len, [first, *more])) <= WIDTH
+    assert max(map(len, [first, *more])) <= screen_width()
     assert _file_lines(record)[0] == "files     runs/classifier/20260102-030405-abcd/"
     assert _next_lines(record, None) == [
         "next      mlcli evaluate classifier/20260102-030405-abcd --split test",

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlcli.data.finding import SEVERITIES, Finding, Severity
 from mlcli.errors import DataError
-from mlcli.text import listed, paragraphs, plural, wrapped
+from mlcli.text import listed, paragraphs, plural, screen_width, wrapped
 
 if TYPE_CHECKING:
     from PIL import Image
 
-WIDTH = 110
 INDENT = 4
 SHOWN = 3
 """Places a finding shows; report.json has all."""
@@ -66,7 +65,7 @@ def page(examination: Examination, name: str, saved: list[tuple[str, str]]) -> s
         findings = [finding for finding in examination.findings if finding.severity == severity]
         if findings:
             parts.append("\n".join([f"{severity}s", *map(_paragraph, findings)]))
-    parts.append(wrapped(verdict(examination), WIDTH))
+    parts.append(wrapped(verdict(examination)))
     if saved:
         parts.append(_block(saved))
     return "\n\n".join(parts)
@@ -88,18 +87,18 @@ def verdict(examination: Examination) -> str:
 
 def _paragraph(finding: Finding) -> str:
     """The sentence, the first places (on one line if they fit there, otherwise on a line each) and what to do."""
-    lines = [wrapped(finding.text, WIDTH, "  ", " " * INDENT)]
+    lines = [wrapped(finding.text, "  ", " " * INDENT)]
     shown, more = list(finding.places[:SHOWN]), len(finding.places) - SHOWN
     together = ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
-    if len(together) > WIDTH - INDENT:
+    if len(together) > screen_width() - INDENT:
         shown += [f"and {more:,} more"] if more > 0 else []
-        lines += [wrapped(place, WIDTH, " " * INDENT, " " * (INDENT + 2)) for place in shown]
+        lines += [wrapped(place, " " * INDENT, " " * (INDENT + 2)) for place in shown]
     elif together:
         lines.append(" " * INDENT + together)
     if finding.fix:
-        lines.append(wrapped(f"-> {finding.fix}", WIDTH, " " * INDENT, " " * (INDENT + 3)))
+        lines.append(wrapped(f"-> {finding.fix}", " " * INDENT, " " * (INDENT + 3)))
     return "\n".join(lines)
 
 
 def _block(lines: list[tuple[str, str]]) -> str:
-    return paragraphs(lines, WIDTH, max(len(subject) for subject, _ in lines) + 2)
+    return paragraphs(lines, max(len(subject) for subject, _ in lines) + 2)

@@ -20,7 +20,7 @@ from mlcli.report.summary import command_for, layer_troubles
 from mlcli.report.verdict import judge
 from mlcli.show import svg
 from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Rule, axis, log_axis
-from mlcli.text import ABSENT, duration, number, shown, whole
+from mlcli.text import ABSENT, command_line, duration, number, shown, whole
 
 Make = Callable[[Record], Values | None]
 
@@ -290,13 +290,13 @@ def next_commands(record: Record) -> Values:
     unfinished = record.status.get("state") in ("interrupted", "killed", "diverged", "failed")
     return {
         "commands": [
-            (f"mlcli train --resume {record.name}", "continue where it stopped")
+            (command_line("train", "--resume", record.name), "continue where it stopped")
             if unfinished
-            else (f"mlcli evaluate {record.name} --split {record.split}", "measure it again, with every class"),
-            (f"mlcli predict {record.name} FILES", "predictions for your own files"),
-            (f"mlcli runs compare {record.path.parent.name}", "compare with the runs of the same name"),
+            else (command_line("evaluate", record.name, "--split", record.split), "measure it again, with every class"),
+            (command_line("predict", record.name, "FILES"), "predictions for your own files"),
+            (command_line("runs compare", record.path.parent.name), "compare with the runs of the same name"),
             (f"tensorboard --logdir {shlex.quote(shown(record.path.parent.parent))}", "histograms, graph and more"),
-            (f"mlcli report {record.name}", "write this page again"),
+            (command_line("report", record.name), "write this page again"),
         ]
     }
 

@@ -10,7 +10,6 @@ What no region overlaps cannot be found, so the share of objects that regions do
 import hashlib
 import io
 import os
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mlcli.files import ANY_SIZE, cannot_write, open_regular, write_atomically
+from mlcli.show.terminal import bar
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.models.build import build_proposer
@@ -136,11 +136,9 @@ def recall(regions: list[Tensor], records: Records, iou: float = OVERLAPPED) -> 
 
 def _found(look: Proposer, cache: ProposalCache, records: Records, title: str) -> list[Tensor]:
     """For each picture float32 [p, 4] in pixels of the input; those already looked at come from the cache."""
-    from tqdm import tqdm
-
     keys: list[str] = []
     unsaved = 0
-    with tqdm(total=len(records), desc=f"proposals, {title}", disable=None, file=sys.stderr, leave=False) as bar:
+    with bar(f"proposals, {title}", len(records), "image") as shown:
         for start in range(0, len(records), CHUNK):
             images = records.read(np.arange(start, min(start + CHUNK, len(records))))
             here = [picture_key(pixels) for pixels in images.numpy()]
@@ -152,7 +150,7 @@ def _found(look: Proposer, cache: ProposalCache, records: Records, title: str) -
             if unsaved >= SAVE_EVERY:
                 cache.save()
                 unsaved = 0
-            bar.update(len(images))
+            shown.update(len(images))
     if unsaved:
         cache.save()
     return [torch.from_numpy(cache[key]) for key in keys]
