@@ -10,12 +10,14 @@ Anybody may have made the folders that are read and written in, run folders of o
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import secrets
 import shlex
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
@@ -33,6 +35,8 @@ _HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin)|/proc/self/fd/\d+")
 """Files that whoever started the process has opened for it: `mlcli train <(...)`, `... /dev/stdin`."""
 MOST_TEXT_BYTES = 2**33
 """Of a text that is read whole: the largest known, annotations of two million pictures, has 6 GB."""
+MOST_LINE_BYTES, MOST_KINDS = 2**24, 50
+"""Of a line, and of kinds of lines that are told apart."""
 ANY_SIZE = 2**63
 LONGEST_NAME = 200
 """Bytes of a file's name that its temporary file's name has as well; file systems take 255."""
@@ -103,6 +107,37 @@ def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise OSError(errno.EINVAL, f"it has more than {size(most_bytes)}", path)
     return content
+
+
+def read_lines(path: Path, most: int | None = None) -> list[bytes]:
+    """Return the lines of a file that grows by a line at a time, up to the first that has no end.
+
+    most: of each kind of line, of the same first entry and as many others, about so many are kept, evenly spread, the
+    first and the last among them, so that a long file takes no more memory than a short one. Raises OSError.
+    """
+    with open(open_regular(path, MOST_TEXT_BYTES), "rb") as file:
+        lines = itertools.takewhile(
+            lambda line: line.endswith(b"\n"), iter(lambda: file.readline(MOST_LINE_BYTES), b"")
+        )
+        return list(lines) if most is None else _thinned(lines, most)
+
+
+def _thinned(lines: Iterator[bytes], most: int) -> list[bytes]:
+    """Between `most` and twice as many lines of each kind; what they hold is not looked into."""
+    kept: dict[tuple[bytes, int], list[tuple[int, bytes]]] = {}
+    halved, seen, last = Counter[Any](), Counter[Any](), {}
+    for number, line in enumerate(lines):
+        kind = line[:40].partition(b",")[0], line.count(b'":')
+        kind = kind if kind in kept or len(kept) < MOST_KINDS else (b"", 0)
+        rows = kept.setdefault(kind, [])
+        if seen[kind] % (2 ** halved[kind]) == 0:
+            rows.append((number, line))
+            if len(rows) > 2 * most:
+                del rows[1::2]
+                halved[kind] += 1
+        seen[kind] += 1
+        last[kind] = number, line
+    return [line for _, line in sorted({*itertools.chain(*kept.values()), *last.values()})]
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

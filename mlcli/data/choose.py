@@ -19,10 +19,12 @@ from mlcli.data.disk_cache import DiskCache
 from mlcli.data.source import Arrays, Source
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.settings import Loader
-from mlcli.errors import ConfigError, DataError
-from mlcli.text import size
+from mlcli.errors import ConfigError, DataError, OutputError
+from mlcli.text import plural, size
 
 MOST_WORKERS = 8  # more rarely help one trainer, and each costs memory
+WORKERS_A_CPU, LEAST_CAP = 8, 32
+"""Workers taken when more are asked for; they may wait for a network, not compute."""
 _CACHE_SHARE = 0.25  # of the available memory that decoded samples may take unasked
 BUDGET_S = 1.5  # for all of it
 _SHARE_S = 0.25  # for one number of workers, once all are at work
@@ -77,6 +79,9 @@ def choose_workers(
     if disk and all(held.state == "found" for held in disk):
         until = ", should the cache on disk turn out to be damaged"
     if loader.workers != "auto":
+        most = max(LEAST_CAP, WORKERS_A_CPU * usable_cpus())
+        if loader.workers > most:
+            return most, f"{loader.workers:,} asked for, {most} taken: {plural(usable_cpus(), 'usable CPU')}{until}"
         return loader.workers, f"as asked{until}"
     measured = measure() if cache == "none" else None
     return measured or (min(usable_cpus(), MOST_WORKERS), f"usable CPUs, at most {MOST_WORKERS}{until}")
@@ -125,7 +130,10 @@ def fastest_workers(open_reader: OpenReader, parts: Iterator[Part], most: int) -
         workers = 1
         while workers <= most:
             with contextlib.closing(open_reader(workers, size)) as reader:
-                rates[workers] = _rate(reader, _cut(parts, size), ahead=2 * workers)
+                try:
+                    rates[workers] = _rate(reader, _cut(parts, size), ahead=2 * workers)
+                except OutputError:  # so many cannot be started
+                    break
             late = time.perf_counter() - began > BUDGET_S - 2 * _SHARE_S
             if late or (workers > 1 and rates[workers] < _GAIN * rates[workers // 2]):
                 break

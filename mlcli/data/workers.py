@@ -11,6 +11,7 @@ against 38, two shared cores), and the trainer's own Python would wait for them 
 
 import atexit
 import ctypes
+import errno
 import mmap
 import multiprocessing
 import os
@@ -29,7 +30,12 @@ from torch import Tensor
 
 from mlcli.data.batches import FileReader, Part, some_of
 from mlcli.engine.stop import SIGNALS
-from mlcli.errors import DataError, UserError
+from mlcli.errors import DataError, OutputError, UserError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -65,11 +71,20 @@ class WorkerPool:
         self._workers: list[_Worker] = []
 
     def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
-        """Raises the DataError a worker met, or one that names the files in flight when a worker dies or hangs."""
+        """Raises the DataError a worker met, or one that names the files in flight when a worker dies or hangs.
+
+        Raises OutputError, and ends those that run, if one cannot be started.
+        """
         if not self._workers:
             # Before multiprocessing's own handler, which would wait for ever: it ends children by SIGTERM.
             atexit.register(self.close)
-            self._workers = [self._start() for _ in range(self._num_workers)]
+            try:
+                for _ in range(self._num_workers):
+                    self._workers.append(self._start())
+            except OSError as error:
+                started = len(self._workers)
+                self.close()  # Python would wait for them as it ends, and they for work
+                raise _cannot_start(started, self._num_workers, error) from error
         for worker in self._workers:
             while worker.asked:  # by an earlier round that was not taken to its end
                 worker.answer(self._timeout_s)
@@ -102,9 +117,30 @@ class WorkerPool:
         questions = _shared((self._prefetch, 2, self._batch_shape[0]), torch.int64)
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(self._read, there, questions, slots, os.getpid()), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except OSError:
+            here.close()
+            there.close()
+            raise
         there.close()  # so that the pipe ends when the worker does
         return _Worker(process, here, questions, slots, self._read.samples.name)
+
+
+def _cannot_start(started: int, wanted: int, error: OSError) -> OutputError:
+    """The message for a worker that cannot be started, with the limit that it has met."""
+    limits = {
+        errno.EAGAIN: ("RLIMIT_NPROC", "processes", "ulimit -u"),
+        errno.EMFILE: ("RLIMIT_NOFILE", "files", "ulimit -n"),
+    }
+    where, fix = "loader.workers", f"loader.workers={started // 2}, which needs less"
+    if resource is not None and error.errno in limits:
+        name, what, command = limits[error.errno]
+        most = resource.getrlimit(getattr(resource, name))[0]
+        where += f"; {what} this user may have open: {'any number' if most < 0 else f'{most:,}'} ({command})"
+        fix += f"; or raise the limit ({command}{', and that of the container' if error.errno == errno.EAGAIN else ''})"
+    what = f"worker {started + 1} of {wanted} cannot be started: {error.strerror or error}"
+    return OutputError(what, where=where, fix=fix)
 
 
 def _ask(worker: "_Worker", slot: int, part: Part) -> tuple["_Worker", int, Part]:

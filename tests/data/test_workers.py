@@ -1,5 +1,6 @@
 """Worker processes: the same batches in the same order, and the right words when one fails, dies or hangs."""
 
+import errno
 import faulthandler
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -15,8 +17,11 @@ import pytest
 import torch
 
 from mlcli.data.batches import FileReader, ReadHere, in_order
+from mlcli.data.choose import choose_workers
 from mlcli.data.workers import WorkerPool
-from mlcli.errors import DataError
+from mlcli.engine.limits import usable_cpus
+from mlcli.engine.settings import Loader
+from mlcli.errors import DataError, OutputError
 
 NUM = 23
 
@@ -162,6 +167,40 @@ def test_signals_are_left_to_the_trainer(opened):
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
     assert first + values(fetched) == [indices.tolist() for indices in torch.arange(NUM).split(4)]
+
+
+@pytest.mark.parametrize(
+    ("number", "limit"), [(errno.EAGAIN, "ulimit -u"), (errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "")]
+)
+def test_a_worker_that_cannot_be_started_ends_the_others(monkeypatch, number, limit):
+    real, left = os.fork, [2]
+
+    def fork() -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(number, os.strerror(number))
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    before = set(psutil.Process().children())
+    opened = pool(num_workers=4)
+    with pytest.raises(OutputError, match="worker 3 of 4 cannot be started") as caught:
+        next(opened.fetch(in_order(NUM, 4)))
+    assert limit in caught.value.where
+    assert "loader.workers=1" in caught.value.fix
+    assert set(psutil.Process().children()) == before
+
+
+def test_workers_beyond_sense_are_capped_with_a_word():
+    source = SimpleNamespace(splits={"train": Numbers()})
+    most = max(32, 8 * usable_cpus())
+    for asked, taken, why in (
+        (3, 3, "as asked"),
+        (most, most, "as asked"),
+        (10**6, most, f"1,000,000 asked for, {most} taken"),
+    ):
+        chosen, reason = choose_workers(source, Loader(workers=asked), "none", [], lambda: None)
+        assert (chosen, reason[: len(why)]) == (taken, why)
 
 
 def test_close_ends_all_even_one_that_hangs():

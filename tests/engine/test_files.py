@@ -1,5 +1,7 @@
 """Files are whole or as they were, logs end in a whole line, and what the killed left behind is cleared away."""
 
+import itertools
+import json
 import os
 import socket
 import stat
@@ -17,6 +19,7 @@ from mlcli.files import (
     fill_atomically,
     make_folder,
     read_file,
+    read_lines,
     remove,
     sweep,
     write_atomically,
@@ -196,6 +199,35 @@ def test_what_the_caller_has_opened_is_read_though_it_is_a_pipe(tmp_path):
     os.close(writing)
     assert read_file(f"/dev/fd/{reading}", 100) == b"a: 1"
     os.close(reading)
+
+
+def test_a_long_log_is_thinned_while_it_is_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = []
+    for step in range(1, 3_001):
+        lines.append(f'{{"split": "train", "step": {step}, "loss": 1}}')
+        if step % 10 == 0:  # as often as not where every second line is dropped
+            lines += [f'{{"split": "{split}", "step": {step}, "loss": 1, "hits": 2}}' for split in ("train", "val")]
+    path.write_text("".join(f"{line}\n" for line in lines) + '{"split": "train"')
+    assert [line.decode().rstrip() for line in read_lines(path)] == lines
+    thinned = [json.loads(line) for line in read_lines(path, most=20)]
+    assert [entry["step"] for entry in thinned] == sorted(entry["step"] for entry in thinned)
+    for split, entries, first in (("train", 3, 1), ("train", 4, 10), ("val", 4, 10)):
+        steps = [entry["step"] for entry in thinned if (entry["split"], len(entry)) == (split, entries)]
+        assert 20 <= len(steps) <= 41
+        assert (steps[0], steps[-1]) == (first, 3_000)
+        gaps = [after - before for before, after in itertools.pairwise(steps)][:-1]
+        assert max(gaps) == min(gaps)
+    assert [json.loads(line)["step"] for line in read_lines(path, most=10**6)] == [
+        json.loads(line)["step"] for line in lines
+    ]
+
+
+def test_of_a_log_without_a_line_end_nothing_is_read(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.touch()
+    os.truncate(path, 2**32)
+    assert read_lines(path, most=10) == []
 
 
 def test_a_journal_goes_on_with_no_file_of_others(tmp_path):

@@ -2,11 +2,13 @@
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mlcli.report.page import sections
 from mlcli.report.page.sections import SECTIONS, highlighted, layers
 from mlcli.report.page.write import write_report
 from mlcli.report.record import Record
@@ -160,6 +162,15 @@ def test_written_atomically_over_the_old_one(tmp_path):
     assert write_report(run) == run.path / "report.html"
     assert (run.path / "report.html").read_text().startswith("<!doctype html>")
     assert not list(run.path.glob(".*tmp"))
+
+
+def test_lines_of_a_config_that_nobody_reads_are_not_searched(monkeypatch):
+    searched = []
+    pattern = SimpleNamespace(finditer=lambda line: searched.append(len(line)) or ())
+    monkeypatch.setattr(sections, "YAML_PARTS", pattern)
+    long = "name: " + "a" * 10**6
+    assert "".join(Reader(str(highlighted(f"a: 1\n{long}"))).words) == f"a: 1\n{long}"
+    assert sum(searched) == len("a: 1")
 
 
 def test_yaml_keeps_every_character():

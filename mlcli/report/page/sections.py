@@ -29,8 +29,10 @@ TONES = {"good fit": "good", "diverged": "bad", "worse than a baseline": "bad"}
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
 MOST_METRICS, MOST_ROWS, MOST_LAYERS = 12, 200, 80
 YAML_PARTS = re.compile(r"""(?P<comment>(?:^|(?<=\s))\#.*)|(?P<string>"(?:\\.|[^"\\])*"|'(?:''|[^'])*')
-    |(?P<key>[\w.+-]+(?=\s*:(?:\s|$)))|(?P<value>\b(?:true|false|null)\b|(?<![\w.])[+-]?\d[\d_.]*(?:e[+-]?\d+)?(?![\w.]))""",
+    |(?P<key>(?<![\w.+-])[\w.+-]+(?=\s*:(?:\s|$)))|(?P<value>\b(?:true|false|null)\b|(?<![\w.])[+-]?\d[\d_.]*(?:e[+-]?\d+)?(?![\w.]))""",
     re.VERBOSE)  # fmt: skip
+LONGEST_COLOURED = 300
+"""Characters of a line; the time for one that looks for ends which are not there grows with their square."""
 
 
 # --- the top ---------------------------------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ def highlighted(yaml: str) -> Markup:
     lines = []
     for line in yaml.splitlines():
         parts, done = [], 0
-        for found in YAML_PARTS.finditer(line):
+        for found in YAML_PARTS.finditer(line) if len(line) <= LONGEST_COLOURED else ():
             marked = Markup('<span class="{}">{}</span>').format(found.lastgroup, found.group())
             parts += [escape(line[done : found.start()]), marked]
             done = found.end()
