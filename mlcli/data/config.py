@@ -128,6 +128,10 @@ class TableFile(OwnFiles):
     """Columns of numbers that are to be read as categories; columns of text are categories anyway."""
     split_column: str | None = None
     """Column of train, val or test; null to split by `val` and `test`."""
+    decimal: Literal["auto", "point", "comma"] = "auto"
+    """Decimal mark of the numbers: auto reads 3.1, and 3,1 where it cannot be three thousand one hundred."""
+    missing_target: Literal["error", "drop"] = "error"
+    """Treatment of rows without a value to predict: an error, or left out."""
     select: FeatureSelection | None = None
     """Keep only the most telling features; null for all."""
 

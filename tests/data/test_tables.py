@@ -278,7 +278,7 @@ def test_ragged_rows(tmp_path):
     assert "line 5: 2 cells, line 10: 5 cells" in error.what
 
 
-@pytest.mark.parametrize("cell", ["long", "nan", "inf", "-inf", "1e39", "3,5"])
+@pytest.mark.parametrize("cell", ["long", "inf", "-inf", "1e39", "3,5"])
 def test_cells_that_are_no_finite_numbers(tmp_path, cell):
     table = rows()
     table[5][0] = table[20][0] = cell
@@ -296,9 +296,96 @@ def test_column_of_different_texts(tmp_path):
     assert len(build(tmp_path / "t.csv", categorical=("length",)).info.mean) > 42
 
 
-def test_decimal_commas_are_recognised(tmp_path):
-    table = [[f"{number},5", *row[1:]] for number, row in enumerate(rows())]
-    assert "decimal point" in fault(write(tmp_path / "t.csv", table, delimiter=";")).fix
+def column_of(path: Path, cells: list[str], delimiter: str = ",", **options):
+    """One column of these cells over and over, and an answer; quoted where the cells hold the delimiter."""
+    lines = [f'"{cells[n % len(cells)]}"{delimiter}{("yes", "no")[n % 2]}' for n in range(60)]
+    path.write_text("\n".join([f"x{delimiter}answer", *lines]) + "\n")
+    return build(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("cells", "values", "options"),
+    [
+        (["3,1", "4,25", "12"], [3.1, 4.25, 12], {}),
+        (["3,125", "4,250"], [3.125, 4.25], {"delimiter": ";"}),
+        (["3,125", "4,250"], [3.125, 4.25], {"decimal": "comma"}),
+        (["3,125", "4,250"], [3125, 4250], {"decimal": "point"}),
+        (["1.234", "2.345"], [1.234, 2.345], {"delimiter": ";"}),
+        (["1.234", "2.345"], [1234, 2345], {"decimal": "comma"}),
+        (["1.234,5", "7"], [1234.5, 7], {}),
+        (["1,234,567", "8"], [1_234_567, 8], {}),
+        (["3.1%", "40 %", "-2%"], [3.1, 40, -2], {}),
+        (["$3.10", "$1,200.50", "-$2"], [3.1, 1200.5, -2], {}),
+        (["1'234.5", "8"], [1234.5, 8], {}),
+    ],
+)
+def test_numbers_as_people_write_them(tmp_path, cells, values, options):
+    source = column_of(tmp_path / "t.csv", cells, **options)
+    assert source.info.input_shape == (1,)
+    found = {round(value, 4) for samples in source.splits.values() for value in all_inputs(samples)[:, 0].tolist()}
+    assert sorted(found) == pytest.approx(sorted(values))
+    stored = DataInfo.from_plain(source.info.to_plain()).preparation
+    assert prepare_rows(stored, [{"x": cell} for cell in cells])[:, 0].tolist() == pytest.approx(values)
+
+
+@pytest.mark.parametrize("word", ["NaN", "-", "#N/A", "unknown", ".", "?", "null", "n/a", "<NA>"])
+def test_words_for_a_gap_do_not_make_categories_of_numbers(tmp_path, word):
+    source = column_of(tmp_path / "t.csv", [word, "1.5", word, "2.5", word])
+    assert source.info.input_shape == (1,)
+    assert prepare_rows(source.info.preparation, [{"x": word}, {"x": "1.5"}]).isfinite().all()
+
+
+def test_among_categories_a_dash_is_a_category(tmp_path):
+    source = column_of(tmp_path / "t.csv", ["red", "-", "unknown"])
+    assert source.info.preparation["features"] == ["x=-", "x=red", "x=unknown"]
+
+
+def test_commas_that_can_mean_two_things_are_asked_about(tmp_path):
+    with pytest.raises(DataError, match="'3,125'") as caught:
+        column_of(tmp_path / "t.csv", ["3,125", "4,250", "100"])
+    assert "3,125 is 3.125 or 3125" in caught.value.what
+    assert caught.value.fix == "data.decimal=comma or data.decimal=point"
+    with pytest.raises(DataError, match=r"1\.234 is 1234 or 1\.234"):
+        column_of(tmp_path / "t.csv", ["2,5", "1.234", "3,7"])
+
+
+def test_a_target_with_decimal_commas_is_read_where_the_config_says_so(tmp_path):
+    table = [[str(number), f"{number},5"] for number in range(40)]
+    file = write(tmp_path / "t.csv", table, header=["x", "y"], delimiter=";")
+    error = fault(file, target="y", regression=True)
+    assert "line 2: '0,5'" in error.what
+    assert "data.decimal=comma" in error.fix
+    targets = build(file, target="y", regression=True, decimal="comma").splits["train"].targets
+    assert (targets % 1 == 0.5).all()
+
+
+def test_rows_without_a_target_may_be_left_out(tmp_path):
+    table = rows()
+    table[2][3], table[4][3] = "", "NaN"
+    source = build(write(tmp_path / "t.csv", table), missing_target="drop")
+    assert sum(map(len, source.splits.values())) == 58
+    assert not {4, 6} & {line for samples in source.splits.values() for line in lines_of(samples)}
+    assert any("2 rows, left out" in note for note in source.notes)
+    assert "data.missing_target=drop" in fault(tmp_path / "t.csv").fix
+
+
+def test_a_column_of_many_texts_is_told_with_examples(tmp_path):
+    source = column_of(tmp_path / "t.csv", [f"{number}.5 kg" for number in range(25)], val=0, test=0)
+    assert any("column 'x' has 25 different texts" in note and "line 2: '0.5 kg'" in note for note in source.notes)
+
+
+def test_an_index_column_is_left_out_and_told(tmp_path):
+    table = [[str(number), *row] for number, row in enumerate(rows())]
+    source = build(write(tmp_path / "t.csv", table, header=["", *HEADER]))
+    assert source.info == build(write(tmp_path / "u.csv", rows())).info
+    assert any("first column has no name" in note for note in source.notes)
+
+
+def test_splits_may_be_written_in_any_case(tmp_path):
+    words = ["TRAIN", "Train", "VALIDATION", "Valid", "TEST", "Testing"]
+    table = [[*row, words[number // 3 % 6]] for number, row in enumerate(rows())]
+    source = build(write(tmp_path / "t.csv", table, header=[*HEADER, "part"]), split_column="part")
+    assert {split: len(samples) for split, samples in source.splits.items()} == {"train": 24, "val": 18, "test": 18}
 
 
 def test_missing_and_constant_targets(tmp_path):
@@ -335,8 +422,11 @@ def test_class_in_one_split_only(tmp_path):
         (b"\n\n", "empty"),
         (b"a,b\n", "no rows"),
         (b"a,a,b\n1,2,3\n", "same name: a"),
-        (b",a,answer\n0,1,yes\n", "without a name in the header line: number 1"),
+        (b",a,answer\n7,1,yes\n", "without a name in the header line: number 1"),
         (b"1,2,3\n4,5,6\n", "not the columns' names"),
+        (b"sep=;\r\na;answer\r\n1;yes\r\n", "line 1 is 'sep=;'"),
+        (b"a,answer\n1,yes\n2,n\0\n", "line 3 holds a NUL"),
+        (b"a,answer\n" + b"1" * 200_000 + b",yes\n", "line 2 is not CSV: field larger"),
         (b"a,answer\n\xff,yes\n", "line 2 is not UTF-8"),
         (b'a,answer\n"x"y,yes\n', "line 2 is not CSV"),
         (b"a,b\n1,2\n", "no column 'answer'"),

@@ -69,7 +69,9 @@ def examine(config: ClassificationData | RegressionData, *, regression: bool) ->
             collection = held_collection(source.splits, source.info.class_names)
             examine_pictures(examination, collection, scan(collection.pictures), None)
     if source is not None:
-        examination.findings += [Finding("note", "training-says", note) for note in source.notes]
+        told = tuple(str(finding) for finding in examination.findings)
+        notes = [note for note in source.notes if not note.startswith(told)]
+        examination.findings += [Finding("note", "training-says", note) for note in notes]
     return examination
 
 

@@ -118,4 +118,6 @@ def list_rows(config: TableFile, *, regression: bool, known: KnownData | None = 
         split_seed=config.split_seed,
         known=known,
         duplicates=config.duplicates,
+        decimal=config.decimal,
+        drop_missing=config.missing_target == "drop",
     )

@@ -1,4 +1,10 @@
-"""CSV files (RFC 4180, also with other delimiters and a byte order mark), read leniently: what is wrong is listed."""
+"""CSV files, read leniently: what is wrong is listed. The one reader of all tables and lists.
+
+Taken: RFC 4180 in UTF-8, with or without a byte order mark; delimiters comma, semicolon, tab and |; lines that end in
+LF, CRLF or CR; a header line; an index column without a name, as pandas writes it, which is left out. Refused by name:
+other encodings, NUL characters, Excel's `sep=` line, columns without a name or of one name, rows of another length.
+Numbers may be written with a decimal comma, thousands separators, and a percent or currency sign (`Form`).
+"""
 
 import csv
 import difflib
@@ -8,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,9 +24,25 @@ from mlcli.files import MOST_TEXT_BYTES, read_file
 from mlcli.text import first_few, from_csv_cell, plural
 
 DELIMITERS = ",;\t|"
-SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-MISSING = ("", "na", "n/a", "null", "none", "?")
-"""Cells that hold no value, in any case. "nan" is not among them: it is what a failed computation writes."""
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+MISSING = frozenset(("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null", "none", "?"))
+"""Cells that hold no value, in any case: what R, pandas, Excel and databases write for one."""
+GAPS = frozenset(("-", "--", ".", "..", "...", "n.a.", "unknown", "missing", "nil", "#value!", "#div/0!", "#null!"))
+"""Cells that hold no value among numbers; among categories they are categories."""
+Decimal = Literal["auto", "auto_comma", "point", "comma"]
+AFFIXES = "%$€£¥₹"
+GROUPED = r"[-+]?(?:[0-9]{1,3}(?:([%s'\u2019\u00a0\u202f])[0-9]{3})(?:\1[0-9]{3})*|[0-9]*)(?:%s[0-9]+)?"
+GROUPED_NUMBER = {"point": re.compile(GROUPED % (",", r"\.")), "comma": re.compile(GROUPED % (r"\.", ","))}
+"""Numbers with thousands separators or none, with a decimal point or with a decimal comma."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -30,7 +53,7 @@ class CsvFile:
     header: the columns' names; empty if nothing could be read.
     rows: each with as many cells as the header, without blanks around them.
     lines: int64 [N], the line of the file that each row ends on.
-    faults: what is wrong with the file, and with the lines that were left out; errors all of them.
+    faults: what is wrong with the file, and with the lines and columns that were left out.
     """
 
     path: Path
@@ -38,6 +61,7 @@ class CsvFile:
     rows: list[list[str]]
     lines: np.ndarray
     faults: tuple[Finding, ...] = ()
+    delimiter: str = ","
 
     def column(self, name: str) -> list[str]:
         position = self.header.index(name)
@@ -92,7 +116,14 @@ def read_csv(path: Path) -> CsvFile:
     rows of another length than the header (they are left out).
     """
     text, faults = _read_text(path)
-    bare = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
+    if found := re.match(r'"?sep=.?"?\r?\n', text):
+        what = f"line 1 is '{found[0].strip()}', which is meant for Excel, not the columns' names"
+        faults.append(Finding("error", "csv", what, (), "delete the first line; the delimiter is found without it"))
+        text = "\n" + text[found.end() :]
+    if "\0" in text:
+        what = f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL character, which no text has"
+        faults.append(Finding("error", "csv", what, (), "save the file as UTF-8; it may be UTF-16, or damaged"))
+    bare = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
     delimiter = max(DELIMITERS, key=bare.count)
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -121,7 +152,17 @@ def read_csv(path: Path) -> CsvFile:
         faults.append(Finding("error", "csv", what, places, fix))
         kept = [number for number in range(len(rows)) if len(rows[number]) == width]
         rows, lines = [rows[number] for number in kept], [lines[number] for number in kept]
-    return CsvFile(path, header, rows[1:], np.array(lines[1:], dtype=np.int64), tuple(faults))
+    if header and header[0] == "column 1" and _counts([row[0] for row in rows[1:]]):
+        faults = [fault for fault in faults if fault.kind != "nameless"]
+        what = "the first column has no name and counts the rows: it is not used"
+        faults.append(Finding("note", "index-column", what))
+        header, rows = header[1:], [row[1:] for row in rows]
+    return CsvFile(path, header, rows[1:], np.array(lines[1:], dtype=np.int64), tuple(faults), delimiter)
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether these are whole numbers from 0 or 1 on."""
+    return bool(cells) and cells[0] in ("0", "1") and cells == [str(int(cells[0]) + row) for row in range(len(cells))]
 
 
 def _read_text(path: Path) -> tuple[str, list[Finding]]:
@@ -147,7 +188,7 @@ def _header(cells: list[str], faults: list[Finding]) -> list[str]:
     nameless = tuple(f"number {number}" for number, name in enumerate(cells, 1) if not name)
     if nameless:
         fix = "name them; pandas leaves its index without one: DataFrame.to_csv(..., index=False)"
-        faults.append(Finding("error", "csv", "columns without a name in the header line", nameless, fix))
+        faults.append(Finding("error", "nameless", "columns without a name in the header line", nameless, fix))
     repeated = tuple(sorted({name for name in cells if name and cells.count(name) > 1}))
     if repeated:
         faults.append(Finding("error", "csv", "columns of the same name", repeated, "rename all but one"))
@@ -162,6 +203,32 @@ def _header(cells: list[str], faults: list[Finding]) -> list[str]:
 # --- columns --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Form:
+    """How the numbers of a column are written.
+
+    decimal: point (12.5), comma (12,5), or plain: as Python reads them.
+    affix: a percent or currency sign that stands before or after each; it changes nothing about the number.
+    """
+
+    decimal: Literal["plain", "point", "comma"] = "plain"
+    affix: str = ""
+
+    def read(self, cell: str) -> float:
+        """NaN for what is not written so."""
+        if self.affix:
+            if not (cell.endswith(self.affix) or cell.lstrip("-+").startswith(self.affix)):
+                return np.nan
+            cell = cell.replace(self.affix, "", 1).strip()
+        if self.decimal == "plain":
+            return read_number(cell)
+        found = GROUPED_NUMBER[self.decimal].fullmatch(cell)
+        if found is None:
+            return read_number(cell) if self.decimal == "point" else np.nan
+        digits = cell.replace(found[1], "") if found[1] else cell
+        return read_number(digits.replace(",", "."))
+
+
 @dataclass(frozen=True, eq=False)
 class Column:
     """One column of a table.
@@ -169,6 +236,7 @@ class Column:
     cells: as written, without blanks around them. missing: bool [N], where they hold no value.
     numbers: float64 [N], NaN for gaps and for what is no number that float32 can hold; None for categories.
     free_text: nearly every row has a text of its own, from which nothing can be learned.
+    form: how the numbers are written. unclear: whether their commas can be decimal commas or separate thousands.
     """
 
     name: str
@@ -176,6 +244,8 @@ class Column:
     missing: np.ndarray
     numbers: np.ndarray | None
     free_text: bool = False
+    form: Form = Form()
+    unclear: bool = False
 
     @property
     def wrong(self) -> np.ndarray:
@@ -196,14 +266,60 @@ class Column:
         return np.unique(values, return_inverse=True)[1].astype(np.int64).ravel()
 
 
-def read_column(name: str, cells: list[str], *, numeric: bool = True) -> Column:
-    """numeric: whether to read the cells as numbers."""
+def read_column(
+    name: str, cells: list[str], *, numeric: bool = True, form: Form | None = None, decimal: Decimal = "auto"
+) -> Column:
+    """Read the cells of a column.
+
+    Args:
+        numeric: whether to read them as numbers.
+        form: how they are written; None to find that out.
+        decimal: point or comma; with auto the cells have to say it, and with auto_comma commas decide what they leave
+            open.
+    """
     missing = np.array([cell.lower() in MISSING for cell in cells], dtype=bool)
     if not numeric:
         return Column(name, cells, missing, None)
-    numbers = np.array([read_number(cell) for cell in cells], dtype=np.float64)
+    unclear = False
+    if form is None:
+        values = {cell for cell in dict.fromkeys(cells) if cell.lower() not in MISSING and cell.lower() not in GAPS}
+        form, unclear = _form_of(list(values), decimal)
+    read = {cell: form.read(cell) for cell in dict.fromkeys(cells)}
+    numbers = np.array([read[cell] for cell in cells], dtype=np.float64)
     numbers[~(np.abs(numbers) <= FLOAT32_MAX)] = np.nan
-    return Column(name, cells, missing, numbers)
+    gaps = np.array([cell.lower() in GAPS for cell in cells], dtype=bool)
+    known = ~missing & ~gaps
+    if np.isfinite(numbers).sum() >= known.sum() / 2:  # a column of numbers; otherwise these are categories
+        missing |= gaps
+    return Column(name, cells, missing, numbers, form=form, unclear=unclear)
+
+
+def _form_of(values: list[str], decimal: Decimal) -> tuple[Form, bool]:
+    """Return how these different cells are written as numbers, and whether that is unclear.
+
+    It is the plain form unless another reads more of them.
+    """
+
+    def unread(form: Form) -> int:
+        return sum(np.isnan(form.read(value)) for value in values)
+
+    plainly = unread(Form())
+    if not values or (not plainly and decimal != "comma"):
+        return Form(), False
+    marked = [value for value in values if np.isnan(read_number(value))]
+    signs = [sign for sign in AFFIXES if 2 * sum(sign in value for value in marked) > len(values)]
+    point, comma = (Form(mark, signs[0] if signs else "") for mark in ("point", "comma"))
+    missed, missed_by_comma = unread(point), unread(comma)
+    if decimal == "comma":
+        return (comma if missed_by_comma <= plainly else Form()), False
+    if decimal == "point" or missed < missed_by_comma:
+        return (point if missed < plainly else Form()), False
+    pointed = any("." in value and not np.isnan(read_number(value)) for value in values)  # 1.234 among 2,5
+    if missed_by_comma >= plainly or (pointed and 2 * plainly <= len(values)):
+        return Form(), False
+    if missed == missed_by_comma and all(point.read(value) == comma.read(value) for value in values):
+        return point, False
+    return comma, pointed or (missed == missed_by_comma and decimal == "auto")
 
 
 def read_number(text: str) -> float:

@@ -2,7 +2,8 @@
 
 `read_table` is lenient and lists what is wrong, `table_source` refuses it. The encoding is plain data,
 `DataInfo.preparation`, and enough to encode new rows with:
-    columns   {"name", "kind": "number", "missing": median} or {"name", "kind": "category", "values": [...]}
+    columns   {"name", "kind": "number", "missing": median} with "decimal" and "affix" of their `Form` unless it is the
+              plain one; or {"name", "kind": "category", "values": [...]}
     features  the features that are used, in order: a number's column name, or "column=value" of a category
     offsets   of each feature, what is taken from it before it becomes float32; absent where all are 0
 Of a number to predict also target_mean and target_std, and target_offset if it has one; the mean is without it.
@@ -12,7 +13,8 @@ std 1), so that a value that training never saw, or none, is zero everywhere.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.data.finding import Finding, refuse
+from mlcli.data.finding import Finding, Severity, refuse
 from mlcli.data.fingerprints import of_classes, of_columns, of_numbers, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import Method, feature_names, feature_source
-from mlcli.data.sources.csv_file import Column, CsvFile, read_column, read_csv, read_number
+from mlcli.data.sources.csv_file import Column, CsvFile, Decimal, Form, read_column, read_csv
 from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, split_indices
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
@@ -96,6 +98,8 @@ def read_table(
     split_seed: int = 0,
     known: KnownData | None = None,
     duplicates: Literal["keep", "one_split", "drop"] = "keep",
+    decimal: Literal["auto", "point", "comma"] = "auto",
+    drop_missing: bool = False,
 ) -> FeatureTable:
     """A CSV file of numbers and categories, one sample a row. Never raises.
 
@@ -106,6 +110,8 @@ def read_table(
         split_column: train, val or test for each row; without it, `val`, `test` and `split_seed` divide them.
         known: what a run knows of the rows, which are divided as it did.
         duplicates: whether equal rows are kept, kept in one split, or left out but for one.
+        decimal: the mark of numbers; auto where the cells say it, or the semicolons between them.
+        drop_missing: leave rows out that have no value to predict.
     """
     table = read_csv(file)
     findings = [*table.faults, *table.absent([target], "data.target")]
@@ -117,6 +123,14 @@ def read_table(
     if target not in table.header or not table.rows:
         return FeatureTable(str(file), [], split_of[:0], table.lines[:0], target, findings=tuple(findings))
     used = [name for name in table.header if name not in {target, split_column, *drop}]
+    mark: Decimal = "auto_comma" if decimal == "auto" and table.delimiter == ";" else decimal
+    of_target = partial(read_column, numeric=regression, form=Form() if decimal != "comma" else None, decimal=decimal)
+    if drop_missing:
+        kept = np.flatnonzero(~of_target(target, table.column(target)).missing)
+        if dropped := len(table.rows) - len(kept):
+            what = f"the target '{target}' is missing in {plural(dropped, 'row')}, left out"
+            findings.append(Finding("note", "target-missing", what))
+        table, split_of = table.only(kept), split_of[kept]
     copies = None
     if duplicates == "one_split":
         copies = _equal_rows(table, used)
@@ -127,7 +141,7 @@ def read_table(
             what = f"{plural(dropped, 'row equals another and is', 'rows equal others and are')} left out"
             findings.append(Finding("note", "duplicates-settled", what))
         table, split_of = table.only(kept), split_of[kept]
-    column = read_column(target, table.column(target), numeric=regression)
+    column = of_target(target, table.column(target))
     findings += _target_faults(table, column)
     amounts, labels, class_names = column.numbers, None, tuple[str, ...]()
     if not regression:
@@ -145,7 +159,7 @@ def read_table(
         findings.append(Finding("error", "no-columns", what, (), "drop fewer columns: data.drop"))
     of_run = None
     if known is not None and used:
-        raw = [read_column(name, table.column(name)) for name in used]
+        raw = [read_column(name, table.column(name), decimal=mark) for name in used]
         targets = of_numbers(amounts) if labels is None else of_classes(labels, class_names)
         now = {} if refusal else {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
         refusal = None
@@ -159,7 +173,7 @@ def read_table(
         except DataError as error:
             refusal = error
     train = split_of == 0
-    columns = [_typed(table, name, train, name in categorical, findings) for name in used]
+    columns = [_typed(table, name, mark, train, name in categorical, findings) for name in used]
     return FeatureTable(
         str(file), columns, split_of, table.lines, target, class_names, labels, amounts,
         findings=tuple(findings), refusal=refusal, known=of_run,
@@ -180,12 +194,14 @@ def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
     found = []
     if gaps := np.flatnonzero(column.missing).tolist():
         what = f"the target '{column.name}' is missing in {plural(len(gaps), 'row')}"
-        fix = "fill these cells, or remove the lines"
+        fix = "fill these cells, or leave the rows out: data.missing_target=drop"
         found.append(Finding("error", "target-missing", what, table.places(gaps), fix))
     if wrong := column.wrong.tolist():
         what = f"the target '{column.name}' is not a finite number in {plural(len(wrong), 'row')}"
         places = table.places(wrong, [repr(cell) for cell in column.cells])
         fix = "correct these cells; to predict classes: task: classification"
+        if not read_column(column.name, [column.cells[row] for row in wrong], decimal="comma").wrong.size:
+            fix = f"if the comma of {column.cells[wrong[0]]} is a decimal comma: data.decimal=comma"
         found.append(Finding("error", "target-no-number", what, places, fix))
     return found
 
@@ -244,9 +260,11 @@ def _divided(
     return split_of
 
 
-def _typed(table: CsvFile, name: str, train: np.ndarray, categorical: bool, findings: list[Finding]) -> Column:
+def _typed(
+    table: CsvFile, name: str, decimal: Decimal, train: np.ndarray, categorical: bool, findings: list[Finding]
+) -> Column:
     """A column of numbers if most cells of the training rows are, of categories otherwise. train: bool [N]"""
-    column = read_column(name, table.column(name))
+    column = read_column(name, table.column(name), decimal=decimal)
     known = train & ~column.missing
     total = int(known.sum())
     if not total:
@@ -260,15 +278,26 @@ def _typed(table: CsvFile, name: str, train: np.ndarray, categorical: bool, find
             places = table.places(wrong.tolist(), [repr(cell) for cell in column.cells])
             fix = f"correct or empty these cells, or data.categorical=[{name}] if they are categories, "
             findings.append(Finding("error", "no-number", what, places, f"{fix}or data.drop=[{name}]"))
+        if column.unclear:
+            forms = [Form(mark, column.form.affix) for mark in ("comma", "point")]
+            both = {cell: [form.read(cell) for form in forms] for cell in dict.fromkeys(column.cells)}
+            rows = [row for row, cell in enumerate(column.cells) if np.ptp(both[cell]) > 0]
+            one = column.cells[rows[0]]
+            what = f"numbers of column '{name}' can mean two things: {one} is {both[one][0]:g} or {both[one][1]:g}"
+            places = table.places(rows, [repr(cell) for cell in column.cells])
+            findings.append(Finding("error", "unclear-comma", what, places, "data.decimal=comma or data.decimal=point"))
         return column
     values = sorted({column.cells[row] for row in np.flatnonzero(known).tolist()})
     free_text = not categorical and len(values) > max(FEW, total / 2)
-    if free_text:
-        what = f"column '{name}' has {len(values):,} different texts in {total:,} rows, such as '{values[0]}'"
-        fix = f"data.drop=[{name}], or data.categorical=[{name}] to use it all the same"
-        if "," in values[0] and not np.isnan(read_number(values[0].replace(",", ".", 1))):
-            fix += "; numbers need a decimal point, not a comma"
-        findings.append(Finding("error", "free-text", what, (), fix))
+    if not categorical and len(values) > max(FEW, total / 10):
+        first = {column.cells[row]: row for row in np.flatnonzero(known)[::-1].tolist()}
+        examples = sorted(first.values())[:3]
+        what = f"column '{name}' has {len(values):,} different texts in {total:,} rows, "
+        what += "nearly one a row" if free_text else "each of which becomes a feature"
+        fix = f"data.drop=[{name}], or data.categorical=[{name}] to use it all the same; numbers have no unit behind"
+        places = table.places(examples, [repr(cell) for cell in column.cells])
+        severity: Severity = "error" if free_text else "warning"
+        findings.append(Finding(severity, "free-text" if free_text else "many-texts", what, places, fix))
     return replace(column, numbers=None, free_text=free_text)
 
 
@@ -294,7 +323,7 @@ def table_source(
     if info is not None:
         return _as_known(table, DataInfo.from_plain(info))
     train = table.split_of == 0
-    notes: list[str] = []
+    notes = [f"{finding}; {finding.fix}" if finding.fix else str(finding) for finding in table.findings]
     encodings = [_learned(column, train, notes) for column in table.columns]
     parts = [_encoded(column, encoding) for column, encoding in zip(table.columns, encodings, strict=True)]
     targets = table.amounts if table.labels is None else table.labels
@@ -356,7 +385,8 @@ def _features(preparation: dict[str, Any], cells_of: dict[str, list[str]], where
     parts = []
     for encoding in encodings:
         name, cells = encoding["name"], cells_of[encoding["name"]]
-        column = read_column(name, cells, numeric=encoding["kind"] == "number")
+        form = Form(encoding.get("decimal", "plain"), encoding.get("affix", ""))
+        column = read_column(name, cells, numeric=encoding["kind"] == "number", form=form)
         if len(wrong := column.wrong.tolist()):
             raise DataError(
                 f"'{cells[wrong[0]]}' in column '{name}' is not a finite number",
@@ -377,7 +407,11 @@ def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, A
         median = float(np.median(column.numbers[train & ~column.missing]))
         if gaps:
             notes.append(f"column '{name}': {gaps} missing values become the training median, {median:g}")
-        return {"name": name, "kind": "number", "missing": median}
+        if column.form != Form():
+            example = next(cell for row, cell in enumerate(column.cells) if np.isfinite(column.numbers[row]))
+            notes.append(f"column '{name}': {example} is read as {column.form.read(example):g}")
+        written = {key: value for key, value in asdict(column.form).items() if value != getattr(Form(), key)}
+        return {"name": name, "kind": "number", "missing": median, **written}
     values = sorted({column.cells[row] for row in np.flatnonzero(train & ~column.missing).tolist()})
     unseen = sorted({column.cells[row] for row in np.flatnonzero(~column.missing).tolist()} - set(values))
     if unseen:
