@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from mlcli import __version__
 from mlcli.engine.limits import spin_briefly
 from mlcli.engine.stop import Unwinding
-from mlcli.errors import ExitCode, OutputError, UserError
+from mlcli.errors import ExitCode, OutOfMemoryError, OutputError, UserError, cannot_access
 from mlcli.show.terminal import Stdout, StdoutFailed, discard, in_colour
 from mlcli.text import visible
 
@@ -379,9 +379,22 @@ def _run_command(stop: Unwinding) -> Any:
         return error.code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except Exception:
+    except Exception as error:
         if stop():
             return stop.exit_code
+        if told := in_words(error):
+            print(in_colour(visible(str(told))), file=sys.stderr)
+            return told.code
         traceback.print_exc()
         print("This is a bug in mlcli; the lines above say where.", file=sys.stderr)
         return ExitCode.BUG
+
+
+def in_words(error: Exception) -> UserError | None:
+    """What to say of an error that any code may meet: of a path, or of memory. None for all others, which are bugs."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return cannot_access(error)
+    runtime = sys.modules.get("mlcli.engine.runtime")  # without torch, nothing but Python runs out of memory
+    if runtime.is_out_of_memory(error) if runtime else isinstance(error, MemoryError):
+        return OutOfMemoryError(f"this does not fit into memory: {str(error) or 'no more is free'}")
+    return None

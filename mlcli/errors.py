@@ -4,6 +4,7 @@ A `UserError` is for people: what happened, where, and how to fix it, in at most
 Everything else that escapes is a bug of ours (exit code 1, traceback kept). `assert` is for our own invariants only.
 """
 
+import os
 from enum import IntEnum
 from typing import Any
 
@@ -88,3 +89,18 @@ class BusyError(UserError):
 
 class OutOfMemoryError(UserError):
     code = ExitCode.OUT_OF_MEMORY
+
+
+def cannot_access(error: OSError) -> OutputError:
+    """The message for a path that the system refused (a loop of links, a name too long, a lost network disk, ...).
+
+    For the end of a command: whoever knows what the path was for has said more.
+    """
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    try:
+        os.getcwd()
+    except OSError:
+        fix = "cd to a folder that exists, and type the command again"
+        return OutputError("the folder you are in was deleted", where=" -> ".join(names), fix=fix)
+    fix = "check the path, its permissions and the disk"
+    return OutputError(f"cannot use a file: {error.strerror or error}", where=" -> ".join(names), fix=fix)

@@ -38,6 +38,7 @@ MOST_TEXT_BYTES = 2**33
 MOST_LINE_BYTES, MOST_KINDS = 2**24, 50
 """Of a line, and of kinds of lines that are told apart."""
 ANY_SIZE = 2**63
+PART_BYTES = 2**22
 LONGEST_NAME = 200
 """Bytes of a file's name that its temporary file's name has as well; file systems take 255."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -102,11 +103,16 @@ def is_handed_over(path: str | os.PathLike[str] | bytes) -> bool:
 
 def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     """Return the content of a file. Raises OSError like `open_regular`."""
-    with os.fdopen(open_regular(path, most_bytes), "rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise OSError(errno.EINVAL, f"it has more than {size(most_bytes)}", path)
-    return content
+    content = bytearray()
+    with os.fdopen(open_regular(path, most_bytes), "rb", buffering=0) as file:
+        try:
+            while part := file.read(PART_BYTES):  # asked for all at once, memory for the most there may be is taken
+                content += part
+                if len(content) > most_bytes:
+                    raise OSError(errno.EINVAL, f"it has more than {size(most_bytes)}")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
+    return bytes(content)
 
 
 def read_lines(path: Path, most: int | None = None) -> list[bytes]:

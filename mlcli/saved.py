@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
-from pydantic import TypeAdapter
-from torch import Tensor
 
 from mlcli import __version__
-from mlcli.data.info import DataInfo
+from mlcli.data.info import PlainInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Feed, HasMembership, Predictor, Task
+from mlcli.engine.documents import Saved, refuse_unlike
 from mlcli.engine.membership import KnownData, OtherData
 from mlcli.engine.resume import differences
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
-from mlcli.errors import CheckpointError, ConfigError
+from mlcli.errors import CheckpointError, ConfigError, OutOfMemoryError
 from mlcli.experiment import Experiment
+from mlcli.models.build import weights_within
 from mlcli.models.weights import load_saved
-from mlcli.text import first_few
+from mlcli.text import first_few, size
+
+SPARE_BYTES = 2**28
+"""Of weights that a model may make and drop on its way, such as a layer of a thousand classes that is replaced."""
 
 
 def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Runtime]:
@@ -34,8 +37,15 @@ def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Ru
     with newer_version_named(saved):
         experiment = Experiment.from_plain(saved["config"])
         refuse_other_task(saved, experiment.config.task)
-        predictor = experiment.builder.build_predictor(experiment.config, saved["facts"])
-        load_saved(predictor.model, model_weights(saved), path)
+        weights = model_weights(saved)
+        size_bytes = sum(weight.nbytes for weight in weights.values())
+        try:
+            with weights_within(2 * size_bytes + SPARE_BYTES):
+                predictor = experiment.builder.build_predictor(experiment.config, saved["facts"])
+        except OutOfMemoryError as error:
+            what = f"the weights do not fit the model of the config: they have {size(size_bytes)}; {error.what}"
+            raise CheckpointError(what, where=str(path)) from error
+        load_saved(predictor.model, weights, path)
     config = experiment.config
     anywhere = {"device": "auto", "precision": "fp32", "threads": None, "deterministic": False}
     runtime = decide_runtime(config.model_copy(update={"train": config.train.model_copy(update=anywhere)}))
@@ -116,18 +126,8 @@ def load_whole(path: Path) -> dict[str, Any]:
     Raises CheckpointError. A checksum can be right for anything, so what others may have written is checked before use.
     """
     saved = load_checkpoint(path)
-    try:
-        TypeAdapter(DataInfo).validate_python(saved["facts"]["data"])
-        TypeAdapter(dict[str, Any]).validate_python(saved["config"])
-        weights = saved["model"] | saved.get("ema", {})
-        no_tensors = [f"'{name}'" for name, weight in weights.items() if not isinstance(weight, Tensor)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(lines[1:3] or lines)
-        raise CheckpointError(f"the checkpoint is not as mlcli writes them: {reason}", where=str(path)) from error
-    if no_tensors:
-        what = f"the checkpoint is not as mlcli writes them: {first_few(no_tensors)} among the weights are no tensors"
-        raise CheckpointError(what, where=str(path))
+    refuse_unlike(saved, Saved, "the checkpoint", path)
+    refuse_unlike(saved["facts"]["data"], PlainInfo, "the checkpoint's facts.data", path)
     return saved
 
 
@@ -137,7 +137,7 @@ def newer_version_named(saved: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (CheckpointError, ConfigError) as error:
-        theirs = str((saved.get("versions") or {}).get("mlcli", ""))
+        theirs = saved.get("versions", {}).get("mlcli", "")
         try:
             newer = Version(theirs) > Version(__version__)
         except InvalidVersion:

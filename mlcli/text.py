@@ -1,6 +1,7 @@
 """Text formatting: numbers, sizes, durations, counts, lists of names, tables and paragraphs."""
 
 import math
+import os
 import re
 import shlex
 import shutil
@@ -148,9 +149,17 @@ def truncated(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
 
 
+def as_text(path: str | os.PathLike[str]) -> str:
+    """A path with bytes that are no UTF-8 escaped, so that it can be written anywhere."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def shown(path: Path) -> str:
     """A path as one would type it here: relative to the current folder if it lies in there."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it lies elsewhere, or the current folder was deleted
+        return str(path)
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`mlcli runs`: what was trained and how well; `runs compare`: what differed; `mlcli report`: the page of one run."""
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,41 +99,35 @@ def summary(run: "RunFolder") -> dict[str, Any]:
     known = {"run": run.name, "path": str(run.path)}
     try:
         status = run.status()
-        if not isinstance(status, dict) or "state" not in status:
-            raise CheckpointError("status.json does not give the state of the run")
-        best = status.get("best") or {}
-        return {
-            **known,
-            "state": str(status["state"]),
-            "started": status.get("started"),
-            "epochs_done": int(status.get("epoch") or 0),
-            "epochs": _planned_epochs(run, status),
-            "best": {key: best.get(key) for key in ("metric", "split", "value", "epoch")} if best else None,
-            "scores": {split: dict(values) for split, values in (status.get("scores") or {}).items()},
-            "seconds": status.get("seconds"),
-        }
-    except CheckpointError as error:
-        return {**known, "state": "unreadable", "error": error.what}
-    except OSError as error:
-        return {**known, "state": "unreadable", "error": str(error)}
-    except (TypeError, ValueError, AttributeError) as error:  # valid JSON of another shape
-        return {**known, "state": "unreadable", "error": f"status.json is damaged ({error})"}
+    except (CheckpointError, OSError) as error:
+        return {**known, "state": "unreadable", "error": getattr(error, "what", str(error))}
+    best = status.get("best")
+    return {
+        **known,
+        "state": status["state"],
+        "started": status.get("started"),
+        "epochs_done": status.get("epoch") or 0,
+        "epochs": _planned_epochs(run, status),
+        "best": {key: best.get(key) for key in ("metric", "split", "value", "epoch")} if best else None,
+        "scores": status.get("scores") or {},
+        "seconds": status.get("seconds"),
+    }
 
 
 def _found(root: Path) -> list["RunFolder"]:
     """The runs there are, and folders that were begun as runs but have no status."""
-    from mlcli.engine.run import RunFolder, list_runs
+    from mlcli.engine.run import RunFolder, folders_below, list_runs
 
     runs = list_runs(root)
     known = {run.path for run in runs}
-    begun = {path.parent.absolute() for path in root.glob("*/*/checkpoints")} - known
+    begun = {path.absolute() for path in folders_below(root, 2) if os.path.isdir(path / "checkpoints")} - known
     return sorted([*runs, *map(RunFolder, begun)], key=lambda run: (run.path.name, str(run.path)))
 
 
 def _planned_epochs(run: "RunFolder", status: dict[str, Any]) -> int | None:
     """Return the planned epochs, from the status or else the config."""
     if status.get("epochs") is not None:
-        return int(status["epochs"])
+        return status["epochs"]
     try:
         return int(run.config_plain()["train"]["epochs"])
     except (CheckpointError, KeyError, TypeError, ValueError):

@@ -13,6 +13,8 @@ from mlcli.schema import ConfigPath, Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = Literal[1, 3]
+Side = Annotated[int, Field(gt=0, le=16_384)]
+"""Of pictures, in pixels; a square of this side has three times the pixels that are read of any file."""
 
 
 class Splits(Strict):
@@ -67,7 +69,7 @@ class OwnFiles(Splits):
 class ImageFiles(OwnFiles):
     """Keys shared by the sources of image files."""
 
-    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    image_size: Side | tuple[Side, Side] | None = None
     """Side, or height and width, in pixels that each image is brought to; null if all are of one size already."""
     fit: Literal["crop", "stretch", "pad"] = "crop"
     """Resizing: crop (shorter side resized, middle kept), stretch (to the shape), pad (longer side, grey bars)."""
@@ -160,7 +162,7 @@ class Xor(Strict):
     """The exclusive or: four points no straight line separates (Minsky & Papert 1969). Every split holds all four."""
 
     name: Literal["xor"]
-    repeats: PositiveInt = 1
+    repeats: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Number of copies of each of the four points."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of Gaussian noise on the coordinates, drawn anew for each split."""
@@ -195,7 +197,7 @@ class RandomCrop(Strict):
     """Pad all around, then cut the original size out at a random place (He et al. 2015, section 4.2)."""
 
     name: Literal["random_crop"]
-    padding: PositiveInt = 4
+    padding: Side = 4
     """Pixels added on each side."""
     fill: Literal["zero", "reflect", "edge"] = "zero"
     """Content of the added pixels: black, the mirrored image, or its repeated edge."""
@@ -275,7 +277,7 @@ class Cutout(Strict):
     """Blank a square at a random place (DeVries & Taylor 2017, arXiv:1708.04552)."""
 
     name: Literal["cutout"]
-    size: PositiveInt = 8
+    size: Side = 8
     """Side of the square in pixels; parts outside the image are cut off."""
     p: Odds = 1.0
     """Probability."""
@@ -285,7 +287,7 @@ class RandAugment(Strict):
     """Apply `num_ops` random operations at one strength (Cubuk et al. 2020, arXiv:1909.13719)."""
 
     name: Literal["rand_augment"]
-    num_ops: PositiveInt = 2
+    num_ops: Annotated[int, Field(ge=1, le=100)] = 2
     """Operations applied one after the other."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     """Strength of each, 0 to 30."""

@@ -41,6 +41,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mlcli.data.jpeg import HEADER, MOST_FILE_BYTES, decode_jpeg, read_header, read_jpeg
 from mlcli.errors import DataError
 from mlcli.files import is_handed_over, open_regular, read_file
+from mlcli.text import as_text
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of the upright image."""
@@ -264,7 +265,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _name_of(source: ImageSource, name: str) -> str:
     """The path, with bytes that are no text escaped, so that it can always be printed."""
-    return name or ("bytes" if isinstance(source, bytes) else os.fsencode(source).decode(errors="backslashreplace"))
+    return name or ("bytes" if isinstance(source, bytes) else as_text(source))
 
 
 def _cause(error: Exception, source: ImageSource) -> str:

@@ -3,7 +3,6 @@
 One that cannot be read does not keep the others from being answered: its error is handed back in its place.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mlcli.data.sources.tables import prepare_rows
 from mlcli.engine.contract import Inputs
 from mlcli.engine.limits import usable_cpus
 from mlcli.errors import ConfigError, DataError
+from mlcli.text import as_text
 
 Errors = dict[int, str]
 """Errors of inputs, by their position."""
@@ -41,7 +41,7 @@ class ImageInputs:
     @property
     def names(self) -> list[str]:
         """The paths, with bytes that are no text escaped, so that they can always be written."""
-        return [os.fsencode(path).decode(errors="backslashreplace") for path in self.paths]
+        return [as_text(path) for path in self.paths]
 
     def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
         """uint8 [B, C, H, W]; files are decoded in threads, as Pillow lets go of the interpreter meanwhile."""

@@ -203,6 +203,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError("the file is no mlcli checkpoint: it holds no model", where=str(path))
     refuse_unlike_plain(content, path)
+    for weights in (content["model"], content.get("ema", {})):
+        by_name = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+        if not by_name or not all(isinstance(weight, Tensor) for weight in weights.values()):
+            what = "the checkpoint is not as mlcli writes it: not all of its weights are tensors with a name"
+            raise CheckpointError(what, where=str(path), fix=FOREIGN)
     return content
 
 

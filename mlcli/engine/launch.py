@@ -80,7 +80,7 @@ def launch(
     open, and signals ask the training to stop. Raises UserError.
     """
     run, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
-    check_writable(run.path if run else root)
+    check_writable(*((run.path,) if run else (root, name or plan.name)))
     if run:
         run.lock()
     try:
@@ -129,14 +129,16 @@ def launch(
         training = Training(task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity)
         yield training, _introduced(training, batches, plan.to_yaml())
     except OSError as error:
-        if not is_disk_trouble(error):
+        if not is_disk_trouble(error) or error.filename is not None:  # of a file that has a name of its own
             raise
         raise cannot_write(run.path if run else root, error) from error
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         if not is_out_of_memory(error):
             raise
         fix = "a smaller model, data.image_size or train.batch_size"
-        raise OutOfMemoryError(f"it does not fit into memory: {error}", where="before training", fix=fix) from error
+        raise OutOfMemoryError(
+            f"it does not fit into memory: {str(error) or type(error).__name__}", where="before training", fix=fix
+        ) from error
     finally:
         stop.release()
         if feed:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcli.engine.documents import Entry, Look, read_entries
 from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates, TimeLeft
 from mlcli.engine.run import RunFolder
@@ -71,8 +72,7 @@ class RunLog:
     def _forget_layers_after(self, step: int) -> None:
         """A resumed run sees those steps again."""
         if self._layers_path.exists():
-            looks = [line for line in read_metrics(self._layers_path) if isinstance(line.get("step"), int)]
-            kept = [line for line in looks if line["step"] <= step]
+            kept = [look for look in read_entries(self._layers_path, Look) if look["step"] <= step]
             write_atomically(self._layers_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     @property
@@ -98,18 +98,8 @@ def _unless_said_anyway(failed: threading.ExceptHookArgs) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl or layers.jsonl; a last line cut short by a crash is left out.
-
-    So is what follows a damaged one, and what is no mapping.
-    """
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except (ValueError, RecursionError):
-            break
-    return [entry for entry in entries if isinstance(entry, dict)]
+    """The lines of a metrics.jsonl (see `documents.Entry`); a last line cut short by a crash is left out."""
+    return read_entries(path, Entry)
 
 
 class Screen:

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from mlcli.engine.checkpoint import load_newest, set_aside
+from mlcli.engine.documents import Saved, refuse_unlike
 from mlcli.engine.run import RunFolder
 from mlcli.engine.state import TrainingState
 from mlcli.errors import CheckpointError, ConfigError
@@ -46,13 +47,11 @@ def resume(
     Raises CheckpointError, or ConfigError if the run is complete or would become another experiment.
     """
     saved, path, problems = load_newest(run.checkpoints)
-    for part in ("config", "facts"):
-        if not isinstance(saved.get(part), dict):
-            raise CheckpointError(f"the checkpoint is not as mlcli writes them: it has no {part}", where=str(path))
+    refuse_unlike(saved, Saved, "the checkpoint", path)
     config = plan.plain()
     saved["config"] = plan.from_plain(saved["config"]).plain()  # keys that its version did not know have their defaults
     _refuse_other_experiment(saved["config"], config, run)
-    _refuse_other_data(saved["facts"].get("data", {}), facts["data"])
+    _refuse_other_data(saved["facts"]["data"], facts["data"])
     state.load_state_dict(saved)
     lines: list[tuple[str, str]] = []
     done, epochs, before = state.progress.step, config["train"]["epochs"], saved["config"]["train"]["epochs"]
@@ -79,7 +78,7 @@ def resume(
         was, now = saved["optimizer"]["param_groups"][0]["lr"], state.schedule.lr_at(done)
         text = f"{epochs} epochs instead of {before}: the schedule is stretched, the learning rate is now {now:.3g}"
         lines.append(("schedule", f"{text} (it was {was:.3g})"))
-    return saved["metrics_bytes"], lines
+    return saved.get("metrics_bytes", 0), lines
 
 
 def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:

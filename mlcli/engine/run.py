@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from mlcli.engine.documents import MOST_BYTES, Environment, Status, read_document
 from mlcli.engine.membership import Membership
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
 from mlcli.files import (
@@ -31,6 +32,7 @@ from mlcli.files import (
 )
 from mlcli.schema.explain import closest
 from mlcli.schema.read import read
+from mlcli.text import as_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,8 +50,6 @@ _held: dict[Path, IO[str]] = {}
 release the lock (POSIX, fcntl)."""
 
 
-MOST_STATUS_BYTES = 2**24
-"""Of status.json and other small files of a run."""
 MOST_MEMBERSHIP_BYTES = 2**32
 """Of splits.safetensors: 128 million files."""
 MOST_LINES = 100_000
@@ -68,7 +68,7 @@ class RunFolder:
     @property
     def name(self) -> str:
         """`<name>/<UTC time>-<suffix>`, which `open_run` finds again."""
-        return f"{self.path.parent.name}/{self.path.name}"
+        return as_text(f"{self.path.parent.name}/{self.path.name}")
 
     def config_plain(self) -> dict[str, Any]:
         """The resolved config the run was started with. Raises CheckpointError if the run has none that can be read."""
@@ -78,20 +78,24 @@ class RunFolder:
             raise CheckpointError(f"the run's config cannot be read: {error.what}", where=str(self.path)) from error
 
     def status(self) -> dict[str, Any]:
-        """status.json; with state "killed" if it says running but no process holds its lock."""
-        status = self._read_json("status.json")
-        if status.get("state") == "running" and not self.is_held():
+        """status.json (see `documents.Status`); with state "killed" if it says running but no process holds its lock.
+
+        Raises CheckpointError.
+        """
+        status = read_document(self.path / "status.json", Status)
+        if status["state"] == "running" and not self.is_held():
             status["state"] = "killed"
         return status
 
     def status_or_empty(self) -> dict[str, Any]:
         """The status as written; nothing for a run that was just made."""
-        return self._read_json("status.json") if (self.path / "status.json").exists() else {}
+        path = self.path / "status.json"
+        return read_document(path, Status) if path.exists() else {}
 
     def environment_or_empty(self) -> dict[str, Any]:
         """Hardware and software of the run, as written; empty if that cannot be read."""
         with contextlib.suppress(CheckpointError):
-            return self._read_json("environment.json")
+            return read_document(self.path / "environment.json", Environment)
         return {}
 
     def membership(self) -> Membership | None:
@@ -187,21 +191,12 @@ class RunFolder:
         path = self.path / "run.lock"
         if not path.exists():
             return False
-        with open(open_regular(path, MOST_STATUS_BYTES)) as file:
+        with open(open_regular(path, MOST_BYTES)) as file:
             return _is_taken(file)
 
     @property
     def _key(self) -> Path:
         return self.path.resolve()
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads(read_file(self.path / name, MOST_STATUS_BYTES))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"not a run folder: {name} cannot be read ({error})", where=str(self.path)) from error
-        if not isinstance(found, dict):
-            raise CheckpointError(f"not a run folder: {name} holds no mapping", where=str(self.path))
-        return found
 
 
 def _take(file: IO[str]) -> bool:
@@ -235,8 +230,15 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def check_writable(root: Path) -> None:
-    """Raise OutputError early if runs cannot be written under `root`. Leaves nothing behind, even if killed."""
+def check_writable(root: Path, name: str = "") -> None:
+    """Raise OutputError early if runs of that name cannot be written under `root`, or ConfigError.
+
+    Leaves nothing behind, even if killed.
+    """
+    place = root / name
+    if as_text(place) != str(place):
+        fix = "choose another --name and --out"
+        raise ConfigError("TensorBoard cannot write to a path that is not UTF-8 text", where=as_text(place), fix=fix)
     existing = root.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -257,7 +259,7 @@ def next_name(root: Path) -> str:
     has that run's time and the next suffix.
     """
     stamp = datetime.now(UTC).strftime(STAMP)
-    newest = max((path.name for path in root.glob("*/*") if RUN_NAME.fullmatch(path.name)), default="")
+    newest = max((path.name for path in folders_below(root, 2) if RUN_NAME.fullmatch(path.name)), default="")
     if stamp > newest[: len(stamp)]:
         return f"{stamp}-{secrets.randbelow(0x1000):04x}"  # low, so that many may follow
     time, count = newest[: len(stamp)], int(newest[len(stamp) + 1 :], 16) + 1
@@ -293,12 +295,12 @@ def open_run(text: str | Path, root: Path = Path("runs")) -> RunFolder:
 
     Raises CheckpointError if there is none, naming what there is.
     """
-    for candidate in (Path(text), root / text, *root.glob(f"*/{text}" if RUN_NAME.fullmatch(str(text)) else "-")):
-        if (candidate / "status.json").exists():
+    named = [path for path in folders_below(root, 2) if path.name == str(text)]
+    for candidate in (Path(text), root / text, *named):
+        if _is_run(candidate):
             return RunFolder(candidate.absolute())
         # A folder of runs stands for its newest; the folder of all names, or one with runs deep below, for none.
-        runs = sorted(status.parent for status in candidate.glob("*/status.json"))
-        if runs:
+        if runs := list(filter(_is_run, folders_below(candidate, 1))):
             return RunFolder(runs[-1].absolute())
     known = list_runs(root)
     if str(text) == "latest" and known:
@@ -315,5 +317,18 @@ def open_run(text: str | Path, root: Path = Path("runs")) -> RunFolder:
 
 def list_runs(root: Path) -> list[RunFolder]:
     """Every run at or below `root` (root/run or root/name/run), oldest first."""
-    found = {path.parent for pattern in ("*/status.json", "*/*/status.json") for path in root.glob(pattern)}
+    found = filter(_is_run, [*folders_below(root, 1), *folders_below(root, 2)])
     return [RunFolder(path.absolute()) for path in sorted(found, key=lambda p: (p.name, str(p)))]
+
+
+def folders_below(root: Path, depth: int) -> list[Path]:
+    """The folders that many levels below `root`, sorted; those that cannot be read have none below them."""
+    above, below = [root] if depth == 1 else folders_below(root, depth - 1), []
+    for folder in above:
+        with contextlib.suppress(OSError):
+            below += [folder / name for name in sorted(os.listdir(folder)) if os.path.isdir(folder / name)]
+    return below
+
+
+def _is_run(path: Path) -> bool:
+    return os.path.lexists(path / "status.json")

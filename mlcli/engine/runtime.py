@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -122,9 +123,16 @@ def _crashes(layer: nn.Module) -> bool:
     )
 
 
+TOO_LARGE = re.compile(
+    "can't allocate memory|Overflow when unpacking long|(Storage size|numel|multiplication).*overflow"
+    "|array is too big|Maximum allowed dimension exceeded|too large to convert to C"
+)
+"""What torch, NumPy and Python say of memory that the host has not, or that nobody could count."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the host ("DefaultCPUAllocator: can't allocate memory"), has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether a device or the host has no memory left, or no machine could have so much."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(TOO_LARGE.search(str(error)))
 
 
 def decide_runtime(settings: TrainerSettings) -> Runtime:

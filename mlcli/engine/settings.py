@@ -283,7 +283,7 @@ class Loader(Strict):
     (1.5 s at most, no result depends on it). Data held in memory need none."""
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     """shuffle visits each sample once an epoch; balanced draws with replacement so that classes come equally often."""
-    prefetch: PositiveInt = 2
+    prefetch: Annotated[int, Field(gt=0, le=1000)] = 2
     """Batches each worker prepares ahead."""
     timeout: PositiveFloat = 120.0
     """Seconds without a batch after which a worker is held to hang."""

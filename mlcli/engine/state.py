@@ -1,11 +1,13 @@
 """Everything that changes while training: one object, saved and restored as a whole."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, TypeAdapter
 from torch import Tensor, nn
 
 from mlcli.engine.contract import Feed, Task
@@ -28,17 +30,17 @@ class Progress:
     halvings: how often micro-batches were halved because memory ran out.
     """
 
-    step: int = 0
-    judged_step: int = 0
+    step: NonNegativeInt = 0
+    judged_step: NonNegativeInt = 0
     best_value: float | None = None
-    best_step: int = 0
-    best_epoch: int = 0
+    best_step: NonNegativeInt = 0
+    best_epoch: NonNegativeInt = 0
     best_loss: float | None = None
     reference: float | None = None
     reference_loss: float | None = None
-    stale: int = 0
-    skipped: int = 0
-    halvings: int = 0
+    stale: NonNegativeInt = 0
+    skipped: NonNegativeInt = 0
+    halvings: NonNegativeInt = 0
 
 
 class MeanTerms:
@@ -183,16 +185,57 @@ class TrainingState:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Raises CheckpointError if the checkpoint is of another model or optimizer."""
         try:
+            refuse_unlike(saved, self.state_dict())
+            refuse_odd_steps(self.optimizer, saved["optimizer"]["state"])
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             self.ema.load_state_dict(saved["ema"])
             self.schedule.load_state_dict(saved["schedule"])
             progress = {"best_loss": None, "reference_loss": None, **saved["progress"]}  # 0.1.0 did not save them
-            self.progress = Progress(**{field.name: progress[field.name] for field in fields(Progress)})
+            self.progress = TypeAdapter(Progress).validate_python(progress)
             self.window.load_state_dict(saved["window"], self.device)
             self.epoch_loss.load_state_dict(saved["epoch_loss"], self.device)
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(f"the checkpoint does not fit this model and config: {reason}",
                                   fix="resume with the config of the run, or start a new run") from error  # fmt: skip
+
+
+def refuse_unlike(saved: Any, fresh: Any, at: str = "") -> None:
+    """Raise ValueError unless saved state is shaped as that of a fresh start: the same entries, kinds and shapes.
+
+    Where the fresh one has nothing (None, an empty dict), what is saved may be anything of that kind.
+    """
+    if isinstance(fresh, dict) and isinstance(saved, dict):
+        for key, value in fresh.items():
+            if key in saved:  # an entry that a later version has added is asked for where it is used
+                refuse_unlike(saved[key], value, f"{at}.{key}" if at else str(key))
+        return
+    if isinstance(fresh, list | tuple) and isinstance(saved, list | tuple) and len(saved) == len(fresh):
+        for number, (one, other) in enumerate(zip(saved, fresh, strict=True)):
+            refuse_unlike(one, other, f"{at}.{number}")
+        return
+    if isinstance(fresh, Tensor):
+        fits = isinstance(saved, Tensor) and saved.shape == fresh.shape
+    elif isinstance(fresh, str):
+        fits = isinstance(saved, str)
+    else:
+        fits = not isinstance(fresh, dict | list | tuple) and isinstance(saved, float | int | None)
+    if not fits:
+        raise ValueError(f"its {at} is not as it should be")
+
+
+def refuse_odd_steps(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> None:
+    """Raise ValueError unless what is remembered of each weight's steps is what such an optimizer remembers."""
+    one = torch.zeros(1, requires_grad=True)
+    one.grad = torch.zeros(1)
+    known = inspect.signature(type(optimizer)).parameters
+    probe = type(optimizer)([one], **{key: value for key, value in optimizer.defaults.items() if key in known})
+    probe.step()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, remembered in saved.items():
+        shapes = {value.shape for value in remembered.values() if isinstance(value, Tensor)}
+        plain = [value for value in remembered.values() if not isinstance(value, Tensor | None)]
+        if plain or remembered.keys() != probe.state[one].keys() or shapes - {weights[number].shape, torch.Size()}:
+            raise ValueError("what its optimizer remembers is not of these weights")

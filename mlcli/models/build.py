@@ -7,9 +7,11 @@ from typing import assert_never
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mlcli.data.info import DataInfo
-from mlcli.errors import ConfigError
+from mlcli.engine.limits import available_memory_bytes
+from mlcli.errors import ConfigError, OutOfMemoryError
 from mlcli.models import cnn
 from mlcli.models import config as c
 from mlcli.models.layers import Normalized, count_parameters, megabytes
@@ -18,6 +20,7 @@ from mlcli.models.resnet import ResNet
 from mlcli.models.torchvision_models import torchvision_model
 from mlcli.models.vgg import VGG, refuse_small_images
 from mlcli.models.weights import FineTuning
+from mlcli.text import size
 
 
 def build(config: c.Model, info: DataInfo) -> nn.Module:
@@ -86,10 +89,35 @@ def _image_shape(info: DataInfo, model: str) -> tuple[int, int, int]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Weights drawn in here are a function of the seed; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """Weights drawn in here are a function of the seed; torch's global generator is left as it was.
+
+    Raises OutOfMemoryError for more of them than there is memory for.
+    """
+    with torch.random.fork_rng(devices=[]), weights_within(available_memory_bytes()):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
         yield
+
+
+@contextmanager
+def weights_within(most_bytes: int) -> Iterator[None]:
+    """Raise OutOfMemoryError as soon as the weights made in here would take more.
+
+    A weight is counted before it is initialised: until then, its memory is but an address.
+    """
+    total_bytes = 0
+
+    def count(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        nonlocal total_bytes
+        total_bytes += weight.numel() * weight.element_size() if isinstance(weight, nn.Parameter) else 0
+        if total_bytes > most_bytes:
+            what = f"the model's weights take {size(total_bytes)} and more, {size(most_bytes)} are there for them"
+            raise OutOfMemoryError(what, where="model", fix="a smaller model, or a smaller data.image_size")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def build_seeded(config: c.Model, info: DataInfo, seed: int) -> Normalized:

@@ -6,7 +6,7 @@ The number of outputs and the shape of the inputs come from the data.
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from mlcli.schema import ConfigPath, Strict
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 Activation = Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh", "none"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(gt=0, le=1_000_000)]
+"""Neurons or channels of a layer."""
+Extent = Annotated[int, Field(gt=0, le=10_000)]
+Padding = Annotated[int, Field(ge=0, le=10_000)]
+"""Pixels."""
 
 
 def _width(factor: float) -> str:
@@ -40,7 +45,7 @@ class Mlp(ModelBase):
     """Fully connected layers with an activation between them (Rumelhart, Hinton & Williams 1986)."""
 
     name: Literal["mlp"]
-    hidden: tuple[PositiveInt, ...] = (128, 64)
+    hidden: tuple[Width, ...] = (128, 64)
     """Neurons of each hidden layer."""
     activation: Activation = "relu"
     """Function after each hidden layer; with none, all layers collapse into a single linear one."""
@@ -58,17 +63,17 @@ class ConvBlock(Strict):
     """Convolution, then normalisation, then activation; output side floor((H + 2p - d(k - 1) - 1) / s + 1)."""
 
     name: Literal["conv"]
-    channels: PositiveInt
+    channels: Width
     """Output channels."""
-    kernel: PositiveInt = 3
+    kernel: Extent = 3
     """Side of the kernel in pixels."""
-    stride: PositiveInt = 1
+    stride: Extent = 1
     """Step of the kernel in pixels."""
-    padding: NonNegativeInt | Literal["same"] = "same"
+    padding: Padding | Literal["same"] = "same"
     """Pixels added on each side; same keeps height and width at stride 1."""
-    dilation: PositiveInt = 1
+    dilation: Extent = 1
     """Distance between the kernel's pixels."""
-    groups: PositiveInt = 1
+    groups: Width = 1
     """Groups of channels that do not see each other."""
     batch_norm: bool = False
     """Normalise over the batch between convolution and activation."""
@@ -82,11 +87,11 @@ class PoolBlock(Strict):
     name: Literal["pool"]
     kind: Literal["max", "avg"] = "max"
     """Largest value or mean."""
-    kernel: PositiveInt = 2
+    kernel: Extent = 2
     """Side of the window in pixels."""
-    stride: PositiveInt | None = None
+    stride: Extent | None = None
     """Step of the window in pixels; null for the window's side."""
-    padding: NonNegativeInt = 0
+    padding: Padding = 0
     """Pixels added on each side."""
 
 
@@ -116,7 +121,7 @@ class DenseBlock(Strict):
     """A fully connected layer, then normalisation, then activation; flattens its input if need be."""
 
     name: Literal["linear"]
-    features: PositiveInt
+    features: Width
     """Neurons."""
     batch_norm: bool = False
     """Normalise over the batch before the activation."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from mlcli.engine.run import MOST_STATUS_BYTES, RunFolder
+from mlcli.engine.documents import MOST_BYTES
+from mlcli.engine.run import RunFolder
 from mlcli.errors import OutputError
 from mlcli.files import read_file, write_atomically
 from mlcli.report.classical import (
@@ -112,7 +113,7 @@ def baselines(
     if split is None:
         return None
     path = cache / f"{fingerprint(source, data, split, budget_s)}.json"
-    kept = _kept(path)
+    kept = read_baselines(path)
     if kept is None:
         say()
         kept = measure(source.info, source.splits["train"], source.splits[split], split, budget_s)
@@ -226,9 +227,9 @@ def fingerprint(source: "DataSource", data: dict[str, Any], split: str, budget_s
     return digest.hexdigest()[:32]
 
 
-def _kept(path: Path) -> Baselines | None:
-    """Read from the cache; None if there is no such file, or it is damaged."""
+def read_baselines(path: Path) -> Baselines | None:
+    """Read them from a run folder or the cache; None if there is no such file, or it is damaged."""
     try:
-        return Baselines.from_plain(json.loads(read_file(path, MOST_STATUS_BYTES)))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return TypeAdapter(Baselines).validate_json(read_file(path, MOST_BYTES))
+    except (OSError, ValueError):
         return None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mlcli.report.evidence import Curve, curve
 from mlcli.report.record import Record, in_words
 from mlcli.show.charts import Line, LineChart, axis, log_axis
+from mlcli.text import as_text
 
 MOST_RUNS = 8
 """More lines cannot be seen apart."""
@@ -33,7 +34,7 @@ def _watched(record: Record, metric: str) -> Curve:
 
 def _names(records: Sequence[Record]) -> list[str]:
     """The name of a run, or where two share it, the time that distinguishes them."""
-    short = [record.path.parent.name for record in records]
+    short = [as_text(record.path.parent.name) for record in records]
     return [
         record.path.name if len(set(short)) == 1 and len(short) > 1 else name if short.count(name) == 1 else record.name
         for name, record in zip(short, records, strict=True)

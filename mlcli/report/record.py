@@ -1,16 +1,14 @@
 """All files of a run folder, read leniently: what is missing or damaged is empty, never an error."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlcli.engine.log import read_metrics
+from mlcli.engine.documents import Document, Entry, Evaluation, Look, Summary, read_document, read_entries
 from mlcli.engine.run import RunFolder
 from mlcli.errors import UserError
-from mlcli.files import read_file
-from mlcli.report.baselines import Baselines
+from mlcli.report.baselines import Baselines, read_baselines
 from mlcli.schema.yaml12 import read_text
 from mlcli.text import number
 
@@ -18,8 +16,8 @@ SPLITS = ("test", "val", "train")
 """Those a score is shown of, the one that counts first."""
 SHARES = ("accuracy", "top5_accuracy", "macro_precision", "macro_recall", "macro_f1")
 """Metrics that are, or behave like, a share of samples that went right."""
-MOST_BYTES = 2**28
-"""Of a JSON file; one of an evaluation of 1,000 classes has 10 MB."""
+MOST_LINES = 4_000
+"""Of metrics.jsonl and layers.jsonl, of each kind: more than a chart has pixels."""
 
 T = TypeVar("T")
 
@@ -49,20 +47,19 @@ class Record:
     def read(cls, run: RunFolder) -> "Record":
         """Read what is there."""
         path = run.path
-        evaluations = {split: _json(path / f"evaluation-{split}.json") for split in SPLITS}
-        looks = [look for look in _lines(path / "layers.jsonl") if isinstance(look.get("layers"), list)]
+        evaluations = {split: _document(path / f"evaluation-{split}.json", Evaluation) for split in SPLITS}
         return cls(
             name=run.name,
             path=path,
             status=_or(run.status, {}),
-            entries=[e for e in _lines(path / "metrics.jsonl") if {"split", "step", "epoch"} <= e.keys()],
+            entries=_or(lambda: read_entries(path / "metrics.jsonl", Entry, MOST_LINES), []),
             config=_or(run.config_plain, {}),
             config_text=_or(lambda: read_text(path / "resolved.yaml"), ""),
-            environment=_json(path / "environment.json"),
-            summary=_json(path / "summary.json"),
+            environment=run.environment_or_empty(),
+            summary=_document(path / "summary.json", Summary),
             evaluations={split: found for split, found in evaluations.items() if found},
-            baselines=_or(lambda: Baselines.from_plain(_json(path / "baselines.json")), None),
-            layers=looks,
+            baselines=read_baselines(path / "baselines.json"),
+            layers=_or(lambda: read_entries(path / "layers.jsonl", Look, MOST_LINES), []),
             pictures=sorted((path / "pictures").glob("*.png")),
         )
 
@@ -125,13 +122,8 @@ class Record:
         return int(count) if isinstance(count, int | float) else None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return mapping(_or(lambda: json.loads(read_file(path, MOST_BYTES)), None))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines: list[Any] = _or(lambda: read_metrics(path), [])
-    return [line for line in lines if isinstance(line, dict)]
+def _document(path: Path, kind: type[Document]) -> dict[str, Any]:
+    return _or(lambda: read_document(path, kind), {})
 
 
 def _numbers(values: Any) -> dict[str, float]:

@@ -172,5 +172,9 @@ def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:
     for entry in entries:
         if entry.get("split") == "train" and entry.get("samples_per_s"):
             seconds = (entry["step"] - step) * batch_size / entry["samples_per_s"]
-            total_s, wait_s, step = total_s + seconds, wait_s + seconds * entry["wait_share"], entry["step"]
+            total_s, wait_s, step = (
+                total_s + seconds,
+                wait_s + seconds * (entry.get("wait_share") or 0.0),
+                entry["step"],
+            )
     return wait_s / total_s if total_s else 0.0

@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
+from mlcli.text import as_text
+
 
 class Strict(BaseModel):
     """Base of all config classes: unknown keys are errors, numbers are finite, nothing changes afterwards."""
@@ -20,9 +22,12 @@ class Strict(BaseModel):
 def _from_the_yaml(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path())
     try:
-        return Path(os.path.abspath(base / path.expanduser()))  # absolute() would leave a/../b in every message
+        path = Path(os.path.abspath(base / path.expanduser()))  # absolute() would leave a/../b in every message
     except RuntimeError:  # ~name of no user of this machine
         raise ValueError(f"there is no home directory for {path.parts[0]}") from None
+    if as_text(path) != str(path):  # no file of a run could say where its data are
+        raise ValueError(f"the path {as_text(path)} is not UTF-8 text; rename the folder")
+    return path
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_the_yaml)]

@@ -30,7 +30,7 @@ class Spent:
     growth_mb: float
 
 
-def _keep_to_one_cpu() -> None:
+def keep_to_one_cpu() -> None:
     """So that nothing asks for threads: OpenMP's do not outlive a fork, and waiting for them never ends."""
     cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
@@ -47,7 +47,7 @@ def in_child(work: Callable[[], Any], *, limit_s: int = LIMIT_S) -> Spent:
     if pid == 0:
         os.close(reader)
         signal.alarm(limit_s)
-        _keep_to_one_cpu()
+        keep_to_one_cpu()
         try:
             answer: tuple[Any, str] = (_measured(work), "")
         except BaseException:

@@ -1,4 +1,4 @@
-"""A place for trials."""
+"""Places for trials."""
 
 import os
 import shutil
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability import hunt
+
 
 @pytest.fixture
 def arena() -> Iterator[Path]:
@@ -16,3 +18,9 @@ def arena() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=shared_memory if os.access(shared_memory, os.W_OK) else None)).resolve()
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Data, YAMLs and runs for hunts; they leave it as it was."""
+    return hunt.build_world(tmp_path_factory.mktemp("world"))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlcli.data.decode import Preparation
 from mlcli.data.fingerprints import of_array, of_samples
-from mlcli.data.info import DataInfo
+from mlcli.data.info import DataInfo, features_of
 from mlcli.data.inspection import feature_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import Arrays, Source
 from mlcli.data.splits import split_indices
@@ -143,12 +143,9 @@ def feature_names(columns: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]
     """The features that columns become, and whether each is a number (bool [F]) or one-hot ("color=red")."""
     names, numeric = [], []
     for column in columns:
-        if column["kind"] == "number":
-            names.append(column["name"])
-            numeric.append(True)
-        else:
-            names += [f"{column['name']}={value}" for value in column["values"]]
-            numeric += [False] * len(column["values"])
+        features = features_of(column)
+        names += features
+        numeric += [column["kind"] == "number"] * len(features)
     return names, np.array(numeric, dtype=bool)
 
 

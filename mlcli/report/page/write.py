@@ -29,7 +29,7 @@ TEMPLATES = Environment(
 def write_report(run: RunFolder) -> Path:
     """Write report.html into a run folder, from what lies there alone. Returns its path. Raises OutputError."""
     path = run.path / NAME
-    write_atomically(path, page(Record.read(run)).encode())
+    write_atomically(path, page(Record.read(run)).encode(errors="backslashreplace"))
     return path
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from mlcli.schema import ConfigPath, Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Side = Annotated[int, Field(ge=32, multiple_of=32)]
+Side = Annotated[int, Field(ge=32, le=16_384, multiple_of=32)]
 
 
 class AnnotatedImages(Strict):
@@ -49,9 +49,9 @@ class Scenes(AnnotatedImages):
 
     name: Literal["scenes"]
     image_size: Side | tuple[Side, Side] = 128
-    images: Annotated[int, Field(ge=20)] = 1000
+    images: Annotated[int, Field(ge=20, le=1_000_000)] = 1000
     """Training pictures; a fifth as many are made for validation, and again for the test."""
-    most_digits: PositiveInt = 5
+    most_digits: Annotated[int, Field(ge=1, le=100)] = 5
     """Digits in a picture: 1 to this many."""
     scene_seed: NonNegativeInt = 0
     """Seed of the scenes."""

@@ -48,7 +48,7 @@ class Yolo(CompactSingleShot):
     """free: one prediction a cell, assigned by how well it does (task alignment); anchors: YOLOv3's, by best anchor."""
     strides: Annotated[tuple[Literal[4, 8, 16, 32], ...], Field(min_length=1)] = (8, 16, 32)
     """Strides of the maps that predict, in pixels."""
-    anchors_per_stride: PositiveInt = 3
+    anchors_per_stride: Annotated[int, Field(ge=1, le=100)] = 3
     """Anchors a cell, fitted to the training boxes by k-means; for head: anchors only."""
     box_loss: Literal["iou", "giou", "diou", "ciou"] = "ciou"
     """Distance between boxes that is learned from."""
@@ -90,7 +90,7 @@ class Proposals(Strict):
     region proposal network of a trained faster_rcnn run proposes (step 2 of the 4-step training, Ren et al. 2015)."""
     run: ConfigPath | None = None
     """For rpn: the run's folder."""
-    most: PositiveInt = 300
+    most: Annotated[int, Field(ge=1, le=100_000)] = 300
     """Proposals kept of one picture. Sliding windows leave fewer gaps the more they are: about 1000 find most objects
     larger than a tenth of the picture."""
     cache: ConfigPath | None = None
