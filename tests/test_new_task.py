@@ -52,6 +52,7 @@ def trained(mlcli) -> str:
 def test_it_needs_nothing_but_the_contract():
     allowed = {
         "contract",
+        "terms",
         "settings",
         "runtime",
         "schema",

@@ -62,7 +62,7 @@ def run(
     finally:
         feed.close()
     runtime.place(task.model)
-    check_batches(task, runtime, [batch.first(MEASURED)])
+    check_batches(task, runtime, [batch[:MEASURED]])
     anatomy = _take_apart(task, batch, runtime, pixels=task.source.info.kind == "image")
     memory = kept_bytes(task.model, settings, task.lr_scale)
     memory |= {"activations": anatomy.saved_bytes, "batch": size_of([batch.inputs])}
@@ -98,7 +98,7 @@ def _take_apart(task: "Task", batch: "Batch", runtime: "Runtime", *, pixels: boo
     """The facts of the model, measured with the first samples of a batch."""
     from mlcli.models.inspect.anatomy import take_apart
 
-    few = batch.first(MEASURED)
+    few = batch[:MEASURED]
 
     def forward(net: "nn.Module") -> None:
         runtime.seed_step(0)
@@ -117,10 +117,11 @@ def _first_loss(task: "Task", batch: "Batch", runtime: "Runtime", anatomy: "Anat
 
     import torch
 
-    from mlcli.engine.contract import HasChanceLevel, total
+    from mlcli.engine.contract import HasChanceLevel
+    from mlcli.engine.terms import total
 
     affordable = int(LOSS_FLOPS / max(anatomy.flops, 1))
-    part = batch.first(max(FEWEST, affordable))
+    part = batch[: max(FEWEST, affordable)]
     runtime.seed_step(0)
     with torch.no_grad(), runtime.autocast():
         terms = task.losses(copy.deepcopy(task.model), part)
@@ -129,5 +130,5 @@ def _first_loss(task: "Task", batch: "Batch", runtime: "Runtime", anatomy: "Anat
     if at_random:
         miss = loss / at_random - 1
         verdict = "as expected" if abs(miss) <= TOLERANCE else "high" if miss > 0 else "low"
-    return {"loss": loss, "terms": {name: term.item() for name, term in terms.items()}, "samples": len(part),
+    return {"loss": loss, "terms": {name: term.mean.item() for name, term in terms.items()}, "samples": len(part),
             "at_random": at_random, "formula": formula, "verdict": verdict}  # fmt: skip

@@ -30,13 +30,11 @@ class Part:
     """The samples of one micro-batch.
 
     indices, keys: int64 [B] on the CPU: positions in the split, and what each sample's random changes follow from.
-    share: the micro-batch's part of its optimizer step.
     epoch: passes over the split before this one; 0 where nothing is random.
     """
 
     indices: Tensor
     keys: Tensor
-    share: float = 1.0
     epoch: int = 0
 
     def __len__(self) -> int:
@@ -47,8 +45,10 @@ class TrainOrder:
     """The micro-batches of a training.
 
     Step s is step s % steps_per_epoch of epoch s // steps_per_epoch; what fills no batch at an epoch's end is left out.
-    A step's samples are cut into `accumulate` parts that differ in size by one at most. Batch normalisation sees the
-    parts, not the whole, and mixup and CutMix pair samples within a part; everything else is the same for any cut.
+    A step's samples are cut into `accumulate` parts that differ in size by one at most.
+
+    Attributes:
+        cuts: where each part of a step begins and ends in it.
 
     Args:
         targets: int64 [N] labels or float32 [N] numbers of the training split.
@@ -70,26 +70,27 @@ class TrainOrder:
                 fix="loader.sampler=shuffle",
             )
         self._targets, self._seed, self._balanced = targets, train.seed, sampler == "balanced"
-        self._batch_size = train.samples_per_step
+        self.batch_size = train.samples_per_step
         self.steps_per_epoch = num // train.samples_per_step
         self.cut(train.accumulate)
 
     def cut(self, parts: int) -> None:
         """Cut every step into that many micro-batches, from the next call of `parts` on."""
-        bounds = [self._batch_size * part // parts for part in range(parts + 1)]
-        self._cuts = list(itertools.pairwise(bounds))
-        self.largest_part = max(stop - start for start, stop in self._cuts)
+        bounds = [self.batch_size * part // parts for part in range(parts + 1)]
+        self.cuts = [slice(*cut) for cut in itertools.pairwise(bounds)]
+        self.largest_part = max(cut.stop - cut.start for cut in self.cuts)
 
-    def parts(self, start_step: int) -> Iterator[Part]:
-        """Endless, beginning with the first micro-batch of step `start_step`."""
+    def parts(self, start_step: int, *, whole: bool = False) -> Iterator[Part]:
+        """Endless, beginning with the first micro-batch of step `start_step`. whole: steps that are not cut."""
+        cuts = [slice(0, self.batch_size)] if whole else self.cuts
         first_epoch, first_step = divmod(start_step, self.steps_per_epoch)
         for epoch in itertools.count(first_epoch):
             indices, keys = self._epoch(epoch)
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
-                begin = step * self._batch_size
-                for start, stop in self._cuts:
-                    rows = slice(begin + start, begin + stop)
-                    yield Part(indices[rows], keys[rows], (stop - start) / self._batch_size, epoch)
+                begin = step * self.batch_size
+                for cut in cuts:
+                    rows = slice(begin + cut.start, begin + cut.stop)
+                    yield Part(indices[rows], keys[rows], epoch)
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Indices and keys of a whole epoch, int64 [N] each."""

@@ -79,19 +79,28 @@ class BatchFeed(ABC):
         workers, why = self._workers
         return [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
 
+    @property
+    @abstractmethod
+    def mixes(self) -> bool:
+        """Whether training samples are mixed with others of their step."""
+
     @abstractmethod
     def changed(self, inputs: Tensor, part: Part) -> tuple[Any, Any]:
-        """Inputs and targets of a training micro-batch, changed at random as its keys say."""
+        """Inputs and targets of training samples, changed at random as their keys say."""
 
     @abstractmethod
     def targets(self, split: str, part: Part) -> Any:
         """Targets of consecutive samples of a split, as they are."""
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`."""
-        for part, inputs in self._inputs_of("train", training=True).fetch(self._order.parts(start_step)):
-            inputs, targets = self.changed(inputs, part)
-            yield Batch(inputs, targets, part.indices, part.share)
+        """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`.
+
+        Where samples are mixed, with others from all of their step, the step is cut only afterwards.
+        """
+        parts = self._order.parts(start_step, whole=self.mixes)
+        for part, inputs in self._inputs_of("train", training=True).fetch(parts):
+            batch = Batch(*self.changed(inputs, part), part.indices)
+            yield from (batch[cut] for cut in self._order.cuts) if self.mixes else [batch]
 
     def cut(self, parts: int) -> None:
         """Have every step's batch cut into that many micro-batches from the next `train_batches` on."""
@@ -135,7 +144,8 @@ class BatchFeed(ABC):
             return HeldInputs(samples.inputs.to(held_on), self._device)
         files = cast(FileSamples, samples)
         if self._cache == "none":
-            crop, batch_size = (self._crop, self._order.largest_part) if training else (None, self._eval_batch_size)
+            read_at_once = self._order.batch_size if self.mixes else self._order.largest_part
+            crop, batch_size = (self._crop, read_at_once) if training else (None, self._eval_batch_size)
             return self._reader(FileReader(files, crop), self._copy, workers, batch_size)
         shape = (len(files), *self._source.info.input_shape)
         reader = self._reader(FileReader(files), Tensor.clone, workers, READ_BATCH)
@@ -210,6 +220,10 @@ class SampleFeed(BatchFeed):
         super().__init__(source, resized_crop_of(augment), train=train, loader=loader, device=device)
         self._augment = Augment(augment, source.info, already_cropped=self._cache == "none")
         self._targets: dict[str, Tensor] = {}
+
+    @property
+    def mixes(self) -> bool:
+        return self._augment.mixes
 
     def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         targets = self._targets_of("train").index_select(0, part.indices.to(self._device, non_blocking=True))

@@ -61,7 +61,7 @@ class KeyedRandom:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def _bits(self, shape: tuple[int, ...]) -> Tensor:
+    def bits(self, shape: tuple[int, ...]) -> Tensor:
         """int64 [B, *shape], all 64 bits random."""
         count = math.prod(shape)
         steps = torch.arange(self._drawn + 1, self._drawn + count + 1, device=self._keys.device) * _signed(_GOLDEN)
@@ -70,14 +70,14 @@ class KeyedRandom:
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
         """float32 in [low, high), of 2^24 equally likely values."""
-        return _shift_right(self._bits(shape), 40).float() * ((high - low) / 2**24) + low
+        return _shift_right(self.bits(shape), 40).float() * ((high - low) / 2**24) + low
 
     def integers(self, high: int | Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """int64 in 0 .. high - 1; `high` (at most 2^31) is one bound or broadcasts against [B, *shape].
 
         Scales 32 bits up by `high` (Lemire 2019, arXiv:1805.10941, without rejection): off by less than high / 2^32.
         """
-        return _shift_right(_shift_right(self._bits(shape), 32) * high, 32)
+        return _shift_right(_shift_right(self.bits(shape), 32) * high, 32)
 
     def bernoulli(self, p: float, shape: tuple[int, ...] = ()) -> Tensor:
         """bool, true with probability p; always for p = 1, never for p = 0."""
@@ -85,7 +85,7 @@ class KeyedRandom:
 
     def normal(self, shape: tuple[int, ...] = ()) -> Tensor:
         """float32 of mean 0 and variance 1, by Box & Muller (1958). Needs a device with float64."""
-        radius, angle = (_shift_right(self._bits((*shape, 2)), 11).double() / 2**53).unbind(-1)
+        radius, angle = (_shift_right(self.bits((*shape, 2)), 11).double() / 2**53).unbind(-1)
         return ((-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)).float()
 
     def beta(self, alpha: float, shape: tuple[int, ...] = ()) -> Tensor:
@@ -95,7 +95,7 @@ class KeyedRandom:
         """
         from scipy.special import betaincinv
 
-        u = _shift_right(self._bits(shape), 11).cpu().double().numpy() / 2**53
+        u = _shift_right(self.bits(shape), 11).cpu().double().numpy() / 2**53
         return torch.from_numpy(np.asarray(betaincinv(alpha, alpha, u))).float().to(self._keys.device)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Choice, Runtime
+from mlcli.engine.terms import Terms
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,26 +35,18 @@ class Batch:
         rows of features float32 [B, F].
     targets: what it should answer: int64 [B] labels, float32 [B, C] mixed labels, float32 [B] numbers.
     indices: int64 [B] on the CPU, the samples' positions in their split.
-    share: this micro-batch's part of its optimizer step, so that the gradients of all parts add up to the whole.
     """
 
     inputs: Any
     targets: Any
     indices: Tensor
-    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def first(self, samples: int) -> "Batch":
-        """Return a batch of the first samples alone."""
-        return Batch(self.inputs[:samples], self.targets[:samples], self.indices[:samples])
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    """The loss that is minimised: the sum of its named terms."""
-    first, *others = terms.values()
-    return sum(others, start=first)
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Return a batch of some of the samples."""
+        return Batch(self.inputs[rows], self.targets[rows], self.indices[rows])
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -189,6 +182,8 @@ class Task(Protocol):
     """The metric that decides what is best unless train.watch names another."""
     is_static: bool
     """Whether all shapes inside the model follow from those of the batch alone, as compiling it needs."""
+    counts_alike: bool
+    """Whether all loss terms of a batch have the same count. Where not, a step in several parts costs a pass more."""
 
     @property
     def augment(self) -> Sequence[Named]:
@@ -229,13 +224,13 @@ class Task(Protocol):
     def lr_scale(self, parameter_name: str) -> float:
         """Learning rate of one parameter as a share of the optimizer's."""
 
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Named loss terms, each a mean over the batch; their sum is minimised.
+    def losses(self, net: nn.Module, batch: Batch) -> Terms:
+        """Named loss terms of the batch, which may be a part of a step; their sum is minimised.
 
         `net` is `model`, or a compiled form of it that shares its weights.
         """
 
-    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Any]:
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[Terms, Any]:
         """Loss terms (none where they would cost another pass) and predictions from one pass, in evaluation mode."""
 
     def metrics(self, split: str = "train") -> Metrics:

@@ -82,18 +82,18 @@ def diverged(task: Task, feed: Feed, runtime: Runtime, step: int, *, parts: int,
 def find_cause(task: Task, feed: Feed, runtime: Runtime, step: int, parts: int) -> Cause:
     """Take the step again, without its update, until something is not finite."""
     task.train_mode(step // feed.steps_per_epoch)
-    runtime.seed_step(step)
     task.model.zero_grad(set_to_none=True)
     cause = Cause(weights=[name for name, value in task.model.named_parameters() if not _is_finite(value)])
-    for batch in itertools.islice(feed.train_batches(step), parts):
+    for part, batch in enumerate(itertools.islice(feed.train_batches(step), parts)):
+        runtime.seed_step(step, part)
         names = feed.names("train", batch.indices)
         cause.samples = names
         cause.inputs = _at(names, _bad_rows(batch.inputs, len(batch)))
         cause.targets = _at(names, _bad_rows(batch.targets, len(batch)))
         trace = _Trace()
         with watch(leaves(task.model), after=trace.look):
-            _, terms = forward_backward(task, task.model, batch, runtime, NO_SCALING, Meter())
-        cause.losses = {name: term.item() for name, term in terms.items()}
+            terms = forward_backward(task, task.model, batch, runtime, NO_SCALING, Meter())
+        cause.losses = {name: term.mean.item() for name, term in terms.items()}
         cause.layer, rows = trace.first(task.model, cause.losses)
         if rows is not None and len(rows) == len(batch) and not all(rows):
             cause.samples = _at(names, rows)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mlcli.engine.contract import Direction, Feed, Metrics, Task, total
+from mlcli.engine.contract import Direction, Feed, Metrics, Task
 from mlcli.engine.runtime import Runtime
+from mlcli.engine.terms import Terms, mean_loss
 from mlcli.errors import ConfigError
 from mlcli.show.terminal import bar
 
@@ -28,23 +29,21 @@ def evaluate_split(
 ) -> tuple[dict[str, float], Metrics]:
     """Run over a whole split in evaluation mode, without gradients.
 
-    Returns the scores (`loss`, the mean over samples, where the task has loss terms for it, then the task's metrics)
+    Returns the scores (`loss`, that of all samples at once, where the task has terms for it, then the task's metrics)
     and the metrics object they came from. Nothing waits for the device until the end. Raises Interrupted.
     """
     task.model.eval()
-    metrics, samples = task.metrics(split), 0
-    losses: list[Tensor] = []
+    metrics, found = task.metrics(split), list[Terms]()
     with torch.inference_mode(), runtime.autocast(), bar(f"measuring {split}", task.splits[split], "sample") as shown:
         for batch in feed.eval_batches(split):
             if should_stop():
                 raise Interrupted
             terms, predictions = task.evaluate(net, batch)
             if terms:
-                losses.append(total(terms).float() * len(batch))
-            samples += len(batch)
+                found.append(terms)
             metrics.update(predictions, batch)
             shown.update(len(batch))
-    loss = {"loss": torch.stack(losses).sum().item() / max(1, samples)} if losses else {}
+    loss = {"loss": mean_loss(found)} if found else {}
     return {**loss, **metrics.compute()}, metrics
 
 

@@ -15,6 +15,7 @@ from mlcli.engine.hooks import leaves, watch
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.step import forward_backward
+from mlcli.engine.terms import total
 from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError, UserError
 
 REHEARSED_BATCHES = 3
@@ -64,13 +65,13 @@ def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> flo
             began = time.perf_counter()
             try:
                 runtime.seed_step(0)
-                loss, terms = forward_backward(task, rehearsal, batch, runtime, scaler, meter)
-                value = loss.item()
+                terms = forward_backward(task, rehearsal, batch, runtime, scaler, meter)
+                value = total(terms).item()
             except (RuntimeError, ValueError) as error:
                 raise explain(error, last_layer, len(batch)) from error
             fastest_s = min(fastest_s, time.perf_counter() - began)
             if not math.isfinite(value):
-                parts = ", ".join(f"{name} = {term.item():.4g}" for name, term in terms.items())
+                parts = ", ".join(f"{name} = {term.mean.item():.4g}" for name, term in terms.items())
                 raise DivergedError(f"the very first loss is not finite: {parts}", where="check before training",
                                     fix="look for NaN or huge values in the inputs and targets")  # fmt: skip
     return fastest_s

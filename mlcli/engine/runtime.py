@@ -63,9 +63,10 @@ class Runtime:
         """Keeps small fp16 gradients from vanishing (Micikevicius et al. 2018, section 3.2); a no-op otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
-    def seed_step(self, step: int) -> None:
-        """Make dropout and the like a function of (seed, step), so that logging or resuming changes nothing."""
-        key = hashlib.blake2b(f"{self.seed}/{step}".encode(), digest_size=8).digest()
+    def seed_step(self, step: int, part: int = 0) -> None:
+        """Make dropout and the like a function of (seed, step, part), so that logging or resuming changes nothing."""
+        name = f"{self.seed}/{step}/{part}" if part else f"{self.seed}/{step}"  # without parts as in version 0.1.0
+        key = hashlib.blake2b(name.encode(), digest_size=8).digest()
         # The generators directly: torch.manual_seed costs 300 us a call, this 3.
         value = int.from_bytes(key, "little") >> 1
         torch.default_generator.manual_seed(value)

@@ -16,6 +16,7 @@ from mlcli.engine.optimizer import build_optimizer, parameter_groups
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.schedule import LearningRate
 from mlcli.engine.settings import Ema, TrainerSettings
+from mlcli.engine.terms import MeanTerms
 from mlcli.errors import CheckpointError
 
 
@@ -41,45 +42,6 @@ class Progress:
     stale: NonNegativeInt = 0
     skipped: NonNegativeInt = 0
     halvings: NonNegativeInt = 0
-
-
-class MeanTerms:
-    """Means of named loss terms over steps, kept on the device until read."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.steps = 0
-
-    def add(self, terms: dict[str, Tensor], share: float) -> None:
-        """Take in a micro-batch's terms; its share of the step weighs them."""
-        for name, term in terms.items():
-            value = term.detach()
-            if name in self.sums:
-                self.sums[name].add_(value, alpha=share)
-            else:
-                self.sums[name] = value.float() * share  # memory of its own
-
-    def pour_into(self, other: "MeanTerms") -> None:
-        """Add everything to `other` and be empty again."""
-        for name, value in self.sums.items():
-            other.sums[name] = other.sums[name] + value if name in other.sums else value
-        other.steps += self.steps
-        self.clear()
-
-    def clear(self) -> None:
-        self.sums, self.steps = {}, 0
-
-    def read(self) -> dict[str, float]:
-        """{"loss": the sum of the means, and each term by name where there are several}. Waits for the device."""
-        means = {name: value.item() / max(1, self.steps) for name, value in self.sums.items()}
-        return {"loss": sum(means.values()), **(means if len(means) > 1 else {})}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": dict(self.sums), "steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self.steps = state["steps"]
 
 
 class WeightAverage:

@@ -1,37 +1,41 @@
 """One training step: the gradients of its parts, the guard, clipping, the optimizer. Everything that trains takes it.
 
-A step's batch may be cut into parts (micro-batches). Their gradients add up to those of the whole batch, so the step
-stays what it was; only batch normalisation sees smaller batches.
+A step's batch may be cut into parts (micro-batches). Each loss term is divided by what the whole step counts, so the
+gradients of the parts add up to those of the whole batch. Two things depend on the cut: batch normalisation sees
+smaller batches, and what a model draws from torch's generators, as dropout does, it draws anew for each part.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.contract import Batch, Feed, Task, total
+from mlcli.engine.contract import Batch, Feed, Task
 from mlcli.engine.meter import Meter
 from mlcli.engine.optimizer import clip_gradients, set_lr
 from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.engine.state import Progress, TrainingState
+from mlcli.engine.terms import Divisors, Terms, joined, total
 from mlcli.errors import OutOfMemoryError
 
 
 def forward_backward(
-    task: Task, net: nn.Module, batch: Batch, runtime: Runtime, scaler: torch.amp.GradScaler, meter: Meter
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Add the gradients of one part to those that the parameters hold.
+    task: Task, net: nn.Module, batch: Batch, runtime: Runtime, scaler: torch.amp.GradScaler, meter: Meter,
+    divisors: Divisors | None = None,
+) -> Terms:  # fmt: skip
+    """Add the gradients of one part to those that the parameters hold. Returns its loss terms, on the device.
 
-    Returns its share of the step's loss [], and its loss terms, each a mean over the part; all on the device.
+    divisors: of the step's loss terms; None to divide by what this part counts.
     """
     with runtime.autocast():
         terms = task.losses(net, batch)
-    loss = total(terms) if batch.share == 1 else total(terms) * batch.share
+    loss = total(terms, divisors)
     meter.mark("forward")
     scaler.scale(loss).backward()
     meter.mark("backward")
-    return loss, terms
+    return terms
 
 
 class Guard:
@@ -68,7 +72,7 @@ class Guard:
     def passes(self, losses: Sequence[Tensor]) -> bool:
         """Whether the optimizer may step, as far as is known.
 
-        Looks at all gradients and at the losses [] of the step's micro-batches, which are left as they are.
+        Looks at all gradients and at the loss terms [] of the step, which are left as they are.
         """
         watched = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         watched += [loss.detach().float() for loss in losses]
@@ -114,7 +118,7 @@ class Stepper:
         *, guarded: bool = True,
     ) -> None:  # fmt: skip
         self.task, self.state, self.runtime, self.meter = task, state, runtime, meter
-        self.clipping = settings.optimizer
+        self.clipping, self.samples_per_step = settings.optimizer, settings.train.samples_per_step
         self.parameters = list(state.model.parameters())
         self.guard: Guard | NoGuard = NoGuard()
         if guarded and not state.scaler.is_enabled():
@@ -122,25 +126,56 @@ class Stepper:
             self.guard = Guard(self.parameters, state.optimizer, runtime.device, reads_each_step=is_cheap)
 
     def gradients(self, batches: Iterator[Batch], parts: int) -> list[Tensor]:
-        """Forward and backward over the next `parts` batches. Returns their shares of the loss, on the device.
+        """Forward and backward over the next `parts` batches. Returns the loss terms of the step, on the device.
 
         The parameters then hold the gradients of the whole step, neither scaled nor clipped.
         """
         task, state, runtime, meter = self.task, self.state, self.runtime, self.meter
-        runtime.seed_step(state.progress.step)  # dropout and the like: a function of (seed, step)
-        losses: list[Tensor] = []
-        taken: list[tuple[dict[str, Tensor], float]] = []
-        for _ in range(parts):
+        batches, divisors = self._divisors(batches, parts)
+        taken: list[Terms] = []
+        for part in range(parts):
             with meter:
                 batch = next(batches)  # already on the device
-            loss, terms = forward_backward(task, state.net, batch, runtime, state.scaler, meter)
+            runtime.seed_step(state.progress.step, part)  # dropout and the like: a function of (seed, step, part)
+            taken.append(forward_backward(task, state.net, batch, runtime, state.scaler, meter, divisors))
             meter.count(len(batch))
-            losses.append(loss)
-            taken.append((terms, batch.share))
-        for terms, share in taken:  # only once all of the step went well
-            state.window.add(terms, share)
+        terms = joined(taken)
+        if isinstance(divisors, int):
+            self._divide_instead(divisors, terms)
         state.scaler.unscale_(state.optimizer)
-        return losses
+        state.window.add(terms)  # only once all of the step went well
+        return [term.mean for term in terms.values()]
+
+    def _divisors(self, batches: Iterator[Batch], parts: int) -> tuple[Iterator[Batch], Divisors | None]:
+        """Return what the loss terms of the next step's parts are divided by, and the batches once more.
+
+        None for a whole step, whose terms are divided by their own counts. What several parts count, they only say one
+        after the other. Where that is one number for all terms, any number will do meanwhile (`_divide_instead`): the
+        samples. Where it is not, the parts are counted first, by a pass without gradients.
+        """
+        if parts == 1:
+            return batches, None
+        if self.task.counts_alike:
+            return batches, self.samples_per_step
+        with self.meter:
+            step = list(itertools.islice(batches, parts))
+        statistics = [(buffer, buffer.clone()) for buffer in self.state.model.buffers()]  # batch norms move theirs
+        counted: list[Terms] = []
+        with torch.no_grad():
+            for part, batch in enumerate(step):
+                self.runtime.seed_step(self.state.progress.step, part)
+                with self.runtime.autocast():
+                    counted.append(self.task.losses(self.state.net, batch))
+            for statistic, before in statistics:
+                statistic.copy_(before)
+        return itertools.chain(step, batches), {name: term.divisor for name, term in joined(counted).items()}
+
+    def _divide_instead(self, divisor: int, terms: Terms) -> None:
+        """Have the gradients divided by what the whole step counts, and no longer by `divisor`."""
+        count = next(iter(terms.values())).divisor
+        if isinstance(count, Tensor) or count != divisor:
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            torch._foreach_mul_(gradients, divisor / count)
 
     def update(self, lr: float) -> bool:
         """Clip the gradients and move the weights. Returns False if fp16 gradients overflowed, and nothing moved."""

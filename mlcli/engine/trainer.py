@@ -117,7 +117,6 @@ def take_steps(training: Training, batches: Iterator[Batch]) -> str:
         stepper.forget_gradients()
 
         progress.step += 1
-        state.window.steps += 1
         training.screen.step(epoch, step_in_epoch + 1)
         if logs:
             log_window(training, epoch, lr)

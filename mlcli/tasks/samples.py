@@ -19,6 +19,7 @@ from mlcli.engine.contract import Batch, Inputs, Named, Record
 from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
+from mlcli.engine.terms import Term, Terms
 from mlcli.models.build import build_seeded, describe_model, fine_tuning
 from mlcli.models.config import FineTune, Model
 
@@ -114,6 +115,7 @@ class SampleTask(SamplePredictor):
     """
 
     is_static = True
+    counts_alike = True
 
     def __init__(self, config: SampleSettings, source: Source, augment: tuple[Augmentation, ...] = ()) -> None:
         super().__init__(config, source.info)
@@ -170,10 +172,10 @@ class SampleTask(SamplePredictor):
     def lr_scale(self, parameter_name: str) -> float:
         return self.finetuning.lr_scale(parameter_name)
 
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {self.config.loss.name: self.loss(net(batch.inputs), batch.targets)}
+    def losses(self, net: nn.Module, batch: Batch) -> Terms:
+        return {self.config.loss.name: Term(self.loss(net(batch.inputs), batch.targets), len(batch))}
 
-    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[Terms, Tensor]:
         """Return the loss term and the predictions."""
         outputs = net(batch.inputs)
-        return {self.config.loss.name: self.loss(outputs, batch.targets)}, self.answers(outputs)
+        return {self.config.loss.name: Term(self.loss(outputs, batch.targets), len(batch))}, self.answers(outputs)

@@ -39,14 +39,12 @@ def test_starting_later_equals_skipping(start, accumulate, sampler):
     for expected, part in zip(whole[start * accumulate :], later, strict=True):
         assert torch.equal(part.indices, expected.indices)
         assert torch.equal(part.keys, expected.keys)
-        assert part.share == expected.share
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate", "sizes"), [(10, 3, [3, 3, 4]), (5, 5, [1] * 5), (8, 2, [4, 4])])
 def test_parts_of_a_step_are_nearly_equal_and_make_up_the_whole(batch_size, accumulate, sizes):
     parts, whole = take(accumulate, batch_size=batch_size, accumulate=accumulate), take(1, batch_size=batch_size)[0]
     assert [len(part) for part in parts] == sizes
-    assert [part.share for part in parts] == [size / batch_size for size in sizes]
     assert torch.equal(torch.cat([part.indices for part in parts]), whole.indices)
     assert torch.equal(torch.cat([part.keys for part in parts]), whole.keys)
 

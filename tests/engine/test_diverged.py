@@ -10,6 +10,7 @@ from mlcli.engine.checkpoint import by_age, load_checkpoint
 from mlcli.engine.divergence import find_cause
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.step import Guard
+from mlcli.engine.terms import Term
 from mlcli.errors import DivergedError
 from tests.engine.rig import settings_of, train, training
 from tests.engine.toy import ToyTask
@@ -95,7 +96,7 @@ def square_root_of_nothing() -> ToyTask:
 
     def losses(net, batch):
         error = (net(batch.inputs) - batch.targets).square()
-        return {"rmse": torch.where(batch.indices == MARKED, error * 0, error).sqrt().mean()}
+        return {"rmse": Term(torch.where(batch.indices == MARKED, error * 0, error).sqrt().mean(), len(batch))}
 
     task.losses = losses
     return task
@@ -107,7 +108,8 @@ def second_term_is(value: float) -> ToyTask:
 
     def losses(net, batch):
         penalty = torch.where((batch.indices == MARKED).any(), value, 0.5)
-        return {"mse": (net(batch.inputs) - batch.targets).square().mean(), "penalty": penalty}
+        mse = (net(batch.inputs) - batch.targets).square().mean()
+        return {"mse": Term(mse, len(batch)), "penalty": Term(penalty, len(batch))}
 
     task.losses = losses
     return task

@@ -9,6 +9,7 @@ from torch import nn
 from mlcli.engine.contract import Batch
 from mlcli.engine.lr_range import LEAST_STEPS, Sweep, moving, suggest, sweep
 from mlcli.engine.runtime import decide_runtime
+from mlcli.engine.terms import Term, Terms
 from tests.engine.rig import settings_of
 from tests.engine.toy import ToyTask
 
@@ -29,8 +30,8 @@ class QuadraticTask(ToyTask):
         super().__init__()
         self.model, self.curvature = Quadratic(), curvature
 
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"quadratic": self.curvature / 2 * net(batch.inputs).square().sum()}
+    def losses(self, net: nn.Module, batch: Batch) -> Terms:
+        return {"quadratic": Term(self.curvature / 2 * net(batch.inputs).square().sum(), len(batch))}
 
 
 def measured(task: ToyTask, settings=None, **more) -> Sweep:
@@ -58,7 +59,7 @@ def test_the_suggestion_trains_and_much_more_does_not():
         optimizer = torch.optim.SGD(task.model.parameters(), lr)
         everything = Batch(task.inputs, task.targets, torch.arange(task.samples))
         for _ in range(200):
-            loss = task.losses(task.model, everything)["mse"]
+            loss = task.losses(task.model, everything)["mse"].mean
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -98,7 +99,7 @@ def test_learning_rates_grow_evenly_from_end_to_end():
 
 
 def test_micro_batches_make_one_step():
-    """The share of each part weighs its loss: one batch in three parts gives the same curve."""
+    """The size of each part weighs its loss: one batch in three parts gives the same curve."""
     whole = measured(ToyTask(), settings_of(optimizer={"name": "sgd", "lr": 0.1}))
     parts = measured(ToyTask(accumulate=3), settings_of(optimizer={"name": "sgd", "lr": 0.1}, train={"accumulate": 3}))
     together = min(len(whole.losses), len(parts.losses), 60)

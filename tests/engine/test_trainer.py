@@ -7,6 +7,7 @@ import torch
 
 from mlcli.engine.checkpoint import by_age, load_checkpoint
 from mlcli.engine.log import read_metrics
+from mlcli.engine.terms import Term
 from mlcli.engine.trainer import fit
 from mlcli.errors import ConfigError, DivergedError
 from tests.engine.rig import TIME_FIELDS, StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
@@ -164,7 +165,7 @@ class Scripted(ToyTask):
     def evaluate(self, net, batch):
         if int(batch.indices[0]) == 0:
             self.now = next(self.script)
-        return {"mse": torch.tensor(self.now[1])}, torch.zeros(len(batch))
+        return {"mse": Term(torch.tensor(self.now[1]), len(batch))}, torch.zeros(len(batch))
 
     def metrics(self, split="train"):
         metrics = super().metrics(split)

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mlcli.engine.contract import Batch
+from mlcli.engine.terms import Term, Terms
 
 
 class ToyMetrics:
@@ -49,8 +50,7 @@ class ToyFeed:
             chosen = order[position * self.task.batch_size :][: self.task.batch_size]
             for part in np.array_split(chosen, self.task.accumulate):
                 index = torch.from_numpy(part)
-                share = len(part) / len(chosen)
-                yield Batch(self.task.inputs[index], self.task.targets[index], index, share)
+                yield Batch(self.task.inputs[index], self.task.targets[index], index)
             step += 1
 
     def cut(self, parts: int) -> None:
@@ -71,6 +71,7 @@ class ToyTask:
     primary = "mae"
     caveat = ""
     is_static = True
+    counts_alike = True
 
     def __init__(
         self, *, samples=24, batch_size=6, accumulate=1, seed=0, dropout=0.0, norm=False, bad_step=None
@@ -97,16 +98,16 @@ class ToyTask:
     def lr_scale(self, parameter_name: str) -> float:
         return 1.0
 
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, net: nn.Module, batch: Batch) -> Terms:
         self.calls += 1
         loss = (net(batch.inputs).float() - batch.targets).square().mean()
         if self.bad_step is not None and self.calls > self.bad_step:
             loss = loss * float("nan")
-        return {"mse": loss}
+        return {"mse": Term(loss, len(batch))}
 
-    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[Terms, Tensor]:
         predictions = net(batch.inputs).float()
-        return {"mse": (predictions - batch.targets).square().mean()}, predictions
+        return {"mse": Term((predictions - batch.targets).square().mean(), len(batch))}, predictions
 
     def metrics(self, split: str = "train") -> ToyMetrics:
         return ToyMetrics()

@@ -16,6 +16,7 @@ from mlcli.data.info import DataInfo
 from mlcli.engine.contract import Batch, Choice, DataSource, Direction, Feed, Inputs, Predictor, Record, Task
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
+from mlcli.engine.terms import Term, Terms
 from mlcli.errors import DataError
 from tests.points.config import Circle, Points
 
@@ -67,7 +68,7 @@ class CircleFeed:
             order = np.random.default_rng((self.train.seed, epoch)).permutation(len(self.splits["train"]))
             chosen = order[position * size :][:size]
             for part in np.array_split(chosen, self.parts):
-                yield self._batch("train", torch.from_numpy(part), len(part) / len(chosen))
+                yield self._batch("train", torch.from_numpy(part))
             step += 1
 
     def cut(self, parts: int) -> None:
@@ -83,9 +84,9 @@ class CircleFeed:
     def close(self) -> None:
         pass
 
-    def _batch(self, split: str, indices: Tensor, share: float = 1.0) -> Batch:
+    def _batch(self, split: str, indices: Tensor) -> Batch:
         rows = self.splits[split]
-        return Batch(rows.inputs[indices].to(self.device), rows.targets[indices].to(self.device), indices, share)
+        return Batch(rows.inputs[indices].to(self.device), rows.targets[indices].to(self.device), indices)
 
 
 class PointMetrics:
@@ -162,6 +163,7 @@ class PointPredictor:
 class PointTask(PointPredictor):
     primary = "distance"
     is_static = True
+    counts_alike = True
     augment = ()
 
     def __init__(self, config: Points) -> None:
@@ -193,10 +195,11 @@ class PointTask(PointPredictor):
     def lr_scale(self, parameter_name: str) -> float:
         return 1.0
 
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"distance": (net(batch.inputs).float() - batch.targets).square().sum(dim=1).mean()}
+    def losses(self, net: nn.Module, batch: Batch) -> Terms:
+        distances = (net(batch.inputs).float() - batch.targets).square().sum(dim=1)
+        return {"distance": Term(distances.mean(), len(batch))}
 
-    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[Terms, Tensor]:
         return self.losses(net, batch), net(batch.inputs).float()
 
     def metrics(self, split: str = "train") -> PointMetrics:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mlcli.engine.documents import Look, read_entries
 from mlcli.engine.log import read_metrics
+from mlcli.engine.terms import Term, Terms
 from mlcli.engine.trainer import Training
 from tests.engine.rig import settings_of, train
 from tests.engine.toy import ToyTask
@@ -23,10 +24,11 @@ class SpikyTask(ToyTask):
         self.weights: list[dict[str, Tensor]] = []
         """As each step found them."""
 
-    def losses(self, net: nn.Module, batch) -> dict[str, Tensor]:
+    def losses(self, net: nn.Module, batch) -> Terms:
         self.weights.append({name: value.clone() for name, value in self.model.state_dict().items()})
         factor = 1e6 if self.calls in SPIKES else 1e-3
-        return {"mse": super().losses(net, batch)["mse"] * factor}
+        term = super().losses(net, batch)["mse"]
+        return {"mse": Term(term.mean * factor, term.count)}
 
 
 @pytest.fixture(scope="module", params=SCHEDULES, ids=lambda schedule: schedule["name"])

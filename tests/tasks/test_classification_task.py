@@ -12,6 +12,7 @@ from mlcli.engine.checkpoint import save_checkpoint
 from mlcli.engine.contract import Batch
 from mlcli.engine.evaluate import evaluate_split
 from mlcli.engine.runtime import Runtime, decide_runtime
+from mlcli.engine.terms import total
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.tasks.classification.build import build_predictor, build_task
 from mlcli.tasks.classification.config import Classification
@@ -81,7 +82,7 @@ def test_evaluation_through_the_feed_is_that_of_one_large_batch(runtime):
     rows = torch.arange(len(samples))
     whole = Batch(samples.read(rows.numpy()), samples.targets, rows)
     terms, p = task.evaluate(task.model, whole)
-    assert scores["loss"] == pytest.approx(terms["cross_entropy"].item(), rel=1e-5)
+    assert scores["loss"] == pytest.approx(terms["cross_entropy"].mean.item(), rel=1e-5)
     assert scores["accuracy"] == pytest.approx((p.argmax(1) == samples.targets).double().mean().item())
     assert task.splits["val"] == metrics.confusion.sum()
     assert scores.keys() - {"loss"} == metrics.directions.keys()
@@ -100,7 +101,7 @@ def test_micro_batches_of_a_step_add_up_to_the_batch(loss, runtime):
         batches = feed.train_batches(0)
         for _ in range(accumulate):
             batch = next(batches)
-            (sum(task.losses(task.model, batch).values()) * batch.share).backward()
+            total(task.losses(task.model, batch), 32).backward()
         feed.close()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in task.model.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -113,7 +114,7 @@ def test_a_few_steps_learn_wine(runtime):
     feed = task.feed(runtime)
     for _, batch in zip(range(60), feed.train_batches(0), strict=False):
         optimizer.zero_grad()
-        sum(task.losses(task.model, batch).values()).backward()
+        total(task.losses(task.model, batch)).backward()
         optimizer.step()
     scores, _ = evaluate_split(task, task.model, feed, "test", runtime)
     feed.close()

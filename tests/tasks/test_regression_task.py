@@ -9,6 +9,7 @@ from torch.nn import functional
 from mlcli.engine.contract import Batch, DrawsBatches
 from mlcli.engine.evaluate import evaluate_split
 from mlcli.engine.runtime import decide_runtime
+from mlcli.engine.terms import total
 from mlcli.tasks.regression.build import build_predictor, build_task
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.regression.task import RegressionTask
@@ -44,7 +45,7 @@ def test_the_unit_of_the_target_changes_nothing_but_the_unit(tmp_path):
     kilos = build_task(csv_config(tmp_path / "kilos.csv", 1.0))
     terms_g, answers_g = grams.evaluate(grams.model, whole(grams, "train"))
     terms_k, answers_k = kilos.evaluate(kilos.model, whole(kilos, "train"))
-    torch.testing.assert_close(terms_g, terms_k, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(terms_g["mse"].mean, terms_k["mse"].mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(answers_g, answers_k * 1000, rtol=1e-3, atol=1e-1)
 
 
@@ -84,7 +85,7 @@ def test_losses_are_in_standard_deviations(loss, independent):
     batch = whole(task, "train")
     truth = (batch.targets - batch.targets.mean()) / batch.targets.std(correction=0)
     expected = independent(task.model(batch.inputs)[:, 0], truth)
-    torch.testing.assert_close(task.losses(task.model, batch)[loss["name"]], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(task.losses(task.model, batch)[loss["name"]].mean, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_perfect_model_is_perfect_in_its_own_unit():
@@ -93,7 +94,7 @@ def test_a_perfect_model_is_perfect_in_its_own_unit():
     standardised = (batch.targets - task.target_mean) / task.target_std
     terms, answers = task.evaluate(lambda inputs: standardised[:, None], batch)
     torch.testing.assert_close(answers, batch.targets)
-    assert terms["mse"] == 0
+    assert terms["mse"].mean == 0
     metrics = task.metrics()
     metrics.update(answers, batch)
     assert metrics.compute() == pytest.approx({"mae": 0, "rmse": 0, "r2": 1}, abs=1e-4)
@@ -107,7 +108,7 @@ def test_a_few_steps_explain_half_the_variance():
     feed = task.feed(runtime)
     for _, batch in zip(range(80), feed.train_batches(0), strict=False):
         optimizer.zero_grad()
-        sum(task.losses(task.model, batch).values()).backward()
+        total(task.losses(task.model, batch)).backward()
         optimizer.step()
     scores, metrics = evaluate_split(task, task.model, feed, "train", runtime)
     feed.close()

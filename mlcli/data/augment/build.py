@@ -24,6 +24,9 @@ class Augment:
         augment: as in the YAML.
         info: facts about the images.
         already_cropped: the reader has done the random resized crop on the original pixels, so it is left out here.
+
+    Attributes:
+        mixes: whether samples are mixed with one another.
     """
 
     def __init__(self, augment: tuple[c.Augmentation, ...], info: DataInfo, *, already_cropped: bool = False) -> None:
@@ -36,6 +39,7 @@ class Augment:
         mixes = [
             Mixing(config.name, config.alpha, config.p) for config in augment if isinstance(config, c.Mixup | c.CutMix)
         ]
+        self.mixes = bool(mixes)
         self._mix = Mix(mixes, info.num_classes, stream=len(augment))
 
     def __call__(self, inputs: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

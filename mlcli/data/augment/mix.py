@@ -1,7 +1,7 @@
 """Mixing samples of a batch with one another: mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019).
 
 How much is mixed is drawn once per batch, as in both papers' code, from the key of its first sample. Every sample gets
-a partner by a permutation of the batch that follows from all keys; some may get themselves.
+a partner by a permutation of the batch that follows from all keys; some may get themselves. A batch is all of a step.
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,7 @@ class Learner:
 
     def one_step(self, batch: Batch, size: int) -> float:
         """Seconds for a step on the first `size` samples of a batch."""
-        part = batch.first(size)
+        part = batch[:size]
         self.last = self._timed(iter([part]), 1)
         return sum(self.last[:3])
 

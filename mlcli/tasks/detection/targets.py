@@ -44,12 +44,15 @@ class Targets(Rows):
     labels: int64 [B, M], 1..K for the classes; 0 for rows that stand for nothing, which come last.
     masks: uint8 [B, M, H, W], 1 inside the object; None where the model needs none.
     proposals_xyxy: float32 [B, P, 4], where to look, for models that look only there; zeros where there is none.
+    keys: int64 [B], what a model draws for each image follows from (see `mlcli.data.randomness`); None for torch's own
+        generator.
     """
 
     boxes_xyxy: Tensor
     labels: Tensor
     masks: Tensor | None = None
     proposals_xyxy: Tensor | None = None
+    keys: Tensor | None = None
 
     @property
     def valid(self) -> Tensor:

@@ -13,6 +13,7 @@ from mlcli.engine.contract import Batch
 from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
+from mlcli.engine.terms import Term, Terms
 from mlcli.models.build import fine_tuning
 from mlcli.models.layers import count_parameters, megabytes
 from mlcli.tasks.detection.config import Detection
@@ -22,7 +23,6 @@ from mlcli.tasks.detection.data.feed import DetectionFeed
 from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.models.build import describe
-from mlcli.tasks.detection.models.config import Ssd, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
 
@@ -45,8 +45,7 @@ class DetectionTask(ObjectDetector):
     def __init__(self, config: Detection, annotated: DetectionSource, notes: Sequence[str] = ()) -> None:
         super().__init__(config, annotated.info)
         self.annotated, self._notes = annotated, notes
-        self.has_masks = config.model.name == "mask_rcnn"
-        self.is_static = isinstance(config.model, Yolo | Ssd)  # the others look at as many boxes as there are
+        self.is_static, self.counts_alike = self.model.is_static, self.model.counts_alike
         self.finetuning = fine_tuning(self.model, config.finetune)
         self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
         self.facts: dict[str, Any] = {"task": "detection", "data": self.annotated.info.to_plain()}
@@ -91,7 +90,7 @@ class DetectionTask(ObjectDetector):
             train=train or config.train,
             loader=loader or config.loader,
             device=runtime.device,
-            masks=self.has_masks,
+            masks=self.model.has_masks,
             max_objects=config.data.max_objects,
         )
 
@@ -101,17 +100,17 @@ class DetectionTask(ObjectDetector):
     def lr_scale(self, parameter_name: str) -> float:
         return self.finetuning.lr_scale(parameter_name)
 
-    def losses(self, net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, net: nn.Module, batch: Batch) -> Terms:
         terms, _ = net(batch.inputs, batch.targets)
         return self._weighted(terms)
 
-    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Detections]:
+    def evaluate(self, net: nn.Module, batch: Batch) -> tuple[Terms, Detections]:
         """Return the loss terms, for detectors that have them at no further cost, and what was found."""
         terms, found = net(batch.inputs, batch.targets)
         return self._weighted(terms), found
 
     def metrics(self, split: str = "train") -> DetectionMetrics:
-        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.has_masks)
+        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.model.has_masks)
 
     def batch_picture(self, batch: Batch) -> "Image":
         from mlcli.tasks.detection.pictures.sheets import batch_sheet
@@ -129,6 +128,9 @@ class DetectionTask(ObjectDetector):
 
         return answer_sheets(self.annotated.splits[split], metrics)
 
-    def _weighted(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _weighted(self, terms: Terms) -> Terms:
         weights = self.config.loss.weights
-        return {name: term * weights[name] if name in weights else term for name, term in terms.items()}
+        return {
+            name: Term(term.mean * weights[name], term.count) if name in weights else term
+            for name, term in terms.items()
+        }

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from mlcli.engine.terms import total
 from mlcli.tasks.detection.targets import Detections, Targets
 
 
@@ -38,7 +39,7 @@ def learn(net: nn.Module, images: Tensor, targets: Targets, steps: int, lr: floa
     losses = []
     for _ in range(steps):
         terms, _ = net(images, targets)
-        loss = sum(terms.values())
+        loss = total(terms)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 10)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mlcli.engine.terms import total
 from mlcli.tasks.detection.boxes import clip
 from mlcli.tasks.detection.models.rcnn import FastRcnnDetector, RcnnDetector
 from mlcli.tasks.detection.models.ssd import SsdDetector
@@ -43,7 +44,7 @@ def test_training_and_use(name):
     terms, nothing_found = net(images, targets)
     assert nothing_found is None
     assert {"box", "class"} <= set(terms)
-    sum(terms.values()).backward()
+    total(terms).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
     assert net.mean.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
     net.eval()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
+from mlcli.engine.terms import total
 from mlcli.tasks.detection.models.proposers import sliding_windows
 from mlcli.tasks.detection.models.rcnn import LookAtMap
 
@@ -56,7 +57,7 @@ def test_the_loss_is_that_of_torchvisions_heads():
     terms, none = net(images, targets)
     assert none is None
     assert list(terms) == ["class", "box"]
-    torch.testing.assert_close(tuple(terms.values()), expected)
+    torch.testing.assert_close(tuple(term.mean for term in terms.values()), expected)
 
 
 def pooled_naively(features, regions):
@@ -98,16 +99,16 @@ def test_pictures_without_objects():
     for images, targets in (rectangles(64, 64, 3, empty=(1,)), rectangles(64, 64, 3, empty=(0, 1, 2))):
         terms, _ = net(images, targets)
         net.zero_grad()
-        sum(terms.values()).backward()
-        assert all(torch.isfinite(value) for value in terms.values())
+        total(terms).backward()
+        assert all(torch.isfinite(term.mean) for term in terms.values())
         assert all(torch.isfinite(p.grad).all() for p in net.parameters())
-    assert terms["box"] == 0
+    assert terms["box"].mean == 0
 
 
 def test_every_parameter_learns():
     images, targets = rectangles(64, 64)
     net = detector(facts(64, 64), name="fast_rcnn", width=4)
-    sum(net(images, targets)[0].values()).backward()
+    total(net(images, targets)[0]).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
@@ -132,7 +133,7 @@ def test_proposals_of_the_batch_are_where_it_looks():
     assert whole == [0, 0, 96, 64]  # the whole picture where nothing was proposed
     net.train()
     terms, _ = net(images, with_proposals(targets, torch.zeros(2, 5, 4)))
-    assert all(torch.isfinite(value) for value in terms.values())
+    assert all(torch.isfinite(term.mean) for term in terms.values())
 
 
 def test_objects_never_reach_the_detections():
@@ -148,7 +149,7 @@ def test_one_class_on_a_wide_picture_within_limits():
     images, targets = rectangles(32, 96, 2, classes=1)
     info = facts(32, 96, 1)
     net = detector(info, name="fast_rcnn", width=4, max_detections=5, score_threshold=0.0)
-    assert all(torch.isfinite(value) for value in net(images, targets)[0].values())
+    assert all(torch.isfinite(term.mean) for term in net(images, targets)[0].values())
     net.eval()
     with torch.no_grad():
         check_detections(net(images.float())[1], 2, 32, 96, 1, 5)
@@ -162,7 +163,7 @@ def test_half_precision_leaves_boxes_exact():
     net = detector(facts(32, 512), name="fast_rcnn", width=4, score_threshold=0.0)
     with torch.autocast("cpu", torch.bfloat16):
         terms, _ = net(images, targets)
-        assert all(value.dtype == torch.float32 for value in terms.values())
+        assert all(term.mean.dtype == torch.float32 for term in terms.values())
         net.eval()
         with torch.no_grad():
             _, found = net(images)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torchvision.ops import box_iou
 
 from mlcli.engine.checkpoint import save_checkpoint
+from mlcli.engine.terms import total
 from mlcli.errors import CheckpointError, ConfigError, OutputError
 from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import Scenes
@@ -244,4 +245,4 @@ def test_new_pictures_are_looked_at_by_the_model_itself(tmp_path):
     assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy)
     assert found.labels.any()
     net.train()
-    sum(net(images.float(), targets)[0].values()).backward()  # slow, but it learns without proposals in the batch too
+    total(net(images.float(), targets)[0]).backward()  # slow, but it learns without proposals in the batch too

@@ -190,6 +190,21 @@ def test_a_resumed_training_goes_on_as_if_nothing_had_been(folder, feed):
         same_batches(list(islice(feed(source, AUGMENT, **options).train_batches(start), 8 - start)), whole[start:])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_step_in_parts_has_the_pictures_of_the_whole_one(folder, feed, workers):
+    """Mosaic and mixup too put together pictures of the whole step."""
+    source = build(folder)
+    options = {"batch_size": 4, "cache": "none", "workers": workers}
+    whole = list(islice(feed(source, AUGMENT, **options).train_batches(1), 2))
+    parts = list(islice(feed(source, AUGMENT, accumulate=3, **options).train_batches(1), 6))
+    assert [len(part) for part in parts] == [1, 1, 2, 1, 1, 2]
+    for step, batch in enumerate(whole):
+        own = parts[3 * step : 3 * step + 3]
+        assert torch.equal(torch.cat([part.inputs for part in own]), batch.inputs)
+        assert torch.equal(torch.cat([part.targets.boxes_xyxy for part in own]), batch.targets.boxes_xyxy)
+        assert torch.equal(torch.cat([part.targets.keys for part in own]), batch.targets.keys)
+
+
 def test_crowds_and_difficult_objects_are_not_learned_from(folder):
     records = build(folder).splits["train"]
     marked = np.arange(len(records.labels)) % 3 == 0
@@ -254,7 +269,6 @@ def same_batches(ours, others):
         assert torch.equal(one.inputs, other.inputs)
         assert torch.equal(one.targets.boxes_xyxy, other.targets.boxes_xyxy)
         assert torch.equal(one.targets.labels, other.targets.labels)
-        assert one.share == other.share
 
 
 def one_picture(root, name, size, box, preparation) -> Records:

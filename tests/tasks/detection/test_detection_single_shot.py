@@ -5,6 +5,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torchvision.ops import box_iou
 
+from mlcli.engine.terms import total
 from mlcli.tasks.detection.targets import Targets
 
 from .overfit import detector, facts, nothing, two_rectangles
@@ -33,7 +34,7 @@ def test_a_batch_is_learned_by_heart(kind, size, classes):
         assert detections is None
         assert set(terms) == TERMS[kind]
         optimizer.zero_grad()
-        sum(terms.values()).backward()
+        total(terms).backward()
         optimizer.step()
         cooling.step()
     net.eval()
@@ -84,9 +85,9 @@ def test_pictures_without_objects_teach_no_box(kind, rows):
     images, _ = two_rectangles(2, 64, 64)
     net = detector(facts(64, 64), **KINDS[kind])
     terms, _ = net(images, nothing(2, rows))
-    assert terms["box"] == 0
-    assert all(torch.isfinite(term) for term in terms.values())
-    sum(terms.values()).backward()
+    assert terms["box"].mean == 0
+    assert all(torch.isfinite(term.mean) for term in terms.values())
+    total(terms).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 
@@ -100,7 +101,7 @@ def test_padding_changes_nothing(kind):
     net = detector(facts(64, 64), **KINDS[kind])
     before, after = net(images, targets)[0], net(images, more)[0]
     for name, term in before.items():
-        assert torch.allclose(term, after[name], rtol=1e-5), name
+        assert torch.allclose(term.mean, after[name].mean, rtol=1e-5), name
 
 
 @every_kind
@@ -111,7 +112,7 @@ def test_the_order_of_objects_changes_nothing(kind):
     before = net(images, targets)[0]
     after = net(images, Targets(targets.boxes_xyxy[:, order], targets.labels[:, order]))[0]
     for name, term in before.items():
-        assert torch.allclose(term, after[name], rtol=1e-4), name
+        assert torch.allclose(term.mean, after[name].mean, rtol=1e-4), name
 
 
 @every_kind
@@ -119,7 +120,7 @@ def test_training_never_waits_for_the_host(kind):
     images, targets = two_rectangles(2, 64, 64)
     net = detector(facts(64, 64), **KINDS[kind])
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        sum(net(images, targets)[0].values()).backward()
+        total(net(images, targets)[0]).backward()
     called = {event.key for event in seen.key_averages()}
     assert "aten::convolution" in called
     assert called.isdisjoint(WAITS)
@@ -133,7 +134,7 @@ def test_training_is_one_graph(kind):
     plain = net(images, targets)[0]
     graph = torch.compile(net, backend="eager", fullgraph=True, dynamic=False)
     for name, term in graph(images, targets)[0].items():
-        assert torch.allclose(term, plain[name], rtol=1e-4), name
+        assert torch.allclose(term.mean, plain[name].mean, rtol=1e-4), name
 
 
 @every_kind
@@ -144,7 +145,7 @@ def test_boxes_are_computed_in_full_precision_under_autocast(kind):
     with torch.autocast("cpu", torch.bfloat16):
         halved = net(images, targets)[0]
         found = net.eval()(images)[1]
-    assert {term.dtype for term in halved.values()} == {torch.float32}
+    assert {term.mean.dtype for term in halved.values()} == {torch.float32}
     assert found.boxes_xyxy.dtype == found.scores.dtype == torch.float32
     for name, term in exact.items():
-        assert torch.allclose(term, halved[name], rtol=0.1), name
+        assert torch.allclose(term.mean, halved[name].mean, rtol=0.1), name

@@ -1,6 +1,7 @@
 """Batches on the device from annotated pictures: images and padded targets, augmented while training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,13 @@ class DetectionFeed(BatchFeed):
             max_objects=max_objects,
         )
 
+    @property
+    def mixes(self) -> bool:
+        return self._augment.mixes
+
     def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Targets]:
-        return self._augment(inputs, self.targets("train", part), part)
+        images, targets = self._augment(inputs, self.targets("train", part), part)
+        return images, replace(targets, keys=part.keys.to(self._device, non_blocking=True))
 
     def targets(self, split: str, part: Part) -> Targets:
         if split not in self._tables:

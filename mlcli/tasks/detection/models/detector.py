@@ -1,12 +1,13 @@
 """The interface of all detectors: one call for training and one for use, both on batches of one shape."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from mlcli.data.inspection import IMAGENET_MEAN, IMAGENET_STD
+from mlcli.engine.terms import Terms
 from mlcli.models.layers import PIXEL_PEAK
 from mlcli.tasks.detection.boxes import clip
 from mlcli.tasks.detection.nms import Method, suppress
@@ -34,7 +35,7 @@ class Detector(nn.Module):
 
     `forward(images, targets)` takes images uint8 or float32 [B, 3, H, W] in 0..255 and returns (terms, detections):
 
-    * in training mode, the named loss terms, each a mean over the batch, and None;
+    * in training mode, the named loss terms, and None;
     * in evaluation mode, the loss terms where they come for free (otherwise an empty dict), and the `Detections`.
       `targets` may be None then. Ground truth never reaches the detections; proposals in it do, for models that look
       only there.
@@ -49,6 +50,11 @@ class Detector(nn.Module):
         nms_iou: of two boxes of one class that overlap by more, the less certain is dropped.
         max_detections: most detections kept of one image.
     """
+
+    is_static: ClassVar[bool] = False
+    counts_alike: ClassVar[bool] = True
+    has_masks: ClassVar[bool] = False
+    """Whether it learns from masks and finds them. For the others see `mlcli.engine.contract.Task`."""
 
     mean: Tensor
     std: Tensor
@@ -79,7 +85,7 @@ class Detector(nn.Module):
         """
         return (images.float() / PIXEL_PEAK - self.mean) / self.std
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[dict[str, Tensor], Detections | None]:
+    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[Terms, Detections | None]:
         raise NotImplementedError
 
 
@@ -92,17 +98,19 @@ class SingleShot(Detector):
         nms: how boxes of one class that mean the same object are reduced to one; see `suppress`.
     """
 
+    is_static = True
+
     def __init__(
         self, num_classes: int, image_size: tuple[int, int], *, nms: Method = "hard", **common: Unpack[Common]
     ) -> None:
         super().__init__(num_classes, image_size, **common)
         self.nms = nms
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[dict[str, Tensor], Detections | None]:
+    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[Terms, Detections | None]:
         assert targets is not None or not self.training, "training needs targets"
         predictions = self.predict(self.normalize(images))
         with torch.autocast(images.device.type, enabled=False):  # half precision places a box no better than 1 in 2048
-            terms = {} if targets is None else self.losses(predictions, targets)
+            terms: Terms = {} if targets is None else self.losses(predictions, targets)
             if self.training:
                 return terms, None
             boxes_xyxy, scores = self.candidates(predictions)
@@ -115,8 +123,8 @@ class SingleShot(Detector):
         """Normalised images [B, 3, H, W] -> raw predictions, float32."""
         raise NotImplementedError
 
-    def losses(self, predictions: Any, targets: Targets) -> dict[str, Tensor]:
-        """Named loss terms, each a mean over the objects of the batch times its gain."""
+    def losses(self, predictions: Any, targets: Targets) -> Terms:
+        """Named loss terms, over the boxes that learn objects, times their gains."""
         raise NotImplementedError
 
     def candidates(self, predictions: Any) -> tuple[Tensor, Tensor]:

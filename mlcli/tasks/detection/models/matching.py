@@ -1,4 +1,4 @@
-"""Assignment of objects to anchors or points: by best overlap, one to one, or by the model's own predictions.
+"""Assignment of objects to anchors or points: by best overlap, one to one, or by the model's own predictions; samples.
 
 Max-IoU: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), section 3.1.2. Bipartite: SSD (Liu et al. 2016,
 arXiv:1512.02325), section 2.2. Task alignment: TOOD (Feng et al. 2021, arXiv:2108.07755), section 3.2.
@@ -7,15 +7,20 @@ Objects are padded to M rows; `valid` bool [..., M] says which are there. Shapes
 device. The answer is int64 [..., A]: the index of an object, BACKGROUND or IGNORED.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from mlcli.data.randomness import KeyedRandom
 from mlcli.tasks.detection.targets import Targets
 
 BACKGROUND = -1
 """No object: learned as background."""
 IGNORED = -2
 """Neither object nor background: not learned from."""
+FIRST_STREAM = 2**20
+"""Stream of random numbers of a model's first sampler: beyond those of all augmentations."""
 
 
 def max_iou(
@@ -147,3 +152,60 @@ def assigned(targets: Targets, matched: Tensor, otherwise_xyxy: Tensor) -> tuple
     rows = matched.clamp(min=0)
     boxes_xyxy = targets.boxes_xyxy.gather(1, rows[..., None].expand(-1, -1, 4))
     return torch.where(there[..., None], boxes_xyxy, otherwise_xyxy), targets.labels.gather(1, rows) * there
+
+
+class KeyedSampler:
+    """Draw of the anchors or regions of an image that are learned from, some of objects and the others of background.
+
+    Does what torchvision's BalancedPositiveNegativeSampler does and stands in for it, but what it draws of an image
+    follows from the image's key alone, whatever else is in the batch.
+
+    Args:
+        most: drawn of one image.
+        positive_share: most of them that are of objects.
+        stream: another for each sampler of a model.
+
+    Attributes:
+        keys: int64 [B], of the images of the next call.
+        drawn, positive: how many the last call has drawn, and how many of these are of objects.
+    """
+
+    def __init__(self, most: int, positive_share: float, stream: int) -> None:
+        self.most, self.positive_share, self.stream = most, positive_share, stream
+        self.keys: Tensor | None = None
+        self.drawn, self.positive = 0, 0
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """labels: B times [A], above 0 for objects, 0 for background, below to be left out. Returns what is drawn of
+        objects and of background: B times uint8 [A] each, 1 for those drawn."""
+        keys = torch.randint(2**62, (len(labels), 1)) if self.keys is None else self.keys[:, None]
+        positives, negatives = [], []
+        self.drawn, self.positive = 0, 0
+        for label, key in zip(labels, keys.to(labels[0].device), strict=True):
+            order = KeyedRandom(key, self.stream).bits((len(label),))[0]
+            positive, num_positive = _first(order, label >= 1, int(self.most * self.positive_share))
+            negative, num_negative = _first(order, label == 0, self.most - num_positive)
+            positives.append(positive)
+            negatives.append(negative)
+            self.positive += num_positive
+            self.drawn += num_positive + num_negative
+        return positives, negatives
+
+
+def draw_by_keys(part: Any, number: int) -> KeyedSampler:
+    """Have torchvision's RegionProposalNetwork or RoIHeads draw by the keys of images.
+
+    number: of the sampler in its model.
+    """
+    given = part.fg_bg_sampler
+    part.fg_bg_sampler = KeyedSampler(given.batch_size_per_image, given.positive_fraction, FIRST_STREAM + number)
+    return part.fg_bg_sampler
+
+
+def _first(order: Tensor, allowed: Tensor, most: int) -> tuple[Tensor, int]:
+    """The first by order [A] of those that are allowed, at most `most`: uint8 [A], 1 for those; and how many."""
+    places = allowed.nonzero().flatten()
+    num = min(most, len(places))
+    chosen = torch.zeros_like(allowed, dtype=torch.uint8)
+    chosen[places[order[places].topk(num, largest=False).indices]] = 1
+    return chosen, num

@@ -20,8 +20,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import RoIAlign, RoIPool, roi_align
 
+from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.models.backbone import CompactBackbone, Conv, PyramidPooling, Residual
 from mlcli.tasks.detection.models.detector import Common, Detector
+from mlcli.tasks.detection.models.matching import draw_by_keys
 from mlcli.tasks.detection.models.proposers import sliding_windows
 from mlcli.tasks.detection.targets import Detections, Targets, boxes_to_lists, to_detections, to_lists
 
@@ -107,8 +109,9 @@ class RegionDetector(Detector):
             nms_thresh=self.nms_iou,
             detections_per_img=self.max_detections,
         )
+        self._sampler = draw_by_keys(self.roi_heads, 0)
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[dict[str, Tensor], Detections | None]:
+    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[Terms, Detections | None]:
         proposals = self.proposals(images, targets)
         features = self.features(self.normalize(images))
         sizes = [self.image_size] * len(images)
@@ -116,8 +119,13 @@ class RegionDetector(Detector):
             found, _ = self.roi_heads(features, proposals, sizes)
             return {}, to_detections(found, self.max_detections)
         assert targets is not None, "training needs targets"
+        self._sampler.keys = targets.keys
         _, losses = self.roi_heads(features, proposals, sizes, to_lists(targets))
-        return {"class": losses["loss_classifier"], "box": losses["loss_box_reg"]}, None
+        learned_from = self._sampler.drawn
+        return {
+            "class": Term(losses["loss_classifier"], learned_from),
+            "box": Term(losses["loss_box_reg"], learned_from),
+        }, None
 
     def proposals(self, images: Tensor, targets: Targets | None) -> list[Tensor]:
         """B times float32 [p, 4], p >= 1: with no region at all in a batch the mean loss would be NaN."""

@@ -17,6 +17,7 @@ from torchvision.models import VGG16_BN_Weights, VGG16_Weights, vgg
 from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 
+from mlcli.engine.terms import Term, Terms
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.models.layers import initialise
 from mlcli.models.torchvision_models import fetched
@@ -98,20 +99,20 @@ class SsdDetector(SingleShot):
         maps: Mapping[str, Tensor] = self.backbone(pixels)
         return by_box(maps, self.locate, 4), by_box(maps, self.classify, 1 + self.num_classes)
 
-    def losses(self, predictions: tuple[Tensor, Tensor], targets: Targets) -> dict[str, Tensor]:
+    def losses(self, predictions: tuple[Tensor, Tensor], targets: Targets) -> Terms:
         """Smooth L1 and softmax cross-entropy, each a sum divided by the boxes that learn an object (equation 1)."""
         deltas, logits = predictions
         ious = iou_matrix(targets.boxes_xyxy, self.boxes_xyxy)  # [B, M, A]
         matched = bipartite(ious, targets.valid, threshold=MATCH_IOU)
         positive = matched >= 0
-        boxes = positive.sum().clamp(min=1)
+        boxes = positive.sum()
         wanted_xyxy, labels = assigned(targets, matched, self.boxes_xyxy)
         wrong_box = functional.smooth_l1_loss(deltas, encode(wanted_xyxy, self.boxes_xyxy), reduction="none").sum(-1)
         wrong_class = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # [B, A]
         learned = positive | hard_negative_mining(wrong_class, positive, self.negatives)
         return {
-            "box": (wrong_box * positive).sum() / boxes,
-            "class": (wrong_class * learned).sum() / boxes,
+            "box": Term.of((wrong_box * positive).sum(), boxes),
+            "class": Term.of((wrong_class * learned).sum(), boxes),
         }
 
     def candidates(self, predictions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -5,14 +5,18 @@ of any size (normalise, resize, pad, and back) is left out: our batches have one
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
 
 from mlcli.data.inspection import IMAGENET_MEAN
+from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.models.detector import Common, Detector
+from mlcli.tasks.detection.models.matching import draw_by_keys
 from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
 from mlcli.tasks.detection.targets import Detections, Targets, to_detections, to_lists
 
@@ -87,20 +91,21 @@ class TorchvisionBase(Detector):
             norm.eval()
         return self
 
-    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[dict[str, Tensor], Detections | None]:
+    def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[Terms, Detections | None]:
         pixels = self.normalize(images)
         image_list = ImageList(pixels, [self.image_size] * len(images))
         features = self.net.backbone(pixels)
         if not self.training:
             return {}, to_detections(self.run(image_list, features)[1], self.max_detections)
         assert targets is not None, "training needs targets"
-        losses, _ = self.run(image_list, features, to_lists(targets))
-        return {TERMS[name]: loss for name, loss in losses.items()}, None
+        return self.run(image_list, features, targets)[0], None
 
-    def run(self, images: ImageList, features: dict[str, Tensor], targets: Lists | None = None) -> tuple[Any, Lists]:
-        """Return torchvision's loss terms with targets, and what was found without, from the backbone's maps.
+    def run(
+        self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
+    ) -> tuple[Terms, Lists]:
+        """Return the loss terms with targets, and what was found without, from the backbone's maps.
 
-        Lists have for each picture boxes [n, 4], labels [n] in 1..K, perhaps masks; what was found also scores [n].
+        What was found is for each picture boxes [n, 4], labels [n] in 1..K, scores [n], perhaps masks.
         """
         raise NotImplementedError
 
@@ -108,16 +113,28 @@ class TorchvisionBase(Detector):
 class TwoStage(TorchvisionBase):
     """Faster and Mask R-CNN: regions are proposed, then each is looked at."""
 
-    def run(self, images: ImageList, features: dict[str, Tensor], targets: Lists | None = None) -> tuple[Any, Lists]:
+    counts_alike = False  # anchors for one stage, regions for the other, and those of objects for masks
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._anchors, self._regions = draw_by_keys(self.net.rpn, 0), draw_by_keys(self.net.roi_heads, 1)
+
+    def run(
+        self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
+    ) -> tuple[Terms, Lists]:
         height, width = self.image_size
+        lists = None if targets is None else to_lists(targets)
+        self._anchors.keys = self._regions.keys = None if targets is None else targets.keys
         with _full_precision(images.tensors):
             features = {name: values.float() for name, values in features.items()}
-            proposals, losses = self.net.rpn(images, features, targets)
-            if targets is not None:  # the whole picture for no region: the mean loss over none would be NaN
+            proposals, losses = self.net.rpn(images, features, lists)
+            if lists is not None:  # the whole picture for no region: the mean loss over none would be NaN
                 whole = [0.0, 0.0, width, height]
                 proposals = [boxes if len(boxes) else boxes.new_tensor([whole]) for boxes in proposals]
-            found, more = self.net.roi_heads(features, proposals, images.image_sizes, targets)
-        return losses | more, found
+            found, more = self.net.roi_heads(features, proposals, images.image_sizes, lists)
+        of_regions = {"class": self._regions.drawn, "box": self._regions.drawn, "mask": self._regions.positive}
+        counts = {"rpn_objectness": self._anchors.drawn, "rpn_box": self._anchors.drawn} | of_regions
+        return {TERMS[name]: Term(loss, counts[TERMS[name]]) for name, loss in (losses | more).items()}, found
 
     def propose(self, images: Tensor, most: int) -> list[Tensor]:
         """Propose regions: uint8 or float [B, 3, H, W] in 0..255 -> B times float32 [p, 4], likeliest first.
@@ -137,21 +154,30 @@ class OneStage(TorchvisionBase):
     """RetinaNet and FCOS: every place of every map says what is there. They have no background class, so labels are
     0..K-1 inside."""
 
-    def run(self, images: ImageList, features: dict[str, Tensor], targets: Lists | None = None) -> tuple[Any, Lists]:
+    def run(
+        self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
+    ) -> tuple[Terms, Lists]:
         maps = list(features.values())
         outputs = {name: values.float() for name, values in self.net.head(maps).items()}  # [B, anchors, ...]
         anchors = self.net.anchor_generator(images, [values.float() for values in maps])
         places = [values.shape[2] * values.shape[3] for values in maps]
         with _full_precision(images.tensors):
             if targets is not None:
-                targets = [target | {"labels": target["labels"] - 1} for target in targets]
-                return self.net.compute_loss(targets, outputs, anchors, *([places] if self.kind == "fcos" else [])), []
+                lists = [target | {"labels": target["labels"] - 1} for target in to_lists(targets)]
+                losses, count = self.losses(lists, outputs, anchors, places)
+                return {TERMS[name]: Term(loss, count) for name, loss in losses.items()}, []
             per_place = outputs["cls_logits"].shape[1] // sum(places)
             rows = [count * per_place for count in places]
             by_map = {name: list(values.split(rows, dim=1)) for name, values in outputs.items()}
             anchors_by_map = [list(one.split(rows)) for one in anchors]
             found = self.net.postprocess_detections(by_map, anchors_by_map, images.image_sizes)
         return {}, [one | {"labels": one["labels"] + 1} for one in found]
+
+    def losses(
+        self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
+    ) -> tuple[dict[str, Tensor], Tensor | int]:
+        """Return torchvision's loss terms, and what they are means over."""
+        raise NotImplementedError
 
 
 class FasterRcnnDetector(TwoStage):
@@ -164,6 +190,7 @@ class MaskRcnnDetector(TwoStage):
     """He et al. 2017 (arXiv:1703.06870), which learns from masks too. Terms: those of Faster R-CNN, and mask."""
 
     kind = "mask_rcnn"
+    has_masks = True
 
 
 class RetinaNetDetector(OneStage):
@@ -171,11 +198,26 @@ class RetinaNetDetector(OneStage):
 
     kind = "retinanet"
 
+    def losses(
+        self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
+    ) -> tuple[dict[str, Tensor], Tensor | int]:
+        return self.net.compute_loss(targets, outputs, anchors), len(targets)  # the mean of each picture's own means
+
 
 class FcosDetector(OneStage):
     """Tian et al. 2019 (arXiv:1904.01355): no anchors. Terms: class, box, centerness."""
 
     kind = "fcos"
+
+    def losses(
+        self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
+    ) -> tuple[dict[str, Tensor], Tensor | int]:
+        # torchvision hands what it has matched to the head, which counts it and does not say so
+        handed = SimpleNamespace(compute_loss=lambda *arguments: arguments[-1])
+        matcher = SimpleNamespace(center_sampling_radius=self.net.center_sampling_radius, head=handed)
+        matched = FCOS.compute_loss(matcher, targets, outputs, anchors, places)
+        count = (torch.stack(matched) >= 0).sum()
+        return self.net.head.compute_loss(targets, outputs, anchors, matched), count
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:

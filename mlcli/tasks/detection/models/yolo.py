@@ -14,6 +14,7 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
+from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import decode_ltrb
 from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, branch, by_box, cells, compact_fpn
@@ -77,7 +78,7 @@ class YoloDetector(SingleShot):
     def predict(self, pixels: Tensor) -> Tensor:
         return self.head(self.neck(pixels))
 
-    def losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def losses(self, predictions: Tensor, targets: Targets) -> Terms:
         return self.head.losses(predictions, targets)
 
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,14 +115,14 @@ class FreeHead(nn.Module):
         where = by_box(maps, self.where, 4 * BINS)
         return torch.cat((where, by_box(maps, self.what, self.num_classes)), dim=-1)
 
-    def losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def losses(self, predictions: Tensor, targets: Targets) -> Terms:
         boxes_xyxy, logits = self.read(predictions)
         matched, quality = self.assign(boxes_xyxy.detach(), logits.detach().sigmoid(), targets)
         wanted_xyxy, labels = assigned(targets, matched, boxes_xyxy.detach())
         wrong_class = cross_entropy(logits, one_hot(labels, self.num_classes) * quality[..., None]).sum()
         wrong_box = (box_loss(boxes_xyxy, wanted_xyxy, self.box_kind) * quality).sum()
-        objects = quality.sum().clamp(min=1)
-        return {"box": BOX_GAIN * wrong_box / objects, "class": CLASS_GAIN * wrong_class / objects}
+        objects = quality.sum()
+        return {"box": Term.of(BOX_GAIN * wrong_box, objects), "class": Term.of(CLASS_GAIN * wrong_class, objects)}
 
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         boxes_xyxy, logits = self.read(predictions)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import MAX_LOG_SCALE
 from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, branch, by_box, cells, map_size
@@ -92,19 +93,19 @@ class AnchorHead(nn.Module):
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         return by_box(maps, self.branches, 5 + self.num_classes)
 
-    def losses(self, predictions: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def losses(self, predictions: Tensor, targets: Targets) -> Terms:
         boxes_xyxy, objectness, logits = self.read(predictions)
         matched = self.assign(targets)
         positive = matched >= 0
-        boxes = positive.sum().clamp(min=1)
+        boxes = positive.sum()
         wanted_xyxy, labels = assigned(targets, matched, boxes_xyxy.detach())
         wrong_box = box_loss(boxes_xyxy, wanted_xyxy, self.box_kind) * positive
         wrong_objectness = cross_entropy(objectness, positive.float()) * (matched != IGNORED)
         wrong_class = cross_entropy(logits, one_hot(labels, self.num_classes)) * positive[..., None]
         return {
-            "box": BOX_GAIN * wrong_box.sum() / boxes,
-            "objectness": OBJECTNESS_GAIN * wrong_objectness.sum() / boxes,
-            "class": CLASS_GAIN * wrong_class.sum() / boxes,
+            "box": Term.of(BOX_GAIN * wrong_box.sum(), boxes),
+            "objectness": Term.of(OBJECTNESS_GAIN * wrong_objectness.sum(), boxes),
+            "class": Term.of(CLASS_GAIN * wrong_class.sum(), boxes),
         }
 
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,7 @@ class BoxAugment:
         max_objects: rows of the targets that come out; None for the most that a picture has, or nearly all mosaics.
 
     Attributes:
+        mixes: whether pictures are put together with others.
         rows: objects that each picture can have; the largest are kept.
 
     Raises ConfigError for two mosaics.
@@ -82,6 +83,7 @@ class BoxAugment:
         mosaics = sum(isinstance(config, Mosaic) for config in augment)
         if mosaics > 1:
             raise ConfigError("mosaic can be named once only", where="augment", fix="remove all but one")
+        self.mixes = mosaics > 0 or bool(self._mixups)
         self._image_size, self._epochs, self._min_visibility = image_size, epochs, min_visibility
         pictures = moves.PARTS**mosaics * 2 ** len(self._mixups)
         together = np.random.default_rng(0).choice(counts, (_DRAWS, pictures)).sum(axis=1)
