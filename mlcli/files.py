@@ -9,6 +9,7 @@ Anybody may have made the folders that are read and written in, run folders of o
 """
 
 import contextlib
+import difflib
 import errno
 import itertools
 import os
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
+from urllib.parse import unquote
 
 from mlcli.errors import DataError, OutputError
 from mlcli.text import size
@@ -144,6 +146,30 @@ def _thinned(lines: Iterator[bytes], most: int) -> list[bytes]:
         seen[kind] += 1
         last[kind] = number, line
     return [line for _, line in sorted({*itertools.chain(*kept.values()), *last.values()})]
+
+
+def why_absent(path: Path) -> str:
+    """Return the probable reason that a path a person wrote leads nowhere, and how to write it; empty if there is none.
+
+    Names of variables and `%20` are not read as shells and browsers do; backslashes separate folders on Windows alone.
+    """
+    text = os.fspath(path)
+    if os.path.lexists(path):
+        return ""
+    if re.search(r"\$\w|\$\{", text):
+        return "variables such as $HOME are not expanded: write the path itself; ~ is the home directory"
+    for decoded, written in ((unquote(text), "%20 stands for a blank in addresses, not in paths"),
+                             (text.replace("\\", "/"), "backslashes separate folders on Windows alone")):  # fmt: skip
+        if decoded != text and os.path.lexists(decoded):
+            return f"{written}: write {decoded}"
+    above = path
+    while not os.path.isdir(above) and above != above.parent:
+        name, above = above.name, above.parent
+    with contextlib.suppress(OSError):
+        names = {entry.lower(): entry for entry in os.listdir(above)}
+        close = difflib.get_close_matches(name.lower(), names, n=1)
+        return f"{above} holds no '{name}'; did you mean '{names[close[0]]}'?" if close else ""
+    return ""
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -47,9 +47,21 @@ Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of the upright image."""
 ImageSource = str | os.PathLike[str] | bytes
 """A path, or the bytes of a file."""
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""All that is ever opened. Pillow knows more, but some (EPS) start another program to be read."""
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm"),
+}
+"""All formats that are ever opened, and how names of such files end. Pillow knows more formats, but some (EPS) start
+another program to be read."""
+EXTENSIONS = tuple(ending for endings in ENDINGS.values() for ending in endings)
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".dcm")
+"""Endings of pictures as well, but of formats that are not read."""
+CONVERT = "convert them to JPEG or PNG, with ImageMagick for example: magick mogrify -format jpg FOLDER/*"
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB as RGB, where Pillow begins to warn
 PAD_VALUE = 128  # middle grey, next to zero after normalisation
 GAP = 2.0  # resolution left by decoding at a fraction, as a multiple of the wanted one; Image.thumbnail's default
@@ -192,7 +204,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
     """Open an image and read its header. Any error of Pillow, here or in the body, becomes a DataError."""
     try:
-        with _stream(source) as file, Image.open(file, formats=FORMATS) as image:
+        with _stream(source) as file, Image.open(file, formats=[*ENDINGS]) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             yield image
@@ -291,8 +303,11 @@ def _cause(error: Exception, source: ImageSource) -> str:
         return "it is a web page or XML text, not an image"
     if head.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer; the image itself was not fetched (git lfs pull)"
+    if head[4:8] == b"ftyp":  # of the container of HEIC and AVIF (ISO/IEC 14496-12)
+        kind = "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIC"
+        return f"it is a picture in {kind}, as phones write, which is not read; convert it to JPEG or PNG"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is damaged or not one of {', '.join(FORMATS)}"
+        return f"it is damaged or not one of {', '.join(ENDINGS)}"
     return f"it is damaged or of a rare kind ({error})"
 
 

@@ -1,5 +1,6 @@
 """Division into training, validation and test: stratified by class and fixed by a seed alone."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,25 @@ from mlcli.errors import DataError
 from mlcli.text import first_few, listed
 
 SPLITS = ("train", "val", "test")
+_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev"),
+    "test": ("test", "testing", "eval", "evaluation", "holdout", "heldout"),
+}
+_CALLED = {word: split for split, words in _WORDS.items() for word in words}
+_WORD = re.compile(
+    rf"(seg|my|the)?({'|'.join(sorted(_CALLED, key=len, reverse=True))})(set|data|dataset|images|imgs|img|split)?\d*"
+)
+
+
+def named_split(word: str) -> str:
+    """Return the split that a folder, key or cell is called after, in any case; empty if it is none.
+
+    `Training`, `train_set`, `seg_train` and `train2017` are train; `dev` is val; `eval` and `holdout` are test, as they
+    are to others who publish data. `holdout` may be written `hold-out` or `held out`.
+    """
+    match = _WORD.fullmatch(re.sub(r"[\W_]+", "", word.lower()))
+    return _CALLED[match[2]] if match else ""
 
 
 def split_indices(

@@ -13,9 +13,9 @@ import numpy as np
 
 from mlcli.data.decode import EXTENSIONS, opened, upright_size
 from mlcli.data.finding import Finding, refuse
-from mlcli.data.sources.csv_file import SPLIT_WORDS, CsvFile, read_column, read_csv
+from mlcli.data.sources.csv_file import CsvFile, read_column, read_csv
 from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
-from mlcli.data.splits import SPLITS
+from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
 
 HEADERS_READ = 2000
@@ -157,8 +157,8 @@ def look_into_csv(path: Path) -> TableSurvey:
 
 
 def _says_splits(cells: list[str]) -> bool:
-    words = {cell.lower() for cell in cells}
-    return "train" in {SPLIT_WORDS.get(word) for word in words} and words <= set(SPLIT_WORDS)
+    splits = {named_split(cell) for cell in set(cells)}
+    return "train" in splits and "" not in splits
 
 
 def _lists_images(cells: list[str], root: Path) -> bool:

@@ -263,9 +263,10 @@ def test_no_folder_is_one_finding(tmp_path):
 
 
 def test_folders_named_like_splits_are_not_taken_for_classes_in_silence(tmp_path):
-    for split in ("Train", "Test"):
-        write_split(tmp_path / split, 10)
-    assert found(check(tmp_path), "splits-taken-for-classes").places == ("Test", "Train")
+    write_split(tmp_path, 10)
+    for name, split in zip(sorted(CLASSES), ("Test", "Train", "eval"), strict=True):
+        (tmp_path / name).rename(tmp_path / split)
+    assert found(check(tmp_path), "splits-taken-for-classes").places == ("Test", "eval", "Train")
 
 
 # --- listings --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from mlcli.data.decode import Preparation
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.sources.build import build_source
 from mlcli.data.sources.listing import read_folder
+from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 
 CLASSES = ("ant", "bee", "cat")
@@ -81,6 +82,51 @@ def test_given_splits_are_used(tmp_path, val):
     assert sizes(source) == {"train": 15, "val": 6, "test": 9}
     assert all(f"/{val}/" in name for name in names(source.splits["val"]))
     assert source.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "Validation", "Testing"),
+        ("TRAIN", "DEV", "TEST"),
+        ("train_set", "valid-set", "test set"),
+        ("seg_train", "val_images", "holdout"),
+        ("train2017", "val2017", "eval"),
+    ],
+)
+def test_other_spellings_of_splits_are_splits_and_said(tmp_path, train, val, test):
+    for name, count in ((train, 5), (val, 2), (test, 3)):
+        write_classes(tmp_path / name, count)
+    source = folder(tmp_path)
+    assert sizes(source) == {"train": 15, "val": 6, "test": 9}
+    assert source.info.class_names == CLASSES
+    assert f"{train}/: train" in str(source.notes)
+
+
+def test_folders_of_splits_without_class_folders_are_no_classes(tmp_path):
+    write_classes(tmp_path, 5, ("Train", "Test"))
+    assert "look like splits" in fault(tmp_path).what
+
+
+def test_words_that_name_no_split():
+    assert [
+        word for word in ("trainer", "train station", "devil", "contest", "values", "", "a") if named_split(word)
+    ] == []
+
+
+def test_pictures_that_are_passed_over_are_told_by_their_endings(tmp_path):
+    root = write_classes(tmp_path, 5)
+    first, second = (root / name for name in CLASSES[:2])
+    for path in first.iterdir():
+        path.rename(path.with_suffix(".heic"))
+    assert f"{CLASSES[0]} (5 .heic)" in fault(root).what
+    for number, path in enumerate(sorted(first.iterdir())):
+        path.rename(path.with_suffix(".png" if number < 4 else ""))
+    next(iter(second.iterdir())).rename(second / "a.png.1")
+    notes = "; ".join(folder(root, val=0.2, test=0).notes)
+    assert "do not end as pictures" in notes
+    assert "1 without an ending" in notes
+    assert "1 .1, such as" in notes
 
 
 def test_missing_split_is_held_out_of_train(tmp_path):
@@ -191,7 +237,7 @@ def test_empty_class_folders_are_all_named(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "dog" / "readme.txt").write_text("")
     error = fault(tmp_path)
-    assert error.what == "2 class folders hold no images: dog, eel"
+    assert error.what == "2 class folders hold no images: dog (1 .txt), eel"
     assert error.where == str(tmp_path)
 
 

@@ -29,7 +29,7 @@ from mlcli.data.finding import Finding
 from mlcli.data.source import Source
 from mlcli.data.sources.build import build_source, list_images, list_rows, listed_source, selection
 from mlcli.data.sources.image_files import settled
-from mlcli.data.sources.listing import SPLIT_FOLDERS, Listing
+from mlcli.data.sources.listing import Listing
 from mlcli.data.sources.tables import table_source
 from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
@@ -37,7 +37,6 @@ from mlcli.show.drawing import Tile, sheet
 from mlcli.show.palette import PAPER, TRACK
 from mlcli.text import plural, share
 
-SPLIT_LIKE = {*SPLIT_FOLDERS, "training", "testing", "eval", "evaluation", "dev"}
 SHEET_SIDE = 112
 """Pixels of the square that an image is fitted into; digits of 8x8 become 14 times as large, pixel by pixel."""
 PER_CLASS, MAX_CLASSES = 10, 40
@@ -92,11 +91,6 @@ def examine_files(config: ImageFolder | ImageCsv, listing: Listing) -> Examinati
     examination = Examination(findings=list(listing.findings))
     if not len(listing):
         return examination
-    splitlike = tuple(name for name in listing.class_names if name.casefold() in SPLIT_LIKE)
-    if isinstance(config, ImageFolder) and listing.splits == ("train",) and len(splitlike) > 1:
-        what = "folders that look like splits are taken for classes, since there is no train/ with folders in it"
-        fix = "name them train, val and test, with a folder for each class inside"
-        examination.findings.append(Finding("error", "splits-taken-for-classes", what, splitlike, fix))
     if config.duplicates != "keep":
         listing = settled(listing, config.duplicates)
         examination.findings += listing.findings[-1:]

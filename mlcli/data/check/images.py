@@ -8,6 +8,7 @@ import numpy as np
 
 from mlcli.data.check.scan import Collection, Look, Scan
 from mlcli.data.config import ImageFiles
+from mlcli.data.decode import ENDINGS
 from mlcli.data.finding import Finding, Severity
 from mlcli.text import plural, share
 
@@ -24,17 +25,6 @@ GREY_SPREAD = 6
 MOSTLY = 0.9  # share of one size from which it is named instead of percentiles
 RARE = 0.2
 """Share up to which something that differs from the others is pointed out."""
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "MPO": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm"),
-}
-"""File name endings of each format."""
 
 
 def image_findings(collection: Collection, scan: Scan, config: ImageFiles | None) -> list[Finding]:
@@ -78,7 +68,7 @@ def _modes(collection: Collection, scan: Scan) -> list[Finding]:
 
     def misnamed(look: Look, name: str) -> bool:
         ending = os.path.splitext(name)[1].lower()
-        return bool(ending and look.format) and ending not in FORMATS.get(look.format, (ending,))
+        return bool(ending and look.format) and ending not in ENDINGS.get(look.format.replace("MPO", "JPEG"), (ending,))
 
     kinds: list[tuple[Severity, str, Callable[[Look, str], bool], str, str, str]] = [
         ("warning", "animation", lambda look, name: look.frames > 1, " ({look.frames} frames)",

@@ -19,21 +19,11 @@ from typing import Literal
 import numpy as np
 
 from mlcli.data.finding import Finding
-from mlcli.data.splits import SPLITS
+from mlcli.data.splits import SPLITS, named_split
 from mlcli.files import MOST_TEXT_BYTES, read_file
 from mlcli.text import first_few, from_csv_cell, plural
 
 DELIMITERS = ",;\t|"
-SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 MISSING = frozenset(("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null", "none", "?"))
 """Cells that hold no value, in any case: what R, pandas, Excel and databases write for one."""
 GAPS = frozenset(("-", "--", ".", "..", "...", "n.a.", "unknown", "missing", "nil", "#value!", "#div/0!", "#null!"))
@@ -87,7 +77,7 @@ class CsvFile:
         return tuple(f"line {self.lines[row]}" + (f": {texts[row]}" if texts else "") for row in rows)
 
     def split_of(self, column: str) -> tuple[np.ndarray, list[Finding]]:
-        """The split of each row (train, val, also valid or validation, test), int8 [N], positions in SPLITS.
+        """The split of each row, as `named_split` reads it, int8 [N], positions in SPLITS.
 
         Train where the column holds something else, which is an error.
         """
@@ -95,8 +85,8 @@ class CsvFile:
         if column not in self.header:
             return np.zeros(len(self.rows), dtype=np.int8), found
         words = self.column(column)
-        code = {word: SPLITS.index(split) for word, split in SPLIT_WORDS.items()}
-        split_of = np.array([code.get(word.lower(), -1) for word in words], dtype=np.int8)
+        code = {word: SPLITS.index(split) if (split := named_split(word)) else -1 for word in set(words)}
+        split_of = np.array([code[word] for word in words], dtype=np.int8)
         unknown = np.flatnonzero(split_of < 0).tolist()
         if unknown:
             what = f"{plural(len(unknown), 'row has', 'rows have')} neither train, val nor test in column '{column}'"

@@ -1,7 +1,7 @@
 """List image files and their labels, from a folder per class or a CSV file of paths and labels.
 
-Nothing is opened here; 60,000 files are listed in a fifth of a second, as no file is asked for its status. Both readers
-are lenient: what is wrong is listed as well, and training refuses it (`refuse`).
+No image is opened here; 60,000 files are listed in a fifth of a second, as no file is asked for its status. Both
+readers are lenient: what is wrong is listed as well, and training refuses it (`refuse`).
 """
 
 import os
@@ -12,16 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mlcli.data.decode import EXTENSIONS
+from mlcli.data.decode import CONVERT, EXTENSIONS, OTHER_PICTURES, opened
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.sources.csv_file import read_csv
-from mlcli.data.splits import SPLITS, split_indices
+from mlcli.data.splits import SPLITS, named_split, split_indices
 from mlcli.errors import DataError
+from mlcli.files import why_absent
 from mlcli.text import plural
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-OTHER_PICTURES = (".heic", ".heif", ".avif", ".jfif", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".dcm")
-"""Pictures as well, but none that training reads."""
 UNLABELLED = -1
 
 
@@ -89,18 +87,24 @@ def _nothing(origin: Path, findings: Iterable[Finding]) -> Listing:
 def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing:
     """Class folders below train/, val/ and test/, or below root, to be divided. Never raises.
 
+    Folders of splits may be spelled otherwise, as `named_split` reads them; what they were taken for is a finding.
+
     val, test: the shares to be held out where there is no folder for that split.
     """
     if not root.is_dir():
         what = "this is a file, not a folder" if root.exists() else "there is no such folder"
-        return _nothing(root, [Finding("error", "no-folder", what, (), "give the folder that holds the images")])
+        fix = why_absent(root) or "give the folder that holds the images"
+        return _nothing(root, [Finding("error", "no-folder", what, (), fix)])
     walk = _Walk(os.fspath(root))
     folders, loose = walk.contents("")
     given: dict[str, list[str]] = {}
     for name in folders:
-        if name in SPLIT_FOLDERS:
-            given.setdefault(SPLIT_FOLDERS[name], []).append(name)
-    if not any(walk.contents(name)[0] for name in given.get("train", ())):
+        if split := named_split(name):
+            given.setdefault(split, []).append(name)
+    without_classes = [name for names in given.values() for name in names]
+    if any(walk.contents(name)[0] for name in given.get("train", ())):
+        without_classes = []
+    else:
         given = {}  # train holds no folders, so it is a class of that name
     held_out = {split: share for split, share in {"val": val, "test": test}.items() if split not in given}
     groups: list[tuple[int, str, list[bytes]]] = []  # position of the split, class, paths
@@ -113,7 +117,7 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
                 folder = os.path.join(place, name)
                 found = walk.images_below(folder)
                 if not found and walk.has_seen_all(folder):
-                    empty.append(folder)
+                    empty.append(f"{folder} ({others})" if (others := walk.others_below(folder)) else folder)
                 groups.append((SPLITS.index(split), name, sorted(found)))
     groups.sort(key=lambda group: group[:2])
     class_names = tuple(sorted({name for _, name, found in groups if found}))
@@ -129,7 +133,7 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
         held_out=held_out,
         findings=(
             *walk.unreadable(),
-            *_layout(folders, given, held_out),
+            *_layout(folders, given, held_out, without_classes),
             *_outside_of_classes(root, bool(groups), empty, loose),
             *walk.passed_over(),
         ),
@@ -138,12 +142,19 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
 
 def find_images(folder: Path) -> list[Path]:
     """Images at any depth of a folder, sorted. Raises DataError if there are none, or if it cannot be looked into."""
+    return look_below(folder)[0]
+
+
+def look_below(folder: Path) -> tuple[list[Path], list[Finding]]:
+    """Images at any depth of a folder, sorted, and what is passed over there. Raises DataError as `find_images`."""
     walk = _Walk(os.fspath(folder))
     found = walk.images_below("")
     refuse(walk.unreadable(), str(folder))
     if not found:
-        raise DataError("no images in this folder", where=str(folder), fix=f"files that end in {' '.join(EXTENSIONS)}")
-    return sorted(folder / os.fsdecode(path) for path in found)
+        others = walk.others_below("")
+        what = f"no images in this folder, only {others}" if others else "no images in this folder"
+        raise DataError(what, where=str(folder), fix=f"files that end in {' '.join(EXTENSIONS)}; others: {CONVERT}")
+    return sorted(folder / os.fsdecode(path) for path in found), walk.passed_over()
 
 
 class _Walk:
@@ -156,6 +167,7 @@ class _Walk:
         self._root = os.path.join(root, "")
         self._unreadable: dict[str, list[str]] = {}
         self._others: dict[str, Counter[str]] = {}
+        self._nameless: dict[str, str] = {}  # by ending, a picture that does not end as pictures do
 
     def contents(self, folder: str) -> tuple[list[str], list[str]]:
         """Names of the folders and of the images in it, sorted."""
@@ -179,7 +191,9 @@ class _Walk:
                 elif _is_image(entry.name):  # a link to nowhere counts: reading it will name it
                     images.append(os.fsencode(entry.path[skip:]))
                 else:
-                    others[os.path.splitext(entry.name)[1].lower() or entry.name] += 1
+                    others[ending := os.path.splitext(entry.name)[1].lower()] += 1
+                    if others[ending] == 1 and ending not in OTHER_PICTURES and _is_image_inside(entry.path):
+                        self._nameless[ending] = entry.path[skip:]
         if others:
             self._others[folder] = others
         return images
@@ -192,6 +206,11 @@ class _Walk:
             folders = self._unreadable.setdefault(error.strerror or str(error), [])
             folders += [folder] if folder not in folders else []
             return []
+
+    def others_below(self, folder: str) -> str:
+        """Files below a folder that are passed over, by their endings: "6 .heic, 2 .txt"."""
+        counts = sorted(self._others.get(folder, {}).items())
+        return ", ".join(f"{count:,} {ending or 'without an ending'}" for ending, count in counts)
 
     def has_seen_all(self, folder: str) -> bool:
         """Whether it and all folders below it could be looked into."""
@@ -207,21 +226,26 @@ class _Walk:
 
     def passed_over(self) -> list[Finding]:
         """Files below class folders that are not used, by their endings."""
-        pictures: list[str] = []
-        rest: list[str] = []
+        places: dict[str, list[str]] = {"format": [], "ending": [], "rest": []}
         for folder, others in self._others.items():
-            for places, wanted in ((pictures, True), (rest, False)):
-                counts = sorted(item for item in others.items() if (item[0] in OTHER_PICTURES) is wanted)
-                if counts:
-                    places.append(f"{folder}: " + ", ".join(f"{count:,} {ending}" for ending, count in counts))
+            for ending, count in sorted(others.items()):
+                kind = "format" if ending in OTHER_PICTURES else "ending" if ending in self._nameless else "rest"
+                example = f", such as {self._nameless[ending]}" if kind == "ending" else ""
+                named = ending or "without an ending"
+                places[kind].append(
+                    f"{folder}: {count:,} {named}{example}" if folder else f"{count:,} {named}{example}"
+                )
         found = []
-        if pictures:
+        if places["format"]:
             what = "pictures of formats that are not read are left out"
-            fix = "convert them to JPEG or PNG"
-            found.append(Finding("warning", "unknown-picture-format", what, tuple(pictures), fix))
-        if rest:
+            found.append(Finding("warning", "unknown-picture-format", what, tuple(places["format"]), CONVERT))
+        if places["ending"]:
+            what = "pictures whose names do not end as pictures' do are left out"
+            fix = f"rename them to end in one of {' '.join(EXTENSIONS)}"
+            found.append(Finding("warning", "unknown-ending", what, tuple(places["ending"]), fix))
+        if places["rest"]:
             what = "files that are no images are not used"
-            found.append(Finding("note", "other-files", what, tuple(rest)))
+            found.append(Finding("note", "other-files", what, tuple(places["rest"])))
         return found
 
 
@@ -233,11 +257,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _layout(folders: list[str], given: dict[str, list[str]], held_out: dict[str, float]) -> list[Finding]:
-    """Return findings about the folders of splits."""
+def _layout(
+    folders: list[str], given: dict[str, list[str]], held_out: dict[str, float], without_classes: list[str]
+) -> list[Finding]:
+    """Return findings about the folders of splits. without_classes: those called after splits that are none."""
+    if len(without_classes) > 1:
+        what = "folders that look like splits would be taken for classes, since there is no train/ with folders in it"
+        fix = "name them train, val and test, with a folder for each class inside"
+        return [Finding("error", "splits-taken-for-classes", what, tuple(without_classes), fix)]
     if not given:
         return []
     found = []
+    named = [(place, split) for split, places in given.items() for place in places]
+    renamed = tuple(f"{place}/: {split}" for place, split in named if place not in (*SPLITS, "valid", "validation"))
+    if renamed:
+        found.append(Finding("note", "split-folders", "folders are taken for splits by their names", renamed))
     for split, places in given.items():
         if len(places) > 1:
             what = f"both {' and '.join(f'{place}/' for place in places)} could be the {split} split"
@@ -276,6 +310,15 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
+def _is_image_inside(path: str) -> bool:
+    """Whether a file is an image, whatever it is called."""
+    try:
+        with opened(path):
+            return True
+    except DataError:
+        return False
+
+
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +352,7 @@ def read_image_csv(
     if absent := [row for row, exists in enumerate(here) if not exists]:
         what = f"{len(absent):,} of {plural(len(paths), 'image')} are not in {folder}"
         fix = "correct the paths, or set data.root to the folder they are relative to"
+        fix = why_absent(Path(folder, paths[absent[0]])) or fix
         findings.append(Finding("error", "missing-image", what, table.places(absent, paths), fix))
     first: dict[str, int] = {}
     if again := [row for row, path in enumerate(paths) if first.setdefault(path, row) != row]:

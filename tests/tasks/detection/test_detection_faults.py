@@ -348,3 +348,13 @@ def test_annotations_of_the_upright_picture_are_right(tmp_path):
     rows = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,40,60,cat,1,1,9,55\n"
     (tmp_path / "b.csv").write_text(rows)
     assert faults_of(BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL)) == []
+
+
+def test_boxes_that_only_cutting_makes_equal_are_kept(tmp_path):
+    """Two objects at an edge, one of them larger beyond it; and two of one box with different masks."""
+    sheets.draw(tmp_path)
+    (tmp_path / "b.csv").write_text(
+        "filename,class,xmin,ymin,xmax,ymax\np0.png,cat,-1,1,9,9\np0.png,cat,-9,1,9,9\np0.png,cat,-9,1,9,9\n"
+    )
+    config = BoxCsv(name="box_csv", file=tmp_path / "b.csv", on_invalid="fix", image_size=64, val=0.0)
+    assert build_source(config).splits["train"].boxes_xyxy.tolist() == [[0, 1, 9, 9]] * 2

@@ -222,7 +222,7 @@ def test_coco_crowds_and_masks(tmp_path):
 # --- YOLO ------------------------------------------------------------------------------------------------------------
 
 
-def yolo(root: Path, *, names="[cat, dog]", train="images/train", extra="", path="") -> YoloTxt:
+def yolo(root: Path, *, names="[cat, dog]", train="images/train", extra="", path="", **options) -> YoloTxt:
     sheets.draw(root / "images" / "train")
     (root / "labels" / "train").mkdir(parents=True)
     for number, (width, height) in enumerate(sheets.SIZES):
@@ -233,7 +233,7 @@ def yolo(root: Path, *, names="[cat, dog]", train="images/train", extra="", path
         if lines:  # a picture without objects may have no text at all
             (root / "labels" / "train" / f"p{number}.txt").write_text("".join(lines))
     (root / "data.yaml").write_text(f"{path}train: {train}\nnames: {names}\n{extra}")
-    return YoloTxt(name="yolo_txt", file=root / "data.yaml", **SMALL)
+    return YoloTxt(name="yolo_txt", file=root / "data.yaml", **SMALL, **options)
 
 
 def rounded(found: dict[str, list]) -> dict[str, list]:
@@ -306,7 +306,9 @@ def test_yolo_classes_numbered_from_one_are_refused_whatever_on_invalid_says(tmp
     for path in (tmp_path / "labels" / "train").iterdir():
         rows = path.read_text().splitlines()
         path.write_text("".join(f"{int(row[0]) + 1}{row[1:]}\n" for row in rows))
-    with pytest.raises(DataError, match="count classes from 1 to 2, but names count from 0 to 1") as error:
+    with pytest.raises(
+        DataError, match="class 2 is unknown: the label files count classes from 1 to 2, but names count from 0 to 1"
+    ) as error:
         build_source(config.model_copy(update={"on_invalid": "fix"}))
     assert "names: {1: cat, 2: dog}" in error.value.fix
     (tmp_path / "data.yaml").write_text("train: images/train\nnames: {1: cat, 2: dog}\n")
@@ -316,17 +318,34 @@ def test_yolo_classes_numbered_from_one_are_refused_whatever_on_invalid_says(tmp
 def test_yolo_label_files_and_pictures_that_do_not_match_are_said(tmp_path):
     config = yolo(tmp_path)
     labels, images = tmp_path / "labels" / "train", tmp_path / "images" / "train"
-    (labels / "p0.txt").rename(labels / "p0.png.txt")
-    (labels / "p1.txt").rename(images / "p1.txt")
-    (labels / "p3.txt").rename(labels / "p3.TXT")
+    (labels / "p0.txt").rename(labels / "q0.txt")
     (labels / "classes.txt").write_text("cat\ndog\n")
+    orphans, bare = build_source(config).notes[:2]
+    assert orphans.startswith("1 label file of no picture")
+    assert "q0.txt" in orphans
+    assert bare.startswith("2 pictures without a label file")
+    assert "looked for" in bare
     sheets.picture(2).rotate(90).save(images / "p4.jpg")
-    orphans, bare, shared = build_source(config).notes[:3]
-    assert orphans.startswith("3 label files of no picture")
-    assert all(name in orphans for name in ("images/train/p1.txt", "p0.png.txt", "p3.TXT"))
-    assert bare.startswith("4 pictures without a label file")
-    assert shared.startswith("2 pictures share a label file")
-    assert "p4.jpg" in shared
+    with pytest.raises(DataError, match="2 pictures share a label file") as error:
+        build_source(config)
+    assert "p4.jpg" in error.value.what
+    assert "p4.png" in error.value.what
+
+
+@pytest.mark.parametrize("policy", ["error", "fix"])
+@pytest.mark.parametrize(
+    "astray", ["labels/train/p1.png.txt", "images/train/p1.txt", "labels/train/p1.TXT", "labels/p1.txt"]
+)
+def test_yolo_label_files_astray_are_refused_and_the_advice_holds(tmp_path, astray, policy):
+    """Their pictures would be taught as empty ones; after what the message says nothing is lost."""
+    config = yolo(tmp_path, on_invalid=policy)
+    label = tmp_path / "labels" / "train" / "p1.txt"
+    label.rename(tmp_path / astray)
+    with pytest.raises(DataError, match="1 label file would not be read") as error:
+        build_source(config)
+    there, wanted = error.value.fix.partition(": ")[2].split(" to ")
+    Path(there).rename(wanted)
+    assert rounded(contents(build_source(config).splits["train"])) == expected(*range(6))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +355,7 @@ def test_yolo_label_files_and_pictures_that_do_not_match_are_said(tmp_path):
         ("[cat, cat]", "", "two classes have the same name: cat"),
         ("[cat, null]", "", "not null"),
         ("[cat, true]", "", "not True"),
-        ("[cat, dog]", "val: [images/train]\n", "train and val are the same 6 pictures"),
+        ("[cat, dog]", "val: [images/train]\n", "train and val are the same pictures"),
     ],
 )
 def test_yolo_contradictions_are_refused(tmp_path, names, extra, what):
@@ -484,3 +503,98 @@ def test_splits_are_divided_by_seed_and_disjoint(tmp_path):
     assert names == again
     assert names["val"] != set(contents(other["val"]))
     assert {1, 2} <= set(splits["val"].labels.tolist()), "stratified by the rarest class"
+
+
+# --- dialects --------------------------------------------------------------------------------------------------------
+
+
+def test_voc_folders_of_splits_with_pictures_and_xml_together(folder):
+    """Roboflow's export."""
+    for split, numbers in (("train", (0, 1, 2)), ("valid", (3,)), ("test", (4, 5))):
+        (folder / split).mkdir()
+        for number in numbers:
+            (folder / "JPEGImages" / f"p{number}.png").rename(folder / split / f"p{number}.png")
+            (folder / "Annotations" / f"p{number}.xml").rename(folder / split / f"p{number}.XML")
+    source = build_source(voc(folder))
+    assert {split: contents(records) for split, records in source.splits.items()} == {
+        "train": expected(0, 1, 2),
+        "val": expected(3),
+        "test": expected(4, 5),
+    }
+    assert any("valid/" in note and "val split" in note for note in source.notes)
+
+
+def test_voc_beside_the_pictures_is_said_and_the_advice_holds(folder):
+    for path in (*folder.glob("JPEGImages/*"), *folder.glob("Annotations/*")):
+        path.rename(folder / path.name)
+    (folder / "Annotations").rmdir()
+    with pytest.raises(DataError) as error:
+        build_source(voc(folder))
+    assert "data.annotations=., and data.images=." in error.value.fix
+    assert contents(build_source(voc(folder, images=".", annotations=".")).splits["train"]) == expected(*range(6))
+
+
+def test_voc_two_pictures_of_one_name_are_told_apart_by_filename(folder):
+    sheets.picture(3).rotate(180).save(folder / "JPEGImages" / "p0.bmp")
+    assert contents(build_source(voc(folder)).splits["train"]) == expected(*range(6))
+    sheet = folder / "Annotations" / "p0.xml"
+    sheet.write_text(sheet.read_text().replace("p0.png", "p0"))
+    with pytest.raises(DataError, match="1 malformed") as error:
+        build_source(voc(folder))
+    assert "which of p0.bmp, p0.png is it?" in error.value.where
+
+
+JSON_OF_OTHERS = {
+    "labelme": ({"version": "5.0", "shapes": [], "imagePath": "p0.png"}, "labelme2coco FOLDER"),
+    "VIA": ({"p0.png123": {"filename": "p0.png", "size": 123, "regions": []}}, "COCO format"),
+    "VIA project": ({"_via_settings": {}, "_via_img_metadata": {}}, "COCO format"),
+    "Label Studio": ([{"id": 1, "annotations": [], "data": {"image": "p0.png"}}], "Export, COCO"),
+    "answers": ([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}], "ground truth"),
+}
+
+
+@pytest.mark.parametrize("kind", JSON_OF_OTHERS)
+def test_other_json_is_refused_by_name(tmp_path, kind):
+    content, advice = JSON_OF_OTHERS[kind]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="not COCO's JSON") as error:
+        build_source(Coco(name="coco", root=tmp_path, train_file=tmp_path / "a.json", **SMALL))
+    assert kind.split()[0] in error.value.what
+    assert advice in error.value.fix
+
+
+def test_a_root_that_the_names_repeat_is_said_and_the_advice_holds(tmp_path):
+    sheets.draw(tmp_path / "set" / "images")
+    lines = ["filename,class,xmin,ymin,xmax,ymax"] + [f"images/p{n}.png,cat,1,1,9,9" for n in range(6)]
+    (tmp_path / "b.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="none of the 6 pictures is there") as error:
+        build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", root=tmp_path / "set" / "images", **SMALL))
+    root = tmp_path / "set"
+    assert f"lie below {root}: set data.root" in error.value.fix
+    assert len(build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", root=root, **SMALL)).splits["train"]) == 6
+
+
+def test_boxes_of_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "b.csv").write_text("filename,class,xmin,ymin,xmax,ymax,class\np0.png,cat,1,1,9,9,3\n")
+    with pytest.raises(DataError, match="columns of the same name"):
+        build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL))
+
+
+def test_data_yaml_in_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(build_source(yolo(tmp_path / "set", path="path: ~/set\n")).splits["train"]) == 6
+    with pytest.raises(DataError) as error:
+        build_source(yolo(tmp_path / "other", path="path: $HOME/other\n"))
+    assert "variables such as $HOME are not expanded" in error.value.fix
+
+
+@pytest.mark.parametrize("mark", ["iscrowd", "difficult"])
+def test_a_training_split_of_which_nothing_counts_is_refused(tmp_path, mark):
+    sheets.draw(tmp_path)
+    sheet = sheets.coco_content()
+    for entry in sheet["annotations"]:
+        entry[mark] = 1
+    (tmp_path / "a.json").write_text(json.dumps(sheet))
+    with pytest.raises(DataError, match="no picture with an object to train on") as error:
+        build_source(Coco(name="coco", root=tmp_path, train_file=tmp_path / "a.json", **SMALL))
+    assert "do not count" in error.value.where

@@ -18,7 +18,7 @@ from mlcli.data.source import ImageFilesSamples
 from mlcli.data.splits import SPLITS, split_indices
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import DataError
-from mlcli.files import refuse_unfinished
+from mlcli.files import refuse_unfinished, why_absent
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
 from mlcli.tasks.detection.data.annotations.contents import Annotations
@@ -110,9 +110,30 @@ def read_annotations(config: AnnotationFiles) -> Annotations:
             annotations = read_box_csv(**keywords)
         case _:
             assert_never(config)
+    _refuse_absent(annotations)
     _refuse_equal_splits(annotations)
     _refuse_shares(annotations)
     return annotations
+
+
+def _refuse_absent(annotations: Annotations) -> None:
+    """Raise DataError if none of the pictures is there, saying where the first is instead, if near."""
+    root = Path(annotations.root)
+    paths = [os.path.join(root, picture.path) for picture in annotations.pictures]
+    if not paths or any(map(os.path.lexists, paths)):
+        return
+    first = annotations.pictures[0]
+    below = sorted(os.listdir(root)) if os.path.isdir(root) else []
+    near = [place for place in (root.parent, *(root / name for name in below)) if os.path.lexists(place / first.path)]
+    name = os.path.basename(first.path)
+    if near:
+        fix = f"the pictures lie below {near[0]}: set data.root to it (in a data.yaml: path)"
+    elif os.path.lexists(root / name):
+        fix = f"the pictures lie in {root} itself: write '{name}' instead of '{first.path}'"
+    else:
+        fix = why_absent(Path(paths[0])) or "set data.root to the folder that the names are relative to"
+    what = f"none of the {plural(len(paths), 'picture')} is there, such as {first.path}"
+    raise DataError(what, where=f"{first.where}, looked for in {root}", fix=fix)
 
 
 def _refuse_equal_splits(annotations: Annotations) -> None:
@@ -122,9 +143,9 @@ def _refuse_equal_splits(annotations: Annotations) -> None:
         paths.setdefault(picture.split, set()).add(os.path.normpath(picture.path))
     for first, second in itertools.combinations(paths, 2):
         if paths[first] == paths[second]:
-            number = plural(len(paths[first]), "picture")
+            number = f"{len(paths[first]):,}"
             raise DataError(
-                f"{first} and {second} are the same {number}: one folder or list is named for both",
+                f"{first} and {second} are the same pictures ({number}): one folder or list is named for both",
                 where=annotations.root,
                 fix=f"name other pictures for {second}, or none: data.val and data.test hold some of train out",
             )
@@ -196,8 +217,10 @@ def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Record
     positions = {split: np.flatnonzero(split_of == split) for split in SPLITS}
     positions = {split: rows for split, rows in positions.items() if len(rows)}
     splits = {split: everything.only(rows) for split, rows in positions.items()}
-    if "train" not in splits or not len(splits["train"].labels):
+    if "train" not in splits or splits["train"].ignored.all():
         left = f"{root}: {len(pictures)} pictures, {len(objects)} objects read, {objects.sum()} left"
+        if "train" in splits and (train := splits["train"]).ignored.any():
+            left += f"; {train.crowd.sum()} crowds and {train.difficult.sum()} difficult ones do not count"
         raise DataError(
             "there is no picture with an object to train on",
             where="; ".join([left, *annotations.notes]),

@@ -1,13 +1,15 @@
 """Boxes in CSV files, one a row: reading and writing."""
 
 import csv
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mlcli.data.finding import refuse
-from mlcli.data.sources.csv_file import SPLIT_WORDS, read_csv
+from mlcli.data.sources.csv_file import read_csv, read_number
+from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
 from mlcli.text import csv_cell
@@ -20,6 +22,10 @@ def read_box_csv(
     file: Path, *, val_file: Path | None = None, test_file: Path | None = None, root: Path | None = None
 ) -> Annotations:
     """Read one file, whose column `split` may divide it, or a file for each split.
+
+    Takes the tables of Roboflow ("Tensorflow Object Detection"), of TensorFlow's and Raccoon's scripts and of whatever
+    writes these columns, in any order and with others beside them; commas, semicolons, tabs; corners may be fractions.
+    Not the tables without a header (keras-retinanet), of VIA, VoTT and Open Images: the header must be renamed first.
 
     root: folder that the names are relative to; the file's own by default. Raises DataError if a file or column is
     missing.
@@ -43,7 +49,7 @@ def read_box_csv(
             if not any(cells[column] for column in COLUMNS[1:]):
                 continue
             try:
-                left, top, right, bottom = (float(cells[column]) for column in COLUMNS[2:])
+                left, top, right, bottom = (corner(cells[column]) for column in COLUMNS[2:])
             except ValueError as error:
                 found.add_fault("malformed", str(error), where)
                 continue
@@ -54,10 +60,10 @@ def read_box_csv(
 def split_of(cells: dict[str, str], where: str, found: Annotations) -> str | None:
     """The split that a row names, empty if it names none; None, and a fault, for another word."""
     word = cells.get("split", "")
-    if word and word.lower() not in SPLIT_WORDS:
+    if word and not named_split(word):
         found.add_fault("malformed", f"split must be train, val or test, not '{word}'", where)
         return None
-    return SPLIT_WORDS.get(word.lower(), "")
+    return named_split(word)
 
 
 def read_rows(path: Path, columns: tuple[str, ...], found: Annotations) -> Iterator[tuple[dict[str, str], str]]:
@@ -75,6 +81,10 @@ def read_rows(path: Path, columns: tuple[str, ...], found: Annotations) -> Itera
             line, _, what = place.partition(": ")
             if line.startswith("line "):  # others are columns without a name, which are not looked at here
                 found.add_fault("malformed", f"{what}, but the header has {len(file.header)}", f"{path}:{line[5:]}")
+    twice = [
+        fault for fault in file.faults if fault.text == "columns of the same name" and {*fault.places} & {*columns}
+    ]
+    refuse(twice, str(path))
     missing = file.absent(columns, "the header")
     if missing:
         fix = f"the first line must name the columns {', '.join(columns)}"
@@ -83,9 +93,17 @@ def read_rows(path: Path, columns: tuple[str, ...], found: Annotations) -> Itera
         yield dict(zip(file.header, cells, strict=True)), f"{path}:{line}"
 
 
+def corner(text: str) -> float:
+    """A side of a box. Raises ValueError for what is no decimal number."""
+    if math.isnan(value := read_number(text)) and text.lower().lstrip("+-") != "nan":
+        raise ValueError(f"'{text[:20]}' is not a number")
+    return value
+
+
 def whole_number(text: str | None) -> int:
     """0 where it is missing or makes no sense: the picture's own size is read from its file."""
-    return int(text) if text is not None and text.isdigit() else 0
+    value = read_number(text or "")
+    return int(value) if 0 < value < 2**31 and value.is_integer() else 0
 
 
 def write_box_csv(annotations: Annotations, out: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.errors import DataError
-from mlcli.files import MOST_TEXT_BYTES, read_file
-from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations, read_flag
+from mlcli.files import MOST_TEXT_BYTES, read_file, why_absent
+from mlcli.tasks.detection.data.annotations.contents import LABELME, AnnotatedObject, Annotations, read_flag
 from mlcli.tasks.detection.masks import Segmentation
 
 
@@ -16,9 +16,10 @@ def read_coco(
 ) -> Annotations:
     """Read a JSON file for each split; file names in them are relative to root.
 
-    Takes ids as numbers or texts of digits, `iscrowd` as number, text or true, and `segmentation` of none, [[]],
-    polygons or a run-length code. An area of 0 is that of the box. Roboflow's root category, id 0 above the others and
-    without objects, is no class.
+    Takes the files of COCO, CVAT, Label Studio, Roboflow, makesense and VIA's export: ids as numbers or texts of
+    digits, `iscrowd` as number, text or true, and `segmentation` of none, [[]], polygons or a run-length code. An area
+    of 0 is that of the box. Roboflow's root category, id 0 above the others and without objects, is no class. The JSON
+    of labelme, VIA and Label Studio itself is refused by name.
 
     Classes are those of train_file, in the order of their ids: 1..K regardless of the ids. Raises DataError if a file
     cannot be read.
@@ -44,7 +45,8 @@ def _load(path: Path, found: Annotations) -> dict[str, Any]:
     try:
         text = read_file(path, MOST_TEXT_BYTES)
     except OSError as error:
-        raise DataError(f"cannot read the file: {error.strerror}", where=str(path)) from error
+        fix = why_absent(path)
+        raise DataError(f"cannot read the file: {error.strerror}", where=str(path), fix=fix) from error
     if not text.strip():
         found.add_fault("empty_file", "the file is empty", str(path))
         return {}
@@ -57,10 +59,29 @@ def _load(path: Path, found: Annotations) -> dict[str, Any]:
         found.add_fault("malformed", f"not JSON: {error}", str(path))
         return {}
     wanted = ("images", "annotations", "categories")
+    if dialect := _dialect(content):
+        raise DataError(f"this is not COCO's JSON but {dialect[0]}", where=str(path), fix=dialect[1])
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in wanted):
         found.add_fault("malformed", f"must be an object with the lists {', '.join(wanted)}", str(path))
         return {}
     return content
+
+
+def _dialect(content: Any) -> tuple[str, str] | None:
+    """The other kind of JSON file that it is, and what to do with it; None for COCO's or an unknown one."""
+    if isinstance(content, dict) and "shapes" in content:
+        return "labelme's, of one picture", LABELME
+    first = next(iter(content.values() if isinstance(content, dict) else content), None) if content else None
+    keys = set(first) if isinstance(first, dict) else set()
+    if "_via_img_metadata" in (content or ()) or {"regions", "filename"} <= keys:
+        return "VIA's", "in VIA choose Annotation, Export Annotations (COCO format)"
+    if not isinstance(content, list):
+        return None
+    if {"annotations", "data"} <= keys:
+        return "Label Studio's", "in Label Studio choose Export, COCO"
+    if {"image_id", "category_id", "score"} <= keys:
+        return "a list of a detector's answers", "name the file of the ground truth"
+    return None
 
 
 def _categories(content: dict[str, Any], path: Path, found: Annotations) -> dict[int, str]:

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from mlcli.tasks.detection.masks import Segmentation
 
+LABELME = "labelme's files become one of COCO by: pip install labelme2coco && labelme2coco FOLDER"
+"""What to do with JSON files of one picture each."""
+
 
 @dataclass(frozen=True)
 class AnnotationFault:

@@ -1,6 +1,7 @@
 """Faults of annotations and their pictures: all of them in one pass, vectorised, and what is left without them."""
 
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -255,9 +256,10 @@ class CheckedAnnotations:
         self._report_objects("swapped_corners", swapped, self._corners, fixable=True)
         boxes[...] = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
         self._report_objects("degenerate_box", (boxes[:, :2] == boxes[:, 2:]).any(axis=1), self._corners)
+        repeated = self._repeated()  # before boxes are cut at an edge, which makes different ones equal
         self._check_edges()
         self._report_objects("unknown_class", self.labels == 0, lambda t: f"unknown class '{objects[t].name}'")
-        self._report_objects("duplicate_box", self._repeated(), self._corners, fixable=True, lost=True)
+        self._report_objects("duplicate_box", repeated, self._corners, fixable=True, lost=True)
         sides = self.sizes[self.picture_of]
         bad = [mask is not None and not is_sound(mask, sides[t]) for t, mask in enumerate(self.segmentations)]
         invalid = "the mask is no valid polygon or run-length code"
@@ -281,12 +283,17 @@ class CheckedAnnotations:
         boxes[...] = np.where(outside[:, None], boxes, inside)
 
     def _repeated(self) -> np.ndarray:
-        """bool [T]: the same picture, class and box (to a hundredth of a pixel) as one before."""
-        rounded = np.rint(self.boxes_xyxy * 100).astype(np.int64)
-        rows = np.column_stack([self.picture_of, self.labels, rounded])
+        """bool [T]: the same picture, class, box (to a hundredth of a pixel), marks and mask as one before."""
+        things = self.annotations.objects
+        rounded = np.rint(self.boxes_xyxy.clip(-1e12, 1e12) * 100).astype(np.int64)
+        marks = np.array([(thing.crowd, thing.difficult) for thing in things], dtype=np.int64).reshape(-1, 2)
+        rows = np.column_stack([self.picture_of, self.labels, marks, rounded])
         order = np.lexsort(rows.T[::-1])
         again = np.zeros(len(rows), dtype=bool)
         again[order[1:]] = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
+        for before, after in itertools.pairwise(order.tolist()):
+            if again[after] and things[before].segmentation != things[after].segmentation:
+                again[after] = False
         return again
 
     def _report_pictures(

@@ -2,18 +2,25 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from mlcli.data.decode import EXTENSIONS
-from mlcli.data.splits import SPLITS
+from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
-from mlcli.files import MOST_TEXT_BYTES, read_file
-from mlcli.tasks.detection.data.annotations.box_csv import digits, read_rows, split_of, whole_number
-from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, AnnotatedPicture, Annotations, read_flag
+from mlcli.files import MOST_TEXT_BYTES, read_file, why_absent
+from mlcli.tasks.detection.data.annotations.box_csv import corner, digits, read_rows, split_of, whole_number
+from mlcli.tasks.detection.data.annotations.contents import (
+    LABELME,
+    AnnotatedObject,
+    AnnotatedPicture,
+    Annotations,
+    read_flag,
+)
+from mlcli.text import first_few
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -30,9 +37,11 @@ def read_voc(
 ) -> Annotations:
     """Read every XML file that a split lists, or all there are.
 
-    Takes files of VOC, LabelImg, CVAT, Roboflow: corners may be fractions, <difficult> 0, 1, true, false, yes, no or
-    Unspecified, the size missing or 0, and the encoding any that Python knows, where the first line declares it. <part>
-    is no object. Entities are refused.
+    Takes files of VOC, LabelImg, CVAT, Label Studio, Roboflow, makesense, RectLabel: corners may be fractions,
+    <difficult> 0, 1, true, false, yes, no or Unspecified, the size missing or 0, and the encoding any that Python
+    knows, where the first line declares it. <part> is no object, <polygon> is passed over. Entities are refused.
+    Instead of the folder of XML files there may be one for each split, called train, valid and test, with pictures and
+    XML files together, as Roboflow exports them.
 
     Args:
         root: folder of the data set; images, annotations and splits are folders below it.
@@ -42,43 +51,100 @@ def read_voc(
 
     Raises DataError if a folder or list cannot be read.
     """
-    folder = root / annotations
-    if not folder.is_dir():
-        raise DataError(
-            "there is no such folder", where=f"data.annotations: {folder}", fix="set data.root and data.annotations"
-        )
     found = Annotations(str(root))
-    by_stem = _files_by_stem(root / images)
-    for stem, split, listed_at in _listed(folder, root / splits if splits else None, split_file, found):
-        path = folder / f"{stem}.xml"
-        content = _parse(path, listed_at, found)
-        if content is None:
-            continue
-        size = (whole_number(content.texts.get("/size/width")), whole_number(content.texts.get("/size/height")))
-        # XML files often name another file or a folder: their own name comes first, then the one they hold.
-        named = os.path.basename(content.texts.get("/filename", "").replace("\\", "/"))
-        name = by_stem.get(stem) or by_stem.get(os.path.splitext(named)[0]) or named or f"{stem}.jpg"
-        picture = found.add_picture(os.path.join(images, name), str(path), split=split, size=size)
-        for texts, line in content.objects:
-            _add_object(found, picture, texts, f"{path}:{line}", one_based, difficult == "use")
+    places = [("", images, annotations)]
+    if not _xml_files(root / annotations):
+        places = [(split, folder, folder) for split, folder in _split_folders(root)]
+        found.notes += [f"{folder}/, which holds XML files, is the {split} split" for split, folder, _ in places]
+    if not places:
+        raise _no_xml(root, root / annotations)
+    for folder_split, pictures, folder in places:
+        files, by_stem = _xml_files(root / folder), _files_by_stem(root / pictures)
+        listed = ((stem, folder_split, str(root / folder / name)) for stem, name in files.items())
+        if not folder_split:
+            listed = _listed(listed, root / splits if splits else None, split_file, found)
+        for stem, split, listed_at in listed:
+            path = root / folder / files.get(stem, f"{stem}.xml")
+            content = _parse(path, listed_at, found)
+            if content is not None:
+                _add_picture(found, content, path, pictures, by_stem, split, one_based, difficult == "use")
     return found
 
 
-def _files_by_stem(folder: Path) -> dict[str, str]:
-    """File names of pictures by what comes before the extension."""
+def _xml_files(folder: Path) -> dict[str, str]:
+    """Names of the XML files in a folder by what comes before the ending, sorted; none if it cannot be read."""
     try:
-        names = sorted(os.listdir(folder), reverse=True)
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return {}
+    return {name[:-4]: name for name in names if name.lower().endswith(".xml") and not name.startswith(".")}
+
+
+def _split_folders(root: Path) -> list[tuple[str, str]]:
+    """Splits and the names of the folders called after them that hold XML files."""
+    names = sorted(os.listdir(root)) if root.is_dir() else []
+    found = [(split, name) for name in names if (split := named_split(name)) and _xml_files(root / name)]
+    return sorted(found, key=lambda pair: SPLITS.index(pair[0]))
+
+
+def _no_xml(root: Path, folder: Path) -> DataError:
+    """The error of a folder without XML files: where they lie instead, or what lies there."""
+    what = "there are no XML files in this folder" if folder.is_dir() else "there is no such folder"
+    fix = why_absent(root) or "set data.root and data.annotations"
+    if _xml_files(root):
+        fix = "the XML files lie in data.root itself: set data.annotations=., and data.images=. if the pictures do too"
+    for place in filter(Path.is_dir, (folder, root)):
+        if json := next((name for name in sorted(os.listdir(place)) if name.endswith(".json")), ""):
+            fix = f"{json} is JSON; `coco` is the format of one JSON file for all pictures; {LABELME}"
+    return DataError(what, where=f"data.annotations: {folder}", fix=fix)
+
+
+def _add_picture(
+    found: Annotations,
+    content: "_XmlContent",
+    path: Path,
+    images: str,
+    by_stem: dict[str, list[str]],
+    split: str,
+    one_based: bool,
+    use_difficult: bool,
+) -> None:
+    """Add the picture that an XML file is of, and its objects."""
+    size = (whole_number(content.texts.get("/size/width")), whole_number(content.texts.get("/size/height")))
+    # XML files often name another file or a folder: their own name comes first, then the one they hold.
+    named = os.path.basename(content.texts.get("/filename", "").replace("\\", "/"))
+    names = by_stem.get(path.stem) or by_stem.get(os.path.splitext(named)[0]) or [named or f"{path.stem}.jpg"]
+    if len(names) > 1 and named not in names:
+        found.add_fault("malformed", f"<filename> is '{named}'; which of {first_few(names)} is it?", str(path))
+        return
+    name = named if named in names else names[0]
+    picture = found.add_picture(os.path.join(images, name), str(path), split=split, size=size)
+    for texts, line in content.objects:
+        _add_object(found, picture, texts, f"{path}:{line}", one_based, use_difficult)
+
+
+def _files_by_stem(folder: Path) -> dict[str, list[str]]:
+    """File names of pictures by what comes before the extension, sorted."""
+    try:
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise DataError(
             f"cannot read the folder of pictures: {error.strerror}", where=f"data.images: {folder}"
         ) from error
-    return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(EXTENSIONS)}
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+            found.setdefault(os.path.splitext(name)[0], []).append(name)
+    return found
 
 
 def _listed(
-    folder: Path, lists: Path | None, split_file: Path | Mapping[Any, Path] | None, found: Annotations
+    all_files: Iterable[tuple[str, str, str]],
+    lists: Path | None,
+    split_file: Path | Mapping[Any, Path] | None,
+    found: Annotations,
 ) -> Iterator[tuple[str, str, str]]:
-    """Name without extension, split (empty if none is named) and where it is listed."""
+    """Name without extension, split (empty if none is named) and where it is listed; all_files if nothing lists any."""
     if split_file is not None:
         files: dict[str, Path] = {"": split_file} if isinstance(split_file, Path) else {**split_file}
     else:
@@ -88,9 +154,7 @@ def _listed(
     for split, path in files.items():
         yield from (_from_csv if path.suffix.lower() == ".csv" else _from_text)(path, split, found)
     if not files:
-        for name in sorted(os.listdir(folder)):
-            if name.lower().endswith(".xml") and not name.startswith("."):
-                yield os.path.splitext(name)[0], "", str(folder / name)
+        yield from all_files
 
 
 def _from_csv(path: Path, split: str, found: Annotations) -> Iterator[tuple[str, str, str]]:
@@ -212,8 +276,8 @@ def _add_object(
     found: Annotations, picture: int, texts: dict[str, str], where: str, one_based: bool, use_difficult: bool
 ) -> None:
     try:
-        name = texts["/object/name"]
-        left, top, right, bottom = (float(texts[f"/object/bndbox/{corner}"]) for corner in CORNERS)
+        kind = texts["/object/name"]
+        left, top, right, bottom = (corner(texts[f"/object/bndbox/{name}"]) for name in CORNERS)
     except KeyError as error:
         found.add_fault("malformed", f"an object without <{error.args[0].rsplit('/', 1)[-1]}>", where)
         return
@@ -227,7 +291,7 @@ def _add_object(
         return
     # VOC counts pixels from 1 and includes the last: 1 to W is the whole picture, which is 0 to W here.
     box = (left - 1, top - 1, right, bottom) if one_based else (left, top, right, bottom)
-    found.objects.append(AnnotatedObject(picture, box, name, where, difficult=difficult))
+    found.objects.append(AnnotatedObject(picture, box, kind, where, difficult=difficult))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlcli.data.decode import EXTENSIONS
-from mlcli.data.sources.csv_file import SPLIT_WORDS
+from mlcli.data.sources.listing import look_below
+from mlcli.data.splits import named_split
 from mlcli.errors import DataError
-from mlcli.files import MOST_TEXT_BYTES, read_file
+from mlcli.files import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.schema.places import Origin
 from mlcli.schema.yaml12 import dump, parse, read_text
+from mlcli.tasks.detection.data.annotations.box_csv import corner
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
 from mlcli.tasks.detection.masks import Segmentation
 from mlcli.text import first_few, plural
@@ -38,7 +40,8 @@ class _Row(NamedTuple):
 def read_yolo_txt(file: Path) -> Annotations:
     """Read the pictures that a data.yaml names, and their text files.
 
-    Takes boxes (4 numbers behind the class), outlines (3 points or more) and poses: a box and keypoints of 2 or 3
+    Takes the data sets of Ultralytics, Roboflow, CVAT (YOLO 1.1), Label Studio, LabelImg, makesense, with a data.yaml.
+    A line is a box (4 numbers behind the class), an outline (3 points or more) or a pose: a box and keypoints of 2 or 3
     numbers, as `kpt_shape` says or, without it, as the third number of each keypoint shows, which is 0, 1 or 2. The
     boxes of poses are read. `kpt_shape: null` says that rows which look like poses are outlines.
 
@@ -46,19 +49,20 @@ def read_yolo_txt(file: Path) -> Annotations:
     outlines or poses, and if classes are numbered from 1 but named from 0.
     """
     if not file.is_file():
-        raise DataError("there is no such file", where=f"data.file: {file}", fix="set data.file to the data.yaml")
+        fix = why_absent(file) or "set data.file to the data.yaml"
+        raise DataError("there is no such file", where=f"data.file: {file}", fix=fix)
     text = read_text(file)
     plain = parse(text, Origin(str(file), tuple(text.splitlines()))).data
     if not isinstance(plain, dict):
         raise DataError("this is not a data.yaml: no keys", where=str(file), fix="path, train, val and names")
     names = _names(plain, file)
-    root = file.parent / str(plain.get("path") or "")
+    root = file.parent / os.path.expanduser(str(plain.get("path") or ""))
     found = Annotations(str(root), relative=True, class_names=tuple(names.values()), category_ids=tuple(names))
     rows: list[_Row] = []
     text_of: dict[str, str] = {}
     for key, entry in plain.items():
-        split = SPLIT_WORDS.get(key, "")
-        for path, where in _pictures(entry, root, f"{file}: {key}") if split else ():
+        split = named_split(str(key))
+        for path, where in _pictures(entry, root, f"{file}: {key}", found.notes) if split else ():
             picture = found.add_picture(os.path.relpath(path, root), where, split=split)
             text_of[path] = _labels_of(path)
             rows += _rows(text_of[path], picture, found)
@@ -68,7 +72,7 @@ def read_yolo_txt(file: Path) -> Annotations:
         _add_object(row, keypoint, names, found)
     if keypoint:
         found.notes.append("the label files hold poses: their boxes are read, their keypoints are left out")
-    found.notes += _unmatched(text_of)
+    found.notes += _unmatched(text_of, file)
     return found
 
 
@@ -97,20 +101,26 @@ def _names(plain: dict[str, Any], file: Path) -> dict[int, str]:
     return dict(sorted((int(number), str(name)) for number, name in given.items()))
 
 
-def _pictures(entry: Any, root: Path, where: str) -> Iterator[tuple[str, str]]:
-    """Paths of pictures and where they are named: a folder, a file that lists them, or several of both."""
+def _pictures(entry: Any, root: Path, where: str, notes: list[str]) -> Iterator[tuple[str, str]]:
+    """Paths of pictures and where they are named: a folder, a file that lists them, or several of both.
+
+    notes: is added what is passed over in the folders.
+    """
     for one in entry if isinstance(entry, list) else [entry] if entry else []:
-        path = root / str(one)
-        if not path.exists():
-            one = str(one).replace("\\", "/")  # written on Windows
+        one = os.path.expanduser(str(one))
+        path = root / one
+        if not os.path.exists(path):
+            one = one.replace("\\", "/")  # written on Windows
             path = root / one
-        if not path.exists() and one.startswith("../"):
+        if not os.path.exists(path) and one.startswith("../"):
             path = root / one[3:]  # one exporter writes its paths as if data.yaml lay a folder deeper
-        if path.is_dir():
-            yield from ((picture, picture) for picture in _below(path))
+        if os.path.isdir(path):
+            pictures, passed_over = look_below(path)
+            notes += map(str, passed_over)
+            yield from ((str(picture), str(picture)) for picture in pictures)
         elif path.name.lower().endswith(EXTENSIONS):
             yield str(path), where
-        elif path.is_file():
+        elif os.path.isfile(path):
             try:
                 lines = read_file(path, MOST_TEXT_BYTES).decode("utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
@@ -121,15 +131,8 @@ def _pictures(entry: Any, root: Path, where: str) -> Iterator[tuple[str, str]]:
                     beside = path.parent / name
                     yield str(beside if beside.exists() else root / name), f"{path}:{number}"
         else:
-            raise DataError(f"there is no {path}", where=where, fix="paths are relative to `path`, or to the data.yaml")
-
-
-def _below(folder: Path) -> Iterator[str]:
-    for here, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield os.path.join(here, name)
+            fix = why_absent(path) or "paths are relative to `path`, or to the data.yaml"
+            raise DataError(f"there is no {path}", where=where, fix=fix)
 
 
 def _labels_of(picture: str) -> str:
@@ -154,7 +157,7 @@ def _rows(path: str, picture: int, found: Annotations) -> Iterator[_Row]:
         if not line or line.isspace():
             continue
         try:
-            kind, *values = map(float, line.split())
+            kind, *values = map(corner, line.split())
             yield _Row(picture, kind, values, f"{path}:{number}")
         except ValueError as error:
             found.add_fault("malformed", f"{error}; a line is `class x y width height`", f"{path}:{number}")
@@ -168,7 +171,8 @@ def _refuse_counting_from_one(rows: Sequence[_Row], names: dict[int, str], file:
     if set(names) == set(range(count)) and count in kinds and kinds <= set(range(1, count + 1)):
         numbered = ", ".join(f"{number + 1}: {name}" for number, name in names.items())
         raise DataError(
-            f"the label files count classes from 1 to {count}, but names count from 0 to {count - 1}",
+            f"class {count} is unknown: the label files count classes from 1 to {count}, but names count from 0 to "
+            f"{count - 1}",
             where=next(row.where for row in rows if row.kind == count),
             fix=f"if ids begin at 1, write in {file.name} names: {{{numbered}}}; otherwise correct class {count}",
         )
@@ -243,29 +247,57 @@ def _box(values: list[float]) -> tuple[tuple[float, float, float, float], Segmen
     return (min(across), min(down), max(across), max(down)), [values]
 
 
-def _unmatched(text_of: dict[str, str]) -> list[str]:
-    """Notes about label files without a picture, pictures without a label file, and two pictures that share one.
+def _unmatched(text_of: dict[str, str], file: Path) -> list[str]:
+    """Notes about label files without a picture and pictures without a label file.
 
-    text_of: path of the label file of each picture.
+    text_of: path of the label file of each picture. Raises DataError where two pictures share a label file, and for
+    label files that would not be read for their place or name: their pictures would be taught as empty.
     """
-    notes = []
     texts = Counter(text_of.values())
+    shared = [path for path, text in text_of.items() if texts[text] > 1]
+    if shared:
+        raise DataError(
+            f"{len(shared)} pictures share a label file with another of the same name: {first_few(shared)}",
+            where=f"{text_of[shared[0]]}, named by {file}",
+            fix="remove the pictures that the label files are not about, or give them names of their own",
+        )
     there: set[str] = set()
-    for folder in sorted({os.path.dirname(path) for path in texts}):
+    folders = {os.path.dirname(path) for path in (*texts, *text_of)}
+    folders |= {os.path.dirname(os.path.dirname(text)) for text in texts}
+    for folder in sorted(folders):
         listed = os.listdir(folder) if os.path.isdir(folder) else []
         there |= {os.path.join(folder, name) for name in listed if name.lower().endswith(".txt")}
-    orphans = {path for path in there - set(texts) if os.path.basename(path).lower() not in NO_LABELS}
     bare = [path for path, text in text_of.items() if text not in there]
-    orphans |= {text for path in bare if os.path.isfile(text := os.path.splitext(path)[0] + ".txt")}
+    astray = {text_of[path]: text for path in bare for text in _elsewhere(path, text_of[path], there)}
+    if astray:
+        wanted, text = next(iter(astray.items()))
+        raise DataError(
+            f"{plural(len(astray), 'label file')} would not be read, and the pictures taken as without objects: "
+            f"{first_few(sorted(astray.values()))}",
+            where=str(file),
+            fix=f"move or rename the label files: {text} to {wanted}",
+        )
+    notes = []
+    label_folders = {os.path.dirname(text) for text in texts}
+    orphans = [path for path in sorted(there - set(texts)) if os.path.dirname(path) in label_folders]
+    orphans = [path for path in orphans if os.path.basename(path).lower() not in NO_LABELS]
     if orphans:
-        notes.append(f"{plural(len(orphans), 'label file')} of no picture, not read: {first_few(sorted(orphans))}")
+        notes.append(f"{plural(len(orphans), 'label file')} of no picture, not read: {first_few(orphans)}")
     if bare:
         example = f"{first_few(bare)}; looked for {text_of[bare[0]]}"
         notes.append(f"{plural(len(bare), 'picture')} without a label file, taken as without objects: {example}")
-    shared = [path for path, text in text_of.items() if texts[text] > 1]
-    if shared:
-        notes.append(f"{len(shared)} pictures share a label file with another of the same name: {first_few(shared)}")
     return notes
+
+
+def _elsewhere(picture: str, wanted: str, there: set[str]) -> Iterator[str]:
+    """Label files that are probably a picture's though they are not called or placed so."""
+    name, folder = os.path.basename(picture), os.path.dirname(wanted)
+    stem = os.path.splitext(name)[0]
+    beside = (os.path.splitext(picture)[0], picture) if os.path.dirname(picture) != folder else ()
+    above = (os.path.join(os.path.dirname(folder), stem),) if "labels" in folder.split(os.sep)[:-1] else ()
+    tried = (os.path.join(folder, stem), os.path.join(folder, name), *beside, *above)
+    endings = (".txt", ".TXT", ".Txt", ".txt.txt")
+    yield from (path + ending for path in tried for ending in endings if path + ending in there)
 
 
 def write_yolo_txt(annotations: Annotations, out: Path) -> dict[str, Any]:
