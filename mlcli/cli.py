@@ -1,5 +1,6 @@
 """Every command's signature and help line. Heavy imports wait inside the function bodies, so that help is instant."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -355,7 +356,8 @@ def main() -> None:
     finally:
         sys.stdout = stdout
     if stop():  # neither a thread that waits for its disk nor Python's own way to end after Ctrl-C comes in between
-        sys.stderr.flush()
+        with contextlib.suppress(AttributeError, OSError):  # standard error may be closed
+            sys.stderr.flush()
         os._exit(stop.exit_code)
     sys.exit(code)
 

@@ -118,7 +118,7 @@ class DiskCache:
     def fill(self, parts: Iterable[Tensor]) -> Tensor:
         """Write the samples, `READ_BATCH` at once, and open them. Raises OutputError, or what reading them raises."""
         make_folder(self.path.parent)
-        for path in self.path.parent.glob(f"*{SUFFIX}"):
+        for path in self.path.parent.glob(f"*{SUFFIX}"):  # what is half written is swept with the next file
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _KEPT_DAYS * 86_400:
                     path.unlink()

@@ -23,6 +23,7 @@ from torch import Tensor
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import array_source, split_arrays
 from mlcli.errors import DataError
+from mlcli.files import open_regular
 
 TIMEOUT_S = 20  # without an answer; urllib's own is to wait for ever
 DIGITS = tuple(string.digits)
@@ -142,13 +143,14 @@ class _Published:
         for file in files:
             path = self.root / file
             packed = path.with_name(path.name + ".gz")
-            if path.exists():
-                continue
-            if packed.exists():
-                with self._as_data_error([file + ".gz"]):
-                    unpack_gz(packed, path)
-            else:
+            there = next((place for place in (path, packed) if place.exists()), None)
+            if there is None:
                 missing.append(file)
+                continue
+            with self._as_data_error([file + ".gz" * (there == packed)]):
+                os.close(open_regular(there, MOST_BYTES))  # no pipe, no device
+                if there == packed:
+                    unpack_gz(packed, path)
         return missing
 
     def _download(self, kind: Any, files: list[str]) -> None:
