@@ -185,14 +185,14 @@ class RunFolder:
             file.close()
 
     def is_held(self) -> bool:
-        """Whether a living process holds the lock."""
+        """Whether a living process holds the lock; nobody does where its file is none or cannot be read."""
         if self._key in _held:
             return True
-        path = self.path / "run.lock"
-        if not path.exists():
+        try:
+            with open(open_regular(self.path / "run.lock", MOST_BYTES)) as file:
+                return _is_taken(file)
+        except OSError:
             return False
-        with open(open_regular(path, MOST_BYTES)) as file:
-            return _is_taken(file)
 
     @property
     def _key(self) -> Path:

@@ -118,6 +118,7 @@ def test_a_yaml_and_a_table_that_the_shell_hands_over_are_read(tmp_path):
 )
 def test_a_run_folder_is_read_without_what_is_no_file(odd, tmp_path, name):
     (tmp_path / "status.json").write_text('{"state": "running"}')
+    (tmp_path / "pictures").mkdir()
     path = odd(name)
     record = Record.read(RunFolder(path.parent if path.parent.name != "pictures" else tmp_path))
     assert record.entries == record.layers == []
