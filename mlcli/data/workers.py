@@ -81,10 +81,10 @@ class WorkerPool:
             try:
                 for _ in range(self._num_workers):
                     self._workers.append(self._start())
-            except OSError as error:
+            except OSError as refused:
                 started = len(self._workers)
                 self.close()  # Python would wait for them as it ends, and they for work
-                raise _cannot_start(started, self._num_workers, error) from error
+                raise _cannot_start(started, self._num_workers, refused) from refused
         for worker in self._workers:
             while worker.asked:  # by an earlier round that was not taken to its end
                 worker.answer(self._timeout_s)
