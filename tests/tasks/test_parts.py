@@ -30,7 +30,11 @@ def check_cuts(build, config) -> None:
         check_same(gradients[1], gradients[parts])
 
 
-@pytest.mark.parametrize("mix", [[], MIXED[:1], MIXED[1:], MIXED], ids=["plain", "mixup", "cutmix", "either"])
+@pytest.mark.parametrize(
+    ("mix", "weights"),
+    [([], "none"), ([], "balanced"), (MIXED[:1], "balanced"), (MIXED, "balanced")],
+    ids=["plain", "weights", "mixup", "mixup or cutmix"],
+)
 @pytest.mark.parametrize(
     "loss",
     [
@@ -45,7 +49,6 @@ def check_cuts(build, config) -> None:
     ],
     ids=lambda loss: loss["name"] + " smoothed" * ("label_smoothing" in loss),
 )
-@pytest.mark.parametrize("weights", ["none", "balanced"])
 def test_classification(loss, weights, mix):
     if mix and loss["name"] == "hinge":
         pytest.skip("hinge cannot express blends")

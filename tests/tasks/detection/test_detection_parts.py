@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from mlcli.engine.contract import Batch
+from mlcli.engine.terms import mean_loss
+from mlcli.tasks.detection.models.matching import KeyedSampler
 from tests.engine.parts import check_same, cut, step_gradients
 from tests.tasks.detection.overfit import detector, facts
 from tests.tasks.detection.rectangles import rectangles
@@ -54,3 +57,34 @@ def test_the_gradients_of_the_parts_add_up_to_those_of_the_batch(section):
     whole = step_gradients(task, [batch])
     for parts in (2, 4, 16):
         check_same(whole, step_gradients(task, cut(batch, parts)))
+
+
+def test_what_is_drawn_of_a_picture_does_not_depend_on_the_others():
+    random = torch.Generator().manual_seed(0)
+    labels = [torch.randint(-1, 2, (size,), generator=random).float() for size in (300, 40, 12)]
+    labels.append(torch.zeros(50))
+    keys = torch.randint(2**60, (4,), generator=random)
+    together = KeyedSampler(32, 0.25, stream=0)
+    together.keys = keys
+    drawn, drawn_background = together(labels)
+    counts = torch.tensor([[int(one.sum()) for one in both] for both in (drawn, drawn_background)])
+    theirs = BalancedPositiveNegativeSampler(32, 0.25)(labels)
+    assert torch.equal(counts, torch.tensor([[int(one.sum()) for one in both] for both in theirs]))
+    assert (together.positive, together.drawn) == (int(counts[0].sum()), int(counts.sum()))
+    for label, key, one, other in zip(labels, keys, drawn, drawn_background, strict=True):
+        assert torch.all(label[one.bool()] >= 1)
+        assert torch.all(label[other.bool()] == 0)
+        alone = KeyedSampler(32, 0.25, stream=0)
+        alone.keys = key[None]
+        assert torch.equal(torch.stack([one, other]), torch.cat([chosen[0][None] for chosen in alone([label])]))
+    together.keys = keys + 1
+    assert not torch.equal(together(labels)[0][0], drawn[0]), "another key, another draw"
+
+
+def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches():
+    """That of single-shot detectors, which count objects."""
+    task, batch = Detecting(name="yolo"), uneven_batch()
+    task.model.eval()
+    with torch.no_grad():
+        losses = [mean_loss([task.losses(task.model, part) for part in cut(batch, parts)]) for parts in (1, 2, 3, 16)]
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
