@@ -7,9 +7,9 @@ samples, and the `DataInfo` found by looking at them. The others are random chan
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from mlcli.schema import ConfigPath, Strict
+from mlcli.schema import ConfigPath, Seed, Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = Literal[1, 3]
@@ -24,7 +24,7 @@ class Splits(Strict):
     """Share of the samples held out for validation."""
     test: Share = 0.15
     """Share of the samples held out for the final test."""
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     """Seed of the division into splits; independent of train.seed, so that runs stay comparable."""
 
     @model_validator(mode="after")
@@ -54,7 +54,7 @@ class TorchvisionSet(Strict):
     """One of EMNIST's six label sets; other data sets ignore it."""
     val: Share = 0.1
     """Share of the official training set held out for validation; the official test set is the test split."""
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     """Seed that chooses the samples held out; independent of train.seed."""
 
 
@@ -166,7 +166,7 @@ class Xor(Strict):
     """Number of copies of each of the four points."""
     noise: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of Gaussian noise on the coordinates, drawn anew for each split."""
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     """Seed of the noise."""
 
 

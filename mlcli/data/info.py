@@ -63,12 +63,17 @@ Side = Annotated[int, Field(ge=1, le=MOST_INPUTS)]
 
 
 class Encoding(BaseModel):
-    """How a column becomes features. missing: the number that stands for a gap; values: the categories."""
+    """How a column becomes features. missing: the number that stands for a gap; values: the categories.
+
+    decimal, affix: how its numbers are written, see `mlcli.data.sources.csv_file.Form`.
+    """
 
     name: str
     kind: Literal["number", "category"]
     missing: FiniteFloat = 0.0
     values: list[str] = Field(default_factory=list)
+    decimal: Literal["plain", "point", "comma"] = "plain"
+    affix: str = ""
 
     @model_validator(mode="after")
     def says_all(self) -> Self:

@@ -20,8 +20,8 @@ from mlcli.data.sources.listing import find_images
 from mlcli.data.sources.tables import prepare_rows
 from mlcli.engine.contract import Inputs
 from mlcli.engine.limits import usable_cpus
-from mlcli.errors import ConfigError, DataError
-from mlcli.text import as_text
+from mlcli.errors import CheckpointError, ConfigError, DataError
+from mlcli.text import as_text, listed
 
 Errors = dict[int, str]
 """Errors of inputs, by their position."""
@@ -102,6 +102,10 @@ def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "pa
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise DataError(f"no such file or folder: {', '.join(missing[:5])}", fix="check the spelling")
+    needed = ("columns", "features") if info.kind == "features" else ("image_size", "fit", "channels")
+    if lacking := [name for name in needed if info.preparation.get(name) is None]:
+        what = f"the model does not say how an input is to be prepared: its facts have no {listed(lacking)}"
+        raise CheckpointError(what, fix="train it anew")
     if info.kind == "features":
         return _table(paths, info, invert)
     found: dict[Path, None] = {}

@@ -99,10 +99,10 @@ class Summary(Document):
 class Evaluation(Document):
     """evaluation-<split>.json: scores on a split, and the details its charts are drawn of."""
 
-    split: str
+    split: str = ""
     checkpoint: str = "best.ckpt"
     samples: Count | None = None
-    metrics: dict[str, float | None] = Field(default_factory=dict)
+    metrics: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Entry(Document):

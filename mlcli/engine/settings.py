@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from mlcli.schema import ConfigPath, Strict
+from mlcli.schema import ConfigPath, Seed, Strict
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -245,7 +245,7 @@ class Train(Strict):
     compile: bool | Literal["auto"] = "auto"
     """Compile the model with torch.compile: a minute more at the start, sometimes faster steps. auto does so on cuda
     where the rest of the training is long enough to win that back; `train` alone decides it, other commands do not."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Every random choice of the run follows from it."""
     deterministic: bool = False
     """Only use operations that give the same bits each time, also on a GPU; slower there."""

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from mlcli.text import as_text
 
@@ -30,5 +30,7 @@ def _from_the_yaml(path: Path, info: ValidationInfo) -> Path:
     return path
 
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""Of random numbers, as NumPy takes it."""
 ConfigPath = Annotated[Path, AfterValidator(_from_the_yaml)]
 """A path in a YAML: relative to the folder the YAML stands in (in an override, too), absolute once read."""

@@ -161,12 +161,13 @@ def with_article(words: str) -> str:
 
 def bounds(limits: dict[str, Any]) -> str:
     """` above 0`, ` from 0 to 1`, ...; empty without limits."""
-    low = [f"above {limits['gt']:g}"] if "gt" in limits else []
-    low += [f"at least {limits['ge']:g}"] if "ge" in limits else []
-    high = [f"below {limits['lt']:g}"] if "lt" in limits else []
-    high += [f"at most {limits['le']:g}"] if "le" in limits else []
+    shown = {name: f"{limit:g}" if limit < 1e6 else f"{limit:,}" for name, limit in limits.items()}
+    low = [f"above {shown['gt']}"] if "gt" in limits else []
+    low += [f"at least {shown['ge']}"] if "ge" in limits else []
+    high = [f"below {shown['lt']}"] if "lt" in limits else []
+    high += [f"at most {shown['le']}"] if "le" in limits else []
     if "ge" in limits and high:
-        text = f" from {limits['ge']:g} to {high[0].removeprefix('at most ')}"
+        text = f" from {shown['ge']} to {high[0].removeprefix('at most ')}"
     else:
         text = " " + " and ".join(low + high) if low or high else ""
     return text + (f" (a multiple of {limits['multiple_of']})" if "multiple_of" in limits else "")

@@ -12,6 +12,7 @@ from mlcli.data.decode import read_size
 from mlcli.data.info import DataInfo
 from mlcli.data.inputs import find_inputs
 from mlcli.engine.contract import Inputs, Record
+from mlcli.errors import CheckpointError
 from mlcli.models.build import seeded
 from mlcli.tasks.detection.boxes import clip, convert, placement
 from mlcli.tasks.detection.config import Detection
@@ -54,7 +55,12 @@ class ObjectDetector:
     def adopt(self, facts: dict[str, Any]) -> None:
         """Use the facts of a checkpoint from here on: its classes, and the threshold its validation found best."""
         self.info = DataInfo.from_plain(facts["data"])
-        self.score_threshold = facts.get("score_threshold", DEFAULT_THRESHOLD)
+        threshold = facts.get("score_threshold", DEFAULT_THRESHOLD)
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise CheckpointError(
+                f"scores lie between 0 and 1, and {threshold!r} does not", where="facts.score_threshold"
+            )
+        self.score_threshold = threshold
 
     def predict(self, net: nn.Module, inputs: Tensor) -> Detections:
         """inputs uint8 [B, 3, H, W] -> what was found, in pixels of the input."""

@@ -10,6 +10,7 @@ from mlcli.data.check.examine import examine as examine_data
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
 from mlcli.engine.membership import KnownData
+from mlcli.errors import CheckpointError
 from mlcli.tasks.regression.config import L1, Loss, Mse, Regression, SmoothL1
 from mlcli.tasks.regression.task import Criterion, RegressionTask, Regressor
 
@@ -25,7 +26,12 @@ def build_task(config: Regression, known: KnownData | None = None) -> Regression
 
 def build_predictor(config: Regression, facts: dict[str, Any]) -> Regressor:
     """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
-    return Regressor(config.from_scratch(), DataInfo.from_plain(facts["data"]))
+    info = DataInfo.from_plain(facts["data"])
+    if None in (info.preparation.get("target_mean"), info.preparation.get("target_std")):
+        raise CheckpointError(
+            "the checkpoint lacks the mean or the spread of the target", where="facts.data.preparation"
+        )
+    return Regressor(config.from_scratch(), info)
 
 
 def examine(config: Regression) -> Examination:

@@ -5,9 +5,9 @@ Plain data without torch; `build.py` reads what they describe.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from mlcli.schema import ConfigPath, Strict
+from mlcli.schema import ConfigPath, Seed, Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=32, le=16_384, multiple_of=32)]
@@ -31,7 +31,7 @@ class AnnotatedImages(Strict):
     """Share of the pictures held out for validation where the data set names none."""
     test: Share = 0.0
     """Share of the pictures held out for the final test where the data set names none."""
-    split_seed: NonNegativeInt = 0
+    split_seed: Seed = 0
     """Seed of the division into splits; independent of train.seed."""
 
     @model_validator(mode="after")
@@ -53,7 +53,7 @@ class Scenes(AnnotatedImages):
     """Training pictures; a fifth as many are made for validation, and again for the test."""
     most_digits: Annotated[int, Field(ge=1, le=100)] = 5
     """Digits in a picture: 1 to this many."""
-    scene_seed: NonNegativeInt = 0
+    scene_seed: Seed = 0
     """Seed of the scenes."""
 
 
