@@ -232,17 +232,20 @@ def evaluate(
     run: Run,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Keys to override.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test; test unless given.")] = None,
+    on: Annotated[
+        Path | None, typer.Option("--on", metavar="DATA", help="Measure all of new data: a folder, CSV or annotations.")
+    ] = None,
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Measure the saved model on one split of its data.
+    """Measure the saved model on one split of its data, or on all of new labelled data.
 
     Example: mlcli evaluate digits --split val
     """
     from mlcli.commands import evaluate
 
-    evaluate.run(run, split, overrides or [], checkpoint=checkpoint, root=out, as_json=as_json)
+    evaluate.run(run, split, overrides or [], on=on, checkpoint=checkpoint, root=out, as_json=as_json)
 
 
 @app.command()

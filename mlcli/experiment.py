@@ -61,6 +61,15 @@ class Converter(Protocol[Settings]):
         """Write the data to a new folder in the format `to`. Returns lines for people. Raises UserError."""
 
 
+@runtime_checkable
+class TakesNewData(Protocol[Settings]):
+    """A task's module `build` that can measure a model on new labelled data (`mlcli evaluate --on`)."""
+
+    def on_new_data(self, config: Settings, path: Path, facts: dict[str, Any]) -> Settings:
+        """Return the configuration with all of new data in place of its own. facts: of the checkpoint. Raises
+        ConfigError for data of another kind."""
+
+
 class Starter(Protocol):
     """A task's module `start`: what `mlcli init` writes for it."""
 

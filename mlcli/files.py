@@ -19,7 +19,7 @@ import shlex
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
 from urllib.parse import unquote
@@ -311,6 +311,29 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):  # two make it at once: one does
         claim_folder(folder)
+
+
+MARK = ".mlcli"
+"""A file of this name says that its folder holds what mlcli wrote (as CACHEDIR.TAG does of caches)."""
+
+
+def make_output_folder(folder: Path) -> None:
+    """Make a folder for what mlcli writes, with all above it, and mark each that it makes or finds empty, so that no
+    reader of data looks into it. Raises OutputError."""
+    if not folder.is_dir():
+        make_output_folder(folder.parent)
+        make_folder(folder)
+    try:
+        is_ours = not os.listdir(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    if is_ours:
+        write_atomically(folder / MARK, b"This folder holds what mlcli wrote; mlcli never reads it as data.\n")
+
+
+def holds_output(names: Collection[str]) -> bool:
+    """Whether a folder with files of these names holds what mlcli wrote: it is marked, or the folder of a run."""
+    return MARK in names or ("status.json" in names and "resolved.yaml" in names)
 
 
 def claim_folder(folder: Path) -> None:

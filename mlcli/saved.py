@@ -1,7 +1,7 @@
 """A saved model to be used again: its checkpoint is read and checked, and its predictor or its task made from it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from mlcli.data.info import PlainInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Feed, HasMembership, Predictor, Task
 from mlcli.engine.documents import Saved, refuse_unlike
-from mlcli.engine.membership import KnownData, OtherData
+from mlcli.engine.evaluate import evaluate_split, evaluation_record
+from mlcli.engine.membership import NEW, Changes, KnownData, OtherData
 from mlcli.engine.resume import differences
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
-from mlcli.errors import CheckpointError, ConfigError, OutOfMemoryError
-from mlcli.experiment import Experiment
+from mlcli.errors import CheckpointError, ConfigError, DataError, OutOfMemoryError
+from mlcli.experiment import Experiment, TakesNewData
 from mlcli.models.build import weights_within
 from mlcli.models.weights import load_saved
 from mlcli.text import first_few, size
@@ -59,7 +60,7 @@ class SavedTask:
 
     experiment: of the run, with overrides. runtime: where it computes. saved: what the checkpoint holds.
     known: how the data compare with those of the run; None where they cannot be, or are other data altogether.
-    notes: what a person should hear about the data.
+    notes: what a person should hear about the data. is_other_data: none of the run's samples is among them.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class SavedTask:
     saved: dict[str, Any]
     known: KnownData | None
     notes: tuple[str, ...]
+    is_other_data: bool = False
 
     def feed(self) -> Feed:
         """Return where its batches come from; of data smaller than a training batch, smaller ones."""
@@ -77,47 +79,130 @@ class SavedTask:
         return self.task.feed(self.runtime, train=smaller if small else train)
 
 
-def load_task(folder: RunFolder, path: Path, overrides: Sequence[str]) -> SavedTask:
+def measure(
+    folder: RunFolder, path: Path, split: str | None = None, overrides: Sequence[str] = (), *, on: Path | None = None
+) -> dict[str, Any]:
+    """Measure the model of a run's checkpoint on one split of its data, or on all of new data.
+
+    Args:
+        path: of the checkpoint.
+        split: train, val or test; None for test, or for val where there is no test split.
+        overrides: `key=value` changes to the run's config, such as where the data now are.
+        on: labelled data of the kind of the run's.
+
+    Returns what evaluation-<split>.json holds, "notes" for people among it. Raises CheckpointError if the data found
+    are not those the model was made for, DataError for a missing split, ConfigError.
+    """
+    loaded = load_task(folder, path, overrides, on=on)
+    task, changes = loaded.task, loaded.known.changes if loaded.known else None
+    notes = list(loaded.notes)
+    if on is not None:
+        if split is not None:
+            raise ConfigError("--on measures all of the data", where="--split", fix="leave it out")
+        split = NEW
+    else:
+        split, note = _chosen_split(split, task.splits if changes is None else changes.members)
+        notes += [note] if note else []
+    if loaded.is_other_data:
+        total = sum(task.splits.values())
+        notes.append(f"other data than the run's, and {split} is {task.splits[split]:,} of their {total:,} samples; "
+                     f"mlcli evaluate {folder.name} --on DATA measures all")  # fmt: skip
+    notes += _said(changes, split, folder.name) if changes else []
+    feed = loaded.feed()
+    try:
+        scores, metrics = evaluate_split(task, task.model, feed, split, loaded.runtime)
+    finally:
+        feed.close()
+    result = evaluation_record(folder.name, path.name, loaded.saved, task, split, loaded.runtime, scores, metrics)
+    plain = changes.to_plain() if changes else None
+    return result | {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": plain}
+
+
+def _chosen_split(asked: str | None, splits: Mapping[str, int]) -> tuple[str, str]:
+    """The split to measure, and what a person should hear about the choice."""
+    if asked is None:
+        if "test" in splits:
+            return "test", ""
+        fallback = "val" if "val" in splits else "train"
+        return fallback, f"the data have no test split, so this is {fallback}"
+    if asked not in ("train", "val", "test"):
+        raise ConfigError(f"'{asked}' is no split", where="--split", fix="train, val or test")
+    if asked not in splits:
+        known = ", ".join(f"{name} ({count:,})" for name, count in splits.items())
+        where, fix = f"splits there are: {known}", f"--split {next(iter(splits))}"
+        raise DataError(f"there is no split '{asked}'", where=where, fix=fix)
+    return asked, ""
+
+
+def _said(changes: Changes, split: str, run: str) -> list[str]:
+    """What a person should hear of data that have changed since training. Raises DataError if nothing is left of a
+    split."""
+    new_data = f"mlcli evaluate {run} --on DATA"
+    if not changes.found(split):
+        raise DataError(
+            f"none of the run's {changes.members[split]:,} {split} samples is there any more",
+            where="; ".join(changes.lines()),
+            fix=f"restore the data; {new_data} measures all of new data",
+        )
+    told = changes.lines()
+    if changes.new:
+        told[-1] += f"; {new_data} measures new data"
+    if judged := changes.judged.get(split):
+        told.append(f"dividing the data anew would have counted {judged:,} of the training samples as {split}")
+    return told
+
+
+def load_task(folder: RunFolder, path: Path, overrides: Sequence[str] = (), *, on: Path | None = None) -> SavedTask:
     """Return the task of a run with the model of a checkpoint, on the data there are now, each sample in its split.
 
-    overrides: `key=value` changes to the run's config, such as where the data now are. Raises CheckpointError if the
-    data found are not those the model was made for, or its weights do not fit.
+    overrides: `key=value` changes to the run's config, such as where the data now are. on: new data to be all of the
+    split `NEW`. Raises CheckpointError if the data found are not those the model was made for, or its weights do not
+    fit.
     """
     saved = load_whole(path)
     with newer_version_named(saved):
         experiment = Experiment.of_run(folder.path, overrides)
     refuse_other_task(saved, experiment.config.task)
     experiment = replace(experiment, config=experiment.config.from_scratch())
-    moved = any(override.strip().startswith("data.") for override in overrides)
-    members, notes = folder.membership(), list[str]()
-    known = KnownData("evaluate", members, saved["facts"]["data"], elsewhere=moved) if members else None
-    try:
-        task = experiment.build(known)
-    except OtherData as error:
-        known, task = None, experiment.build()
-        refuse_other_data(saved["facts"]["data"], task.facts["data"])
-        if not moved:
-            error.fix = (
-                error.fix or f"restore the data; mlcli evaluate {folder.name} --on DATA measures all of new data"
-            )
-            raise
-        notes.append("other data than the run's, of which this is the split alone; all of them: --on DATA")
-    refuse_other_data(saved["facts"]["data"], task.facts["data"])
-    if members is None and isinstance(task, HasMembership):
-        notes.append("the run has not kept its splits: that none of these was trained on cannot be checked")
-    return _with_model(task, experiment, path, saved, known, notes)
-
-
-def _with_model(
-    task: Task, experiment: Experiment, path: Path, saved: dict[str, Any], known: KnownData | None, notes: list[str]
-) -> SavedTask:
-    """Put the checkpoint's model into a task that was built for it."""
+    members, facts, notes = folder.membership(), saved["facts"], list[str]()
+    is_other_data = False
+    known: KnownData | None = None
+    if on is not None:
+        known = KnownData("measure", members, facts["data"])
+        task = _on_new_data(experiment, on, facts).build(known)
+        if known.trained:
+            notes.append(f"{known.trained:,} of these samples were trained on, and say little about new ones")
+    else:
+        moved = any(override.strip().startswith("data.") for override in overrides)
+        known = KnownData("evaluate", members, facts["data"], elsewhere=moved) if members else None
+        try:
+            task = experiment.build(known)
+        except OtherData as error:
+            known, task, is_other_data = None, experiment.build(), True
+            refuse_other_data(facts["data"], task.facts["data"])
+            if not moved:
+                new_data = f"mlcli evaluate {folder.name} --on DATA"
+                error.fix = error.fix or f"restore the data; {new_data} measures all of new data"
+                raise
+        if members is None and isinstance(task, HasMembership):
+            notes.append("the run has not kept its splits: that none of these was trained on cannot be checked")
+    refuse_other_data(facts["data"], task.facts["data"])
     runtime = decide_runtime(experiment.config)
-    task.adopt(saved["facts"])
+    task.adopt(facts)
     with newer_version_named(saved), models_named(saved["config"], experiment.plain()):
         load_saved(task.model, model_weights(saved), path)
     runtime.place(task.model)
-    return SavedTask(task, experiment, runtime, saved, known, tuple(notes + (known.notes if known else [])))
+    notes += known.notes if known else []
+    return SavedTask(task, experiment, runtime, saved, known, tuple(notes), is_other_data)
+
+
+def _on_new_data(experiment: Experiment, on: Path, facts: dict[str, Any]) -> Experiment:
+    """The experiment with new data in place of its own. Raises ConfigError or DataError for what cannot be that."""
+    if not isinstance(experiment.builder, TakesNewData):
+        raise ConfigError(f"a {experiment.config.task} takes no new data", where="--on", fix="data.KEY=VALUE overrides")
+    if not on.exists():
+        raise DataError("there is no such file or folder", where=f"--on {on}", fix="check the spelling")
+    return replace(experiment, config=experiment.builder.on_new_data(experiment.config, on.absolute(), facts))
 
 
 def load_whole(path: Path) -> dict[str, Any]:

@@ -132,9 +132,9 @@ def _hint(config: Path, overrides: list[str], verdict: "ThroughputVerdict") -> l
 
 def _save(folder: Path, files: dict[str, bytes]) -> None:
     """Write files by name into a new folder, or nothing. Raises OutputError."""
-    from mlcli.files import claim_folder, make_folder, write_atomically
+    from mlcli.files import claim_folder, make_output_folder, write_atomically
 
-    make_folder(folder.parent)
+    make_output_folder(folder.parent)
     claim_folder(folder)
     try:
         for name, content in files.items():

@@ -4,6 +4,7 @@ No torch in here, so that every command may import it at once.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlcli.commands.typed import yaml_here
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.experiment import Experiment
-from mlcli.files import make_folder, refuse_links, write_atomically
+from mlcli.files import make_output_folder, refuse_links, write_atomically
 from mlcli.show.terminal import paint
 from mlcli.text import command_line, paragraphs, shown
 
@@ -79,9 +80,19 @@ def write_file(path: Path, content: bytes) -> str:
     Raises OutputError, also where the folder is a link.
     """
     refuse_links(path.parent)
-    make_folder(path.parent)
+    make_output_folder(path.parent)
     write_atomically(path, content)
     return shown(path.absolute())
+
+
+def refuse_input(option: str, output: Path, inputs: Iterable[Path | str]) -> None:
+    """Raise ConfigError if what is to be written is one of the files or folders that are read, whatever it is called:
+    nothing replaces a person's data."""
+    for path in inputs:
+        with contextlib.suppress(OSError, ValueError):  # one of them is not there: they are not the same
+            if os.path.samefile(output, path):
+                what = f"{output} is read, and would be replaced"
+                raise ConfigError(what, where=option, fix=f"another name for {option}")
 
 
 def write_picture(path: Path, picture: "Image") -> str:

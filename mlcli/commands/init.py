@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mlcli import experiment
+from mlcli.commands.common import refuse_input
 from mlcli.data.draft import Draft, as_comment, as_scalar
 from mlcli.errors import ConfigError
 from mlcli.files import write_atomically, write_output
@@ -14,6 +15,23 @@ from mlcli.text import command_line
 SCHEMA_FILE = "mlcli.schema.json"
 """Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
 COMMENT_COLUMN = 24
+DATA = (
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".xml",
+    ".txt",
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+"""Endings of data, which no YAML has."""
 
 
 def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = False) -> None:
@@ -24,6 +42,7 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
     """
     if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists already", fix="--force overwrites it, --output NAME writes another file")
+    _refuse_data(output, Path(what).expanduser())
     draft = _draft(what, output.parent)
     train = as_comment(command_line("train", output))
     lines = [
@@ -42,6 +61,18 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
         if fact.startswith("WARNING: "):
             print(f"warning: {fact.removeprefix('WARNING: ')}")
     print(f"next: {command_line('train', output)}")
+
+
+def _refuse_data(output: Path, data: Path) -> None:
+    """Raise ConfigError if the YAML would take the place of data, or be taken for some."""
+    refuse_input("--output", output, [data])
+    if output.suffix.lower() in DATA:
+        raise ConfigError(f"{output} is not the name of a YAML", where="--output", fix="--output config.yaml")
+    if output.is_file() and data.is_dir() and data.resolve() in output.resolve().parents:
+        with open(output, "rb") as file:
+            if b"task:" not in file.read(2**16):
+                what = f"{output} is no YAML of mlcli, and belongs to the data"
+                raise ConfigError(what, where="--output", fix="another name for --output")
 
 
 def run_schema(markdown: bool = False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli.commands.common import find_run
+from mlcli.commands.common import find_run, refuse_input
 from mlcli.errors import ConfigError, DataError, ExitCode
 from mlcli.text import csv_cell
 
@@ -56,6 +56,10 @@ def run(
     from mlcli.engine.contract import DrawsAnswers
     from mlcli.saved import load_predictor
 
+    data = [value for value in folder.config_plain()["data"].values() if isinstance(value, str)]
+    for option, path in (("--output", output), ("--pictures", pictures)):
+        if path is not None:
+            refuse_input(option, path, [*inputs, *data])
     predictor, runtime = load_predictor(str(folder.path), checkpoint, root)
     formats = [*FORMATS, *predictor.formats]
     if output is not None and output.suffix not in formats:
@@ -117,9 +121,9 @@ def _with_pictures(
 ) -> "Iterator[Record]":
     """Pass the records on; save each answered image as <number>-<answer>-<file>.png."""
     from mlcli.engine.run import png
-    from mlcli.files import make_folder, write_atomically
+    from mlcli.files import make_output_folder, write_atomically
 
-    make_folder(folder)
+    make_output_folder(folder)
     for number, (path, record) in enumerate(zip(paths, records, strict=True), start=1):
         if "error" not in record:
             answer, stem = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (predictor.caption(record), path.stem))

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mlcli.data.decode import Preparation
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
-from mlcli.files import ANY_SIZE, Write, fill_atomically, make_folder, open_regular
+from mlcli.files import ANY_SIZE, Write, fill_atomically, make_output_folder, open_regular
 
 READ_BATCH = 64  # samples read, written and checked at once: much work for a message, little for a split
 SUFFIX = ".pixels"
@@ -117,7 +117,7 @@ class DiskCache:
 
     def fill(self, parts: Iterable[Tensor]) -> Tensor:
         """Write the samples, `READ_BATCH` at once, and open them. Raises OutputError, or what reading them raises."""
-        make_folder(self.path.parent)
+        make_output_folder(self.path.parent)
         for path in self.path.parent.glob(f"*{SUFFIX}"):  # what is half written is swept with the next file
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _KEPT_DAYS * 86_400:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
-from mlcli.data.sources.csv_file import Column, read_number
+from mlcli.data.sources.csv_file import Column
 from mlcli.engine.membership import Fingerprints, Sees, mixed
 from mlcli.files import read_file
 
@@ -56,7 +56,7 @@ def _cells(column: Column) -> np.ndarray:
         values = np.zeros(len(column.cells), dtype=np.uint64)
         texts = np.flatnonzero(~column.missing)
     different = list({column.cells[row]: None for row in texts.tolist()})
-    numbers = np.array([read_number(cell) for cell in different])
+    numbers = np.array([column.form.read(cell) for cell in different], dtype=np.float64)
     hashes = np.where(
         np.isnan(numbers), hashed(cell.encode(errors="surrogatepass") for cell in different), of_numbers(numbers)
     )

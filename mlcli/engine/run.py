@@ -23,6 +23,7 @@ from mlcli.files import (
     cannot_write,
     claim_folder,
     make_folder,
+    make_output_folder,
     open_own,
     open_regular,
     read_file,
@@ -270,7 +271,7 @@ def next_name(root: Path) -> str:
 
 def create_run(root: Path, name: str) -> RunFolder:
     """Make and lock a new run folder. mkdir itself is the arbiter between simultaneous starts. Raises OutputError."""
-    make_folder(root / name)
+    make_output_folder(root / name)
     while True:
         path = root / name / next_name(root)
         try:

@@ -4,6 +4,7 @@ What lies in files is read in two steps, so that `data check` and training look 
 files or rows and everything that is wrong with them, and a strict one makes samples of that or refuses it.
 """
 
+from pathlib import Path
 from typing import Any, assert_never
 
 from mlcli.data.config import (
@@ -24,6 +25,7 @@ from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
 from mlcli.data.sources.tables import FeatureTable, read_table, table_source
 from mlcli.data.sources.torchvision_sets import torchvision_set
 from mlcli.engine.membership import KnownData
+from mlcli.errors import ConfigError
 
 
 def build_source(
@@ -66,6 +68,30 @@ def _read(config: ClassificationData | RegressionData, regression: bool, known: 
             return xor(repeats=config.repeats, noise=config.noise, split_seed=config.split_seed)
         case _:
             assert_never(config)
+
+
+def new_data(
+    config: ClassificationData | RegressionData, path: Path, target: str
+) -> ImageFolder | ImageCsv | TableFile:
+    """Return the section of all labelled data in a folder or CSV file, of the kind of a run's.
+
+    target: the column to predict of a table that lies in no file. Raises ConfigError for what is of another kind.
+    """
+    if isinstance(config, Digits | TorchvisionSet | ImageFolder | ImageCsv):
+        if path.is_dir():
+            return ImageFolder(name="folder", root=path, val=0, test=0)
+        section = ImageCsv(name="image_csv", file=path, val=0, test=0)
+        if isinstance(config, ImageCsv):
+            section = section.model_copy(update=config.model_dump(include={"path_column", "label_column"}))
+        return section
+    if path.is_dir():
+        raise ConfigError("the model takes rows of a table", where=f"--on {path}", fix="give a CSV file")
+    section_of_rows = TableFile(name="csv", file=path, target=target, val=0, test=0)
+    if isinstance(config, TableFile):
+        drop = (*config.drop, *([config.split_column] if config.split_column else []))
+        kept = {"target": config.target, "categorical": config.categorical, "drop": drop}
+        section_of_rows = section_of_rows.model_copy(update=kept)
+    return section_of_rows
 
 
 def selection(config: TableFile | EmbeddedTable) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def image_source(
     if as_saved and known and known.purpose == "measure":  # images of any size, as in predicting
         preparation = Preparation.from_plain(as_saved.preparation)
         samples = {split: replace(part, preparation=preparation) for split, part in samples.items()}
+        channels = preparation.channels
     elif image_size is None:
         preparation = replace(preparation, image_size=common_size(list(samples.values()), split_seed))
         samples = {split: replace(part, preparation=preparation, same_size=True) for split, part in samples.items()}

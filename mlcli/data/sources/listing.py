@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from mlcli.data.finding import Finding, refuse
 from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.splits import SPLITS, named_split, split_indices
 from mlcli.errors import DataError
-from mlcli.files import why_absent
+from mlcli.files import MARK, holds_output, why_absent
 from mlcli.text import plural
 
 UNLABELLED = -1
@@ -116,6 +116,8 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
             for name in names:
                 folder = os.path.join(place, name)
                 found = walk.images_below(folder)
+                if not found and folder in walk.outputs:
+                    continue
                 if not found and walk.has_seen_all(folder):
                     empty.append(f"{folder} ({others})" if (others := walk.others_below(folder)) else folder)
                 groups.append((SPLITS.index(split), name, sorted(found)))
@@ -136,6 +138,7 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
             *_layout(folders, given, held_out, without_classes),
             *_outside_of_classes(root, bool(groups), empty, loose),
             *walk.passed_over(),
+            *walk.left_out(),
         ),
     )
 
@@ -153,6 +156,7 @@ def look_below(folder: Path) -> tuple[list[Path], list[Finding]]:
     if not found:
         others = walk.others_below("")
         what = f"no images in this folder, only {others}" if others else "no images in this folder"
+        what += " but those that mlcli wrote" if walk.outputs else ""
         raise DataError(what, where=str(folder), fix=f"files that end in {' '.join(EXTENSIONS)}; others: {CONVERT}")
     return sorted(folder / os.fsdecode(path) for path in found), walk.passed_over()
 
@@ -168,6 +172,8 @@ class _Walk:
         self._unreadable: dict[str, list[str]] = {}
         self._others: dict[str, Counter[str]] = {}
         self._nameless: dict[str, str] = {}  # by ending, a picture that does not end as pictures do
+        self.outputs: set[str] = set()
+        """Folders that hold what mlcli wrote, or have such below them; they are not looked into."""
 
     def contents(self, folder: str) -> tuple[list[str], list[str]]:
         """Names of the folders and of the images in it, sorted."""
@@ -201,7 +207,12 @@ class _Walk:
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as entries:
-                return [entry for entry in entries if not entry.name.startswith(".")]
+                found = list(entries)
+            if holds_output({entry.name for entry in found}):
+                below = folder[len(self._root) :]
+                self.outputs |= {below, *map(str, PurePath(below).parents)}
+                return []
+            return [entry for entry in found if not entry.name.startswith(".")]
         except OSError as error:
             folders = self._unreadable.setdefault(error.strerror or str(error), [])
             folders += [folder] if folder not in folders else []
@@ -223,6 +234,14 @@ class _Walk:
                     "give yourself access: chmod -R u+rX FOLDER")
             for reason, folders in self._unreadable.items()
         ]  # fmt: skip
+
+    def left_out(self) -> list[Finding]:
+        """The folders that are not read because mlcli wrote what is in them; the highest of each."""
+        tops = tuple(sorted(folder for folder in self.outputs if os.sep not in folder and folder not in ("", ".")))
+        if "" in self.outputs:
+            fix = f"name the folder of your own images; without its file {MARK} this one is read as well"
+            return [Finding("error", "outputs", "this folder holds what mlcli wrote, not data", (), fix)]
+        return [Finding("note", "outputs", "folders that mlcli wrote are not read", tops)] if tops else []
 
     def passed_over(self) -> list[Finding]:
         """Files below class folders that are not used, by their endings."""

@@ -115,7 +115,8 @@ def read_table(
     """
     table = read_csv(file)
     findings = [*table.faults, *table.absent([target], "data.target")]
-    findings += [*table.absent(drop, "data.drop"), *table.absent(categorical, "data.categorical")]
+    if known is None or known.purpose != "measure":  # new data have what the model needs, or that is told
+        findings += [*table.absent(drop, "data.drop"), *table.absent(categorical, "data.categorical")]
     split_of = np.zeros(len(table.rows), dtype=np.int8)
     if split_column is not None:
         split_of, problems = table.split_of(split_column)
@@ -172,8 +173,11 @@ def read_table(
             split_of[of_run["train"]] = 0
         except DataError as error:
             refusal = error
-    train = split_of == 0
-    columns = [_typed(table, name, mark, train, name in categorical, findings) for name in used]
+    if known is not None and known.info:  # what the columns are is known, and what they have to be as well
+        needed = {encoding["name"] for encoding in known.info["preparation"].get("columns", ())}
+        columns = [read_column(name, table.column(name)) for name in used if name in needed]
+    else:
+        columns = [_typed(table, name, mark, split_of == 0, name in categorical, findings) for name in used]
     return FeatureTable(
         str(file), columns, split_of, table.lines, target, class_names, labels, amounts,
         findings=tuple(findings), refusal=refusal, known=of_run,

@@ -1,5 +1,6 @@
 """A classification from its configuration."""
 
+from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
@@ -10,7 +11,7 @@ from mlcli.data.check.examination import Examination
 from mlcli.data.check.examine import examine as examine_data
 from mlcli.data.fingerprints import of_classes
 from mlcli.data.info import DataInfo
-from mlcli.data.sources.build import build_source
+from mlcli.data.sources.build import build_source, new_data
 from mlcli.engine.membership import KnownData
 from mlcli.tasks.classification import losses
 from mlcli.tasks.classification.config import (
@@ -44,6 +45,12 @@ def build_task(config: Classification, known: KnownData | None = None) -> Classi
 def build_predictor(config: Classification, facts: dict[str, Any]) -> Classifier:
     """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
     return Classifier(config.from_scratch(), DataInfo.from_plain(facts["data"]))
+
+
+def on_new_data(config: Classification, path: Path, facts: dict[str, Any]) -> Classification:
+    """Return the configuration with all of new data in place of its own."""
+    data = new_data(config.data, path, facts["data"]["target"])
+    return config.model_copy(update={"data": data})
 
 
 def examine(config: Classification) -> Examination:

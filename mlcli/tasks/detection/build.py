@@ -10,7 +10,7 @@ from mlcli.data.check.examination import Examination
 from mlcli.data.info import DataInfo
 from mlcli.engine.membership import KnownData
 from mlcli.tasks.detection.config import Detection
-from mlcli.tasks.detection.data.build import build_source
+from mlcli.tasks.detection.data.build import build_source, new_data
 from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
 from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Yolo
@@ -39,6 +39,11 @@ def build_predictor(config: Detection, facts: dict[str, Any]) -> ObjectDetector:
     predictor = ObjectDetector(config.from_scratch(), DataInfo.from_plain(facts["data"]))
     predictor.adopt(facts)
     return predictor
+
+
+def on_new_data(config: Detection, path: Path, facts: dict[str, Any]) -> Detection:
+    """Return the configuration with all of new data in place of its own."""
+    return config.model_copy(update={"data": new_data(config.data, path)})
 
 
 def examine(config: Detection) -> Examination:

@@ -1,6 +1,7 @@
 """A regression from its configuration."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any, assert_never
 
 from torch.nn import functional
@@ -8,7 +9,7 @@ from torch.nn import functional
 from mlcli.data.check.examination import Examination
 from mlcli.data.check.examine import examine as examine_data
 from mlcli.data.info import DataInfo
-from mlcli.data.sources.build import build_source
+from mlcli.data.sources.build import build_source, new_data
 from mlcli.engine.membership import KnownData
 from mlcli.errors import CheckpointError
 from mlcli.tasks.regression.config import L1, Loss, Mse, Regression, SmoothL1
@@ -32,6 +33,12 @@ def build_predictor(config: Regression, facts: dict[str, Any]) -> Regressor:
             "the checkpoint lacks the mean or the spread of the target", where="facts.data.preparation"
         )
     return Regressor(config.from_scratch(), info)
+
+
+def on_new_data(config: Regression, path: Path, facts: dict[str, Any]) -> Regression:
+    """Return the configuration with all of new data in place of its own."""
+    data = new_data(config.data, path, facts["data"]["target"])
+    return config.model_copy(update={"data": data})
 
 
 def examine(config: Regression) -> Examination:

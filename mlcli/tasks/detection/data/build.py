@@ -17,7 +17,7 @@ from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.splits import SPLITS, split_indices
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
-from mlcli.errors import DataError
+from mlcli.errors import ConfigError, DataError
 from mlcli.files import refuse_unfinished, why_absent
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
@@ -54,6 +54,43 @@ def build_source(config: DetectionData, known: KnownData | None = None) -> Detec
     if known and known.info:
         _name_classes(annotations, known)
     return checked_source(config, CheckedAnnotations(annotations), known)
+
+
+def new_data(config: DetectionData, path: Path) -> AnnotationFiles:
+    """Return the section of all annotated pictures that a file or folder holds: COCO's .json, YOLO's .yaml, a .csv, or
+    a folder with YOLO's data.yaml or VOC's files; read as the run's where those are of the same kind.
+
+    Raises ConfigError for anything else.
+    """
+    kinds = {".json": "coco", ".yaml": "yolo_txt", ".yml": "yolo_txt", ".csv": "box_csv"}
+    if path.is_dir() and (path / "data.yaml").is_file():
+        path /= "data.yaml"
+    kind = "voc" if path.is_dir() else kinds.get(path.suffix.lower())
+    shared = config.model_dump(include={*AnnotatedImages.model_fields}) | {"val": 0.0, "test": 0.0}
+    # Pictures lie beside their annotations, or where those of the run lie.
+    root = path.parent
+    if config.name == kind and isinstance(config, Coco | BoxCsv) and config.root and not _lists_pictures_of(root, path):
+        root = config.root
+    match kind:
+        case "voc":
+            own = config.model_dump(include={"images", "annotations", "one_based", "difficult"})
+            return Voc(name="voc", root=path, splits=None, **shared, **(own if isinstance(config, Voc) else {}))
+        case "coco":
+            return Coco(name="coco", root=root, train_file=path, **shared)
+        case "yolo_txt":
+            return YoloTxt(name="yolo_txt", file=path, **shared)
+        case "box_csv":
+            return BoxCsv(name="box_csv", file=path, root=root, **shared)
+    fix = "give COCO's .json, YOLO's data.yaml, a .csv of boxes or a folder of VOC's files"
+    raise ConfigError("these are no annotations", where=f"--on {path}", fix=fix)
+
+
+def _lists_pictures_of(root: Path, file: Path) -> bool:
+    """Whether some picture that an annotation file of COCO or a CSV file of boxes names lies below a folder."""
+    annotations = (
+        read_coco(root=root, train_file=file) if file.suffix == ".json" else read_box_csv(file=file, root=root)
+    )
+    return any((root / picture.path).is_file() for picture in annotations.pictures[:100])
 
 
 def _scenes_as(known: KnownData, source: DetectionSource) -> DetectionSource:
