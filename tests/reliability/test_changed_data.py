@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlcli.commands import evaluate, train
 from mlcli.engine.run import open_run
-from mlcli.errors import CheckpointError, DataError
+from mlcli.errors import CheckpointError, ConfigError, DataError
 
 SETTINGS = (
     "train: {epochs: 1, batch_size: 8, device: cpu, threads: 1, baselines: false}\nloader: {cache: none, workers: 0}"
@@ -214,6 +214,64 @@ def test_a_run_goes_on_with_sorted_data_as_if_nothing_had_happened(place, run):
     write(file, header, sorted(rows))
     resumed(place, run)
     assert open_run(run, copies).status()["scores"] == expected
+
+
+def test_all_of_a_new_table_is_measured(place, capsys):
+    header, rows = read(place / "t.csv")
+    split_of = dict(read(open_run("table", place.parent / "runs").path / "splits.csv")[1])
+    trained = [row for line, row in enumerate(rows, 2) if split_of[f"{place / 't.csv'}:{line}"] == "train"][:7]
+    new = [[f"{number}", "1", "2", "3", "a", "k1"] for number in range(5)]
+    other = ["1", "1", "1", "1", "a", "k9"]
+    write(place / "new.csv", ["index", *header], [["0", *row] for row in [*trained, *new, other]])
+    result = measured(place, capsys, "table", on=place / "new.csv")
+    assert (result["split"], result["samples"], result["on"]) == ("new", 12, str(place / "new.csv"))
+    assert "1 sample is of classes that the model does not know, and left out: 'k9'" in result["notes"]
+    write(place / "new.csv", header, [*trained, *new])
+    result = measured(place, capsys, "table", on=place / "new.csv")
+    assert result["notes"] == ["7 of these samples were trained on, and say little about new ones"]
+    for cell, name in (("k7", "class"), ("", "missing")):
+        write(place / "new.csv", header, [[*row[:-1], cell] for row in new])
+        with pytest.raises(DataError, match=name):
+            measured(place, capsys, "table", on=place / "new.csv")
+    with pytest.raises(ConfigError, match="rows of a table"):
+        measured(place, capsys, "table", on=place)
+    with pytest.raises(DataError, match="no such file"):
+        measured(place, capsys, "table", on=place / "nowhere.csv")
+    with pytest.raises(ConfigError, match="all of the data"):
+        measured(place, capsys, "table", on=place / "t.csv", split="val")
+
+
+def test_all_of_new_numbers_are_measured(place, capsys):
+    whole = measured(place, capsys, "given", on=place / "g.csv")
+    assert whole["samples"] == 80
+    parts = [measured(place, capsys, "given", split=split) for split in ("train", "val", "test")]
+    expected = sum(part["samples"] * part["metrics"]["mae"] for part in parts) / 80
+    assert whole["metrics"]["mae"] == pytest.approx(expected)
+
+
+def test_all_of_new_photographs_are_measured(place, capsys):
+    for name in ("dog", "cow"):
+        (place / "new/test" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 50), (50 * number, 9, 9)).save(place / f"new/test/{name}/{number}.png")
+    shutil.copy(place / "photos/cat/0.png", place / "new/test/dog/copy.png")
+    result = measured(place, capsys, "photos", on=place / "new/test")
+    assert result["samples"] == 4
+    assert "'cow'" in " ".join(result["notes"])
+    assert sum(map(sum, result["confusion"])) == sum(result["confusion"][1]) == 4
+    write(place / "new.csv", ["path", "label"], [[f"new/test/dog/{number}.png", "cat"] for number in range(3)])
+    assert measured(place, capsys, "photos", on=place / "new.csv")["samples"] == 3
+
+
+def test_all_of_new_boxes_are_measured(place, capsys):
+    header, rows = read(place / "b.csv")
+    write(place / "new.csv", header, [[f"photos/{row[0]}", *row[1:]] for row in rows[:9]])
+    result = measured(place, capsys, "boxes", on=place / "new.csv")
+    assert result["samples"] == 9
+    write(place / "other.csv", header, [*rows[:5], [rows[0][0], "cow", 1, 1, 9, 9]])  # relative to the run's root
+    result = measured(place, capsys, "boxes", on=place / "other.csv")
+    assert result["samples"] == 5
+    assert "1 object is of classes that the model does not know, and left out: 'cow'" in result["notes"]
 
 
 def test_a_run_that_kept_no_splits_says_so(place, capsys):
