@@ -271,7 +271,8 @@ def next_name(root: Path) -> str:
 
 def create_run(root: Path, name: str) -> RunFolder:
     """Make and lock a new run folder. mkdir itself is the arbiter between simultaneous starts. Raises OutputError."""
-    make_output_folder(root / name)
+    make_output_folder(root)
+    make_folder(root / name)
     while True:
         path = root / name / next_name(root)
         try:

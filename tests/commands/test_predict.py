@@ -121,7 +121,7 @@ def test_pictures_show_image_and_answer(runs_root, pictures, tmp_path):
     file = min((pictures / "5").glob("*.png"))
     predict.run("digits", [file], output=tmp_path / "a.jsonl", pictures=tmp_path / "shown", root=runs_root)
     label = jsonl(tmp_path / "a.jsonl")[0]["label"]
-    (shown,) = (tmp_path / "shown").iterdir()
+    (shown,) = (tmp_path / "shown").glob("*.png")
     assert shown.name == f"00001-{label}-{file.stem}.png"
     picture = Image.open(shown)
     assert picture.width == 320

@@ -174,7 +174,7 @@ def test_pictures_without_an_object_are_answered_too(root, tmp_path):
 
 def test_answers_are_drawn_at_a_readable_size(root, tmp_path):
     ask(root, tmp_path / "a.jsonl", score_threshold=1.0, pictures=tmp_path / "shown")
-    sizes = {path.name: Image.open(path).size for path in sorted((tmp_path / "shown").iterdir())}
+    sizes = {path.name: Image.open(path).size for path in sorted((tmp_path / "shown").glob("*.png"))}
     assert sizes == {
         "00001-0_objects-a.png": (512, 512),
         "00002-0_objects-b.png": (600, 150),
