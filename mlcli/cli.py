@@ -69,6 +69,8 @@ def init(
     ] = "digits",
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("config.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
+    target: Annotated[str, typer.Option("--target", metavar="COLUMN", help="Column of a CSV file to predict.")] = "",
+    task: Annotated[str, typer.Option("--task", help="Ask this task only, such as regression.")] = "",
 ) -> None:
     """Write a commented YAML to start from; for a folder or CSV it looks at the data first.
 
@@ -76,7 +78,7 @@ def init(
     """
     from mlcli.commands import init
 
-    init.run(what, output, force)
+    init.run(what, output, force, target=target, task=task)
 
 
 @app.command()

@@ -138,10 +138,11 @@ def find_installed_tasks() -> None:
             TASKS[found.name] = found.load()
 
 
-def starters() -> list[Starter]:
-    """Return what the tasks offer for `mlcli init`, also those of installed packages."""
+def starters(task: str = "") -> list[Starter]:
+    """Return what the tasks, or the one named, offer for `mlcli init`, also those of installed packages."""
     find_installed_tasks()
-    modules: list[Any] = [import_module(entry.start) for entry in TASKS.values() if entry.start]
+    asked = [entry for name, entry in TASKS.items() if entry.start and task in ("", name)]
+    modules: list[Any] = [import_module(entry.start) for entry in asked]
     return modules
 
 

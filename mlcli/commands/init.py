@@ -10,7 +10,7 @@ from mlcli.commands.common import refuse_input
 from mlcli.data.draft import Draft, as_comment, as_scalar
 from mlcli.errors import ConfigError
 from mlcli.files import write_atomically, write_output
-from mlcli.text import command_line
+from mlcli.text import command_line, listed
 
 SCHEMA_FILE = "mlcli.schema.json"
 """Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
@@ -34,8 +34,12 @@ DATA = (
 """Endings of data, which no YAML has."""
 
 
-def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = False) -> None:
+def run(
+    what: str = "digits", output: Path = Path("config.yaml"), force: bool = False, *, target: str = "", task: str = ""
+) -> None:
     """Write a YAML for `what` (a built-in data set, a folder of images or a CSV file), and the editors' schema.
+
+    target: the column of a CSV file to predict; task: the only one to ask. Both are guessed where they are empty.
 
     Raises ConfigError if there is nothing of that name or the file exists, DataError if nothing can be learned from the
     data, OutputError if the files cannot be written.
@@ -43,7 +47,9 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
     if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists already", fix="--force overwrites it, --output NAME writes another file")
     _refuse_data(output, Path(what).expanduser())
-    draft = _draft(what, output.parent)
+    if task and task not in experiment.TASKS:
+        raise ConfigError(f"there is no task '{task}'", where="--task", fix=f"give {listed([*experiment.TASKS], 'or')}")
+    draft = _draft(what, output.parent, target, task)
     train = as_comment(command_line("train", output))
     lines = [
         f"# yaml-language-server: $schema=./{SCHEMA_FILE}",
@@ -60,6 +66,8 @@ def run(what: str = "digits", output: Path = Path("config.yaml"), force: bool = 
     for fact in draft.facts:
         if fact.startswith("WARNING: "):
             print(f"warning: {fact.removeprefix('WARNING: ')}")
+        elif fact.startswith("Column to predict: "):
+            print(fact)
     print(f"next: {command_line('train', output)}")
 
 
@@ -83,12 +91,12 @@ def run_schema(markdown: bool = False) -> None:
         print(json.dumps(experiment.json_schema(), indent=2))
 
 
-def _draft(what: str, folder: Path) -> Draft:
+def _draft(what: str, folder: Path, target: str, task: str) -> Draft:
     """Return the template of that name, or what the first task proposes that recognises a path.
 
     folder: of the YAML, which relative paths start from. Raises ConfigError or DataError.
     """
-    starters = experiment.starters()
+    starters = experiment.starters(task)
     templates = {name: template for starter in starters for name, template in starter.TEMPLATES.items()}
     if what in templates:
         fact, _, sections = templates[what].read_text(encoding="utf-8").partition("\n")
@@ -97,10 +105,13 @@ def _draft(what: str, folder: Path) -> Draft:
     if path.exists():
         from mlcli.data.survey import Place
 
-        place = Place(path, as_scalar(str(path) if path.is_absolute() else os.path.relpath(path, folder)))
+        in_yaml = as_scalar(str(path) if path.is_absolute() else os.path.relpath(path, folder))
+        place = Place(path, in_yaml, target, task)
         draft = next(filter(None, (starter.propose(place) for starter in starters)), None)
         if draft is None:
             fix = "give a folder of images or a .csv file"
+            if task:
+                raise ConfigError(f"{what} holds nothing that a {task} learns from", where="--task", fix="leave it out")
             raise ConfigError(f"{what} is neither a folder nor a CSV file", fix=fix)
         return draft
     near = difflib.get_close_matches(what, sorted(templates), n=1)

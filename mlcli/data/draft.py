@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlcli.schema.yaml12 import scalar
+from mlcli.text import first_few
 
 if TYPE_CHECKING:
     from mlcli.data.survey import Place
@@ -61,11 +62,19 @@ def table_draft(place: "Place", *, regression: bool, task: str, loss: str) -> Dr
     inputs = [c for c in table.file.header if c not in (table.target, table.split_column, *table.identifiers)]
     facts = [
         f"{as_comment(str(place.path))}: {len(table.file.rows):,} rows, {len(inputs)} columns to learn from.",
-        f"Column to predict: {as_comment(table.target)} ({answer}), so this is a {task}; change both if that is wrong.",
+        f"Column to predict: {as_comment(table.target)} ({answer}), {table.reason}; so this is a {task}.",
     ]
+    if table.alternatives:
+        others = first_few([as_comment(name) for name in reversed(table.alternatives)])
+        facts[-1] += f" Others: --target {others}"
+    facts += [f"WARNING: {as_comment(str(fault))}." for fault in table.file.faults]
     data = f"  name: csv\n  file: {place.in_yaml}\n  target: {as_scalar(table.target)}\n"
     if table.identifiers:
         data += f"  drop: [{', '.join(map(as_scalar, table.identifiers))}]\t# names of rows carry no information\n"
+    if table.decimal_comma:
+        data += "  decimal: comma\t# 3,1 is 3.1\n"
+    if table.gaps:
+        data += f"  missing_target: drop\t# {table.gaps:,} rows have no {as_comment(table.target)}\n"
     if table.split_column:
         data += f"  split_column: {as_scalar(table.split_column)}\n"
     else:

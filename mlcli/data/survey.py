@@ -13,7 +13,7 @@ import numpy as np
 
 from mlcli.data.decode import EXTENSIONS, opened, upright_size
 from mlcli.data.finding import Finding, refuse
-from mlcli.data.sources.csv_file import CsvFile, read_column, read_csv
+from mlcli.data.sources.csv_file import CsvFile, counts, read_column, read_csv
 from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
@@ -22,7 +22,7 @@ HEADERS_READ = 2000
 """Images whose size is looked at, evenly spread over all; a header takes 0.1 ms."""
 MOST_CLASSES = 20
 """Different whole numbers in a column up to which they are taken for classes rather than amounts."""
-TARGET_NAMES = ("label", "target", "class", "y")
+TARGET_NAMES = ("label", "target", "class", "y", "outcome", "species", "diagnosis", "survived", "price")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ class ImageSurvey:
 
 @dataclass(frozen=True)
 class TableSurvey:
-    """Survey of a CSV file: the role of each column."""
+    """Survey of a CSV file: the role of each column.
+
+    reason: why the target is that column; alternatives: the columns that could be it as well.
+    gaps: rows without a value of the target. decimal_comma: whether its numbers have one.
+    """
 
     file: CsvFile
     target: str
@@ -62,6 +66,10 @@ class TableSurvey:
     regression: bool
     identifiers: tuple[str, ...]
     """Columns with a name, or a text of its own in each row, from which nothing can be learned."""
+    reason: str
+    alternatives: tuple[str, ...]
+    gaps: int
+    decimal_comma: bool
 
 
 @dataclass(frozen=True)
@@ -69,16 +77,19 @@ class Place:
     """A folder or file that a person wants to learn from; looked into once, whichever task asks.
 
     in_yaml: the path as the YAML has to say it.
+    target: the column of a CSV file to predict; task: which is to be learned. Empty where they are to be guessed.
     """
 
     path: Path
     in_yaml: str
+    target: str = ""
+    task: str = ""
 
     @cached_property
     def table(self) -> TableSurvey | None:
         """Survey of a CSV file; None for anything else. Raises DataError as `look_into_csv`."""
         is_csv = self.path.is_file() and self.path.suffix.lower() in (".csv", ".tsv", ".txt")
-        return look_into_csv(self.path) if is_csv else None
+        return look_into_csv(self.path, self.target, self.task) if is_csv else None
 
     @cached_property
     def images(self) -> ImageSurvey | None:
@@ -133,8 +144,11 @@ def _look_at(listing: Listing) -> ImageSurvey:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def look_into_csv(path: Path) -> TableSurvey:
-    """Raises DataError if the file is no CSV with a header and rows, or has a single column."""
+def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
+    """Return the role of each column; the target and whether it is an amount are guessed where they are not given.
+
+    Raises DataError if the file is no CSV with a header and rows, has a single column, or none that could be a target.
+    """
     file = read_csv(path)
     refuse(file.faults, str(path))
     if len(file.header) < 2:
@@ -143,17 +157,45 @@ def look_into_csv(path: Path) -> TableSurvey:
             where=str(path),
             fix="add a column to predict",
         )
-    split_column = next((name for name in file.header if _says_splits(file.column(name))), None)
+    refuse(file.absent([target] if target else [], "--target"), str(path))
+    split_column = next((name for name in file.header if name != target and _says_splits(file.column(name))), None)
     path_column = next((name for name in file.header if _lists_images(file.column(name), path.parent)), None)
-    candidates = [name for name in file.header if name not in (split_column, path_column)]
-    named = [name for wanted in TARGET_NAMES for name in candidates if name.lower() == wanted]
-    target = (named or candidates)[0 if named else -1]
-    features = [name for name in candidates if name != target]
-    identifiers = tuple(name for name in features if _is_identifier(name, file.column(name)))
+    inputs = [name for name in file.header if name not in (split_column, path_column, target)]
+    identifiers = tuple(name for name in inputs if _is_identifier(name, file.column(name)))
+    reason, alternatives = "it was named", tuple[str, ...]()
+    if not target:
+        target, reason, alternatives = _guessed(file, [name for name in inputs if name not in identifiers])
+        if not target:
+            raise DataError("no column looks like something to predict", where=str(path), fix="--target COLUMN")
+    column = read_column(target, file.column(target))
     numbers = _numbers(file.column(target))
     # Fractions, or more different whole numbers than there are classes in most data.
     amounts = len(np.unique(numbers)) > MOST_CLASSES or bool((numbers % 1 != 0).any())
-    return TableSurvey(file, target, split_column, path_column, path_column is None and amounts, identifiers)
+    regression = path_column is None and (task == "regression" or (not task and amounts))
+    return TableSurvey(
+        file, target, split_column, path_column, regression, identifiers, reason, alternatives,
+        gaps=int(column.missing.sum()), decimal_comma=regression and column.form.decimal == "comma",
+    )  # fmt: skip
+
+
+def _guessed(file: CsvFile, names: list[str]) -> tuple[str, str, tuple[str, ...]]:
+    """Return the column that is probably to be predicted, why, and the others that could be: neither constant, nor a
+    text of its own in most rows, nor a copy of another. Empty if there is none."""
+    columns = {name: file.column(name) for name in names if name != file.header[0] or not counts(file.column(name))}
+    contents = Counter(tuple(cells) for cells in columns.values())
+    fit = [name for name, cells in columns.items() if contents[tuple(cells)] == 1 and _can_be_told(cells)]
+    if not fit:
+        return "", "", ()
+    named = [name for wanted in TARGET_NAMES for name in fit if name.lower() == wanted]
+    target = (named or fit)[0 if named else -1]
+    reason = "of its name" if named else "it is the last that is no id, no name and no copy of another"
+    return target, f"guessed because {reason}", tuple(name for name in fit if name != target)
+
+
+def _can_be_told(cells: list[str]) -> bool:
+    """Whether a column is no constant, and no text of its own in most rows."""
+    different = len(set(cells))
+    return 1 < different <= (len(cells) if len(_numbers(cells)) else max(MOST_CLASSES, len(cells) // 2))
 
 
 def _says_splits(cells: list[str]) -> bool:
@@ -169,7 +211,7 @@ def _lists_images(cells: list[str], root: Path) -> bool:
 
 def _is_identifier(name: str, cells: list[str]) -> bool:
     all_different = len(cells) > MOST_CLASSES and len(set(cells)) == len(cells)
-    named_so = name.lower() in ("id", "index", "uuid") or name.lower().endswith("_id")
+    named_so = name.lower() in ("id", "index", "uuid", "") or name.lower().endswith(("_id", " id", "uuid"))
     return all_different and (named_so or not len(_numbers(cells)))
 
 

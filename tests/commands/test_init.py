@@ -172,6 +172,26 @@ def test_table(mlcli, header, row, task, target):
     assert sum(map(len, source.splits.values())) == 60
 
 
+def test_a_guessed_target_is_no_id_no_name_and_no_copy(mlcli):
+    rows = "".join(f"{i},k{i % 3},{7 * i % 50}.5,{i % 4},{i % 4},name {i},{i + 7}\n" for i in range(60))
+    Path("table.csv").write_text("number,kind,weight,a,copy of a,name,person_id\n" + rows)
+    text, config = proposal(mlcli, "table.csv")
+    assert (config.task, config.data.target) == ("regression", "weight")
+    said = "guessed because it is the last that is no id, no name and no copy of another; so this is a regression."
+    assert f"{said} Others: --target kind\n" in text
+    assert said in mlcli("init", "table.csv", "--force").out
+
+
+def test_target_and_task_are_taken_as_given(mlcli):
+    Path("table.csv").write_text("id;kind;size\n" + "".join(f"{i};{i % 3 or ''};{i % 7},5\n" for i in range(60)))
+    text, config = proposal(mlcli, "table.csv", "--target", "kind", "--task", "classification")
+    assert (config.task, config.data.target, config.data.missing_target) == ("classification", "kind", "drop")
+    assert "it was named" in text
+    _, config = proposal(mlcli, "table.csv", "--target", "size", "--force")
+    assert (config.task, config.data.decimal) == ("regression", "comma")
+    build_source(config.data, regression=True)
+
+
 def test_table_with_splits_and_names_of_rows(mlcli):
     rows = "".join(f"row {i},{i % 5},{i}.5,{('train', 'train', 'val', 'test')[i % 4]},k{i % 3}\n" for i in range(60))
     Path("table.csv").write_text("who,a,b,part,kind\n" + rows)

@@ -142,7 +142,7 @@ def read_csv(path: Path) -> CsvFile:
         faults.append(Finding("error", "csv", what, places, fix))
         kept = [number for number in range(len(rows)) if len(rows[number]) == width]
         rows, lines = [rows[number] for number in kept], [lines[number] for number in kept]
-    if header and header[0] == "column 1" and _counts([row[0] for row in rows[1:]]):
+    if header and header[0] == "column 1" and counts([row[0] for row in rows[1:]]):
         faults = [fault for fault in faults if fault.kind != "nameless"]
         what = "the first column has no name and counts the rows: it is not used"
         faults.append(Finding("note", "index-column", what))
@@ -150,7 +150,7 @@ def read_csv(path: Path) -> CsvFile:
     return CsvFile(path, header, rows[1:], np.array(lines[1:], dtype=np.int64), tuple(faults), delimiter)
 
 
-def _counts(cells: list[str]) -> bool:
+def counts(cells: list[str]) -> bool:
     """Whether these are whole numbers from 0 or 1 on."""
     return bool(cells) and cells[0] in ("0", "1") and cells == [str(int(cells[0]) + row) for row in range(len(cells))]
 
