@@ -103,16 +103,16 @@ def test_other_class_names(here):
     rename_class(here)
     said = refusal(5, "evaluate", MLP)
     assert "only in the checkpoint: dog; only in the data: fox" in said
-    said = refusal(5, "train", "--resume", MLP, "train.epochs=2")
-    assert "class_names was ['cat', 'dog'], is ['cat', 'fox']" in said
+    said = refusal(4, "train", "--resume", MLP, "train.epochs=2")
+    assert "the data have changed since the run began: 22 of 44 train samples" in said
 
 
 def test_other_class_names_of_a_detector(here):
     boxes = here / "boxes/boxes.csv"
     boxes.write_text(boxes.read_text().replace(",b,", ",wolf,"))
     assert "only in the checkpoint: b; only in the data: wolf" in refusal(5, "evaluate", DETECTOR)
-    said = refusal(5, "train", "--resume", DETECTOR, "train.epochs=2")
-    assert "class_names was ['a', 'b'], is ['a', 'wolf']" in said
+    said = refusal(4, "train", "--resume", DETECTOR, "train.epochs=2")
+    assert "the data have changed since the run began: 22 of 44 train samples" in said
 
 
 def test_another_image_shape(here):
