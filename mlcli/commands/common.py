@@ -103,7 +103,7 @@ def write_picture(path: Path, picture: "Image") -> str:
 
 
 def is_override_of(section: str, override: str) -> bool:
-    """Whether a `key=value` sets the section, or a key in it."""
+    """Return whether a `key=value` sets the section, or a key in it."""
     return override.partition("=")[0].strip().partition(".")[0] == section
 
 

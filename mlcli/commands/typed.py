@@ -88,12 +88,12 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _depth(text: str) -> int:
-    """How many brackets are left open."""
+    """Count the brackets that are left open."""
     return sum(text.count(opening) - text.count(closing) for opening, closing in ("[]", "{}"))
 
 
 def _is_key(word: str) -> bool:
-    """Whether a word is the dotted name of a key."""
+    """Return whether a word is the dotted name of a key."""
     home, dot, key = word.rpartition(".")
     return bool(dot) and home in _homes().get(key, ())
 

@@ -42,6 +42,19 @@ def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     return max(allowed, 1)
 
 
+def usable_threads(usable: int | None = None, cpus: int | None = None) -> tuple[int, str]:
+    """Return how many threads to compute with, and what limits them; "" for as many as the machine has CPUs.
+
+    The least of what `usable_cpus` finds and the variable OMP_NUM_THREADS asks for; usable, cpus: of this machine
+    unless given.
+    """
+    cpus, usable = cpus or os.cpu_count() or 1, usable or usable_cpus()
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number for each level
+    if asked.isascii() and asked.isdecimal() and 0 < int(asked) < usable:
+        return int(asked), f"OMP_NUM_THREADS is {asked}"
+    return usable, f"affinity or control group allow {usable} of {cpus} CPUs" if usable < cpus else ""
+
+
 def has_bf16_units(cpuinfo: Path = CPUINFO) -> bool:
     """Whether the CPU computes with bf16 numbers itself (AVX-512 BF16, AMX, Arm); without, they are far slower."""
     flags = _words(cpuinfo)

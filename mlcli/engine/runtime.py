@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import nn
 
-from mlcli.engine.limits import has_bf16_units, usable_cpus
+from mlcli.engine.limits import has_bf16_units, usable_threads
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import ConfigError
 
@@ -147,7 +147,7 @@ def decide_runtime(settings: TrainerSettings) -> Runtime:
     channels_last, channels_why = train.channels_last, "as configured"
     if channels_last == "auto":
         channels_last, channels_why = _decide_layout(device, convolves)
-    threads = train.threads or usable_cpus()
+    threads, limited_by = (train.threads, "") if train.threads else usable_threads()
     torch.set_num_threads(threads)
     # The legacy call: mixing it with torch.backends.*.fp32_precision breaks torch.compile (pytorch#166387).
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
@@ -155,7 +155,7 @@ def decide_runtime(settings: TrainerSettings) -> Runtime:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     choices = (
-        Choice("device", _device_name(device, threads), device_why),
+        Choice("device", _device_name(device, threads), "; ".join(filter(None, [device_why, limited_by]))),
         Choice("precision", precision, precision_why),
         Choice("layout", "channels_last" if channels_last else "channels_first", channels_why),
     )

@@ -250,7 +250,8 @@ class Train(Strict):
     deterministic: bool = False
     """Only use operations that give the same bits each time, also on a GPU; slower there."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads torch may use; null for all usable ones. Results differ in the last bits with their number."""
+    """CPU threads torch may use; null for all that affinity, control group and OMP_NUM_THREADS allow. Results differ in
+    the last bits with their number."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation split."""
     log_every: PositiveInt = 50

@@ -68,7 +68,7 @@ class Row:
 
 
 def rows_of(anatomy: Anatomy, depth: int | None) -> list[Row]:
-    """What is shown of a model.
+    """Return the rows that are shown of a model.
 
     depth: 0 for each single layer, N for the modules N names deep; None for what fits: layers with their norm and
     activation, repeated blocks once, or the deepest modules that are few enough.

@@ -83,7 +83,7 @@ def input_shape(info: "Info") -> tuple[int, ...]:
 
 
 def readable(samples: "Samples", wanted: int, seconds: float) -> int:
-    """How many samples can be read in that time: what is wanted, or fewer if the files are slow to decode."""
+    """Return how many samples can be read in that time: as wanted, or fewer if the files are slow to decode."""
     probe = np.arange(min(32, len(samples)))
     samples.read(probe[:1])  # the first read opens files and loads decoders
     began = time.perf_counter()

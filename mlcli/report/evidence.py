@@ -112,7 +112,7 @@ def curve(entries: Sequence[dict[str, Any]], split: str, metric: str, *, last: b
 
 
 def standard_error(metric: str, value: float | None, samples: int | None) -> float | None:
-    """How far a score on so many samples lies from the true one, about; None for metrics without a formula.
+    """Estimate how far a score on so many samples lies from the true one; None for metrics without a formula.
 
     Shares: binomial, with two right and two wrong samples added, so that 100 % is not taken for certain (Agresti &
     Coull 1998). rmse and mae: of normal residuals. r2: from that of the squared error.

@@ -79,7 +79,7 @@ def rules_table(seen: Sweep, suggestion: Suggestion) -> str:
 
 
 def ending(seen: Sweep) -> str:
-    """How far the test went, in words."""
+    """Say in words how far the test went."""
     last = f"{seen.lrs[-1]:.2g}"
     match seen.ended:
         case "exploded":

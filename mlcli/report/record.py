@@ -69,7 +69,7 @@ class Record:
 
     @property
     def data_facts(self) -> dict[str, Any]:
-        """What was found about the data, such as kind and target (see `mlcli.data.info.DataInfo`); empty if unknown."""
+        """Facts about the data, such as kind and target (see `mlcli.data.info.DataInfo`); empty if unknown."""
         return mapping(mapping(self.summary.get("facts")).get("data"))
 
     @property
@@ -150,7 +150,7 @@ def in_words(name: str) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a file is a number."""
+    """Return whether a value of a file is a number."""
     return isinstance(value, int | float)
 
 

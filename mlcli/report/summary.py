@@ -22,7 +22,7 @@ FILES = ("report.html", "model.safetensors", "pictures", "checkpoints", "tensorb
 
 
 def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]], seconds: float) -> str:
-    """What to print when a run has ended, from its folder, whose status.json already has the scores.
+    """Return the text for the end of a run, from its folder, whose status.json already has the scores.
 
     `outcome` as returned by `fit`.
     """

@@ -77,17 +77,17 @@ class Gap:
 
     @property
     def matters(self) -> bool:
-        """Whether it is large enough to call it overfitting."""
+        """Return whether it is large enough to call it overfitting."""
         return self.size >= self.least
 
     @property
     def real(self) -> bool:
-        """Whether it exceeds its uncertainty."""
+        """Return whether it exceeds its uncertainty."""
         return self.size > self.sure
 
     @property
     def hidden(self) -> bool:
-        """Whether within its uncertainty it could be twice as large as one that matters."""
+        """Return whether within its uncertainty it could be twice as large as one that matters."""
         return self.size + self.sure > 2 * self.least
 
 
@@ -166,7 +166,7 @@ def _gap_of_losses(e: Evidence) -> Gap | None:
 
 
 def _rise(e: Evidence) -> tuple[bool, str] | None:
-    """Whether the trend goes on, and a sentence, if the watched curve's last third rises to its best.
+    """Return whether the trend goes on, and a sentence, if the watched curve's last third rises to its best.
 
     Significantly, and enough to be worth waiting for. A rise after an earlier best only recovers what was lost.
     """
@@ -186,7 +186,7 @@ def _rise(e: Evidence) -> tuple[bool, str] | None:
 
 
 def _against_baselines(e: Evidence) -> tuple[bool, str] | None:
-    """Whether the best classical model is significantly better, and the comparison in words."""
+    """Return whether the best classical model is significantly better, and the comparison in words."""
     simple = e.baselines
     best = simple.best(e.metric, e.direction) if simple else None
     if simple is None or best is None or e.score is None:
@@ -228,7 +228,7 @@ def _learned_little(e: Evidence) -> str:
 
 
 def _decline(e: Evidence) -> tuple[Kind, str] | None:
-    """What it shows that validation was best long before the end and got worse, if it did so, and a sentence.
+    """Return the verdict where validation was best long before the end and then got worse, and a sentence.
 
     The samples are the same each time, so that the scatter of the curve says whether it got worse on these; whether it
     would on others, only their standard error does, without which it is no overfitting.

@@ -94,8 +94,10 @@ def precision_recall(details: Details) -> tuple[LineChart, ...]:
         if name in rows
     ]
     note = "weakest: " + ", ".join(line.name for line in named) + ("; dots where F1 is best" if best else "")
-    return (LineChart("Precision and recall", [*faint, *named[::-1], *best], _unit("recall"), _unit("precision"), note,
-                      shown="{:.2f}".format, named=False),)  # fmt: skip
+    return (
+        LineChart("Precision and recall", [*faint, *named[::-1], *best], _unit("recall"), _unit("precision"), note,
+                  shown="{:.2f}".format),
+    )  # fmt: skip
 
 
 def by_threshold(details: Details) -> tuple[LineChart, ...]:

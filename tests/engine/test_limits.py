@@ -5,7 +5,7 @@ import os
 import psutil
 import pytest
 
-from mlcli.engine.limits import available_memory_bytes, has_bf16_units, usable_cpus
+from mlcli.engine.limits import available_memory_bytes, has_bf16_units, usable_cpus, usable_threads
 
 MIB = 2**20
 ALL_CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -85,3 +85,23 @@ def test_bf16_units_are_read_off_the_flags(tmp_path):
     cpuinfo.write_text("model name : bf16er\nflags : fpu avx2 fma\n")
     assert not has_bf16_units(cpuinfo)
     assert not has_bf16_units(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("variable", "usable", "threads", "why"),
+    [
+        (None, 8, 8, ""),
+        (None, 2, 2, "affinity or control group allow 2 of 8 CPUs"),
+        ("1", 8, 1, "OMP_NUM_THREADS is 1"),
+        ("3,2", 8, 3, "OMP_NUM_THREADS is 3"),
+        ("16", 4, 4, "affinity or control group allow 4 of 8 CPUs"),
+        ("0", 8, 8, ""),
+        ("many", 8, 8, ""),
+        ("\u0663", 8, 8, ""),
+    ],
+)
+def test_threads_are_what_variable_affinity_and_group_allow(monkeypatch, variable, usable, threads, why):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert usable_threads(usable, cpus=8) == (threads, why)

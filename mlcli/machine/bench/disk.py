@@ -106,7 +106,7 @@ def _read(path: str) -> int:
 
 
 def _is_cached(path: str) -> bool | None:
-    """Whether a file's first byte can be had without the disk; None where the file system does not answer."""
+    """Return whether a file's first byte can be had without the disk; None where the file system does not answer."""
     if not hasattr(os, "RWF_NOWAIT"):
         return None
     with _opened(path) as descriptor:

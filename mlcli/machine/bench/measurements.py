@@ -37,7 +37,7 @@ class Timing:
 
 
 def is_above(timing: Timing, bound: float) -> bool:
-    """Whether the spread exceeds a bound, in whole percent, as both are shown: no 15% is above 15%."""
+    """Return whether the spread exceeds a bound, in whole percent, as both are shown: no 15% is above 15%."""
     return timing.spread is not None and round(100 * timing.spread) > round(100 * bound)
 
 

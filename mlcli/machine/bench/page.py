@@ -69,7 +69,7 @@ def advice(measured: Measurements, verdict: ThroughputVerdict) -> list[str]:
 
 
 def _disk_advice(measured: Measurements, wait_share: float, cold_wait_share: float) -> list[str]:
-    """Whether the disk itself, read without help of the page cache, is too slow."""
+    """Say whether the disk itself, read without help of the page cache, is too slow."""
     cold = next((stage.timing for stage in measured.stages if stage.name == READ_COLD), None)
     if cold is None or cold_wait_share < max(TOLERATED_WAIT, wait_share + POINTS):
         return []

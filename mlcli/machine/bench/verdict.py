@@ -118,7 +118,7 @@ def rate(measured: Measurements, workers: int) -> Rating:
 
 
 def _shared(alone: float, wait: float, expected: float) -> bool:
-    """Whether the wait is neither what the ratio of the two alone lets expect nor what taking turns explains."""
+    """Return whether the wait is neither what the ratio of the two alone lets expect nor what taking turns explains."""
     return abs(wait - max(0.0, 1 - alone)) > POINTS and abs(wait - expected) > POINTS
 
 
@@ -274,12 +274,12 @@ def spreads(measured: Measurements) -> list[tuple[str, float]]:
 
 
 def _cut(measured: Measurements) -> bool:
-    """Whether smaller batches than those asked for were measured."""
+    """Return whether smaller batches than those asked for were measured."""
     return measured.batch_size < measured.asked_batch_size
 
 
 def _useless(measured: Measurements, workers: int) -> bool:
-    """Whether what was measured with so many workers varies too much, or cannot be: reading and training at once
+    """Return whether what was measured with so many workers varies too much, or cannot be: reading and training at once
     take no less than either alone."""
     alone = measured.loading(workers).timing if measured.data.cache == "none" else measured.configured_loader
     model, joint = measured.model.step, measured.joint(workers).timing

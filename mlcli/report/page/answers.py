@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from PIL import Image
 
 from mlcli.data.decode import opened
 from mlcli.data.jpeg import MOST_FILE_BYTES
@@ -16,6 +17,7 @@ from mlcli.files import read_file
 from mlcli.report.record import SPLITS, Record, in_words, is_number, mapping
 from mlcli.show import evaluation, svg
 from mlcli.show.charts import Confusion
+from mlcli.show.palette import PAPER
 from mlcli.text import number
 
 Values = dict[str, Any]
@@ -162,7 +164,9 @@ def _embedded(path: Path) -> tuple[str, int]:
             width = image.width
             if len(content) > LARGE_BYTES:
                 smaller = io.BytesIO()
-                image.convert("RGB").save(smaller, "WEBP", quality=WEBP_QUALITY, method=2)
+                on_paper = Image.new("RGB", image.size, PAPER)  # what is transparent would turn black
+                on_paper.paste(image, mask=image.convert("RGBA").getchannel("A"))
+                on_paper.save(smaller, "WEBP", quality=WEBP_QUALITY, method=2)
                 content, kind = smaller.getvalue(), "webp"
             else:
                 image.verify()

@@ -38,6 +38,11 @@ for (const plot of document.querySelectorAll(".plot:not(.bare)")) {
   plot.addEventListener("pointerleave", () => plot.classList.remove("hovered"));
 }
 
+// On paper nothing can be opened.
+const folded = [...document.querySelectorAll("details:not([open])")];
+addEventListener("beforeprint", () => folded.forEach((part) => (part.open = true)));
+addEventListener("afterprint", () => folded.forEach((part) => (part.open = false)));
+
 for (const button of document.querySelectorAll("button.copy")) {
   button.addEventListener("click", async () => {
     const code = button.parentElement.querySelector("code");

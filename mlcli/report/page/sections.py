@@ -28,6 +28,16 @@ TONES = {"good fit": "good", "diverged": "bad", "worse than a baseline": "bad"}
 """Colour of a verdict; the others are worth a second look."""
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
 MOST_METRICS, MOST_ROWS, MOST_LAYERS = 12, 200, 80
+JARGON = {
+    "macro": "Macro: the mean over classes, each counting the same however rare it is.",
+    "top5": "Top5 accuracy: the truth is among the five most probable classes.",
+    "ece": "ECE, the expected calibration error: the mean gap between probability and share of right answers.",
+    "map": "mAP, the mean average precision: the area under precision over recall, averaged over classes and overlaps.",
+    "map50": "mAP50: the same, where boxes that overlap by half (IoU 0.5) count as found.",
+    "rmse": "RMSE: the root of the mean squared error, in units of the target, as is MAE, the mean absolute error.",
+    "r2": "R2: the share of the target's variance that is explained; 1 is perfect, 0 is as good as its mean.",
+}
+"""By the words in names of metrics: what they mean."""
 YAML_PARTS = re.compile(r"""(?P<comment>(?:^|(?<=\s))\#.*)|(?P<string>"(?:\\.|[^"\\])*"|'(?:''|[^'])*')
     |(?P<key>(?<![\w.+-])[\w.+-]+(?=\s*:(?:\s|$)))|(?P<value>\b(?:true|false|null)\b|(?<![\w.])[+-]?\d[\d_.]*(?:e[+-]?\d+)?(?![\w.]))""",
     re.VERBOSE)  # fmt: skip
@@ -88,7 +98,7 @@ def hero(record: Record) -> Values | None:
 
 
 def facts(record: Record) -> Values:
-    """What else is asked first, as a row of small figures."""
+    """Return what else is asked first, as a row of small figures."""
     status, parameters = record.status, record.summary.get("parameters")
     device = str(mapping(record.environment.get("choices")).get("device", "")).partition(":")[0]
     pairs = [
@@ -115,7 +125,9 @@ def scores(record: Record) -> Values | None:
         [Markup("<b>{}</b>").format(split), *(number(values.get(name)) for name in names), whole(record.samples(split))]
         for split, values in known.items()
     ]
-    return {"header": ["split", *map(in_words, names), "samples"], "rows": rows}
+    explained = "".join(f" {text}" for word, text in JARGON.items() if any(word in name.split("_") for name in names))
+    lede = f"Of the best model, by split.{explained}"
+    return {"lede": lede, "header": ["split", *map(in_words, names), "samples"], "rows": rows}
 
 
 def curves(record: Record) -> Values | None:
@@ -147,7 +159,14 @@ def curves(record: Record) -> Values | None:
         charts.append(chart("Loss", losses, scale, rules=rules, note="logarithmic scale" if scale else ""))
     if score:
         title = in_words(metric) if len(metric) <= 4 else _sentence(in_words(metric), stop="")  # rmse, mae, r2, map
-        charts.append(chart(title, [Line(watched, score)], rules=rules, shown=lambda value: score_text(metric, value)))
+        trained = record.scores.get("train", {}).get(metric)
+        # Measured once, with the best model: during training only the loss is known.
+        at_best = (
+            [(float(best), trained)] if isinstance(best, int) and trained is not None and watched != "train" else []
+        )
+        lines = [Line("train", at_best, "quiet", dots=True), Line(watched, score)]
+        note = "train: the best model, measured at the end" if at_best else ""
+        charts.append(chart(title, lines, rules=rules, note=note, shown=lambda value: score_text(metric, value)))
     if rate := line("train", "lr"):
         charts.append(chart("Learning rate", [Line("lr", rate, "quiet")], shown="{:.3g}".format))
     if speed := line("train", "samples_per_s"):
@@ -249,7 +268,7 @@ def time(record: Record) -> Values | None:
 
 
 def data(record: Record) -> Values | None:
-    """What was shown about the data and the model before training."""
+    """Return what was shown about the data and the model before training."""
     rows, subject = [], ""
     for line in record.summary.get("describe") or []:
         if isinstance(line, list) and len(line) == 2:
@@ -288,7 +307,7 @@ def environment(record: Record) -> Values | None:
 
 
 def next_commands(record: Record) -> Values:
-    """What to type to go on."""
+    """Return the commands to go on with."""
     unfinished = record.status.get("state") in ("interrupted", "killed", "diverged", "failed")
     return {
         "commands": [
