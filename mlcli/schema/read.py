@@ -60,7 +60,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Document:
 def apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
     """Change `tree` in place by `key.sub=value` texts in their order, so the last of several on one key wins.
 
-    The value is YAML 1.2 (`model.hidden=[256,128]`), a number in the key counts list elements from 0
+    The value is YAML 1.2 (`'model.hidden=[256,128]'`), a number in the key counts list elements from 0
     (`augment.0.p=0.3`), and sections that the file leaves out are made. Raises ConfigErrors, all of them at once.
     """
     problems: list[ConfigProblem] = []

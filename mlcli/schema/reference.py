@@ -42,7 +42,7 @@ train:     {epochs: 20, batch_size: 64, precision: auto, seed: 0}
 loader:    {workers: auto}
 ```
 
-* **Overrides** on the command line change single keys: `mlcli train x.yaml optimizer.lr=0.01 model.hidden=[256,128]`.
+* **Overrides** on the command line change single keys: `mlcli train x.yaml optimizer.lr=0.01 'model.hidden=[256,128]'`.
   Numbers count list elements from 0: `augment.0.padding=2`. The last of several overrides of one key wins.
 * **Paths** are relative to the folder the YAML lies in, also in overrides. Where the YAML comes from standard input
   (`-`), they are relative to the working folder.
