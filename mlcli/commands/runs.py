@@ -18,6 +18,8 @@ WIDEST_VALUE = 40
 """Characters of a config value in the comparison; longer ones are cut."""
 LONGEST_FILE_NAME = 100
 """Characters of the picture's name; file systems take 255 bytes."""
+NARROW_DROPS = (6, 2, 3)
+"""Columns of the list that a narrow screen leaves out, one after another: time, started, epochs."""
 MOST_COLUMNS = 4
 """Runs of one name that are compared unasked; more do not fit a terminal."""
 
@@ -31,7 +33,7 @@ def run_list(root: Path, as_json: bool = False) -> None:
         print(f"no runs in {root}/ yet; the first: mlcli init digits && mlcli train config.yaml")
     else:
         header = ["run", "state", "started", "epochs", "best", "test", "time"]
-        print(table(header, [_row(s) for s in summaries], left=3))
+        print(table(header, [_row(s) for s in summaries], left=3, drop=NARROW_DROPS))
         for s in summaries:
             if s["state"] == "unreadable":
                 print(f"{s['run']}: {s['error']}")

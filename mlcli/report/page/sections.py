@@ -269,11 +269,10 @@ def time(record: Record) -> Values | None:
 
 def data(record: Record) -> Values | None:
     """Return what was shown about the data and the model before training."""
-    rows, subject = [], ""
-    for line in record.summary.get("describe") or []:
-        if isinstance(line, list) and len(line) == 2:
-            subject = str(line[0]) if line[0] and line[0] != subject else ""
-            rows.append((subject, line[1]))
+    rows, last = [], ""
+    for subject, text in record.summary.get("describe") or []:
+        rows.append((subject if subject != last else "", text))
+        last = subject or last
     return {"rows": rows} if rows else None
 
 
