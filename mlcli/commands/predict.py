@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlcli.commands.common import find_run, refuse_input
 from mlcli.errors import ConfigError, DataError, ExitCode
-from mlcli.text import csv_cell
+from mlcli.text import csv_cell, plural
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import DrawsAnswers, Inputs, Predictor, Record
@@ -73,9 +73,10 @@ def run(
         if found.paths is None or not isinstance(predictor, DrawsAnswers):
             raise ConfigError("this model takes rows of a table, so there are no pictures", where="--pictures")
         records = _with_pictures(records, predictor, found.paths, pictures)
-    failed, count = _write(records, output, predictor)
+    failed, unknown, count = _write(records, output, predictor)
     report = f"{count - len(failed):,} of {count:,} answered" + (f": {output}" if output else "")
-    for line in filter(None, (report, predictor.caveat)):
+    strange = f"{plural(unknown, 'row has', 'rows have')} categories that training never saw: see 'unknown'"
+    for line in filter(None, (report, strange if unknown else "", predictor.caveat)):
         print(line, file=sys.stdout if output else sys.stderr)  # without --output, stdout is for the answers alone
     if failed:
         raise DataError(
@@ -131,12 +132,14 @@ def _with_pictures(
         yield record
 
 
-def _write(records: "Iterable[Record]", output: Path | None, predictor: "Predictor") -> "tuple[list[Record], int]":
-    """Print the records, or write them as one file. Returns those with an error, and the number of all."""
-    failed, kept, count = [], [], 0
+def _write(records: "Iterable[Record]", output: Path | None, predictor: "Predictor") -> "tuple[list[Record], int, int]":
+    """Print the records, or write them as one file. Returns those with an error, the number of those with something
+    unknown in them, and that of all."""
+    failed, kept, unknown, count = [], [], 0, 0
     for count, record in enumerate(records, start=1):  # noqa: B007
         if "error" in record:
             failed.append(record)
+        unknown += "unknown" in record
         if output is None:
             print(json.dumps(record, ensure_ascii=False))
         else:
@@ -151,7 +154,7 @@ def _write(records: "Iterable[Record]", output: Path | None, predictor: "Predict
         else:
             text = predictor.formats[output.suffix](kept)
         write_output(output, text.encode())
-    return failed, count
+    return failed, unknown, count
 
 
 def _as_csv(records: "list[Record]", predictor: "Predictor") -> str:

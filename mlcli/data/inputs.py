@@ -15,7 +15,7 @@ from torch import Tensor
 from mlcli.data.decode import Preparation
 from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
-from mlcli.data.sources.csv_file import read_csv
+from mlcli.data.sources.csv_file import MISSING, read_csv
 from mlcli.data.sources.listing import find_images
 from mlcli.data.sources.tables import prepare_rows
 from mlcli.engine.contract import Inputs
@@ -74,6 +74,15 @@ class RowInputs:
     rows: list[dict[str, str]]
     preparation: dict
     paths: None = None
+
+    def unknown(self, position: int) -> str:
+        """The categories of a row that training never saw, `colour=mauve; size=XL`: their features are all zeros."""
+        found = []
+        for encoding in self.preparation["columns"]:
+            cell = (self.rows[position].get(encoding["name"]) or "").strip()
+            if encoding["kind"] == "category" and cell.lower() not in MISSING and cell not in encoding["values"]:
+                found.append(f"{encoding['name']}={cell}")
+        return "; ".join(found)
 
     def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
         """float32 [B, F]"""

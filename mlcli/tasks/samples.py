@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mlcli.data.config import Augmentation, ClassificationData, ImageCsv, RegressionData
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
-from mlcli.data.inputs import find_inputs
+from mlcli.data.inputs import RowInputs, find_inputs
 from mlcli.data.source import Source, describe_data
 from mlcli.engine.contract import Batch, Inputs, Named, Record
 from mlcli.engine.membership import Membership
@@ -93,10 +93,16 @@ class SamplePredictor(ABC):
         positions: Sequence[int] = (),
         top: int | None = None,
     ) -> list[Record]:
-        """Return predictions as plain data, with an error instead of one that is not finite."""
+        """Return predictions as plain data, with an error instead of one that is not finite, and with the categories of
+        its row that training never saw, if there are any, as `unknown`."""
         finite = predictions.isfinite().reshape(len(predictions), -1).all(dim=1).tolist()
         records = self.plain(predictions, top)
-        return [record if ok else {"error": NOT_FINITE} for record, ok in zip(records, finite, strict=True)]
+        records = [record if ok else {"error": NOT_FINITE} for record, ok in zip(records, finite, strict=True)]
+        if isinstance(inputs, RowInputs):
+            for record, position in zip(records, positions, strict=True):
+                if unknown := inputs.unknown(position):
+                    record["unknown"] = unknown
+        return records
 
     def rows(self, record: Record) -> list[Record]:
         """Return the record as the one row of a table that it is."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlcli.commands import evaluate, train
+from mlcli.commands import evaluate, predict, train
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError, DataError
 
@@ -272,6 +272,15 @@ def test_all_of_new_boxes_are_measured(place, capsys):
     result = measured(place, capsys, "boxes", on=place / "other.csv")
     assert result["samples"] == 5
     assert "1 object is of classes that the model does not know, and left out: 'cow'" in result["notes"]
+
+
+def test_categories_never_seen_are_said_and_counted(place, capsys):
+    rows = [["1", "2", "3", "4", cell] for cell in ("a", "zebra", "", "b", "A")]
+    write(place / "new.csv", ["a", "b", "c", "d", "e"], rows)
+    predict.run("table", [place / "new.csv"], output=place / "answers.csv", root=place.parent / "runs")
+    assert "2 rows have categories that training never saw: see 'unknown'" in capsys.readouterr().out
+    header, answers = read(place / "answers.csv")
+    assert [answer[header.index("unknown")] for answer in answers] == ["", "e=zebra", "", "", "e=A"]
 
 
 def test_a_run_that_kept_no_splits_says_so(place, capsys):
