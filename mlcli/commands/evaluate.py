@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.commands.common import find_run
-from mlcli.text import number, table, truncated
+from mlcli.text import number, plural, table, truncated
 
 MOST_CLASSES = 30
 """Rows of the table of classes on the screen; the JSON has them all."""
@@ -63,6 +63,8 @@ def _page(result: dict[str, Any], path: Path) -> str:
         rows = [[c["name"], *(number(c[key]) for key in keys), f"{c['support']:,}"] for c in classes[:MOST_CLASSES]]
         left_out = len(classes) - len(rows)
         more = f"\n... and {left_out} more classes; all of them with --json" if left_out else ""
+        if unseen := sum(not c["support"] for c in classes):
+            more += f"\n{plural(unseen, 'class', 'classes')} of no sample here cannot be measured: not in the averages"
         parts.append(table(["class", *keys, "samples"], rows) + more)
         if len(classes) <= LARGEST_MATRIX:
             short = [truncated(name, 12) for name in result.get("confusion_names") or [c["name"] for c in classes]]

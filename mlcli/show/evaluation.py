@@ -87,7 +87,7 @@ def precision_recall(details: Details) -> tuple[LineChart, ...]:
     lines = sorted(lines, key=lambda line: line[0])[:MOST_CURVES]
     named = [Line(f"{name} ({area:.2f})", p, group=i) for i, (area, name, p) in enumerate(lines[:NAMED_CURVES])]
     faint = [Line("", points, "faint") for _, _, points in lines[NAMED_CURVES:]]
-    rows = {str(row["name"]): row for row in details.get("classes") or [] if "threshold" in row}
+    rows = {str(row["name"]): row for row in details.get("classes") or [] if row.get("threshold") is not None}
     best = [
         Line("", [(rows[name]["recall"], rows[name]["precision"])], dots=True, group=i)
         for i, (_, name, _) in enumerate(lines[:NAMED_CURVES])

@@ -85,11 +85,11 @@ def errors(record: Record) -> Values | None:
 def classes(record: Record) -> Values | None:
     """A row per class with every number there is on it, the weakest first."""
     rows = [c for c in record.detail.get("classes") or [] if isinstance(c, dict) and "name" in c]
-    keys = [key for key, value in (rows[0] if rows else {}).items() if key != "name" and is_number(value)]
+    keys = [key for key in (rows[0] if rows else ()) if key != "name" and any(is_number(row.get(key)) for row in rows)]
     if not keys:
         return None
     by = next((key for key in ("ap", "f1", "recall") if key in keys), keys[0])
-    rows = sorted(rows, key=lambda c: _finite(c.get(by)))
+    rows = sorted(rows, key=lambda c: _finite(c.get(by)) if c.get(by) is not None else math.inf)
 
     def cell(c: dict[str, Any], key: str) -> str:
         value = c.get(key)

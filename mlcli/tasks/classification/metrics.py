@@ -1,7 +1,8 @@
 """Metrics of a classifier on a split: confusion matrix, top-5, calibration, curves and mistakes, on the device.
 
-Precision, recall and F1 follow scikit-learn: 0 where undefined, macro averages over the classes that occur in truth or
-prediction. Expected calibration error: Guo et al. 2017 (arXiv:1706.04599), eq. 3, with 15 bins as in their section 5.
+Precision, recall and F1 follow scikit-learn, 0 where a class is never answered. A class without samples cannot be
+measured: it is None in tables, and macro averages are over the others, as in scikit-learn's balanced accuracy.
+Expected calibration error: Guo et al. 2017 (arXiv:1706.04599), eq. 3, with 15 bins as in their section 5.
 Precision-recall curves: a sample is answered with a class at threshold t if that class's probability is t or more, as
 in scikit-learn's `precision_recall_curve`; here the thresholds are the hundredths, independent of the samples, so that
 batches add up.
@@ -88,7 +89,7 @@ class ClassificationMetrics:
         confusion = self.confusion.cpu().double()
         total = confusion.sum().clamp(min=1)
         precision, recall, f1 = _per_class(confusion)
-        occurs = (confusion.sum(0) + confusion.sum(1)) > 0
+        occurs = confusion.sum(1) > 0
         _, confidence, hits = self._bins.cpu().double()
         scores = {
             "accuracy": confusion.diagonal().sum() / total,
@@ -101,13 +102,17 @@ class ClassificationMetrics:
         return {name: float(scores[name]) for name in self.directions}
 
     def per_class(self) -> list[dict]:
-        """name, precision, recall, f1 and support (samples of that class) of each class, in label order."""
+        """name, precision, recall, f1 and support (samples of that class) of each class, in label order.
+
+        Without samples of a class the three are None: not measurable.
+        """
         confusion = self.confusion.cpu().double()
         columns = (*_per_class(confusion), confusion.sum(1))
         return [
-            {"name": name, "precision": p, "recall": r, "f1": f, "support": int(s)}
+            {"name": name, "precision": p if s else None, "recall": r if s else None, "f1": f if s else None,
+             "support": int(s)}
             for name, p, r, f, s in zip(self.class_names, *(column.tolist() for column in columns), strict=True)
-        ]
+        ]  # fmt: skip
 
     def calibration(self) -> list[dict[str, Any]]:
         """Of each bin of confidence that holds samples, from low to high: samples, mean confidence and accuracy."""

@@ -137,10 +137,17 @@ def confusion(matches: Matches, threshold: float, num_classes: int) -> list[list
 def class_rows(
     matches: Matches, class_names: tuple[str, ...], ap: np.ndarray, ap50: np.ndarray
 ) -> tuple[list[dict[str, Any]], dict[str, dict]]:
-    """The table of classes, each at its own best threshold, and the curves of each by name."""
+    """The table of classes, each at its own best threshold, and the curves of each by name.
+
+    Classes without objects cannot be measured: None in the table, and no curve.
+    """
     support = matches.support(len(class_names)).tolist()
     rows, curves = [], {}
     for label, name in enumerate(class_names, start=1):
+        if not support[label]:
+            unmeasured = dict.fromkeys(("ap", "ap50", "precision", "recall", "f1", "threshold"))
+            rows.append({"name": name, **unmeasured, "support": 0})
+            continue
         scores, correct = of_class(matches, label)
         rows.append(
             {

@@ -85,8 +85,8 @@ class DetectionMetrics:
     def details(self) -> dict[str, Any]:
         """Tables and curves at an IoU of 0.5, as plain data:
 
-        * classes: for each name, ap (COCO's) and ap50; precision, recall, f1 and threshold where its F1 is best;
-          support, the objects there are;
+        * classes: for each name, ap (COCO's) and ap50; precision, recall, f1 and threshold where its F1 is best, None
+          for a class without objects; support, the objects there are;
         * pr_curves: for each class name, lists over thresholds (see `curves.sampled`); f1_curve: the same over all;
         * best_threshold: where the F1 over all objects is best, for use in prediction; best_f1: how good it is there;
         * confusion: objects (rows) by predicted class at that threshold (columns); confusion_names: the classes
