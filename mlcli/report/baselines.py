@@ -46,7 +46,7 @@ MOST_SCORED = 10_000
 """Samples of the split that are answered: enough for a standard error of half a percent."""
 FEWEST_ROWS, FEWEST_PER_CLASS = 200, 5
 """Rows a slow model must be able to afford, or it is left out: on fewer of many it would only look bad."""
-FORMAT = 2
+FORMAT = 3
 """Raised when the cache's files or what they mean change."""
 
 
