@@ -18,8 +18,8 @@ DRAWING = ROOT / "docs" / "architecture.svg"
 BEGIN, END = "<!-- files: written by docs/architecture.py -->", "<!-- end of files -->"
 
 LAYERS = [
-    (("__main__",), ""),
-    (("cli",), "every command's signature and help line"),
+    (("__main__", "__init__"), ""),
+    (("cli", "api"), "every command's signature and help line; the same for Python and notebooks"),
     (("commands",), "one thin file per command: arguments in, text out, exit code"),
     (("saved",), "a saved model made into its predictor or its task again"),
     (("experiment",), "one YAML file as one typed, frozen Experiment; the table of tasks"),
@@ -30,7 +30,7 @@ LAYERS = [
     (("engine",), "the one trainer; knows no task, no data set, no model"),
     (("schema", "show"), "strict YAML with positions; sheets, boxes, charts, one palette"),
     (("files",), "files written whole or not at all"),
-    (("text", "errors", "__init__"), "numbers, sizes and lists in words; what can go wrong, with its exit code"),
+    (("text", "errors", "version"), "numbers, sizes and lists in words; what can go wrong, with its exit code"),
 ]
 """From the top: packages (or modules) of mlcli and what they are for. Imports only go down, or stay in the package."""
 

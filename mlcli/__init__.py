@@ -1,3 +1,22 @@
-"""mlcli: from one YAML file to a trained, measured and explained model."""
+"""mlcli: from one YAML file to a trained, measured and explained model.
 
-__version__ = "0.1.0"
+For Python and notebooks: `mlcli.train`, `mlcli.load` and `mlcli.Run` of `mlcli.api`; PyTorch is loaded when first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from mlcli.version import __version__
+
+if TYPE_CHECKING:
+    from mlcli.api import Run, load, train
+
+__all__ = ["Run", "__version__", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what `mlcli.api` offers (PEP 562); commands that need no PyTorch import this package too."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mlcli' has no attribute '{name}'")
+    from mlcli import api
+
+    return getattr(api, name)

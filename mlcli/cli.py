@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from mlcli import __version__
 from mlcli.engine.limits import spin_briefly
 from mlcli.engine.stop import Unwinding
 from mlcli.errors import ExitCode, OutOfMemoryError, OutputError, UserError, cannot_access
 from mlcli.show.terminal import Stdout, StdoutFailed, discard, in_colour
 from mlcli.text import visible
+from mlcli.version import __version__
 
 app = typer.Typer(
     help="Train, measure and explain PyTorch models from one YAML file.",

@@ -58,6 +58,10 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:  # worker processes send their errors to the trainer by pickle
         return _rebuild, (type(self), self.what, self.where, self.fix)
 
+    def _render_traceback_(self) -> list[str]:
+        """Lines that a notebook shows of it: the message alone (an interface of IPython)."""
+        return [str(self)]
+
 
 def _rebuild(kind: type[UserError], what: str, where: str, fix: str) -> UserError:
     return kind(what, where=where, fix=fix)

@@ -12,10 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from yaml import YAMLError
+
 from mlcli.engine.settings import TaskSettings, TrainerSettings
-from mlcli.errors import CheckpointError
+from mlcli.errors import CheckpointError, ConfigError
 from mlcli.schema.places import ConfigErrors
-from mlcli.schema.read import certain, choose, read, validate
+from mlcli.schema.read import certain, choose, document, read, validate
 from mlcli.schema.yaml12 import Tree, dump
 
 if TYPE_CHECKING:
@@ -183,9 +185,20 @@ class Experiment:
         `base` is what relative paths start from, the YAML's folder unless given. Raises ConfigError, with every mistake
         at its line and column.
         """
-        document = read(path, overrides)
-        config = _config(document.tree, base or document.base)
-        return cls(config, document.text, None if str(path) == "-" else path, tuple(overrides))
+        found = read(path, overrides)
+        config = _config(found.tree, base or found.base)
+        return cls(config, found.text, None if str(path) == "-" else path, tuple(overrides))
+
+    @classmethod
+    def of_mapping(cls, plain: Mapping[str, Any], overrides: Sequence[str] = ()) -> "Experiment":
+        """Read what a YAML would hold; relative paths start from the working folder. Raises ConfigError."""
+        try:
+            text = dump(dict(plain))
+        except YAMLError as error:
+            fix = "use dicts, lists, texts, numbers, true, false and None"
+            raise ConfigError(f"the configuration holds what no YAML can: {error}", fix=fix) from error
+        found = document(text, "<dict>", Path.cwd(), overrides)
+        return cls(_config(found.tree, found.base), found.text, overrides=tuple(overrides))
 
     @classmethod
     def of_run(cls, folder: Path, overrides: Sequence[str] = ()) -> "Experiment":

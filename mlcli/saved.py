@@ -8,7 +8,6 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from mlcli import __version__
 from mlcli.data.info import PlainInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Feed, HasMembership, Predictor, Task
@@ -23,6 +22,7 @@ from mlcli.experiment import Experiment, TakesNewData
 from mlcli.models.build import weights_within
 from mlcli.models.weights import load_saved
 from mlcli.text import first_few, size
+from mlcli.version import __version__
 
 SPARE_BYTES = 2**28
 """Of weights that a model may make and drop on its way, such as a layer of a thousand classes that is replaced."""

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli import __version__
 from mlcli.commands.common import apply_advice, is_override_of, load_experiment, refuse_apply, show_progress
 from mlcli.errors import ExitCode, OutputError
 from mlcli.text import command_line, paragraphs, shown
+from mlcli.version import __version__
 
 if TYPE_CHECKING:
     from mlcli.machine.bench.verdict import ThroughputVerdict

@@ -4,12 +4,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mlcli import __version__
 from mlcli.commands.common import load_experiment, write_file, write_picture
 from mlcli.errors import ConfigError, ExitCode
 from mlcli.experiment import Converter, Experiment
 from mlcli.files import refuse_links, remove
 from mlcli.text import command_line
+from mlcli.version import __version__
 
 
 def run_check(

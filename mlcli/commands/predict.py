@@ -68,7 +68,7 @@ def run(
     if score_threshold is not None:
         _set_threshold(predictor, score_threshold)
     found = predictor.inputs(inputs, invert=invert)
-    records = _answers(predictor, runtime, found, top)
+    records = answers(predictor, runtime, found, top)
     if pictures is not None:
         if found.paths is None or not isinstance(predictor, DrawsAnswers):
             raise ConfigError("this model takes rows of a table, so there are no pictures", where="--pictures")
@@ -100,8 +100,8 @@ def _set_threshold(predictor: "Predictor", score_threshold: float) -> None:
     predictor.score_threshold = score_threshold
 
 
-def _answers(predictor: "Predictor", runtime: "Runtime", inputs: "Inputs", top: int | None) -> "Iterator[Record]":
-    """A record for each input, in order."""
+def answers(predictor: "Predictor", runtime: "Runtime", inputs: "Inputs", top: int | None) -> "Iterator[Record]":
+    """Return a record for each input, in order."""
     import torch
 
     names = inputs.names

@@ -1,12 +1,16 @@
 """`mlcli train`: from a YAML file to a trained and measured model."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlcli.commands.common import find_run, load_experiment, say
 from mlcli.commands.typed import unfinished
 from mlcli.errors import ConfigError, DivergedError, ExitCode
 from mlcli.experiment import Experiment
 from mlcli.text import command_line, shown
+
+if TYPE_CHECKING:
+    from mlcli.engine.run import RunFolder
 
 
 def run(config: Path | None, overrides: list[str], *, name: str | None, resume: str | None, root: Path) -> ExitCode:
@@ -27,16 +31,21 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
         experiment = Experiment.of_run(folder.path, overrides)
     else:
         experiment = load_experiment("train", config, overrides)
+    return train_experiment(experiment, name=name, resume=str(folder.path) if folder else None, root=root)[0]
 
+
+def train_experiment(
+    experiment: Experiment, *, name: str | None, resume: str | None, root: Path
+) -> "tuple[ExitCode, RunFolder]":
+    """Train in a new run folder or in the one that `resume` names, and print what came out; see `run`."""
     from mlcli.engine.launch import launch, train
     from mlcli.machine.bench.learner import choose_batch_size
     from mlcli.report.baselines import write_baselines
     from mlcli.report.page.write import write_report
     from mlcli.report.summary import closing_lines
 
-    going_on = str(folder.path) if folder else None
     with launch(
-        experiment, root, name=name, resume=going_on, say=say, choose_batch_size=choose_batch_size
+        experiment, root, name=name, resume=resume, say=say, choose_batch_size=choose_batch_size
     ) as (training, batches):  # fmt: skip
         try:
             ended = train(training, batches)
@@ -47,7 +56,7 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
             write_report(training.run)
             again = command_line("train", "--resume", shown(training.run.path))
             print(f"\nstopped after step {training.state.progress.step}; to go on: {again}")
-            return training.stop.exit_code
+            return training.stop.exit_code, training.run
         # The run is complete; what goes wrong from here on does not take that back.
         code = ExitCode.OK
         if training.settings.train.baselines:
@@ -58,4 +67,4 @@ def run(config: Path | None, overrides: list[str], *, name: str | None, resume: 
                 say([("baselines", "left out, stopped by a signal; the run itself is complete")])
         write_report(training.run)
         print(closing_lines(training, ended.outcome, ended.scores, ended.seconds))
-        return code
+        return code, training.run

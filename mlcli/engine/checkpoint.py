@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlcli import __version__
 from mlcli.engine.archive import FOREIGN, PLAIN, refuse_unlike_plain, refuse_unlike_saved
 from mlcli.engine.limits import available_memory_bytes
 from mlcli.engine.run import by_age
@@ -25,6 +24,7 @@ from mlcli.engine.runtime import is_out_of_memory
 from mlcli.errors import CheckpointError, OutputError
 from mlcli.files import ANY_SIZE, Part, Write, fill_atomically, move, open_regular, remove
 from mlcli.text import size
+from mlcli.version import __version__
 
 MAGIC = b"MLCLI\x00\x01\n"  # the 1 is the format; a file of a later one says so instead of seeming damaged
 TRAILER_BYTES = len(MAGIC) + 8 + 32

@@ -15,7 +15,6 @@ from typing import Any, Protocol, Self
 import safetensors.torch
 import torch
 
-from mlcli import __version__
 from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
@@ -35,6 +34,7 @@ from mlcli.engine.trainer import Training, evaluate, fit
 from mlcli.errors import ExitCode, OutOfMemoryError, OutputError, UserError
 from mlcli.files import cannot_write, is_disk_trouble, write_atomically
 from mlcli.text import duration, shown
+from mlcli.version import __version__
 
 Say = Callable[[Iterable[tuple[str, str]]], None]
 """Shows a person lines of a subject and a text."""

@@ -42,8 +42,14 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Document:
 
     Raises ConfigError if there is nothing to read, ConfigErrors if it is not the YAML of one mapping.
     """
-    text = read_text(path)
-    origin = Origin("<stdin>" if str(path) == "-" else str(path), tuple(text.splitlines()))
+    is_stdin = str(path) == "-"
+    base = Path.cwd() if is_stdin else path.absolute().parent
+    return document(read_text(path), "<stdin>" if is_stdin else str(path), base, overrides)
+
+
+def document(text: str, name: str, base: Path, overrides: Sequence[str] = ()) -> Document:
+    """Parse the text of a YAML, called `name` in messages, and apply overrides. Raises ConfigErrors."""
+    origin = Origin(name, tuple(text.splitlines()))
     tree = parse(text, origin)
     if not isinstance(tree.data, dict):
         message = "a configuration is a mapping: lines of 'key: value'"
@@ -51,7 +57,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Document:
             message = "the file is empty; mlcli init digits writes a configuration to start from"
         raise ConfigErrors([ConfigProblem(message, tree.values.get((), Position(origin, 0, 0)))])
     apply_overrides(tree, overrides)
-    return Document(text, tree, Path.cwd() if str(path) == "-" else path.absolute().parent)
+    return Document(text, tree, base)
 
 
 # --- overrides -------------------------------------------------------------------------------------------------------

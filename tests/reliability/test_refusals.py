@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mlcli import __version__
 from mlcli.engine.checkpoint import TRAILER_BYTES, load_checkpoint, save_checkpoint
+from mlcli.version import __version__
 from tests.conftest import Typed
 from tests.reliability import tiny
 from tests.reliability.child import in_child, type_here

@@ -1,0 +1,216 @@
+"""mlcli in Python and notebooks: what the commands do, with Python's values in and out.
+
+    import mlcli
+
+    run = mlcli.train("config.yaml", "optimizer.lr=0.05")
+    run.scores["test"]["accuracy"]
+    run.predict("photo.jpg")
+    mlcli.load("runs/config").evaluate("val")
+
+The run folder is the same as the commands', so both may be mixed. What goes wrong is a `mlcli.errors.UserError`.
+"""
+
+import html
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlcli.commands.predict import answers
+from mlcli.commands.train import train_experiment
+from mlcli.engine.run import RunFolder, open_run
+from mlcli.errors import DataError
+from mlcli.experiment import Experiment
+from mlcli.report.page.write import NAME, write_report
+from mlcli.report.record import Record
+from mlcli.saved import load_predictor, measure
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlcli.engine.contract import Predictor
+    from mlcli.engine.runtime import Runtime
+
+PAGE_HEIGHT = 640
+"""Pixels that a report takes in a notebook."""
+
+
+def train(
+    config: str | Path | Mapping[str, Any], *overrides: str, name: str | None = None, root: str | Path = "runs"
+) -> "Run":
+    """Train as `mlcli train` does, with the same lines printed, and return the run.
+
+    Args:
+        config: a YAML file, or what one holds as a dict; relative paths in a dict start from the working directory.
+        overrides: `key=value` texts, such as "optimizer.lr=0.05".
+        name: of the run; the YAML's unless given.
+        root: folder of all runs.
+
+    Ctrl-C, or a notebook's stop button, ends it after the step at hand; `Run.resume` goes on. Raises UserError.
+    """
+    if isinstance(config, Mapping):
+        experiment = Experiment.of_mapping(config, overrides)
+    else:
+        experiment = Experiment.load(Path(config), overrides)
+    return Run(train_experiment(experiment, name=name, resume=None, root=Path(root))[1])
+
+
+def load(run: str | Path, root: str | Path = "runs") -> "Run":
+    """Return a run by its folder or its name. Raises CheckpointError if there is none."""
+    return Run(open_run(str(run), Path(root)))
+
+
+class Run:
+    """A run folder: what was trained, how good it is, and its model. `mlcli.load` finds one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        scores = {split: values for split, values in self.scores.items() if split == self._record().split}
+        return f"Run({str(self.path)!r}, {self.status.get('state', 'unknown')}, {scores})"
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.report.read_text(encoding="utf-8"), quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:{PAGE_HEIGHT}px;border:0"></iframe>'
+
+    @property
+    def name(self) -> str:
+        return self._folder.name
+
+    @property
+    def path(self) -> Path:
+        return self._folder.path
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """state ("running", "finished", "stopped early", "interrupted", "failed", "diverged"), epochs, seconds ..."""
+        return self._folder.status_or_empty()
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The best model's metrics by split; of an unfinished run, the best value that was watched."""
+        return self._record().scores
+
+    @property
+    def curves(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: split, step, epoch and metrics; `pandas.DataFrame(run.curves)` is a table."""
+        return self._record().entries
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration, defaults filled in."""
+        return self._record().config
+
+    @property
+    def report(self) -> Path:
+        """report.html, written if it is not there yet."""
+        path = self.path / NAME
+        return path if path.is_file() else write_report(self._folder)
+
+    @property
+    def model(self) -> "nn.Module":
+        """The best model, in evaluation mode, on this machine's device.
+
+        It takes images uint8 [B, C, H, W] of the size it was trained with, or rows of features float32 [B, F], and
+        normalises them itself.
+        """
+        return self._loaded[0].model
+
+    def predict(self, inputs: Any, *, top: int | None = None, invert: bool = False) -> list[dict[str, Any]]:
+        """Return the best model's answer to each input, as `mlcli predict` gives it.
+
+        Args:
+            inputs: one or a list of: an image file or a folder of them, a Pillow image, an array or a tensor uint8
+                [H, W], [H, W, 3] or [3, H, W]; for a model of tables, a CSV file, a list of dicts by column, or a
+                DataFrame. Images are brought to the model's size as the training data were.
+            top: how many probabilities or objects an answer has, the likeliest.
+            invert: swap dark and bright, as for ink on paper.
+
+        An input that cannot be read has `error` in its answer. Raises UserError.
+        """
+        predictor, runtime = self._loaded
+        with tempfile.TemporaryDirectory() as folder:
+            paths, names = _as_files(inputs, Path(folder))
+            found = [*answers(predictor, runtime, predictor.inputs(paths, invert=invert), top)]
+        return [record | {"input": names.get(record["input"], record["input"])} for record in found]
+
+    def evaluate(self, split: str | None = None, *overrides: str, on: str | Path | None = None) -> dict[str, Any]:
+        """Measure the best model on a split as `mlcli evaluate` does: "metrics", "classes", "notes" on the data ...
+
+        Args:
+            split: "train", "val" or "test"; None for test, or for val where there is no test split.
+            overrides: `key=value` changes to the run's configuration, such as where the data now are.
+            on: new labelled data of the same kind, all of which are measured instead of a split.
+
+        Writes nothing. Raises UserError.
+        """
+        checkpoint = self._folder.checkpoint("best")
+        return measure(self._folder, checkpoint, split, overrides, on=None if on is None else Path(on))
+
+    def resume(self, *overrides: str) -> "Run":
+        """Go on with a training that was stopped, or with more epochs ("train.epochs=40"). Raises UserError."""
+        experiment = Experiment.of_run(self.path, overrides)
+        train_experiment(experiment, name=None, resume=str(self.path), root=self.path.parent)
+        return Run(self._folder)
+
+    @cached_property
+    def _loaded(self) -> "tuple[Predictor, Runtime]":
+        return load_predictor(str(self.path), "best", self.path.parent)
+
+    def _record(self) -> Record:
+        return Record.read(self._folder)
+
+
+def _as_files(inputs: Any, folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that inputs are, and what their names are to be called; those in memory are written to the folder.
+
+    So they take the same way as any file: the decoder, its policy, the resizing. PNG keeps each pixel.
+    """
+    if hasattr(inputs, "to_csv"):  # a DataFrame
+        inputs.to_csv(folder / "table.csv", index=False)
+        return [folder / "table.csv"], {}
+    if isinstance(inputs, str | Path) or not isinstance(inputs, Sequence):
+        inputs = [inputs]
+    if inputs and all(isinstance(row, Mapping) for row in inputs):
+        return [_table(inputs, folder / "table.csv")], {}
+    paths, names = [], {}
+    for number, each in enumerate(inputs):
+        if isinstance(each, str | Path):
+            paths.append(Path(each))
+            continue
+        path = folder / f"{number}.png"
+        _image(each).save(path)
+        paths.append(path)
+        names[str(path)] = f"image {number}"
+    return paths, names
+
+
+def _table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _image(value: Any) -> Any:
+    """A Pillow image of an image, an array or a tensor. Raises DataError."""
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(value, Image.Image):
+        return value
+    array = np.asarray(value)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        shape = f"{array.dtype} {list(array.shape)}"
+        fix = "an image is uint8 [H, W], [H, W, 3] or [3, H, W], from 0 to 255"
+        raise DataError(f"{type(value).__name__} {shape} is no image", fix=fix)
+    return Image.fromarray(array)
