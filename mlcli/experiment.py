@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mlcli.tasks.regression.config import Regression
 
 Settings = TypeVar("Settings", bound=TaskSettings, contravariant=True)
+Same = TypeVar("Same", bound=TaskSettings)
 
 
 class TaskBuilder(Protocol[Settings]):
@@ -64,10 +65,10 @@ class Converter(Protocol[Settings]):
 
 
 @runtime_checkable
-class TakesNewData(Protocol[Settings]):
+class TakesNewData(Protocol[Same]):
     """A task's module `build` that can measure a model on new labelled data (`mlcli evaluate --on`)."""
 
-    def on_new_data(self, config: Settings, path: Path, facts: dict[str, Any]) -> Settings:
+    def on_new_data(self, config: Same, path: Path, facts: dict[str, Any]) -> Same:
         """Return the configuration with all of new data in place of its own. facts: of the checkpoint. Raises
         ConfigError for data of another kind."""
 

@@ -53,8 +53,9 @@ class DataInfo:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "DataInfo":
         """`DataInfo.from_plain(info.to_plain()) == info`; entries that it does not know are left out."""
-        known = {field.name: plain[field.name] for field in fields(cls) if field.name in plain}
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in known.items()})
+        known: dict[str, Any] = {field.name: plain[field.name] for field in fields(cls) if field.name in plain}
+        tuples = {key: tuple(value) for key, value in known.items() if isinstance(value, list)}
+        return cls(**(known | tuples))
 
 
 # --- facts that somebody else may have written -----------------------------------------------------------------------

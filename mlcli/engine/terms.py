@@ -19,7 +19,7 @@ class Term(NamedTuple):
     """
 
     mean: Tensor
-    count: Tensor | int
+    count: Tensor | int  # type: ignore[assignment]  # nobody counts a term's entries
 
     @classmethod
     def of(cls, summed: Tensor, count: Tensor | int) -> "Term":

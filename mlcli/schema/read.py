@@ -201,7 +201,8 @@ def certain(tree: Tree, path: KeyPath, kinds: Mapping[str, type[BaseModel]], bas
     """
     common: list[ConfigProblem] | None = None
     for name, kind in kinds.items():
-        tried, problems = _mended(tree, Meant(values={path: name})), []
+        problems: list[ConfigProblem] = []
+        tried = _mended(tree, Meant(values={path: name}))
         fill_in_names(tried, kind)
         try:
             _checked(tried.data, kind, base)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from mlcli.data.check import scan
-from mlcli.data.check.duplicates import duplicate_findings, find_pairs
+from mlcli.data import scan
+from mlcli.data.check.duplicates import duplicate_findings
 from mlcli.data.check.examination import Examination
 from mlcli.data.check.examine import examine
-from mlcli.data.check.scan import Collection, HeldPictures
 from mlcli.data.config import Digits, ImageCsv, ImageFolder
 from mlcli.data.finding import Finding
+from mlcli.data.likeness import find_pairs
+from mlcli.data.scan import Collection, HeldPictures
 from mlcli.data.source import Arrays
 from mlcli.data.sources.build import build_source
 from mlcli.data.sources.listing import read_folder, read_image_csv

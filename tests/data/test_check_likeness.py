@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_digits, load_sample_images
 
-from mlcli.data.check import duplicates
-from mlcli.data.check.duplicates import equal_groups, near_pairs, perceptual_hashes, propose
+from mlcli.data import likeness
+from mlcli.data.likeness import equal_groups, near_pairs, perceptual_hashes, propose
 
 
 def pixels(images: list[Image.Image]) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_the_search_finds_all_within_seven_bits_and_nothing_beyond_twelve(seed):
 
 
 def test_too_many_proposals_narrow_the_search(monkeypatch):
-    monkeypatch.setattr(duplicates, "MOST_PROPOSED", 500)
+    monkeypatch.setattr(likeness, "MOST_PROPOSED", 500)
     hashes = close_hashes(0)
     found = set(map(tuple, propose(hashes, hashes).tolist()))
     assert found

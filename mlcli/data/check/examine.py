@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from mlcli.data.check.duplicates import Pair, duplicate_findings, find_pairs
+from mlcli.data.check.duplicates import duplicate_findings
 from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.images import image_findings, size_facts, size_findings, suggested_size
 from mlcli.data.check.labels import Suspicions, label_findings, suspect_images, suspicion_findings
-from mlcli.data.check.scan import Collection, FilePictures, Scan, held_collection, scan
 from mlcli.data.check.splits import balance_findings, image_drift
 from mlcli.data.check.table import examine_rows, rows_of_source
 from mlcli.data.config import (
@@ -26,6 +25,8 @@ from mlcli.data.config import (
     Xor,
 )
 from mlcli.data.finding import Finding
+from mlcli.data.likeness import Pair, find_pairs
+from mlcli.data.scan import Collection, FilePictures, Scan, held_collection, scan
 from mlcli.data.source import Source
 from mlcli.data.sources.build import build_source, list_images, list_rows, listed_source, selection
 from mlcli.data.sources.image_files import settled

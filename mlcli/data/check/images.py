@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlcli.data.check.scan import Collection, Look, Scan
 from mlcli.data.config import ImageFiles
 from mlcli.data.decode import ENDINGS
 from mlcli.data.finding import Finding, Severity
+from mlcli.data.scan import GREY_SPREAD, Collection, Look, Scan, blank_images
 from mlcli.text import plural, share
 
 TINY = 16
@@ -18,10 +18,6 @@ HUGE = 2**24
 """Pixels of a photograph that takes 0.2 s to decode."""
 EXTREME = 3.0
 """Longer by shorter side from which cutting to a square loses two thirds."""
-BLANK_SPREAD = 3
-"""Grey levels between the darkest and the brightest pixel that dust and JPEG make of an empty picture."""
-GREY_SPREAD = 6
-"""Levels between the channels that JPEG makes of a grey picture stored as colour."""
 MOSTLY = 0.9  # share of one size from which it is named instead of percentiles
 RARE = 0.2
 """Share up to which something that differs from the others is pointed out."""
@@ -55,12 +51,6 @@ def _unreadable(collection: Collection, scan: Scan, config: ImageFiles | None) -
     elif config is not None:
         fix += "; data.bad_images=skip leaves them out"
     return [Finding("error", "unreadable", what, places, fix)]
-
-
-def blank_images(scan: Scan) -> np.ndarray:
-    """bool [M]: of one colour everywhere (in every channel)."""
-    flat = scan.pixels.reshape(len(scan.pixels), 3, -1).astype(np.int16)
-    return (flat.max(axis=2) - flat.min(axis=2) <= BLANK_SPREAD).all(axis=1)
 
 
 def _modes(collection: Collection, scan: Scan) -> list[Finding]:

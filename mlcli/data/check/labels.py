@@ -14,10 +14,9 @@ from itertools import combinations
 
 import numpy as np
 
-from mlcli.data.check.images import blank_images
-from mlcli.data.check.scan import Collection, Scan
 from mlcli.data.finding import Finding
 from mlcli.data.inspection import drawn
+from mlcli.data.scan import Collection, Scan, blank_images
 from mlcli.text import plural
 
 LITTER = {"__macosx", "@eadir", "thumbs", "$recycle.bin", "lost+found", "labels", "annotations", "images"}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlcli.data.check.images import sizes_read
-from mlcli.data.check.scan import Collection, Scan
 from mlcli.data.finding import Finding, Severity
+from mlcli.data.scan import Collection, Scan
 from mlcli.data.sources.tables import FeatureTable
 from mlcli.data.splits import SPLITS, class_balance
 from mlcli.text import plural, share

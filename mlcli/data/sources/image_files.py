@@ -119,7 +119,7 @@ def _divided_as(known: KnownData, listing: Listing, seed: int) -> tuple[dict[str
 def settled(listing: Listing, duplicates: Literal["one_split", "drop"]) -> Listing:
     """Return the listing with the copies of each picture to be in one split, or without all but one of them; the last
     finding says what was done."""
-    from mlcli.data.check.duplicates import same_pictures  # has to look at all images
+    from mlcli.data.likeness import same_pictures  # has to look at all images
 
     copies = same_pictures(listing.root, listing.paths)
     copied = f"{plural(len(copies) - len(np.unique(copies)), 'image repeats another', 'images repeat another')}"

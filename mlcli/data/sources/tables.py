@@ -161,7 +161,11 @@ def read_table(
     of_run = None
     if known is not None and used:
         raw = [read_column(name, table.column(name), decimal=mark) for name in used]
-        targets = of_numbers(amounts) if labels is None else of_classes(labels, class_names)
+        if labels is None:
+            assert amounts is not None, "a column that is read as numbers has them"
+            targets = of_numbers(amounts)
+        else:
+            targets = of_classes(labels, class_names)
         now = {} if refusal else {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
         refusal = None
         try:

@@ -43,7 +43,10 @@ class ObjectDetector:
     def __init__(self, config: Detection, info: DataInfo) -> None:
         self.config, self.info = config, info
         with seeded(config.train.seed):
-            self.model: nn.Module = build(config.model, info)
+            detector = build(config.model, info)
+        self.model: nn.Module = detector
+        self.is_static, self.counts_alike = detector.is_static, detector.counts_alike
+        self.has_masks = detector.has_masks
         self.score_threshold = DEFAULT_THRESHOLD
         """Detections less certain than this are not reported."""
 

@@ -45,7 +45,6 @@ class DetectionTask(ObjectDetector):
     def __init__(self, config: Detection, annotated: DetectionSource, notes: Sequence[str] = ()) -> None:
         super().__init__(config, annotated.info)
         self.annotated, self._notes = annotated, notes
-        self.is_static, self.counts_alike = self.model.is_static, self.model.counts_alike
         self.finetuning = fine_tuning(self.model, config.finetune)
         self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
         self.facts: dict[str, Any] = {"task": "detection", "data": self.annotated.info.to_plain()}
@@ -90,7 +89,7 @@ class DetectionTask(ObjectDetector):
             train=train or config.train,
             loader=loader or config.loader,
             device=runtime.device,
-            masks=self.model.has_masks,
+            masks=self.has_masks,
             max_objects=config.data.max_objects,
         )
 
@@ -110,7 +109,7 @@ class DetectionTask(ObjectDetector):
         return self._weighted(terms), found
 
     def metrics(self, split: str = "train") -> DetectionMetrics:
-        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.model.has_masks)
+        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.has_masks)
 
     def batch_picture(self, batch: Batch) -> "Image":
         from mlcli.tasks.detection.pictures.sheets import batch_sheet

@@ -5,9 +5,9 @@ import torch
 
 from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.examine import examine_pictures
-from mlcli.data.check.scan import Collection, FilePictures, HeldPictures, scan
 from mlcli.data.check.splits import balance_findings
 from mlcli.data.finding import Finding, Severity
+from mlcli.data.scan import Collection, FilePictures, HeldPictures, scan
 from mlcli.data.source import Arrays
 from mlcli.data.sources.listing import UNLABELLED
 from mlcli.data.splits import SPLITS

@@ -60,7 +60,9 @@ def read_voc(
         raise _no_xml(root, root / annotations)
     for folder_split, pictures, folder in places:
         files, by_stem = _xml_files(root / folder), _files_by_stem(root / pictures)
-        listed = ((stem, folder_split, str(root / folder / name)) for stem, name in files.items())
+        listed: Iterable[tuple[str, str, str]] = (
+            (stem, folder_split, str(root / folder / name)) for stem, name in files.items()
+        )
         if not folder_split:
             listed = _listed(listed, root / splits if splits else None, split_file, found)
         for stem, split, listed_at in listed:

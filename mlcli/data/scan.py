@@ -25,6 +25,10 @@ SIDE = 32
 READ_S = 50.0
 LEAST_READ, MAX_READ = 1_000, 100_000
 SEED = 0  # of the sample, where there is one
+BLANK_SPREAD = 3
+"""Grey levels between the darkest and the brightest pixel that dust and JPEG make of an empty picture."""
+GREY_SPREAD = 6
+"""Levels between the channels that JPEG makes of a grey picture stored as colour."""
 
 
 # --- the images ----------------------------------------------------------------------------------------------------
@@ -269,3 +273,9 @@ def _held(pictures: HeldPictures, indices: np.ndarray) -> Part:
             held = np.stack([np.asarray(plane) for plane in planes])
         out[...] = held
     return looks, pixels, {}
+
+
+def blank_images(scan: Scan) -> np.ndarray:
+    """bool [M]: of one colour everywhere (in every channel)."""
+    flat = scan.pixels.reshape(len(scan.pixels), 3, -1).astype(np.int16)
+    return (flat.max(axis=2) - flat.min(axis=2) <= BLANK_SPREAD).all(axis=1)
