@@ -20,7 +20,7 @@ from mlcli.engine.settings import TrainerSettings
 from mlcli.engine.state import TrainingState
 from mlcli.engine.step import MicroBatches, Stepper
 from mlcli.engine.stop import StopRequest
-from mlcli.errors import DivergedError
+from mlcli.errors import ConfigError, DivergedError
 
 FIRST_COST_S = {"layers": 0.01, "pictures": 1.0}
 """Seconds, before it is known: importing matplotlib and drawing take about one."""
@@ -230,7 +230,10 @@ def finish_epoch(training: Training, epoch: int) -> None:
         with training.state.ema.in_place_of(training.state.model):
             scores, metrics = evaluate(training, training.select_by.split)
             memory_of(training, "evaluation")
-            best = is_best(training, scores[training.select_by.metric], scores.get("loss"), epoch)
+            if (metric := training.select_by.metric) not in scores:  # some models have no loss but in training
+                fix = f"train.watch: one of {', '.join(scores)}"
+                raise ConfigError(f"measuring this model gives no '{metric}'", where="train.watch", fix=fix)
+            best = is_best(training, scores[metric], scores.get("loss"), epoch)
             if best:
                 save_best(training, scores, metrics)
             show_answers(training, metrics)

@@ -312,3 +312,12 @@ def test_a_compiled_model_is_saved_under_the_same_names(tmp_path, monkeypatch):
     plain, _ = train(tmp_path, ToyTask(), settings_of(train={"epochs": 1}))
     assert compiled.state.state_dict()["model"].keys() == plain.state.state_dict()["model"].keys()
     assert fingerprint(compiled.state) == fingerprint(plain.state)
+
+
+def test_a_metric_that_measuring_does_not_give_is_refused(tmp_path, monkeypatch):
+    """Some detectors have no loss but in training."""
+    judged = ToyTask.evaluate
+    monkeypatch.setattr(ToyTask, "evaluate", lambda self, net, batch: ({}, judged(self, net, batch)[1]))
+    with pytest.raises(ConfigError, match="gives no 'loss'") as raised:
+        train(tmp_path, ToyTask(), settings_of(train={"watch": "loss"}))
+    assert raised.value.fix == "train.watch: one of mae, hits"
