@@ -77,7 +77,7 @@ def test_tables_need_no_pictures(task, tmp_path, capsys):
     (tmp_path / "table.yaml").write_text(f"task: {task}\ndata: {{name: {name}}}\nmodel: {{name: linear}}\n")
     assert run_check(tmp_path / "table.yaml", [], root=tmp_path) is ExitCode.OK
     assert "Nothing to do" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "data-check/table").iterdir()] == ["report.json"]
+    assert [path.name for path in (tmp_path / "data-check/table").glob("[!.]*")] == ["report.json"]
 
 
 def test_annotated_pictures_are_checked_and_converted(tmp_path, capsys):

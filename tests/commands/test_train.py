@@ -201,7 +201,7 @@ def test_layers_that_count_versions_are_loaded_again(mlcli, tmp_path):
     assert mlcli("evaluate", "photos").code == 0
 
 
-@pytest.mark.parametrize("greed", ["model.hidden=[99999999999]", "model.hidden=[9999999,9999999]"])
+@pytest.mark.parametrize("greed", ["model.hidden=[1000000,1000000]", "model.hidden=[999999,999999,999999]"])
 def test_a_model_beyond_all_memory(mlcli, digits, tmp_path, greed):
     refused(mlcli("train", digits, greed), 8, "does not fit into memory", runs=tmp_path / "runs")
 

@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_read_leaves_no_cache(cache, files):
     removed(files)
     with pytest.raises(DataError, match="no such file"):
         filled(cache(files), files)
-    assert list(cache(files).path.parent.iterdir()) == []
+    assert [path.name for path in cache(files).path.parent.iterdir()] == [".mlcli"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, files):
