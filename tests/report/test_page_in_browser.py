@@ -45,7 +45,8 @@ def test_a_page_is_whole(chromium, pages, name, width, scheme):
 
 OUTSIDE = """[...document.querySelectorAll('main *')].filter(e => {
   const box = e.getBoundingClientRect();
-  return box.width && !e.closest('.scroll, nav, pre, .tip, svg') && (box.left < -1 || box.right > innerWidth + 1);
+  const mayScroll = e.closest('.scroll, .paper > *, nav, pre, .tip, svg');
+  return box.width && !mayScroll && (box.left < -1 || box.right > innerWidth + 1);
 }).map(e => `${e.tagName} ${e.className} ${e.textContent.slice(0, 40)}`)"""
 """Elements that reach beyond the screen; what scrolls by itself may."""
 
