@@ -65,7 +65,7 @@ def keywords(config) -> dict:
 
 def part(batch: int, seed: int = 0, epoch: int = 0) -> Part:
     indices = torch.arange(batch)
-    return Part(indices, sample_keys(seed, epoch, indices), 1.0, epoch)
+    return Part(indices, sample_keys(seed, epoch, indices), epoch)
 
 
 # --- everything agrees -----------------------------------------------------------------------------------------------
