@@ -96,12 +96,13 @@ def test_stopped_at_each_step_in_turn(data, arena, workers):
     config = experiment(data, "mlp", few, f"loader.workers={workers}", "train.ema={decay: 0.9}")
     whole, polls = unstopped(arena, config)
     stops = set()
-    for after in range(polls):
+    every = 3 if workers and not LONG else 1  # starting workers is what takes the time
+    for after in range(0, polls, every):
         result, (stop,) = sessions_of(arena, config, itertools.chain([after], itertools.repeat(10**9)))
         assert result == whole, f"stopped after step {stop} (poll {after} of {polls})"
         stops.add(stop)
-    assert stops == set(range(STEPS + 1))
-    assert len(stops) > 32
+    assert every > 1 or stops == set(range(STEPS + 1))
+    assert len(stops) > 32 / every
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda row: " ".join(row).translate(str.maketrans(".", "_")))
