@@ -1,5 +1,6 @@
 """`mlcli predict`: answers for files the model has not seen. The training data are not needed."""
 
+import contextlib
 import csv
 import io
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcli.commands.common import find_run, refuse_input
-from mlcli.errors import ConfigError, DataError, ExitCode
+from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.text import csv_cell, plural
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def run(
     from mlcli.engine.contract import DrawsAnswers
     from mlcli.saved import load_predictor
 
-    data = [value for value in folder.config_plain()["data"].values() if isinstance(value, str)]
+    data = []
+    with contextlib.suppress(CheckpointError, ConfigError):  # what cannot be read names no files to be kept
+        section = folder.config_plain().get("data")
+        data = [value for value in section.values() if isinstance(value, str)] if isinstance(section, dict) else []
     for option, path in (("--output", output), ("--pictures", pictures)):
         if path is not None:
             refuse_input(option, path, [*inputs, *data])

@@ -199,7 +199,7 @@ def certain(tree: Tree, path: KeyPath, kinds: Mapping[str, type[BaseModel]], bas
 
     kinds: the class of the whole configuration for each name that may stand at `path`.
     """
-    common: list[ConfigProblem] | None = None
+    common: dict[ConfigProblem, None] | None = None
     for name, kind in kinds.items():
         problems: list[ConfigProblem] = []
         tried = _mended(tree, Meant(values={path: name}))
@@ -208,8 +208,8 @@ def certain(tree: Tree, path: KeyPath, kinds: Mapping[str, type[BaseModel]], bas
             _checked(tried.data, kind, base)
         except ValidationError as error:
             problems, _ = explain(error, kind, tried)
-        common = [problem for problem in problems if common is None or problem in common]
-    return common or []
+        common = {problem: None for problem in problems if common is None or problem in common}
+    return [*(common or {})]
 
 
 def _mended(tree: Tree, meant: Meant) -> Tree:

@@ -59,7 +59,7 @@ def every_command(odd: Odd) -> dict[str, Any]:
     told: dict[str, Any] = {"check": type_here("data", "check", "x.yaml", "--json")}
     told["train"] = type_here("train", "x.yaml", "--name", "odd")
     training.replace(testing)
-    told["evaluate"] = type_here("evaluate", "sound", "data.root=set", "--split", "test")
+    told["evaluate"] = type_here("evaluate", "sound", "--on", "set")
     told["predict"] = type_here("predict", "sound", testing, "-o", "answers.jsonl")
     told["record"] = json.loads(Path("answers.jsonl").read_text())
     told["pixels"] = decoded_by_training(testing)
