@@ -13,6 +13,7 @@ from mlcli.tasks.detection.masks import run_length
 from mlcli.tasks.detection.models.anchors import default_boxes
 from mlcli.tasks.detection.models.matching import max_iou
 from mlcli.tasks.detection.nms import nms
+from mlcli.tasks.detection.pictures.inspection import inspection_pictures
 from mlcli.tasks.detection.pictures.sheets import (
     anchors_and_matches,
     annotate,
@@ -172,3 +173,9 @@ def test_sheets_of_an_evaluation_show_truth_answers_and_curves():
 def test_nothing_seen_gives_no_sheets():
     coco, _ = made_up(0, pictures=3)
     assert answer_sheets(records_of(coco), DetectionMetrics(records_of(coco), tuple("abcde"))) == {}
+
+
+def test_a_detector_that_inspection_does_not_know_has_no_pictures():
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    targets = Targets(torch.tensor([[[4.0, 4.0, 20.0, 20.0]]]), torch.tensor([[1]]))
+    assert inspection_pictures(torch.nn.Identity(), images, targets, ("thing",), 0.5) == {}

@@ -54,7 +54,7 @@ def places_and_matches(model: nn.Module, images: Tensor, targets: Targets) -> tu
                 return middle.repeat(1, 2), torch.full((len(anchors),), -1)
             matcher = model.net.rpn.proposal_matcher if isinstance(model, TwoStage) else model.net.proposal_matcher
             return _by_overlap(anchors, targets, matcher.high_threshold, matcher.low_threshold, lowest=True)
-    raise AssertionError(type(model))
+    return targets.boxes_xyxy.new_zeros(0, 4), torch.zeros(0, dtype=torch.int64)  # a detector that this does not know
 
 
 def inspection_pictures(
@@ -63,13 +63,15 @@ def inspection_pictures(
     """The places of the first picture with objects, their matches, and suppression among the places near an object.
 
     Candidates are places as they are, scored by how much of an object they cover: what a perfect estimate of
-    overlap would give suppression to do. Nothing for places that are points.
+    overlap would give suppression to do. Nothing for places that are points, no pictures of a detector unknown here.
     """
     from mlcli.tasks.detection.pictures.sheets import anchors_and_matches, before_and_after_nms
 
     first = int(targets.valid.any(dim=1).int().argmax())
     images, targets = images[first : first + 1], targets[first : first + 1]
     places_xyxy, matched = places_and_matches(model.eval(), images, targets)
+    if not len(places_xyxy):
+        return {}
     boxes_xyxy, labels = targets.boxes_xyxy[0], targets.labels[0]
     pictures = {
         "anchors": anchors_and_matches(images[0], places_xyxy, boxes_xyxy, labels, matched, class_names),
