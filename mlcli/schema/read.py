@@ -178,6 +178,8 @@ def validate(tree: Tree, kind: type[Section], base: Path) -> Section:
             found, meant = explain(error, kind, tree)
             problems = list(dict.fromkeys([*problems, *found]))
         for path, names in [*meant.unknown.items()][:MOST_UNKNOWN]:
+            if len(problems) >= SHOWN_PROBLEMS:  # more are only counted, and each try explains them all anew
+                break
             problems += certain(tree, path, dict.fromkeys(names, kind), base)
         if not (meant.keys or meant.values) or len(problems) >= SHOWN_PROBLEMS:
             break
