@@ -61,3 +61,6 @@ def test_places_that_the_architecture_page_names_exist():
     assert len(named) > 25
     for name in named:
         assert (ROOT / name).exists() or list((ROOT / "mlcli").rglob(name.rstrip("/"))), name
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mlcli").rglob("*.py"))
+    for constant in re.findall(r"`([A-Z_]{4,})`", text.split("## All files")[0]):
+        assert re.search(rf"^{constant}\b.* = ", code, re.MULTILINE), constant

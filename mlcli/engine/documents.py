@@ -80,7 +80,7 @@ class Environment(Document):
     arguments: list[str] = Field(default_factory=list)
 
 
-class Facts(BaseModel):
+class SavedFacts(BaseModel):
     """Facts of a task that a model was trained for. data: `mlcli.data.info.DataInfo`."""
 
     task: str = ""
@@ -93,7 +93,7 @@ class Summary(Document):
     describe: list[tuple[str, str]] = Field(default_factory=list)
     splits: dict[str, Count] = Field(default_factory=dict)
     parameters: Count | None = None
-    facts: Facts | None = None
+    facts: SavedFacts | None = None
 
 
 class Evaluation(Document):
@@ -115,7 +115,7 @@ class Entry(Document):
     wait_share: Amount | None = None
 
 
-class Look(Document):
+class LayerLook(Document):
     """A line of layers.jsonl: a row of figures for each layer at a step, and what is wrong with them."""
 
     step: Count
@@ -127,7 +127,7 @@ class Saved(BaseModel):
     """What a checkpoint holds beside tensors. metrics_bytes: length of metrics.jsonl when it was saved."""
 
     config: dict[str, JsonValue]
-    facts: Facts
+    facts: SavedFacts
     step: Count
     epoch: Count
     versions: dict[str, str] = Field(default_factory=dict)

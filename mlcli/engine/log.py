@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.engine.documents import Entry, Look, read_entries
+from mlcli.engine.documents import Entry, LayerLook, read_entries
 from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates, TimeLeft
 from mlcli.engine.run import RunFolder
@@ -72,7 +72,7 @@ class RunLog:
     def _forget_layers_after(self, step: int) -> None:
         """A resumed run sees those steps again."""
         if self._layers_path.exists():
-            kept = [look for look in read_entries(self._layers_path, Look) if look["step"] <= step]
+            kept = [look for look in read_entries(self._layers_path, LayerLook) if look["step"] <= step]
             write_atomically(self._layers_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     @property

@@ -33,7 +33,7 @@ from mlcli.files import (
 )
 from mlcli.schema.explain import closest
 from mlcli.schema.read import read
-from mlcli.text import as_text
+from mlcli.text import as_text, csv_cell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,7 +119,7 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["sample", "split"])
-        writer.writerows(membership.rows())
+        writer.writerows((csv_cell(name), split) for name, split in membership.rows())
         content = text.getvalue().encode(errors="backslashreplace")
         if sum(map(len, membership.splits.values())) > MOST_LINES:
             write_atomically(self.path / "splits.csv.gz", gzip.compress(content, compresslevel=1, mtime=0))

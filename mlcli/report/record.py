@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlcli.engine.documents import Document, Entry, Evaluation, Look, Summary, read_document, read_entries
+from mlcli.engine.documents import Document, Entry, Evaluation, LayerLook, Summary, read_document, read_entries
 from mlcli.engine.run import RunFolder
 from mlcli.errors import UserError
 from mlcli.report.baselines import Baselines, read_baselines
@@ -59,7 +59,7 @@ class Record:
             summary=_document(path / "summary.json", Summary),
             evaluations={split: found for split, found in evaluations.items() if found},
             baselines=read_baselines(path / "baselines.json"),
-            layers=_or(lambda: read_entries(path / "layers.jsonl", Look, MOST_LINES), []),
+            layers=_or(lambda: read_entries(path / "layers.jsonl", LayerLook, MOST_LINES), []),
             pictures=sorted((path / "pictures").glob("*.png")),
         )
 

@@ -26,7 +26,7 @@ Section = TypeVar("Section", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlDocument:
     """A configuration as read, not yet checked."""
 
     text: str
@@ -37,7 +37,7 @@ class Document:
     """Folder that relative paths in it start from."""
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Document:
+def read(path: Path, overrides: Sequence[str] = ()) -> YamlDocument:
     """Read a YAML file (`-`: standard input, its paths relative to the working directory) and apply overrides.
 
     Raises ConfigError if there is nothing to read, ConfigErrors if it is not the YAML of one mapping.
@@ -47,7 +47,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Document:
     return document(read_text(path), "<stdin>" if is_stdin else str(path), base, overrides)
 
 
-def document(text: str, name: str, base: Path, overrides: Sequence[str] = ()) -> Document:
+def document(text: str, name: str, base: Path, overrides: Sequence[str] = ()) -> YamlDocument:
     """Parse the text of a YAML, called `name` in messages, and apply overrides. Raises ConfigErrors."""
     origin = Origin(name, tuple(text.splitlines()))
     tree = parse(text, origin)
@@ -57,7 +57,7 @@ def document(text: str, name: str, base: Path, overrides: Sequence[str] = ()) ->
             message = "the file is empty; mlcli init digits writes a configuration to start from"
         raise ConfigErrors([ConfigProblem(message, tree.values.get((), Position(origin, 0, 0)))])
     apply_overrides(tree, overrides)
-    return Document(text, tree, base)
+    return YamlDocument(text, tree, base)
 
 
 # --- overrides -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from mlcli.engine.documents import (
     Entry,
     Environment,
     Evaluation,
-    Look,
+    LayerLook,
     Saved,
     Status,
     Summary,
@@ -74,8 +74,8 @@ def test_lines_end_where_one_is_no_json_and_others_of_another_kind_are_left_out(
     good = {"step": 1, "layers": [{"name": "a"}], "notes": []}
     lines = [good, {"step": -1, "layers": []}, ["no mapping"], {**good, "step": 2}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "lay\n' + json.dumps(good))
-    assert [look["step"] for look in read_entries(path, Look)] == [1, 2]
-    assert read_entries(tmp_path / "none.jsonl", Look) == []
+    assert [look["step"] for look in read_entries(path, LayerLook)] == [1, 2]
+    assert read_entries(tmp_path / "none.jsonl", LayerLook) == []
 
 
 def test_a_checkpoint_without_its_step_or_with_an_object_is_refused(tmp_path):

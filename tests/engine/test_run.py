@@ -5,10 +5,12 @@ import os
 import signal
 from datetime import datetime
 
+import numpy as np
 import pytest
 
 from mlcli.engine import run as module
 from mlcli.engine.checkpoint import save_checkpoint
+from mlcli.engine.membership import Fingerprints, Membership
 from mlcli.engine.run import STAMP, RunFolder, check_writable, create_run, list_runs, open_run
 from mlcli.errors import BusyError, CheckpointError, OutputError
 
@@ -115,3 +117,13 @@ def test_an_output_that_cannot_be_written_is_noticed_and_nothing_is_left(tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["file"]
     with pytest.raises(OutputError):
         check_writable(type(tmp_path)("/proc/runs"))
+
+
+def test_names_of_samples_are_no_formulas_in_the_list_of_splits(tmp_path):
+    names = ["=cmd.png", "a\x1b[31m.png", "-3.5", "plain.png"]
+    prints = Fingerprints(np.arange(4, dtype=np.uint64)[:, None], np.zeros(4, dtype=np.uint64), name=names.__getitem__)
+    run = create_run(tmp_path, "a")
+    run.write_membership(Membership({"train": prints}))
+    rows = (run.path / "splits.csv").read_text().splitlines()
+    assert rows == ["sample,split", "'=cmd.png,train", "a\\u001b[31m.png,train", "-3.5,train", "plain.png,train"]
+    assert np.array_equal(run.membership().splits["train"].keys, prints.keys)

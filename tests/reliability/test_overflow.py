@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlcli.engine.documents import Look, read_entries
+from mlcli.engine.documents import LayerLook, read_entries
 from mlcli.engine.log import read_metrics
 from mlcli.engine.terms import Term, Terms
 from mlcli.engine.trainer import Training
@@ -61,7 +61,9 @@ def test_the_steps_are_left_out_and_counted(trained):
     assert t.state.progress.step == t.total_steps == 24
     assert t.state.scaler.get_scale() == 65536 / 2 ** len(SPIKES)
     notes = [
-        line for line in read_entries(t.run.path / "layers.jsonl", Look) if any("overflow" in n for n in line["notes"])
+        line
+        for line in read_entries(t.run.path / "layers.jsonl", LayerLook)
+        if any("overflow" in n for n in line["notes"])
     ]
     assert [line["step"] for line in notes] == [step + 1 for step in SPIKES]
 
