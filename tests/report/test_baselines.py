@@ -8,8 +8,10 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from threadpoolctl import threadpool_info
 
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays
@@ -234,3 +236,25 @@ def test_a_tree_that_is_a_leaf():
     (form,) = classical.pruned_forms(fitted, np.zeros(1))
     assert form.get_n_leaves() == 1
     assert form.predict(np.zeros((2, 1))).tolist() == ["a", "a"]
+
+
+@pytest.mark.parametrize("is_classes", [True, False])
+def test_boosting_is_scikit_learns_on_one_thread(monkeypatch, is_classes):
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(300, 2)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int64) if is_classes else (x[:, 0] * x[:, 1]).astype(np.float32)
+    kind = HistGradientBoostingClassifier if is_classes else HistGradientBoostingRegressor
+    threads, fit = [], kind.fit
+
+    def watched(self, *arguments):
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp")
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(kind, "fit", watched)
+    answers, words = classical.boosting(classical.Problem(x[:200], y[:200], x[200:], is_classes))
+    assert set(threads) == {1}
+    assert words == "40 rounds"
+    same = kind(max_iter=40, learning_rate=0.2, early_stopping=False).fit(x[:200], y[:200])
+    assert np.array_equal(answers, same.predict(x[200:]))
+    if is_classes:
+        assert (answers == y[200:]).mean() > 0.9  # which no straight line gives
