@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -155,6 +155,8 @@ class TrainingState:
             self.ema.load_state_dict(saved["ema"])
             self.schedule.load_state_dict(saved["schedule"])
             progress = {"best_loss": None, "reference_loss": None, **saved["progress"]}  # 0.1.0 did not save them
+            if lacking := [entry.name for entry in fields(Progress) if entry.name not in progress]:
+                raise ValueError(f"progress lacks {', '.join(lacking)}")
             self.progress = TypeAdapter(Progress).validate_python(progress)
             self.window.load_state_dict(saved["window"], self.device)
             self.epoch_loss.load_state_dict(saved["epoch_loss"], self.device)
