@@ -30,6 +30,7 @@ LAYERS = [
     (("engine",), "the one trainer; knows no task, no data set, no model"),
     (("schema", "show"), "strict YAML with positions; sheets, boxes, charts, one palette"),
     (("files",), "files written whole or not at all"),
+    (("reading",), "files read: regular ones, never more than a bound"),
     (("text", "errors", "version"), "numbers, sizes and lists in words; what can go wrong, with its exit code"),
 ]
 """From the top: packages (or modules) of mlcli and what they are for. Imports only go down, or stay in the package."""

@@ -1,30 +1,26 @@
-"""Files read and written. After a crash at any instant a file is the old one or the new one, whole.
+"""Files written. After a crash at any instant a file is the old one or the new one, whole.
 
-Anybody may have made the folders that are read and written in, run folders of others too, so
+Anybody may have made the folders that are written in, run folders of others too, so
 
-* only regular files are read, never more than a bound: a named pipe would be waited for, a device never ends;
 * a file is replaced, never written through: a link in its place is replaced by the file, what it leads to stays as it
   is. Only a path that a person typed (`write_output`) is followed to where its links lead;
 * temporary files have names that cannot be foreseen, and are new (O_EXCL) and locked while they are written.
 """
 
 import contextlib
-import difflib
 import errno
-import itertools
 import os
 import re
 import secrets
 import shlex
 import shutil
 import stat
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
-from urllib.parse import unquote
 
 from mlcli.errors import DataError, OutputError
+from mlcli.reading import ANY_SIZE, BINARY, NO_FOLLOW, NO_WAIT, irregular, open_regular
 from mlcli.text import size
 
 try:
@@ -32,15 +28,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_NO_FOLLOW, _NO_WAIT, _BINARY = (getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
-_HANDED_OVER = re.compile(r"/dev/(fd/\d+|stdin)|/proc/self/fd/\d+")
-"""Files that whoever started the process has opened for it: `mlcli train <(...)`, `... /dev/stdin`."""
-MOST_TEXT_BYTES = 2**33
-"""Of a text that is read whole: the largest known, annotations of two million pictures, has 6 GB."""
-MOST_LINE_BYTES, MOST_KINDS = 2**24, 50
-"""Of a line, and of kinds of lines that are told apart."""
-ANY_SIZE = 2**63
-PART_BYTES = 2**22
 LONGEST_NAME = 200
 """Bytes of a file's name that its temporary file's name has as well; file systems take 255."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -60,119 +47,6 @@ def perform(operation: Callable[..., Result], *arguments: Any) -> Result:
     Tests replace this function by one that fails, or is killed, at the call they choose.
     """
     return operation(*arguments)
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def open_regular(path: str | os.PathLike[str], most_bytes: int, flags: int = os.O_RDONLY) -> int:
-    """Open a regular file and return its descriptor; pipes that the caller of mlcli has handed over are taken too.
-
-    Raises OSError, whose `strerror` says so where it is a folder, a pipe, a device or larger than `most_bytes`.
-    """
-    handed_over = is_handed_over(path)
-    try:
-        descriptor = os.open(path, flags | _BINARY | (0 if handed_over else _NO_WAIT))
-    except ValueError as error:  # a NUL in it
-        raise OSError(errno.EINVAL, "no file can have such a name", path) from error
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # of a socket, or of a pipe to be written that nobody reads
-            raise _irregular(path, os.stat(path).st_mode) from error
-        raise
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) and (not handed_over or stat.S_ISDIR(found.st_mode)):
-            raise _irregular(path, found.st_mode)
-        if found.st_size > most_bytes:
-            raise OSError(errno.EINVAL, f"it has {size(found.st_size)}, {size(most_bytes)} are the most", path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _irregular(path: str | os.PathLike[str], mode: int) -> OSError:
-    if stat.S_ISDIR(mode):
-        return IsADirectoryError(errno.EISDIR, "it is a folder", path)
-    kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-    return OSError(errno.EINVAL, f"it is {kind}, not a file", path)
-
-
-def is_handed_over(path: str | os.PathLike[str] | bytes) -> bool:
-    """Whether it names a file that whoever started the process has opened for it: a pipe, which is read once only."""
-    return not isinstance(path, bytes) and _HANDED_OVER.fullmatch(os.fspath(path)) is not None
-
-
-def read_file(path: str | os.PathLike[str], most_bytes: int) -> bytes:
-    """Return the content of a file. Raises OSError like `open_regular`."""
-    content = bytearray()
-    with os.fdopen(open_regular(path, most_bytes), "rb", buffering=0) as file:
-        try:
-            while part := file.read(PART_BYTES):  # asked for all at once, memory for the most there may be is taken
-                content += part
-                if len(content) > most_bytes:
-                    raise OSError(errno.EINVAL, f"it has more than {size(most_bytes)}")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, path) from error
-    return bytes(content)
-
-
-def read_lines(path: Path, most: int | None = None) -> list[bytes]:
-    """Return the lines of a file that grows by a line at a time, up to the first that has no end.
-
-    most: of each kind of line, of the same first entry and as many others, about so many are kept, evenly spread, the
-    first and the last among them, so that a long file takes no more memory than a short one. Raises OSError.
-    """
-    with open(open_regular(path, MOST_TEXT_BYTES), "rb") as file:
-        lines = itertools.takewhile(
-            lambda line: line.endswith(b"\n"), iter(lambda: file.readline(MOST_LINE_BYTES), b"")
-        )
-        return list(lines) if most is None else _thinned(lines, most)
-
-
-def _thinned(lines: Iterator[bytes], most: int) -> list[bytes]:
-    """Between `most` and twice as many lines of each kind; what they hold is not looked into."""
-    kept: dict[tuple[bytes, int], list[tuple[int, bytes]]] = {}
-    halved, seen, last = Counter[Any](), Counter[Any](), {}
-    for number, line in enumerate(lines):
-        kind = line[:40].partition(b",")[0], line.count(b'":')
-        kind = kind if kind in kept or len(kept) < MOST_KINDS else (b"", 0)
-        rows = kept.setdefault(kind, [])
-        if seen[kind] % (2 ** halved[kind]) == 0:
-            rows.append((number, line))
-            if len(rows) > 2 * most:
-                del rows[1::2]
-                halved[kind] += 1
-        seen[kind] += 1
-        last[kind] = number, line
-    return [line for _, line in sorted({*itertools.chain(*kept.values()), *last.values()})]
-
-
-def why_absent(path: Path) -> str:
-    """Return the probable reason that a path a person wrote leads nowhere, and how to write it; empty if there is none.
-
-    Names of variables and `%20` are not read as shells and browsers do; backslashes separate folders on Windows alone.
-    """
-    text = os.fspath(path)
-    if os.path.lexists(path):
-        return ""
-    if re.search(r"\$\w|\$\{", text):
-        return "variables such as $HOME are not expanded: write the path itself; ~ is the home directory"
-    for decoded, written in ((unquote(text), "%20 stands for a blank in addresses, not in paths"),
-                             (text.replace("\\", "/"), "backslashes separate folders on Windows alone")):  # fmt: skip
-        if decoded != text and os.path.lexists(decoded):
-            return f"{written}: write {decoded}"
-    above = path
-    while not os.path.isdir(above) and above != above.parent:
-        name, above = above.name, above.parent
-    with contextlib.suppress(OSError):
-        names = {entry.lower(): entry for entry in os.listdir(above)}
-        close = difflib.get_close_matches(name.lower(), names, n=1)
-        return f"{above} holds no '{name}'; did you mean '{names[close[0]]}'?" if close else ""
-    return ""
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -196,7 +70,7 @@ def write_output(path: Path, content: bytes) -> None:
         write_atomically(Path(os.path.realpath(path)) if path.is_symlink() else path, content)
         return
     try:
-        with open(os.open(path, os.O_WRONLY | _NO_WAIT), "wb", buffering=0) as file:  # a pipe may have no reader
+        with open(os.open(path, os.O_WRONLY | NO_WAIT), "wb", buffering=0) as file:  # a pipe may have no reader
             os.set_blocking(file.fileno(), True)
             write_all(file.fileno(), content)
     except OSError as error:
@@ -253,7 +127,7 @@ def _new_temporary(path: Path) -> tuple[Path, int]:
     while True:
         name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
         temporary = path.with_name(f".{name}.{secrets.token_hex(6)}.tmp")
-        descriptor = perform(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY, 0o666)
+        descriptor = perform(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | BINARY, 0o666)
         if _lock(descriptor) is not False and os.path.exists(temporary):
             return temporary, descriptor
         os.close(descriptor)  # somebody swept between the two calls
@@ -435,7 +309,7 @@ def sweep(folder: Path, *, only_writer: bool) -> None:
             if only_writer:
                 perform(os.unlink, path)
                 continue
-            descriptor = open_regular(path, ANY_SIZE, os.O_RDWR | _NO_FOLLOW)
+            descriptor = open_regular(path, ANY_SIZE, os.O_RDWR | NO_FOLLOW)
             try:
                 if _lock(descriptor):
                     perform(os.unlink, path)
@@ -487,7 +361,7 @@ def open_own(path: Path) -> int:
     A link is refused, also a hard one: it would be some other file that is written to.
     """
     try:
-        descriptor = perform(os.open, path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW | _NO_WAIT | _BINARY, 0o666)
+        descriptor = perform(os.open, path, os.O_RDWR | os.O_CREAT | NO_FOLLOW | NO_WAIT | BINARY, 0o666)
     except OSError as error:
         if path.is_symlink():
             raise OSError(errno.ELOOP, "a link stands there, and it is not followed", path) from error
@@ -498,7 +372,7 @@ def open_own(path: Path) -> int:
     os.close(descriptor)
     if stat.S_ISREG(found.st_mode):
         raise OSError(errno.EMLINK, "the file has a second name, and both would be changed", path)
-    raise _irregular(path, found.st_mode)
+    raise irregular(path, found.st_mode)
 
 
 def _whole_lines(descriptor: int) -> int:

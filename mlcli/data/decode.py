@@ -40,7 +40,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlcli.data.jpeg import HEADER, MOST_FILE_BYTES, decode_jpeg, read_header, read_jpeg
 from mlcli.errors import DataError
-from mlcli.files import is_handed_over, open_regular, read_file
+from mlcli.reading import is_handed_over, open_regular, read_file
 from mlcli.text import as_text
 
 Box = tuple[float, float, float, float]

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from mlcli.data.decode import Preparation
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
-from mlcli.files import ANY_SIZE, Write, fill_atomically, make_output_folder, open_regular
+from mlcli.files import Write, fill_atomically, make_output_folder
+from mlcli.reading import ANY_SIZE, open_regular
 
 READ_BATCH = 64  # samples read, written and checked at once: much work for a message, little for a split
 SUFFIX = ".pixels"

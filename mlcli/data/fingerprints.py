@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlcli.data.sources.csv_file import Column
 from mlcli.engine.membership import Fingerprints, Sees, mixed
-from mlcli.files import read_file
+from mlcli.reading import read_file
 
 MOST_FILES, MOST_BYTES = 20_000, 256 * 2**20
 MISSING = np.uint64(1)

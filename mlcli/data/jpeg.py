@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 
-from mlcli.files import is_handed_over, open_regular
+from mlcli.reading import is_handed_over, open_regular
 
 MOST_FILE_BYTES = 2**30
 """Of an image file; the largest pictures that are decoded have a quarter of that as pixels."""

@@ -22,7 +22,8 @@ from mlcli.engine.limits import available_memory_bytes
 from mlcli.engine.run import by_age
 from mlcli.engine.runtime import is_out_of_memory
 from mlcli.errors import CheckpointError, OutputError
-from mlcli.files import ANY_SIZE, Part, Write, fill_atomically, move, open_regular, remove
+from mlcli.files import Part, Write, fill_atomically, move, remove
+from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.text import size
 from mlcli.version import __version__
 

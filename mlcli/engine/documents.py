@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mlcli.errors import CheckpointError
-from mlcli.files import read_file, read_lines
+from mlcli.reading import read_file, read_lines
 
 MOST_BYTES = 2**28
 """Of a document; the largest known, an evaluation of a thousand classes, has 9 MB."""
@@ -148,8 +148,8 @@ def read_document(path: Path, kind: type[Document]) -> dict[str, Any]:
 def read_entries(path: Path, kind: type[Document], most: int | None = None) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl or layers.jsonl that are of that kind; none where there is no such file.
 
-    What follows a line that is no JSON, or was cut short by a crash, is left out. most: see `files.read_lines`. Raises
-    OSError.
+    What follows a line that is no JSON, or was cut short by a crash, is left out. most: see `reading.read_lines`.
+    Raises OSError.
     """
     entries = []
     for line in read_lines(path, most) if path.exists() else ():

@@ -25,12 +25,11 @@ from mlcli.files import (
     make_folder,
     make_output_folder,
     open_own,
-    open_regular,
-    read_file,
     refuse_links,
     sweep,
     write_atomically,
 )
+from mlcli.reading import open_regular, read_file
 from mlcli.schema.explain import closest
 from mlcli.schema.read import read
 from mlcli.text import as_text, csv_cell

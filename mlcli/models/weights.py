@@ -22,8 +22,8 @@ from mlcli.engine.archive import refuse_unless_dense, refuse_unlike_saved
 from mlcli.engine.checkpoint import load_checkpoint, load_newest, model_weights
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError
-from mlcli.files import ANY_SIZE, open_regular
 from mlcli.models.layers import Normalized, last_layer
+from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.text import first_few, sides
 
 NESTS = ("state_dict", "model")

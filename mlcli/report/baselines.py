@@ -20,7 +20,8 @@ from pydantic import TypeAdapter
 from mlcli.engine.documents import MOST_BYTES
 from mlcli.engine.run import RunFolder
 from mlcli.errors import OutputError
-from mlcli.files import read_file, write_atomically
+from mlcli.files import write_atomically
+from mlcli.reading import read_file
 from mlcli.report.classical import (
     FOR_CLASSES,
     FOR_NUMBERS,

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mlcli.errors import ConfigError
-from mlcli.files import ANY_SIZE, open_regular
+from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.schema.places import ConfigErrors, ConfigProblem, Origin, Position
 
 MAX_BYTES = 1_000_000

@@ -18,13 +18,12 @@ from mlcli.files import (
     claim_folder,
     fill_atomically,
     make_folder,
-    read_file,
-    read_lines,
     remove,
     sweep,
     write_atomically,
     write_output,
 )
+from mlcli.reading import read_file, read_lines
 
 IRREGULAR = ["a pipe", "a folder", "a device", "a socket"]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlcli.data.finding import Finding
 from mlcli.data.splits import SPLITS, named_split
-from mlcli.files import MOST_TEXT_BYTES, read_file
+from mlcli.reading import MOST_TEXT_BYTES, read_file
 from mlcli.text import first_few, from_csv_cell, plural
 
 DELIMITERS = ",;\t|"

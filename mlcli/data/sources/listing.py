@@ -17,7 +17,8 @@ from mlcli.data.finding import Finding, refuse
 from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.splits import SPLITS, named_split, split_indices
 from mlcli.errors import DataError
-from mlcli.files import MARK, holds_output, why_absent
+from mlcli.files import MARK, holds_output
+from mlcli.reading import why_absent
 from mlcli.text import plural
 
 UNLABELLED = -1

@@ -23,7 +23,7 @@ from torch import Tensor
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import array_source, split_arrays
 from mlcli.errors import DataError
-from mlcli.files import open_regular
+from mlcli.reading import open_regular
 
 TIMEOUT_S = 20  # without an answer; urllib's own is to wait for ever
 DIGITS = tuple(string.digits)

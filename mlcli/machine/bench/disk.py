@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 
 from mlcli.errors import DataError
-from mlcli.files import ANY_SIZE, open_regular
 from mlcli.machine.bench.measurements import Timing
+from mlcli.reading import ANY_SIZE, open_regular
 
 CHUNK = 16
 """Files to a lap."""

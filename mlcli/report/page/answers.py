@@ -13,7 +13,7 @@ from PIL import Image
 from mlcli.data.decode import opened
 from mlcli.data.jpeg import MOST_FILE_BYTES
 from mlcli.errors import DataError
-from mlcli.files import read_file
+from mlcli.reading import read_file
 from mlcli.report.record import SPLITS, Record, in_words, is_number, mapping
 from mlcli.show import evaluation, svg
 from mlcli.show.charts import Confusion

@@ -18,7 +18,8 @@ from mlcli.data.source import ImageFilesSamples
 from mlcli.data.splits import SPLITS, split_indices
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import ConfigError, DataError
-from mlcli.files import refuse_unfinished, why_absent
+from mlcli.files import refuse_unfinished
+from mlcli.reading import why_absent
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
 from mlcli.tasks.detection.data.annotations.contents import Annotations

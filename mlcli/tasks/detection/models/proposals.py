@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcli.files import ANY_SIZE, cannot_write, open_regular, write_atomically
+from mlcli.files import cannot_write, write_atomically
+from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.show.terminal import bar
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.data.records import DetectionSource, Records

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.errors import DataError
-from mlcli.files import MOST_TEXT_BYTES, read_file, why_absent
+from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.tasks.detection.data.annotations.contents import LABELME, AnnotatedObject, Annotations, read_flag
 from mlcli.tasks.detection.masks import Segmentation
 

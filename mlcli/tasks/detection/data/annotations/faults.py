@@ -14,7 +14,7 @@ from mlcli.data.decode import opened, read_image, upright_size
 from mlcli.data.inspection import in_chunks
 from mlcli.data.jpeg import MOST_FILE_BYTES
 from mlcli.errors import DataError
-from mlcli.files import ANY_SIZE, open_regular
+from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
 from mlcli.tasks.detection.masks import is_sound, moved, turned
 

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
-from mlcli.files import MOST_TEXT_BYTES, read_file, why_absent
+from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.tasks.detection.data.annotations.box_csv import corner, digits, read_rows, split_of, whole_number
 from mlcli.tasks.detection.data.annotations.contents import (
     LABELME,

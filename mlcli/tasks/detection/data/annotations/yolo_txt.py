@@ -13,7 +13,7 @@ from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.listing import look_below
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
-from mlcli.files import MOST_TEXT_BYTES, read_file, why_absent
+from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.schema.places import Origin
 from mlcli.schema.yaml12 import dump, parse, read_text
 from mlcli.tasks.detection.data.annotations.box_csv import corner
