@@ -220,6 +220,26 @@ def test_copies_of_a_picture_are_kept_brought_together_or_dropped(tmp_path):
     assert len({name for found in dropped.values() for name in found}) == 30
 
 
+def test_of_copies_in_given_splits_the_held_out_one_decides(tmp_path):
+    write_classes(tmp_path / "train", 6)
+    write_classes(tmp_path / "test", 2)  # the same pictures as the first of the others
+    leaked = {str(path) for number in (0, 1) for path in (tmp_path / "train").rglob(f"0{number}.png")}
+
+    def read(way: str) -> tuple[set[str], set[str], str]:
+        source = folder(tmp_path, val=0, image_size=8, duplicates=way)
+        return {*names(source.splits["train"])}, {*names(source.splits["test"])}, "\n".join(source.notes)
+
+    train, test, _ = read("keep")
+    assert leaked < train
+    assert len(leaked) == len(test) == 6
+    left, held_out, notes = read("one_split")
+    assert train - left == held_out - test == leaked
+    assert "6 were in another" in notes
+    left, held_out, notes = read("drop")
+    assert (train - left, held_out) == (leaked, test)
+    assert "6 images are left out" in notes
+
+
 def test_root_that_is_missing_or_a_file(tmp_path):
     assert "no such folder" in fault(tmp_path / "nowhere").what
     assert "is a file" in fault(write_image(tmp_path / "a.png")).what
