@@ -10,6 +10,7 @@ against 38, two shared cores), and the trainer's own Python would wait for them 
 """
 
 import atexit
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -118,13 +119,28 @@ class WorkerPool:
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(self._read, there, questions, slots, os.getpid()), daemon=True)
         try:
-            process.start()
+            with _signals_held_back():
+                process.start()
         except OSError:
             here.close()
             there.close()
             raise
         there.close()  # so that the pipe ends when the worker does
         return _Worker(process, here, questions, slots, self._read.samples.name)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Within this the signals that stop a training wait; so they do in a process started meanwhile, until it ignores
+    them: one that Ctrl-C had ended before would be taken for a worker that has died."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cannot_start(started: int, wanted: int, error: OSError) -> OutputError:
@@ -248,6 +264,8 @@ def _belong_to(parent: int) -> None:
     """Leave signals to the trainer, which stops its workers itself, and do not outlive it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held back by `_signals_held_back`
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+from mlcli.data import workers as module
 from mlcli.data.batches import FileReader, ReadHere, in_order
 from mlcli.data.choose import choose_workers
 from mlcli.data.workers import WorkerPool
@@ -167,6 +168,21 @@ def test_signals_are_left_to_the_trainer(opened):
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
     assert first + values(fetched) == [indices.tolist() for indices in torch.arange(NUM).split(4)]
+
+
+def test_signals_before_a_worker_ignores_them_do_not_end_it(opened, monkeypatch):
+    """As by a Ctrl-C, which reaches the whole group, right after the fork."""
+    begin = module._belong_to
+
+    def begin_late(parent: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        begin(parent)
+
+    monkeypatch.setattr(module, "_belong_to", begin_late)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert values(opened().fetch(in_order(NUM, 4))) == [indices.tolist() for indices in torch.arange(NUM).split(4)]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 @pytest.mark.parametrize(
