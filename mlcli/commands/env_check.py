@@ -10,11 +10,11 @@ from dataclasses import asdict
 from mlcli.machine.env.chain import Chain, ChainRow, machine_rows, torch_rows
 from mlcli.machine.env.compatibility import load_table
 from mlcli.machine.env.diagnose import Diagnosis, diagnose
-from mlcli.machine.env.facts import Facts
+from mlcli.machine.env.facts import Facts, HostFacts
 from mlcli.machine.env.probe import TORCH_TIMEOUT_S, probe_machine, probe_torch_too
-from mlcli.text import wrapped
+from mlcli.text import size, wrapped
 
-WIDTHS = (8, 36, 44)
+WIDTHS = (8, 24, 38)
 """Columns of the chain; fixed, since its first rows are printed before the last are known."""
 PATIENCE_S = 15.0
 """A healthy PyTorch on a local disk answers in some 5 s; longer silence wants an explanation."""
@@ -39,6 +39,7 @@ def run(as_json: bool = False) -> int:
         print(json.dumps({"facts": asdict(facts), **asdict(diagnosis), "table": table.checked}, indent=2))
     else:
         _print_rows(torch_rows(chain))
+        _print_machine(facts.host)
         _print_installed(facts)
         _print_diagnosis(diagnosis)
     return diagnosis.exit_code
@@ -70,8 +71,28 @@ def waiting_for_torch(patience_s: float = PATIENCE_S) -> Iterator[None]:
 
 def _print_rows(rows: list[ChainRow]) -> None:
     for row in rows:
-        cells = zip((row.link, row.what, row.detail), WIDTHS, strict=True)
-        print(f"  {' '.join(cell.ljust(width) for cell, width in cells)} {row.state}".rstrip(), flush=True)
+        cells, below = [row.link, row.what, row.detail], ""
+        if len(row.what) > WIDTHS[1] or len(row.detail) > WIDTHS[2]:
+            cells, below = [row.link, row.what.ljust(sum(WIDTHS[1:]) + 1)], row.detail
+        shown = " ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=False))
+        print(f"  {shown} {row.state}".rstrip(), flush=True)
+        if below:
+            print(wrapped(below, " " * (WIDTHS[0] + 3), " " * (WIDTHS[0] + 3)), flush=True)
+
+
+def _print_machine(host: HostFacts) -> None:
+    """What training has here besides a GPU."""
+    cpus = f"{host.cpus_usable or 'unknown'} of {host.cpus or 'unknown'} usable"
+    if host.load is not None:
+        cpus += f", {host.load:.1f} busy on average in the last minute"
+    rows = [("CPUs", cpus)]
+    if host.memory_available_bytes is not None and host.memory_bytes is not None:
+        rows.append(("memory", f"{size(host.memory_available_bytes)} of {size(host.memory_bytes)} available"))
+    if host.folder and host.folder.free_bytes is not None:
+        rows.append(("disk", f"{size(host.folder.free_bytes)} free ({host.folder.filesystem or 'unknown'})"))
+    print("\nmachine")
+    for what, text in rows:
+        print(f"  {what:<{WIDTHS[0]}} {text}")
 
 
 def _print_installed(facts: Facts) -> None:

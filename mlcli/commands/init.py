@@ -66,7 +66,7 @@ def run(
     for fact in draft.facts:
         if fact.startswith("WARNING: "):
             print(f"warning: {fact.removeprefix('WARNING: ')}")
-        elif fact.startswith("Column to predict: "):
+        elif fact.startswith(("Column to predict: ", "Folders taken for splits")):
             print(fact)
     print(f"next: {command_line('train', output)}")
 

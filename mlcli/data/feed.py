@@ -75,9 +75,16 @@ class BatchFeed(ABC):
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """Decisions where the YAML says auto, and reasons; the first access may take `choose.BUDGET_S`."""
+        """Decisions where the YAML says auto, and what an epoch leaves out; the first access may take
+        `choose.BUDGET_S`."""
         workers, why = self._workers
-        return [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
+        found = [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
+        samples, size = len(self._source.splits["train"]), self._order.batch_size
+        left_out = samples - self.steps_per_epoch * size
+        if left_out and self._loader.sampler == "shuffle":
+            why = f"of {size:,}; the other {left_out:,} of the {samples:,} samples wait, each epoch others"
+            found.append(Choice("batches", f"{self.steps_per_epoch:,} an epoch", why))
+        return found
 
     @property
     @abstractmethod

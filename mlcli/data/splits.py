@@ -105,6 +105,18 @@ def one_of_each(groups: np.ndarray, split_of: np.ndarray) -> np.ndarray:
     return np.sort(order[first])
 
 
+def refuse_emptied(before: np.ndarray, after: np.ndarray, where: str) -> None:
+    """Raise DataError if a split has lost all of its samples to `joined` or `one_of_each`. int8 [N], before and after,
+    positions in SPLITS."""
+    lost = [split for code, split in enumerate(SPLITS) if (before == code).any() and not (after == code).any()]
+    if lost:
+        raise DataError(
+            f"data.duplicates leaves nothing in {listed(lost)}: all of it has copies in a split that is held out more",
+            where=where,
+            fix="remove the copies from the other splits, or data.duplicates=keep",
+        )
+
+
 def _check_classes(
     labels: np.ndarray,
     class_names: Sequence[str],

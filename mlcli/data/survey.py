@@ -31,6 +31,7 @@ class ImageSurvey:
 
     class_counts: images of each class; of the training split where splits are given.
     split_counts: images of each given split; empty if nothing is split yet.
+    split_names: folders that are taken for splits by other names: "Testing/: test".
     sizes: (width, height) in pixels of the images looked at, most frequent first.
     grey: whether all of those have no colour.
     unreadable: how many of those could not be opened.
@@ -44,6 +45,7 @@ class ImageSurvey:
     grey: bool
     unreadable: int
     faults: tuple[Finding, ...]
+    split_names: tuple[str, ...] = ()
 
     @property
     def looked_at(self) -> int:
@@ -138,6 +140,7 @@ def _look_at(listing: Listing) -> ImageSurvey:
         grey=modes <= {"1", "L", "LA", "I", "I;16", "F"},
         unreadable=unreadable,
         faults=tuple(finding for finding in listing.findings if finding.severity == "error"),
+        split_names=tuple(name for found in listing.findings if found.kind == "split-folders" for name in found.places),
     )
 
 

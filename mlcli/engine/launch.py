@@ -86,10 +86,10 @@ def launch(
     try:
         runtime = decide_runtime(plan.config)
         members = run.membership() if run else None
-        known = KnownData("resume", members) if members else None
+        known = KnownData("resume", members) if run else None
         task = plan.build(known)
         say(task.describe())
-        if run and not known and isinstance(task, HasMembership):
+        if run and not members and isinstance(task, HasMembership):
             say([("warning", "the run has not kept its splits: that the samples are the same cannot be checked")])
         if plan.config.train.batch_size == "auto":
             size, why = choose_batch_size(task, plan.config, runtime)
@@ -99,6 +99,10 @@ def launch(
         runtime = runtime.for_model(task.model)
         settings, feed = plan.config, task.feed(runtime)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
+        warmup, epochs = settings.schedule.warmup_epochs, settings.train.epochs
+        if warmup >= epochs:
+            what = f"the warm-up ({warmup:g} epochs) takes the whole training ({epochs}): the learning rate only climbs"
+            say([("warning", f"{what}; a shorter one: schedule.warmup_epochs={min(1, epochs / 10):g}")])
         select_by = choose_metric(task, settings.train.watch)
         state = TrainingState.start(task, feed, settings, runtime, select_by)
         if run:
@@ -143,6 +147,8 @@ def launch(
         stop.release()
         if feed:
             feed.close()
+        if run and resume is None and not (run.path / "status.json").exists():  # it could not be made whole
+            run.discard()
         if run:
             run.unlock()
 

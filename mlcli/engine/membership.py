@@ -154,7 +154,8 @@ class KnownData:
 
     purpose: "resume", when they must be what they were; "evaluate", when those found count; "measure", when all samples
         are new ones to be measured, whatever split they are said to be in.
-    members: None where a run has not stored them, which only "measure" may do without.
+    members: None where a run has not stored them. Then "measure" still counts, "resume" says only that it is a run of
+        version 0.1.0, and "evaluate" is not asked.
     info: `DataInfo.to_plain()` of the checkpoint: how samples are encoded, and the classes; None to find it anew.
     elsewhere: whether the data are said to lie in another place than the run's: there, a file of the same name is not
         yet the same.
@@ -169,6 +170,11 @@ class KnownData:
     changes: Changes | None = None
     notes: list[str] = field(default_factory=list)
     trained: int = 0
+
+    @property
+    def is_of_old_version(self) -> bool:
+        """Whether a run of 0.1.0 is resumed, of which is not known which samples were in which split."""
+        return self.purpose == "resume" and self.members is None
 
     @property
     def sees(self) -> Sees | None:

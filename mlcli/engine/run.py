@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import struct
 import sys
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mlcli.engine.documents import MOST_BYTES, Environment, Status, read_document
 from mlcli.engine.membership import Membership
-from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError
+from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError, UserError
 from mlcli.files import (
     cannot_write,
     claim_folder,
@@ -179,6 +180,12 @@ class RunFolder:
         for folder in (self.path, self.path / "pictures"):  # evaluations and reports of others are written here too
             sweep(folder, only_writer=False)
 
+    def discard(self) -> None:
+        """Remove the folder, and the one of its name if nothing else is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
     def unlock(self) -> None:
         """Let others write; nothing happens if the lock is not ours."""
         if file := _held.pop(self._key, None):
@@ -273,15 +280,21 @@ def create_run(root: Path, name: str) -> RunFolder:
     make_output_folder(root)
     make_folder(root / name)
     while True:
-        path = root / name / next_name(root)
+        run = RunFolder((root / name / next_name(root)).absolute())
         try:
-            claim_folder(path)
+            claim_folder(run.path)
             break
         except FileExistsError:
             continue
-    make_folder(path / "checkpoints")
-    run = RunFolder(path.absolute())
-    run.lock()
+        except OutputError:
+            run.discard()
+            raise
+    try:
+        make_folder(run.checkpoints)
+        run.lock()
+    except UserError:
+        run.discard()
+        raise
     return run
 
 

@@ -17,7 +17,7 @@ def test_it_ends_in_a_verdict_and_a_command(mlcli):
     assert typed.code in (0, 1), typed.out
     lines = typed.out.splitlines()
     assert lines[0] == "GPU -> driver -> CUDA -> PyTorch"
-    links = [line.split()[0] for line in lines[1 : lines.index("")]]
+    links = [line.split()[0] for line in lines[1 : lines.index("")] if line[2] != " "]
     assert list(dict.fromkeys(links)) == [
         "GPU",
         "driver",
@@ -27,6 +27,8 @@ def test_it_ends_in_a_verdict_and_a_command(mlcli):
         "vision",
         "kernels",
     ]
+    machine = lines[lines.index("machine") + 1 : lines.index("installed") - 1]
+    assert [line.split()[0] for line in machine] == ["CPUs", "memory", "disk"]
     assert "torch " in typed.out[typed.out.index("installed") : typed.out.index("findings")]
     assert lines[-1].startswith("(driver facts: ")
     assert lines[-1].endswith(f"exit {typed.code}")

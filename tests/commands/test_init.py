@@ -106,6 +106,14 @@ def test_given_splits_and_grey_images(mlcli):
     }
 
 
+def test_folders_taken_for_splits_are_named(mlcli):
+    for split in ("Training", "Testing"):
+        pictures(Path("scans") / split, {"a": 12, "b": 12}, (20, 20), "L")
+    typed = mlcli("init", "scans")
+    assert "Folders taken for splits by their names: Testing/: test, Training/: train" in typed.out
+    assert "Folders taken for splits" in Path("config.yaml").read_text()
+
+
 def test_missing_test_split_is_held_out(mlcli):
     for split in ("train", "val"):
         pictures(Path("letters") / split, {"a": 20, "b": 20})

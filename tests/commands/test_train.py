@@ -173,6 +173,18 @@ def test_a_run_that_had_stopped_improving_is_not_resumed_into_nothing(mlcli, dig
     assert mlcli("train", "--resume", "digits", "train.early_stopping=null", "train.epochs=9").code == 0
 
 
+def test_a_warm_up_of_the_whole_training_is_said(mlcli, digits):
+    """It trains all the same, as one epoch of a longer YAML has to."""
+    options = ["train.epochs=1", "train.baselines=false"]
+    longer = mlcli("train", digits, *options, "schedule={name: cosine, warmup_epochs: 2}")
+    assert longer.code == 0, longer.err
+    said = " ".join(longer.out.split())
+    assert "warning the warm-up (2 epochs) takes the whole training (1): the learning rate only climbs" in said
+    assert "schedule.warmup_epochs=0.1" in said
+    assert "batches 18 an epoch: of 64; the other 16 of the 1,168 samples wait" in said
+    assert "warm-up" not in mlcli("train", digits, *options, "schedule={name: cosine, warmup_epochs: 0.1}").out
+
+
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", "..", ""])
 def test_a_name_stays_in_the_folder_of_runs(mlcli, digits, tmp_path, name):
     refused(mlcli("train", digits, "--name", name), 2, "cannot name a folder of runs", runs=tmp_path / "runs")

@@ -43,14 +43,14 @@ def clock(monkeypatch) -> Clock:
 
 
 class TimedReader:
-    """A reader that takes a known time for a sample."""
+    """A reader that takes a known time for a sample, and waits before some of the first."""
 
-    def __init__(self, clock: Clock, sample_s: float) -> None:
-        self.clock, self.sample_s = clock, sample_s
+    def __init__(self, clock: Clock, sample_s: float, waits_s: tuple[float, ...] = ()) -> None:
+        self.clock, self.sample_s, self.waits_s = clock, sample_s, [*waits_s]
 
     def fetch(self, parts):
         for part in parts:
-            self.clock.now_s += self.sample_s * len(part)
+            self.clock.now_s += self.sample_s * len(part) + (self.waits_s.pop(0) if self.waits_s else 0.0)
             yield part, torch.zeros(len(part), 1)
 
     def close(self) -> None:
@@ -94,6 +94,18 @@ def test_slow_samples_are_measured_one_at_a_time(clock):
 
     fastest_workers(opened, parts(), most=1)
     assert sizes == {0: 1, 1: 1}
+
+
+def test_waiting_for_others_does_not_make_samples_slow(clock):
+    """Of the first samples all but one wait for a processor that others hold."""
+    sizes = {}
+
+    def opened(workers, size):
+        sizes[workers] = size
+        return TimedReader(clock, 0.001, (0.05, 0.05, 0.0, 0.05) if size == 1 else ())
+
+    fastest_workers(opened, parts(), most=1)
+    assert sizes[1] == 8
 
 
 @pytest.fixture

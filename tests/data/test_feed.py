@@ -250,6 +250,13 @@ def test_workers_are_chosen_with_a_reason(feed, kind, options, workers, why):
     assert feed(kind, **options).choices[1] == ("workers", workers, why)
 
 
+def test_what_an_epoch_leaves_out_is_said(feed):
+    batches = feed("arrays").choices[2]
+    assert batches == ("batches", "4 an epoch", "of 5; the other 2 of the 22 samples wait, each epoch others")
+    for options in ({"batch_size": 11}, {"sampler": "balanced"}):
+        assert len(feed("arrays", **options).choices) == 2
+
+
 def test_workers_are_no_more_than_the_cpus(feed):
     _, workers, _ = feed("files").choices[1]
     assert 1 <= int(workers) <= 8

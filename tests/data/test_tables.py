@@ -196,6 +196,15 @@ def test_equal_rows_are_kept_brought_together_or_dropped(tmp_path, given):
         assert places["test"] == places_of(kept)["test"]
 
 
+@pytest.mark.parametrize("way", ["one_split", "drop"])
+def test_copies_that_would_empty_a_given_split_are_refused(tmp_path, way):
+    table = [[str(n % 40), str(n % 2), "test" if n >= 40 else "train"] for n in range(120)]
+    file = write(tmp_path / "t.csv", table, header=["x", "y", "part"])
+    error = fault(file, target="y", split_column="part", duplicates=way)
+    assert "data.duplicates leaves nothing in train" in error.what
+    assert "data.duplicates=keep" in error.fix
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 

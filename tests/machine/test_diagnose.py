@@ -456,6 +456,11 @@ FIRING = {
         SCENES["old tensorboard"],
         ("warning", "pkg_resources", "tensorboard>=2.21"),
     ),
+    "20 CUDA": (
+        checks_system.unused_cuda,
+        on(WITHOUT_GPU, python={"installed_bytes": 6_030_000_000, "cuda_bytes": 4_810_000_000}),
+        ("info", "4.81 GB of the environment's 6.03 GB are CUDA", "torch torchvision --index-url", "/cpu"),
+    ),
     "20 Python": (
         checks_system.own_packages,
         on(WITH_H200, python={"version": "3.10.4"}),

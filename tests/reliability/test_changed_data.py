@@ -103,6 +103,23 @@ def test_the_run_keeps_its_splits(trained, run):
     assert {split: len(part) for split, part in kept.splits.items()} == summary["splits"]
 
 
+def test_a_run_of_0_1_0_goes_on_with_columns_as_they_were(tmp_path, monkeypatch, capsys):
+    """That version took no offsets from columns, and kept no splits."""
+    rows = [[f"{1_700_000_000 + i}", f"{i % 7}", f"{10_000_000 + i % 9}"] for i in range(60)]
+    write(tmp_path / "t.csv", ["time", "a", "y"], rows)
+    text = "task: regression\ndata: {name: csv, file: t.csv, target: y}\nmodel: {name: linear}\n"
+    (tmp_path / "t.yaml").write_text(f"{text}optimizer: {{name: adam, lr: 0.01}}\n{SETTINGS}\n")
+    with monkeypatch.context() as then:
+        then.setattr("mlcli.data.sources.arrays.large_offsets", lambda values: np.zeros(values.shape[1:]))
+        train.run(tmp_path / "t.yaml", [], name=None, resume=None, root=tmp_path / "runs")
+    run = open_run("t", tmp_path / "runs")
+    for file in run.path.glob("splits.*"):
+        file.unlink()
+    train.run(None, ["train.epochs=2"], name=None, resume="t", root=tmp_path / "runs")
+    assert run.status()["state"] == "finished"
+    assert "the samples are the same cannot be checked" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_sorted_and_longer_tables_are_measured_as_before(place, capsys, split):
     before = measured(place, capsys, "table", split=split)

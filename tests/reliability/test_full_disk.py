@@ -47,7 +47,9 @@ def test_a_file_that_may_not_grow_ends_the_run_and_earlier_checkpoints_are_good(
         codes.append(ended.code)
         if ended.code:
             assert_one_message(ended, "runs")
-        for run in list_runs(digits / "runs"):
+        runs = list_runs(digits / "runs")
+        assert [run.path for run in runs] == list((digits / "runs").glob("*/*")), size_bytes  # nothing half made
+        for run in runs:
             verified_steps(run.checkpoints)
             assert not leftovers(run.path), size_bytes
     assert codes[0] == ExitCode.OUTPUT

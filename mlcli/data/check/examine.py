@@ -93,8 +93,9 @@ def examine_files(config: ImageFolder | ImageCsv, listing: Listing) -> Examinati
     if not len(listing):
         return examination
     if config.duplicates != "keep":
-        listing = settled(listing, config.duplicates)
-        examination.findings += listing.findings[-1:]
+        with suppress(DataError):  # `examine` reports why training refuses it
+            listing = settled(listing, config.duplicates)
+            examination.findings += listing.findings[-1:]
     listing = listing.only(np.argsort(listing.split_of, kind="stable"))  # split by split, as pairs are written down
     looked = scan(FilePictures(listing.root, listing.paths))
     listing = replace(listing, split_of=_divided(config, listing, looked))

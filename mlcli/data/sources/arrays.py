@@ -78,6 +78,7 @@ def feature_source(
     method: Method = "mutual_info",
     notes: tuple[str, ...] = (),
     prints: Fingerprints | None = None,
+    centred: bool = True,
 ) -> Source:
     """A source of features in memory.
 
@@ -90,6 +91,7 @@ def feature_source(
         keep: how many features are kept, the most informative about the target in the training split; None for all.
         method: mutual_info finds any dependence; univariate, the F-test, finds linear ones and is faster.
         prints: what all rows are known by; None for their numbers.
+        centred: whether `large_offsets` are taken from the columns and the target.
     """
     prints = prints or of_samples(of_array(rows.astype(np.float64)), targets, class_names)
     names, numeric = feature_names(columns)
@@ -100,7 +102,7 @@ def feature_source(
         kept = ", ".join(names[feature] for feature in chosen)
         notes = (*notes, f"kept {len(chosen)} of {len(names)} features by {method}: {kept}")
     rows = rows[:, chosen].astype(np.float64)
-    offsets = np.where(numeric[chosen], large_offsets(rows[train]), 0.0)
+    offsets = np.where(centred & numeric[chosen], large_offsets(rows[train]), 0.0)
     rows -= offsets
     mean, std = feature_statistics(rows[train], numeric[chosen])
     features = [names[feature] for feature in chosen]
@@ -116,7 +118,7 @@ def feature_source(
                 where=origin,
                 fix="predict another column: data.target",
             )
-        if offset := float(large_offsets(known)):
+        if offset := centred * float(large_offsets(known)):
             preparation["target_offset"] = offset
             targets = targets - offset
         known = targets[train]

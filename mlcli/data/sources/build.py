@@ -37,12 +37,15 @@ def build_source(
         regression: whether a table's target is a number to predict rather than a class.
         known: what a run knows of the data, which are divided as it did. Raises DataError as `KnownData.divide`.
     """
-    source = _read(config, regression, known)
+    old = known is not None and known.is_of_old_version
+    source = _read(config, regression, None if old else known, centred=not old)
     lies_in_files = isinstance(config, ImageFolder | ImageCsv | TableFile)  # divided as they were read
-    return source if known is None or lies_in_files else source.divided_as(known)
+    return source if known is None or old or lies_in_files else source.divided_as(known)
 
 
-def _read(config: ClassificationData | RegressionData, regression: bool, known: KnownData | None) -> Source:
+def _read(
+    config: ClassificationData | RegressionData, regression: bool, known: KnownData | None, *, centred: bool
+) -> Source:
     match config:
         case Digits():
             return digits(val=config.val, test=config.test, split_seed=config.split_seed)
@@ -59,7 +62,7 @@ def _read(config: ClassificationData | RegressionData, regression: bool, known: 
             return listed_source(config, list_images(config), known)
         case TableFile():
             table = list_rows(config, regression=regression, known=known)
-            return table_source(table, **selection(config), info=known.info if known else None)
+            return table_source(table, **selection(config), info=known.info if known else None, centred=centred)
         case EmbeddedTable():
             return embedded_table(
                 config.name, val=config.val, test=config.test, split_seed=config.split_seed, **selection(config)

@@ -14,7 +14,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import common_size, count_pixels, find_damaged, imagenet_statistics, pixel_statistics
 from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.data.sources.listing import Listing
-from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each
+from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, refuse_emptied
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
@@ -118,9 +118,10 @@ def _divided_as(known: KnownData, listing: Listing, seed: int) -> tuple[dict[str
 
 def settled(listing: Listing, duplicates: Literal["one_split", "drop"]) -> Listing:
     """Return the listing with the copies of each picture to be in one split, or without all but one of them; the last
-    finding says what was done."""
+    finding says what was done. Raises DataError if that empties a given split."""
     from mlcli.data.likeness import same_pictures  # has to look at all images
 
+    given = listing.split_of
     copies = same_pictures(listing.root, listing.paths)
     copied = f"{plural(len(copies) - len(np.unique(copies)), 'image repeats another', 'images repeat another')}"
     if duplicates == "one_split":
@@ -133,6 +134,7 @@ def settled(listing: Listing, duplicates: Literal["one_split", "drop"]) -> Listi
         kept = one_of_each(alike, listing.split_of)
         what = f"{copied}; {plural(len(listing) - len(kept), 'image is', 'images are')} left out"
         listing = listing.only(kept)
+    refuse_emptied(given, listing.split_of, listing.origin)
     return replace(listing, findings=(*listing.findings, Finding("note", "duplicates-settled", what)))
 
 

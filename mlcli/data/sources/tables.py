@@ -28,7 +28,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import Method, feature_names, feature_source
 from mlcli.data.sources.csv_file import Column, CsvFile, Decimal, Form, read_column, read_csv
-from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, split_indices
+from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, refuse_emptied, split_indices
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
@@ -132,7 +132,7 @@ def read_table(
             what = f"the target '{target}' is missing in {plural(dropped, 'row')}, left out"
             findings.append(Finding("note", "target-missing", what))
         table, split_of = table.only(kept), split_of[kept]
-    copies = None
+    copies, as_given = None, split_of
     if duplicates == "one_split":
         copies = _equal_rows(table, used)
         split_of = joined(copies, split_of)
@@ -142,6 +142,12 @@ def read_table(
             what = f"{plural(dropped, 'row equals another and is', 'rows equal others and are')} left out"
             findings.append(Finding("note", "duplicates-settled", what))
         table, split_of = table.only(kept), split_of[kept]
+    try:
+        refuse_emptied(as_given, split_of, str(file))
+    except DataError as error:
+        if known is None:
+            lines = table.lines[:0]
+            return FeatureTable(str(file), [], split_of[:0], lines, target, findings=tuple(findings), refusal=error)
     column = of_target(target, table.column(target))
     findings += _target_faults(table, column)
     amounts, labels, class_names = column.numbers, None, tuple[str, ...]()
@@ -318,10 +324,12 @@ def table_source(
     keep: int | None = None,
     method: Method = "mutual_info",
     info: dict[str, Any] | None = None,
+    centred: bool = True,
 ) -> Source:
     """The rows as samples, of which the `keep` most informative features are kept, judged by `method`.
 
     info: `DataInfo.to_plain()` of a saved model, whose features these are then; its classes are the labels' already.
+    centred: whether large offsets are taken from columns, as version 0.1.0 did not.
 
     Raises DataError, with all rows of one kind of fault, for what no model could learn from.
     """
@@ -349,6 +357,7 @@ def table_source(
         method=method,
         notes=tuple(notes),
         prints=of_samples(of_columns(table.columns)[:, None], targets, table.class_names),
+        centred=centred,
     )
 
 

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 
-from mlcli.machine.env.advice import advise
+from mlcli.machine.env.advice import advise, cpu_install
 from mlcli.machine.env.chain import Chain
 from mlcli.machine.env.compatibility import numbers
 from mlcli.machine.env.facts import MachineFinding, Severity
-from mlcli.text import plural
+from mlcli.text import plural, size
 
 NO_PKG_RESOURCES = 82
 """setuptools 82 removed pkg_resources, which tensorboard before 2.21 imports (tensorflow/tensorboard#7107)."""
@@ -20,6 +20,8 @@ LEAST_MEMORY_BYTES = 2 << 30
 """PyTorch itself with a small model takes about 1 GB."""
 LEAST_DISK_BYTES = 2 << 30
 """A few checkpoints and their logs."""
+LEAST_CUDA_BYTES = 1 << 30
+"""Less is not worth a new installation."""
 LEAST_OPEN_FILES = 1024
 """Linux's default; macOS' 256 is spent by a few workers (pytorch.org/docs, "file_descriptor" sharing strategy)."""
 MUCH_USED = 0.5
@@ -149,6 +151,15 @@ def _satisfied(requirement: str, version: str) -> bool:
         return True
 
 
+def unused_cuda(chain: Chain) -> Iterator[MachineFinding]:
+    """Libraries for NVIDIA GPUs on a machine without one."""
+    python = chain.facts.python
+    cuda, total = python.cuda_bytes, python.installed_bytes
+    if cuda and total and cuda > LEAST_CUDA_BYTES and not chain.has_gpu:
+        text = f"{size(cuda)} of the environment's {size(total)} are CUDA, which nothing here can use"
+        yield MachineFinding("info", "CUDA", f"{text}; without it:", cpu_install(chain))
+
+
 # --- the machine -----------------------------------------------------------------------------------------------------
 
 
@@ -243,5 +254,5 @@ def filesystem(chain: Chain) -> Iterator[MachineFinding]:
         yield MachineFinding("info", "disk", f"{folder.path} is on a rotating disk (HDD){speed}", measure)
 
 
-def _gb(size: int | None) -> str:
-    return f"{(size or 0) / (1 << 30):.1f}"
+def _gb(size_bytes: int | None) -> str:
+    return f"{(size_bytes or 0) / (1 << 30):.1f}"

@@ -29,6 +29,7 @@ CHECKS: tuple[Callable[[Chain], Iterator[MachineFinding]], ...] = (
     checks_system.conda_and_pip,
     checks_system.cudnn,
     checks_system.own_packages,
+    checks_system.unused_cuda,
     checks_system.shared_memory,
     checks_system.cpus,
     checks_system.memory_and_limits,

@@ -96,6 +96,10 @@ class PythonFacts:
     requires: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Package -> what it requires, as its metadata says."""
     torch_requires_python: str = ""
+    installed_bytes: int | None = None
+    """Of all packages of the environment, as they list their files."""
+    cuda_bytes: int | None = None
+    """Of these, what computes on NVIDIA GPUs."""
 
     def package(self, name: str) -> Package | None:
         return next((package for package in self.packages if package.name == name), None)
@@ -177,6 +181,8 @@ class HostFacts:
     cpus: int | None = None
     cpus_usable: int | None = None
     """Within affinity and control group."""
+    load: float | None = None
+    """Processes that ran or waited for a CPU or the disk, on average over the last minute."""
     memory_bytes: int | None = None
     memory_available_bytes: int | None = None
     """Within the control group."""

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.machine.env.facts import Facts, GpuFacts, HostFacts, Kernel, PythonFacts, TorchFacts
-from mlcli.machine.env.probe_system import Questions, cold_read_mb_s, gpu_questions, host_questions, python_questions
+from mlcli.machine.env.probe_system import (
+    Questions,
+    cold_read_mb_s,
+    gpu_questions,
+    host_questions,
+    python_questions,
+    sizes,
+)
 
 PROBE = Path(__file__).with_name("probe_torch.py")
 ANSWER_WITHIN_S = 5.0
@@ -43,12 +50,18 @@ def probe_machine(root: Path = Path("/"), folder: Path | None = None) -> Facts:
 
 
 def probe_torch_too(facts: Facts) -> Facts:
-    """The same facts with those that take seconds: what PyTorch reports, and how fast the folder's disk reads."""
+    """The same facts with those that take seconds: what PyTorch reports, how fast the folder's disk reads, and what the
+    packages take of it."""
+    questions: Questions = {"python.sizes": sizes}
     if folder := facts.host.folder:
-        answers, unknown = ask_all({"host.read speed": lambda: cold_read_mb_s(Path(folder.path))})
+        questions["host.read speed"] = lambda: cold_read_mb_s(Path(folder.path))
+    answers, unknown = ask_all(questions)
+    host = facts.host
+    if folder:
         measured = dataclasses.replace(folder, cold_read_mb_s=answers.get("host.read speed"))
-        host = dataclasses.replace(facts.host, folder=measured)
-        facts = dataclasses.replace(facts, host=host, unknown=facts.unknown + unknown)
+        host = dataclasses.replace(host, folder=measured)
+    python = dataclasses.replace(facts.python, **answers.get("python.sizes", {}))
+    facts = dataclasses.replace(facts, host=host, python=python, unknown=facts.unknown + unknown)
     return dataclasses.replace(facts, torch=probe_torch())
 
 

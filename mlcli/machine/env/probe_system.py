@@ -61,6 +61,7 @@ def host_questions(root: Path, folder: Path) -> Questions:
         "rosetta": rosetta,
         "cpus": os.cpu_count,
         "cpus_usable": lambda: usable_cpus(*cgroups),
+        "load": lambda: os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "memory_bytes": lambda: psutil.virtual_memory().total,
         "memory_available_bytes": lambda: available_memory_bytes(*cgroups),
         # Through it workers hand over batches.
@@ -245,12 +246,13 @@ def _gpu(pynvml: Any, index: int) -> Gpu:
 
 # --- Python and its packages -----------------------------------------------------------------------------------------
 
+CUDA_LIBRARY = re.compile(r"(lib|_)?\w*(cuda|cudnn|nvshmem)\w*\.(so|dll|lib)")
 SHOWN = ("torch", "torchvision", "torchaudio", "triton", "tensorboard", "setuptools", "numpy", "pip", "mlcli")
 """Looked up by name, with every nvidia-* package, since two generations of them get into each other's way."""
 
 
 def python_questions() -> Questions:
-    """The fields of PythonFacts."""
+    """The fields of PythonFacts but for the sizes."""
     return {
         "version": platform.python_version,
         "executable": lambda: sys.executable,
@@ -271,6 +273,20 @@ def environment(prefix: Path, base_prefix: Path) -> str:
 
 def conda_packages(prefix: Path) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (prefix / "conda-meta").glob("*.json")))
+
+
+def sizes() -> dict[str, int]:
+    """Return the bytes of all packages, and of what among them computes on NVIDIA GPUs: NVIDIA's libraries, Triton, and
+    the libraries of PyTorch that are called after CUDA."""
+    total = cuda = 0
+    for distribution in metadata.distributions():
+        name = (distribution.name or "").lower()
+        whole = name.startswith(("nvidia-", "cuda-")) or name == "triton"
+        for file in distribution.files or ():
+            total += file.size or 0
+            if whole or (name.startswith("torch") and CUDA_LIBRARY.match(file.name)):
+                cuda += file.size or 0
+    return {"installed_bytes": total, "cuda_bytes": cuda}
 
 
 def packages() -> tuple[Package, ...]:

@@ -78,6 +78,8 @@ def _facts(images: "ImageSurvey", place: str) -> list[str]:
     facts = [f"{place}: {len(classes)} classes, {images.total:,} images, {look}."]
     if images.split_counts:
         facts.append("Splits: " + ", ".join(f"{count:,} {split}" for split, count in images.split_counts.items()) + ".")
+    if images.split_names:
+        facts.append(f"Folders taken for splits by their names: {as_comment(', '.join(images.split_names))}.")
     if images.looked_at < images.total:
         facts.append(f"(Sizes and colours of {images.looked_at:,} images were looked at.)")
     few, many = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)

@@ -47,6 +47,8 @@ def build_source(config: DetectionData, known: KnownData | None = None) -> Detec
     Raises DataError or ConfigError for annotations that cannot be read, for faults if the YAML says so, and for splits
     with nothing to learn from.
     """
+    if known and known.is_of_old_version:
+        known = None
     if isinstance(config, Scenes):
         splits = make_scenes(preparation_of(config), config.images, config.most_digits, config.scene_seed)
         source = _source(config, splits, tuple("0123456789"))
