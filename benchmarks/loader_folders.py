@@ -1,6 +1,6 @@
 """How fast do batches come out of folders of JPEGs, beside other loaders? 32x32 (CIFAR's kind) and 640x480 pictures.
 
-    python benchmarks/loader_folders.py
+    python benchmarks/loader_folders.py [--small 10240] [--large 512] [--rounds 3] [--seconds 1]
 
 Each loader crops at random (32x32: with padding 4; 640x480: a random resized crop to 224x224), flips, normalises and
 delivers float32 batches on the CPU, of 256 and 64. They run in turn, in alternating order, with the files in the page
@@ -42,14 +42,16 @@ ROUNDS, SECONDS = 3, 1.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", type=int, default=SMALL, help="files of 32x32 pixels, 320 at least")
+    parser.add_argument("--large", type=int, default=LARGE, help="files of 640x480 pixels, 80 at least")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that a loader is measured in each round")
     chosen = parser.parse_args()
     print(f"{machine_line()}, {chosen.rounds} rounds of {chosen.seconds:g} s\n")
     with tempfile.TemporaryDirectory() as parent:
         for side, padding, count, batch_size, title in (
-            (32, 4, SMALL, 256, "32x32 JPEGs, crop with padding, flip, normalise"),
-            (224, 0, LARGE, 64, "640x480 JPEGs, random resized crop to 224x224, flip, normalise"),
+            (32, 4, chosen.small, 256, "32x32 JPEGs, crop with padding, flip, normalise"),
+            (224, 0, chosen.large, 64, "640x480 JPEGs, random resized crop to 224x224, flip, normalise"),
         ):
             folder = Folder(Path(parent, f"side-{side}"), side, padding, batch_size)
             write_photos(folder.root, count, (32, 32) if padding else (640, 480))

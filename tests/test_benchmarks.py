@@ -19,6 +19,8 @@ TOGETHER = {
     "layout": ["--rounds", "1", "--steps", "1", "--only", "cnn-digits"],
     "nms": ["--boxes", "50", "--rounds", "1"],
     "checkpoint": ["--rounds", "1", "--model", "squeezenet1_1", "--folder", "{tmp}"],
+    "loader_folders": ["--rounds", "1", "--seconds", "0.1", "--small", "400", "--large", "100"],
+    "detection_training": ["--size", "32", "--batch", "2", "--steps", "1", "--rounds", "1", "--threads", "1"],
     "gpu": ["--tiny", "--sections", "probe", "trainers", "caches", "memory", "promises", "--output", "{tmp}/gpu.md"],
 }
 """In one process, for importing torch takes longer than they do."""
@@ -38,10 +40,8 @@ ALONE = {
         "--picture",
         "{tmp}/s.png",
     ],
-    "loader_folders": ["--rounds", "1", "--seconds", "0.3"],
-    "detection_training": ["--size", "32", "--batch", "2", "--steps", "1", "--rounds", "1", "--threads", "1"],
 }
-"""These start processes of their own, or ask much of the one they are in."""
+"""These start processes of their own."""
 SEVERAL = """
 import runpy, sys
 for script, *arguments in {scripts!r}:

@@ -51,8 +51,7 @@ def run(
 
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.machine.bench.page import advice, page
-    from mlcli.machine.bench.plot import picture
+    from mlcli.machine.bench.page import advice, page, picture
     from mlcli.machine.bench.throughput import Bench
     from mlcli.machine.bench.verdict import as_shown, compared, judge, memory_checks
 

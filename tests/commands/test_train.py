@@ -21,7 +21,7 @@ DIGITS = """
 task: classification
 data: {name: digits}
 model: {name: mlp, hidden: [32], dropout: 0.1}
-train: {epochs: 3, batch_size: 64, device: cpu, threads: 1}
+train: {epochs: 3, batch_size: 64, device: cpu, threads: 1, baselines: false}
 """
 
 
@@ -46,12 +46,12 @@ def photos(root: Path, counts: dict[str, int], size=(16, 12)) -> Path:
 def folder_yaml(tmp_path: Path, *lines: str, data: str = "root: photos", model: str = "{name: linear}") -> Path:
     path = tmp_path / "photos.yaml"
     head = ["task: classification", f"data: {{name: folder, {data}}}", f"model: {model}"]
-    path.write_text("\n".join([*head, "train: {epochs: 1, batch_size: 4, device: cpu, threads: 1}", *lines]))
+    path.write_text("\n".join([*head, "train: {epochs: 1, batch_size: 4, device: cpu, threads: 1, baselines: false}", *lines]))
     return path
 
 
 def test_a_run_says_what_it_does_and_leaves_everything_behind(mlcli, digits, tmp_path):
-    done = mlcli("train", digits, "--name", "first")
+    done = mlcli("train", digits, "train.baselines=true", "--name", "first")
     assert done.code == 0, done.err
     for word in ("1,168 train", "2,410 parameters", "cpu (1 thread)", "precision", "check", "epoch", "wait", "* best",
                  "best epoch", "test", "tensorboard --logdir runs", "mlcli evaluate first/"):  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_run_says_what_it_does_and_leaves_everything_behind(mlcli, digits, tmp
     assert run.path.parent.name == "first"
     files = {path.name for path in run.path.iterdir()}
     assert files >= {"config.yaml", "resolved.yaml", "environment.json", "status.json", "metrics.jsonl", "checkpoints",
-                     "tensorboard", "model.safetensors"}  # fmt: skip
+                     "tensorboard", "model.safetensors", "baselines.json"}  # fmt: skip
     status = run.status()
     assert (status["state"], status["exit_code"], status["epoch"]) == ("finished", 0, 3)
     assert status["scores"]["test"]["accuracy"] > 0.8
@@ -380,7 +380,7 @@ def test_it_stops_when_asked_to(digits, tmp_path):
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("lines", [0, 12], ids=["at once", "in the middle"])
 def test_a_reader_that_leaves_does_not_end_the_run(digits, tmp_path, lines, unbuffered):
-    command = [sys.executable, "-m", "mlcli", "train", str(digits), "train.baselines=false"]
+    command = [sys.executable, "-m", "mlcli", "train", str(digits)]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONUNBUFFERED": unbuffered})  # fmt: skip
     for _ in range(lines):

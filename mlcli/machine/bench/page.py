@@ -1,27 +1,34 @@
-"""The page that bench-io prints: stages, loader, model, verdict and advice, for a terminal."""
+"""What bench-io shows: a page for the terminal with stages, loader, model, verdict and advice, and a picture."""
 
 from collections.abc import Iterable
 
 from mlcli.engine.meter import TOLERATED_WAIT
-from mlcli.machine.bench.measurements import LARGE_SPREAD, READ_COLD, Measurements, Stage, Timing
+from mlcli.engine.run import png
+from mlcli.machine.bench.measurements import LARGE_SPREAD, READ_COLD, Measurements, Timing
 from mlcli.machine.bench.verdict import (
     ENOUGH,
     GAIN,
     POINTS,
     CacheOption,
     ThroughputVerdict,
+    compared,
     expected_wait_share,
     memory_checks,
     spreads,
     times,
 )
+from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Role, Rule, axis
+from mlcli.show.figure import image
 from mlcli.text import ABSENT, duration, paragraphs, plural, size, table
 
 
 def page(measured: Measurements, verdict: ThroughputVerdict, model: str, next_lines: list[tuple[str, str]]) -> str:
     """model: its description; next_lines: subject and text to end with (apply, saved)."""
     memory = [f"{check.status:<7}  {check.name}: {check.text}" for check in memory_checks(measured, verdict)]
-    setting = [("data", _data(measured)), ("machine", _machine(measured)), *(("memory", line) for line in memory)]
+    m = measured.machine
+    limit = f" (of {m.cpus}: limited by affinity or control group)" if m.usable_cpus < m.cpus else ""
+    machine = f"{m.usable_cpus} usable CPUs{limit} · {size(m.available_bytes)} RAM available · {m.device_name}"
+    setting = [("data", _data(measured)), ("machine", machine), *(("memory", line) for line in memory)]
     advised = [("advice", line) for line in advice(measured, verdict)]
     parts = [
         paragraphs(setting),
@@ -92,32 +99,23 @@ def _data(measured: Measurements) -> str:
     return "  ".join([*parts, how])
 
 
-def _machine(measured: Measurements) -> str:
-    m = measured.machine
-    limit = f" (of {m.cpus}: limited by affinity or control group)" if m.usable_cpus < m.cpus else ""
-    return f"{m.usable_cpus} usable CPUs{limit} · {size(m.available_bytes)} RAM available · {m.device_name}"
-
-
 def _stages(measured: Measurements) -> str:
     chain_s = sum(s.timing.seconds for s in measured.stages if s.timing and s.by != "comparison" and not s.part)
     rows = []
     for stage in measured.stages:
         share = ABSENT if stage.by == "comparison" or stage.timing is None else f"{stage.timing.seconds / chain_s:.0%}"
+        figures = [ABSENT] * 4
+        if stage.timing:
+            seconds = stage.timing.seconds
+            speed = f"{stage.bytes_per_sample * stage.timing.per_s / 1e6:,.0f}" if stage.bytes_per_sample else ""
+            time = f"{1e3 * seconds:.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.2f} us"
+            figures = [_count(stage.timing.per_s), speed, time, _spread(stage.timing)]
         name = f"    {stage.name}" if stage.part else stage.name
-        rows.append([name, "" if stage.by == "comparison" else stage.by, *_figures(stage), share])
+        rows.append([name, "" if stage.by == "comparison" else stage.by, *figures, share])
     unit = "image" if measured.data.unit == "img" else "row"
     header = ["stage", "in", f"{measured.data.unit}/s", "MB/s", f"per {unit}", "spread", "share"]
     notes = [f"  {stage.name}: {stage.note}" for stage in measured.stages if stage.note]
     return "\n".join([table(header, rows, left=2), *notes])
-
-
-def _figures(stage: Stage) -> list[str]:
-    if stage.timing is None:
-        return [ABSENT] * 4
-    seconds = stage.timing.seconds
-    speed = f"{stage.bytes_per_sample * stage.timing.per_s / 1e6:,.0f}" if stage.bytes_per_sample else ""
-    time = f"{1e3 * seconds:.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.2f} us"
-    return [_count(stage.timing.per_s), speed, time, _spread(stage.timing)]
 
 
 def _loader(measured: Measurements) -> str:
@@ -185,3 +183,65 @@ def _count(value: float) -> str:
 
 def _spread(timing: Timing) -> str:
     return ABSENT if timing.spread is None else f"{timing.spread:.0%}"
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def picture(measured: Measurements, verdict: ThroughputVerdict, title: str) -> bytes:
+    """A PNG of two charts."""
+    state = f"{compared(verdict.ratio)}; the model waits {verdict.wait_share:.0%} of the time"
+    from_files = measured.data.cache == "none"
+    loading = _by_workers(measured) if from_files else _from_memory(measured)
+    return png(image(_stages_chart(measured), loading, title=f"{title}\n{state}"))
+
+
+def _stages_chart(measured: Measurements) -> BarChart:
+    """Time per sample of each stage and of the model's phases."""
+    model = measured.model
+    rows: list[tuple[str, float, str, Role]] = [
+        (s.name, s.timing.seconds, *(("in a worker", "main") if s.by == "worker" else ("in the trainer", "quiet")))
+        for s in measured.stages
+        if s.timing and s.by != "comparison" and not s.part
+    ]
+    parts = {"forward": model.forward, "backward": model.backward, "optimizer": model.optimizer}
+    rows += [(name, timing.seconds, "the model", "warn") for name, timing in parts.items()]
+    longest_s = max(seconds for _, seconds, _, _ in rows)
+    scale, unit = (1e3, "ms") if longest_s >= 1e-3 else (1e6, "us")
+    bars = [Bar(name, scale * seconds, f"{scale * seconds:.3g}", by, role) for name, seconds, by, role in rows]
+    what = "image" if measured.data.unit == "img" else "row"
+    return BarChart("Each stage, one process", bars, scale * longest_s, x_name=f"{unit} per {what}")
+
+
+def _by_workers(measured: Measurements) -> LineChart:
+    counts = [loading.workers for loading in measured.loader]
+    model_per_s = measured.model.step.per_s
+    alone = [(float(i), loading.timing.per_s) for i, loading in enumerate(measured.loader)]
+    together = [(float(i), measured.joint(count).timing.per_s) for i, count in enumerate(counts)]
+    rules = [
+        Rule(model_per_s, f"model alone, {model_per_s:,.0f}/s", "y"),
+        Rule(ENOUGH * model_per_s, f"{ENOUGH}x of it", "y"),
+        Rule(float(counts.index(measured.data.workers)), "configured"),
+    ]
+    lines = [Line("loader alone", alone, group=0), Line("loader and model", together, group=1)]
+    highest = max(value for points in (alone, together) for _, value in points)
+    places = tuple(map(float, range(len(counts))))
+    return LineChart(
+        "Reading and training",
+        lines,
+        Axis(-0.2, len(counts) - 0.8, places, "workers", labels=tuple(map(str, counts))),
+        axis([0.0, highest, ENOUGH * model_per_s], f"{measured.data.unit}/s"),
+        rules=rules,
+        shown="{:,.0f}/s".format,
+    )
+
+
+def _from_memory(measured: Measurements) -> BarChart:
+    rows: list[tuple[str, float, Role]] = [
+        ("loader alone", measured.configured_loader.per_s, "main"),
+        ("model alone", measured.model.step.per_s, "warn"),
+        ("together", measured.together[0].timing.per_s, "quiet"),
+    ]
+    bars = [Bar(name, value, f"{value:,.0f}", role=role) for name, value, role in rows]
+    title = f"Batches from {'memory' if measured.data.in_memory else measured.data.cache}"
+    return BarChart(title, bars, max(value for _, value, _ in rows), x_name=f"{measured.data.unit}/s")
