@@ -46,7 +46,8 @@ def photos(root: Path, counts: dict[str, int], size=(16, 12)) -> Path:
 def folder_yaml(tmp_path: Path, *lines: str, data: str = "root: photos", model: str = "{name: linear}") -> Path:
     path = tmp_path / "photos.yaml"
     head = ["task: classification", f"data: {{name: folder, {data}}}", f"model: {model}"]
-    path.write_text("\n".join([*head, "train: {epochs: 1, batch_size: 4, device: cpu, threads: 1, baselines: false}", *lines]))
+    train = "train: {epochs: 1, batch_size: 4, device: cpu, threads: 1, baselines: false}"
+    path.write_text("\n".join([*head, train, *lines]))
     return path
 
 
