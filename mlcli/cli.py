@@ -64,21 +64,24 @@ def first_screen(
 
 @app.command()
 def init(
-    what: Annotated[
-        str, typer.Argument(metavar="[digits|xor|scenes|DIR|FILE.csv]", help="Data to learn from.")
-    ] = "digits",
+    what: Annotated[str, typer.Argument(metavar="[digits|xor|scenes|DIR|FILE]", help="Data to learn from.")] = "digits",
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("config.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     target: Annotated[str, typer.Option("--target", metavar="COLUMN", help="Column of a CSV file to predict.")] = "",
     task: Annotated[str, typer.Option("--task", help="Ask this task only, such as regression.")] = "",
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Time to train in, for annotated pictures; 10 unless given.")
+    ] = None,
 ) -> None:
-    """Write a commented YAML to start from; for a folder or CSV it looks at the data first.
+    """Write a commented YAML to start from; for a folder or file it looks at the data first.
+
+    Annotated pictures in the formats of VOC, COCO, YOLO and CSV are recognised.
 
     Example: mlcli init photos/ -o photos.yaml
     """
     from mlcli.commands import init
 
-    init.run(what, output, force, target=target, task=task)
+    init.run(what, output, force, target=target, task=task, minutes=minutes)
 
 
 @app.command()
@@ -266,6 +269,15 @@ def predict(
         ),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and bright, as for ink on paper.")] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="voc|coco|yolo_txt|csv", help="Write found objects as a data set, to the folder --output."
+        ),
+    ] = None,
+    image_ids: Annotated[
+        Path | None, typer.Option("--image-ids", help="COCO file with the images' ids, for --output X.json.")
+    ] = None,
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
 ) -> None:
@@ -284,6 +296,8 @@ def predict(
             top=top,
             score_threshold=threshold,
             invert=invert,
+            to=to,
+            image_ids=image_ids,
             checkpoint=checkpoint,
             root=out,
         )

@@ -5,6 +5,7 @@ outside of mlcli offer theirs as entry points of the group "mlcli.tasks", each n
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -83,7 +84,8 @@ class Starter(Protocol):
     def propose(self, place: "Place") -> "Draft | None":
         """Return a YAML for what lies at a place; None if that is not recognised as the task's.
 
-        Tasks are asked in the order of `TASKS`. Raises DataError if it is the task's and nothing can be learned of it.
+        Tasks are asked in the order of `TaskEntry.asked`. Raises DataError if it is the task's and nothing can be
+        learned of it.
         """
 
 
@@ -94,11 +96,13 @@ class TaskEntry:
     config: "package.module:Class", a `TaskSettings` in a module that imports no torch.
     build: "package.module", which is a `TaskBuilder`.
     start: "package.module", which is a `Starter` and imports no torch; empty if the task has none.
+    asked: the lower, the earlier `mlcli init` asks the task: annotated pictures lie in folders, as labelled ones do.
     """
 
     config: str
     build: str
     start: str = ""
+    asked: int = 1
 
     @property
     def config_type(self) -> type[TaskSettings]:
@@ -118,7 +122,10 @@ TASKS = {
         "mlcli.tasks.classification.start",
     ),
     "detection": TaskEntry(
-        "mlcli.tasks.detection.config:Detection", "mlcli.tasks.detection.build", "mlcli.tasks.detection.start"
+        "mlcli.tasks.detection.config:Detection",
+        "mlcli.tasks.detection.build",
+        "mlcli.tasks.detection.start",
+        asked=0,
     ),
     "regression": TaskEntry(
         "mlcli.tasks.regression.config:Regression", "mlcli.tasks.regression.build", "mlcli.tasks.regression.start"
@@ -145,7 +152,7 @@ def starters(task: str = "") -> list[Starter]:
     """Return what the tasks, or the one named, offer for `mlcli init`, also those of installed packages."""
     find_installed_tasks()
     asked = [entry for name, entry in TASKS.items() if entry.start and task in ("", name)]
-    modules: list[Any] = [import_module(entry.start) for entry in asked]
+    modules: list[Any] = [import_module(entry.start) for entry in sorted(asked, key=lambda entry: entry.asked)]
     return modules
 
 
@@ -154,12 +161,17 @@ def config_type(task: str) -> type[TaskSettings]:
     return TASKS[task].config_type
 
 
-def _config(tree: Tree, base: Path) -> TaskSettings:
-    """Check plain data as the configuration of the task it names. Raises ConfigErrors."""
+def _config(tree: Tree, base: Path, *, saved: bool = False) -> TaskSettings:
+    """Check plain data, perhaps a configuration that some version has saved, as that of the task it names.
+
+    Raises ConfigErrors."""
     if tree.data.get("task") not in [*TASKS]:  # a list, as what a YAML says may be unhashable
         find_installed_tasks()
     if task := choose(tree, "task", [*TASKS]):
-        return validate(tree, config_type(task), base)
+        kind = config_type(task)
+        if saved:
+            kind.complete_saved(tree.data)
+        return validate(tree, kind, base)
     kinds = {task: config_type(task) for task in TASKS}
     raise ConfigErrors(tree.problems + certain(tree, ("task",), kinds, base))
 
@@ -180,14 +192,16 @@ class Experiment:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = (), *, base: Path | None = None) -> "Experiment":
+    def load(
+        cls, path: Path, overrides: Sequence[str] = (), *, base: Path | None = None, saved: bool = False
+    ) -> "Experiment":
         """Read a YAML file, or standard input for `-`.
 
-        `base` is what relative paths start from, the YAML's folder unless given. Raises ConfigError, with every mistake
-        at its line and column.
+        `base` is what relative paths start from, the YAML's folder unless given; `saved`, whether some version of mlcli
+        wrote it. Raises ConfigError, with every mistake at its line and column.
         """
         found = read(path, overrides)
-        config = _config(found.tree, base or found.base)
+        config = _config(found.tree, base or found.base, saved=saved)
         return cls(config, found.text, None if str(path) == "-" else path, tuple(overrides))
 
     @classmethod
@@ -205,13 +219,13 @@ class Experiment:
     def of_run(cls, folder: Path, overrides: Sequence[str] = ()) -> "Experiment":
         """Read the configuration of a run, changed by overrides; relative paths in these are relative to the working
         folder, not to the run's."""
-        return cls.load(folder / "resolved.yaml", overrides, base=Path.cwd())
+        return cls.load(folder / "resolved.yaml", overrides, base=Path.cwd(), saved=True)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Experiment":
         """The inverse of `plain()`. Raises CheckpointError if this version of mlcli does not understand it."""
         try:
-            config = _config(Tree(plain), Path.cwd())
+            config = _config(Tree(deepcopy(plain)), Path.cwd(), saved=True)
         except ConfigErrors as error:
             raise CheckpointError(
                 "the configuration stored in the checkpoint does not fit this version of mlcli",

@@ -54,8 +54,8 @@ def from_csv_cell(cell: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four decimals below 10, four digits above: 0.9722, 53.81, 1.234e+05; `-` for None."""
-    if value is None:
+    """Four decimals below 10, four digits above: 0.9722, 53.81, 1.234e+05; `-` for None and NaN."""
+    if value is None or math.isnan(value):
         return ABSENT
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 

@@ -72,7 +72,7 @@ def _page(result: dict[str, Any], path: Path) -> str:
             counts = [[str(count) if count else "·" for count in row] for row in result["confusion"]]
             rows = [[name, *row] for name, row in zip(short, counts, strict=True)]
             parts.append("confusion: rows are the truth, columns the predictions\n" + table(["", *short], rows))
-    if "breakdown" in result:
+    if result.get("breakdown"):
         rows = [[kind["name"], f"{kind['count']:,}", number(kind["delta_map50"])] for kind in result["breakdown"]]
         parts.append(table(["mistakes", "count", "map50 lost to them"], rows))
     return "\n\n".join([*parts, f"written: {path}"])

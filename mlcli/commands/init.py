@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlcli import experiment
 from mlcli.commands.common import refuse_input
-from mlcli.data.draft import Draft, as_comment, as_scalar
+from mlcli.data.draft import Draft, as_comment
 from mlcli.errors import ConfigError
 from mlcli.files import write_atomically, write_output
 from mlcli.text import command_line, listed
@@ -35,11 +35,18 @@ DATA = (
 
 
 def run(
-    what: str = "digits", output: Path = Path("config.yaml"), force: bool = False, *, target: str = "", task: str = ""
+    what: str = "digits",
+    output: Path = Path("config.yaml"),
+    force: bool = False,
+    *,
+    target: str = "",
+    task: str = "",
+    minutes: float | None = None,
 ) -> None:
-    """Write a YAML for `what` (a built-in data set, a folder of images or a CSV file), and the editors' schema.
+    """Write a YAML for `what` (a built-in data set, a folder or a file), and the editors' schema.
 
-    target: the column of a CSV file to predict; task: the only one to ask. Both are guessed where they are empty.
+    target: the column of a CSV file to predict; task: the only one to ask; minutes: how long the training may take. All
+    are guessed where they are not given.
 
     Raises ConfigError if there is nothing of that name or the file exists, DataError if nothing can be learned from the
     data, OutputError if the files cannot be written.
@@ -49,7 +56,12 @@ def run(
     _refuse_data(output, Path(what).expanduser())
     if task and task not in experiment.TASKS:
         raise ConfigError(f"there is no task '{task}'", where="--task", fix=f"give {listed([*experiment.TASKS], 'or')}")
-    draft = _draft(what, output.parent, target, task)
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"{minutes:g} minutes are no time to train in", where="--minutes", fix="--minutes 10")
+    draft = _draft(what, output.parent, target, task, minutes)
+    if minutes is not None and not draft.is_timed:
+        what = "only for annotated pictures is the length known from the time"
+        raise ConfigError(what, where="--minutes", fix="leave it out, and change train.epochs after the first epoch")
     train = as_comment(command_line("train", output))
     lines = [
         f"# yaml-language-server: $schema=./{SCHEMA_FILE}",
@@ -91,7 +103,7 @@ def run_schema(markdown: bool = False) -> None:
         print(json.dumps(experiment.json_schema(), indent=2))
 
 
-def _draft(what: str, folder: Path, target: str, task: str) -> Draft:
+def _draft(what: str, folder: Path, target: str, task: str, minutes: float | None) -> Draft:
     """Return the template of that name, or what the first task proposes that recognises a path.
 
     folder: of the YAML, which relative paths start from. Raises ConfigError or DataError.
@@ -105,11 +117,10 @@ def _draft(what: str, folder: Path, target: str, task: str) -> Draft:
     if path.exists():
         from mlcli.data.survey import Place
 
-        in_yaml = as_scalar(str(path) if path.is_absolute() else os.path.relpath(path, folder))
-        place = Place(path, in_yaml, target, task)
+        place = Place(path, folder, target, task, minutes)
         draft = next(filter(None, (starter.propose(place) for starter in starters)), None)
         if draft is None:
-            fix = "give a folder of images or a .csv file"
+            fix = "give a folder of images, of annotated pictures, or a .csv file"
             if task:
                 raise ConfigError(f"{what} holds nothing that a {task} learns from", where="--task", fix="leave it out")
             raise ConfigError(f"{what} is neither a folder nor a CSV file", fix=fix)

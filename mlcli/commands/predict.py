@@ -32,6 +32,8 @@ def run(
     top: int | None = None,
     invert: bool = False,
     score_threshold: float | None = None,
+    to: str | None = None,
+    image_ids: Path | None = None,
     checkpoint: str = "best",
     root: Path = Path("runs"),
 ) -> ExitCode:
@@ -49,12 +51,14 @@ def run(
         top: how many probabilities or objects a record has, the likeliest; None for all.
         invert: swap dark and bright, as for ink on paper.
         score_threshold: objects less certain than this are left out; None for what was best on the validation split.
+        to: write the images with their objects as a data set of this format, to the new folder `output`.
+        image_ids: JSON file of a COCO data set that says what the images are called by in COCO's results.
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
     folder = find_run(run, root)
 
-    from mlcli.engine.contract import DrawsAnswers
+    from mlcli.engine.contract import DrawsAnswers, WritesDataSets
     from mlcli.saved import load_predictor
 
     data = []
@@ -66,18 +70,31 @@ def run(
             refuse_input(option, path, [*inputs, *data])
     predictor, runtime = load_predictor(str(folder.path), checkpoint, root)
     formats = [*FORMATS, *predictor.formats]
-    if output is not None and output.suffix not in formats:
+    if to is not None and output is None:
+        raise ConfigError("a data set needs a folder", where="--to", fix=f"--to {to} --output labelled")
+    if to is None and output is not None and output.suffix not in formats:
         fix = f"end its name in {' or '.join(formats)}"
         raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
     if score_threshold is not None:
         _set_threshold(predictor, score_threshold)
     found = predictor.inputs(inputs, invert=invert)
+    for option, value in (("--to", to), ("--image-ids", image_ids)):
+        if value is not None and not isinstance(predictor, WritesDataSets):
+            raise ConfigError("this model finds no objects", where=option, fix="leave it out")
+    if image_ids is not None and isinstance(predictor, WritesDataSets):
+        predictor.use_image_ids(found, image_ids)
     records = answers(predictor, runtime, found, top)
     if pictures is not None:
         if found.paths is None or not isinstance(predictor, DrawsAnswers):
             raise ConfigError("this model takes rows of a table, so there are no pictures", where="--pictures")
         records = _with_pictures(records, predictor, found.paths, pictures)
-    failed, unknown, count = _write(records, output, predictor)
+    if to is not None and output is not None and isinstance(predictor, WritesDataSets):
+        kept = list(records)
+        told = predictor.write_data_set(kept, found.paths or (), to, output)
+        failed, unknown, count = [record for record in kept if "error" in record], 0, len(kept)
+        print("\n".join([*told, ""]))
+    else:
+        failed, unknown, count = _write(records, output, predictor)
     report = f"{count - len(failed):,} of {count:,} answered" + (f": {output}" if output else "")
     strange = f"{plural(unknown, 'row has', 'rows have')} categories that training never saw: see 'unknown'"
     for line in filter(None, (report, strange if unknown else "", predictor.caveat)):

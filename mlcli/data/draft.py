@@ -1,9 +1,11 @@
 """A YAML to start from, as `mlcli init` writes it: a task's proposal for the user's data. No torch or numpy in here."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcli.schema.yaml12 import scalar
@@ -22,10 +24,12 @@ class Draft:
 
     facts: lines of comment on top; those that begin with "WARNING: " are said on the screen too.
     sections: the YAML below; a tab sets off a comment, which is moved to the column of all comments.
+    is_timed: whether the training is as long as `Place.minutes` says.
     """
 
     facts: Sequence[str]
     sections: str
+    is_timed: bool = False
 
 
 def as_scalar(value: str) -> str:
@@ -33,6 +37,12 @@ def as_scalar(value: str) -> str:
     if re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and isinstance(scalar(value), str):
         return value
     return json.dumps(value, ensure_ascii=not value.isprintable())
+
+
+def in_yaml(place: "Place", path: Path | None = None) -> str:
+    """Return a path, or the place's own, as a scalar of the YAML: relative to it unless it is absolute."""
+    path = path or place.path
+    return as_scalar(str(path) if path.is_absolute() else os.path.relpath(path, place.base))
 
 
 def as_comment(text: str) -> str:
@@ -68,7 +78,7 @@ def table_draft(place: "Place", *, regression: bool, task: str, loss: str) -> Dr
         others = first_few([as_comment(name) for name in reversed(table.alternatives)])
         facts[-1] += f" Others: --target {others}"
     facts += [f"WARNING: {as_comment(str(fault))}." for fault in table.file.faults]
-    data = f"  name: csv\n  file: {place.in_yaml}\n  target: {as_scalar(table.target)}\n"
+    data = f"  name: csv\n  file: {in_yaml(place)}\n  target: {as_scalar(table.target)}\n"
     if table.identifiers:
         data += f"  drop: [{', '.join(map(as_scalar, table.identifiers))}]\t# names of rows carry no information\n"
     if table.decimal_comma:

@@ -78,14 +78,16 @@ class TableSurvey:
 class Place:
     """A folder or file that a person wants to learn from; looked into once, whichever task asks.
 
-    in_yaml: the path as the YAML has to say it.
+    base: folder of the YAML, which relative paths in it start from.
     target: the column of a CSV file to predict; task: which is to be learned. Empty where they are to be guessed.
+    minutes: time that the training may take; None where the length is to be guessed.
     """
 
     path: Path
-    in_yaml: str
+    base: Path
     target: str = ""
     task: str = ""
+    minutes: float | None = None
 
     @cached_property
     def table(self) -> TableSurvey | None:

@@ -144,7 +144,8 @@ class Metrics(Protocol):
     """Numbers about a split, gathered batch by batch on the device and read once at the end."""
 
     directions: dict[str, Direction]
-    """Each metric that can be watched, and whether more or less of it is better. `loss` is added by the trainer."""
+    """Each metric that can be watched, and whether more or less of it is better: none on a split that has nothing to
+    measure. `loss` is added by the trainer."""
 
     def update(self, predictions: Any, batch: Batch) -> None:
         """Take in one batch without waiting for the device."""
@@ -153,7 +154,7 @@ class Metrics(Protocol):
         """Add what metrics of the same kind have seen of other samples of the split."""
 
     def compute(self) -> dict[str, float]:
-        """The metrics so far, as plain numbers. Waits for the device."""
+        """The metrics so far, as plain numbers; NaN for what cannot be measured. Waits for the device."""
 
     def learned(self) -> dict[str, Any]:
         """Settings of the model that this evaluation chose, such as a score threshold, as JSON's types; kept among the
@@ -361,6 +362,20 @@ class DrawsAnswers(Protocol):
 
     def caption(self, record: Record) -> str:
         """The answer in a few words."""
+
+
+@runtime_checkable
+class WritesDataSets(Protocol):
+    """A predictor whose answers can be written as a data set that a person corrects and training reads."""
+
+    def write_data_set(self, records: Sequence[Record], paths: Sequence[Path], format: str, folder: Path) -> list[str]:
+        """Write images and their answers to a new folder, but those with an error; returns lines for people.
+
+        format: as `mlcli data convert` knows it. Raises ConfigError for another, OutputError.
+        """
+
+    def use_image_ids(self, inputs: Inputs, file: Path) -> None:
+        """Call the inputs by the ids that a file of a data set gives them. Raises DataError for those without one."""
 
 
 @runtime_checkable

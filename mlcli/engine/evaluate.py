@@ -72,16 +72,21 @@ def evaluation_record(
         "precision": runtime.precision,
         "overrides": [],
         "caveat": task.caveat,
-        "metrics": scores,
+        "metrics": as_json(scores),
         **metrics.details(),
     }
+
+
+def as_json(scores: dict[str, float]) -> dict[str, float | None]:
+    """Return scores with None in place of NaN, for what cannot be measured: JSON has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
 
 
 @dataclass(frozen=True)
 class SelectBy:
     """The metric that decides which weights are the best, and the split it is measured on.
 
-    split: "val", or "train" for data without a validation split.
+    split: "val", or "train" for data without a validation split, or with one on which nothing can be measured.
     """
 
     metric: str
@@ -107,7 +112,7 @@ class SelectBy:
 
 def choose_metric(task: Task, asked: str | None) -> SelectBy:
     """The metric named in train.watch, or the task's own. Raises ConfigError for a metric the task does not have."""
-    split = "val" if "val" in task.splits else "train"
+    split = "val" if "val" in task.splits and task.metrics("val").directions else "train"
     known: dict[str, Direction] = {**task.metrics(split).directions, "loss": "min"}
     metric = asked or task.primary
     if metric not in known:

@@ -18,7 +18,7 @@ import torch
 from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
-from mlcli.engine.evaluate import Interrupted, choose_metric, evaluation_record
+from mlcli.engine.evaluate import Interrupted, as_json, choose_metric, evaluation_record
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.membership import KnownData
 from mlcli.engine.rehearsal import out_of_memory, rehearse
@@ -190,7 +190,7 @@ def train(training: Training, batches: Iterator[Batch]) -> Ended:
         if outcome == "interrupted":
             end("interrupted", training.stop.exit_code)
         else:
-            end("finished", ExitCode.OK, scores=scores)
+            end("finished", ExitCode.OK, scores={split: as_json(values) for split, values in scores.items()})
             training.stop.release()  # the run is complete: a signal ends what is left to do
     except UserError as error:
         fail("diverged" if error.code == ExitCode.DIVERGED else "failed", error.code, error.what)

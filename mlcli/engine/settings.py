@@ -4,7 +4,7 @@ The third of machine learning's three steps lives in these sections: find the be
 gives its unit; the reference in docs/config.md is written from them.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -317,6 +317,11 @@ class TaskSettings(TrainerSettings):
     def name_in(self, section: str) -> str:
         """Return which one a section is: `config.name_in("data") == "digits"`."""
         return self.model_dump(include={section})[section]["name"]
+
+    @classmethod
+    def complete_saved(cls, plain: dict[str, Any]) -> None:
+        """Give keys that a saved configuration lacks, as its version did not know them, the values that it meant, where
+        these are not the defaults. plain: may hold anything."""
 
     def from_scratch(self) -> Self:
         """Return the same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""

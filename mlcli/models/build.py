@@ -1,6 +1,6 @@
 """Build models from their configs, with first weights drawn by a seed or loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import assert_never
@@ -132,8 +132,10 @@ def describe_model(config: c.Model, info: DataInfo, model: nn.Module) -> str:
     return f"{config.describe(info)}  {count:,} parameters ({megabytes(model):.2f} MB)"
 
 
-def fine_tuning(model: nn.Module, config: c.FineTune | None) -> FineTuning:
-    """Build the fine-tuning of a config; with None everything learns, at one learning rate, from current weights."""
+def fine_tuning(model: nn.Module, config: c.FineTune | None, by_classes: Collection[str] = ()) -> FineTuning:
+    """Build the fine-tuning of a config; with None everything learns, at one learning rate, from current weights.
+
+    by_classes: see `FineTuning`."""
     config = config or c.FineTune()
     return FineTuning(model, weights=config.weights, freeze=config.freeze, unfreeze_at=config.unfreeze_at,
-                      trunk_lr=config.trunk_lr)  # fmt: skip
+                      trunk_lr=config.trunk_lr, by_classes=by_classes)  # fmt: skip

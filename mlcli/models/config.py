@@ -224,11 +224,13 @@ class FineTune(Strict):
     weights: ConfigPath | None = None
     """A run folder, .ckpt, .safetensors or .pth file; tensors that match are loaded, the rest listed."""
     freeze: tuple[str, ...] = ()
-    """Patterns of parameter names that stay as they are, such as "layer1.*"; frozen batch norms stop adapting too."""
+    """Patterns of parameter names that stay as they are, such as "layer1.*"; frozen batch norms stop adapting too. What
+    no file had learns all the same."""
     unfreeze_at: PositiveInt | None = None
     """Epoch (counted from 1) from whose start nothing is frozen any more; null for never."""
     trunk_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learning rate of all but the last layer, as a share of the head's."""
+    """Learning rate of all but the head, as a share of the head's. The head is the last layer, what else is shaped by
+    the classes, and what no file had."""
 
     @model_validator(mode="after")
     def unfreeze_needs_freeze(self) -> Self:

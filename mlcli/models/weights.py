@@ -7,7 +7,7 @@ them, so only tensors are read from them: never code, by no flag.
 import mmap
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -174,7 +174,8 @@ class FineTuning:
         weights: a file whose tensors are loaded where they fit; None to keep the weights there are.
         freeze: patterns of the parameters that stay as they are, as for file names: `layer1.*`, `*.bias`.
         unfreeze_at: epoch, counted from 1, from whose start nothing is frozen; None for never.
-        trunk_lr: learning rate of all but the last layer, as a share of the last one's.
+        trunk_lr: learning rate of all but the head, as a share of the head's.
+        by_classes: names of the parameters whose shape follows from the classes, besides the last layer's.
 
     Raises CheckpointError or ConfigError if weights or patterns do not fit the model, or nothing is left to train.
     """
@@ -187,19 +188,26 @@ class FineTuning:
         freeze: Sequence[str] = (),
         unfreeze_at: int | None = None,
         trunk_lr: float = 1.0,
+        by_classes: Collection[str] = (),
     ) -> None:
         # A model with weights of its own (model.weights) says in its notes what of them did not fit.
         self._lines = list(getattr(getattr(model, "net", model), "notes", ()))
+        new = set(getattr(model, "unloaded", ()))
         if weights:
-            first, *others = load_matching(model, weights).lines()
+            report = load_matching(model, weights)
+            first, *others = report.lines()
             self._lines += [f"{first} from {weights}", *others]
+            new = {*report.missing, *report.mismatched}
         self._model, self._unfreeze_at, self._trunk_lr = model, unfreeze_at, trunk_lr
         self._net = model.net if isinstance(model, Normalized) else model
         names = [name for name, _ in self._net.named_parameters()]
         for pattern in freeze:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise _unknown_pattern(pattern, names)
-        self.frozen = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in freeze))
+        self._meant = frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in freeze))
+        # What no file had is as it was drawn at random: frozen, it would never be of use.
+        prefix = "" if self._net is model else "net."
+        self.frozen = frozenset(name for name in self._meant if prefix + name not in new)
         """Names of the frozen parameters, without `net.`."""
         if len(self.frozen) == len(names):
             raise ConfigError(
@@ -208,8 +216,10 @@ class FineTuning:
                 fix="leave out a pattern, so that at least the last layer can learn",
             )
         name, layer = last_layer(model)
-        self.head = {f"{name}.{own}" if name else own for own, _ in layer.named_parameters()}
-        """Parameters of the last layer with weights, named as in `model.named_parameters()`."""
+        last = {f"{name}.{own}" if name else own for own, _ in layer.named_parameters()}
+        self.head = {name for name, _ in model.named_parameters() if name in {*last, *new, *by_classes}}
+        """Parameters of the last layer with weights, those shaped by the classes, and those that no file had, named as
+        in `model.named_parameters()`."""
 
     def train_mode(self, epoch: int) -> None:
         """Training mode for epoch 0, 1, ...: frozen parameters get no gradient, frozen batch norms stop adapting."""
@@ -225,17 +235,20 @@ class FineTuning:
                     layer.eval()
 
     def lr_scale(self, parameter_name: str) -> float:
-        """1 for the last layer, `trunk_lr` for the rest."""
+        """1 for the head, `trunk_lr` for the rest."""
         return 1.0 if parameter_name in self.head else self._trunk_lr
 
     def describe(self) -> list[str]:
         """For people: what was loaded from where, what is frozen until when, which learning rates differ."""
         lines = list(self._lines)
+        if left := len(self._meant - self.frozen):
+            lines.append(f"{left} tensors that finetune.freeze names are in no file, and learn")
         if self.frozen:
             until = f" until epoch {self._unfreeze_at}" if self._unfreeze_at else ""
             lines.append(f"{len(self.frozen)} tensors frozen{until}")
         if self._trunk_lr != 1:
-            lines.append(f"all but the last layer learn at {self._trunk_lr:g} of the learning rate")
+            which = "the last layer" if len(self.head) <= 2 else f"the head ({len(self.head)} tensors)"
+            lines.append(f"all but {which} learn at {self._trunk_lr:g} of the learning rate")
         return lines
 
 

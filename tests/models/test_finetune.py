@@ -278,3 +278,19 @@ def test_the_head_is_the_last_layer_with_weights(section, names, images, build):
 
 def test_the_head_of_a_bare_layer():
     assert FineTuning(nn.Linear(2, 2)).head == {"weight", "bias"}
+
+
+def test_what_no_file_had_belongs_to_the_head_and_is_never_frozen(model, tmp_path):
+    state = dict(model(classes=7).state_dict())
+    del state["net.layer4.0.conv2.weight"]
+    tuning = FineTuning(
+        model(classes=4), weights=write("pth", tmp_path, state), freeze=("layer4.*", "conv1.*"), trunk_lr=0.1
+    )
+    assert tuning.head == {"net.fc.weight", "net.fc.bias", "net.layer4.0.conv2.weight"}
+    assert tuning.lr_scale("net.layer4.0.conv2.weight") == 1.0
+    assert tuning.lr_scale("net.layer4.0.conv1.weight") == 0.1
+    assert "layer4.0.conv2.weight" not in tuning.frozen
+    assert {"layer4.0.conv1.weight", "conv1.weight"} <= tuning.frozen
+    told = "\n".join(tuning.describe())
+    assert "1 tensors that finetune.freeze names are in no file, and learn" in told
+    assert "all but the head (3 tensors) learn at 0.1" in told

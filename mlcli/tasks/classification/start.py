@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli.data.draft import Draft, as_comment, as_scalar, table_draft, training_length
+from mlcli.data.draft import Draft, as_comment, as_scalar, in_yaml, table_draft, training_length
 
 if TYPE_CHECKING:
     from mlcli.data.survey import ImageSurvey, Place
@@ -24,9 +24,9 @@ def propose(place: "Place") -> Draft | None:
     if images is None:
         return table_draft(place, regression=False, task="classification", loss="cross_entropy")
     if table is None:
-        data = f"  name: folder\n  root: {place.in_yaml}\n"
+        data = f"  name: folder\n  root: {in_yaml(place)}\n"
     else:
-        data = f"  name: image_csv\n  file: {place.in_yaml}\n  path_column: {as_scalar(table.path_column or '')}\n"
+        data = f"  name: image_csv\n  file: {in_yaml(place)}\n  path_column: {as_scalar(table.path_column or '')}\n"
         data += f"  label_column: {as_scalar(table.target)}\n"
         data += f"  split_column: {as_scalar(table.split_column)}\n" if table.split_column else ""
     # The size of well-known data sets next below the images' usual shorter side.

@@ -12,6 +12,7 @@ from mlcli.engine.membership import KnownData
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.build import build_source, new_data
 from mlcli.tasks.detection.data.records import DetectionSource
+from mlcli.tasks.detection.data.strides import USUAL_STRIDES
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
 from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
@@ -50,7 +51,7 @@ def examine(config: Detection) -> Examination:
     """Look for everything that is wrong with the data."""
     from mlcli.tasks.detection.data.check import examine
 
-    return examine(config.data)
+    return examine(config.data, getattr(config.model, "strides", USUAL_STRIDES))
 
 
 def convert(config: Detection, to: str, folder: Path) -> list[str]:
@@ -66,10 +67,7 @@ def with_anchors(source: DetectionSource, count: int) -> tuple[DetectionSource, 
     Returns the source with "anchors_wh" among its facts, and lines for people.
     """
     records = source.splits["train"]
-    chosen = torch.from_numpy(~records.ignored).nonzero().flatten()
-    pictures = torch.from_numpy(records.picture_of)[chosen]
-    boxes_xyxy = records.to_input(torch.from_numpy(records.boxes_xyxy)[chosen], pictures)
-    anchors_wh, mean_iou, recall = kmeans_anchors(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], count)
+    anchors_wh, mean_iou, recall = kmeans_anchors(torch.from_numpy(records.input_sides()), count)
     plain = [[round(side, 2) for side in anchor] for anchor in anchors_wh.tolist()]
     info = replace(source.info, preparation={**source.info.preparation, "anchors_wh": plain})
     text = f"{count} anchors fitted to the boxes: mean IoU {mean_iou:.2f}, {recall:.1%} of boxes overlapped by half"

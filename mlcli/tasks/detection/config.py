@@ -1,6 +1,6 @@
 """The YAML of an object detection as typed data. No torch in here."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,14 @@ class Detection(TaskSettings):
     @property
     def convolves(self) -> bool:
         return True
+
+    @classmethod
+    def complete_saved(cls, plain: dict[str, Any]) -> None:
+        """Runs of YOLO from before its gains could be set had those of TOOD, and no term `distribution`."""
+        model = plain.get("model")
+        if isinstance(model, dict) and model.get("name") == "yolo":
+            for key, value in {"box_gain": 2.0, "class_gain": 1.0, "distribution_gain": 0.0}.items():
+                model.setdefault(key, value)
 
     def from_scratch(self) -> "Detection":
         """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""

@@ -16,6 +16,7 @@ from mlcli.errors import CheckpointError
 from mlcli.models.build import seeded
 from mlcli.tasks.detection.boxes import clip, convert, placement
 from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.data.annotations.coco import image_ids
 from mlcli.tasks.detection.masks import paste, run_length
 from mlcli.tasks.detection.models.build import build
 from mlcli.tasks.detection.nms import nms
@@ -49,6 +50,8 @@ class ObjectDetector:
         self.has_masks = detector.has_masks
         self.score_threshold = DEFAULT_THRESHOLD
         """Detections less certain than this are not reported."""
+        self.image_ids: dict[str, int] = {}
+        """Ids of inputs by their names; empty for their numbers."""
 
     @property
     def caveat(self) -> str:
@@ -97,7 +100,8 @@ class ObjectDetector:
 
     @property
     def formats(self) -> Mapping[str, Callable[[list[Record]], str]]:
-        """COCO's list of results; image_id is the number of the input, from 1, file_name says which file that is."""
+        """COCO's list of results; image_id is as `use_image_ids` said, or else the number of the input, from 1, and
+        file_name says which file that is."""
         return {".json": self._as_coco}
 
     def _as_coco(self, records: list[Record]) -> str:
@@ -105,9 +109,26 @@ class ObjectDetector:
             result | {"file_name": record["input"]}
             for number, record in enumerate(records, start=1)
             if "error" not in record
-            for result in self.coco_results(record, number)
+            for result in self.coco_results(record, self.image_ids.get(record["input"], number))
         ]
         return "[\n" + ",\n".join(json.dumps(result, ensure_ascii=False) for result in results) + "\n]\n"
+
+    def use_image_ids(self, inputs: Inputs, file: Path) -> None:
+        """Call the inputs by the ids of a COCO data set in results from here on. Raises DataError for those without."""
+        assert inputs.paths is not None
+        self.image_ids = dict(zip(inputs.names, image_ids(file, inputs.paths), strict=True))
+
+    def write_data_set(self, records: Sequence[Record], paths: Sequence[Path], format: str, folder: Path) -> list[str]:
+        """Write the answers as a data set; see `engine.contract.WritesDataSets`."""
+        from mlcli.tasks.detection.data.annotations.convert import Thing, write_answers
+
+        answers: list[tuple[Path, list[Thing]]] = []
+        for path, record in zip(paths, records, strict=True):
+            if "error" not in record:
+                boxes = torch.tensor([thing["bbox"] for thing in record["objects"]]).reshape(-1, 4)
+                corners = map(tuple, convert(boxes, "xywh", "xyxy").tolist())
+                answers.append((path, [*zip(corners, (thing["label"] for thing in record["objects"]), strict=True)]))
+        return write_answers(answers, self.info.class_names, self._category_ids, format, folder)
 
     def answers(self, predictions: Detections, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """Return what was found in each picture as plain data: {"objects": [...]}, most certain first.
@@ -131,13 +152,17 @@ class ObjectDetector:
 
     def coco_results(self, record: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
         """Return the objects of one record as COCO's results, with category_id as in the training data."""
-        category_ids = self.info.preparation.get("category_ids", range(1, self.info.num_classes + 1))
-        category = dict(zip(self.info.class_names, category_ids, strict=True))
+        category = dict(zip(self.info.class_names, self._category_ids, strict=True))
         return [
             {"image_id": image_id, "category_id": category[thing["label"]]}
             | {key: value for key, value in thing.items() if key != "label"}
             for thing in record["objects"]
         ]
+
+    @property
+    def _category_ids(self) -> tuple[int, ...]:
+        """What the training data call the classes by."""
+        return tuple(self.info.preparation.get("category_ids", range(1, self.info.num_classes + 1)))
 
     def caption(self, record: Record) -> str:
         """Return how many objects were found."""

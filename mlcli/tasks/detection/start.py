@@ -1,4 +1,4 @@
-"""`mlcli init` for detection: a built-in data set. Annotations are not recognised yet."""
+"""`mlcli init` for detection: a built-in data set, and a YAML for annotated pictures in any format that is read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,5 +12,10 @@ TEMPLATES: Mapping[str, Path] = {path.stem: path for path in Path(__file__).with
 
 
 def propose(place: "Place") -> "Draft | None":
-    """Return None: no form of annotations is recognised."""
-    return None
+    """Return a YAML for annotated pictures; None for anything else.
+
+    Raises DataError if they cannot be read, or nothing can be learned from them.
+    """
+    from mlcli.tasks.detection.proposal import proposal
+
+    return proposal(place)

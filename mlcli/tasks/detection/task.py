@@ -21,8 +21,10 @@ from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import describe_source
 from mlcli.tasks.detection.data.feed import DetectionFeed
 from mlcli.tasks.detection.data.records import DetectionSource
+from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
-from mlcli.tasks.detection.models.build import describe
+from mlcli.tasks.detection.models.build import describe, shaped_by_classes
+from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
 
@@ -45,7 +47,8 @@ class DetectionTask(ObjectDetector):
     def __init__(self, config: Detection, annotated: DetectionSource, notes: Sequence[str] = ()) -> None:
         super().__init__(config, annotated.info)
         self.annotated, self._notes = annotated, notes
-        self.finetuning = fine_tuning(self.model, config.finetune)
+        by_classes = shaped_by_classes(config.from_scratch().model, self.info) if config.finetune else ()
+        self.finetuning = fine_tuning(self.model, config.finetune, by_classes)
         self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
         self.facts: dict[str, Any] = {"task": "detection", "data": self.annotated.info.to_plain()}
 
@@ -69,6 +72,8 @@ class DetectionTask(ObjectDetector):
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
         lines = [("data", first), *(("", text) for text in (*more, *self.annotated.notes))]
         lines += [("model", f"{describe(config)}  {size}"), *(("", text) for text in self._notes)]
+        found = misfits(self.annotated.splits["train"].input_sides(), getattr(config, "strides", USUAL_STRIDES))
+        lines += [("warning", f"{misfit.what}; {misfit.fix}") for misfit in found]
         return lines + [("", line) for line in self.finetuning.describe()]
 
     def feed(
@@ -120,6 +125,7 @@ class DetectionTask(ObjectDetector):
         from mlcli.tasks.detection.pictures.inspection import inspection_pictures
 
         names, nms_iou = self.info.class_names, self.config.model.nms_iou
+        assert isinstance(self.model, Detector)
         return inspection_pictures(self.model, batch.inputs, batch.targets, names, nms_iou)
 
     def pictures(self, split: str, metrics: DetectionMetrics) -> dict[str, "Image"]:

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from mlcli.tasks.detection.models.backbone import PyramidPooling, by_box, cells, compact_fpn, map_size
+from mlcli.tasks.detection.models.build import shaped_by_classes
+from tests.tasks.detection.overfit import MODEL, facts
 
 STRIDES = {
     "usual": (8, 16, 32),
@@ -74,3 +76,19 @@ def test_torchvision_takes_it_as_a_backbone(size):
     target = {"boxes": torch.tensor([[4.0, 4.0, 30.0, 30.0]]), "labels": torch.tensor([1])}
     losses = net([torch.rand(3, *size)] * 2, [target] * 2)
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("section", "layers"),
+    [
+        ({"name": "yolo", "strides": (8, 16)}, ("head.what.0.1", "head.what.1.1")),
+        ({"name": "yolo", "strides": (8, 16), "head": "anchors"}, ("head.branches.0.1", "head.branches.1.1")),
+        ({"name": "faster_rcnn"}, ("net.roi_heads.box_predictor.cls_score", "net.roi_heads.box_predictor.bbox_pred")),
+    ],
+    ids=["yolo", "yolo anchors", "faster_rcnn"],
+)
+def test_what_the_classes_shape_is_known_for_every_map(section, layers):
+    """Fine-tuning learns it at the full rate: the last layer in module order is only that of the coarsest map."""
+    config = MODEL.validate_python({"width": 4, **section})
+    expected = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+    assert shaped_by_classes(config, facts(64, 64)) == expected

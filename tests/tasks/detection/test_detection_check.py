@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlcli.data.check.examination import Examination
 from mlcli.data.finding import Finding
 from mlcli.tasks.detection.data.check import examine
 from mlcli.tasks.detection.data.config import BoxCsv, Scenes
+from mlcli.tasks.detection.data.strides import fitting_strides, misfits
 from tests.data.check_images import picture
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax,split"
@@ -80,6 +82,27 @@ def test_objects_too_small_for_the_input_are_a_warning(tmp_path, boxes):
     small = found(check(tmp_path, boxes), "objects-small")
     assert small.severity == "warning"
     assert len(small.places) == 6
+    assert small.fix == "'model.strides=[4,8]' would fit, or a larger data.image_size"
+
+
+@pytest.mark.parametrize(
+    ("side", "strides", "kind", "fix"),
+    [
+        (6, (8, 16), "small", "'model.strides=[4,8]' would fit, or a larger data.image_size"),
+        (3, (4, 8), "small", "a larger data.image_size"),
+        (200, (4, 8), "large", "'model.strides=[8,16,32]' would fit, or a smaller data.image_size"),
+        (600, (16, 32), "large", "a smaller data.image_size"),
+        (30, (8, 16), "", ""),
+        (200, (8, 16, 32), "", ""),
+    ],
+)
+def test_objects_that_the_maps_do_not_fit_are_named_with_strides_that_do(side, strides, kind, fix):
+    sides = np.full((40, 2), 30.0)
+    sides[::4] = side
+    found = misfits(sides, strides)
+    assert [(one.kind, one.fix) for one in found] == ([(kind, fix)] if kind else [])
+    assert all(len(one.rows) == 10 for one in found)
+    assert misfits(sides, fitting_strides(sides)) == [] or side in (3, 600)
 
 
 def test_no_annotations_are_one_finding(tmp_path):

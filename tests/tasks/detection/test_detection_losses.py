@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision import ops
 
-from mlcli.tasks.detection.models.losses import box_loss, hard_negative_mining
+from mlcli.tasks.detection.models.losses import box_loss, distribution_focal, hard_negative_mining
 from tests.tasks.detection.test_detection_boxes import random_boxes
 
 # pytorch/vision test/test_ops.py and detectron2 tests/layers/test_losses.py
@@ -41,6 +41,24 @@ def test_box_losses_and_their_gradients_are_torchvisions(kind):
     box_loss(ours, b, kind).sum().backward()
     oracle(theirs, b, reduction="sum").backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_distributions_are_pulled_to_both_neighbours_of_a_distance():
+    """Equation 6 of Li et al. 2020, counted out; whole numbers and both ends among them."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 4, generator=random).requires_grad_()
+    wanted = torch.tensor([0.0, 0.25, 1.0, 2.75, 3.0])
+    losses = distribution_focal(logits, wanted)
+    logs = logits.detach().double().log_softmax(-1)
+    neighbours = [(0, 1, 0.0), (0, 1, 0.25), (1, 2, 0.0), (2, 3, 0.75), (2, 3, 1.0)]
+    expected = [-(1 - share) * logs[i, a] - share * logs[i, b] for i, (a, b, share) in enumerate(neighbours)]
+    assert losses.tolist() == pytest.approx(torch.stack(expected).tolist(), rel=1e-5)
+    for _ in range(400):
+        losses = distribution_focal(logits, wanted)
+        (slope,) = torch.autograd.grad(losses.sum(), logits)
+        logits = (logits - 5 * slope).detach().requires_grad_()
+    means = logits.softmax(-1) @ torch.arange(4.0)
+    assert means.tolist() == pytest.approx(wanted.tolist(), abs=0.01), "learned, their mean is the distance"
 
 
 def test_the_hardest_negatives_of_each_image_are_taken():

@@ -1,5 +1,7 @@
 """COCO's numbers against the official code, VOC's against a plain loop, and the tables against counting by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,7 @@ def test_the_twelve_numbers_are_the_official_ones(kind):
     assert [round(found.values[name], 3) for name in METRICS] == TO_THREE_DECIMALS[kind]
     for name in METRICS:
         assert found.values[name] == pytest.approx(expected[kind][name], abs=1e-9)
-    by_class = [max(0.0, value) for value in expected[f"{kind}_ap_by_class"].values()]
+    by_class = [value if value >= 0 else math.nan for value in expected[f"{kind}_ap_by_class"].values()]
     np.testing.assert_allclose(found.ap, by_class, atol=1e-9)
 
 
@@ -262,27 +264,34 @@ def nothing_found(count: int) -> Detections:
 
 
 @pytest.mark.parametrize("batches", [0, 1], ids=["no picture seen", "nothing found"])
-def test_nothing_found_is_zero_not_nan(batches):
+def test_nothing_found_is_zero_and_nothing_to_find_is_not_measured(batches):
     coco, _ = made_up(0)
     metrics = DetectionMetrics(records_of(coco), NAMES)
     for _ in range(batches):
         metrics.update(nothing_found(60), Batch(None, None, torch.arange(60)))
-    assert set(metrics.compute().values()) == {0.0}
+    assert all(value == 0.0 if batches else math.isnan(value) for value in metrics.compute().values())
     details = metrics.details()
-    assert details["best_f1"] == 0.0
+    assert details["best_f1"] == (0.0 if batches else None)
     assert details["best_threshold"] == 1.0
     missed = np.array(details["confusion"])[:5, 5]
     assert missed.tolist() == [row["support"] for row in details["classes"]]
     assert (missed.sum() > 0) == bool(batches)
 
 
-def test_a_split_without_objects():
+@pytest.mark.parametrize("left", ["nothing", "crowds"])
+def test_a_split_without_objects_that_count_is_not_measured(left):
     coco, results = made_up(0)
-    coco["annotations"] = []
+    for thing in coco["annotations"]:
+        thing["iscrowd"] = 1
+    coco["annotations"] = coco["annotations"] if left == "crowds" else []
     metrics = DetectionMetrics(records_of(coco), NAMES)
     feed(metrics, results, {k: k for k in range(1, 6)})
-    assert set(metrics.compute().values()) == {0.0}
-    assert metrics.details()["breakdown"][3]["count"] == len(results)
+    assert metrics.directions == {}, "nothing can be watched"
+    assert {"map", "map50", "voc_ap50"} <= set(metrics.compute())
+    assert all(map(math.isnan, metrics.compute().values()))
+    details = metrics.details()
+    assert (details["best_f1"], details["f1_curve"], details["pr_curves"], details["breakdown"]) == (None, {}, {}, [])
+    assert {row[key] for row in details["classes"] for key in ("ap", "ap50", "f1")} == {None}
 
 
 def test_only_pictures_that_were_seen_count():

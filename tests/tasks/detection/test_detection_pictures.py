@@ -11,6 +11,7 @@ from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.masks import run_length
 from mlcli.tasks.detection.models.anchors import default_boxes
+from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.models.matching import max_iou
 from mlcli.tasks.detection.nms import nms
 from mlcli.tasks.detection.pictures.inspection import inspection_pictures
@@ -23,6 +24,7 @@ from mlcli.tasks.detection.pictures.sheets import (
     mistakes_by_picture,
 )
 from mlcli.tasks.detection.targets import Targets
+from tests.tasks.detection.overfit import detector, facts
 from tests.tasks.detection.published import feed, made_up, records_of
 
 
@@ -175,7 +177,35 @@ def test_nothing_seen_gives_no_sheets():
     assert answer_sheets(records_of(coco), DetectionMetrics(records_of(coco), tuple("abcde"))) == {}
 
 
-def test_a_detector_that_inspection_does_not_know_has_no_pictures():
+def test_a_detector_that_does_not_say_its_places_has_no_pictures():
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     targets = Targets(torch.tensor([[[4.0, 4.0, 20.0, 20.0]]]), torch.tensor([[1]]))
-    assert inspection_pictures(torch.nn.Identity(), images, targets, ("thing",), 0.5) == {}
+    assert inspection_pictures(Detector(1, (32, 32)), images, targets, ("thing",), 0.5) == {}
+
+
+@pytest.mark.parametrize(
+    ("section", "points", "learns"),
+    [
+        ({"name": "yolo"}, True, True),
+        ({"name": "yolo", "head": "anchors"}, False, True),
+        ({"name": "ssd"}, False, True),
+        ({"name": "rcnn"}, False, True),
+        ({"name": "fast_rcnn"}, False, True),
+        ({"name": "faster_rcnn"}, False, True),
+        ({"name": "retinanet"}, False, True),
+        ({"name": "fcos"}, True, False),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_every_detector_says_its_places_and_what_they_learn(section, points, learns):
+    net = detector(facts(64, 64), width=4, **section).eval()
+    images = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
+    targets = Targets(torch.tensor([[[10.0, 10.0, 42.0, 42.0], [0, 0, 0, 0]]]), torch.tensor([[1, 0]]))
+    with torch.no_grad():
+        boxes_xyxy, matched = net.places(images, targets)
+    assert boxes_xyxy.shape == (len(matched), 4)
+    assert len(matched) > 0
+    assert bool((boxes_xyxy[:, :2] == boxes_xyxy[:, 2:]).all()) == points
+    assert ((matched == 0).any().item(), (matched > 0).any().item()) == (learns, False)
+    near = boxes_xyxy[matched == 0]
+    assert ((near[:, :2] < 42) & (near[:, 2:] > 10)).all(), "those that learn the object are near it"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from mlcli.commands import predict, train
@@ -15,6 +16,8 @@ from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights, save_checkpoint
 from mlcli.errors import ConfigError, DataError
 from mlcli.experiment import Experiment
+from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
+from mlcli.tasks.detection.data.build import read_annotations
 from mlcli.tasks.detection.masks import run_length
 from mlcli.tasks.detection.predictor import DEFAULT_THRESHOLD, ObjectDetector
 from mlcli.tasks.detection.targets import Detections
@@ -212,3 +215,51 @@ def test_a_model_that_computes_nan_does_not_pass_for_one_that_finds_nothing(root
 def test_what_is_refused(root, options, message):
     with pytest.raises(ConfigError, match=message):
         predict.run("run", [root / "pictures"], root=root / "runs", **options)
+
+
+@pytest.mark.parametrize("format", ["yolo_txt", "voc", "coco", "csv"])
+def test_answers_become_a_data_set_that_is_read_back(root, tmp_path, format, capsys):
+    """Labels that a person only has to correct; the section that is printed reads them."""
+    out = tmp_path / "labelled"
+    predict.run("run", [root / "pictures"], output=out, to=format, root=root / "runs", score_threshold=0.0, top=5)
+    section = yaml.safe_load(capsys.readouterr().out.partition("next to its files\n")[2].partition("\n\n")[0])
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, top=5).splitlines()]
+    (out / "x.yaml").write_text(yaml.safe_dump({"task": "detection", **section, "model": {"name": "yolo"}}))
+    annotations = read_annotations(Experiment.load(out / "x.yaml", ["data.image_size=64"]).config.data)
+    checked = CheckedAnnotations(annotations)
+    assert checked.faults == []
+    assert [Path(picture.path).name for picture in annotations.pictures] == ["a.png", "b.jpg", "c.png"]
+    for number, line in enumerate(lines):
+        mine = checked.picture_of == number
+        names = [thing.name for thing in annotations.objects if thing.picture == number]
+        told = [(thing["label"], *thing["bbox"]) for thing in line["objects"] if min(thing["bbox"][2:]) > 0]
+        boxes = checked.boxes_xyxy[mine]
+        read = [(name, *box[:2], *(box[2:] - box[:2])) for name, box in zip(names, boxes, strict=True)]
+        assert [row[0] for row in read] == [row[0] for row in told]
+        np.testing.assert_allclose([row[1:] for row in read], [row[1:] for row in told], atol=0.01)
+
+
+def test_results_have_the_ids_of_the_data_set(root, tmp_path):
+    images = [
+        {"id": 900, "file_name": "pictures/c.png"},
+        {"id": "41", "file_name": "b.jpg"},
+        {"id": 7, "file_name": "a.png"},
+    ]
+    content = {"images": images, "annotations": [], "categories": []}
+    (tmp_path / "ids.json").write_text(json.dumps(content))
+    options = {"score_threshold": 0.0, "top": 2, "image_ids": tmp_path / "ids.json"}
+    results = json.loads(ask(root, tmp_path / "a.json", **options))
+    assert {(Path(one["file_name"]).name, one["image_id"]) for one in results} == {
+        ("a.png", 7),
+        ("b.jpg", 41),
+        ("c.png", 900),
+    }
+    (tmp_path / "ids.json").write_text(json.dumps(content | {"images": images[1:]}))
+    with pytest.raises(DataError, match=r"c\.png is not among the images"):
+        ask(root, tmp_path / "b.json", **options)
+
+
+def test_a_data_set_needs_a_format_and_a_folder(root, tmp_path):
+    for options in ({"to": "nonsense", "output": tmp_path / "x"}, {"to": "voc"}):
+        with pytest.raises(ConfigError, match=r"format|folder"):
+            predict.run("run", [root / "pictures"], root=root / "runs", **options)

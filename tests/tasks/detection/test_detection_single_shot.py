@@ -15,7 +15,7 @@ KINDS = {
     "anchors": {"name": "yolo", "head": "anchors", "width": 8, "strides": (8, 16)},
     "ssd": {"name": "ssd", "width": 8},
 }
-TERMS = {"free": {"box", "class"}, "anchors": {"box", "objectness", "class"}, "ssd": {"box", "class"}}
+TERMS = {"free": {"box", "class", "distribution"}, "anchors": {"box", "objectness", "class"}, "ssd": {"box", "class"}}
 STEPS = 120
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::masked_select")
 

@@ -164,6 +164,55 @@ def test_each_term_is_multiplied_by_what_it_should(head):
         assert right["objectness"] == other["objectness"]
 
 
+def test_gains_are_factors_and_a_gain_of_nothing_leaves_the_term_out():
+    images, targets = two_rectangles(2, 64, 64)
+    plain, other = (
+        detector(facts(64, 64), name="yolo", width=4, **gains)(images, targets)[0]
+        for gains in (
+            {"box_gain": 1.0, "class_gain": 1.0, "distribution_gain": 1.0},
+            {"box_gain": 3.0, "class_gain": 0.5, "distribution_gain": 0.0},
+        )
+    )
+    assert set(plain) == {"box", "class", "distribution"}
+    assert set(other) == {"box", "class"}
+    assert (other["box"].mean / plain["box"].mean).item() == pytest.approx(3.0)
+    assert (other["class"].mean / plain["class"].mean).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("head", ["free", "anchors"])
+def test_few_and_many_classes_start_alike(head):
+    """Or the class term of a thousand classes would be a thousand times that of one, and drown the boxes."""
+    images, targets = two_rectangles(2, 64, 64, 1)
+    start = {}
+    for classes in (1, 3, 80, 1203):
+        net = detector(facts(64, 64, classes), name="yolo", head=head, width=4, strides=(8, 16))
+        term = net(images, targets)[0]["class"].mean
+        pull = torch.autograd.grad(term, list(net.neck.parameters()), allow_unused=True)
+        start[classes] = term.item(), sum(one.square().sum().item() for one in pull if one is not None) ** 0.5
+    for classes, (loss, slope) in start.items():
+        assert loss < 20, (classes, loss)
+        assert slope < 6 * start[1][1], (classes, slope, start[1][1])
+
+
+def test_distances_are_learned_in_strides_of_each_map(free):
+    """A distribution that says where the box is costs no more than its entropy; one that is off costs more."""
+    targets = objects((4, 4, 52, 36))
+    right = torch.full((1, 52, 4, BINS), -20.0)
+    for cell, ((x, y), stride) in enumerate(zip(free.centres_xy.tolist(), free.strides.tolist(), strict=True)):
+        for side, distance in enumerate((x - 4, y - 4, 52 - x, 36 - y)):
+            strides = max(0.0, distance / stride)
+            below = min(int(strides), BINS - 2)
+            right[0, cell, side, below] = math.log(max(1e-9, 1 - (strides - below)))
+            right[0, cell, side, below + 1] = math.log(max(1e-9, strides - below))
+    scores = torch.zeros(1, 52, 3)
+    exact, shifted = (
+        free.losses(torch.cat((where.flatten(2), scores), dim=-1), targets) for where in (right, right.roll(1, dims=-1))
+    )
+    assert float(exact["box"].mean) == pytest.approx(0, abs=1e-3)
+    assert float(exact["distribution"].mean) <= free.distribution_gain * math.log(2)
+    assert float(shifted["distribution"].mean) > 2 * free.distribution_gain * math.log(2)
+
+
 @pytest.mark.parametrize("strides", [[8, 32], [16, 8]], ids=["gap", "falling"])
 def test_strides_that_do_not_double_are_refused(strides):
     with pytest.raises(ValidationError, match="twice the one before"):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import assert_never
 
 import numpy as np
-import torch
 
 from mlcli.data.decode import Preparation
 from mlcli.data.fingerprints import of_files
@@ -39,6 +38,12 @@ from mlcli.tasks.detection.data.config import (
 from mlcli.tasks.detection.data.records import DetectionSource, Records, rarest_labels
 from mlcli.tasks.detection.data.scenes import make_scenes
 from mlcli.text import first_few, plural
+
+UNMEASURABLE = (
+    "give it pictures with objects, or name none for it: data.val and data.test then hold some of train out. Without a "
+    "val that can be measured, train says which epoch is best"
+)
+"""What to do about a split without objects."""
 
 
 def build_source(config: DetectionData, known: KnownData | None = None) -> DetectionSource:
@@ -230,7 +235,7 @@ def checked_source(
     splits = {split: everything.only(rows) for split, rows in positions.items()}
     ordered = {split: splits[split] for split in (*SPLITS, NEW) if split in splits}
     notes += [
-        f"{split} has no object that counts (none, or only crowds and difficult ones): nothing can be measured on it"
+        f"{split} has no object that counts (none, or only crowds and difficult ones): not measurable; {UNMEASURABLE}"
         for split, records in ordered.items()
         if records.ignored.all()
     ]
@@ -382,13 +387,10 @@ def describe_source(config: DetectionData, source: DetectionSource) -> list[str]
 def _objects(source: DetectionSource) -> str:
     """`3,041 objects to train on, 0 to 5 a picture, sides 14 to 58 pixels of the input (median 31)`"""
     records = source.splits["train"]
-    chosen = np.flatnonzero(~records.ignored)
-    pictures = records.picture_of[chosen]
-    boxes = records.to_input(torch.from_numpy(records.boxes_xyxy[chosen]), torch.from_numpy(pictures))
-    sides = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=0).sqrt().numpy()
-    per_picture = np.bincount(pictures, minlength=len(records))
-    text = f"{len(chosen):,} objects to train on, {per_picture.min()} to {per_picture.max()} a picture"
-    if not len(chosen):
+    sides = np.sqrt(records.input_sides().prod(axis=1).clip(min=0))
+    per_picture = np.bincount(records.picture_of[~records.ignored], minlength=len(records))
+    text = f"{len(sides):,} objects to train on, {per_picture.min()} to {per_picture.max()} a picture"
+    if not len(sides):
         return text
     low, middle, high = np.percentile(sides, [5, 50, 95])
     return f"{text}, sides of {low:.0f} to {high:.0f} pixels of the input (median {middle:.0f})"

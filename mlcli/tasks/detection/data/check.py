@@ -1,7 +1,8 @@
 """`mlcli data check` of annotated pictures: faults of annotations, oddities of pictures, and what is in them."""
 
+from collections.abc import Sequence
+
 import numpy as np
-import torch
 
 from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.examine import examine_pictures
@@ -19,19 +20,19 @@ from mlcli.tasks.detection.data.annotations.faults import KINDS, CheckedAnnotati
 from mlcli.tasks.detection.data.build import build_source, checked_source, read_annotations
 from mlcli.tasks.detection.data.config import AnnotationFiles, DetectionData, Scenes
 from mlcli.tasks.detection.data.records import DetectionSource
-from mlcli.text import plural, share
+from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
+from mlcli.text import plural
 
-SMALL = 8.0
-"""Pixels of a model's input below which an object is smaller than one cell of the finest grid, of stride 8."""
-MANY_SMALL = 0.05
 SHOWN, PANEL = 24, 240
 """Pictures on the sheet of objects, and pixels of each one's longer side."""
 BY_PIXELS = {"unreadable", "duplicate_image", "shared_image"}
 """Faults that looking at the pixels finds as well, and more of."""
 
 
-def examine(config: DetectionData) -> Examination:
+def examine(config: DetectionData, strides: Sequence[int] = USUAL_STRIDES) -> Examination:
     """Look at everything in one pass; what would stop training is a finding among the others.
+
+    strides: of the model's maps in pixels.
 
     Raises ConfigError for a data.yaml that is no YAML, and nothing else.
     """
@@ -39,7 +40,7 @@ def examine(config: DetectionData) -> Examination:
     if isinstance(config, Scenes):
         scenes = build_source(config)
         _examine_pictures(examination, _collection(scenes))
-        _examine_objects(examination, scenes)
+        _examine_objects(examination, scenes, strides)
         return examination
     try:
         checked = CheckedAnnotations(read_annotations(config))
@@ -54,7 +55,7 @@ def examine(config: DetectionData) -> Examination:
     # Where training refuses, look at what would be left if faults were fixed.
     left = source or _cleaned(config.model_copy(update={"on_invalid": "fix"}), checked)[0]
     if left is not None:
-        _examine_objects(examination, left)
+        _examine_objects(examination, left, strides)
     notes = checked.annotations.notes if source is None else source.notes
     examination.findings += [Finding("note", "training-says", note) for note in notes]
     if refusal is not None:
@@ -126,7 +127,7 @@ def _unlabelled(pictures: FilePictures | HeldPictures, split_of: np.ndarray, spl
 # --- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _examine_objects(examination: Examination, source: DetectionSource) -> None:
+def _examine_objects(examination: Examination, source: DetectionSource, strides: Sequence[int]) -> None:
     """Report the annotated objects: how many of each class, how large, and some pictures with their boxes."""
     names = source.info.class_names
     table = {split: np.bincount(records.labels - 1, minlength=len(names)) for split, records in source.splits.items()}
@@ -138,31 +139,25 @@ def _examine_objects(examination: Examination, source: DetectionSource) -> None:
     one_class = len(names) == 1  # fine for a detector, which separates objects from background
     found = balance_findings(table, names, "objects", one_label=False)
     examination.findings += [finding for finding in found if not (one_class and finding.kind == "one-class")]
-    examination.findings += _sizes(source, total)
+    examination.findings += _sizes(source, strides)
     examination.sheets.append(_sheet(source))
     examination.figures["objects"] = {
         name: {split: int(count[label]) for split, count in table.items()} for label, name in enumerate(names)
     }
 
 
-def _sizes(source: DetectionSource, total: int) -> list[Finding]:
-    """Objects that become too small for the model's input to show."""
-    small, places = 0, []
-    for records in source.splits.values():
-        scale, _ = records.placements(torch.arange(len(records)))
-        sides = records.boxes_xyxy[:, 2:] - records.boxes_xyxy[:, :2]
-        sides = sides * scale.numpy()[records.picture_of]
-        tiny = np.flatnonzero((sides.min(axis=1) < SMALL) & ~records.ignored)
-        small += len(tiny)
-        for row in tiny.tolist():
-            picture = int(records.picture_of[row])
-            places.append(f"{records.name(picture)} ({sides[row, 0]:.0f}x{sides[row, 1]:.0f})")
-    if small <= MANY_SMALL * total:
-        return []
+def _sizes(source: DetectionSource, strides: Sequence[int]) -> list[Finding]:
+    """Objects of a size that the model's maps do not fit."""
+    records = source.splits.values()
+    sides = np.concatenate([one.input_sides() for one in records])
+    names = [one.name(picture) for one in records for picture in one.picture_of[~one.ignored].tolist()]
     height, width = source.info.input_shape[1:]
-    what = (f"{plural(small, 'object')} ({share(small, total)}) narrower than {SMALL:g} pixels once pictures are "
-            f"{width}x{height}: hard to detect")  # fmt: skip
-    return [Finding("warning", "objects-small", what, tuple(places), "a larger data.image_size")]
+    found = []
+    for misfit in misfits(sides, strides):
+        places = tuple(f"{names[row]} ({sides[row, 0]:.0f}x{sides[row, 1]:.0f})" for row in misfit.rows.tolist())
+        what = f"once pictures are {width}x{height}, {misfit.what}"
+        found.append(Finding("warning", f"objects-{misfit.kind}", what, places, misfit.fix))
+    return found
 
 
 def _sheet(source: DetectionSource) -> Sheet:

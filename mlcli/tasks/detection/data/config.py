@@ -83,7 +83,7 @@ class Coco(AnnotatedImages):
 
     name: Literal["coco"]
     root: ConfigPath
-    """Folder that the pictures' file names are relative to."""
+    """Folder that the pictures' file names are relative to; or that holds those of the splits, such as train2017."""
     train_file: ConfigPath
     """Annotations to train on."""
     val_file: ConfigPath | None = None
@@ -97,7 +97,8 @@ class YoloTxt(AnnotatedImages):
 
     name: Literal["yolo_txt"]
     file: ConfigPath
-    """The data.yaml: path, train, val, test and names."""
+    """The data.yaml: path, train, val, test and names; or a text with the name of a class a line, such as classes.txt,
+    next to the pictures or to train.txt, which lists them."""
 
 
 class BoxCsv(AnnotatedImages):
@@ -111,7 +112,7 @@ class BoxCsv(AnnotatedImages):
     test_file: ConfigPath | None = None
     """Another one for the test; null to go by the column split, or to hold some of `file` out."""
     root: ConfigPath | None = None
-    """Folder that the file names are relative to; null for the CSV file's own."""
+    """Folder that the file names are relative to; null for each CSV file's own."""
 
 
 AnnotationFiles = Voc | Coco | YoloTxt | BoxCsv

@@ -134,6 +134,13 @@ class Records:
         scale, shift = self._placement(boxes_xyxy, indices)
         return (boxes_xyxy - shift) / scale
 
+    def input_sides(self) -> np.ndarray:
+        """float32 [n, 2]: width and height in pixels of the input of each object that is learned from."""
+        objects = np.flatnonzero(~self.ignored)
+        pictures = torch.from_numpy(self.picture_of[objects])
+        boxes = self.to_input(torch.from_numpy(self.boxes_xyxy[objects]), pictures).numpy()
+        return boxes[:, 2:] - boxes[:, :2]
+
     def placements(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift that take originals to the input, float64 [B, 2] each, for x and y. indices: on the CPU."""
         preparation = self.preparation

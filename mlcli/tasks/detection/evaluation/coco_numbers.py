@@ -1,7 +1,7 @@
 """COCO's twelve numbers (Lin et al. 2014, arXiv:1405.0312; cocodataset.org, Detection Evaluation), by faster-coco-eval.
 
 It repeats the official pycocotools to the last digit, in compiled code. What COCO calls -1, a number about objects that
-do not occur, is left out or 0 here: see `METRICS`.
+do not occur, is left out or NaN here.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**
 
 @dataclass(frozen=True)
 class CocoNumbers:
-    """values: those of METRICS that are defined. ap: float64 [K], each class's average precision, 0 without objects.
+    """values: those of METRICS that are defined. ap: float64 [K], each class's average precision, NaN without objects.
     ap50: the same at an IoU of 0.5."""
 
     values: dict[str, float]
@@ -101,6 +101,6 @@ def coco_numbers(truth: dict[str, Any], results: list[dict[str, Any]], kind: Lit
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # [IoUs, recalls, K], all sizes
     return CocoNumbers(
         {name: value for name, value in values.items() if value >= 0},
-        precision.mean(axis=(0, 1)).clip(min=0),
-        precision[0].mean(axis=0).clip(min=0),
+        np.where(precision[0, 0] < 0, np.nan, precision.mean(axis=(0, 1))),
+        np.where(precision[0, 0] < 0, np.nan, precision[0].mean(axis=0)),
     )

@@ -3,6 +3,7 @@
 VOC's average precision: Everingham et al. 2010, all points as since 2010 (devkit, VOCevaldet). COCO's: 101 points.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,8 @@ def voc_ap50(found: FlatDetections, pairs: OverlapPairs, records: Records, suppo
 
 
 def mean_over_classes(values: list[float]) -> float:
-    """Their mean; 0 for none."""
-    return float(np.mean(values)) if values else 0.0
+    """Their mean; NaN for none."""
+    return float(np.mean(values)) if values else math.nan
 
 
 def confusion(matches: Matches, threshold: float, num_classes: int) -> list[list[int]]:

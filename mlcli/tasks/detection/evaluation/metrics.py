@@ -4,6 +4,7 @@ All of it in pixels of the original pictures, against the annotations as they ar
 neither trained on nor counted.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,8 +28,9 @@ MASK_PREFIX = "segm_"
 class DetectionMetrics:
     """Detections gathered batch by batch, evaluated together at the end.
 
-    COCO gives -1 to sizes of which a split has no object; such metrics are not among `directions` nor computed. The
-    others are 0 if there is nothing to find. Predictions stay on the device that they arrive on until the end.
+    COCO gives -1 to sizes of which a split has no object; such metrics are not among `directions` nor computed. Where
+    there is nothing at all to find, none can be watched, and all are NaN. Predictions stay on the device that they
+    arrive on until the end.
 
     Args:
         records: the split.
@@ -44,10 +46,9 @@ class DetectionMetrics:
         masks: bool = False,
     ) -> None:
         self.records, self.class_names, self.masks = records, tuple(class_names), masks
-        names = [*measured(records.area[~records.ignored]), "voc_ap50"]
-        if masks:
-            names += [MASK_PREFIX + name for name in measured(records.area[~records.ignored])]
-        self.directions: dict[str, Direction] = dict.fromkeys(names, "max")
+        coco = measured(records.area[~records.ignored])
+        self._names = [*coco, "voc_ap50", *(MASK_PREFIX + name for name in coco if masks)]
+        self.directions: dict[str, Direction] = {} if records.ignored.all() else dict.fromkeys(self._names, "max")
         self._batches: list[tuple[torch.Tensor, Detections]] = []
         self._matches: Matches | None = None
         self._boxes: CocoNumbers | None = None
@@ -67,7 +68,7 @@ class DetectionMetrics:
         self._matches = self._boxes = None
 
     def compute(self) -> dict[str, float]:
-        """Each from 0 to 1, more is better."""
+        """Each from 0 to 1, more is better; NaN where the pictures seen have nothing to find."""
         matches = self.matches
         scores = dict(self._coco.values)
         support = matches.support(len(self.class_names))
@@ -76,7 +77,7 @@ class DetectionMetrics:
             truth = ground_truth(self.records, self.seen, len(self.class_names), masks=True)
             values = coco_numbers(truth, self._mask_results(), "segm").values
             scores |= {MASK_PREFIX + name: value for name, value in values.items()}
-        return {name: scores.get(name, 0.0) for name in self.directions}
+        return {name: scores.get(name, math.nan) for name in self._names}
 
     def learned(self) -> dict[str, Any]:
         """score_threshold: the one that gave the best F1."""
@@ -88,10 +89,13 @@ class DetectionMetrics:
         * classes: for each name, ap (COCO's) and ap50; precision, recall, f1 and threshold where its F1 is best, None
           for a class without objects; support, the objects there are;
         * pr_curves: for each class name, lists over thresholds (see `curves.sampled`); f1_curve: the same over all;
-        * best_threshold: where the F1 over all objects is best, for use in prediction; best_f1: how good it is there;
+          empty where there is nothing to find;
+        * best_threshold: where the F1 over all objects is best, for use in prediction; best_f1: how good it is there,
+          None where there is nothing to find;
         * confusion: objects (rows) by predicted class at that threshold (columns); confusion_names: the classes
           and background;
-        * breakdown: kinds of mistakes, how many, and what correcting each would add to map50 (see `tide.KINDS`).
+        * breakdown: kinds of mistakes, how many, and what correcting each would add to map50 (see `tide.KINDS`); empty
+          where there is nothing to find.
         """
         matches, names = self.matches, self.class_names
         classes, curves = class_rows(matches, names, self._coco.ap, self._coco.ap50)
@@ -103,10 +107,10 @@ class DetectionMetrics:
             "confusion": confusion(matches, best["threshold"], len(names)),
             "confusion_names": [*names, "background"],
             "pr_curves": curves,
-            "f1_curve": sampled(scores, correct, support),
+            "f1_curve": sampled(scores, correct, support) if support else {},
             "best_threshold": best["threshold"],
-            "best_f1": best["f1"],
-            "breakdown": breakdown(matches, len(names)),
+            "best_f1": best["f1"] if support else None,
+            "breakdown": breakdown(matches, len(names)) if support else [],
         }
 
     @property

@@ -159,6 +159,11 @@ def decode_ltrb(distances: Tensor, points_xy: Tensor, strides: Tensor | float) -
     return torch.cat([points_xy - low_high[..., :2], points_xy + low_high[..., 2:]], dim=-1)
 
 
+def encode_ltrb(boxes_xyxy: Tensor, points_xy: Tensor, strides: Tensor | float) -> Tensor:
+    """The inverse of `decode_ltrb`: boxes [..., 4] -> distances [..., 4], negative where a point lies outside."""
+    return torch.cat([points_xy - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - points_xy], dim=-1) / strides
+
+
 def _centre_size(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return (low + high) / 2, (high - low).clamp(min=TINY)  # rows without area get large but finite deltas

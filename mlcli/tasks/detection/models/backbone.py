@@ -23,9 +23,9 @@ BACKBONE_STRIDES = (4, 8, 16, 32)
 NECK_WIDTH = 4
 """Channels of the neck's maps as a multiple of `width`: 64 at width 16."""
 
-PRIOR_LOGIT = -math.log(99)
-"""First bias of what says whether something is there: a score of 0.01, so that the mass of empty cells does not drown
-the first steps (Lin et al. 2017, arXiv:1708.02002, section 4.1)."""
+PRIOR = 0.01
+"""First score of what says whether something is there, so that the mass of empty cells does not drown the first steps
+(Lin et al. 2017, arXiv:1708.02002, section 4.1)."""
 
 
 class Conv(nn.Sequential):
@@ -127,6 +127,11 @@ def branch(channels: int, first_bias: Tensor) -> nn.Sequential:
     last = nn.Conv2d(channels, len(first_bias), kernel_size=1)
     last.bias = nn.Parameter(first_bias.clone())
     return nn.Sequential(Conv(channels, channels), last)
+
+
+def prior_logit(questions: int = 1) -> float:
+    """Return the first bias of each of some yes-or-no questions about a box, whose first scores sum up to PRIOR."""
+    return -math.log(questions / PRIOR - 1)
 
 
 def map_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Detectors, and what proposes regions to some of them, built from the model section of a config."""
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, assert_never
 
@@ -7,6 +8,7 @@ from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError
+from mlcli.models.build import seeded
 from mlcli.models.weights import load_saved
 from mlcli.tasks.detection.models.config import (
     DetectionModel,
@@ -73,6 +75,16 @@ def build(config: DetectionModel, info: DataInfo) -> Detector:
             return detector
         case _:
             assert_never(config)
+
+
+def shaped_by_classes(config: DetectionModel, info: DataInfo) -> set[str]:
+    """Return the names of a detector's parameters that would have another shape if there were a class more."""
+    with seeded(0):
+        own, other = (
+            {name: parameter.shape for name, parameter in build(config, facts).named_parameters()}
+            for facts in (info, replace(info, class_names=(*info.class_names, "one more")))
+        )
+    return {name for name, shape in own.items() if shape != other[name]}
 
 
 def describe(config: DetectionModel) -> str:

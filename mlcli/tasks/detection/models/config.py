@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from mlcli.schema import ConfigPath, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Gain = Annotated[float, Field(ge=0)]
 
 
 class DetectorBase(Strict):
@@ -52,6 +53,12 @@ class Yolo(CompactSingleShot):
     """Anchors a cell, fitted to the training boxes by k-means; for head: anchors only."""
     box_loss: Literal["iou", "giou", "diou", "ciou"] = "ciou"
     """Distance between boxes that is learned from."""
+    box_gain: Gain = 7.5
+    """Factor on the term `box`; this and the next two are for head: free only."""
+    class_gain: Gain = 0.5
+    """Factor on the term `class`."""
+    distribution_gain: Gain = 1.5
+    """Factor on the term `distribution`, the distribution focal loss (Li et al. 2020); 0 for none."""
 
     @model_validator(mode="after")
     def strides_double(self):

@@ -60,6 +60,8 @@ class Detector(nn.Module):
     std: Tensor
     notes: tuple[str, ...] = ()
     """For people: which weights learned elsewhere were loaded, and which did not fit."""
+    unloaded: frozenset[str] = frozenset()
+    """Where some were loaded, the names of the parameters that were not."""
 
     def __init__(
         self,
@@ -87,6 +89,15 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> tuple[Terms, Detections | None]:
         raise NotImplementedError
+
+    def places(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the places in a picture that boxes are predicted from, and the object that each of them is to learn.
+
+        images, targets: of the one picture.
+        Boxes float32 [A, 4] in pixels of the input, without area where places are points, and int64 [A]: the row of an
+        object, or negative for none. No places from a detector that does not say: it has no pictures of them.
+        """
+        return targets.boxes_xyxy.new_zeros(0, 4), torch.zeros(0, dtype=torch.int64)
 
 
 class SingleShot(Detector):

@@ -1,7 +1,8 @@
-"""Step 2, the losses of detectors: hard negatives, and the distance between boxes.
+"""Step 2, the losses of detectors: hard negatives, the distance between boxes, and distributions over distances.
 
 Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are 1 minus an
-overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py).
+overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py). Distribution focal loss: Li et al. 2020
+(arXiv:2006.04388), equation 6.
 """
 
 import torch
@@ -33,6 +34,17 @@ def box_loss(predicted_xyxy: Tensor, target_xyxy: Tensor, kind: Overlap = "ciou"
 def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     """Of each yes-or-no question by itself: [...], [...] in 0..1 -> [...]"""
     return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+def distribution_focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross entropy of a distribution over 0, 1 ... n - 1 with the two numbers next to the one wanted.
+
+    Their shares are such that their mean is the one wanted. logits: [..., n]; wanted: [...] in 0..n - 1. Returns [...].
+    """
+    below = wanted.detach().floor().clamp(max=logits.shape[-1] - 2)
+    both = torch.stack([below, below + 1], dim=-1).long()
+    log_below, log_above = logits.log_softmax(dim=-1).gather(-1, both).unbind(-1)
+    return -torch.lerp(log_below, log_above, wanted - below)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -21,9 +21,10 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import RoIAlign, RoIPool, roi_align
 
 from mlcli.engine.terms import Term, Terms
+from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.models.backbone import CompactBackbone, Conv, PyramidPooling, Residual
 from mlcli.tasks.detection.models.detector import Common, Detector
-from mlcli.tasks.detection.models.matching import draw_by_keys
+from mlcli.tasks.detection.models.matching import draw_by_keys, max_iou
 from mlcli.tasks.detection.models.proposers import sliding_windows
 from mlcli.tasks.detection.targets import Detections, Targets, boxes_to_lists, to_detections, to_lists
 
@@ -126,6 +127,10 @@ class RegionDetector(Detector):
             "class": Term(losses["loss_classifier"], learned_from),
             "box": Term(losses["loss_box_reg"], learned_from),
         }, None
+
+    def places(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        regions = self.proposals(images, targets)[0]
+        return regions, max_iou(iou_matrix(targets.boxes_xyxy, regions), targets.valid, high=FOREGROUND_IOU)[0]
 
     def proposals(self, images: Tensor, targets: Targets | None) -> list[Tensor]:
         """B times float32 [p, 4], p >= 1: with no region at all in a batch the mean loss would be NaN."""

@@ -115,6 +115,10 @@ class SsdDetector(SingleShot):
             "class": Term.of((wrong_class * learned).sum(), boxes),
         }
 
+    def places(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        ious = iou_matrix(targets.boxes_xyxy, self.boxes_xyxy)
+        return self.boxes_xyxy, bipartite(ious, targets.valid, threshold=MATCH_IOU)[0]
+
     def candidates(self, predictions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         deltas, logits = predictions
         return decode(deltas, self.boxes_xyxy), logits.softmax(dim=-1)[..., 1:]
@@ -215,6 +219,7 @@ def load_vgg(detector: SsdDetector, weights: Literal["imagenet", "coco"] | Path,
         detector.mean.copy_(own.get("mean", torch.tensor(CAFFE_MEAN).view(1, 3, 1, 1)))
         detector.std.copy_(own.get("std", torch.tensor(CAFFE_STD).view(1, 3, 1, 1)))
     report = copy_matching(detector, own, path)
+    detector.unloaded = frozenset((*report.missing, *report.mismatched))
     detector.notes = tuple(f"ssd vgg16 from {path.name}: {line}" for line in report.lines())
 
 

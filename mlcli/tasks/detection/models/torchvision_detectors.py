@@ -15,8 +15,9 @@ from torchvision.models.detection.image_list import ImageList
 
 from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.engine.terms import Term, Terms
+from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.models.detector import Common, Detector
-from mlcli.tasks.detection.models.matching import draw_by_keys
+from mlcli.tasks.detection.models.matching import draw_by_keys, max_iou
 from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
 from mlcli.tasks.detection.targets import Detections, Targets, to_detections, to_lists
 
@@ -77,7 +78,8 @@ class TorchvisionBase(Detector):
         those of its second versions.
         """
         assert self.arch is not None, "the compact backbone has no weights to load"
-        notes = load_pretrained(self.net, self.arch, weights)
+        notes, loaded = load_pretrained(self.net, self.arch, weights)
+        self.unloaded = frozenset(f"net.{name}" for name, _ in self.net.named_parameters() if name not in loaded)
         if not torch.equal(self.mean.flatten(), torch.tensor(IMAGENET_MEAN)):
             advice = "data.normalize=imagenet gives them"
             notes.append(f"{self.arch}: its weights expect ImageNet's mean and std; {advice}")
@@ -109,6 +111,23 @@ class TorchvisionBase(Detector):
         """
         raise NotImplementedError
 
+    def places(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        pixels = self.normalize(images)
+        stage = self.first_stage
+        maps = list(self.net.backbone(pixels).values())
+        anchors = stage.anchor_generator(ImageList(pixels, [self.image_size]), maps)[0]
+        if not hasattr(stage, "proposal_matcher"):  # FCOS matches points by region and size
+            middle = (anchors[:, :2] + anchors[:, 2:]) / 2
+            return middle.repeat(1, 2), torch.full((len(anchors),), -1)
+        ious, matcher = iou_matrix(targets.boxes_xyxy, anchors), stage.proposal_matcher
+        high, low = matcher.high_threshold, matcher.low_threshold
+        return anchors, max_iou(ious, targets.valid, high=high, low=low, allow_low_quality=True)[0]
+
+    @property
+    def first_stage(self) -> Any:
+        """The part that lays out anchors or points."""
+        return self.net
+
 
 class TwoStage(TorchvisionBase):
     """Faster and Mask R-CNN: regions are proposed, then each is looked at."""
@@ -118,6 +137,10 @@ class TwoStage(TorchvisionBase):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self._anchors, self._regions = draw_by_keys(self.net.rpn, 0), draw_by_keys(self.net.roi_heads, 1)
+
+    @property
+    def first_stage(self) -> Any:
+        return self.net.rpn
 
     def run(
         self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None

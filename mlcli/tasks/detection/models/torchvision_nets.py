@@ -194,11 +194,12 @@ class _FcosHead(FCOSHead):
         self.regression_head = FCOSRegressionHead(channels, 1, norm_layer=norm)
 
 
-def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> list[str]:
+def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> tuple[list[str], set[str]]:
     """Load `imagenet` (the backbone), `coco` (everything that fits) or a file into one of torchvision's detectors.
 
-    Returns lines for people: what was loaded and what was not. Raises DataError if torchvision's weights can neither be
-    found nor downloaded, CheckpointError if a file cannot be read or nothing in it fits.
+    Returns lines for people: what was loaded and what was not; and the names of what was. Raises DataError if
+    torchvision's weights can neither be found nor downloaded, CheckpointError if a file cannot be read or nothing in it
+    fits.
     """
     if weights == "imagenet":
         path = fetched(_imagenet_url(arch))
@@ -207,7 +208,8 @@ def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> list[str]
         kept = {name.removeprefix("features."): value for name, value in read_weights(path).items()}
         kept = {name: value for name, value in kept.items() if not name.startswith(("fc.", "classifier."))}
         report = copy_matching(body, kept, path)
-        return [f"backbone of {arch} from {path.name}: {line}" for line in report.lines()]
+        lines = [f"backbone of {arch} from {path.name}: {line}" for line in report.lines()]
+        return lines, {f"backbone.body.{name}" for name in report.loaded}
 
     builder_weights: Any = models.get_model_weights(arch)
     url = builder_weights.COCO_V1.url
@@ -228,7 +230,7 @@ def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> list[str]
         for layer in net.modules():
             if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
                 layer.running_var -= layer.eps
-    return [f"{arch} from {path.name}: {line}" for line in report.lines()]
+    return [f"{arch} from {path.name}: {line}" for line in report.lines()], set(report.loaded)
 
 
 def _imagenet_url(arch: str) -> str:

@@ -3,9 +3,9 @@
 Redmon & Farhadi 2018 (arXiv:1804.02767). The heads differ in what a cell says and which cells an object is learned by:
 with anchors, yolo_anchors.py; without, each cell says how far the sides of its box are and, apart from that, what is in
 it. Decoupled head: Ge et al. 2021 (YOLOX, arXiv:2107.08430, section 2.1). Distances left, top, right, bottom: Tian et
-al. 2019 (FCOS, arXiv:1904.01355, section 3.1), each read off a learned distribution: Li et al. 2020 (arXiv:2006.04388,
-section 3.2). Which cells learn an object: those that already do best at it, Feng et al. 2021 (TOOD, arXiv:2108.07755,
-section 3.2).
+al. 2019 (FCOS, arXiv:1904.01355, section 3.1), each read off a learned distribution, which has a loss of its own: Li et
+al. 2020 (arXiv:2006.04388, section 3.2). Which cells learn an object: those that already do best at it, Feng et al.
+2021 (TOOD, arXiv:2108.07755, section 3.2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
-from mlcli.tasks.detection.models.anchors import decode_ltrb
-from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, branch, by_box, cells, compact_fpn
+from mlcli.tasks.detection.models.anchors import decode_ltrb, encode_ltrb
+from mlcli.tasks.detection.models.backbone import branch, by_box, cells, compact_fpn, prior_logit
 from mlcli.tasks.detection.models.detector import CommonSingleShot, SingleShot
-from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, one_hot
+from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, distribution_focal, one_hot
 from mlcli.tasks.detection.models.matching import assigned, task_aligned
 from mlcli.tasks.detection.models.yolo_anchors import AnchorHead
 from mlcli.tasks.detection.targets import Targets
@@ -36,12 +36,10 @@ ALPHA, BETA = 1.0, 6.0
 LEAST_SIDE = 1.5
 """Smaller objects are learned by cells within this many strides of the finest map, so that each has one."""
 
-BOX_GAIN, CLASS_GAIN = 2.0, 1.0
-"""Weights of the losses, those of TOOD's published configuration: its GIoU loss counts 2 against 1."""
-
 
 class YoloDetector(SingleShot):
-    """Terms: box, class, and objectness with head "anchors". See `SingleShot` for what it takes and returns.
+    """Terms: box, class; distribution with head "free", objectness with head "anchors". See `SingleShot` for what it
+    takes and returns.
 
     Predictions are raw, float32 [B, N, outputs], for the N boxes of all cells.
 
@@ -50,6 +48,7 @@ class YoloDetector(SingleShot):
         width: channels of the backbone at stride 2.
         strides: of the maps that predict, in pixels, each twice the one before.
         box_loss: distance between boxes that is learned from.
+        box_gain, class_gain, distribution_gain: factors on the terms of head "free"; the last may be 0: no such term.
         anchors_per_stride: boxes of each cell, for head "anchors".
         anchors_wh: their width and height in pixels, from small to large, for each stride in turn; None for squares of
             sizes between two finest cells and the whole picture.
@@ -64,6 +63,9 @@ class YoloDetector(SingleShot):
         width: int = 16,
         strides: tuple[int, ...] = (8, 16, 32),
         box_loss: Overlap = "ciou",
+        box_gain: float = 7.5,
+        class_gain: float = 0.5,
+        distribution_gain: float = 1.5,
         anchors_per_stride: int = 3,
         anchors_wh: Sequence[Sequence[float]] | None = None,
         **common: Unpack[CommonSingleShot],
@@ -72,7 +74,9 @@ class YoloDetector(SingleShot):
         self.neck = compact_fpn(width, strides)
         shared = num_classes, image_size, self.neck.out_channels, strides, box_loss
         self.head: FreeHead | AnchorHead = (
-            FreeHead(*shared) if head == "free" else AnchorHead(*shared, anchors_per_stride, anchors_wh)
+            FreeHead(*shared, box_gain, class_gain, distribution_gain)
+            if head == "free"
+            else AnchorHead(*shared, anchors_per_stride, anchors_wh)
         )
 
     def predict(self, pixels: Tensor) -> Tensor:
@@ -83,6 +87,9 @@ class YoloDetector(SingleShot):
 
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         return self.head.candidates(predictions)
+
+    def places(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        return self.head.places(self.predict(self.normalize(images)), targets)
 
 
 class FreeHead(nn.Module):
@@ -98,13 +105,19 @@ class FreeHead(nn.Module):
         image_size: tuple[int, int],
         channels: int,
         strides: tuple[int, ...],
-        box_loss: Overlap = "ciou",
+        box_loss: Overlap,
+        box_gain: float,
+        class_gain: float,
+        distribution_gain: float,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.box_kind = box_loss
+        self.box_gain, self.class_gain, self.distribution_gain = box_gain, class_gain, distribution_gain
         self.where = nn.ModuleList(branch(channels, torch.zeros(4 * BINS)) for _ in strides)
-        self.what = nn.ModuleList(branch(channels, torch.full((num_classes,), PRIOR_LOGIT)) for _ in strides)
+        # However many classes there are, empty cells cost the same at first, and pull as hard.
+        first_bias = torch.full((num_classes,), prior_logit(num_classes))
+        self.what = nn.ModuleList(branch(channels, first_bias) for _ in strides)
         self.least = LEAST_SIDE * strides[0]
         centres_xy, sides = cells(image_size, strides)
         self.register_buffer("centres_xy", centres_xy, persistent=False)  # [A, 2]
@@ -122,17 +135,33 @@ class FreeHead(nn.Module):
         wrong_class = cross_entropy(logits, one_hot(labels, self.num_classes) * quality[..., None]).sum()
         wrong_box = (box_loss(boxes_xyxy, wanted_xyxy, self.box_kind) * quality).sum()
         objects = quality.sum()
-        return {"box": Term.of(BOX_GAIN * wrong_box, objects), "class": Term.of(CLASS_GAIN * wrong_class, objects)}
+        terms = {
+            "box": Term.of(self.box_gain * wrong_box, objects),
+            "class": Term.of(self.class_gain * wrong_class, objects),
+        }
+        if self.distribution_gain:
+            distances = encode_ltrb(wanted_xyxy, self.centres_xy, self.strides[:, None]).clamp(0, BINS - 1)
+            wrong_distance = distribution_focal(self.distributions(predictions), distances).mean(dim=-1)
+            terms["distribution"] = Term.of(self.distribution_gain * (wrong_distance * quality).sum(), objects)
+        return terms
 
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         boxes_xyxy, logits = self.read(predictions)
         return boxes_xyxy, logits.sigmoid()
 
+    def places(self, predictions: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return points, the cells' centres, and what they learn."""
+        boxes_xyxy, logits = self.read(predictions)
+        return self.centres_xy.repeat(1, 2), self.assign(boxes_xyxy, logits.sigmoid(), targets)[0][0]
+
     def read(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes [B, A, 4] in pixels, and the logits of the classes [B, A, K]."""
-        where, logits = predictions.split((4 * BINS, self.num_classes), dim=-1)
-        distances = where.unflatten(-1, (4, BINS)).softmax(dim=-1) @ self.bins  # [B, A, 4], strides
-        return decode_ltrb(distances, self.centres_xy, self.strides[:, None]), logits
+        distances = self.distributions(predictions).softmax(dim=-1) @ self.bins  # [B, A, 4], strides
+        return decode_ltrb(distances, self.centres_xy, self.strides[:, None]), predictions[..., 4 * BINS :]
+
+    def distributions(self, predictions: Tensor) -> Tensor:
+        """Logits of the distance of each side in strides, [B, A, 4, BINS]."""
+        return predictions[..., : 4 * BINS].unflatten(-1, (4, BINS))
 
     def assign(self, boxes_xyxy: Tensor, scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return what each cell learns, from its boxes [B, A, 4] and scores [B, A, K]: the row of an object, -1 for

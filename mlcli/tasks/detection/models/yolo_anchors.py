@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import Overlap, convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import MAX_LOG_SCALE
-from mlcli.tasks.detection.models.backbone import PRIOR_LOGIT, branch, by_box, cells, map_size
+from mlcli.tasks.detection.models.backbone import branch, by_box, cells, map_size, prior_logit
 from mlcli.tasks.detection.models.losses import box_loss, cross_entropy, one_hot
 from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED, assigned
 from mlcli.tasks.detection.targets import Targets
@@ -31,6 +31,10 @@ CENTRE_REACH = 1.1
 
 BOX_GAIN, OBJECTNESS_GAIN, CLASS_GAIN = 2.0, 1.0, 1.0
 """Between YOLOX's 5 for boxes, with which the scenes' classes came late, and 1, with which their boxes stayed loose."""
+
+EVEN_CLASSES = 4
+"""Of up to so many, each has a first score of a half; of more the first scores sum up to as much as theirs, or a
+thousand classes would pull a thousand times as hard as one."""
 
 
 class AnchorHead(nn.Module):
@@ -66,7 +70,8 @@ class AnchorHead(nn.Module):
         self.box_kind = box_loss
         self.per_cell = per_cell
         bias = torch.zeros(per_cell, 5 + num_classes)
-        bias[:, 4] = PRIOR_LOGIT
+        bias[:, 4] = prior_logit()
+        bias[:, 5:] = -math.log(max(1.0, num_classes / EVEN_CLASSES))
         self.branches = nn.ModuleList(branch(channels, bias.flatten()) for _ in strides)
         count = len(strides) * per_cell
         if anchors_wh is None:
@@ -111,6 +116,10 @@ class AnchorHead(nn.Module):
     def candidates(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         boxes_xyxy, objectness, logits = self.read(predictions)
         return boxes_xyxy, logits.sigmoid() * objectness.sigmoid()[..., None]
+
+    def places(self, predictions: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Return the anchors and what they learn, which does not depend on the predictions."""
+        return self.boxes_xyxy, self.assign(targets)[0]
 
     def read(self, predictions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes [B, N, 4] in pixels, logits of there being an object [B, N] and of its class [B, N, K]."""

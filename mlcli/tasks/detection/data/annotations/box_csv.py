@@ -27,7 +27,7 @@ def read_box_csv(
     writes these columns, in any order and with others beside them; commas, semicolons, tabs; corners may be fractions.
     Not the tables without a header (keras-retinanet), of VIA, VoTT and Open Images: the header must be renamed first.
 
-    root: folder that the names are relative to; the file's own by default. Raises DataError if a file or column is
+    root: folder that the names are relative to; each file's own by default. Raises DataError if a file or column is
     missing.
     """
     others = {"val": val_file, "test": test_file}
@@ -35,6 +35,7 @@ def read_box_csv(
     found = Annotations(str(root or file.parent))
     pictures: dict[tuple[str, str], int] = {}
     for split, path in {"train" if given else "": file, **given}.items():
+        folder = "" if root else os.path.relpath(path.parent, file.parent)
         for cells, where in read_rows(path, COLUMNS, found):
             named = split or split_of(cells, where, found)
             if named is None:
@@ -45,7 +46,9 @@ def read_box_csv(
             key = (cells["filename"], named)
             if key not in pictures:
                 size = (whole_number(cells.get("width")), whole_number(cells.get("height")))
-                pictures[key] = found.add_picture(os.path.normpath(cells["filename"]), where, split=named, size=size)
+                pictures[key] = found.add_picture(
+                    os.path.normpath(os.path.join(folder, cells["filename"])), where, split=named, size=size
+                )
             if not any(cells[column] for column in COLUMNS[1:]):
                 continue
             try:

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.tasks.detection.data.annotations.contents import LABELME, AnnotatedObject, Annotations, read_flag
@@ -14,7 +17,8 @@ from mlcli.tasks.detection.masks import Segmentation
 def read_coco(
     root: Path, train_file: Path, *, val_file: Path | None = None, test_file: Path | None = None
 ) -> Annotations:
-    """Read a JSON file for each split; file names in them are relative to root.
+    """Read a JSON file for each split; file names in it are relative to root, or where the first is not there to the
+    JSON file's own folder or to a folder below root that is called after the split.
 
     Takes the files of COCO, CVAT, Label Studio, Roboflow, makesense and VIA's export: ids as numbers or texts of
     digits, `iscrowd` as number, text or true, and `segmentation` of none, [[]], polygons or a run-length code. An area
@@ -29,11 +33,12 @@ def read_coco(
     found = Annotations(str(root))
     names: dict[int, str] = {}
     for split, path in given.items():
-        content = _load(path, found)
+        content = load_coco(path, found)
         categories = _categories(content, path, found)
         _drop_root(content, categories, path, found)
         names = names or categories
-        pictures = _add_pictures(content, path, split if len(given) > 1 else "", found)
+        folder = _picture_folder(content, path, split, root)
+        pictures = _add_pictures(content, path, split if len(given) > 1 else "", folder, found)
         _add_objects(content, path, pictures, categories, found)
     unique = {name: number for number, name in reversed(names.items())}
     found.class_names = tuple(sorted(unique, key=lambda name: unique[name]))
@@ -41,7 +46,11 @@ def read_coco(
     return found
 
 
-def _load(path: Path, found: Annotations) -> dict[str, Any]:
+def load_coco(path: Path, found: Annotations) -> dict[str, Any]:
+    """Return what a JSON file holds if it is COCO's; otherwise nothing, and `found` is given the fault.
+
+    Raises DataError if it cannot be read, or is of a kind that other tools write.
+    """
     try:
         text = read_file(path, MOST_TEXT_BYTES)
     except OSError as error:
@@ -65,6 +74,27 @@ def _load(path: Path, found: Annotations) -> dict[str, Any]:
         found.add_fault("malformed", f"must be an object with the lists {', '.join(wanted)}", str(path))
         return {}
     return content
+
+
+def image_ids(file: Path, paths: Sequence[Path]) -> list[int]:
+    """Return the ids by which a JSON file of COCO knows pictures; file names in it may lack folders, or have others.
+
+    Raises DataError if it cannot be read, or a picture is in it not at all or several times.
+    """
+    known: dict[str, list[tuple[str, int]]] = {}
+    for entry in load_coco(file, Annotations("")).get("images", ()):
+        if isinstance(entry, dict) and _is_name(entry.get("file_name")) and _is_whole(number := _id(entry.get("id"))):
+            known.setdefault(os.path.basename(entry["file_name"]), []).append((entry["file_name"], number))
+    ids = []
+    for path in paths:
+        named = known.get(path.name, [])
+        exact = [number for name, number in named if f"/{path.as_posix()}".endswith(f"/{name}")]
+        numbers = exact or [number for _, number in named]
+        if len(numbers) != 1:
+            what = f"{path} is there {len(numbers)} times" if numbers else f"{path} is not among the images"
+            raise DataError(what, where=str(file), fix="name the file that lists all of these pictures once")
+        ids += numbers
+    return ids
 
 
 def _dialect(content: Any) -> tuple[str, str] | None:
@@ -112,7 +142,20 @@ def _drop_root(content: dict[str, Any], categories: dict[int, str], path: Path, 
         found.notes.append(f"category 0 '{categories.pop(0)}' has no object and is no class: {path}")
 
 
-def _add_pictures(content: dict[str, Any], path: Path, split: str, found: Annotations) -> dict[int, int]:
+def _picture_folder(content: dict[str, Any], path: Path, split: str, root: Path) -> str:
+    """The folder that file names are relative to, relative to root; root itself unless the first picture is in another.
+
+    Roboflow puts a split's pictures and JSON file into one folder, COCO its pictures into train2017, val2017.
+    """
+    first = next((entry.get("file_name") for entry in content.get("images", ()) if isinstance(entry, dict)), None)
+    if not _is_name(first) or (root / first).is_file():
+        return ""
+    below = [folder for parent in (root, root / "images") if parent.is_dir() for folder in sorted(parent.iterdir())]
+    folders = [path.parent, *(folder for folder in below if named_split(folder.name) == split)]
+    return next((os.path.relpath(folder, root) for folder in folders if (folder / first).is_file()), "")
+
+
+def _add_pictures(content: dict[str, Any], path: Path, split: str, folder: str, found: Annotations) -> dict[int, int]:
     """Return the positions of pictures by id."""
     positions: dict[int, int] = {}
     for index, entry in enumerate(content.get("images", ())):
@@ -130,7 +173,8 @@ def _add_pictures(content: dict[str, Any], path: Path, split: str, found: Annota
         if not all(map(_is_whole, size)):
             found.add_fault("malformed", "width and height must be whole numbers", where, fixable=True)
             size = (0, 0)
-        positions[number] = found.add_picture(entry["file_name"], where, split=split, size=size, id=number)
+        name = os.path.join(folder, entry["file_name"])
+        positions[number] = found.add_picture(name, where, split=split, size=size, id=number)
     return positions
 
 

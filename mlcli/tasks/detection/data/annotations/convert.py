@@ -3,12 +3,13 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlcli.data.decode import read_size
 from mlcli.errors import ConfigError, DataError
 from mlcli.files import filled_folder, refuse_filled
 from mlcli.schema.yaml12 import dump
@@ -30,6 +31,9 @@ WRITERS: dict[str, tuple[Callable[[Annotations, Path], dict[str, Any]], str]] = 
 }
 """For each format the function that writes annotations and returns the data section that reads them, and the folder of
 pictures."""
+
+Thing = tuple[tuple[float, float, float, float], str]
+"""Corners of a box in pixels of the upright picture, and the name of its class."""
 
 
 def convert(config: DetectionData, format: str, out: Path) -> list[str]:
@@ -54,22 +58,68 @@ def convert(config: DetectionData, format: str, out: Path) -> list[str]:
         checked = CheckedAnnotations(read_annotations(config))
         splits, notes = given_splits(config, checked)
         class_names, category_ids = checked.class_names, checked.category_ids
-    names = _file_names(splits)
+    names = _file_names({split: _paths(split, records) for split, records in splits.items()})
     annotations = _annotations(splits, names, class_names, category_ids)
+
+    def save(split: str, index: int, path: Path) -> None:
+        records = splits[split]
+        if len(records.paths):
+            shutil.copyfile(records.name(index), path)
+        else:
+            records.original(index).save(path)
+
+    first, *section = _written(annotations, names, format, out, save)
+    return [first, *notes, *_lost(splits, category_ids, format), *section]
+
+
+def write_answers(
+    answers: Sequence[tuple[Path, Sequence[Thing]]],
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    format: str,
+    out: Path,
+) -> list[str]:
+    """Write what a model found in pictures as a data set with copies of these: first labels for a person to correct.
+
+    answers: a picture's file, and the objects found in it.
+    format, out, lines that are returned, errors: as of `convert`. Raises DataError also if a picture cannot be read.
+    """
+    if format not in WRITERS:
+        raise ConfigError(f"unknown format '{format}'", where="--to", fix=" or ".join(WRITERS))
+    refuse_filled(out)
+    paths = [path for path, _ in answers]
+    names = _file_names({"train": paths})
+    annotations = Annotations("", class_names=class_names, category_ids=category_ids)
+    for (path, things), name in zip(answers, names["train"], strict=True):
+        picture = annotations.add_picture(name, str(path), split="train", size=read_size(path))
+        for box_xyxy, label in things:
+            if box_xyxy[0] < box_xyxy[2] and box_xyxy[1] < box_xyxy[3]:
+                area = (box_xyxy[2] - box_xyxy[0]) * (box_xyxy[3] - box_xyxy[1])
+                annotations.objects.append(AnnotatedObject(picture, box_xyxy, label, str(path), area=area))
+    return _written(annotations, names, format, out, lambda _, index, path: shutil.copyfile(paths[index], path))
+
+
+def _written(
+    annotations: Annotations,
+    names: dict[str, list[str]],
+    format: str,
+    out: Path,
+    save: Callable[[str, int, Path], object],
+) -> list[str]:
+    """Write annotations and pictures; `save` writes that of a split and position to a path. Returns lines for people:
+    what was written, and the section that reads it."""
     write, folder = WRITERS[format]
     with filled_folder(out):
-        for split, records in splits.items():
+        for split, listed in names.items():
             pictures = out / folder.format(split=split)
             pictures.mkdir(parents=True, exist_ok=True)
-            for index, name in enumerate(names[split]):
-                if len(records.paths):
-                    shutil.copyfile(records.name(index), pictures / name)
-                else:
-                    records.original(index).save(pictures / name)
+            for index, name in enumerate(listed):
+                save(split, index, pictures / name)
         section = write(annotations, out)
-    counts = [f"{len(r):,} pictures and {len(r.labels):,} boxes of {split}" for split, r in splits.items()]
-    lines = [f"{out}: {', '.join(counts)} as {format}", *notes, *_lost(splits, category_ids, format)]
-    return [*lines, "", "the section for a YAML next to its files", *dump({"data": section}).splitlines()]
+    boxes = Counter(annotations.pictures[thing.picture].split for thing in annotations.objects)
+    counts = [f"{len(listed):,} pictures and {boxes[split]:,} boxes of {split}" for split, listed in names.items()]
+    told = ["", "the section for a YAML next to its files", *dump({"data": section}).splitlines()]
+    return [f"{out}: {', '.join(counts)} as {format}", *told]
 
 
 def _annotations(
@@ -99,14 +149,15 @@ def _annotations(
     return result
 
 
-def _file_names(splits: dict[str, Records]) -> dict[str, list[str]]:
+def _paths(split: str, records: Records) -> list[Path]:
+    """The files of a split; made up for pictures in memory."""
+    files = [Path(os.fsdecode(path)) for path in records.paths]
+    return files or [Path(f"{split}-{number:05}.png") for number in range(1, len(records) + 1)]
+
+
+def _file_names(paths: dict[str, list[Path]]) -> dict[str, list[str]]:
     """For each split names without folders, all different up to the extension; where they are not, folders become part
     of the name."""
-    paths = {
-        split: [Path(os.fsdecode(path)) for path in records.paths]
-        or [Path(f"{split}-{number:05}.png") for number in range(1, len(records) + 1)]  # pictures in memory
-        for split, records in splits.items()
-    }
     stems = Counter(path.stem for listed in paths.values() for path in listed)
 
     def name_of(path: Path) -> str:

@@ -40,7 +40,8 @@ class _Row(NamedTuple):
 def read_yolo_txt(file: Path) -> Annotations:
     """Read the pictures that a data.yaml names, and their text files.
 
-    Takes the data sets of Ultralytics, Roboflow, CVAT (YOLO 1.1), Label Studio, LabelImg, makesense, with a data.yaml.
+    Takes the data sets of Ultralytics and Roboflow, and those of CVAT (YOLO 1.1), Label Studio, LabelImg and makesense,
+    which have a text with a name a line (obj.names, classes.txt) instead of a data.yaml.
     A line is a box (4 numbers behind the class), an outline (3 points or more) or a pose: a box and keypoints of 2 or 3
     numbers, as `kpt_shape` says or, without it, as the third number of each keypoint shows, which is 0, 1 or 2. The
     boxes of poses are read. `kpt_shape: null` says that rows which look like poses are outlines.
@@ -52,7 +53,10 @@ def read_yolo_txt(file: Path) -> Annotations:
         fix = why_absent(file) or "set data.file to the data.yaml"
         raise DataError("there is no such file", where=f"data.file: {file}", fix=fix)
     text = read_text(file)
-    plain = parse(text, Origin(str(file), tuple(text.splitlines()))).data
+    if file.suffix.lower() in (".txt", ".names"):
+        plain: Any = _beside_names(text, file)
+    else:
+        plain = parse(text, Origin(str(file), tuple(text.splitlines()))).data
     if not isinstance(plain, dict):
         raise DataError("this is not a data.yaml: no keys", where=str(file), fix="path, train, val and names")
     names = _names(plain, file)
@@ -74,6 +78,25 @@ def read_yolo_txt(file: Path) -> Annotations:
         found.notes.append("the label files hold poses: their boxes are read, their keypoints are left out")
     found.notes += _unmatched(text_of, file)
     return found
+
+
+def _beside_names(text: str, file: Path) -> dict[str, Any]:
+    """What a data.yaml would say of the pictures next to a list of names: as train.txt and others list them, or as they
+    lie in images/ or next to the names, perhaps in folders called after the splits."""
+    root = file.parent.parent if file.parent.name == "labels" else file.parent
+    plain: dict[str, Any] = {
+        "path": str(root.absolute()),
+        "names": [line.strip() for line in text.split("\n") if line.strip()],
+    }
+    images = "images" if (root / "images").is_dir() else "."
+    lists = {name: name for name in os.listdir(root) if name.endswith(".txt")}
+    folders = {name: os.path.join(images, name) for name in os.listdir(root / images)}
+    folders = {name: folder for name, folder in folders.items() if (root / folder).is_dir()}
+    for named in (lists, folders):
+        splits = {split: place for name, place in named.items() if (split := named_split(os.path.splitext(name)[0]))}
+        if "train" in splits:
+            return plain | splits
+    return plain | {"train": images}
 
 
 def _names(plain: dict[str, Any], file: Path) -> dict[int, str]:
@@ -128,6 +151,8 @@ def _pictures(entry: Any, root: Path, where: str, notes: list[str]) -> Iterator[
             for number, line in enumerate(lines, 1):
                 name = line.strip().replace("\\", "/") if "\\" in line else line.strip()
                 if name:
+                    if name.startswith("data/") and not os.path.exists(root / name):
+                        name = name.removeprefix("data/")  # CVAT's, as darknet wants them
                     beside = path.parent / name
                     yield str(beside if beside.exists() else root / name), f"{path}:{number}"
         else:
