@@ -27,7 +27,7 @@ PIXELS_PER_S = 1.4e6
 """Input pixels that a core trains the proposed YOLO on in a second (EPYC, fp32); the first epoch says the truth."""
 SMALLEST = 16.0
 """Pixels that the shorter side of nine objects in ten should have in the input: two cells of the finest map."""
-SIDES = (192, 640)
+SIDES = (224, 640)
 """Least and largest longer side of the input."""
 FEW = 3
 """Objects of a picture up to which parts of it, and the whole made smaller, are pictures to learn from as well."""
@@ -61,7 +61,8 @@ def proposal(place: "Place") -> Draft | None:
     minutes = MINUTES if place.minutes is None else place.minutes
     epoch_s = max(1, count) * height * width / (PIXELS_PER_S * cores)
     epochs = int(min(1000, max(1, minutes * 60 / epoch_s)))
-    every, takes = max(1, epochs // 30), duration(epochs * epoch_s)
+    every, minutes = max(1, epochs // 30), epochs * epoch_s / 60
+    takes = plural(round(minutes), "minute") if minutes >= 2 else duration(60 * minutes)
 
     counts = Counter(names[label - 1] for label in train.labels[~train.ignored].tolist())
     shown = first_few([f"{as_comment(name)} ({number:,})" for name, number in counts.most_common()])
@@ -78,8 +79,10 @@ def proposal(place: "Place") -> Draft | None:
     if checked.faults:
         facts.append(f"WARNING: {plural(len(checked.faults), 'fault')} in the annotations ({counted(checked.faults)}); "
                      "mlcli data check lists them.")  # fmt: skip
-    facts += [f"Also there, as {other.name}: {as_comment(command_line('init', path))}" for other in others
-              if (path := getattr(other, "file", None) or getattr(other, "train_file", None))]  # fmt: skip
+    for other in others:
+        if path := getattr(other, "file", None) or getattr(other, "train_file", None):
+            shown = path if place.path.is_absolute() else Path(os.path.relpath(path))
+            facts.append(f"Also there, as {other.name}: {as_comment(command_line('init', shown))}")
 
     data = _data_section(config, place)
     size = str(height) if height == width else f"[{height}, {width}]"
@@ -124,14 +127,16 @@ def _data_section(config: AnnotationFiles, place: "Place") -> str:
     """The lines of the keys that are not the defaults."""
     lines = ["  name: " + config.name]
     defaults = type(config).model_fields
-    for key in config.model_fields_set - {"name"}:
+    for key in defaults:
         value = getattr(config, key)
+        if key == "name" or key not in config.model_fields_set:
+            continue
         if isinstance(value, dict):
             listed = ", ".join(f"{split}: {_scalar(path, place)}" for split, path in value.items())
             lines.append(f"  {key}: {{{listed}}}")
         elif value != defaults[key].default:
             lines.append(f"  {key}: {_scalar(value, place)}")
-    return "\n".join(lines[:1] + sorted(lines[1:])) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _scalar(value: object, place: "Place") -> str:

@@ -194,7 +194,8 @@ def _header(path: Path) -> set[str]:
 
 
 def _by_split(folder: Path, below: Iterable[str], ending: str, fits: Callable[[Path], bool]) -> dict[str, Path]:
-    """Files that fit, by the split that they or their folder are called after; "train" of files called after none.
+    """Files that fit, by the split that they or their folder are called after; "train" for one that is called after none,
+    where no other is.
 
     The first of several of one split, instances before captions and keypoints.
     """
@@ -204,9 +205,10 @@ def _by_split(folder: Path, below: Iterable[str], ending: str, fits: Callable[[P
         for name in sorted(names, key=lambda name: "instances" not in name):
             words = [place, *re.split(r"[^A-Za-z0-9]+", os.path.splitext(name)[0])]
             split = next(filter(None, map(named_split, words)), "")
-            if (split or "train") not in found and fits(folder / place / name):
-                found[split or "train"] = folder / place / name
-    return found
+            if split not in found and fits(folder / place / name):
+                found[split] = folder / place / name
+    rest = found.pop("", None)
+    return found or ({"train": rest} if rest else {})
 
 
 def _listed(folder: Path) -> list[str]:

@@ -89,7 +89,7 @@ class YoloDetector(SingleShot):
         return self.head.candidates(predictions)
 
     def places(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        return self.head.places(self.predict(self.normalize(images)), targets)
+        return self.head.places_and_matches(self.predict(self.normalize(images)), targets)
 
 
 class FreeHead(nn.Module):
@@ -149,7 +149,7 @@ class FreeHead(nn.Module):
         boxes_xyxy, logits = self.read(predictions)
         return boxes_xyxy, logits.sigmoid()
 
-    def places(self, predictions: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def places_and_matches(self, predictions: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return points, the cells' centres, and what they learn."""
         boxes_xyxy, logits = self.read(predictions)
         return self.centres_xy.repeat(1, 2), self.assign(boxes_xyxy, logits.sigmoid(), targets)[0][0]

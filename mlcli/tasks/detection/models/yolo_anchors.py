@@ -117,7 +117,7 @@ class AnchorHead(nn.Module):
         boxes_xyxy, objectness, logits = self.read(predictions)
         return boxes_xyxy, logits.sigmoid() * objectness.sigmoid()[..., None]
 
-    def places(self, predictions: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def places_and_matches(self, predictions: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return the anchors and what they learn, which does not depend on the predictions."""
         return self.boxes_xyxy, self.assign(targets)[0]
 
