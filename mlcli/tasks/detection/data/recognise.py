@@ -194,8 +194,8 @@ def _header(path: Path) -> set[str]:
 
 
 def _by_split(folder: Path, below: Iterable[str], ending: str, fits: Callable[[Path], bool]) -> dict[str, Path]:
-    """Files that fit, by the split that they or their folder are called after; "train" for one that is called after none,
-    where no other is.
+    """Files that fit, by the split that they or their folder are called after; where there is none such, a file that is
+    called after none is "train".
 
     The first of several of one split, instances before captions and keypoints.
     """
