@@ -72,6 +72,9 @@ def init(
     minutes: Annotated[
         float | None, typer.Option("--minutes", help="Time to train in, for annotated pictures; 10 unless given.")
     ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Fine-tune ImageNet's weights on photographs.")
+    ] = False,
 ) -> None:
     """Write a commented YAML to start from; for a folder or file it looks at the data first.
 
@@ -81,7 +84,7 @@ def init(
     """
     from mlcli.commands import init
 
-    init.run(what, output, force, target=target, task=task, minutes=minutes)
+    init.run(what, output, force, target=target, task=task, minutes=minutes, pretrained=pretrained)
 
 
 @app.command()
@@ -278,6 +281,7 @@ def predict(
     image_ids: Annotated[
         Path | None, typer.Option("--image-ids", help="COCO file with the images' ids, for --output X.json.")
     ] = None,
+    as_json: Json = False,
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
 ) -> None:
@@ -300,6 +304,7 @@ def predict(
             image_ids=image_ids,
             checkpoint=checkpoint,
             root=out,
+            as_json=as_json,
         )
     )
 

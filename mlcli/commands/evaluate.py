@@ -10,6 +10,8 @@ from mlcli.text import number, plural, table, truncated
 
 MOST_CLASSES = 30
 """Rows of the table of classes on the screen; the JSON has them all."""
+MOST_COLUMNS = 15
+"""Rows of the table of columns, which the JSON has all of, too."""
 LARGEST_MATRIX = 20
 """Classes up to which a confusion matrix is printed."""
 
@@ -75,4 +77,8 @@ def _page(result: dict[str, Any], path: Path) -> str:
     if result.get("breakdown"):
         rows = [[kind["name"], f"{kind['count']:,}", number(kind["delta_map50"])] for kind in result["breakdown"]]
         parts.append(table(["mistakes", "count", "map50 lost to them"], rows))
+    if "importance" in result:
+        found = result["importance"]
+        rows = [[c["name"], number(c["mean"]), f"± {number(c['std'])}"] for c in found["columns"][:MOST_COLUMNS]]
+        parts.append(table([f"without the column, {found['metric']} is worse by", "mean", "spread"], rows))
     return "\n\n".join([*parts, f"written: {path}"])

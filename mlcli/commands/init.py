@@ -15,6 +15,8 @@ from mlcli.text import command_line, listed
 SCHEMA_FILE = "mlcli.schema.json"
 """Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
 COMMENT_COLUMN = 24
+SAID = ("Column to predict: ", "Folders taken for splits", "Photographs: ", "ImageNet's weights")
+"""Beginnings of facts that are said on the screen, not only in the YAML."""
 DATA = (
     ".csv",
     ".tsv",
@@ -42,11 +44,13 @@ def run(
     target: str = "",
     task: str = "",
     minutes: float | None = None,
+    pretrained: bool = False,
 ) -> None:
     """Write a YAML for `what` (a built-in data set, a folder or a file), and the editors' schema.
 
     target: the column of a CSV file to predict; task: the only one to ask; minutes: how long the training may take. All
     are guessed where they are not given.
+    pretrained: start from weights learned elsewhere.
 
     Raises ConfigError if there is nothing of that name or the file exists, DataError if nothing can be learned from the
     data, OutputError if the files cannot be written.
@@ -58,10 +62,13 @@ def run(
         raise ConfigError(f"there is no task '{task}'", where="--task", fix=f"give {listed([*experiment.TASKS], 'or')}")
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"{minutes:g} minutes are no time to train in", where="--minutes", fix="--minutes 10")
-    draft = _draft(what, output.parent, target, task, minutes)
+    draft = _draft(what, output.parent, target, task, minutes, pretrained)
     if minutes is not None and not draft.is_timed:
         what = "only for annotated pictures is the length known from the time"
         raise ConfigError(what, where="--minutes", fix="leave it out, and change train.epochs after the first epoch")
+    if pretrained and not draft.pretrained:
+        what = f"for {what} there are no weights learned elsewhere"
+        raise ConfigError(what, where="--pretrained", fix="leave it out; it is for images in class folders or a list")
     train = as_comment(command_line("train", output))
     lines = [
         f"# yaml-language-server: $schema=./{SCHEMA_FILE}",
@@ -78,7 +85,7 @@ def run(
     for fact in draft.facts:
         if fact.startswith("WARNING: "):
             print(f"warning: {fact.removeprefix('WARNING: ')}")
-        elif fact.startswith(("Column to predict: ", "Folders taken for splits")):
+        elif fact.startswith(SAID):
             print(fact)
     print(f"next: {command_line('train', output)}")
 
@@ -103,7 +110,7 @@ def run_schema(markdown: bool = False) -> None:
         print(json.dumps(experiment.json_schema(), indent=2))
 
 
-def _draft(what: str, folder: Path, target: str, task: str, minutes: float | None) -> Draft:
+def _draft(what: str, folder: Path, target: str, task: str, minutes: float | None, pretrained: bool) -> Draft:
     """Return the template of that name, or what the first task proposes that recognises a path.
 
     folder: of the YAML, which relative paths start from. Raises ConfigError or DataError.
@@ -117,7 +124,7 @@ def _draft(what: str, folder: Path, target: str, task: str, minutes: float | Non
     if path.exists():
         from mlcli.data.survey import Place
 
-        place = Place(path, folder, target, task, minutes)
+        place = Place(path, folder, target, task, minutes, pretrained)
         draft = next(filter(None, (starter.propose(place) for starter in starters)), None)
         if draft is None:
             fix = "give a folder of images, of annotated pictures, or a .csv file"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from mlcli.commands.common import find_run, refuse_input
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
-from mlcli.text import csv_cell, plural
+from mlcli.show.terminal import bar
+from mlcli.text import csv_cell, numbers, plural, screen_width, table
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import DrawsAnswers, Inputs, Predictor, Record
@@ -36,6 +37,7 @@ def run(
     image_ids: Path | None = None,
     checkpoint: str = "best",
     root: Path = Path("runs"),
+    as_json: bool = False,
 ) -> ExitCode:
     """Answer each input in one record: input, then label, probability and probabilities; or the number predicted; or
     objects, each with label, score and bbox (left, top, width, height in its pixels).
@@ -45,11 +47,13 @@ def run(
     Args:
         run: folder or name of a run.
         inputs: images, folders, CSV files of paths; for a model of tables, one CSV file.
-        output: .jsonl (a record a line) or .csv file (a row for each label, number or object), or one of the task's own
-            formats, such as .json for COCO's list of results; written whole or not at all. None prints JSON lines.
+        output: .jsonl (a record a line) or .csv file (a row for each label, number or object, behind the columns of the
+            CSV file that was asked about), or one of the task's own formats, such as .json for COCO's list of results;
+            written whole or not at all. None prints a table on a terminal, and JSON lines elsewhere.
         pictures: folder for the images with their answers.
         top: how many probabilities or objects a record has, the likeliest; None for all.
         invert: swap dark and bright, as for ink on paper.
+        as_json: print JSON lines on a terminal as well.
         score_threshold: objects less certain than this are left out; None for what was best on the validation split.
         to: write the images with their objects as a data set of this format, to the new folder `output`.
         image_ids: JSON file of a COCO data set that says what the images are called by in COCO's results.
@@ -94,7 +98,8 @@ def run(
         failed, unknown, count = [record for record in kept if "error" in record], 0, len(kept)
         print("\n".join([*told, ""]))
     else:
-        failed, unknown, count = _write(records, output, predictor)
+        as_table = output is None and not as_json and sys.stdout.isatty()
+        failed, unknown, count = _write(records, output, predictor, found, as_table)
     report = f"{count - len(failed):,} of {count:,} answered" + (f": {output}" if output else "")
     strange = f"{plural(unknown, 'row has', 'rows have')} categories that training never saw: see 'unknown'"
     for line in filter(None, (report, strange if unknown else "", predictor.caveat)):
@@ -153,23 +158,31 @@ def _with_pictures(
         yield record
 
 
-def _write(records: "Iterable[Record]", output: Path | None, predictor: "Predictor") -> "tuple[list[Record], int, int]":
-    """Print the records, or write them as one file. Returns those with an error, the number of those with something
-    unknown in them, and that of all."""
+def _write(
+    records: "Iterable[Record]", output: Path | None, predictor: "Predictor", inputs: "Inputs", as_table: bool
+) -> "tuple[list[Record], int, int]":
+    """Print the records, as a table once all are there, or write them as one file. Returns those with an error, the
+    number of those with something unknown in them, and that of all."""
     failed, kept, unknown, count = [], [], 0, 0
-    for count, record in enumerate(records, start=1):  # noqa: B007
-        if "error" in record:
-            failed.append(record)
-        unknown += "unknown" in record
-        if output is None:
-            print(json.dumps(record, ensure_ascii=False))
-        else:
-            kept.append(record)
+    try:
+        with bar("answering", len(inputs.names), "input") as shown:
+            for count, record in enumerate(records, start=1):  # noqa: B007
+                if "error" in record:
+                    failed.append(record)
+                unknown += "unknown" in record
+                if output is None and not as_table:
+                    print(json.dumps(record, ensure_ascii=False))
+                else:
+                    kept.append(record)
+                shown.update(1)
+    finally:  # what is answered is shown, whatever keeps the rest from it
+        if as_table and kept:
+            print(_as_table(kept, predictor))
     if output is not None:
         from mlcli.files import write_output
 
         if output.suffix == ".csv":
-            text = _as_csv(kept, predictor)
+            text = _as_csv(kept, predictor, inputs)
         elif output.suffix == ".jsonl":
             text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         else:
@@ -178,9 +191,38 @@ def _write(records: "Iterable[Record]", output: Path | None, predictor: "Predict
     return failed, unknown, count
 
 
-def _as_csv(records: "list[Record]", predictor: "Predictor") -> str:
-    """A column per entry, and `error` at the end."""
-    rows = [row for record in records for row in ([record] if "error" in record else predictor.rows(record))]
+def _rows(records: "list[Record]", predictor: "Predictor") -> "list[Record]":
+    return [row for record in records for row in ([record] if "error" in record else predictor.rows(record))]
+
+
+def _as_table(records: "list[Record]", predictor: "Predictor") -> str:
+    """Return a table for people: texts first, then numbers, but for those of single classes."""
+    of_classes = {key for row in _rows(records[:1], predictor) for key in row.keys() - records[0] if key[:2] == "p_"}
+    rows = [{key: row[key] for key in row if key not in of_classes} for row in _rows(records, predictor)]
+    longest = max(20, screen_width() - 44)
+    columns: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(key) for row in rows]
+        if all(isinstance(value, int | float | None) for value in values):
+            columns[key] = numbers(values)
+        else:  # the end of a path tells more than its beginning
+            texts = ["" if value is None else str(value) for value in values]
+            columns[key] = [text if len(text) <= longest else f"…{text[1 - longest :]}" for text in texts]
+    texts = [key for key in columns if not all(isinstance(row.get(key), int | float | None) for row in rows)]
+    header = [*texts, *(key for key in columns if key not in texts)]
+    return table(header, list(zip(*(columns[key] for key in header), strict=True)), left=len(texts))
+
+
+def _as_csv(records: "list[Record]", predictor: "Predictor", inputs: "Inputs") -> str:
+    """A column per entry, and `error` at the end; before them, for rows of a table, the columns these have, whose names
+    they keep: an entry of the same name becomes `predicted_label`."""
+    from mlcli.data.inputs import RowInputs
+
+    rows = _rows(records, predictor)
+    if isinstance(inputs, RowInputs):
+        given = {name for row in inputs.rows[:1] for name in row}
+        named = ({f"predicted_{key}" if key in given else key: value for key, value in row.items()} for row in rows)
+        rows = [asked | row for asked, row in zip(inputs.rows, named, strict=True)]
     columns = dict.fromkeys(key for row in rows for key in row if key != "error")
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, "error"], lineterminator="\n")

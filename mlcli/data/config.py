@@ -101,8 +101,8 @@ class ImageCsv(ImageFiles):
     """Folder that the paths are relative to; null for the CSV file's own."""
     path_column: str = "path"
     """Column of image paths."""
-    label_column: str = "label"
-    """Column of labels."""
+    label_column: str | Annotated[tuple[str, ...], Field(min_length=2)] = "label"
+    """Column of labels; of one-hot labels all columns, one of which is 1 in each row: [cat, dog, owl]."""
     split_column: str | None = None
     """Column of train, val or test; null to split by `val` and `test`."""
 
@@ -122,8 +122,8 @@ class TableFile(OwnFiles):
     name: Literal["csv"]
     file: ConfigPath
     """The CSV file, with a header line."""
-    target: str
-    """Column to predict."""
+    target: str | Annotated[tuple[str, ...], Field(min_length=2)]
+    """Column to predict; of one-hot labels all columns, one of which is 1 in each row: [cat, dog, owl]."""
     drop: tuple[str, ...] = ()
     """Columns that are not used."""
     categorical: tuple[str, ...] = ()

@@ -25,11 +25,13 @@ class Draft:
     facts: lines of comment on top; those that begin with "WARNING: " are said on the screen too.
     sections: the YAML below; a tab sets off a comment, which is moved to the column of all comments.
     is_timed: whether the training is as long as `Place.minutes` says.
+    pretrained: whether it starts from weights learned elsewhere.
     """
 
     facts: Sequence[str]
     sections: str
     is_timed: bool = False
+    pretrained: bool = False
 
 
 def as_scalar(value: str) -> str:
@@ -43,6 +45,11 @@ def in_yaml(place: "Place", path: Path | None = None) -> str:
     """Return a path, or the place's own, as a scalar of the YAML: relative to it unless it is absolute."""
     path = path or place.path
     return as_scalar(str(path) if path.is_absolute() else os.path.relpath(path, place.base))
+
+
+def as_columns(names: Sequence[str]) -> str:
+    """Return the YAML of a key that takes a column or several."""
+    return as_scalar(names[0]) if len(names) == 1 else f"[{', '.join(map(as_scalar, names))}]"
 
 
 def as_comment(text: str) -> str:
@@ -78,7 +85,7 @@ def table_draft(place: "Place", *, regression: bool, task: str, loss: str) -> Dr
         others = first_few([as_comment(name) for name in reversed(table.alternatives)])
         facts[-1] += f" Others: --target {others}"
     facts += [f"WARNING: {as_comment(str(fault))}." for fault in table.file.faults]
-    data = f"  name: csv\n  file: {in_yaml(place)}\n  target: {as_scalar(table.target)}\n"
+    data = f"  name: csv\n  file: {in_yaml(place)}\n  target: {as_columns(table.indicators or (table.target,))}\n"
     if table.identifiers:
         data += f"  drop: [{', '.join(map(as_scalar, table.identifiers))}]\t# names of rows carry no information\n"
     if table.decimal_comma:

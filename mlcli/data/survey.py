@@ -56,6 +56,8 @@ class ImageSurvey:
 class TableSurvey:
     """Survey of a CSV file: the role of each column.
 
+    target: of one-hot labels the columns' names, joined, as the file's one column in their place is called here.
+    indicators: those columns.
     reason: why the target is that column; alternatives: the columns that could be it as well.
     gaps: rows without a value of the target. decimal_comma: whether its numbers have one.
     """
@@ -72,6 +74,7 @@ class TableSurvey:
     alternatives: tuple[str, ...]
     gaps: int
     decimal_comma: bool
+    indicators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Place:
     base: folder of the YAML, which relative paths in it start from.
     target: the column of a CSV file to predict; task: which is to be learned. Empty where they are to be guessed.
     minutes: time that the training may take; None where the length is to be guessed.
+    pretrained: whether to start from weights learned elsewhere.
     """
 
     path: Path
@@ -88,6 +92,7 @@ class Place:
     target: str = ""
     task: str = ""
     minutes: float | None = None
+    pretrained: bool = False
 
     @cached_property
     def table(self) -> TableSurvey | None:
@@ -107,7 +112,10 @@ class Place:
         if table is None or table.path_column is None:
             return None
         listing = read_image_csv(
-            self.path, path_column=table.path_column, label_column=table.target, split_column=table.split_column
+            self.path,
+            path_column=table.path_column,
+            label_column=table.indicators or table.target,
+            split_column=table.split_column,
         )
         return _look_at(listing)
 
@@ -172,6 +180,11 @@ def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
         target, reason, alternatives = _guessed(file, [name for name in inputs if name not in identifiers])
         if not target:
             raise DataError("no column looks like something to predict", where=str(path), fix="--target COLUMN")
+    indicators = file.indicators([name for name in file.header if name not in (split_column, path_column)], target)
+    if indicators:
+        file, target = file.one_label(indicators)
+        reason, alternatives = f"{reason}, and in each row one of these columns is 1", ()
+        identifiers = tuple(name for name in identifiers if name not in indicators)
     column = read_column(target, file.column(target))
     numbers = _numbers(file.column(target))
     # Fractions, or more different whole numbers than there are classes in most data.
@@ -179,7 +192,8 @@ def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
     regression = path_column is None and (task == "regression" or (not task and amounts))
     return TableSurvey(
         file, target, split_column, path_column, regression, identifiers, reason, alternatives,
-        gaps=int(column.missing.sum()), decimal_comma=regression and column.form.decimal == "comma",
+        gaps=int(column.missing.sum()), indicators=indicators,
+        decimal_comma=regression and column.form.decimal == "comma",
     )  # fmt: skip
 
 

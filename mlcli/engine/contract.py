@@ -303,6 +303,18 @@ class HasEmbeddings(Protocol):
         """The inputs of the last layer for some samples of a split."""
 
 
+@runtime_checkable
+class HasImportance(Protocol):
+    """A task that can say what its model's answers rest on."""
+
+    def importance(self, split: str) -> dict[str, Any]:
+        """Return how much worse the answers to samples of a split become without a column, as JSON's types.
+
+        "metric", "repeats", "samples", and "columns": dicts of name, mean and std, the most important first. Empty
+        where there are no columns, or too many. The model is put into evaluation mode and left in it.
+        """
+
+
 # --- predicting ------------------------------------------------------------------------------------------------------
 
 

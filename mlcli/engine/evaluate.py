@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlcli.engine.contract import Direction, Feed, Metrics, Task
+from mlcli.engine.contract import Direction, Feed, HasImportance, Metrics, Task
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.terms import Terms, mean_loss
 from mlcli.errors import ConfigError
@@ -61,6 +61,7 @@ def evaluation_record(
 
     run: its name; saved: the checkpoint's content.
     """
+    importance = task.importance(split) if isinstance(task, HasImportance) else {}
     return {
         "run": run,
         "checkpoint": checkpoint,
@@ -74,6 +75,7 @@ def evaluation_record(
         "caveat": task.caveat,
         "metrics": as_json(scores),
         **metrics.details(),
+        **({"importance": importance} if importance else {}),
     }
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_CURVES, NAMED_CURVES = 30, 3
+MOST_COLUMNS = 20
 FEW = 10
 """Samples below which the share of right ones among them says little."""
 KINDS = {
@@ -128,6 +129,24 @@ def mistakes(details: Details) -> tuple[BarChart, ...]:
         for kind in kinds
     ]  # fmt: skip
     return (BarChart("Kinds of mistakes", bars, most, "gain in mean AP50 if that kind alone were fixed"),)
+
+
+def importance(details: Details) -> tuple[BarChart, ...]:
+    """The columns of a table, by how much worse the answers become when one's values are dealt out anew."""
+    found = details.get("importance") or {}
+    columns = found.get("columns")
+    if not columns:
+        return ()
+    most, left_out = max(1e-9, float(columns[0]["mean"])), len(columns) - MOST_COLUMNS
+    bars = [
+        Bar(str(c["name"]), max(0.0, float(c["mean"])), f"{c['mean']:.3g} ± {c['std']:.2g}", "",
+            "main" if c["mean"] > 2 * c["std"] else "quiet")
+        for c in columns[:MOST_COLUMNS]
+    ]  # fmt: skip
+    note = f"how much worse {found['metric']} is: mean and standard deviation of {found['repeats']} shuffles"
+    note += f" of {found['samples']:,} samples"
+    more = f"; {left_out:,} columns of less are not shown" if left_out > 0 else ""
+    return (BarChart("Importance of columns", bars, most, note + more),)
 
 
 def predicted_and_true(details: Details) -> tuple[LineChart, ...]:

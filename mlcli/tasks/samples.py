@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mlcli.data.config import Augmentation, ClassificationData, ImageCsv, RegressionData
 from mlcli.data.feed import SampleFeed
-from mlcli.data.info import DataInfo
+from mlcli.data.info import DataInfo, features_of
 from mlcli.data.inputs import RowInputs, find_inputs
 from mlcli.data.source import Source, describe_data
-from mlcli.engine.contract import Batch, Inputs, Named, Record
+from mlcli.engine.contract import Batch, Inputs, Metrics, Named, Record
 from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
@@ -23,6 +25,8 @@ from mlcli.engine.terms import Term, Terms
 from mlcli.models.build import build_seeded, describe_model, fine_tuning
 from mlcli.models.config import FineTune, Model
 
+MOST_PASSES, MOST_REPEATS, MOST_ROWS = 1000, 5, 2000
+"""Bounds on what importance costs: passes of so many rows at most, fewer repeats where there are many columns."""
 NOT_FINITE = "the model's answer is not finite"
 
 
@@ -134,6 +138,12 @@ class SampleTask(SamplePredictor):
         super().adopt(facts)
         self.source = self.source.as_in(self.info)
 
+    primary: str
+
+    @abstractmethod
+    def metrics(self, split: str = "train") -> Metrics:
+        """Return a fresh, empty set of metrics for one split."""
+
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of the model's outputs [B, C] for targets as in `Batch.targets`."""
@@ -177,6 +187,45 @@ class SampleTask(SamplePredictor):
 
     def lr_scale(self, parameter_name: str) -> float:
         return self.finetuning.lr_scale(parameter_name)
+
+    def importance(self, split: str) -> dict[str, Any]:
+        """Return the permutation importance of a table's columns; see `mlcli.engine.contract.HasImportance`.
+
+        Breiman 2001, "Random Forests", section 10: the values of a column are dealt out anew among the rows, all its
+        features together; how much worse the task's own metric becomes is measured several times. Columns that say the
+        same stand in for each other, and each then counts little.
+        """
+        columns = self.info.preparation.get("columns", []) if self.info.kind == "features" else []
+        names = self.info.preparation.get("features", [])
+        places = {c["name"]: [names.index(f) for f in features_of(c) if f in names] for c in columns}
+        if not places or 2 * len(places) > MOST_PASSES:
+            return {}
+        samples, device = self.source.splits[split], next(self.model.parameters()).device
+        rows = np.unique(np.linspace(0, len(samples) - 1, min(MOST_ROWS, len(samples))).round().astype(np.int64))
+        inputs, indices = samples.read(rows).to(device), torch.from_numpy(rows)
+        targets = samples.targets[indices].to(device)
+
+        def score(inputs: Tensor) -> float:
+            metrics = self.metrics(split)
+            metrics.update(self.answers(self.model(inputs)), Batch(inputs, targets, indices))
+            return metrics.compute()[self.primary]
+
+        self.model.eval()
+        sign = 1 if self.metrics(split).directions[self.primary] == "max" else -1
+        repeats = min(MOST_REPEATS, MOST_PASSES // len(places))
+        found = []
+        with torch.inference_mode():
+            whole = score(inputs)
+            for name, features in places.items():
+                losses = []
+                for repeat in range(repeats):
+                    order = np.random.default_rng([self.config.train.seed, repeat]).permutation(len(rows))
+                    dealt = inputs.clone()
+                    dealt[:, features] = inputs[torch.from_numpy(order).to(device)][:, features]
+                    losses.append(sign * (whole - score(dealt)))
+                found.append({"name": name, "mean": float(np.mean(losses)), "std": float(np.std(losses))})
+        found.sort(key=lambda column: -column["mean"])
+        return {"metric": self.primary, "repeats": repeats, "samples": len(rows), "columns": found}
 
     def losses(self, net: nn.Module, batch: Batch) -> Terms:
         return {self.config.loss.name: Term(self.loss(net(batch.inputs), batch.targets), len(batch))}

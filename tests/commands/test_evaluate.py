@@ -70,6 +70,18 @@ def test_the_page_and_the_file(runs_root, capsys):
     assert max(map(len, page.splitlines()[:-1])) < 100
 
 
+def test_tables_say_what_their_answers_rest_on(runs_root, capsys):
+    evaluate.run("wine", root=runs_root)
+    page = capsys.readouterr().out
+    assert "without the column, accuracy is worse by" in page
+    (path,) = runs_root.glob("wine/*/evaluation-test.json")
+    found = json.loads(path.read_text())["importance"]
+    assert len(found["columns"]) == 13
+    report = next(runs_root.glob("wine/*/report.html")).read_text()
+    assert "What the answers rest on" in report
+    assert "What the answers rest on" not in next(runs_root.glob("digits/*/report.html")).read_text()
+
+
 def test_the_last_checkpoint_can_be_asked_for(runs_root, capsys):
     assert evaluated(capsys, "digits", runs_root, checkpoint="last")["checkpoint"].startswith("step-")
 

@@ -92,6 +92,22 @@ def test_large_images_of_several_sizes(mlcli):
     assert config.augment[0].name == "random_resized_crop"
 
 
+def test_photographs_may_be_learned_from_imagenets_weights(mlcli):
+    pictures(Path("photos"), {"a": 14, "b": 15}, (300, 240))
+    typed = mlcli("init", "photos")
+    assert "fine-tuning ImageNet's weights mostly learns more from as few: mlcli init photos --pretrained" in typed.out
+    text, config = proposal(mlcli, "photos", "--pretrained")
+    assert (config.model.name, config.model.arch, config.model.weights) == ("torchvision", "resnet18", "default")
+    assert (config.data.image_size, config.data.normalize) == (224, "imagenet")
+    assert (config.finetune.unfreeze_at, config.finetune.trunk_lr) == (4, 0.1)
+    assert "Without a network, bring that file along and name it as model.weights" in text
+    Path("t.csv").write_text("x,y\n" + "1,a\n2,b\n" * 20)
+    for other in ("t.csv", "digits"):
+        refused = mlcli("init", other, "--pretrained", "--force")
+        assert refused.code == ExitCode.CONFIG
+        assert "where: --pretrained" in refused.err
+
+
 def test_given_splits_and_grey_images(mlcli):
     for split, count in {"train": 30, "valid": 5, "test": 6}.items():
         pictures(Path("letters") / split, {"a": count, "b": count}, (20, 20), "L")
@@ -297,3 +313,12 @@ def test_what_cannot_be_used_is_refused(mlcli, what, code, message, hint):
     assert hint in done.err
     assert done.err.count("\n") <= 5
     assert not Path("config.yaml").exists()
+
+
+def test_one_hot_labels_are_proposed_as_one(mlcli):
+    rows = [f"{n % 7},{int(n % 3 == 0)},{int(n % 3 == 1)},{int(n % 3 == 2)}" for n in range(60)]
+    Path("pets.csv").write_text("\n".join(["weight,cat,dog,owl", *rows]))
+    text, config = proposal(mlcli, "pets.csv")
+    assert config.data.target == ("cat", "dog", "owl")
+    assert "Column to predict: cat, dog, owl (3 classes)" in text
+    assert build_source(config.data).info.class_names == ("cat", "dog", "owl")

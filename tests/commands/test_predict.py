@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,39 @@ def test_without_output_json_lines_are_printed_and_nothing_else(runs_root, pictu
     assert all(next(iter(record["probabilities"])) == record["label"] for record in records)
     assert all(len(record["probabilities"]) == 2 for record in records)
     assert "2 of 2 answered" in printed.err
+
+
+def test_a_person_at_a_terminal_gets_a_table(runs_root, pictures, table, capsys, monkeypatch):
+    files = sorted((pictures / "1").glob("*.png"))[:3]
+    predict.run("digits", files, root=runs_root)
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    predict.run("digits", files, root=runs_root)
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["input", "label", "probability"]
+    for row, record in zip(rows, records, strict=True):
+        assert row.split()[1:] == [record["label"], f"{record['probability']:.4f}"]
+        assert record["input"].endswith(row.split()[0].lstrip("…"))
+    predict.run("digits", files, root=runs_root, as_json=True)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == records
+    predict.run("wine", [table], root=runs_root)
+    assert len(capsys.readouterr().out.splitlines()) == 28
+
+
+def test_the_csv_of_rows_keeps_their_columns(runs_root, table, tmp_path):
+    predict.run("wine", [table], output=tmp_path / "a.csv", root=runs_root)
+    predict.run("wine", [table], output=tmp_path / "a.jsonl", root=runs_root)
+    (given, asked), (columns, rows) = (read_table(path) for path in (table, tmp_path / "a.csv"))
+    assert columns[: len(given)] == given
+    assert [row[: len(given)] for row in rows] == asked
+    answers = [row[columns.index("predicted_label")] for row in rows]
+    assert answers == [record["label"] for record in jsonl(tmp_path / "a.jsonl")]
+
+
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return header, rows
 
 
 def test_a_bad_image_does_not_keep_the_others_from_being_answered(runs_root, pictures, tmp_path):
@@ -168,8 +202,8 @@ def test_a_bad_row_and_a_missing_column(runs_root, table, tmp_path):
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert "'much' in column 'alcohol'" in rows[1]["error"]
-    assert rows[1]["label"] == ""
-    assert all(row["label"] for row in rows if row is not rows[1])
+    assert rows[1]["predicted_label"] == ""
+    assert all(row["predicted_label"] for row in rows if row is not rows[1])
     table.write_text(table.read_text().replace("alcohol", "spirit", 1))
     with pytest.raises(DataError, match="'alcohol'"):
         predict.run("wine", [table], root=runs_root)

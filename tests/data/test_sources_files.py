@@ -528,3 +528,16 @@ def test_csv_faults(tmp_path):
     assert "30 rows have neither train, val nor test in column 'part': line 2: 'trian'" in error.what
     assert "no such file" in csv_fault(tmp_path / "none.csv").what
     assert "folder" in csv_fault(tmp_path).what
+
+
+def test_one_hot_labels_of_images(tmp_path):
+    rows = [line.split(",") for line in image_lines(tmp_path)]
+    kinds = sorted({row[1] for row in rows})
+    lines = [",".join([row[0], *(str(int(row[1] == kind)) for kind in kinds)]) for row in rows]
+    file = write_csv(tmp_path, [f"path,{','.join(kinds)}", *lines])
+    error = csv_fault(file)
+    assert f"data.label_column=[{', '.join(kinds)}]" in f"{error.where} {error.fix}"
+    source = build_source(ImageCsv(name="image_csv", file=file, image_size=8, label_column=tuple(kinds)))
+    assert source.info.class_names == tuple(kinds)
+    alone = build_source(ImageCsv(name="image_csv", file=file, image_size=8, label_column=kinds[0]))
+    assert any(f"only '{kinds[0]}' is learned" in note for note in alone.notes)

@@ -169,6 +169,45 @@ def test_regression(tmp_path):
     assert source.info.preparation["target_std"] == pytest.approx(train.targets.std(correction=0).item())
 
 
+# --- one-hot labels --------------------------------------------------------------------------------------------------
+
+
+def one_hot(path: Path) -> Path:
+    table = [[str(n % 7), *(str(int(n % 3 == c)) for c in range(3)), str(int(n % 5 == 0))] for n in range(60)]
+    return write(path, table, header=["x", "cat", "dog", "owl", "indoors"])
+
+
+def test_one_hot_labels_are_one_label(tmp_path):
+    source = build(one_hot(tmp_path / "t.csv"), target=("cat", "dog", "owl"))
+    assert source.info.class_names == ("cat", "dog", "owl")
+    assert source.info.preparation["features"] == ["x", "indoors"]
+    for samples in source.splits.values():
+        assert samples.targets.tolist() == [(line - 2) % 3 for line in lines_of(samples)]
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_one_column_of_a_one_hot_label_is_refused_as_the_others_give_it_away(tmp_path, regression):
+    file = one_hot(tmp_path / "t.csv")
+    error = fault(file, target="dog", regression=regression)
+    assert "'dog' is one of 3 columns that together are one label" in error.what
+    assert "data.target=[cat, dog, owl]" in error.fix
+    assert ("task: classification" in error.fix) == regression
+    alone = build(file, target="dog", drop=("cat", "owl"), regression=regression)
+    assert alone.info.preparation["features"] == ["x", "indoors"]
+    assert build(file, target="indoors").info.preparation["features"] == ["x", "cat", "dog", "owl"]
+
+
+def test_a_row_of_no_class_or_of_two_is_told(tmp_path):
+    table = [["0", "1", "0", "0"], ["1", "0", "0", "0"], ["2", "1", "1", "0"], *[["3", "0", "0", "1"]] * 9]
+    file = write(tmp_path / "t.csv", table, header=["x", "cat", "dog", "owl"])
+    assert "line 3, line 4" in fault(file, target=("cat", "dog", "owl")).what
+
+
+def test_two_values_to_predict_as_amounts_are_told(tmp_path):
+    source = build(one_hot(tmp_path / "t.csv"), target="indoors", regression=True)
+    assert any("has two values only, 0 and 1, which may be classes" in note for note in source.notes)
+
+
 # --- equal rows ------------------------------------------------------------------------------------------------------
 
 
@@ -384,10 +423,16 @@ def test_a_column_of_many_texts_is_told_with_examples(tmp_path):
 
 
 def test_an_index_column_is_left_out_and_told(tmp_path):
-    table = [[str(number), *row] for number, row in enumerate(rows())]
-    source = build(write(tmp_path / "t.csv", table, header=["", *HEADER]))
-    assert source.info == build(write(tmp_path / "u.csv", rows())).info
-    assert any("first column has no name" in note for note in source.notes)
+    for index in (range(60), [(7 * number) % 61 for number in range(60)]):  # also of rows that were shuffled
+        table = [[str(number), *row] for number, row in zip(index, rows(), strict=True)]
+        source = build(write(tmp_path / "t.csv", table, header=["", *HEADER]))
+        assert source.info == build(write(tmp_path / "u.csv", rows())).info
+        assert any("first column has no name" in note for note in source.notes)
+    for header in (["", *HEADER[:-2], "", HEADER[-1]], ["length", "", *HEADER[1:]]):  # no index, or not only one
+        error = fault(write(tmp_path / "t.csv", table, header=header))
+        assert "columns without a name" in error.what
+    source = build(write(tmp_path / "t.csv", [[str(n), *row] for n, row in enumerate(rows())], header=["n", *HEADER]))
+    assert any("column 'n' counts the rows" in note for note in source.notes)
 
 
 def test_splits_may_be_written_in_any_case(tmp_path):

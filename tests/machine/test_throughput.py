@@ -166,6 +166,7 @@ class Steps:
     [
         pytest.param(1.0, (), 64, id="all"),
         pytest.param(1.0, (0, 1), 64, id="a stall at the start"),
+        pytest.param(0.1, (0,), 64, id="a stall that looks hopeless"),
         pytest.param(1.0, (1, 2), 64, id="a stall of two steps"),
         pytest.param(1.0, (1, 2, 3, 4), 64, id="a long stall"),
         pytest.param(0.048, (), 48, id="no further than needed"),

@@ -102,6 +102,7 @@ def confused(names: Sequence[str], each: int = 40, seed: int = 0) -> dict[str, A
     bins = [{"samples": 5 + 9 * i, "confidence": 0.05 + 0.1 * i, "accuracy": 0.1 * i} for i in range(10)]
     return {"split": "test", "samples": each * count, "checkpoint": "best.ckpt", "classes": rows,
             "confusion": counts.tolist(), "pr_curves": dict.fromkeys(names, curve), "calibration": bins,
+            "mistakes": [{"index": 3, "name": "photos/7.jpg", "truth": names[0], "answer": names[1], "probability": 1}],
             "metrics": {"accuracy": float(recall.mean()), "loss": 0.6}}  # fmt: skip
 
 

@@ -28,6 +28,8 @@ MISSING = frozenset(("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null", "non
 """Cells that hold no value, in any case: what R, pandas, Excel and databases write for one."""
 GAPS = frozenset(("-", "--", ".", "..", "...", "n.a.", "unknown", "missing", "nil", "#value!", "#div/0!", "#null!"))
 """Cells that hold no value among numbers; among categories they are categories."""
+INDICATED = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+"""What the cells of a one-hot column mean."""
 Decimal = Literal["auto", "auto_comma", "point", "comma"]
 AFFIXES = "%$€£¥₹"
 GROUPED = r"[-+]?(?:[0-9]{1,3}(?:([%s'\u2019\u00a0\u202f])[0-9]{3})(?:\1[0-9]{3})*|[0-9]*)(?:%s[0-9]+)?"
@@ -60,6 +62,39 @@ class CsvFile:
     def only(self, chosen: np.ndarray) -> "CsvFile":
         """The rows at these positions."""
         return replace(self, rows=[self.rows[row] for row in chosen.tolist()], lines=self.lines[chosen])
+
+    def indicators(self, among: Sequence[str], of: str = "") -> tuple[str, ...]:
+        """Return columns that together are one label, in the file's order: in each row one of them is 1, the others 0.
+
+        among: the columns that can be. of: one that has to be one of them; where it is empty, any may. Columns next to
+        each other are taken first. Empty if there are none.
+        """
+        ones: dict[str, np.ndarray] = {}
+        for name in [of, *among] if of else among:
+            cells = self.column(name)
+            if {cell.lower() for cell in set(cells)} <= INDICATED.keys() and len(set(cells)) > 1:
+                ones[name] = np.array([INDICATED[cell.lower()] for cell in cells], dtype=bool)
+            elif name == of:
+                return ()
+        for first in [of] if of else [*ones]:
+            found, union, place = [first], ones[first], among.index(first)
+            for name in sorted(ones, key=lambda name: abs(among.index(name) - place)):
+                if name != first and not (union & ones[name]).any():
+                    found, union = [*found, name], union | ones[name]
+            if union.all():
+                return tuple(name for name in among if name in found)
+        return ()
+
+    def one_label(self, names: Sequence[str]) -> "tuple[CsvFile, str]":
+        """Return the file with one column in place of these indicators, and its name; its cells are the names of those
+        that are 1, and empty where not exactly one is."""
+        positions = [self.header.index(name) for name in names]
+        rest = [position for position in range(len(self.header)) if position not in positions]
+        rows, label = [], ", ".join(names)
+        for row in self.rows:
+            chosen = [name for name, at in zip(names, positions, strict=True) if INDICATED.get(row[at].lower())]
+            rows.append([*(row[at] for at in rest), chosen[0] if len(chosen) == 1 else ""])
+        return replace(self, header=[*(self.header[at] for at in rest), label], rows=rows), label
 
     def absent(self, names: Iterable[str], key: str) -> list[Finding]:
         """An error for each column that a config key names and the file does not have."""
@@ -142,12 +177,17 @@ def read_csv(path: Path) -> CsvFile:
         faults.append(Finding("error", "csv", what, places, fix))
         kept = [number for number in range(len(rows)) if len(rows[number]) == width]
         rows, lines = [rows[number] for number in kept], [lines[number] for number in kept]
-    if header and header[0] == "column 1" and counts([row[0] for row in rows[1:]]):
+    if header and header[0] == "column 1" and all(rows[0][1:]) and is_index([row[0] for row in rows[1:]]):
         faults = [fault for fault in faults if fault.kind != "nameless"]
-        what = "the first column has no name and counts the rows: it is not used"
+        what = "the first column has no name and numbers the rows: it is not used"
         faults.append(Finding("note", "index-column", what))
         header, rows = header[1:], [row[1:] for row in rows]
     return CsvFile(path, header, rows[1:], np.array(lines[1:], dtype=np.int64), tuple(faults), delimiter)
+
+
+def is_index(cells: list[str]) -> bool:
+    """Whether these are whole numbers, each once, as pandas' index of rows in any order."""
+    return len(set(cells)) == len(cells) > 1 and all(cell.isascii() and cell.isdigit() for cell in cells)
 
 
 def counts(cells: list[str]) -> bool:

@@ -6,7 +6,7 @@ readers are lenient: what is wrong is listed as well, and training refuses it (`
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -347,7 +347,7 @@ def read_image_csv(
     *,
     root: Path | None = None,
     path_column: str = "path",
-    label_column: str = "label",
+    label_column: str | Sequence[str] = "label",
     split_column: str | None = None,
     val: float = 0.15,
     test: float = 0.15,
@@ -355,11 +355,24 @@ def read_image_csv(
     """Images that a CSV file lists; those that are not there or listed before are left out. Never raises.
 
     root: the folder that paths are relative to; None for the CSV file's own.
+    label_column: of one-hot labels all columns.
     split_column: train, val or test for each row; without it, the shares `val` and `test` are to be held out.
     """
     table = read_csv(file)
     findings = [*table.faults, *table.absent([path_column], "data.path_column")]
-    findings += table.absent([label_column], "data.label_column")
+    label_columns = [label_column] if isinstance(label_column, str) else [*label_column]
+    unknown = table.absent(label_columns, "data.label_column")
+    rest = [name for name in table.header if name not in (path_column, split_column)]
+    one_of = label_column if label_column in table.header else ""
+    if isinstance(label_column, str) and (indicators := table.indicators(rest, one_of)):
+        what = f"{len(indicators)} columns together are one label: in each row one of them is 1"
+        what += f"; only '{one_of}' is learned" if one_of else ""
+        fix = f"data.label_column=[{', '.join(indicators)}] to learn all"
+        unknown = [Finding("warning" if one_of else "error", "one-hot-labels", what, indicators, fix)]
+    findings += unknown
+    if not isinstance(label_column, str):
+        all_there = set(label_columns) <= set(table.header)
+        table, label_column = table.one_label(label_columns) if all_there else (table, label_columns[0])
     if not {path_column, label_column} <= set(table.header):
         return _nothing(file, findings)
     folder = os.fspath(root or file.parent)

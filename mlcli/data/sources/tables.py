@@ -88,7 +88,7 @@ class FeatureTable:
 def read_table(
     file: Path,
     *,
-    target: str,
+    target: str | Sequence[str],
     regression: bool = False,
     drop: Sequence[str] = (),
     categorical: Sequence[str] = (),
@@ -104,7 +104,7 @@ def read_table(
     """A CSV file of numbers and categories, one sample a row. Never raises.
 
     Args:
-        target: the column to predict; a number if `regression`, otherwise a class.
+        target: the column to predict; a number if `regression`, otherwise a class. Of one-hot labels all columns.
         drop: columns that are not used.
         categorical: columns of numbers that are to be read as categories.
         split_column: train, val or test for each row; without it, `val`, `test` and `split_seed` divide them.
@@ -114,7 +114,12 @@ def read_table(
         drop_missing: leave rows out that have no value to predict.
     """
     table = read_csv(file)
-    findings = [*table.faults, *table.absent([target], "data.target")]
+    targets = [target] if isinstance(target, str) else [*target]
+    findings = [*table.faults, *table.absent(targets, "data.target")]
+    if isinstance(target, str):
+        findings += _one_of_several(table, target, drop, regression) if known is None else []
+    else:
+        table, target = table.one_label(targets) if set(targets) <= set(table.header) else (table, targets[0])
     if known is None or known.purpose != "measure":  # new data have what the model needs, or that is told
         findings += [*table.absent(drop, "data.drop"), *table.absent(categorical, "data.categorical")]
     split_of = np.zeros(len(table.rows), dtype=np.int8)
@@ -151,6 +156,9 @@ def read_table(
     column = of_target(target, table.column(target))
     findings += _target_faults(table, column)
     amounts, labels, class_names = column.numbers, None, tuple[str, ...]()
+    if amounts is not None and len(values := np.unique(amounts[np.isfinite(amounts)])) == 2:
+        what = f"the target '{target}' has two values only, {values[0]:g} and {values[1]:g}, which may be classes"
+        findings.append(Finding("warning", "two-values", what, (), "to learn them as classes: task: classification"))
     if not regression:
         labels, class_names = _labels(column)
     refusal = None
@@ -192,6 +200,20 @@ def read_table(
         str(file), columns, split_of, table.lines, target, class_names, labels, amounts,
         findings=tuple(findings), refusal=refusal, known=of_run,
     )  # fmt: skip
+
+
+def _one_of_several(table: CsvFile, target: str, drop: Sequence[str], regression: bool) -> list[Finding]:
+    """Return an error if the target is one column of a one-hot label, whose others give it away."""
+    if target not in table.header:
+        return []
+    indicators = table.indicators([name for name in table.header if name not in drop], target)
+    if not indicators:
+        return []
+    others = ", ".join(name for name in indicators if name != target)
+    what = f"'{target}' is one of {len(indicators)} columns that together are one label: in each row one of them is 1"
+    fix = f"data.target=[{', '.join(indicators)}]; to tell only '{target}' from the rest, data.drop=[{others}]"
+    fix = f"task: classification and {fix}" if regression else fix
+    return [Finding("error", "one-hot-target", what, indicators, fix)]
 
 
 def _equal_rows(table: CsvFile, names: Sequence[str]) -> np.ndarray:
@@ -427,6 +449,10 @@ def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, A
         if column.form != Form():
             example = next(cell for row, cell in enumerate(column.cells) if np.isfinite(column.numbers[row]))
             notes.append(f"column '{name}': {example} is read as {column.form.read(example):g}")
+        if len(column.numbers) > FEW and (np.diff(column.numbers) == 1).all():
+            notes.append(
+                f"column '{name}' counts the rows, which says nothing of new ones; without: data.drop=[{name}]"
+            )
         written = {key: value for key, value in asdict(column.form).items() if value != getattr(Form(), key)}
         return {"name": name, "kind": "number", "missing": median, **written}
     values = sorted({column.cells[row] for row in np.flatnonzero(train & ~column.missing).tolist()})

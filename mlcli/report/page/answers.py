@@ -82,6 +82,14 @@ def errors(record: Record) -> Values | None:
     return {"lede": lede, "bars": svg.drawn(found[0])} if found else None
 
 
+def importance(record: Record) -> Values | None:
+    """Columns of a table by what the answers lose without them."""
+    found = evaluation.importance(record.detail)
+    lede = f"How much worse the answers on the {record.detail_split} split become when the values of one column are "
+    lede += "shuffled among the samples. Columns that say the same stand in for each other."
+    return {"lede": lede, "bars": svg.drawn(found[0])} if found else None
+
+
 def classes(record: Record) -> Values | None:
     """A row per class with every number there is on it, the weakest first."""
     rows = [c for c in record.detail.get("classes") or [] if isinstance(c, dict) and "name" in c]
@@ -119,12 +127,13 @@ def _finite(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Picture:
-    """source: an address that holds the picture itself; width: in pixels."""
+    """source: an address that holds the picture itself; width: in pixels; names: what lists the samples in it."""
 
     title: str
     split: str
     source: str
     width: int
+    names: tuple[str, ...] = ()
 
     @property
     def is_wide(self) -> bool:
@@ -143,9 +152,16 @@ def pictures(record: Record) -> Values | None:
         seen.add(name)  # the same of another split says little more
         source, width = _embedded(path)
         if source:
-            found.append(Picture(name[:1].upper() + name[1:], split, source, width))
+            names = _mistaken(record) if (split, name) == (record.detail_split, "mistakes") else ()
+            found.append(Picture(name[:1].upper() + name[1:], split, source, width, names))
     # Large ones first, small ones side by side.
     return {"figures": sorted(found, key=lambda picture: not picture.is_wide)} if found else None
+
+
+def _mistaken(record: Record) -> tuple[str, ...]:
+    """Files of the wrong answers, in the order of their picture: "photos/7.jpg: cat, is dog"."""
+    found = [mistake for mistake in record.detail.get("mistakes") or [] if isinstance(mistake, dict)]
+    return tuple(f"{m.get('name')}: {m.get('answer')}, is {m.get('truth')}" for m in found)
 
 
 def _named(path: Path) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from mlcli.report.evidence import Evidence
-from mlcli.report.page.answers import Values, classes, confusion, errors, pictures, quality, residuals
+from mlcli.report.page.answers import Values, classes, confusion, errors, importance, pictures, quality, residuals
 from mlcli.report.record import SHARES, SPLITS, Record, in_words, is_number, mapping, score_text
 from mlcli.report.summary import command_for, layer_troubles
 from mlcli.report.verdict import judge
@@ -323,8 +323,8 @@ def next_commands(record: Record) -> Values:
 
 TOP: tuple[tuple[str, Make], ...] = (("header", header), ("hero", hero), ("facts", facts))
 SECTIONS: tuple[tuple[str, Make], ...] = (
-    *((make.__name__, make) for make in (scores, curves, baselines, confusion, residuals, errors, classes, quality)),
-    *((make.__name__, make) for make in (pictures, layers, time, data, config, environment)),
+    *((make.__name__, make) for make in (scores, curves, baselines, confusion, residuals, errors, importance, classes)),
+    *((make.__name__, make) for make in (quality, pictures, layers, time, data, config, environment)),
     ("next", next_commands),
 )
 """By the names of their macros, which are the anchors on the page."""

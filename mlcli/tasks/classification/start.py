@@ -5,12 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli.data.draft import Draft, as_comment, as_scalar, in_yaml, table_draft, training_length
+from mlcli.data.draft import Draft, as_columns, as_comment, as_scalar, in_yaml, table_draft, training_length
+from mlcli.text import command_line
 
 if TYPE_CHECKING:
     from mlcli.data.survey import ImageSurvey, Place
 
 TEMPLATES: Mapping[str, Path] = {path.stem: path for path in Path(__file__).with_name("templates").glob("*.yaml")}
+IMAGENET_SIDE = 224
+WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+FINE_TUNING = """\
+  name: torchvision
+  arch: resnet18\t# or another of torchvision.models
+  weights: default\t# ImageNet's; or the path of a .pth file
+finetune:\t# the new last layer learns first, then all, ten times slower
+  freeze: ["conv1*", "bn1*", "layer*"]
+  unfreeze_at: 4
+  trunk_lr: 0.1
+"""
 UNBALANCED = 2
 """Largest ratio between the sizes of the largest and smallest class before classes are weighed."""
 
@@ -27,14 +39,17 @@ def propose(place: "Place") -> Draft | None:
         data = f"  name: folder\n  root: {in_yaml(place)}\n"
     else:
         data = f"  name: image_csv\n  file: {in_yaml(place)}\n  path_column: {as_scalar(table.path_column or '')}\n"
-        data += f"  label_column: {as_scalar(table.target)}\n"
+        data += f"  label_column: {as_columns(table.indicators or (table.target,))}\n"
         data += f"  split_column: {as_scalar(table.split_column)}\n" if table.split_column else ""
     # The size of well-known data sets next below the images' usual shorter side.
     shorter = min(next(iter(images.sizes)))
     side = next((side for side in (224, 128, 64, 32) if shorter >= side), shorter)
     one_size = len(images.sizes) == 1 and max(next(iter(images.sizes))) <= 256
+    side = IMAGENET_SIDE if place.pretrained else side
+    one_size = one_size and not place.pretrained
     size = "null\t# all have one size already" if one_size else f"{side}\t# pixels; the middle square is kept"
     data += f"  image_size: {size}\n  channels: {1 if images.grey else 3}\t# 3 colour, 1 grey\n"
+    data += "  normalize: imagenet\t# as the weights expect\n" if place.pretrained else ""
     for split in ("val", "test"):
         if split not in images.split_counts and "split_column" not in data:
             data += f"  {split}: 0.15\t# share of the images held out, the same ones each time\n"
@@ -49,7 +64,15 @@ def propose(place: "Place") -> Draft | None:
     counts = images.class_counts.values()
     weights = "balanced" if max(counts) > UNBALANCED * min(counts) else "none"
     batch_size, epochs = training_length(images.split_counts.get("train") or round(0.7 * images.total))
-    return Draft(_facts(images, as_comment(str(place.path))), f"""\
+    facts, name = _facts(images, as_comment(str(place.path))), as_comment(str(place.path))
+    if place.pretrained:
+        batch_size, epochs = min(32, batch_size), 10
+        facts.append(f"ImageNet's weights are fetched once, {WEIGHTS} (45 MB). Without a network, bring that file "
+                     "along and name it as model.weights.")  # fmt: skip
+    elif side > 64 and not images.grey:
+        again = command_line("init", name, "--pretrained")
+        facts.append(f"Photographs: fine-tuning ImageNet's weights mostly learns more from as few: {again}")
+    return Draft(facts, f"""\
 task: classification
 
 data:
@@ -58,7 +81,7 @@ augment:\t# random changes to training images; remove what changes their meaning
 {augment}
 # Step 1: the set of functions that is searched
 model:
-{_model(side)}
+{FINE_TUNING if place.pretrained else _model(side)}
 # Step 2: how wrong a function is
 loss: {{name: cross_entropy, label_smoothing: 0.0, class_weights: {weights}}}
 
@@ -66,7 +89,7 @@ loss: {{name: cross_entropy, label_smoothing: 0.0, class_weights: {weights}}}
 optimizer: {{name: adamw, lr: 1e-3, weight_decay: 0.01}}
 schedule: {{name: cosine, warmup_epochs: 1}}
 train: {{epochs: {epochs}, batch_size: {batch_size}, seed: 0}}
-""")  # fmt: skip
+""", pretrained=place.pretrained)  # fmt: skip
 
 
 def _facts(images: "ImageSurvey", place: str) -> list[str]:
