@@ -165,16 +165,17 @@ def _write(
     number of those with something unknown in them, and that of all."""
     failed, kept, unknown, count = [], [], 0, 0
     try:
-        with bar("answering", len(inputs.names), "input") as shown:
+        at_end = output is not None or as_table
+        with bar("answering", len(inputs.names), "input") if at_end else contextlib.nullcontext() as shown:
             for count, record in enumerate(records, start=1):  # noqa: B007
                 if "error" in record:
                     failed.append(record)
                 unknown += "unknown" in record
-                if output is None and not as_table:
+                if shown is None:
                     print(json.dumps(record, ensure_ascii=False))
                 else:
                     kept.append(record)
-                shown.update(1)
+                    shown.update(1)
     finally:  # what is answered is shown, whatever keeps the rest from it
         if as_table and kept:
             print(_as_table(kept, predictor))
