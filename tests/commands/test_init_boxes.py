@@ -258,6 +258,29 @@ def test_what_cannot_be_told_is_asked_in_a_line(mlcli):
     assert (done.code, "--minutes" in done.err) == (ExitCode.CONFIG, True)
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["image,label,x1,y1,x2,y2", "ImageID,LabelName,XMin,YMin,XMax,YMax", "filename,Class,xmin,ymin,xmax,ymax"],
+)
+def test_boxes_in_columns_of_other_names_are_no_classes_of_pictures(mlcli, header):
+    write(Path("boxes.csv"), header + "\n" + "".join(f"{n}.png,{KINDS[n % 2]},1,2,30,40\n" for n in range(20)))
+    for n in range(20):
+        shown(Path(f"{n}.png"), n)
+    done = mlcli("init", "boxes.csv")
+    assert (done.code, "filename, class, xmin, ymin, xmax, ymax" in done.err) == (ExitCode.DATA, True)
+
+
+def test_pictures_and_tables_without_boxes_are_left_to_the_other_tasks(mlcli):
+    for n in range(24):
+        shown(Path(f"pets/{KINDS[n % 2]}/{n}.png"), n)
+    write(Path("table.csv"), "x,y,width,height,price\n" + "".join(f"{n},{n % 7},{n},2,{n}.5\n" for n in range(60)))
+    write(
+        Path("list.csv"), "path,label\n" + "".join(f"pets/{KINDS[n % 2]}/{n}.png,{KINDS[n % 2]}\n" for n in range(24))
+    )
+    tasks = [proposed(mlcli, what)[0].config.task for what in ("pets", "table.csv", "list.csv")]
+    assert tasks == ["classification", "regression", "classification"]
+
+
 def test_another_format_beside_is_named(mlcli):
     yolo(Path("bugs"))
     coco(Path("bugs/all.json"), [f"images/train/{n}.png" for n in range(16)])

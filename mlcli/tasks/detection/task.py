@@ -14,6 +14,7 @@ from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
+from mlcli.errors import ConfigError
 from mlcli.models.build import fine_tuning
 from mlcli.models.layers import count_parameters, megabytes
 from mlcli.tasks.detection.config import Detection
@@ -27,6 +28,7 @@ from mlcli.tasks.detection.models.build import describe, shaped_by_classes
 from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
+from mlcli.text import first_few
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,6 +137,9 @@ class DetectionTask(ObjectDetector):
 
     def _weighted(self, terms: Terms) -> Terms:
         weights = self.config.loss.weights
+        if terms and (unknown := sorted(weights.keys() - terms.keys())):
+            what = f"the model has no term called {first_few(unknown)}"
+            raise ConfigError(what, where="loss.weights", fix=f"its terms are {', '.join(terms)}")
         return {
             name: Term(term.mean * weights[name], term.count) if name in weights else term
             for name, term in terms.items()

@@ -52,3 +52,9 @@ def test_validation_without_objects_is_not_measured_and_train_decides(config, ml
     assert "0.0000" not in shown.partition("loss")[0]
     assert [line.split() for line in shown.splitlines() if line.strip().startswith("map50")] in ([["map50", "-"]],)
     assert mlcli("report", "n").code == 0
+
+
+def test_weights_of_terms_that_there_are_not_are_refused(config, mlcli):
+    done = mlcli("train", config, "loss.weights.bbox=2")
+    assert (done.code, "no term called bbox" in done.err) == (2, True)
+    assert "box, class, distribution" in done.err

@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mlcli.data.decode import EXTENSIONS
-from mlcli.data.sources.csv_file import read_csv
+from mlcli.data.sources.csv_file import CsvFile, read_csv
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError, UserError
 from mlcli.reading import MOST_TEXT_BYTES, read_file
@@ -19,6 +19,10 @@ from mlcli.schema.yaml12 import parse, read_text
 from mlcli.tasks.detection.data.config import AnnotationFiles, BoxCsv, Coco, Voc, YoloTxt
 
 COLUMNS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
+CORNERS = ({"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"left", "top", "right", "bottom"},
+           {"x_min", "y_min", "x_max", "y_max"}, {"x", "y", "w", "h"}, {"x", "y", "width", "height"},
+           {"bbox"}, {"region_shape_attributes"})  # fmt: skip
+"""What others call the columns of boxes, in small letters."""
 NAMES = ("classes.txt", "obj.names", "labels/classes.txt")
 """Files that name YOLO's classes where there is no data.yaml."""
 MOST_FOLDERS = 50
@@ -65,15 +69,19 @@ def _of_file(path: Path) -> Iterator[AnnotationFiles]:
 
 def _of_folder(folder: Path) -> list[AnnotationFiles]:
     found: list[AnnotationFiles] = [*_yolo(folder), *_voc(folder)]
-    below = ("", *_named_after_splits(folder))
-    if files := _by_split(folder, below, ".csv", _has_boxes):
-        found.append(_box_csv(folder, files))
+    below, refused = ("", *_named_after_splits(folder)), list[DataError]()
+    try:
+        if files := _by_split(folder, below, ".csv", _has_boxes):
+            found.append(_box_csv(folder, files))
+    except DataError as error:
+        refused.append(error)
     try:
         if files := _by_split(folder, (*below, "annotations"), ".json", _is_coco):
             found.append(_coco(folder, files))
-    except DataError:  # JSON of a kind that is no annotation, which matters only where there is nothing else
-        if not found:
-            raise
+    except DataError as error:
+        refused.append(error)
+    if refused and not found:  # what is no annotation as it should be matters only where there is nothing else
+        raise refused[0]
     return found
 
 
@@ -180,7 +188,20 @@ def _box_csv(folder: Path, files: dict[str, Path]) -> BoxCsv:
 
 
 def _has_boxes(path: Path) -> bool:
-    return _header(path) >= COLUMNS
+    """Whether a CSV file has boxes. Raises DataError if it has, but in columns of other names."""
+    table = read_csv(path)
+    header = {name.lower() for name in table.header}
+    if header >= COLUMNS:
+        return {*table.header} >= COLUMNS or _refuse_names(path, table)
+    corners = any(header >= names for names in CORNERS)
+    if corners and any(cell.lower().endswith(EXTENSIONS) for row in table.rows[:20] for cell in row):
+        _refuse_names(path, table)
+    return False
+
+
+def _refuse_names(path: Path, table: CsvFile) -> NoReturn:
+    what = f"these are boxes, but their columns are called {', '.join(table.header)}"
+    raise DataError(what, where=str(path), fix="call them filename, class, xmin, ymin, xmax, ymax (corners in pixels)")
 
 
 def _header(path: Path) -> set[str]:

@@ -32,7 +32,7 @@ CENTRE_REACH = 1.1
 BOX_GAIN, OBJECTNESS_GAIN, CLASS_GAIN = 2.0, 1.0, 1.0
 """Between YOLOX's 5 for boxes, with which the scenes' classes came late, and 1, with which their boxes stayed loose."""
 
-EVEN_CLASSES = 4
+EVEN_CLASSES = 10
 """Of up to so many, each has a first score of a half; of more the first scores sum up to as much as theirs, or a
 thousand classes would pull a thousand times as hard as one."""
 
