@@ -134,5 +134,9 @@ def _draft(what: str, folder: Path, target: str, task: str, minutes: float | Non
         return draft
     near = difflib.get_close_matches(what, sorted(templates), n=1)
     known = ", ".join(sorted(templates))
-    hint = f"did you mean {near[0]}?" if near else f"give {known}, a folder of images or a .csv file"
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"give {known}, a folder of images, of annotated pictures, or a .csv file"
+    )
     raise ConfigError(f"there is no data set, folder or file called {what}", fix=hint)

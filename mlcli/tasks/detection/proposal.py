@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from mlcli.text import command_line, duration, first_few, plural
 
 if TYPE_CHECKING:
     from mlcli.data.survey import Place
+    from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
     from mlcli.tasks.detection.data.records import Records
 
 MINUTES = 10.0
@@ -43,10 +45,10 @@ def proposal(place: "Place") -> Draft | None:
     if place.target or not (found := recognise(place.path)):
         return None
     # With torch, which takes seconds to load, only for what is annotated.
-    from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations, counted
+    from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
     from mlcli.tasks.detection.data.build import given_splits, read_annotations
 
-    config, *others = found
+    config = found[0]
     checked = CheckedAnnotations(read_annotations(config))
     splits, _ = given_splits(config.model_copy(update={"on_invalid": "fix"}), checked)
     train = splits["train"]
@@ -64,34 +66,17 @@ def proposal(place: "Place") -> Draft | None:
     every, minutes = max(1, epochs // 30), epochs * epoch_s / 60
     takes = plural(round(minutes), "minute") if minutes >= 2 else duration(60 * minutes)
 
-    counts = Counter(names[label - 1] for label in train.labels[~train.ignored].tolist())
-    shown = first_few([f"{as_comment(name)} ({number:,})" for name, number in counts.most_common()])
-    facts = [
-        f"{as_comment(str(place.path))}: {plural(len(train.images), 'picture')} to train on, "
-        f"{counts.total():,} objects, read as {config.name}.",
-        f"{plural(len(names), 'class', 'classes')}, as the data name them: {shown}.",
-    ]
-    if len(splits) > 1:
-        facts.append("Splits: " + ", ".join(f"{len(part):,} {split}" for split, part in splits.items()) + ".")
-    facts += [f"WARNING: {as_comment(note)}." for note in checked.annotations.notes]
-    facts += [f"WARNING: {split} has no object that counts: nothing can be measured on it." for split, part in
-              splits.items() if part.ignored.all()]  # fmt: skip
-    if checked.faults:
-        facts.append(f"WARNING: {plural(len(checked.faults), 'fault')} in the annotations ({counted(checked.faults)}); "
-                     "mlcli data check lists them.")  # fmt: skip
-    for other in others:
-        if path := getattr(other, "file", None) or getattr(other, "train_file", None):
-            shown = path if place.path.is_absolute() else Path(os.path.relpath(path))
-            facts.append(f"Also there, as {other.name}: {as_comment(command_line('init', shown))}")
+    facts = _facts(place, found, checked, splits)
 
     data = _data_section(config, place)
     size = str(height) if height == width else f"[{height}, {width}]"
     low, high = np.percentile(sizes.max(axis=1), [5, 95])
-    data += f"  image_size: {size}\t# pixels; the pictures' longer sides have {low:.0f} to {high:.0f}\n"
+    sides = f"{low:.0f} to {high:.0f}" if round(low) < round(high) else f"{high:.0f}"
+    data += f"  image_size: {size}\t# pixels; the pictures' longer sides have {sides}\n"
     if checked.faults:
         data += "  on_invalid: fix\t# what cannot be fixed is left out\n"
     data += "".join(f"  {split}: 0.15\t# share of the pictures held out, the same ones each time\n" for split in shares)
-    crowded = counts.total() > FEW * len(train)
+    crowded = (~train.ignored).sum() > FEW * len(train)
     augment = "" if crowded else "  - {name: iou_crop, p: 0.5}\n  - {name: zoom_out, p: 0.3, most: 2}\n"
     augment += "  - {name: affine, translate: 0.1, scale: [0.8, 1.2]}\n"
     augment += "" if is_sided else "  - {name: horizontal_flip}\t# remove it if left and right differ\n"
@@ -121,6 +106,37 @@ train:
   ema: {{decay: {0.998 if epochs * count > 2000 * batch_size else 0.99}}}
   seed: 0
 """, is_timed=True)  # fmt: skip
+
+
+def _facts(
+    place: "Place", found: Sequence[AnnotationFiles], checked: "CheckedAnnotations", splits: Mapping[str, "Records"]
+) -> list[str]:
+    """Return what was found, as comments. found: the sections that could read it, of which the first does."""
+    from mlcli.tasks.detection.data.annotations.faults import counted
+
+    train, names = splits["train"], checked.class_names
+    counts = Counter(names[label - 1] for label in train.labels[~train.ignored].tolist())
+    named = first_few([f"{as_comment(name)} ({number:,})" for name, number in counts.most_common()])
+    facts = [
+        f"{as_comment(str(place.path))}: {plural(len(train), 'picture')} to train on, "
+        f"{plural(counts.total(), 'object')}, read as {found[0].name}.",
+        f"{plural(len(names), 'class', 'classes')}, as the data name them: {named}.",
+    ]
+    if len(splits) > 1:
+        facts.append("Splits: " + ", ".join(f"{len(part):,} {split}" for split, part in splits.items()) + ".")
+    facts += [f"WARNING: {as_comment(note)}." for note in checked.annotations.notes]
+    for split, part in splits.items():
+        if part.ignored.all():
+            facts.append(f"WARNING: {split} has no object that counts: nothing can be measured on it.")
+    if checked.faults:
+        faults = plural(len(checked.faults), "fault")
+        told = f"{faults} in the annotations ({counted(checked.faults)}); mlcli data check lists them"
+        facts.append(f"WARNING: {told}.")
+    for other in found[1:]:
+        if path := getattr(other, "file", None) or getattr(other, "train_file", None):
+            path = path if place.path.is_absolute() else Path(os.path.relpath(path))
+            facts.append(f"Also there, as {other.name}: {as_comment(command_line('init', path))}")
+    return facts
 
 
 def _data_section(config: AnnotationFiles, place: "Place") -> str:
