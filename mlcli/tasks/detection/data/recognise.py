@@ -141,7 +141,7 @@ def _voc(folder: Path) -> Iterator[Voc]:
              for name in pictures}  # fmt: skip
     images = next((name for name in pictures if stem in shown[name]), None)
     images = images or next((name for name in pictures if shown[name]), "JPEGImages")
-    lists = _by_split(folder, ("", "data"), ".csv", lambda path: {"filename"} <= _header(path))
+    lists: dict[Any, Path] = _by_split(folder, ("", "data"), ".csv", lambda path: {"filename"} <= _header(path))
     has_lists = any((folder / "ImageSets" / "Main" / f"{name}.txt").is_file() for name in ("train", "trainval"))
     split_file = lists if "train" in lists and len(lists) > 1 and not has_lists else None
     yield Voc(name="voc", root=folder, images=images, annotations=annotations, split_file=split_file)
@@ -161,8 +161,9 @@ def _coco(folder: Path, files: dict[str, Path]) -> Coco:
     root = folder.parent if folder.name == "annotations" else folder
     names = [picture.get("file_name") for picture in _coco_lists(files[first])["images"] if isinstance(picture, dict)]
     inside = names and isinstance(names[0], str) and (root / "images" / names[0]).is_file()
-    others = {f"{split}_file": files[split] for split in rest}
-    return Coco(name="coco", root=root / "images" if inside else root, train_file=files[first], **others)
+    held = {split: files[split] for split in rest}
+    root = root / "images" if inside else root
+    return Coco(name="coco", root=root, train_file=files[first], val_file=held.get("val"), test_file=held.get("test"))
 
 
 def _is_coco(path: Path) -> bool:
@@ -183,8 +184,10 @@ def _box_csv(folder: Path, files: dict[str, Path]) -> BoxCsv:
     name = next(iter(table.column("filename")), "")
     roots = [files[first].parent, folder, *(folder / below for below in _folders(folder))]
     root = next((root for root in roots if (root / name).is_file()), roots[0])
-    others = {f"{split}_file": files[split] for split in rest}
-    return BoxCsv(name="box_csv", file=files[first], root=None if root == roots[0] else root, **others)
+    held = {split: files[split] for split in rest}
+    val_file, test_file = held.get("val"), held.get("test")
+    own = None if root == roots[0] else root
+    return BoxCsv(name="box_csv", file=files[first], root=own, val_file=val_file, test_file=test_file)
 
 
 def _has_boxes(path: Path) -> bool:

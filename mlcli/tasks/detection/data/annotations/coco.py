@@ -148,7 +148,7 @@ def _picture_folder(content: dict[str, Any], path: Path, split: str, root: Path)
     Roboflow puts a split's pictures and JSON file into one folder, COCO its pictures into train2017, val2017.
     """
     first = next((entry.get("file_name") for entry in content.get("images", ()) if isinstance(entry, dict)), None)
-    if not _is_name(first) or (root / first).is_file():
+    if not isinstance(first, str) or not _is_name(first) or (root / first).is_file():
         return ""
     below = [folder for parent in (root, root / "images") if parent.is_dir() for folder in sorted(parent.iterdir())]
     folders = [path.parent, *(folder for folder in below if named_split(folder.name) == split)]
