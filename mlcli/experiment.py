@@ -47,7 +47,8 @@ class TaskBuilder(Protocol[Settings]):
     def build_task(self, config: Settings, known: "KnownData | None" = None) -> "Task":
         """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit.
 
-        known: what a run knows of the data; given only of a run whose task was an `engine.contract.HasMembership`.
+        known: what a run knows of the data; given only of a run whose task was an `engine.contract.HasMembership`, or
+            to a `TakesNewData`.
         """
 
     def build_predictor(self, config: Settings, facts: dict[str, Any]) -> "Predictor":
@@ -247,6 +248,8 @@ class Experiment:
 
     def build(self, known: "KnownData | None" = None) -> "Task":
         """Find the data and make the task; known: see `TaskBuilder.build_task`, which says what is raised."""
+        if known and known.is_of_old_version and not isinstance(self.builder, TakesNewData):
+            known = None  # a task of others, which keeps no splits
         return self.builder.build_task(self.config, known) if known else self.builder.build_task(self.config)
 
     def with_batch_size(self, size: int) -> "Experiment":
