@@ -281,6 +281,20 @@ def test_pictures_and_tables_without_boxes_are_left_to_the_other_tasks(mlcli):
     assert "detection" not in tasks
 
 
+def test_what_training_will_refuse_is_written_and_said(mlcli):
+    """Every training picture is in val as well: `data check` says so, and needs the YAML."""
+    for n in range(8):
+        for split in ("train", "valid"):
+            shown(Path(f"bugs/{split}/images/{n}.png"), n)
+            write(Path(f"bugs/{split}/labels/{n}.txt"), label(n))
+    write(Path("bugs/data.yaml"), "train: ../train/images\nval: ../valid/images\nnames: ['ant', 'bee']\n")
+    experiment, said = proposed(mlcli, "bugs")
+    assert "warning: training will refuse this: there is no picture with an object to train on" in said
+    assert "8 shared_image" in said
+    assert "  val:" not in experiment.source_text
+    assert mlcli("data", "check", "config.yaml").code == ExitCode.DATA
+
+
 def test_another_format_beside_is_named(mlcli):
     yolo(Path("bugs"))
     coco(Path("bugs/all.json"), [f"images/train/{n}.png" for n in range(16)])

@@ -14,6 +14,7 @@ import numpy as np
 from mlcli.data.decode import Preparation
 from mlcli.data.draft import Draft, as_comment, as_scalar, in_yaml
 from mlcli.engine.limits import usable_threads
+from mlcli.errors import DataError
 from mlcli.tasks.detection.data.config import AnnotationFiles
 from mlcli.tasks.detection.data.recognise import recognise
 from mlcli.tasks.detection.data.strides import fitting_strides
@@ -49,14 +50,20 @@ def proposal(place: "Place") -> Draft | None:
     from mlcli.tasks.detection.data.build import given_splits, read_annotations
 
     config = found[0]
-    checked = CheckedAnnotations(read_annotations(config))
-    splits, _ = given_splits(config.model_copy(update={"on_invalid": "fix"}), checked)
+    annotations, mended, trouble = read_annotations(config), config.model_copy(update={"on_invalid": "fix"}), ""
+    checked = CheckedAnnotations(annotations)
+    try:
+        splits, _ = given_splits(mended, checked)
+    except DataError as error:  # perhaps all of train is in val as well: the YAML is what `data check` needs to say so
+        trouble = error.what
+        pooled = replace(annotations, pictures=[picture._replace(split="") for picture in annotations.pictures])
+        splits, _ = given_splits(mended, CheckedAnnotations(pooled))
     train = splits["train"]
     height, width = _input_size(train)
     train = replace(train, preparation=Preparation((height, width), "pad", 3))
     names, sizes = checked.class_names, train.sizes
     is_sided = any(len(name) == 1 or name.isdecimal() or SIDED.search(name.lower().replace("_", " ")) for name in names)
-    shares = [split for split in ("val", "test") if split not in splits]
+    shares = [split for split in ("val", "test") if split not in {*splits, *annotations.splits()}]
     count = round(len(train) * (1 - 0.15 * len(shares)))
     batch_size = 16 if count >= 160 else max(1, min(8, count))
     cores = usable_threads()[0]
@@ -67,6 +74,8 @@ def proposal(place: "Place") -> Draft | None:
     takes = plural(round(minutes), "minute") if minutes >= 2 else duration(60 * minutes)
 
     facts = _facts(place, found, checked, splits)
+    if trouble:
+        facts.append(f"WARNING: training will refuse this: {trouble}.")
 
     data = _data_section(config, place)
     size = str(height) if height == width else f"[{height}, {width}]"
