@@ -311,7 +311,8 @@ class HasImportance(Protocol):
         """Return how much worse the answers to samples of a split become without a column, as JSON's types.
 
         "metric", "repeats", "samples", and "columns": dicts of name, mean and std, the most important first. Empty
-        where there are no columns, or too many. The model is put into evaluation mode and left in it.
+        where there are no columns, or too many, or the answers are not finite. The model is put into evaluation mode
+        and left in it.
         """
 
 

@@ -224,6 +224,8 @@ class SampleTask(SamplePredictor):
                     dealt[:, features] = inputs[torch.from_numpy(order).to(device)][:, features]
                     losses.append(sign * (whole - score(dealt)))
                 found.append({"name": name, "mean": float(np.mean(losses)), "std": float(np.std(losses))})
+        if not np.isfinite([column["std"] for column in found]).all():  # nor are the answers
+            return {}
         found.sort(key=lambda column: -column["mean"])
         return {"metric": self.primary, "repeats": repeats, "samples": len(rows), "columns": found}
 

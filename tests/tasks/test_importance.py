@@ -56,6 +56,10 @@ def test_what_an_amount_rests_on(table):
     assert task.importance("test") == found
 
 
+def test_answers_that_are_not_finite_have_none(table):
+    assert built(table, "regression", "amount", "kind", {"a": float("inf")}).importance("test") == {}
+
+
 def test_images_and_too_many_columns_have_none(table, monkeypatch):
     digits = {"task": "classification", "data": {"name": "digits"}, "model": {"name": "linear"}}
     assert Experiment.of_mapping(digits).build().importance("test") == {}
