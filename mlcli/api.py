@@ -24,7 +24,7 @@ from mlcli.errors import DataError
 from mlcli.experiment import Experiment
 from mlcli.report.page.write import NAME, write_report
 from mlcli.report.record import Record
-from mlcli.saved import load_predictor, measure
+from mlcli.saved import computing, load_predictor, measure
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,7 +133,7 @@ class Run:
         predictor, runtime = self._loaded
         with tempfile.TemporaryDirectory() as folder:
             paths, names = _as_files(inputs, Path(folder))
-            found = [*answers(predictor, runtime, predictor.inputs(paths, invert=invert), top)]
+            found = [*answers(predictor, computing(predictor, runtime), predictor.inputs(paths, invert=invert), top)]
         return [record | {"input": names.get(record["input"], record["input"])} for record in found]
 
     def evaluate(self, split: str | None = None, *overrides: str, on: str | Path | None = None) -> dict[str, Any]:

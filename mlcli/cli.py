@@ -38,6 +38,7 @@ FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
   mlcli train config.yaml        train, log to TensorBoard, keep the best model
   mlcli evaluate RUN             measure the saved model on a split
   mlcli predict RUN FILES        labels and probabilities for your own files
+  mlcli export RUN --to onnx     one file for other programs, verified beside the model
   mlcli report RUN               one HTML page about a run (made at its end as well)
   mlcli runs                     what was trained, and how well
   mlcli env-check                is the chain GPU - driver - CUDA - PyTorch healthy?
@@ -307,6 +308,29 @@ def predict(
             as_json=as_json,
         )
     )
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option("--to", help="onnx or pt2.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; model.onnx or model.pt2 in the run's folder.")
+    ] = None,
+    batch: Annotated[str, typer.Option("--batch", metavar="N|dynamic", help="Samples at once.")] = "dynamic",
+    opset: Annotated[int | None, typer.Option("--opset", help="Version of ONNX's operators; 18 unless given.")] = None,
+    checkpoint: Checkpoint = "best",
+    out: Out = Path("runs"),
+) -> None:
+    """Write the model as one file for other programs, and verify that it answers alike.
+
+    Exit code 5: it does not, and the file is kept under another name.
+
+    Example: mlcli export digits --to onnx -o digits.onnx
+    """
+    from mlcli.commands import export
+
+    export.run(run, to, output=output, batch=batch, opset=opset, checkpoint=checkpoint, root=out)
 
 
 @app.command()

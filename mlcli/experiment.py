@@ -97,18 +97,24 @@ class TaskEntry:
     config: "package.module:Class", a `TaskSettings` in a module that imports no torch.
     build: "package.module", which is a `TaskBuilder`.
     start: "package.module", which is a `Starter` and imports no torch; empty if the task has none.
+    answers: "package.module:Class", a `mlcli.tasks.exporting.Answers` in a module that imports no torch; empty if the
+        task's models cannot be exported.
     asked: the lower, the earlier `mlcli init` asks the task: annotated pictures lie in folders, as labelled ones do.
     """
 
     config: str
     build: str
     start: str = ""
+    answers: str = ""
     asked: int = 1
 
     @property
     def config_type(self) -> type[TaskSettings]:
-        module, _, name = self.config.partition(":")
-        return getattr(import_module(module), name)
+        return _named(self.config)
+
+    @property
+    def answers_type(self) -> Any:
+        return _named(self.answers)
 
     @property
     def builder(self) -> TaskBuilder[Any]:
@@ -116,20 +122,31 @@ class TaskEntry:
         return module
 
 
+def _named(text: str) -> Any:
+    """Return the class that "package.module:Class" names."""
+    module, _, name = text.partition(":")
+    return getattr(import_module(module), name)
+
+
 TASKS = {
     "classification": TaskEntry(
         "mlcli.tasks.classification.config:Classification",
         "mlcli.tasks.classification.build",
         "mlcli.tasks.classification.start",
+        "mlcli.tasks.classification.answers:ClassAnswers",
     ),
     "detection": TaskEntry(
         "mlcli.tasks.detection.config:Detection",
         "mlcli.tasks.detection.build",
         "mlcli.tasks.detection.start",
+        "mlcli.tasks.detection.answers:ObjectAnswers",
         asked=0,
     ),
     "regression": TaskEntry(
-        "mlcli.tasks.regression.config:Regression", "mlcli.tasks.regression.build", "mlcli.tasks.regression.start"
+        "mlcli.tasks.regression.config:Regression",
+        "mlcli.tasks.regression.build",
+        "mlcli.tasks.regression.start",
+        "mlcli.tasks.regression.answers:NumberAnswers",
     ),
 }
 """The tasks by the name that the YAML's key `task` gives."""

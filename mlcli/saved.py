@@ -1,11 +1,12 @@
 """A saved model to be used again: its checkpoint is read and checked, and its predictor or its task made from it."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from packaging.version import InvalidVersion, Version
 
 from mlcli.data.info import PlainInfo
@@ -52,6 +53,16 @@ def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Ru
     runtime = decide_runtime(config.model_copy(update={"train": config.train.model_copy(update=anywhere)}))
     runtime.place(predictor.model).eval()
     return predictor, runtime
+
+
+def computing(predictor: Predictor, runtime: Runtime) -> Callable[[Any], Any]:
+    """Return the function from inputs, an array or a tensor as in `Inputs.read`, to the model's predictions."""
+
+    def compute(inputs: Any) -> Any:
+        with torch.inference_mode(), runtime.autocast():
+            return predictor.predict(predictor.model, torch.as_tensor(inputs).to(runtime.device))
+
+    return compute
 
 
 @dataclass(frozen=True)

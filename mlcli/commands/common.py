@@ -46,6 +46,11 @@ def load_experiment(command: str, config: Path | None, overrides: Sequence[str])
     return Experiment.load(config, overrides)
 
 
+def is_exported(text: str) -> bool:
+    """Whether what a person named as a run is an exported file, by its ending."""
+    return Path(text).suffix.lower() in (".onnx", ".pt2")
+
+
 def find_run(text: str, root: Path) -> "RunFolder":
     """Return the run that a folder or a name means. Where a name means one of several, standard error says which.
 

@@ -6,18 +6,18 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlcli.commands.common import find_run, refuse_input
+from mlcli.commands.common import find_run, is_exported, refuse_input
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.show.terminal import bar
 from mlcli.text import csv_cell, numbers, plural, screen_width, table
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import DrawsAnswers, Inputs, Predictor, Record
-    from mlcli.engine.runtime import Runtime
+    from mlcli.tasks.exporting import Answers
 
 BATCH_SIZE = 64
 FORMATS = (".jsonl", ".csv")
@@ -45,7 +45,7 @@ def run(
     An input that cannot be read has `error` in its record instead; the others are answered all the same.
 
     Args:
-        run: folder or name of a run.
+        run: folder or name of a run, or an exported file, which needs no torch.
         inputs: images, folders, CSV files of paths; for a model of tables, one CSV file.
         output: .jsonl (a record a line) or .csv file (a row for each label, number or object, behind the columns of the
             CSV file that was asked about), or one of the task's own formats, such as .json for COCO's list of results;
@@ -60,19 +60,26 @@ def run(
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
-    folder = find_run(run, root)
+    predictor: Answers | Predictor
+    if is_exported(run):  # without torch from here to the end
+        from mlcli.export.file import open_exported
 
-    from mlcli.engine.contract import DrawsAnswers, WritesDataSets
-    from mlcli.saved import load_predictor
+        keep = [run, *inputs]
+        refuse_replacing(keep, output, pictures)
+        file = open_exported(Path(run))
+        predictor, compute = file.answers, file.predict
+    else:
+        folder = find_run(run, root)
 
-    data = []
-    with contextlib.suppress(CheckpointError, ConfigError):  # what cannot be read names no files to be kept
-        section = folder.config_plain().get("data")
-        data = [value for value in section.values() if isinstance(value, str)] if isinstance(section, dict) else []
-    for option, path in (("--output", output), ("--pictures", pictures)):
-        if path is not None:
-            refuse_input(option, path, [*inputs, *data])
-    predictor, runtime = load_predictor(str(folder.path), checkpoint, root)
+        from mlcli.saved import computing, load_predictor
+
+        keep = [*inputs]
+        with contextlib.suppress(CheckpointError, ConfigError):  # what cannot be read names no files to be kept
+            section = folder.config_plain().get("data")
+            keep += [value for value in section.values() if isinstance(value, str)] if isinstance(section, dict) else []
+        refuse_replacing(keep, output, pictures)
+        predictor, runtime = load_predictor(str(folder.path), checkpoint, root)
+        compute = computing(predictor, runtime)
     formats = [*FORMATS, *predictor.formats]
     if to is not None and output is None:
         raise ConfigError("a data set needs a folder", where="--to", fix=f"--to {to} --output labelled")
@@ -83,16 +90,16 @@ def run(
         _set_threshold(predictor, score_threshold)
     found = predictor.inputs(inputs, invert=invert)
     for option, value in (("--to", to), ("--image-ids", image_ids)):
-        if value is not None and not isinstance(predictor, WritesDataSets):
+        if value is not None and not hasattr(predictor, "write_data_set"):
             raise ConfigError("this model finds no objects", where=option, fix="leave it out")
-    if image_ids is not None and isinstance(predictor, WritesDataSets):
+    if image_ids is not None and hasattr(predictor, "use_image_ids"):
         predictor.use_image_ids(found, image_ids)
-    records = answers(predictor, runtime, found, top)
+    records = answers(predictor, compute, found, top)
     if pictures is not None:
-        if found.paths is None or not isinstance(predictor, DrawsAnswers):
+        if found.paths is None or not hasattr(predictor, "picture"):  # asking engine.contract would load torch
             raise ConfigError("this model takes rows of a table, so there are no pictures", where="--pictures")
         records = _with_pictures(records, predictor, found.paths, pictures)
-    if to is not None and output is not None and isinstance(predictor, WritesDataSets):
+    if to is not None and output is not None and hasattr(predictor, "write_data_set"):
         kept = list(records)
         told = predictor.write_data_set(kept, found.paths or (), to, output)
         failed, unknown, count = [record for record in kept if "error" in record], 0, len(kept)
@@ -113,10 +120,15 @@ def run(
     return ExitCode.OK
 
 
-def _set_threshold(predictor: "Predictor", score_threshold: float) -> None:
-    from mlcli.engine.contract import HasScoreThreshold
+def refuse_replacing(keep: Sequence[Path | str], output: Path | None, pictures: Path | None) -> None:
+    """Raise ConfigError if what is to be written is one of the files and folders that are to be kept."""
+    for option, path in (("--output", output), ("--pictures", pictures)):
+        if path is not None:
+            refuse_input(option, path, keep)
 
-    if not isinstance(predictor, HasScoreThreshold):
+
+def _set_threshold(predictor: "Answers | Predictor", score_threshold: float) -> None:
+    if not hasattr(predictor, "score_threshold"):
         fix = "leave it out; it is for models that find objects"
         raise ConfigError("the answers of this model have no score to filter by", where="--threshold", fix=fix)
     if not 0 <= score_threshold <= 1:
@@ -126,19 +138,17 @@ def _set_threshold(predictor: "Predictor", score_threshold: float) -> None:
     predictor.score_threshold = score_threshold
 
 
-def answers(predictor: "Predictor", runtime: "Runtime", inputs: "Inputs", top: int | None) -> "Iterator[Record]":
-    """Return a record for each input, in order."""
-    import torch
-
+def answers(
+    predictor: "Answers | Predictor", compute: Callable[[Any], Any], inputs: "Inputs", top: int | None
+) -> "Iterator[Record]":
+    """Return a record for each input, in order. compute: from inputs as in `Inputs.read` to predictions."""
     names = inputs.names
     for start in range(0, len(names), BATCH_SIZE):
         positions = range(start, min(start + BATCH_SIZE, len(names)))
         good, batch, errors = inputs.read(positions)
         answers = {position: {"error": error} for position, error in errors.items()}
         if good:
-            with torch.inference_mode(), runtime.autocast():
-                predictions = predictor.predict(predictor.model, batch.to(runtime.device))
-            answers |= dict(zip(good, predictor.records(predictions, inputs, good, top), strict=True))
+            answers |= dict(zip(good, predictor.records(compute(batch), inputs, good, top), strict=True))
         for position in positions:
             yield {"input": names[position], **answers[position]}
 
@@ -159,7 +169,7 @@ def _with_pictures(
 
 
 def _write(
-    records: "Iterable[Record]", output: Path | None, predictor: "Predictor", inputs: "Inputs", as_table: bool
+    records: "Iterable[Record]", output: Path | None, predictor: "Answers | Predictor", inputs: "Inputs", as_table: bool
 ) -> "tuple[list[Record], int, int]":
     """Print the records, as a table once all are there, or write them as one file. Returns those with an error, the
     number of those with something unknown in them, and that of all."""
@@ -192,11 +202,11 @@ def _write(
     return failed, unknown, count
 
 
-def _rows(records: "list[Record]", predictor: "Predictor") -> "list[Record]":
+def _rows(records: "list[Record]", predictor: "Answers | Predictor") -> "list[Record]":
     return [row for record in records for row in ([record] if "error" in record else predictor.rows(record))]
 
 
-def _as_table(records: "list[Record]", predictor: "Predictor") -> str:
+def _as_table(records: "list[Record]", predictor: "Answers | Predictor") -> str:
     """Return a table for people: texts first, then numbers, but for those of single classes."""
     of_classes = {key for row in _rows(records[:1], predictor) for key in row.keys() - records[0] if key[:2] == "p_"}
     rows = [{key: row[key] for key in row if key not in of_classes} for row in _rows(records, predictor)]
@@ -214,7 +224,7 @@ def _as_table(records: "list[Record]", predictor: "Predictor") -> str:
     return table(header, list(zip(*(columns[key] for key in header), strict=True)), left=len(texts))
 
 
-def _as_csv(records: "list[Record]", predictor: "Predictor", inputs: "Inputs") -> str:
+def _as_csv(records: "list[Record]", predictor: "Answers | Predictor", inputs: "Inputs") -> str:
     """A column per entry, and `error` at the end; before them, for rows of a table, the columns these have, whose names
     they keep: an entry of the same name becomes `predicted_label`."""
     from mlcli.data.inputs import RowInputs

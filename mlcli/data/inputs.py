@@ -1,27 +1,29 @@
 """Files that a saved model is asked about: found, named and prepared exactly as its training data were.
 
-One that cannot be read does not keep the others from being answered: its error is handed back in its place.
+One that cannot be read does not keep the others from being answered: its error is handed back in its place. No torch in
+here, so that an exported model can be asked without it.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mlcli.data.decode import Preparation
 from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.csv_file import MISSING, read_csv
 from mlcli.data.sources.listing import find_images
-from mlcli.data.sources.tables import prepare_rows
-from mlcli.engine.contract import Inputs
+from mlcli.data.sources.rows import prepare_rows
 from mlcli.engine.limits import usable_cpus
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.text import as_text, listed
+
+if TYPE_CHECKING:
+    from mlcli.engine.contract import Inputs
 
 Errors = dict[int, str]
 """Errors of inputs, by their position."""
@@ -43,7 +45,7 @@ class ImageInputs:
         """The paths, with bytes that are no text escaped, so that they can always be written."""
         return [as_text(path) for path in self.paths]
 
-    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
+    def read(self, positions: Sequence[int]) -> tuple[list[int], np.ndarray, Errors]:
         """uint8 [B, C, H, W]; files are decoded in threads, as Pillow lets go of the interpreter meanwhile."""
         prepare = self.preparation
         pixels = np.empty((len(positions), prepare.channels, *prepare.image_size), dtype=np.uint8)
@@ -61,7 +63,7 @@ class ImageInputs:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for a disk that does not answer
         good = [slot for slot, fault in enumerate(faults) if not fault]
-        inputs = torch.from_numpy(pixels[good])
+        inputs = pixels[good]
         errors = {positions[slot]: fault for slot, fault in enumerate(faults) if fault}
         return [positions[slot] for slot in good], 255 - inputs if self.invert else inputs, errors
 
@@ -84,21 +86,21 @@ class RowInputs:
                 found.append(f"{encoding['name']}={cell}")
         return "; ".join(found)
 
-    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, Errors]:
+    def read(self, positions: Sequence[int]) -> tuple[list[int], np.ndarray, Errors]:
         """float32 [B, F]"""
         try:
             return list(positions), prepare_rows(self.preparation, [self.rows[p] for p in positions]), {}
         except DataError as error:
             if len(positions) == 1:
-                nothing = torch.empty(0, len(self.preparation["features"]))
+                nothing = np.empty((0, len(self.preparation["features"])), dtype=np.float32)
                 return [], nothing, {positions[0]: error.what}
         parts = [self.read([position]) for position in positions]  # one of them is bad: find out which
         good = [position for found, _, _ in parts for position in found]
         errors = {position: fault for _, _, faults in parts for position, fault in faults.items()}
-        return good, torch.cat([rows for _, rows, _ in parts]), errors
+        return good, np.concatenate([rows for _, rows, _ in parts]), errors
 
 
-def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "path", invert: bool = False) -> Inputs:
+def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "path", invert: bool = False) -> "Inputs":
     """The inputs named on the command line, in that order, each once.
 
     Args:

@@ -3,9 +3,8 @@
 `SamplePredictor` is what a saved model can do without any data; `SampleTask` adds what it is learned from.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from mlcli.data.config import Augmentation, ClassificationData, ImageCsv, RegressionData
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo, features_of
-from mlcli.data.inputs import RowInputs, find_inputs
 from mlcli.data.source import Source, describe_data
 from mlcli.engine.contract import Batch, Inputs, Metrics, Named, Record
 from mlcli.engine.membership import Membership
@@ -24,10 +22,11 @@ from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
 from mlcli.models.build import build_seeded, describe_model, fine_tuning
 from mlcli.models.config import FineTune, Model
+from mlcli.tasks.answers import SampleAnswers
+from mlcli.tasks.exporting import Check, closeness, same_labels
 
 MOST_PASSES, MOST_REPEATS, MOST_ROWS = 1000, 5, 2000
 """Bounds on what importance costs: passes of so many rows at most, fewer repeats where there are many columns."""
-NOT_FINITE = "the model's answer is not finite"
 
 
 class SampleSettings(Protocol):
@@ -49,46 +48,48 @@ class SampleSettings(Protocol):
     def loader(self) -> Loader: ...
 
 
-class SamplePredictor(ABC):
+class SamplePredictor(SampleAnswers):
     """A model and the facts about its data; see `mlcli.engine.contract.Predictor`.
 
     Args:
         config: of the run.
         info: what was found in the training data.
+        caveat: notes on the answers for the reader.
     """
 
-    formats: Mapping[str, Callable[[list[Record]], str]] = {}
-
-    def __init__(self, config: SampleSettings, info: DataInfo) -> None:
-        self.config, self.info = config, info
+    def __init__(self, config: SampleSettings, info: DataInfo, *, caveat: str = "") -> None:
+        column = config.data.path_column if isinstance(config.data, ImageCsv) else "path"
+        super().__init__(info, caveat=caveat, path_column=column)
+        self.config = config
         self.model: nn.Module = build_seeded(config.model, info, config.train.seed)
-
-    @property
-    def caveat(self) -> str:
-        """Notes on the answers: none."""
-        return ""
 
     @abstractmethod
     def answers(self, outputs: Tensor) -> Tensor:
         """Return predictions, [B] or [B, C], from the model's outputs [B, C]."""
 
-    @abstractmethod
-    def plain(self, predictions: Tensor, top: int | None = None) -> list[Record]:
-        """Return finite predictions as plain data; see `mlcli.engine.contract.Predictor.records`."""
-
     def adopt(self, facts: dict[str, Any]) -> None:
         """Use the facts of a checkpoint from here on; they must be of the same classes, columns and shape."""
         self.info = DataInfo.from_plain(facts["data"])
 
-    def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> Inputs:
-        """Return what a person named, prepared as the training data were. Raises DataError or ConfigError."""
-        data = self.config.data
-        column = data.path_column if isinstance(data, ImageCsv) else "path"
-        return find_inputs(paths, self.info, path_column=column, invert=invert)
-
     def predict(self, net: nn.Module, inputs: Tensor) -> Tensor:
         """Return predictions for inputs as in `Batch.inputs`."""
         return self.answers(net(inputs))
+
+    def exportable(self) -> nn.Module:
+        """Return the model with its answers; see `mlcli.tasks.exporting.Exportable`."""
+        return _Whole(self)
+
+    def outputs_of(self, predictions: Tensor) -> tuple[Tensor, ...]:
+        """Return the predictions as the one output."""
+        return (predictions,)
+
+    def predictions_of(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the one output as predictions."""
+        return outputs[0]
+
+    def compare(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> list[Check]:
+        """Compare predictions: how far apart, and of probabilities whether the same class is the likeliest."""
+        return closeness(ours[0], theirs[0]) + ([same_labels(ours[0], theirs[0])] if ours[0].ndim == 2 else [])
 
     def records(
         self,
@@ -97,20 +98,19 @@ class SamplePredictor(ABC):
         positions: Sequence[int] = (),
         top: int | None = None,
     ) -> list[Record]:
-        """Return predictions as plain data, with an error instead of one that is not finite, and with the categories of
-        its row that training never saw, if there are any, as `unknown`."""
-        finite = predictions.isfinite().reshape(len(predictions), -1).all(dim=1).tolist()
-        records = self.plain(predictions, top)
-        records = [record if ok else {"error": NOT_FINITE} for record, ok in zip(records, finite, strict=True)]
-        if isinstance(inputs, RowInputs):
-            for record, position in zip(records, positions, strict=True):
-                if unknown := inputs.unknown(position):
-                    record["unknown"] = unknown
-        return records
+        """Return predictions as plain data; see `SampleAnswers.records`."""
+        return super().records(predictions.detach().cpu().numpy(), inputs, positions, top)
 
-    def rows(self, record: Record) -> list[Record]:
-        """Return the record as the one row of a table that it is."""
-        return [record]
+
+class _Whole(nn.Module):
+    """The model with what makes answers of its outputs."""
+
+    def __init__(self, predictor: SamplePredictor) -> None:
+        super().__init__()
+        self.net, self._answers = predictor.model, predictor.answers
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor]:
+        return (self._answers(self.net(inputs)),)
 
 
 class SampleTask(SamplePredictor):

@@ -8,7 +8,7 @@ from sklearn import datasets
 from mlcli.data.config import ClassificationTable, Digits, FeatureSelection, RegressionTable, Xor
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
-from mlcli.data.sources.tables import prepare_rows
+from mlcli.data.sources.rows import prepare_rows
 
 
 def test_digits_are_all_there_and_scaled():

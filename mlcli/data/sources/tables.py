@@ -12,7 +12,7 @@ std 1), so that a value that training never saw, or none, is zero everywhere.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mlcli.data.finding import Finding, Severity, refuse
 from mlcli.data.fingerprints import of_classes, of_columns, of_numbers, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source
-from mlcli.data.sources.arrays import Method, feature_names, feature_source
+from mlcli.data.sources.arrays import Method, feature_source
 from mlcli.data.sources.csv_file import Column, CsvFile, Decimal, Form, read_column, read_csv
+from mlcli.data.sources.rows import encoded, features
 from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, refuse_emptied, split_indices
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
@@ -363,7 +363,7 @@ def table_source(
     train = table.split_of == 0
     notes = [f"{finding}; {finding.fix}" if finding.fix else str(finding) for finding in table.findings]
     encodings = [_learned(column, train, notes) for column in table.columns]
-    parts = [_encoded(column, encoding) for column, encoding in zip(table.columns, encodings, strict=True)]
+    parts = [encoded(column, encoding) for column, encoding in zip(table.columns, encodings, strict=True)]
     targets = table.amounts if table.labels is None else table.labels
     assert targets is not None
     return feature_source(
@@ -385,8 +385,8 @@ def table_source(
 
 def _as_known(table: FeatureTable, info: DataInfo) -> Source:
     """The rows as a saved model knows them. Raises DataError if it misses a column or a number."""
-    inputs = _features(info.preparation, {column.name: column.cells for column in table.columns},
-                       lambda wrong: first_few(table.places(wrong)))  # fmt: skip
+    cells = {column.name: column.cells for column in table.columns}
+    inputs = torch.from_numpy(features(info.preparation, cells, lambda wrong: first_few(table.places(wrong))))
     if table.amounts is not None:
         targets = torch.from_numpy((table.amounts - info.preparation.get("target_offset", 0.0)).astype(np.float32))
     else:
@@ -395,48 +395,6 @@ def _as_known(table: FeatureTable, info: DataInfo) -> Source:
     everything = Arrays(inputs, targets, table.origin, table.lines)
     info = replace(info, target=table.target if table.labels is None else "label")
     return Source(info, {split: everything.only(rows) for split, rows in table.splits.items()})
-
-
-def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) -> Tensor:
-    """New rows, as `csv.DictReader` gives them, encoded as the training rows were: float32 [B, F].
-
-    Gaps become the training median. Raises DataError for missing columns and for text where numbers belong.
-    """
-    names = [encoding["name"] for encoding in preparation["columns"]]
-    present = [name for name in rows[0] if all(name in row for row in rows)]
-    cells = {name: [(row[name] or "").strip() for row in rows] for name in present if name in names}
-    return _features(preparation, cells, lambda wrong: "rows " + first_few(str(row + 1) for row in wrong))
-
-
-def _features(preparation: dict[str, Any], cells_of: dict[str, list[str]], where: Callable[[list[int]], str]) -> Tensor:
-    """The cells of columns, by name, encoded as the training rows were: float32 [N, F]. where: of rows, for errors.
-
-    Raises DataError for missing columns and for text where numbers belong.
-    """
-    encodings = preparation["columns"]
-    absent = [encoding["name"] for encoding in encodings if encoding["name"] not in cells_of]
-    if absent:
-        raise DataError(
-            f"columns the model was trained with are missing: {first_few(map(repr, absent))}",
-            where=f"columns found: {first_few(map(repr, cells_of))}",
-            fix="add them; cells may stay empty where a value is not known",
-        )
-    parts = []
-    for encoding in encodings:
-        name, cells = encoding["name"], cells_of[encoding["name"]]
-        form = Form(encoding.get("decimal", "plain"), encoding.get("affix", ""))
-        column = read_column(name, cells, numeric=encoding["kind"] == "number", form=form)
-        if len(wrong := column.wrong.tolist()):
-            raise DataError(
-                f"'{cells[wrong[0]]}' in column '{name}' is not a finite number",
-                where=where(wrong),
-                fix="write a number, or leave the cell empty",
-            )
-        parts.append(_encoded(column, encoding))
-    every, _ = feature_names(encodings)
-    chosen = [every.index(feature) for feature in preparation["features"]]
-    rows_of_features = np.concatenate(parts, axis=1, dtype=float)[:, chosen] - preparation.get("offsets", 0.0)
-    return torch.from_numpy(rows_of_features.astype(np.float32))
 
 
 def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, Any]:
@@ -462,12 +420,3 @@ def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, A
     if gaps:
         notes.append(f"column '{name}': {gaps} missing values are all zeros")
     return {"name": name, "kind": "category", "values": values}
-
-
-def _encoded(column: Column, encoding: dict[str, Any]) -> np.ndarray:
-    """A column's features: float64 or bool [N, F]."""
-    if column.numbers is not None:
-        return np.where(column.missing, encoding["missing"], column.numbers)[:, None]
-    position = {value: number for number, value in enumerate(encoding["values"])}
-    codes = np.array([position.get(cell, -1) for cell in column.cells])
-    return codes[:, None] == np.arange(len(position))

@@ -3,69 +3,35 @@
 `Classifier` is what a saved model can do without any data; `ClassificationTask` adds what it is learned from.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from mlcli.data.info import DataInfo
 from mlcli.data.source import Source
-from mlcli.engine.contract import Batch, Embeddings, Record
+from mlcli.engine.contract import Batch, Embeddings
 from mlcli.engine.hooks import watch
 from mlcli.models.layers import last_layer
+from mlcli.tasks.classification.answers import ClassAnswers
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.losses import Criterion, probabilities
 from mlcli.tasks.classification.metrics import ClassificationMetrics
 from mlcli.tasks.samples import SamplePredictor, SampleTask
 
 MOST_EMBEDDED, EMBEDDED_AT_ONCE = 2000, 256
+NO_PROBABILITIES = "the hinge loss defines no probabilities; these are softmaxed scores; only their order is meaningful"
 
 
-class Classifier(SamplePredictor):
+class Classifier(SamplePredictor, ClassAnswers):
     """A model and the classes it knows: all that predicting needs."""
 
-    @property
-    def caveat(self) -> str:
-        """Notes on the predictions for the reader; may be empty."""
-        if self.config.loss.name == "hinge":
-            return "the hinge loss defines no probabilities; these are softmaxed scores; only their order is meaningful"
-        return ""
+    def __init__(self, config: Classification, info: DataInfo) -> None:
+        super().__init__(config, info, caveat=NO_PROBABILITIES if config.loss.name == "hinge" else "")
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return probabilities float32 [B, C] from the model's outputs [B, C]."""
         return probabilities(outputs, self.config.loss.name)
-
-    def plain(self, predictions: Tensor, top: int | None = None) -> list[Record]:
-        """Return probabilities [B, C] as label, its probability, and the probabilities in label order.
-
-        Rounded to 6 decimals; a float32 knows no more. top: keep only that many, the likeliest first.
-        """
-        names = self.info.class_names
-        best = predictions.argmax(dim=1).tolist()
-        records = []
-        for c, row in zip(best, predictions.cpu().double().round(decimals=6).tolist(), strict=True):
-            each = list(zip(names, row, strict=True))
-            if top is not None:
-                each = sorted(each, key=lambda item: -item[1])[:top]
-            records.append({"label": names[c], "probability": row[c], "probabilities": dict(each)})
-        return records
-
-    def rows(self, record: Record) -> list[Record]:
-        """Return the record as one row, with a column `p_<class>` for each probability."""
-        probabilities = record.get("probabilities", {})
-        row = {key: value for key, value in record.items() if key != "probabilities"}
-        return [row | {f"p_{name}": value for name, value in probabilities.items()}]
-
-    def caption(self, record: Record) -> str:
-        """Return the label."""
-        return record["label"]
-
-    def picture(self, image_path: Path, record: Record) -> Image:
-        """Return an image with its answer below it. Raises DataError if it cannot be read."""
-        from mlcli.tasks.classification.pictures import annotate
-
-        return annotate(image_path, record["label"], record["probability"])
 
 
 class ClassificationTask(SampleTask, Classifier):

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from mlcli.tasks.detection.arrays import placement as arrays_placement
+
 Format = Literal["xyxy", "xywh", "cxcywh"]
 """Corners; left, top, width, height (COCO's); centre, width, height."""
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -61,24 +63,9 @@ def clip(boxes_xyxy: Tensor, height: float, width: float) -> Tensor:
 
 
 def placement(sizes_wh: Tensor, image_size: Sequence[int], fit: Fit) -> tuple[Tensor, Tensor]:
-    """Return where pictures of any size lie in the model's input: `input_xy == original_xy * scale + shift`.
-
-    The same arithmetic, to the pixel, as `mlcli.data.decode.Preparation`: pad keeps the aspect ratio up to the rounding
-    of the shorter side, and centres (letterbox); stretch fills.
-
-    Args:
-        sizes_wh: [..., 2], width and height of the upright originals in pixels.
-        image_size: (height, width) of the input.
-
-    Returns scale and shift, float64 [..., 2], for x and y.
-    """
-    sizes = sizes_wh.double()
-    inside = torch.tensor([image_size[1], image_size[0]], dtype=torch.float64, device=sizes.device)
-    if fit == "stretch":
-        return inside / sizes, torch.zeros_like(sizes)
-    smaller = (inside / sizes).amin(dim=-1, keepdim=True)
-    resized = (sizes * smaller).round().clamp(min=1)
-    return resized / sizes, ((inside - resized) / 2).floor()
+    """`mlcli.tasks.detection.arrays.placement` of tensors, on their device."""
+    scale, shift = arrays_placement(sizes_wh.cpu().numpy(), image_size, fit)
+    return torch.from_numpy(scale).to(sizes_wh.device), torch.from_numpy(shift).to(sizes_wh.device)
 
 
 def iou_matrix(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ A run-length code counts zeros and ones in turn, column by column, zeros first. 
 over each box: it is read bilinearly at the middle of each pixel and is 0 outside, as detectron2's paste_masks_in_image.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,15 @@ Segmentation = dict[str, Any] | list[list[float]]
 INSIDE = 0.5  # probability from which a pixel belongs to the object (He et al. 2017, section 3.1)
 
 
-def paste(mask: Tensor, box_xyxy: Tensor, height: int, width: int) -> np.ndarray:
+def paste(mask: Tensor | np.ndarray, box_xyxy: Sequence[float], height: int, width: int) -> np.ndarray:
     """One object's pixels: bool [height, width].
 
     Args:
         mask: float [h, w], the probability of belonging to the object, over its box.
-        box_xyxy: float [4], in pixels of the picture.
+        box_xyxy: in pixels of the picture.
     """
     canvas = np.zeros((height, width), dtype=bool)
-    left, top, right, bottom = box_xyxy.tolist()
+    left, top, right, bottom = map(float, box_xyxy)
     first_x, end_x = max(0, int(left)), min(width, int(np.ceil(right)))
     first_y, end_y = max(0, int(top)), min(height, int(np.ceil(bottom)))
     if first_x >= end_x or first_y >= end_y or right <= left or bottom <= top:
@@ -33,7 +34,8 @@ def paste(mask: Tensor, box_xyxy: Tensor, height: int, width: int) -> np.ndarray
     x = (columns + 0.5 - left) / (right - left) * 2 - 1  # grid_sample's -1..1 from edge to edge
     y = (rows + 0.5 - top) / (bottom - top) * 2 - 1
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-    inside = functional.grid_sample(mask[None, None].float(), grid[None].float(), align_corners=False)[0, 0] >= INSIDE
+    values = torch.as_tensor(mask)[None, None].float()
+    inside = functional.grid_sample(values, grid[None].float(), align_corners=False)[0, 0] >= INSIDE
     canvas[first_y:end_y, first_x:end_x] = inside.numpy()
     return canvas
 

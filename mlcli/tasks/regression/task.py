@@ -12,7 +12,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from mlcli.data.source import Source
-from mlcli.engine.contract import Batch, Direction, Record
+from mlcli.engine.contract import Batch, Direction
+from mlcli.tasks.regression.answers import NumberAnswers
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.samples import SamplePredictor, SampleTask
 
@@ -120,13 +121,8 @@ class RegressionMetrics:
         return {"residuals": residuals}
 
 
-class Regressor(SamplePredictor):
+class Regressor(SamplePredictor, NumberAnswers):
     """A model and the unit of its answers: all that predicting needs."""
-
-    @property
-    def target_offset(self) -> float:
-        """Offset, mostly 0, that targets and predictions are without until people see them (`plain`, `details`)."""
-        return self.info.preparation.get("target_offset", 0.0)
 
     @property
     def target_mean(self) -> float:
@@ -141,10 +137,6 @@ class Regressor(SamplePredictor):
     def answers(self, outputs: Tensor) -> Tensor:
         """Return the model's outputs [B, 1] in the target's unit, without its offset: float32 [B]."""
         return outputs[:, 0].float() * self.target_std + self.target_mean
-
-    def plain(self, predictions: Tensor, top: int | None = None) -> list[Record]:
-        """Return predictions [B] under the target's name, to the 7 digits a float32 knows."""
-        return [{self.info.target: float(f"{value:.7g}") + self.target_offset} for value in predictions.tolist()]
 
 
 class RegressionTask(SampleTask, Regressor):

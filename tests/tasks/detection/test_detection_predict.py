@@ -16,10 +16,11 @@ from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights, save_checkpoint
 from mlcli.errors import ConfigError, DataError
 from mlcli.experiment import Experiment
+from mlcli.tasks.detection.answers import DEFAULT_THRESHOLD
 from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
 from mlcli.tasks.detection.data.build import read_annotations
 from mlcli.tasks.detection.masks import run_length
-from mlcli.tasks.detection.predictor import DEFAULT_THRESHOLD, ObjectDetector
+from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
 from tests.tasks.detection.published import made_up, records_of
 

@@ -207,18 +207,23 @@ class FastRcnnDetector(RegionDetector):
         )
 
 
-def crop_and_warp(images: Tensor, boxes: Sequence[Tensor], side: int, context: float) -> Tensor:
+def crop_and_warp(images: Tensor, boxes: Sequence[Tensor] | Tensor, side: int, context: float) -> Tensor:
     """Stretch every region with its surroundings to a square: float32 [R, C, side, side], in the order of `boxes`.
 
     images: float [B, C, H, W]; what lies outside of one is 0, the mean colour after normalisation.
-    boxes: B times float32 [p, 4], corners in pixels; R of all together.
+    boxes: B times float32 [p, 4], corners in pixels; R of all together. Or all in one, float32 [R, 5], the image first.
     context: by how much of its sides a box is widened, half of it at each end.
     """
-    widened = []
-    for corners in boxes:
-        margin = (corners[:, 2:] - corners[:, :2]) * (context / 2)
-        widened.append(torch.cat([corners[:, :2] - margin, corners[:, 2:] + margin], dim=1))
+    if isinstance(boxes, Tensor):
+        widened = torch.cat([boxes[:, :1], _widened(boxes[:, 1:], context)], dim=1)
+    else:
+        widened = [_widened(corners, context) for corners in boxes]
     return roi_align(images, widened, side, sampling_ratio=SAMPLES, aligned=True)
+
+
+def _widened(corners: Tensor, context: float) -> Tensor:
+    margin = (corners[:, 2:] - corners[:, :2]) * (context / 2)
+    return torch.cat([corners[:, :2] - margin, corners[:, 2:] + margin], dim=1)
 
 
 class LookAtCrops(nn.Module):

@@ -1,0 +1,276 @@
+"""Objects in pixels of the originals: what a detector's predictions become for people. No torch in here."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+
+from mlcli.data.decode import read_size
+from mlcli.data.info import DataInfo
+from mlcli.data.inputs import find_inputs
+from mlcli.errors import CheckpointError
+from mlcli.tasks.detection.arrays import iou_of_each, placement
+from mlcli.tasks.exporting import Check
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mlcli.engine.contract import Inputs, Record
+
+DEFAULT_THRESHOLD = 0.3
+"""Score from which a detection is reported where no validation has found a better one."""
+SAME_PLACE_IOU = 0.8
+"""Overlap from which two detections of different classes are two names for one object. Evaluation counts each name by
+itself, as COCO does; a prediction reports the likelier one."""
+
+
+LEAST_IOU, MOST_SCORE_ERROR = 0.95, 0.01
+"""Of an exported model's objects beside the model's own, on average."""
+NOTEWORTHY = 0.05
+"""Score of detections that are compared; below it, which of many like boxes is kept is chance."""
+
+
+class Found(NamedTuple):
+    """`mlcli.tasks.detection.targets.Detections` as arrays."""
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+
+
+class ObjectAnswers:
+    """Answers of objects, each with its place.
+
+    Args:
+        info: what was found in the training data.
+        score_threshold: detections less certain than this are not reported.
+        max_detections: most detections of one picture, of an exported model.
+    """
+
+    caveat = ""
+    output_names: ClassVar[tuple[str, ...]] = ("boxes", "scores", "labels")
+
+    def __init__(
+        self, info: DataInfo, score_threshold: float = DEFAULT_THRESHOLD, max_detections: int | None = None
+    ) -> None:
+        self.info, self.max_detections = info, max_detections
+        self.score_threshold = score_threshold
+        """Detections less certain than this are not reported."""
+        self.image_ids: dict[str, int] = {}
+        """Ids of inputs by their names; empty for their numbers."""
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Self:
+        """`A.from_facts(a.answer_facts())` answers as `a` does. Raises CheckpointError for other numbers."""
+        found = cls(DataInfo.from_plain(facts["data"]), max_detections=facts.get("max_detections"))
+        found.adopt(facts)
+        return found
+
+    def answer_facts(self) -> dict[str, Any]:
+        """Return what answering needs, as JSON's types."""
+        limits = {"score_threshold": self.score_threshold, "max_detections": self.max_detections}
+        return {"data": self.info.to_plain(), **limits}
+
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Use the facts of a checkpoint from here on: its classes, and the threshold its validation found best."""
+        self.info = DataInfo.from_plain(facts["data"])
+        threshold = facts.get("score_threshold", DEFAULT_THRESHOLD)
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise CheckpointError(
+                f"scores lie between 0 and 1, and {threshold!r} does not", where="facts.score_threshold"
+            )
+        self.score_threshold = threshold
+
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shape of each output for one picture."""
+        most = self.max_detections
+        if not isinstance(most, int) or not 0 < most <= 2**20:
+            raise CheckpointError(f"{most!r} objects at most in a picture", where="facts.max_detections")
+        return (most, 4), (most,), (most,)
+
+    def predictions(self, outputs: Sequence[np.ndarray]) -> Found:
+        """Return what `records` takes, from the outputs of an exported model."""
+        return Found(*outputs)
+
+    def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> "Inputs":
+        """Return what a person named, prepared as the training data were. Raises DataError."""
+        return find_inputs(paths, self.info, invert=invert)
+
+    def records(
+        self, predictions: Found, inputs: "Inputs", positions: Sequence[int], top: int | None
+    ) -> "list[Record]":
+        """Return what was found in the pictures at some positions; see `answers` and `engine.contract.Predictor`."""
+        assert inputs.paths is not None
+        numbers = [part for part in (predictions.boxes_xyxy, predictions.scores, predictions.masks) if part is not None]
+        finite = np.all([np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in numbers], axis=0)
+        answers = self.answers(predictions, [read_size(inputs.paths[position]) for position in positions])
+        return [
+            {"objects": answer["objects"][:top]} if ok else {"error": "the model's answer is not finite"}
+            for answer, ok in zip(answers, finite.tolist(), strict=True)
+        ]
+
+    def rows(self, record: "Record") -> "list[Record]":
+        """Return a row for each object with its label, score and box; an empty one where nothing was found."""
+        columns = ("label", "score", "left", "top", "width", "height")
+        cells = [(thing["label"], thing["score"], *thing["bbox"]) for thing in record["objects"]] or [("",) * 6]
+        rest = {key: value for key, value in record.items() if key != "objects"}
+        return [rest | dict(zip(columns, row, strict=True)) for row in cells]
+
+    @property
+    def formats(self) -> "Mapping[str, Callable[[list[Record]], str]]":
+        """COCO's list of results; image_id is as `use_image_ids` said, or else the number of the input, from 1, and
+        file_name says which file that is."""
+        return {".json": self._as_coco}
+
+    def _as_coco(self, records: "list[Record]") -> str:
+        results = [
+            result | {"file_name": record["input"]}
+            for number, record in enumerate(records, start=1)
+            if "error" not in record
+            for result in self.coco_results(record, self.image_ids.get(record["input"], number))
+        ]
+        return "[\n" + ",\n".join(json.dumps(result, ensure_ascii=False) for result in results) + "\n]\n"
+
+    def use_image_ids(self, inputs: "Inputs", file: Path) -> None:
+        """Call the inputs by the ids of a COCO data set in results from here on. Raises DataError for those without."""
+        from mlcli.tasks.detection.data.annotations.coco import image_ids
+
+        assert inputs.paths is not None
+        self.image_ids = dict(zip(inputs.names, image_ids(file, inputs.paths), strict=True))
+
+    def write_data_set(
+        self, records: "Sequence[Record]", paths: Sequence[Path], format: str, folder: Path
+    ) -> list[str]:
+        """Write the answers as a data set; see `engine.contract.WritesDataSets`."""
+        from mlcli.tasks.detection.data.annotations.convert import Thing, write_answers
+
+        answers: list[tuple[Path, list[Thing]]] = []
+        for path, record in zip(paths, records, strict=True):
+            if "error" not in record:
+                boxes = np.array([thing["bbox"] for thing in record["objects"]], dtype=np.float32).reshape(-1, 4)
+                boxes[:, 2:] += boxes[:, :2]
+                corners = map(tuple, boxes.tolist())
+                answers.append((path, [*zip(corners, (thing["label"] for thing in record["objects"]), strict=True)]))
+        return write_answers(answers, self.info.class_names, self._category_ids, format, folder)
+
+    def answers(self, predictions: Found, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        """Return what was found in each picture as plain data: {"objects": [...]}, most certain first.
+
+        What is less certain than `score_threshold`, or lies where something more certain does, is left out. An object
+        has its label, its score to 6 decimals, its bbox as COCO has it, [left, top, width, height] in pixels of the
+        upright original to 2 decimals, and, from a model that makes masks, its segmentation, run-length coded.
+
+        Args:
+            predictions: of B pictures.
+            sizes_wh: width and height of each upright original.
+        """
+        boxes = self._in_originals(predictions.boxes_xyxy, sizes_wh)
+        sure = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
+        records = []
+        for i, size_wh in enumerate(sizes_wh):
+            rows = np.flatnonzero(sure[i])
+            rows = rows[one_each(boxes[i, rows], predictions.scores[i, rows], SAME_PLACE_IOU)]
+            records.append({"objects": [self._object(predictions, boxes, i, d, size_wh) for d in rows.tolist()]})
+        return records
+
+    def coco_results(self, record: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
+        """Return the objects of one record as COCO's results, with category_id as in the training data."""
+        category = dict(zip(self.info.class_names, self._category_ids, strict=True))
+        return [
+            {"image_id": image_id, "category_id": category[thing["label"]]}
+            | {key: value for key, value in thing.items() if key != "label"}
+            for thing in record["objects"]
+        ]
+
+    @property
+    def _category_ids(self) -> tuple[int, ...]:
+        """What the training data call the classes by."""
+        return tuple(self.info.preparation.get("category_ids") or range(1, self.info.num_classes + 1))
+
+    def caption(self, record: "Record") -> str:
+        """Return how many objects were found."""
+        return f"{len(record['objects'])} objects"
+
+    def picture(self, image_path: Path, record: dict[str, Any]) -> "Image.Image":
+        """Draw an image with what was found in it. Raises DataError if it cannot be read."""
+        from mlcli.tasks.detection.pictures.sheets import annotate
+
+        return annotate(image_path, record, self.info.class_names)
+
+    def _in_originals(self, boxes_xyxy: np.ndarray, sizes_wh: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Convert boxes [B, D, 4] of the input to pixels of the originals, clipped to them: float64."""
+        preparation = self.info.preparation
+        sizes = np.array(sizes_wh, dtype=np.float64).reshape(-1, 2)
+        scale, shift = placement(sizes, preparation["image_size"], preparation["fit"])
+        boxes = (boxes_xyxy.astype(np.float64) - np.tile(shift, 2)[:, None]) / np.tile(scale, 2)[:, None]
+        return np.clip(boxes, 0, np.tile(sizes, 2)[:, None])
+
+    def _object(
+        self, predictions: Found, boxes: np.ndarray, image: int, place: int, size_wh: tuple[int, int]
+    ) -> dict[str, Any]:
+        left, top, right, bottom = box = boxes[image, place].tolist()
+        thing = {
+            "label": self.info.class_names[int(predictions.labels[image, place]) - 1],
+            "score": round(float(predictions.scores[image, place]), 6),
+            "bbox": [round(side, 2) for side in (left, top, right - left, bottom - top)],
+        }
+        if predictions.masks is not None:
+            from mlcli.tasks.detection.masks import paste, run_length
+
+            code = run_length(paste(predictions.masks[image, place], box, size_wh[1], size_wh[0]))
+            thing["segmentation"] = code | {"counts": code["counts"].decode()}
+        return thing
+
+
+def one_each(boxes_xyxy: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarray:
+    """Return the boxes left of those that overlap a more certain one by more than `iou`: int64 [K], most certain first.
+
+    Greedy non-maximum suppression without regard to class; of equal scores, the first comes first. What detectors do
+    themselves is in `mlcli.tasks.detection.nms`.
+    """
+    order = np.argsort(-scores, kind="stable")
+    overlaps = iou_of_each(boxes_xyxy[order], boxes_xyxy[order])
+    alive = np.ones(len(order), dtype=bool)
+    for place in range(len(order)):
+        if alive[place]:
+            alive[place + 1 :] &= overlaps[place, place + 1 :] <= iou
+    return order[alive]
+
+
+def matched(ours: Found, theirs: Found) -> list[Check]:
+    """Compare detections of a model and of its exported form, in pixels of the input.
+
+    Each of ours of a score above `NOTEWORTHY` and theirs are matched greedily by IoU within a label and picture; one
+    without a partner has an IoU of 0 and its own score as the difference.
+    """
+    ious, misses = [], []
+    for image in range(len(ours.scores)):
+        a, b = (np.flatnonzero((one.labels[image] > 0) & (one.scores[image] > NOTEWORTHY)) for one in (ours, theirs))
+        overlaps = iou_of_each(ours.boxes_xyxy[image, a], theirs.boxes_xyxy[image, b])
+        overlaps = np.where(ours.labels[image, a][:, None] == theirs.labels[image, b], overlaps, -1.0)
+        free = np.ones(len(b), dtype=bool)
+        for row, mine in enumerate(a):
+            # of equal overlaps, the partner of the nearest score: two boxes may lie in the same place
+            far = np.abs(theirs.scores[image, b] - ours.scores[image, mine])
+            best = np.lexsort((far, -np.where(free, overlaps[row], -1.0)))[:1]
+            if len(best) and free[best[0]] and overlaps[row, best[0]] > 0:
+                free[best[0]] = False
+                ious.append(float(overlaps[row, best[0]]))
+                misses.append(float(far[best[0]]))
+            else:
+                ious.append(0.0)
+                misses.append(float(ours.scores[image, mine]))
+        ious += [0.0] * int(free.sum())
+        misses += theirs.scores[image, b][free].tolist()
+    if not ious:
+        return [Check("objects", "none found by either")]
+    paired = sum(iou > 0 for iou in ious)
+    iou, miss = float(np.mean(ious)), float(np.mean(misses))
+    return [
+        Check("objects matched", f"{paired:,} of {len(ious):,}"),
+        Check("IoU of them", f"{iou:.6f}", f"> {LEAST_IOU}", iou > LEAST_IOU),
+        Check("score differs by", f"{miss:.2g}", f"< {MOST_SCORE_ERROR}", miss < MOST_SCORE_ERROR),
+    ]
