@@ -221,7 +221,13 @@ def train(
         typer.Argument(metavar="[X.yaml] [KEY=VALUE ...]", help="The experiment, and keys to override."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the YAML's own unless given.")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Resume this run.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="RUN", help="Resume this run; auto: the newest of this name."),
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option("--devices", metavar="N", help="Train in N processes; auto: one for each GPU.")
+    ] = None,
     out: Out = Path("runs"),
 ) -> None:
     """Train a model, keep the best, and say how good it is.
@@ -233,7 +239,7 @@ def train(
     config, overrides = split(arguments)
     if isinstance(sys.stdout, Stdout):
         sys.stdout.outlives_reader = True  # hours of training are worth more than their last lines
-    raise typer.Exit(train.run(config, overrides, name=name, resume=resume, root=out))
+    raise typer.Exit(train.run(config, overrides, name=name, resume=resume, root=out, devices=devices))
 
 
 @app.command()

@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
     BUSY = 7
     """Another process is writing to this run."""
     OUT_OF_MEMORY = 8
+    RANK = 9
+    """One of several processes that train together failed, was killed or does not answer."""
     INTERRUPTED = 130
     """Stopped by SIGINT; the run can be resumed."""
     TERMINATED = 143
@@ -93,6 +95,10 @@ class BusyError(UserError):
 
 class OutOfMemoryError(UserError):
     code = ExitCode.OUT_OF_MEMORY
+
+
+class RankError(UserError):
+    code = ExitCode.RANK
 
 
 def cannot_access(error: OSError) -> OutputError:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mlcli.commands.common import find_run, load_experiment, say
 from mlcli.commands.typed import unfinished
+from mlcli.engine.processes import hush, launch_here, number_of_processes, place
 from mlcli.errors import ConfigError, DivergedError, ExitCode
 from mlcli.experiment import Experiment
 from mlcli.text import command_line, shown
@@ -12,26 +13,56 @@ from mlcli.text import command_line, shown
 if TYPE_CHECKING:
     from mlcli.engine.run import RunFolder
 
+AUTO = "auto"
 
-def run(config: Path | None, overrides: list[str], *, name: str | None, resume: str | None, root: Path) -> ExitCode:
+
+def run(
+    config: Path | None,
+    overrides: list[str],
+    *,
+    name: str | None,
+    resume: str | None,
+    root: Path,
+    devices: str | None = None,
+) -> int:
     """Train, measure the best model on the test split, print what came out.
 
-    With `resume` alone, the YAML is the one the run was started with. Everything that can be refused is refused before
-    a run folder is made. Returns OK, or INTERRUPTED / TERMINATED for a run that was stopped and can be resumed. Raises
+    With `resume` alone, the YAML is the one the run was started with; with "auto", the newest run of that name goes on,
+    or a first one begins. devices: how many processes train together on this machine, or "auto"; None for what the
+    environment says, as torchrun and srun do. Everything that can be refused is refused before a run folder is made.
+    Returns an exit code: OK, or INTERRUPTED / TERMINATED for a run that was stopped and can be resumed. Raises
     UserError.
     """
-    if name is not None and resume is not None:
+    if name is not None and resume not in (None, AUTO):
         raise ConfigError("a resumed run keeps its name", where="--name", fix="leave --name out")
     if name is not None and (name in ("", ".", "..") or Path(name).name != name or "\\" in name):
         raise ConfigError(f"'{name}' cannot name a folder of runs", where="--name", fix="a name without slashes")
     if resume is not None and not resume.strip():
         raise ConfigError("the name of the run to go on with is empty", where="--resume", fix=unfinished(root))
-    folder = None if resume is None else find_run(resume, root)
+    hush(place())
+    folder = None if resume in (None, AUTO) else find_run(resume, root)
     if config is None and folder is not None:
         experiment = Experiment.of_run(folder.path, overrides)
     else:
         experiment = load_experiment("train", config, overrides)
+    if resume == AUTO and (folder := _newest(name or experiment.name, root)) and _is_complete(folder):
+        print(f"run        {shown(folder.path)} is complete; nothing to do")
+        return ExitCode.OK
+    if devices is not None and (count := number_of_processes(devices, place())) > 1:
+        return launch_here(count)
     return train_experiment(experiment, name=name, resume=str(folder.path) if folder else None, root=root)[0]
+
+
+def _newest(name: str, root: Path) -> "RunFolder | None":
+    """Return the newest run of a name; None where there is none that could go on."""
+    from mlcli.engine.run import list_runs
+
+    runs = [run for run in list_runs(root / name) if any(run.checkpoints.glob("step-*.ckpt"))]
+    return runs[-1] if runs else None
+
+
+def _is_complete(run: "RunFolder") -> bool:
+    return run.status().get("state") == "finished"
 
 
 def train_experiment(
@@ -50,13 +81,18 @@ def train_experiment(
         try:
             ended = train(training, batches)
         except DivergedError:
-            write_report(training.run)
+            if training.runtime.ranks.is_first:
+                write_report(training.run)
             raise
+        if ended.outcome == "interrupted" and not training.runtime.ranks.is_first:
+            return training.stop.exit_code, training.run
         if ended.outcome == "interrupted":
             write_report(training.run)
             again = command_line("train", "--resume", shown(training.run.path))
             print(f"\nstopped after step {training.state.progress.step}; to go on: {again}")
             return training.stop.exit_code, training.run
+        if not training.runtime.ranks.is_first:
+            return ExitCode.OK, training.run
         # The run is complete; what goes wrong from here on does not take that back.
         code = ExitCode.OK
         if training.settings.train.baselines:

@@ -48,7 +48,7 @@ class TrainOrder:
     A step's samples are cut into `accumulate` parts that differ in size by one at most.
 
     Attributes:
-        cuts: where each part of a step begins and ends in it.
+        cuts: where each part of a step that is taken here begins and ends in it.
 
     Args:
         targets: int64 [N] labels or float32 [N] numbers of the training split.
@@ -74,10 +74,10 @@ class TrainOrder:
         self.steps_per_epoch = num // train.samples_per_step
         self.cut(train.accumulate)
 
-    def cut(self, parts: int) -> None:
-        """Cut every step into that many micro-batches, from the next call of `parts` on."""
+    def cut(self, parts: int, taken: slice = slice(None)) -> None:
+        """Cut every step into that many micro-batches, from the next call of `parts` on. taken: those given here."""
         bounds = [self.batch_size * part // parts for part in range(parts + 1)]
-        self.cuts = [slice(*cut) for cut in itertools.pairwise(bounds)]
+        self.cuts = [slice(*cut) for cut in itertools.pairwise(bounds)][taken]
         self.largest_part = max(cut.stop - cut.start for cut in self.cuts)
 
     def parts(self, start_step: int, *, whole: bool = False) -> Iterator[Part]:
@@ -102,9 +102,14 @@ class TrainOrder:
         return indices, sample_keys(self._seed, epoch, indices)
 
 
-def in_order(num: int, batch_size: int) -> Iterator[Part]:
-    """Every sample of a split once, front to back; the last part may be smaller. Nothing is random, so keys are 0."""
-    for indices in torch.arange(num).split(batch_size):
+def in_order(num: int, batch_size: int, rank: int = 0, ranks: int = 1) -> Iterator[Part]:
+    """Every sample of a split once, front to back; the last part may be smaller. Nothing is random, so keys are 0.
+
+    rank, ranks: which share of the parts is given, of so many.
+    """
+    count = -(-num // batch_size)
+    for part in range(count * rank // ranks, count * (rank + 1) // ranks):
+        indices = torch.arange(part * batch_size, min(num, (part + 1) * batch_size))
         yield Part(indices, torch.zeros_like(indices))
 
 

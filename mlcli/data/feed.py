@@ -109,18 +109,21 @@ class BatchFeed(ABC):
             batch = Batch(*self.changed(inputs, part), part.indices)
             yield from (batch[cut] for cut in self._order.cuts) if self.mixes else [batch]
 
-    def cut(self, parts: int) -> None:
-        """Have every step's batch cut into that many micro-batches from the next `train_batches` on."""
-        self._order.cut(parts)
+    def cut(self, parts: int, taken: slice = slice(None)) -> None:
+        """Have every step's batch cut into that many micro-batches from the next `train_batches` on.
+
+        taken: those of a step that `train_batches` gives.
+        """
+        self._order.cut(parts, taken)
         self._eval_batch_size = self._evaluated_at_once()
 
-    def eval_batches(self, split: str) -> Iterator[Batch]:
-        """Every sample of a split once, in order, without augmentation.
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+        """Every sample of a split once, in order, without augmentation; of several ranks, those of one.
 
         Batches are four times a training micro-batch, as no gradients are kept, within 256 images or 1024 rows. Workers
         of the stream path stay for the next evaluation.
         """
-        parts = in_order(len(self._source.splits[split]), self._eval_batch_size)
+        parts = in_order(len(self._source.splits[split]), self._eval_batch_size, rank, ranks)
         for part, inputs in self._inputs_of(split, training=False).fetch(parts):
             yield Batch(inputs, self.targets(split, part), part.indices)
 

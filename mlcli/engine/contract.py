@@ -116,11 +116,17 @@ class Feed(Protocol):
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`."""
 
-    def cut(self, parts: int) -> None:
-        """Have every step's batch cut into that many micro-batches from the next `train_batches` on."""
+    def cut(self, parts: int, taken: slice = slice(None)) -> None:
+        """Have every step's batch cut into that many micro-batches from the next `train_batches` on.
 
-    def eval_batches(self, split: str) -> Iterator[Batch]:
-        """Every sample of a split once, in order, without augmentation."""
+        taken: those of a step that this process takes; all unless given.
+        """
+
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+        """Every sample of a split once, in order, without augmentation.
+
+        rank, ranks: the part of the batches to be given, of so many; the batches of all parts in turn are the same.
+        """
 
     def names(self, split: str, indices: Tensor) -> list[str]:
         """The files or rows behind some samples, for messages."""

@@ -18,6 +18,7 @@ from mlcli.engine.hooks import leaves, watch
 from mlcli.engine.meter import Meter
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.step import forward_backward
+from mlcli.engine.sync_norm import separate
 from mlcli.errors import DivergedError
 from mlcli.text import first_few
 
@@ -67,7 +68,8 @@ def diverged(task: Task, feed: Feed, runtime: Runtime, step: int, *, parts: int,
 
     parts: micro-batches of a step.
     """
-    cause = find_cause(task, feed, runtime, step, parts)
+    causes = runtime.ranks.gathered(find_cause(task, feed, runtime, step, parts))
+    cause = next((cause for cause in causes if cause.is_found), causes[0])
     losses = ", ".join(f"{name} = {value:g}" for name, value in cause.losses.items())
     finite = all(map(math.isfinite, cause.losses.values()))
     what = f"the gradients are not finite; the loss is: {losses}" if finite else f"the loss is not finite: {losses}"
@@ -82,10 +84,11 @@ def diverged(task: Task, feed: Feed, runtime: Runtime, step: int, *, parts: int,
 def find_cause(task: Task, feed: Feed, runtime: Runtime, step: int, parts: int) -> Cause:
     """Take the step again, without its update, until something is not finite."""
     task.train_mode(step // feed.steps_per_epoch)
+    separate(task.model)  # another rank may find it sooner
     task.model.zero_grad(set_to_none=True)
     cause = Cause(weights=[name for name, value in task.model.named_parameters() if not _is_finite(value)])
     for part, batch in enumerate(itertools.islice(feed.train_batches(step), parts)):
-        runtime.seed_step(step, part)
+        runtime.seed_step(step, runtime.ranks.rank + part * runtime.ranks.size)
         names = feed.names("train", batch.indices)
         cause.samples = names
         cause.inputs = _at(names, _bad_rows(batch.inputs, len(batch)))

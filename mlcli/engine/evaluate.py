@@ -1,7 +1,6 @@
 """Evaluation of a model on one split, and comparison of two results."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from mlcli.engine.contract import Direction, Feed, HasImportance, Metrics, Task
 from mlcli.engine.runtime import Runtime
+from mlcli.engine.stop import StopRequest
 from mlcli.engine.terms import Terms, mean_loss
 from mlcli.errors import ConfigError
 from mlcli.show.terminal import bar
@@ -25,26 +25,39 @@ def evaluate_split(
     feed: Feed,
     split: str,
     runtime: Runtime,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: StopRequest | None = None,
 ) -> tuple[dict[str, float], Metrics]:
-    """Run over a whole split in evaluation mode, without gradients.
+    """Run over a whole split in evaluation mode, without gradients; of several ranks, each over its part.
 
     Returns the scores (`loss`, that of all samples at once, where the task has terms for it, then the task's metrics)
-    and the metrics object they came from. Nothing waits for the device until the end. Raises Interrupted.
+    and the metrics object they came from, the same on all ranks. Nothing waits for the device until the end. Raises
+    Interrupted if a stop is asked for.
     """
     task.model.eval()
-    metrics, found = task.metrics(split), list[Terms]()
-    with torch.inference_mode(), runtime.autocast(), bar(f"measuring {split}", task.splits[split], "sample") as shown:
-        for batch in feed.eval_batches(split):
-            if should_stop():
-                raise Interrupted
-            terms, predictions = task.evaluate(net, batch)
-            if terms:
-                found.append(terms)
-            metrics.update(predictions, batch)
-            shown.update(len(batch))
+    ranks, metrics, found = runtime.ranks, task.metrics(split), list[Terms]()
+
+    def measure_own() -> None:
+        share = task.splits[split] // ranks.size
+        with torch.inference_mode(), runtime.autocast(), bar(f"measuring {split}", share, "sample") as shown:
+            for batch in feed.eval_batches(split, ranks.rank, ranks.size):
+                if stop is not None and stop.received:
+                    break
+                terms, predictions = task.evaluate(net, batch)
+                if terms:
+                    found.append(terms)
+                metrics.update(predictions, batch)
+                shown.update(len(batch))
+
+    ranks.together(measure_own)
+    if stop is not None and stop.signal:
+        raise Interrupted
+    if ranks.size > 1:
+        parts, metrics = ranks.gathered((found, metrics)), task.metrics(split)
+        found = [terms for terms_of_one, _ in parts for terms in terms_of_one]
+        for _, seen in parts:
+            metrics.merge(seen)
     loss = {"loss": mean_loss(found)} if found else {}
-    return {**loss, **metrics.compute()}, metrics
+    return ranks.from_first(lambda: {**loss, **metrics.compute()}), metrics
 
 
 def evaluation_record(

@@ -18,21 +18,25 @@ import torch
 from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
+from mlcli.engine.distributed import joined
 from mlcli.engine.evaluate import Interrupted, as_json, choose_metric, evaluation_record
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.membership import KnownData
+from mlcli.engine.processes import write_into
+from mlcli.engine.ranks import Ranks
 from mlcli.engine.rehearsal import out_of_memory, rehearse
 from mlcli.engine.resume import Resumable, flatten
 from mlcli.engine.resume import resume as restore
 from mlcli.engine.run import RunFolder, check_writable, create_run, open_run, utc_now
 from mlcli.engine.runtime import Runtime, decide_compile, decide_runtime, is_out_of_memory
-from mlcli.engine.settings import TaskSettings, TrainerSettings
+from mlcli.engine.settings import TaskSettings, Train, TrainerSettings
+from mlcli.engine.silent import SilentBoard, SilentLog, SilentRun, SilentScreen
 from mlcli.engine.state import TrainingState
 from mlcli.engine.step import MicroBatches
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.trainer import Training, evaluate, fit
 from mlcli.errors import ExitCode, OutOfMemoryError, OutputError, UserError
-from mlcli.files import cannot_write, is_disk_trouble, write_atomically
+from mlcli.files import cannot_write, is_disk_trouble
 from mlcli.text import duration, shown
 from mlcli.version import __version__
 
@@ -77,80 +81,143 @@ def launch(
     """Put a training together, with its batches, in a new run folder or in the one that `resume` names.
 
     All that can be refused is refused before a folder is made. Within the context the folder is locked, the data are
-    open, and signals ask the training to stop. Raises UserError.
+    open, and signals ask the training to stop. Of several processes that train together each launches; the first one
+    owns the folder. Raises UserError.
     """
-    run, offset, feed, stop = (open_run(resume, root) if resume else None), 0, None, StopRequest()
-    check_writable(*((run.path,) if run else (root, name or plan.name)))
-    if run:
-        run.lock()
-    try:
-        runtime = decide_runtime(plan.config)
-        members = run.membership() if run else None
-        known = KnownData("resume", members) if run else None
-        task = plan.build(known)
-        say(task.describe())
-        if run and not members and isinstance(task, HasMembership):
-            say([("warning", "the run has not kept its splits: that the samples are the same cannot be checked")])
-        if plan.config.train.batch_size == "auto":
-            size, why = choose_batch_size(task, plan.config, runtime)
-            say([("batch size", f"{size}: {why}")])
-            plan = plan.with_batch_size(size)  # which is also what the run folder keeps
-            task = plan.build(known)  # measuring has trained it
-        runtime = runtime.for_model(task.model)
-        settings, feed = plan.config, task.feed(runtime)
-        say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
-        warmup, epochs = settings.schedule.warmup_epochs, settings.train.epochs
-        if warmup >= epochs:
-            what = f"the warm-up ({warmup:g} epochs) takes the whole training ({epochs}): the learning rate only climbs"
-            say([("warning", f"{what}; a shorter one: schedule.warmup_epochs={min(1, epochs / 10):g}")])
-        select_by = choose_metric(task, settings.train.watch)
-        state = TrainingState.start(task, feed, settings, runtime, select_by)
-        if run:
-            offset, lines = restore(state, run, plan, task.facts, feed.steps_per_epoch)
-            say([*lines, *_changed_environment(run, runtime)])
-        parts = MicroBatches(settings.train, state.progress, feed)
-        batches, part_s = rehearse(
-            task, feed, runtime, state.progress.step, lambda error: say([("memory", parts.halve(error))])
-        )
-        left_s = _seconds_left(part_s * parts.parts, task, feed, state, settings)
-        say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
-        if settings.train.compile == "auto":
-            choice = decide_compile(runtime, left_s, is_static=task.is_static)
-            say([(choice.what, f"{choice.value}: {choice.why}")])
-            runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
-            state.net = runtime.callable_form(state.model)
-        stop.listen()  # from here on there is something to be resumed
-        if run is None:
-            run = create_run(root, name or plan.name)
-            if isinstance(task, HasMembership):
-                run.write_membership(task.membership())
-        say([("run", shown(run.path))])
-        _write_documents(run, plan, runtime, task)
-        log = RunLog(run, offset, state.progress.step)
-        screen = Screen(feed.steps_per_epoch, select_by.metric, settings.train.epochs)
-        board = Board(log.tensorboard, resumed=state.progress.step > 0)
-        identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
-        training = Training(task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity)
-        yield training, _introduced(training, batches, plan.to_yaml())
-    except OSError as error:
-        if not is_disk_trouble(error) or error.filename is not None:  # of a file that has a name of its own
-            raise
-        raise cannot_write(run.path if run else root, error) from error
-    except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fix = "a smaller model, data.image_size or train.batch_size"
-        raise OutOfMemoryError(
-            f"it does not fit into memory: {str(error) or type(error).__name__}", where="before training", fix=fix
-        ) from error
-    finally:
-        stop.release()
-        if feed:
-            feed.close()
-        if run and resume is None and not (run.path / "status.json").exists():  # it could not be made whole
-            run.discard()
-        if run:
-            run.unlock()
+    with joined(plan.config.train.device) as ranks:
+        run, stop, feed = None, StopRequest(), None
+        try:
+            run = ranks.from_first(lambda: _claimed(resume, root, name or plan.name))
+            plan, task, runtime = _task(plan, run, ranks, say, choose_batch_size)
+            settings, feed = plan.config, ranks.in_turn(lambda: task.feed(runtime))
+            if not ranks.is_first:
+                settings = settings.model_copy(update={"train": _quiet(settings.train)})
+            say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
+            warmup, epochs = settings.schedule.warmup_epochs, settings.train.epochs
+            if warmup >= epochs:
+                what = f"the warm-up ({warmup:g} epochs) takes the whole training ({epochs})"
+                fix = f"a shorter one: schedule.warmup_epochs={min(1, epochs / 10):g}"
+                say([("warning", f"{what}: the learning rate only climbs; {fix}")])
+            select_by = choose_metric(task, settings.train.watch)
+            state = TrainingState.start(task, feed, settings, runtime, select_by)
+            offset = _restored(state, run, plan, task, feed, runtime, say) if run else 0
+            parts = MicroBatches(settings.train, state.progress, feed, ranks)
+            if ranks.size > 1:
+                share = f"each takes {parts.parts} of a step's {parts.whole} parts, of up to {parts.size} samples"
+                say([("processes", f"{ranks.size}: {share}")])
+            batches, part_s = rehearse(
+                task, feed, runtime, state.progress.step, lambda error: say([("memory", parts.halve(error))])
+            )
+            left_s = _seconds_left(part_s * parts.parts, task, feed, state, settings)
+            say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
+            if settings.train.sync_batch_norm:
+                ranks.synchronise(state.model)
+            if settings.train.compile == "auto":
+                choice = ranks.from_first(lambda: decide_compile(runtime, left_s, is_static=task.is_static))
+                say([(choice.what, f"{choice.value}: {choice.why}")])
+                runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
+                state.net = runtime.callable_form(state.model)
+            stop.listen()  # from here on there is something to be resumed
+            ranks.follow(stop, settings.loader.timeout)
+            if run is None:
+                run = ranks.from_first(lambda: _made(root, name or plan.name, task))
+            log: RunLog = SilentLog()
+            screen: Screen = SilentScreen()
+            board: Board = SilentBoard()
+            if ranks.is_first:
+                log = RunLog(run, offset, state.progress.step)
+                screen = Screen(feed.steps_per_epoch, select_by.metric, settings.train.epochs)
+                board = Board(log.tensorboard, resumed=state.progress.step > 0)
+            else:
+                run = SilentRun(run.path)
+                write_into(run.path / "ranks" / f"{ranks.rank}.log")
+            say([("run", shown(run.path))])
+            _write_documents(run, plan, runtime, task)
+            identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
+            training = Training(
+                task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity
+            )
+            yield training, _introduced(training, batches, plan.to_yaml())
+        except OSError as error:
+            if not is_disk_trouble(error) or error.filename is not None:  # of a file that has a name of its own
+                raise
+            raise cannot_write(run.path if run else root, error) from error
+        except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fix = "a smaller model, data.image_size or train.batch_size"
+            raise OutOfMemoryError(
+                f"it does not fit into memory: {str(error) or type(error).__name__}", where="before training", fix=fix
+            ) from error
+        finally:
+            stop.release()
+            if feed:
+                feed.close()
+            if run and resume is None and not (run.path / "status.json").exists():  # it could not be made whole
+                run.discard()
+            if run:
+                run.unlock()
+
+
+def _claimed(resume: str | None, root: Path, name: str) -> RunFolder | None:
+    """Return the run to go on with, locked; None for a new one. Raises UserError where it cannot be written."""
+    if resume is None:
+        check_writable(root, name)
+        return None
+    run = open_run(resume, root)
+    check_writable(run.path)
+    run.lock()
+    return run
+
+
+def _task(
+    plan: Plan, run: RunFolder | None, ranks: Ranks, say: Say, choose_batch_size: ChooseBatchSize
+) -> tuple[Plan, Task, Runtime]:
+    """Make the task, for which the batch size may have to be found first, and decide where it computes."""
+    runtime = decide_runtime(plan.config, ranks)
+    ranks.same("arithmetic", {**_arithmetic(runtime), "torch": _versions()["torch"]})
+    members = ranks.from_first(lambda: run.membership() if run else None)
+    known = KnownData("resume", members) if run else None
+    task = ranks.in_turn(lambda: plan.build(known))
+    ranks.same("data", [task.splits, task.facts["data"]])
+    say(task.describe())
+    if run and not members and isinstance(task, HasMembership):
+        say([("warning", "the run has not kept its splits: that the samples are the same cannot be checked")])
+    if plan.config.train.batch_size == "auto":
+        size, why = ranks.from_first(lambda: choose_batch_size(task, plan.config, runtime))
+        say([("batch size", f"{size}: {why}")])
+        plan = plan.with_batch_size(size)  # which is also what the run folder keeps
+        task = plan.build(known)  # measuring has trained it
+    return plan, task, runtime.for_model(task.model)
+
+
+def _restored(
+    state: TrainingState, run: RunFolder, plan: Plan, task: Task, feed: Feed, runtime: Runtime, say: Say
+) -> int:
+    """Bring the state to where the run was. Returns the length of metrics.jsonl at that time."""
+
+    def of_first() -> tuple[int, list[tuple[str, str]], dict[str, Any]]:
+        return *restore(state, run, plan, task.facts, feed.steps_per_epoch), state.state_dict()
+
+    offset, lines, saved = runtime.ranks.from_first(of_first)
+    if not runtime.ranks.is_first:
+        state.load_state_dict(saved)
+    say([*lines, *_changed_environment(run, runtime)])
+    return offset
+
+
+def _made(root: Path, name: str, task: Task) -> RunFolder:
+    """Return a new run folder that knows which samples are in which split."""
+    run = create_run(root, name)
+    if isinstance(task, HasMembership):
+        run.write_membership(task.membership())
+    return run
+
+
+def _quiet(train: Train) -> Train:
+    """Settings of a rank whose layers and pictures nobody looks at."""
+    nothing = {"layers": False, "pictures": False, "graph": False, "embeddings": False}
+    return train.model_copy(update={"tensorboard": train.tensorboard.model_copy(update=nothing)})
 
 
 def train(training: Training, batches: Iterator[Batch]) -> Ended:
@@ -219,12 +286,13 @@ def conclude(training: Training) -> dict[str, dict[str, float]]:
     Interrupted if a stop is asked for; all of it is done when the run goes on.
     """
     task, run, board = training.task, training.run, training.board
-    shown_there, best = training.settings.train.tensorboard, load_checkpoint(run.checkpoint("best"))
+    shown_there = training.settings.train.tensorboard
+    best = training.runtime.ranks.from_first(lambda: load_checkpoint(run.checkpoint("best")))
     weights = model_weights(best)
     training.state.model.load_state_dict(weights)
     plain = {name: tensor.contiguous() for name, tensor in weights.items()}
     metadata = {"config": json.dumps(best["config"]), "facts": json.dumps(best["facts"])}
-    write_atomically(run.path / "model.safetensors", safetensors.torch.save(plain, metadata))
+    run.write_bytes("model.safetensors", safetensors.torch.save(plain, metadata))
     step = training.state.progress.step + 1  # TensorBoard forgets it when the run goes on, as it does all later steps
     scores = {}
     for split in task.splits:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlcli.engine.processes import place
+
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
@@ -31,7 +33,10 @@ def spin_briefly() -> None:
 
 
 def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """CPUs this process may keep busy: its affinity, or its group's share of time in whole CPUs; at least 1."""
+    """CPUs this process may keep busy: its affinity, or its group's share of time in whole CPUs; at least 1.
+
+    Of several processes that train together on this machine (`mlcli.engine.processes`) each gets as many.
+    """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _folders(cgroups, membership, "cpu"):
         quota_and_period = _numbers(folder / "cpu.max") or _numbers(
@@ -39,7 +44,7 @@ def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
         )
         if quota_and_period:
             allowed = min(allowed, quota_and_period[0] // quota_and_period[1])
-    return max(allowed, 1)
+    return max(allowed // place().local_size, 1)
 
 
 def usable_threads(usable: int | None = None, cpus: int | None = None) -> tuple[int, str]:
@@ -50,6 +55,8 @@ def usable_threads(usable: int | None = None, cpus: int | None = None) -> tuple[
     """
     cpus, usable = cpus or os.cpu_count() or 1, usable or usable_cpus()
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number for each level
+    if asked == "1" and "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it where the user has not
+        asked = ""
     if asked.isascii() and asked.isdecimal() and 0 < int(asked) < usable:
         return int(asked), f"OMP_NUM_THREADS is {asked}"
     return usable, f"affinity or control group allow {usable} of {cpus} CPUs" if usable < cpus else ""

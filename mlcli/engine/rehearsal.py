@@ -35,14 +35,18 @@ def rehearse(
     Raises as check_batches, unless `cut_smaller` has the feed cut smaller batches, with which it is tried again.
     """
     while True:
-        batches = feed.train_batches(start_step)
-        first = list(itertools.islice(batches, REHEARSED_BATCHES))
         try:
-            return itertools.chain(first, batches), check_batches(task, runtime, first)
+            return runtime.ranks.together(lambda: _rehearsed(task, feed, runtime, start_step))
         except OutOfMemoryError as error:
             if cut_smaller is None:
                 raise
             cut_smaller(error)
+
+
+def _rehearsed(task: Task, feed: Feed, runtime: Runtime, start_step: int) -> tuple[Iterator[Batch], float]:
+    batches = feed.train_batches(start_step)
+    first = list(itertools.islice(batches, REHEARSED_BATCHES))
+    return itertools.chain(first, batches), check_batches(task, runtime, first)
 
 
 def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> float:

@@ -132,7 +132,10 @@ class RunFolder:
         write_atomically(self.path / "status.json", json.dumps(status, indent=2).encode() + b"\n")
 
     def write_text(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text.encode())
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        write_atomically(self.path / name, content)
 
     def write_picture(self, title: str, picture: "Image") -> None:
         """pictures/<title>.png, with hyphens for spaces."""

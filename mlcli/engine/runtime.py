@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mlcli.engine.limits import has_bf16_units, usable_threads
+from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import ConfigError
 
@@ -51,6 +52,8 @@ class Runtime:
     compile: bool
     """Whether that was asked for; what `auto` comes to is decided once the first steps are timed (`decide_compile`)."""
     choices: tuple[Choice, ...]
+    ranks: Ranks = ALONE
+    """The processes that train together, of which this is one."""
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context a forward pass runs in; one that does nothing for fp32 and tf32."""
@@ -136,7 +139,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(TOO_LARGE.search(str(error)))
 
 
-def decide_runtime(settings: TrainerSettings) -> Runtime:
+def decide_runtime(settings: TrainerSettings, ranks: Ranks = ALONE) -> Runtime:
     """Turn the `auto` values of the train section into decisions, and apply the process-wide ones (threads, tf32).
 
     Raises ConfigError where the machine lacks what was asked for by name.
@@ -159,7 +162,7 @@ def decide_runtime(settings: TrainerSettings) -> Runtime:
         Choice("precision", precision, precision_why),
         Choice("layout", "channels_last" if channels_last else "channels_first", channels_why),
     )
-    return Runtime(device, precision, train.seed, threads, channels_last, train.compile is True, choices)
+    return Runtime(device, precision, train.seed, threads, channels_last, train.compile is True, choices, ranks)
 
 
 def _decide_device(asked: str) -> tuple[torch.device, str]:

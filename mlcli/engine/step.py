@@ -2,7 +2,8 @@
 
 A step's batch may be cut into parts (micro-batches). Each loss term is divided by what the whole step counts, so the
 gradients of the parts add up to those of the whole batch. Two things depend on the cut: batch normalisation sees
-smaller batches, and what a model draws from torch's generators, as dropout does, it draws anew for each part.
+smaller batches, and what a model draws from torch's generators, as dropout does, it draws anew for each part. Several
+ranks (`mlcli.engine.ranks`) each take some of the parts.
 """
 
 import itertools
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from mlcli.engine.contract import Batch, Feed, Task
 from mlcli.engine.meter import Meter
 from mlcli.engine.optimizer import clip_gradients, set_lr
+from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.engine.state import Progress, TrainingState
 from mlcli.engine.terms import Divisors, Terms, joined, total
-from mlcli.errors import OutOfMemoryError
+from mlcli.errors import ConfigError, OutOfMemoryError
 
 
 def forward_backward(
@@ -128,18 +130,23 @@ class Stepper:
     def gradients(self, batches: Iterator[Batch], parts: int) -> list[Tensor]:
         """Forward and backward over the next `parts` batches. Returns the loss terms of the step, on the device.
 
-        The parameters then hold the gradients of the whole step, neither scaled nor clipped.
+        The parameters then hold the gradients of the whole step, of all ranks, neither scaled nor clipped.
         """
-        task, state, runtime, meter = self.task, self.state, self.runtime, self.meter
+        task, state, runtime, meter, ranks = self.task, self.state, self.runtime, self.meter, self.runtime.ranks
         batches, divisors = self._divisors(batches, parts)
-        taken: list[Terms] = []
-        for part in range(parts):
-            with meter:
-                batch = next(batches)  # already on the device
-            runtime.seed_step(state.progress.step, part)  # dropout and the like: a function of (seed, step, part)
-            taken.append(forward_backward(task, state.net, batch, runtime, state.scaler, meter, divisors))
-            meter.count(len(batch))
-        terms = joined(taken)
+
+        def own_parts() -> Terms:
+            taken: list[Terms] = []
+            for part in range(parts):
+                with meter:
+                    batch = next(batches)  # already on the device
+                self._seed(part)
+                taken.append(forward_backward(task, state.net, batch, runtime, state.scaler, meter, divisors))
+            return joined(taken)
+
+        terms = ranks.summed(own_parts, self.parameters, self._statistics())
+        meter.mark("backward")
+        meter.count(self.samples_per_step)
         if isinstance(divisors, int):
             self._divide_instead(divisors, terms)
         state.scaler.unscale_(state.optimizer)
@@ -149,31 +156,52 @@ class Stepper:
     def _divisors(self, batches: Iterator[Batch], parts: int) -> tuple[Iterator[Batch], Divisors | None]:
         """Return what the loss terms of the next step's parts are divided by, and the batches once more.
 
-        None for a whole step, whose terms are divided by their own counts. What several parts count, they only say one
-        after the other. Where that is one number for all terms, any number will do meanwhile (`_divide_instead`): the
-        samples. Where it is not, the parts are counted first, by a pass without gradients.
+        None for a step in one part, whose terms are divided by their own counts. What several parts count, they only
+        say one after the other. Where that is one number for all terms, any number will do meanwhile
+        (`_divide_instead`): the samples. Where it is not, the parts are counted first, by a pass without gradients.
         """
-        if parts == 1:
+        ranks = self.runtime.ranks
+        if parts * ranks.size == 1:
             return batches, None
         if self.task.counts_alike:
             return batches, self.samples_per_step
-        with self.meter:
-            step = list(itertools.islice(batches, parts))
-        statistics = [(buffer, buffer.clone()) for buffer in self.state.model.buffers()]  # batch norms move theirs
-        counted: list[Terms] = []
-        with torch.no_grad():
-            for part, batch in enumerate(step):
-                self.runtime.seed_step(self.state.progress.step, part)
-                with self.runtime.autocast():
-                    counted.append(self.task.losses(self.state.net, batch))
-            for statistic, before in statistics:
-                statistic.copy_(before)
-        return itertools.chain(step, batches), {name: term.divisor for name, term in joined(counted).items()}
+        step: list[Batch] = []
+
+        def count() -> Terms:
+            with self.meter:
+                step.extend(itertools.islice(batches, parts))
+            statistics = [(buffer, buffer.clone()) for buffer in self.state.model.buffers()]  # batch norms move theirs
+            counted: list[Terms] = []
+            with torch.no_grad():
+                for part, batch in enumerate(step):
+                    self._seed(part)
+                    with self.runtime.autocast():
+                        counted.append(self.task.losses(self.state.net, batch))
+                for statistic, before in statistics:
+                    statistic.copy_(before)
+            return joined(counted)
+
+        divisors = {name: term.divisor for name, term in ranks.summed(count).items()}
+        return itertools.chain(step, batches), divisors
+
+    def _statistics(self) -> list[Tensor]:
+        """The running statistics of batch normalisation that each rank has moved by samples of its own."""
+        if self.runtime.ranks.size == 1 or self.runtime.ranks.syncs_norms:
+            return []
+        norms = [layer for layer in self.state.model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        statistics = [value for layer in norms if layer.training for value in (layer.running_mean, layer.running_var)]
+        return [value for value in statistics if value is not None]
+
+    def _seed(self, part: int) -> None:
+        """Make dropout and the like a function of (seed, step, part). part: among those of this rank."""
+        ranks = self.runtime.ranks
+        self.runtime.seed_step(self.state.progress.step, ranks.rank + part * ranks.size)
 
     def _divide_instead(self, divisor: int, terms: Terms) -> None:
         """Have the gradients divided by what the whole step counts, and no longer by `divisor`."""
         count = next(iter(terms.values())).divisor
-        if isinstance(count, Tensor) or count != divisor:
+        is_known = not isinstance(count, Tensor) or count.device.type == "cpu"  # a GPU would have to be waited for
+        if not (is_known and count == divisor):
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
             torch._foreach_mul_(gradients, divisor / count)
 
@@ -206,22 +234,38 @@ class Stepper:
 
 
 class MicroBatches:
-    """Number of parts each batch is cut into; raised when memory runs out, also after resuming."""
+    """Number of parts each batch is cut into; raised when memory runs out, also after resuming.
 
-    def __init__(self, train: Train, progress: Progress, feed: Feed) -> None:
-        self._train, self._progress, self._feed = train, progress, feed
-        if progress.halvings:
-            feed.cut(self.parts)
+    Every rank takes as many: the parts whose number, divided by that of the ranks, leaves its own.
+    """
+
+    def __init__(self, train: Train, progress: Progress, feed: Feed, ranks: Ranks = ALONE) -> None:
+        self._train, self._progress, self._feed, self._ranks = train, progress, feed, ranks
+        if train.samples_per_step < ranks.size:
+            raise ConfigError(f"a batch of {train.samples_per_step} is too small for {ranks.size} processes",
+                              where="train.batch_size", fix=f"train.batch_size={ranks.size} or more")  # fmt: skip
+        if progress.halvings or ranks.size > 1:
+            self._cut()
+
+    @property
+    def whole(self) -> int:
+        """Micro-batches of a step, of all ranks."""
+        samples, size = self._train.samples_per_step, self._ranks.size
+        wanted = max(self._train.accumulate, size) << self._progress.halvings
+        return min(-(-wanted // size), samples // size) * size
 
     @property
     def parts(self) -> int:
-        """Micro-batches of a step."""
-        return min(self._train.samples_per_step, self._train.accumulate << self._progress.halvings)
+        """Micro-batches of a step that this rank takes."""
+        return self.whole // self._ranks.size
 
     @property
     def size(self) -> int:
         """Samples of the largest micro-batch."""
-        return -(-self._train.samples_per_step // self.parts)
+        return -(-self._train.samples_per_step // self.whole)
+
+    def _cut(self) -> None:
+        self._feed.cut(self.whole, slice(self._ranks.rank, None, self._ranks.size))
 
     def halve(self, error: Exception) -> str:
         """Cut twice as fine from the next batches on; what was done, in words.
@@ -233,5 +277,5 @@ class MicroBatches:
             raise error
         error.__traceback__ = None  # whose frames hold the activations that did not fit
         self._progress.halvings += 1
-        self._feed.cut(self.parts)
-        return f"memory ran out: micro-batches of {self.size} from here on, {self.parts} to a step"
+        self._cut()
+        return f"memory ran out: micro-batches of {self.size} from here on, {self.whole} to a step"

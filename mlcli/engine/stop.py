@@ -1,6 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP ask a run to stop after the step it is in; a second one stops it at once.
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 ask a run to stop after the step it is in; a second one stops it at once.
 
-SIGHUP, of a terminal that was closed, is as good as SIGTERM, unless it is ignored (nohup).
+SIGHUP, of a terminal that was closed, is as good as SIGTERM, unless it is ignored (nohup); so is SIGUSR1, by which
+batch systems such as SLURM warn of the end of a job.
 """
 
 import _thread
@@ -15,14 +16,20 @@ from typing import Any, Self
 
 from mlcli.errors import ExitCode
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequest:
-    """While entered, remembers that a stop was asked for. The handler only sets a flag: nothing is saved inside it."""
+    """While entered, remembers that a stop was asked for. The handler only sets a flag: nothing is saved inside it.
+
+    received: the signal this process was sent. signal: the one to stop for; of one of several ranks
+    (`mlcli.engine.ranks`), what all have agreed on. asks_others: whether it is one of several.
+    """
 
     def __init__(self) -> None:
+        self.received: signal.Signals | None = None
         self.signal: signal.Signals | None = None
+        self.asks_others = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -52,10 +59,12 @@ class StopRequest:
         return ExitCode.INTERRUPTED if self.signal == signal.SIGINT else ExitCode.TERMINATED
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.received is not None:
             # Asked twice: the last checkpoint on disk is whole at every instant.
             os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
-        self.signal = signal.Signals(number)
+        self.received = signal.Signals(number)
+        if not self.asks_others:
+            self.signal = self.received
         if number not in (signal.SIGINT, signal.SIGTERM):
             _forget_closed_terminal()
 
@@ -84,7 +93,7 @@ class Unwinding(StopRequest):
 
     def _raise_later(self, unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit) and self.signal is not None:
-            number, self.signal = self.signal, None
+            number, self.signal, self.received = self.signal, None, None
             _thread.start_new_thread(_signal_soon, (number,))  # here it would be raised within this hook
         else:
             self._hook(unraisable)

@@ -17,6 +17,7 @@ from mlcli.engine.run import RunFolder
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.saver import CheckpointSaver
 from mlcli.engine.settings import TrainerSettings
+from mlcli.engine.silent import SilentSaver
 from mlcli.engine.state import TrainingState
 from mlcli.engine.step import MicroBatches, Stepper
 from mlcli.engine.stop import StopRequest
@@ -51,8 +52,10 @@ class Training:
         shown = self.settings.train.tensorboard
         self.meter = Meter(self.runtime.synchronize)
         self.stepper = Stepper(self.task, self.state, self.settings, self.runtime, self.meter)
-        self.micro_batches = MicroBatches(self.settings.train, self.state.progress, self.feed)
-        self.saver = CheckpointSaver(self.run.checkpoints, self.settings.train.checkpoints.keep_last)
+        self.micro_batches = MicroBatches(self.settings.train, self.state.progress, self.feed, self.runtime.ranks)
+        self.saver: CheckpointSaver = SilentSaver()
+        if self.runtime.ranks.is_first:
+            self.saver = CheckpointSaver(self.run.checkpoints, self.settings.train.checkpoints.keep_last)
         self.budget = Budget(shown.share, FIRST_COST_S)
         self.layers = LayerMonitor(self.state.model, self.budget, active=shown.layers)
         self.times: dict[str, float] = {}
@@ -252,7 +255,7 @@ def finish_epoch(training: Training, epoch: int) -> None:
 def evaluate(training: Training, split: str) -> tuple[dict[str, float], Metrics]:
     """Scores and metrics of the model as it is on one split. Raises Interrupted if a stop is asked for."""
     task, net, feed = training.task, training.state.net, training.feed
-    return evaluate_split(task, net, feed, split, training.runtime, should_stop=training.stop)
+    return evaluate_split(task, net, feed, split, training.runtime, training.stop)
 
 
 def save_best(training: Training, scores: dict[str, float], metrics: Metrics) -> None:

@@ -31,6 +31,15 @@ class StopAfter:
         self.left -= 1
         return self.left < 0
 
+    @property
+    def received(self) -> bool:
+        """What an evaluation asks between its batches."""
+        return self()
+
+    @property
+    def signal(self) -> bool:
+        return self.left < 0
+
 
 def settings_of(**sections) -> TrainerSettings:
     sections.setdefault("optimizer", {"name": "sgd", "lr": 0.05})

@@ -95,6 +95,7 @@ class ThenFixed:
 
     def __init__(self, since: int) -> None:
         self.since, self.polls = since, 0
+        self.received = self.signal = None
 
     def __call__(self) -> bool:
         self.polls += 1

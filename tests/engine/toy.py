@@ -39,7 +39,7 @@ class ToyFeed:
 
     def __init__(self, task: "ToyTask") -> None:
         self.choices: list = []
-        self.task = task
+        self.task, self.taken = task, slice(None)
         self.steps_per_epoch = task.samples // task.batch_size
 
     def train_batches(self, start_step: int):
@@ -48,16 +48,17 @@ class ToyFeed:
             epoch, position = divmod(step, self.steps_per_epoch)
             order = np.random.default_rng((self.task.seed, epoch)).permutation(self.task.samples)
             chosen = order[position * self.task.batch_size :][: self.task.batch_size]
-            for part in np.array_split(chosen, self.task.accumulate):
+            for part in np.array_split(chosen, self.task.accumulate)[self.taken]:
                 index = torch.from_numpy(part)
                 yield Batch(self.task.inputs[index], self.task.targets[index], index)
             step += 1
 
-    def cut(self, parts: int) -> None:
-        self.task.accumulate = parts
+    def cut(self, parts: int, taken: slice = slice(None)) -> None:
+        self.task.accumulate, self.taken = parts, taken
 
-    def eval_batches(self, split: str):
-        for index in torch.arange(self.task.samples).split(7):
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1):
+        batches = torch.arange(self.task.samples).split(7)
+        for index in batches[len(batches) * rank // ranks : len(batches) * (rank + 1) // ranks]:
             yield Batch(self.task.inputs[index], self.task.targets[index], index)
 
     def names(self, split: str, indices: Tensor) -> list[str]:

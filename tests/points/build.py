@@ -58,7 +58,7 @@ def circle(config: Circle) -> CircleSource:
 class CircleFeed:
     def __init__(self, splits: Mapping[str, Rows], train: Train, device: torch.device) -> None:
         self.splits, self.train, self.device, self.parts = splits, train, device, train.accumulate
-        self.steps_per_epoch = len(splits["train"]) // train.samples_per_step
+        self.steps_per_epoch, self.taken = len(splits["train"]) // train.samples_per_step, slice(None)
         self.choices = [Choice("cache", "ram", "made in memory"), Choice("workers", "0", "nothing to read")]
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
@@ -67,15 +67,16 @@ class CircleFeed:
             epoch, position = divmod(step, self.steps_per_epoch)
             order = np.random.default_rng((self.train.seed, epoch)).permutation(len(self.splits["train"]))
             chosen = order[position * size :][:size]
-            for part in np.array_split(chosen, self.parts):
+            for part in np.array_split(chosen, self.parts)[self.taken]:
                 yield self._batch("train", torch.from_numpy(part))
             step += 1
 
-    def cut(self, parts: int) -> None:
-        self.parts = parts
+    def cut(self, parts: int, taken: slice = slice(None)) -> None:
+        self.parts, self.taken = parts, taken
 
-    def eval_batches(self, split: str) -> Iterator[Batch]:
-        for indices in torch.arange(len(self.splits[split])).split(8):
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+        batches = torch.arange(len(self.splits[split])).split(8)
+        for indices in batches[len(batches) * rank // ranks : len(batches) * (rank + 1) // ranks]:
             yield self._batch(split, indices)
 
     def names(self, split: str, indices: Tensor) -> list[str]:

@@ -76,6 +76,10 @@ class ClassificationMetrics:
         self._curves.update(predictions, truth)
         self.mistakes.update(confidence, answer, truth, batch.indices.to(truth.device, non_blocking=True))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes from one process to another: without the names of the samples, which each has."""
+        return {**self.__dict__, "_name_of": None}
+
     def merge(self, other: "ClassificationMetrics") -> None:
         """Add what another set of metrics has seen."""
         self.confusion += other.confusion.to(self.confusion.device)

@@ -62,6 +62,10 @@ class DetectionMetrics:
         self._batches.append((batch.indices, predictions))
         self._matches = self._boxes = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes from one process to another: without the split, which each has, and what follows from both."""
+        return {**self.__dict__, "records": None, "_matches": None, "_boxes": None}
+
     def merge(self, other: "DetectionMetrics") -> None:
         """Add the detections that another has gathered of other pictures of the split."""
         self._batches += other._batches

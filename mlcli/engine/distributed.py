@@ -1,0 +1,319 @@
+"""Several ranks, on torch.distributed: NCCL between GPUs, gloo elsewhere.
+
+What all must agree on, such as whether one of them is out of memory or was asked to stop, is exchanged once a step,
+after the backward passes and before the gradients are summed, by gloo between the processes' own memory: no GPU is
+waited for, and no rank is left behind in a sum that another never comes to. DistributedDataParallel sums while the
+backward pass runs; a rank that fails in there leaves the others hanging.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mlcli.engine.processes import Place, place, rendezvous_of_slurm
+from mlcli.engine.ranks import ALONE, Ranks
+from mlcli.engine.runtime import is_out_of_memory
+from mlcli.engine.stop import StopRequest
+from mlcli.engine.sync_norm import is_synchronised, synchronise
+from mlcli.engine.terms import Term, Terms
+from mlcli.errors import ConfigError, OutOfMemoryError, RankError, UserError
+
+STEP_TIMEOUT_S = 60.0
+"""How long ranks wait for one another in a step before one is given up, unless half of loader.timeout is longer."""
+START_S = 300.0
+"""How long they wait for all to be started."""
+PATIENCE_S = 3600.0
+"""The same outside of steps: while data are prepared, measured and drawn."""
+ANSWER_S = 2.0
+"""How long those that wait have to say so, once one of them has noticed that somebody is missing."""
+FAREWELL_S = 20.0
+"""How long a rank that failed waits for the first one to say why, so that it ends first and its exit code counts."""
+BUCKET = 8_000_000
+"""Numbers that are summed at once: 32 MB of fp32, as DistributedDataParallel's buckets of 25."""
+FINE, OUT_OF_MEMORY, FAILED = 0, 1, 2
+
+T = TypeVar("T")
+
+
+class DistributedRanks(Ranks):
+    """One of several; see `Ranks`.
+
+    Args:
+        here: the place of this process among them.
+        device: of the model; its gradients are summed by NCCL on a GPU, by gloo elsewhere.
+        store: at which they meet.
+
+    Raises RuntimeError if they do not find one another.
+    """
+
+    def __init__(self, here: Place, device: torch.device, store: dist.Store) -> None:
+        self.rank, self.size = here.rank, here.size
+        self._stop: StopRequest | None = None
+        self._present = torch.zeros(0, dtype=torch.uint8)
+        self._store = dist.PrefixStore("mlcli", store)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend, patience = "nccl" if device.type == "cuda" else "gloo", datetime.timedelta(seconds=PATIENCE_S)
+        sums = dist.PrefixStore("sums", store)
+        dist.init_process_group(backend, store=sums, rank=here.rank, world_size=here.size, timeout=patience)
+        self._patient = self._steps = _gloo(patience)
+        self._store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
+
+    # --- agreeing ----------------------------------------------------------------------------------------------------
+
+    def together(self, work: Callable[[], T]) -> T:
+        return self._together(work, self._patient)
+
+    def _together(self, work: Callable[[], T], group: Any, parameters: Sequence[nn.Parameter] = ()) -> T:
+        try:
+            result, failure = work(), None
+        except RankError:
+            raise
+        except Exception as error:
+            failure = error
+            self._tell(error)
+            if self.syncs_norms and parameters:  # the others are in the forward pass, and cannot be asked to wait
+                raise
+        code = FINE if failure is None else OUT_OF_MEMORY if _is_memory(failure) else FAILED
+        present = [p.grad is not None and not failure for p in parameters]
+        asked = self._stop.received if self._stop else None
+        said = torch.tensor([code == FAILED, code == OUT_OF_MEMORY, int(asked or 0), *present], dtype=torch.uint8)
+        with self._noticing("in a step" if parameters else "before or after training"):
+            dist.all_reduce(said, dist.ReduceOp.MAX, group=group)
+        someone_failed, someone_is_full, asked, *_ = said.tolist()
+        if self._stop and asked:
+            self._stop.signal = signal.Signals(asked)
+        self._present = said[3:]
+        if failure is not None and (code == FAILED or not someone_failed):
+            raise failure
+        if someone_failed:
+            raise self._failure_of_another()
+        if someone_is_full:
+            where = ", ".join(f"rank {rank}" for rank in self._told())
+            fix = "train.auto_microbatch=true or a smaller train.batch_size"
+            raise OutOfMemoryError("a micro-batch does not fit into memory", where=where, fix=fix)
+        return result
+
+    def follow(self, stop: StopRequest, batch_s: float) -> None:
+        self._stop = stop
+        stop.asks_others = True
+        self._steps = _gloo(datetime.timedelta(seconds=max(STEP_TIMEOUT_S, batch_s / 2)))
+
+    def agree(self) -> None:
+        self.together(lambda: None)
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        box: list[Any] = [self.together(work if self.is_first else lambda: None)]
+        with self._noticing("before or after training"):
+            dist.broadcast_object_list(box, src=0, group=self._patient)
+        return box[0]
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        nothing: Callable[[], Any] = lambda: None  # noqa: E731
+        first = self.together(work if self.is_first else nothing)
+        rest = self.together(nothing if self.is_first else work)
+        return first if self.is_first else rest
+
+    def gathered(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.size
+        with self._noticing("before or after training"):
+            dist.all_gather_object(values, value, group=self._patient)
+        return values
+
+    def same(self, what: str, value: Any) -> None:
+        texts = self.gathered(json.dumps(value, sort_keys=True, default=str))
+        for rank, text in enumerate(texts):
+            if text != texts[0]:
+                raise RankError(f"rank {rank} has other {what} than the first", where=_difference(texts[0], text),
+                                fix="the same files, versions and kind of machine for all ranks")  # fmt: skip
+
+    # --- summing -----------------------------------------------------------------------------------------------------
+
+    def summed(
+        self, work: Callable[[], Terms], parameters: Sequence[nn.Parameter] = (), averaged: Sequence[Tensor] = ()
+    ) -> Terms:
+        terms = self._together(work, self._steps, parameters)
+        for parameter, present in zip(parameters, self._present.tolist(), strict=False):
+            if present and parameter.grad is None:  # of a part of the model that this rank's samples did not reach
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        numbers = [
+            value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
+            for term in terms.values()
+            for value in (term.mean * term.divisor, term.count)
+        ]
+        device = next(iter(terms.values())).mean.device
+        sums = torch.stack([number.to(device, non_blocking=True) for number in numbers])
+        with self._noticing("while gradients are summed"):
+            for bucket in _buckets([sums, *averaged, *gradients]):
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                dist.all_reduce(flat)
+                for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                    tensor.copy_(total.view_as(tensor))
+        for tensor in averaged:
+            tensor.div_(self.size)
+        return {name: Term.of(*pair) for name, pair in zip(terms, sums.view(-1, 2), strict=True)}
+
+    def sum_of(self, values: Tensor) -> Tensor:
+        """Return the sums over all ranks, as for the statistics of batch normalisation. Raises RankError."""
+        sums = values.clone()
+        with self._noticing("in batch normalisation"):
+            dist.all_reduce(sums)
+        return sums
+
+    def synchronise(self, model: nn.Module) -> None:
+        synchronise(model, self.sum_of)
+        self.syncs_norms = is_synchronised(model)
+
+    # --- failing -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _noticing(self, when: str) -> Iterator[None]:
+        """Turn a failed exchange into the RankError that says who is missing."""
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise self._missing(when, error) from error
+
+    def _missing(self, when: str, error: RuntimeError) -> UserError:
+        """Find out why an exchange failed: what another rank has told of its end, or who does not answer."""
+        try:
+            self._store.set(f"waiting/{self.rank}", when)
+            until = time.monotonic() + ANSWER_S
+            while time.monotonic() < until:
+                if self._told():
+                    return self._failure_of_another()
+                time.sleep(0.05)
+            silent = [rank for rank in range(self.size) if not self._store.check([f"waiting/{rank}"])]
+            places = {rank: self._store.get(f"process/{rank}").decode().split() for rank in silent}
+        except RuntimeError:  # the store was the first rank's
+            return RankError("the first rank is gone", where=when, fix="its machine's log says more")
+        if not silent:
+            return RankError(f"the ranks have lost one another: {str(error).splitlines()[0]}", where=when)
+        here = {rank: int(pid) for rank, (host, pid) in places.items() if host == socket.gethostname()}
+        gone = [rank for rank, pid in here.items() if not _lives(pid)]
+        for rank in here.keys() - gone:  # or they would be waited for by what has started them
+            os.kill(here[rank], signal.SIGKILL)
+        names = ", ".join(f"rank {rank} (process {places[rank][1]} on {places[rank][0]})" for rank in gone or silent)
+        what = f"{names} {'is gone' if gone else 'does not answer'}"
+        fix = "the run can be resumed; ranks/N.log in its folder and the system's log say more"
+        return RankError(what, where=f"the others wait for it {when}", fix=fix)
+
+    def _tell(self, error: BaseException) -> None:
+        """Leave a word about why this rank ends."""
+        told = error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"failed/{self.rank}", json.dumps([told.what, told.where, told.fix]))
+
+    def _told(self) -> list[int]:
+        """The ranks that have left a word about their end."""
+        return [rank for rank in range(self.size) if rank != self.rank and self._store.check([f"failed/{rank}"])]
+
+    def _failure_of_another(self) -> RankError:
+        rank = self._told()[0]
+        what, where, fix = json.loads(self._store.get(f"failed/{rank}"))
+        return RankError(f"rank {rank} failed: {what}", where=where, fix=fix)
+
+    def leave(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._tell(error)
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+        if error is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            if self.is_first:
+                self._store.set("said", "")
+            else:
+                self._store.wait(["said"], datetime.timedelta(seconds=FAREWELL_S))
+                time.sleep(1)
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Within this context the process is one of the ranks that the environment speaks of; alone if of none.
+
+    device: as in the train section. Raises ConfigError for more processes than GPUs, RankError if the ranks do not find
+    one another.
+    """
+    here = place()
+    ranks = ALONE if here.size == 1 else _join(device, here)
+    try:
+        yield ranks
+    except BaseException as error:
+        ranks.leave(error)
+        raise
+    ranks.leave(None)
+
+
+def _join(device: str, here: Place) -> Ranks:
+    where = torch.device("cpu")
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        if here.local_size > torch.cuda.device_count():
+            what = f"{here.local_size} processes on this machine, but {torch.cuda.device_count()} GPUs"
+            raise ConfigError(what, where="number of processes", fix="one process for each GPU, or train.device=cpu")
+        where = torch.device("cuda", here.local_rank)
+    if "RANK" not in os.environ:
+        host, port = rendezvous_of_slurm()
+        os.environ.setdefault("MASTER_ADDR", host)
+        os.environ.setdefault("MASTER_PORT", str(port))
+    try:
+        url = f"env://?rank={here.rank}&world_size={here.size}"
+        store, _, _ = next(iter(dist.rendezvous(url, timeout=datetime.timedelta(seconds=START_S))))
+        return DistributedRanks(here, where, store)
+    except (RuntimeError, ValueError) as error:
+        what = f"rank {here.rank} of {here.size} does not find the others: {str(error).splitlines()[0]}"
+        fix = "are all of them started, and can the machines reach one another?"
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RankError(what, where=address, fix=fix) from error
+
+
+def _gloo(timeout: datetime.timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)  # every rank is a member
+    return group
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, OutOfMemoryError) or is_out_of_memory(error)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in groups of one type and about `BUCKET` numbers, in their order."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(map(Tensor.numel, bucket)) + tensor.numel() > BUCKET
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _difference(a: str, b: str) -> str:
+    """Where two texts begin to differ."""
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return f"'{a[max(0, at - 20) : at + 20]}' and '{b[max(0, at - 20) : at + 20]}'"
