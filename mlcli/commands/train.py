@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from mlcli.commands.common import find_run, load_experiment, say
 from mlcli.commands.typed import unfinished
-from mlcli.engine.processes import hush, launch_here, number_of_processes, place
+from mlcli.engine.launcher import launch_here, number_of_processes
+from mlcli.engine.processes import hush, place
 from mlcli.errors import ConfigError, DivergedError, ExitCode
 from mlcli.experiment import Experiment
 from mlcli.text import command_line, shown

@@ -1,0 +1,64 @@
+"""Starting the processes of one training on this machine, by torchrun's own launcher (torch.distributed.launcher)."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+
+from mlcli.engine.limits import usable_threads
+from mlcli.engine.processes import Place
+from mlcli.errors import ConfigError, ExitCode
+
+MOST_PROCESSES = 1024
+
+
+def number_of_processes(devices: str, here: Place) -> int:
+    """Return how many processes `--devices` asks to be started; 1 for none, where all run already.
+
+    auto: one for each GPU, or one where there are none. Raises ConfigError.
+    """
+    if devices == "auto":
+        import torch
+
+        return 1 if here.size > 1 else max(1, torch.cuda.device_count())
+    if not (devices.isascii() and devices.isdecimal() and 0 < int(devices) <= MOST_PROCESSES):
+        raise ConfigError(f"'{devices}' is no number of processes", where="--devices", fix="--devices 2, or auto")
+    if here.size > 1 and here.size != int(devices):
+        what = f"--devices asks for {devices} processes, but this is one of {here.size} that were started together"
+        raise ConfigError(what, where="--devices", fix=f"leave it out, or start {devices} (torchrun, srun --ntasks)")
+    return 1 if here.size > 1 else int(devices)
+
+
+def launch_here(count: int) -> int:
+    """Run this very command in `count` processes on this machine, by torchrun's launcher.
+
+    Returns the exit code: that of the first rank, or 9 where another has ended the training.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the first rank says what happened
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_threads()[0] // count)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "mlcli", *sys.argv[1:])
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        for rank, code in codes.items():
+            if code < 0:
+                print(f"error: rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        return codes[0] if codes.get(0, -1) > 0 else ExitCode.RANK
+    except SignalException as stopped:
+        return ExitCode.INTERRUPTED if stopped.sigval == signal.SIGINT else ExitCode.TERMINATED
+    return ExitCode.OK
