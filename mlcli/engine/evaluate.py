@@ -127,8 +127,10 @@ class SelectBy:
 
 def choose_metric(task: Task, asked: str | None) -> SelectBy:
     """The metric named in train.watch, or the task's own. Raises ConfigError for a metric the task does not have."""
-    split = "val" if "val" in task.splits and task.metrics("val").directions else "train"
-    known: dict[str, Direction] = {**task.metrics(split).directions, "loss": "min"}
+    directions = {split: task.metrics(split).directions for split in ("val", "train") if split in task.splits}
+    measurable = directions.get("val") or not directions["train"]  # some tasks have no metric but the loss
+    split = "val" if "val" in task.splits and measurable else "train"
+    known: dict[str, Direction] = {**directions[split], "loss": "min"}
     metric = asked or task.primary
     if metric not in known:
         fix = f"one of {', '.join(sorted(known))}"
