@@ -41,7 +41,7 @@ def pictures(tmp_path_factory) -> Path:
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for name in ("cat", "dog"):
         (folder / name).mkdir()
-        for i in range(24):
+        for i in range(12):
             Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
     return folder
 
@@ -52,10 +52,10 @@ def stand_in(path: Path, pictures: Path) -> list[str]:
     if config.data.name in EMBEDDED:
         return []
     if config.task == "detection":
-        few = ["data.images=20"] if config.data.name == "scenes" else ["data={name: scenes, images: 20}"]
-        return [*few, "train.batch_size=10"]  # two steps
+        few = ["data.images=12"] if config.data.name == "scenes" else ["data={name: scenes, images: 12}"]
+        return [*few, "train.batch_size=4"]  # two steps
     size = "image_size: 64" if config.data.name == "folder" else f"channels: {1 if config.data.name == 'mnist' else 3}"
-    overrides = [f"data={{name: folder, root: {pictures}, {size}}}", "train.batch_size=16"]
+    overrides = [f"data={{name: folder, root: {pictures}, {size}}}", "train.batch_size=8"]
     return [*overrides, "model.weights=none"] if config.model.name == "torchvision" else overrides
 
 

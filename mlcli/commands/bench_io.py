@@ -16,7 +16,7 @@ from mlcli.text import command_line, paragraphs, shown
 from mlcli.version import __version__
 
 if TYPE_CHECKING:
-    from mlcli.machine.bench.verdict import ThroughputVerdict
+    from mlcli.machine.bench.bottleneck import ThroughputVerdict
 
 FULL_S, QUICK_S = 58.0, 5.0
 """Seconds from the start of the process to the end of measuring, without and with --quick; a picture follows."""
@@ -51,9 +51,9 @@ def run(
 
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
+    from mlcli.machine.bench.bottleneck import as_shown, compared, judge, memory_checks
     from mlcli.machine.bench.page import advice, page, picture
     from mlcli.machine.bench.throughput import Bench
-    from mlcli.machine.bench.verdict import as_shown, compared, judge, memory_checks
 
     if apply:
         refuse_apply(config, overrides, "loader")

@@ -49,7 +49,7 @@ def run(
     from mlcli.engine.rehearsal import check_batches
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.report import anatomy as pages
+    from mlcli.report import layer_table as pages
 
     check_writable(root)
     settings = experiment.config

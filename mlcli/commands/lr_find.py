@@ -43,7 +43,7 @@ def run(
     from mlcli.engine.lr_range import suggest, sweep
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.report.lr_range import chart, ending, page
+    from mlcli.report.lr_curve import chart, ending, page
     from mlcli.show.figure import image
 
     if apply:

@@ -1,1 +1,1 @@
-"""What a finished run shows."""
+"""Reports on runs: scores, verdict, advice, closing screen and page."""

@@ -1,4 +1,4 @@
-"""What to try after a verdict: one or two changes to the run's config, as one types them."""
+"""Advice after a verdict: one or two changes to the run's config, as one types them."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What classical models score on the data of a run, so that its score means something; kept per data set.
+"""Scores of classical models on the data of a run, so that its own means something; kept per data set.
 
 Every baseline answers the same split as the run, test where there is one. Bounded in time: fewer training rows for slow
 models, images made smaller; what was left out is noted with the score.

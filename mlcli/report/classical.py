@@ -234,9 +234,7 @@ def boosting(p: Problem) -> Fitted:
 
     kind = HistGradientBoostingClassifier if p.is_classes else HistGradientBoostingRegressor
     model = kind(max_iter=ROUNDS, learning_rate=BOOSTING_RATE, early_stopping=False, random_state=p.seed)
-    with threadpool_limits(
-        1
-    ):  # its threads wait for each other thousands of times: ten times as long on a busy machine
+    with threadpool_limits(1):  # threads wait for each other thousands of times: tenfold the time on a busy machine
         return model.fit(p.inputs, p.targets).predict(p.asked), f"{ROUNDS} rounds"
 
 

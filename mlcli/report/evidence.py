@@ -1,4 +1,4 @@
-"""What a verdict is based on: scores, curves and their uncertainty, taken from a run's record. Plain arithmetic."""
+"""The numbers a verdict is based on: scores, curves and their uncertainty, from a run's record. Plain arithmetic."""
 
 import operator
 import statistics

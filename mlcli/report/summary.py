@@ -36,6 +36,7 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
 def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
     """Return scores, verdict, problems of layers, time, files and commands; 25 lines unless names are long."""
     verdict = judge(Evidence.of(record))
+    there = [name + "/" * (record.path / name).is_dir() for name in FILES if (record.path / name).exists()]
     reasons = [reason[0].lower() + reason[1:] for reason in (verdict.reasons[:MOST_REASONS] if verdict else ())]
     lines = [
         *_labelled("verdict", [f"{verdict.kind}: {reasons[0]}", *reasons[1:]] if verdict else []),
@@ -43,7 +44,7 @@ def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
         *_labelled("layers", layer_troubles(record.layers)[-MOST_NOTES:]),
         *time_lines(record.status.get("times")),
         *memory_lines(record.status.get("memory_mb"), record.environment.get("choices")),
-        *_file_lines(record),
+        *_labelled("files", [f"{shown(record.path)}/", ", ".join(there)]),
         *_next_lines(record, verdict),
     ]
     return f"{score_table(record, scores)}\n\n" + "\n".join(lines)
@@ -117,11 +118,6 @@ def memory_lines(memory_mb: Any, choices: Any) -> list[str]:
     return _labelled("memory", [f"{phases}, held {whose}"])
 
 
-def _file_lines(record: Record) -> list[str]:
-    there = [name + "/" * (record.path / name).is_dir() for name in FILES if (record.path / name).exists()]
-    return _labelled("files", [f"{shown(record.path)}/", ", ".join(there)])
-
-
 def _next_lines(record: Record, verdict: Verdict | None) -> list[str]:
     tries = [command_for(record, advice.override) for advice in (verdict.advice if verdict else ())]
     return commands(
@@ -172,9 +168,7 @@ def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:
     for entry in entries:
         if entry.get("split") == "train" and entry.get("samples_per_s"):
             seconds = (entry["step"] - step) * batch_size / entry["samples_per_s"]
-            total_s, wait_s, step = (
-                total_s + seconds,
-                wait_s + seconds * (entry.get("wait_share") or 0.0),
-                entry["step"],
-            )
+            total_s += seconds
+            wait_s += seconds * (entry.get("wait_share") or 0.0)
+            step = entry["step"]
     return wait_s / total_s if total_s else 0.0

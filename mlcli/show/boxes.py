@@ -13,17 +13,9 @@ from mlcli.show.palette import INK, PAPER
 Colour = tuple[int, int, int]
 
 COLOURS: tuple[Colour, ...] = (
-    (0, 158, 255),
-    (255, 140, 0),
-    (0, 200, 110),
-    (255, 70, 90),
-    (190, 110, 255),
-    (255, 215, 0),
-    (0, 215, 220),
-    (255, 120, 200),
-    (160, 110, 60),
-    (170, 230, 60),
-)
+    (0, 158, 255), (255, 140, 0), (0, 200, 110), (255, 70, 90), (190, 110, 255),
+    (255, 215, 0), (0, 215, 220), (255, 120, 200), (160, 110, 60), (170, 230, 60),
+)  # fmt: skip
 """Of the first ten classes: light enough for photographs in the dark, strong enough for paper."""
 GOLDEN_ANGLE = 0.381966  # of the colour circle: hues of further classes never come close to each other's
 SMALLEST_TYPE, LARGEST_TYPE = 11, 24

@@ -37,7 +37,9 @@ def drawn(chart: Chart) -> Markup:
     """The chart as an HTML element."""
     match chart:
         case LineChart():
-            return _figure(chart.title, chart.note, _lines(chart))
+            note = Markup("<span>{}</span>").format(chart.note) if chart.note else ""
+            caption = Markup("<figcaption><strong>{}</strong>{}</figcaption>").format(chart.title, note)
+            return Markup('<figure class="chart">{}{}</figure>').format(caption, _lines(chart))
         case BarChart():
             return Markup('<div class="bars">{}</div>').format(_joined(_bar(bar, chart.most) for bar in chart.bars))
         case Matrix():
@@ -59,12 +61,6 @@ def sparkline(values: Sequence[float], what: str, *, log: bool = False) -> Marku
     return Markup(
         '<svg viewBox="0 -60 {0} {1}" preserveAspectRatio="none" class="spark" role="img"><title>{2}</title>{3}</svg>'
     ).format(SIZE, SIZE + 120, what, _path(Line("", points), xs, ys))
-
-
-def _figure(title: str, note: str, content: Markup) -> Markup:
-    note = Markup("<span>{}</span>").format(note) if note else ""
-    caption = Markup("<figcaption><strong>{}</strong>{}</figcaption>").format(title, note)
-    return Markup('<figure class="chart">{}{}</figure>').format(caption, content)
 
 
 def _joined(parts: Iterable[Markup]) -> Markup:

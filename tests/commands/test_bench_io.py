@@ -11,8 +11,8 @@ import pytest
 from mlcli import cli
 from mlcli.commands import bench_io, runs
 from mlcli.experiment import Experiment
-from mlcli.machine.bench import verdict as verdict_module
-from mlcli.machine.bench.verdict import ThroughputVerdict
+from mlcli.machine.bench import bottleneck
+from mlcli.machine.bench.bottleneck import ThroughputVerdict
 from mlcli.report.summary import wait_share
 from tests.machine.slow import write_images
 
@@ -118,8 +118,8 @@ def test_the_hint_repeats_what_was_typed():
 
 def test_the_floor_is_held_against_what_is_shown(mlcli, tmp_path, monkeypatch):
     (tmp_path / "table.yaml").write_text(TABLE)
-    real = verdict_module.judge
-    monkeypatch.setattr(verdict_module, "judge", lambda findings: replace(real(findings), ratio=0.996))
+    real = bottleneck.judge
+    monkeypatch.setattr(bottleneck, "judge", lambda findings: replace(real(findings), ratio=0.996))
     assert mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "1").code == 0  # it says 1x
     assert mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "1.01").code == 1
 
@@ -200,10 +200,8 @@ def test_apply_judges_the_file_and_nothing_else(photos, mlcli, tmp_path, overrid
 
 
 def test_a_floor_does_not_pass_in_silence_on_a_busy_machine(mlcli, tmp_path, monkeypatch):
-    from mlcli.machine.bench import verdict
-
     (tmp_path / "table.yaml").write_text(TABLE)
-    monkeypatch.setattr(verdict, "USELESS_SPREAD", -1.0)  # every machine is too busy
+    monkeypatch.setattr(bottleneck, "USELESS_SPREAD", -1.0)  # every machine is too busy
     typed = mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "0")
     assert typed.code == 0
     assert "too busy for a reliable verdict; measure again" in typed.err

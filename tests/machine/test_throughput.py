@@ -20,10 +20,10 @@ from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import ConfigError, DataError, ExitCode
 from mlcli.experiment import Experiment
 from mlcli.machine.bench import throughput
+from mlcli.machine.bench.bottleneck import judge
 from mlcli.machine.bench.disk import warm_up
 from mlcli.machine.bench.learner import fitting_batch
 from mlcli.machine.bench.throughput import Bench, worker_counts
-from mlcli.machine.bench.verdict import judge
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.regression.config import Regression
 from tests.machine.slow import BATCH, SIDE, SlowFiles, config_of, slow_task, write_images

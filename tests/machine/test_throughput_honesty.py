@@ -7,8 +7,8 @@ from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.engine.rehearsal import rehearse
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.trainer import fit
+from mlcli.machine.bench.bottleneck import ENOUGH, judge
 from mlcli.machine.bench.throughput import Bench
-from mlcli.machine.bench.verdict import ENOUGH, judge
 from mlcli.report.summary import wait_share
 from tests.engine.rig import training
 from tests.machine.slow import BATCH, config_of, slow_task, write_images

@@ -1,11 +1,10 @@
-"""What bench-io shows: a page for the terminal with stages, loader, model, verdict and advice, and a picture."""
+"""The answer of bench-io: a page for the terminal with stages, loader, model, verdict and advice, and a picture."""
 
 from collections.abc import Iterable
 
 from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.engine.run import png
-from mlcli.machine.bench.measurements import LARGE_SPREAD, READ_COLD, Measurements, Timing
-from mlcli.machine.bench.verdict import (
+from mlcli.machine.bench.bottleneck import (
     ENOUGH,
     GAIN,
     POINTS,
@@ -17,6 +16,7 @@ from mlcli.machine.bench.verdict import (
     spreads,
     times,
 )
+from mlcli.machine.bench.measurements import LARGE_SPREAD, READ_COLD, Measurements, Timing
 from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Role, Rule, axis
 from mlcli.show.figure import image
 from mlcli.text import ABSENT, duration, paragraphs, plural, size, table

@@ -79,7 +79,7 @@ class Bench:
         self.cpus = cpus or usable_cpus()
         self.data = describe_data(task, settings.name_in("data"), runtime)
         self.is_slow = False
-        """Whether a step of the smallest batch takes so long that only what is configured can be measured."""
+        """A step of the smallest batch takes so long that only what is configured can be measured."""
         self._taken, self._warm_steps = 0, _ENDLESS
         """Micro-batches that the loader was measured with, and steps whose files are in the page cache."""
 
@@ -196,20 +196,17 @@ class Bench:
         """Reading files with 0, 1, 2, 4, ... workers; nothing where there are no files."""
         if self.data.in_memory:
             return ()
-        self._warm_up()
-        counts = self._counts()
-        budget_s = self._share("loader") / len(counts)
-        return tuple(self._alone(None, "none", count, budget_s) for count in counts)
-
-    def _warm_up(self) -> None:
-        """Files that fit into memory come from the disk in the first epoch only; the rate of the others is wanted."""
         train_split = self.source.splits["train"]
         if isinstance(train_split, ImageFilesSamples) and self.data.bytes_on_disk < available_memory_bytes() / 2:
+            # They come from the disk in the first epoch only; the rate of the others is wanted.
             order, train = self._order(), self.settings.train
             parts = itertools.islice(order.parts(0), order.steps_per_epoch * train.accumulate)
             paths = (train_split.path(index) for part in parts for index in part.indices.tolist())
             steps = warm_up(paths, self._share("warm up")) // train.samples_per_step
             self._warm_steps = _ENDLESS if steps >= order.steps_per_epoch else max(1, steps)
+        counts = self._counts()
+        budget_s = self._share("loader") / len(counts)
+        return tuple(self._alone(None, "none", count, budget_s) for count in counts)
 
     def _unread(self, feed: Feed) -> Iterator[Batch]:
         """Endless batches, going on behind those that were taken before: a file that was read a moment ago comes

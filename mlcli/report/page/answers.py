@@ -1,4 +1,4 @@
-"""What the model answers, as sections of the page: confusion, residuals, mistakes, classes, curves and pictures."""
+"""Sections of the page on the model's answers: confusion, residuals, mistakes, classes, curves and pictures."""
 
 import base64
 import io

@@ -71,7 +71,7 @@ class ClassificationTask(SampleTask, Classifier):
 
     def pictures(self, split: str, metrics: ClassificationMetrics) -> dict[str, Image]:
         """confusion, calibration; of images also mistakes, filters and feature maps, as far as there are any."""
-        from mlcli.models.pictures import feature_maps, filters
+        from mlcli.models.filters import feature_maps, filters
         from mlcli.show.evaluation import pictures
 
         details = {

@@ -1,4 +1,4 @@
-"""What `mlcli inspect` prints: the table of a model's layers, what the model costs, what is odd, and the first loss.
+"""The answer of `mlcli inspect`: the table of a model's layers, its cost, oddities, and the first loss.
 
 The table is no wider than a terminal: small layers in the row of the one they follow, repeated blocks once, or whole
 modules as one row.
@@ -41,7 +41,7 @@ MISSED = {
     "low": "the first loss is far below chance: the model knows something already (weights learned elsewhere?), or the "
     "batch holds few classes, or the answers leak into the inputs",
 }
-"""What a first loss far from that of chance means."""
+"""Explanations of a first loss far from that of chance."""
 
 
 @dataclass(frozen=True)

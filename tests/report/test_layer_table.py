@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 
 from mlcli.models.inspect.anatomy import take_apart
-from mlcli.report.anatomy import MOST_ROWS, arithmetic_lines, collapse_lines, layer_table, loss_lines, rows_of
+from mlcli.report.layer_table import MOST_ROWS, arithmetic_lines, collapse_lines, layer_table, loss_lines, rows_of
 from mlcli.text import screen_width
 
 

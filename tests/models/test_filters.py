@@ -9,7 +9,7 @@ from torch import nn
 from mlcli.data.info import DataInfo
 from mlcli.models.build import build_seeded
 from mlcli.models.config import Cnn, Linear, Mlp, Resnet, TorchvisionModel, Vgg
-from mlcli.models.pictures import feature_maps, filters
+from mlcli.models.filters import feature_maps, filters
 from mlcli.show.drawing import Tile, fitted, font, picture_of, rising, sheet, shortened, signed
 from mlcli.show.figure import image_of, new_figure
 

@@ -1,4 +1,4 @@
-"""Derive the verdict from measured throughputs: arithmetic alone, nothing is measured here.
+"""Name the bottleneck, loader or model, from measured throughputs: arithmetic alone, nothing is measured here.
 
 Workers read while the model computes; what the trainer's own process does to a batch comes on top of the model's time.
 A step therefore takes `max(reading / workers, own + model)`, and without workers the sum of all three.
@@ -188,7 +188,11 @@ def _judge_reading(measured: Measurements) -> ThroughputVerdict:
         least_s = min(rating.step_s for rating in ratings)
         fastest = next(rating for rating in ratings if rating.step_s <= (1 + GAIN) * least_s)  # with fewest workers
         best = next((rating for rating in ratings if rating.enough and _is_worth_it(rating, now)), fastest)
-        cache = None if fewest is not None else _better_cache(measured, caches, best)
+        if fewest is None and not measured.data.crops:  # crops from the smaller images held are other crops
+            ram = next(option for option in caches if option.cache == "ram")
+            held_s = next(held.timing.seconds for held in measured.held if held.cache == "ram")
+            useful = ram.fits and held_s + measured.model.step.seconds < (1 - GAIN) * best.step_s
+            cache = ram if useful else None
         changes = _is_worth_it(best, now) and (best.enough or best.step_s < (1 - GAIN) * now.step_s)
         workers = best.workers if changes and cache is None else None
         outlook = _what_helps(best, workers, cache, measured)
@@ -250,15 +254,6 @@ def _is_worth_it(rating: Rating, now: Rating) -> bool:
     if rating.workers > now.workers:
         return rating.step_s <= now.step_s
     return rating.step_s < (1 - GAIN) * now.step_s
-
-
-def _better_cache(measured: Measurements, caches: tuple[CacheOption, ...], best: Rating) -> CacheOption | None:
-    """The cache to advise where workers are not enough. Not where it would change what is learned: crops from
-    smaller images are other crops."""
-    ram = next(option for option in caches if option.cache == "ram")
-    held_s = next(held.timing.seconds for held in measured.held if held.cache == "ram")
-    useful = ram.fits and held_s + measured.model.step.seconds < (1 - GAIN) * best.step_s
-    return ram if useful and not measured.data.crops else None
 
 
 # --- doubts ----------------------------------------------------------------------------------------------------------

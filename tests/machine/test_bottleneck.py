@@ -4,6 +4,16 @@ from dataclasses import replace
 
 import pytest
 
+from mlcli.machine.bench.bottleneck import (
+    TOO_BUSY,
+    as_shown,
+    expected_wait_share,
+    judge,
+    memory_checks,
+    slots_bytes,
+    spreads,
+    times,
+)
 from mlcli.machine.bench.measurements import (
     READ_COLD,
     READ_WARM,
@@ -18,16 +28,6 @@ from mlcli.machine.bench.measurements import (
     Timing,
 )
 from mlcli.machine.bench.page import advice, page
-from mlcli.machine.bench.verdict import (
-    TOO_BUSY,
-    as_shown,
-    expected_wait_share,
-    judge,
-    memory_checks,
-    slots_bytes,
-    spreads,
-    times,
-)
 
 GB = 10**9
 

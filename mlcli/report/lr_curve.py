@@ -1,4 +1,4 @@
-"""What `mlcli lr-find` shows: the curve of loss over learning rate, as text and as a picture, and what it says."""
+"""The answer of `mlcli lr-find`: loss over learning rate as text and as a picture, both rules, the suggestion."""
 
 import math
 
