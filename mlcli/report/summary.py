@@ -36,7 +36,6 @@ def closing_lines(t: Training, outcome: str, scores: dict[str, dict[str, float]]
 def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
     """Return scores, verdict, problems of layers, time, files and commands; 25 lines unless names are long."""
     verdict = judge(Evidence.of(record))
-    there = [name + "/" * (record.path / name).is_dir() for name in FILES if (record.path / name).exists()]
     reasons = [reason[0].lower() + reason[1:] for reason in (verdict.reasons[:MOST_REASONS] if verdict else ())]
     lines = [
         *_labelled("verdict", [f"{verdict.kind}: {reasons[0]}", *reasons[1:]] if verdict else []),
@@ -44,7 +43,7 @@ def results(record: Record, scores: dict[str, dict[str, float]]) -> str:
         *_labelled("layers", layer_troubles(record.layers)[-MOST_NOTES:]),
         *time_lines(record.status.get("times")),
         *memory_lines(record.status.get("memory_mb"), record.environment.get("choices")),
-        *_labelled("files", [f"{shown(record.path)}/", ", ".join(there)]),
+        *_file_lines(record),
         *_next_lines(record, verdict),
     ]
     return f"{score_table(record, scores)}\n\n" + "\n".join(lines)
@@ -116,6 +115,11 @@ def memory_lines(memory_mb: Any, choices: Any) -> list[str]:
     whose = "on the GPU" if device.startswith("cuda") else "by the process"
     phases = " · ".join(f"{phase} {megabytes:,.0f} MB" for phase, megabytes in memory_mb.items())
     return _labelled("memory", [f"{phases}, held {whose}"])
+
+
+def _file_lines(record: Record) -> list[str]:
+    there = [name + "/" * (record.path / name).is_dir() for name in FILES if (record.path / name).exists()]
+    return _labelled("files", [f"{shown(record.path)}/", ", ".join(there)])
 
 
 def _next_lines(record: Record, verdict: Verdict | None) -> list[str]:

@@ -15,7 +15,7 @@ YAMLS = {
 task: classification
 data: {name: digits}
 model: {name: mlp, hidden: [32]}
-train: {epochs: 2, device: cpu, threads: 1}
+train: {epochs: 2, device: cpu, threads: 1, baselines: false}
 """,
     "perceptron": """
 task: classification
@@ -23,20 +23,20 @@ data: {name: digits}
 model: {name: linear}
 loss: {name: hinge}
 optimizer: {name: sgd, lr: 0.01}
-train: {epochs: 1, device: cpu, threads: 1}
+train: {epochs: 1, device: cpu, threads: 1, baselines: false}
 """,
     "wine": """
 task: classification
 data: {name: csv, file: wine.csv, target: label}
 model: {name: linear}
-train: {epochs: 3, batch_size: 16, device: cpu, threads: 1}
+train: {epochs: 3, batch_size: 16, device: cpu, threads: 1, baselines: false}
 """,
     "diabetes": """
 task: regression
 data: {name: diabetes}
 model: {name: linear}
 optimizer: {name: adam, lr: 0.05}
-train: {epochs: 3, batch_size: 32, device: cpu, threads: 1}
+train: {epochs: 3, batch_size: 32, device: cpu, threads: 1, baselines: false}
 """,
 }
 

@@ -169,7 +169,9 @@ def test_model_takes_the_images(mlcli, side):
 def test_folder_of_images_trains(mlcli):
     pictures(Path("pets"), {"cat": 14, "dog": 14}, (16, 16))
     proposal(mlcli, "pets")
-    done = mlcli("train", "config.yaml", "train.epochs=1", "train.device=cpu", "loader.workers=0")
+    done = mlcli(
+        "train", "config.yaml", "train.epochs=1", "train.baselines=false", "train.device=cpu", "loader.workers=0"
+    )
     assert done.code == ExitCode.OK, done.err
 
 
@@ -258,7 +260,7 @@ def test_list_of_images_with_splits(mlcli):
 def test_table_trains(mlcli):
     Path("table.csv").write_text("a,b,price\n" + "".join(f"{i},x{i % 3},{i}.5\n" for i in range(60)))
     proposal(mlcli, "table.csv")
-    done = mlcli("train", "config.yaml", "train.epochs=1", "train.device=cpu")
+    done = mlcli("train", "config.yaml", "train.epochs=1", "train.baselines=false", "train.device=cpu")
     assert done.code == ExitCode.OK, done.err
 
 
