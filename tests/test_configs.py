@@ -52,8 +52,7 @@ def stand_in(path: Path, pictures: Path) -> list[str]:
     if config.data.name in EMBEDDED:
         return []
     if config.task == "detection":
-        few = ["data.images=12"] if config.data.name == "scenes" else ["data={name: scenes, images: 12}"]
-        return [*few, "train.batch_size=4"]  # two steps
+        return ["data={name: scenes, images: 20, image_size: 64}", "train.batch_size=10"]  # two steps
     size = "image_size: 64" if config.data.name == "folder" else f"channels: {1 if config.data.name == 'mnist' else 3}"
     overrides = [f"data={{name: folder, root: {pictures}, {size}}}", "train.batch_size=8"]
     return [*overrides, "model.weights=none"] if config.model.name == "torchvision" else overrides
