@@ -195,31 +195,36 @@ def smallest_fast_enough(trials: list[Trial]) -> Trial:
 
 
 def measure(task: Task, settings: TrainerSettings, runtime: Runtime, sizes: list[int]) -> list[Trial]:
-    """Samples per second by size, the sizes rising; fewer sizes where memory or time runs out."""
+    """Samples per second by size, the sizes rising."""
     train = settings.train.model_copy(update={"batch_size": sizes[-1], "accumulate": 1})
     whole = settings.model_copy(update={"train": train})
     feed = task.feed(runtime, train=train)
     try:
         batch = next(feed.train_batches(0))
         learner = Learner(task, whole, runtime, feed)
-        began, trials = perf_counter(), list[Trial]()
-        for size in sizes:
-            try:
-                step_s = min(learner.one_step(batch, size) for _ in range(BATCH_TRIES))
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if not trials:
-                    raise OutOfMemoryError(
-                        f"not even a batch of {size} samples fits into memory",
-                        where="train.batch_size=auto",
-                        fix="a smaller model or data.image_size",
-                    ) from error
-                break
-            trials.append(Trial(size, size / step_s))
-            is_slower = len(trials) > 2 and size / step_s < trials[-2].samples_per_s
-            if is_slower or perf_counter() - began + 2 * BATCH_TRIES * step_s > BATCH_SIZE_BUDGET_S:
-                break
-        return trials
+        return list(_trials(learner, batch, sizes))
     finally:
         feed.close()
+
+
+def _trials(learner: Learner, batch: Batch, sizes: list[int]) -> Iterator[Trial]:
+    began, before = perf_counter(), 0.0
+    for number, size in enumerate(sizes):
+        try:
+            step_s = min(learner.one_step(batch, size) for _ in range(BATCH_TRIES))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if number == 0:
+                raise OutOfMemoryError(
+                    f"not even a batch of {size} samples fits into memory",
+                    where="train.batch_size=auto",
+                    fix="a smaller model or data.image_size",
+                ) from error
+            return
+        yield Trial(size, size / step_s)
+        is_slower = size / step_s < before
+        next_s = BATCH_TRIES * 2 * step_s
+        if (is_slower and number >= 2) or perf_counter() - began + next_s > BATCH_SIZE_BUDGET_S:
+            return
+        before = size / step_s
