@@ -86,13 +86,13 @@ class ExportableOneStage(ExportableDetector):
             boxes = net.box_coder.decode(outputs["bbox_regression"].flatten(0, 1), self._anchors_of(pixels))
         else:
             boxes = net.box_coder.decode_single(outputs["bbox_regression"].flatten(0, 1), self._anchors_of(pixels))
-        boxes = clip(boxes.reshape(len(pixels), -1, 4), *self.detector.image_size)
+        boxes = clip(boxes.reshape(pixels.shape[0], -1, 4), *self.detector.image_size)
         parts = zip(boxes.split(self.rows, dim=1), scores.split(self.rows, dim=1), strict=True)
         found = [likeliest(*part, net.topk_candidates) for part in parts]
         return Candidates(*(torch.cat(column, dim=1) for column in zip(*found, strict=True)))
 
     def _anchors_of(self, pixels: Tensor) -> Tensor:
-        return self.anchors.expand(len(pixels), -1, -1).flatten(0, 1)
+        return self.anchors.expand(pixels.shape[0], -1, -1).flatten(0, 1)
 
 
 class ExportableRegions(ExportableDetector):
@@ -104,17 +104,17 @@ class ExportableRegions(ExportableDetector):
         detector, heads = self.detector, self.detector.roi_heads
         look, windows = heads.box_roi_pool, detector.windows
         count = len(windows)
-        image = torch.arange(len(pixels), device=pixels.device, dtype=windows.dtype).repeat_interleave(count)
-        regions = torch.cat([image[:, None], windows.repeat(len(pixels), 1)], dim=1)
+        image = torch.arange(pixels.shape[0], device=pixels.device, dtype=windows.dtype).repeat_interleave(count)
+        regions = torch.cat([image[:, None], windows.repeat(pixels.shape[0], 1)], dim=1)
         features = detector.features(pixels)
         if isinstance(look, LookAtCrops):
             seen = look.net(crop_and_warp(features, regions, look.side, look.context))
         else:
             seen = look.head(look.pool(features.float(), regions))
         logits, deltas = heads.box_predictor(seen)
-        boxes = heads.box_coder.decode_single(deltas, regions[:, 1:]).reshape(len(pixels), count, -1, 4)
+        boxes = heads.box_coder.decode_single(deltas, regions[:, 1:]).reshape(pixels.shape[0], count, -1, 4)
         boxes = clip(boxes, *detector.image_size)[:, :, 1:].flatten(1, 2)
-        scores = logits.softmax(dim=-1)[:, 1:].reshape(len(pixels), -1)
+        scores = logits.softmax(dim=-1)[:, 1:].reshape(pixels.shape[0], -1)
         solid = ((boxes[..., 2:] - boxes[..., :2]) >= LEAST_SIDE).all(dim=-1)
         labels = torch.arange(1, detector.num_classes + 1, device=pixels.device)
         return Candidates(boxes, torch.where(solid, scores, GONE), labels.repeat(count).expand_as(scores))

@@ -156,7 +156,7 @@ def by_box(maps: Mapping[str, Tensor], layers: nn.ModuleList, outputs: int) -> T
     Each layer turns [B, C, h, w] into [B, boxes * outputs, h, w].
     """
     said = [layer(values).permute(0, 2, 3, 1) for layer, values in zip(layers, maps.values(), strict=True)]
-    return torch.cat([values.reshape(len(values), -1, outputs) for values in said], dim=1).float()
+    return torch.cat([values.reshape(values.shape[0], -1, outputs) for values in said], dim=1).float()
 
 
 def compact_fpn(width: int = 16, strides: Sequence[int] = (8, 16, 32)) -> CompactFpn:
