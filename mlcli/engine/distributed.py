@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -39,9 +38,11 @@ PATIENCE_S = 3600.0
 ANSWER_S = 2.0
 """How long those that wait have to say so, once one of them has noticed that somebody is missing."""
 FAREWELL_S = 20.0
-"""How long a rank that failed waits for the first one to say why, so that it ends first and its exit code counts."""
+"""How long a rank that ends early waits for the first one to say why, which then ends first: its exit code counts."""
 BUCKET = 8_000_000
 """Numbers that are summed at once: 32 MB of fp32, as DistributedDataParallel's buckets of 25."""
+AFTERWARDS_S = 3.0
+"""How long the first one has for that."""
 FINE, OUT_OF_MEMORY, FAILED = 0, 1, 2
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class DistributedRanks(Ranks):
     def __init__(self, here: Place, device: torch.device, store: dist.Store) -> None:
         self.rank, self.size = here.rank, here.size
         self._stop: StopRequest | None = None
+        self._first_is_gone = False
         self._present = torch.zeros(0, dtype=torch.uint8)
         self._store = dist.PrefixStore("mlcli", store)
         if device.type == "cuda":
@@ -201,6 +203,7 @@ class DistributedRanks(Ranks):
             silent = [rank for rank in range(self.size) if not self._store.check([f"waiting/{rank}"])]
             places = {rank: self._store.get(f"process/{rank}").decode().split() for rank in silent}
         except RuntimeError:  # the store was the first rank's
+            self._first_is_gone = True
             return RankError("the first rank is gone", where=when, fix="its machine's log says more")
         if not silent:
             return RankError(f"the ranks have lost one another: {str(error).splitlines()[0]}", where=when)
@@ -208,6 +211,7 @@ class DistributedRanks(Ranks):
         gone = [rank for rank, pid in here.items() if not _lives(pid)]
         for rank in here.keys() - gone:  # or they would be waited for by what has started them
             os.kill(here[rank], signal.SIGKILL)
+        self._first_is_gone = 0 in (gone or silent)
         names = ", ".join(f"rank {rank} (process {places[rank][1]} on {places[rank][0]})" for rank in gone or silent)
         what = f"{names} {'is gone' if gone else 'does not answer'}"
         fix = "the run can be resumed; ranks/N.log in its folder and the system's log say more"
@@ -233,15 +237,13 @@ class DistributedRanks(Ranks):
             self._tell(error)
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
-        if error is None:
-            return
+        is_early = error is not None or (self._stop is not None and self._stop())
         with contextlib.suppress(RuntimeError):
             if self.is_first:
                 self._store.set("said", "")
-            else:
+            elif is_early and not self._first_is_gone:  # what has started them ends all when one has failed
                 self._store.wait(["said"], datetime.timedelta(seconds=FAREWELL_S))
-                time.sleep(1)
-        sys.stdout.flush()
+                time.sleep(AFTERWARDS_S)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def launch_here(count: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the first rank says what happened
+    logging.disable()  # the first rank says what happens
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_threads()[0] // count)))
     config = LaunchConfig(
         min_nodes=1,
@@ -55,10 +55,12 @@ def launch_here(count: int) -> int:
         elastic_launch(config, sys.executable)("-m", "mlcli", *sys.argv[1:])
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        for rank, code in codes.items():
-            if code < 0:
-                print(f"error: rank {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-        return codes[0] if codes.get(0, -1) > 0 else ExitCode.RANK
+        if codes.get(0, -1) > 0:
+            return codes[0]
+        ended = [f"rank {rank} was ended by {signal.Signals(-code).name}" for rank, code in codes.items() if code < 0]
+        print(f"error: {'; '.join(ended) or 'a rank failed'}", file=sys.stderr)
+        print("fix:   mlcli train --resume latest --devices N goes on; mlcli runs shows the run", file=sys.stderr)
+        return ExitCode.RANK
     except SignalException as stopped:
         return ExitCode.INTERRUPTED if stopped.sigval == signal.SIGINT else ExitCode.TERMINATED
     return ExitCode.OK
