@@ -225,8 +225,8 @@ class Train(Strict):
     accumulate: PositiveInt = 1
     """Micro-batches each batch is cut into to save memory; gradients are summed, so the step stays the same."""
     sync_batch_norm: bool | Literal["auto"] = "auto"
-    """Whether batch normalisation sees the whole step's samples where several processes train (docs/how-to/many.md);
-    auto: yes, so that it learns what one process would. Otherwise each normalises its own part."""
+    """Whether batch normalisation sees the whole step's samples where several processes train
+    (docs/how-to/several-processes.md); auto: yes, as in one process. Otherwise each normalises its own part."""
     auto_microbatch: bool = False
     """Cut batches into twice as many micro-batches whenever memory runs out, instead of stopping with advice."""
     watch: str | None = None
