@@ -60,7 +60,9 @@ def run(
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
-    predictor: Answers | Predictor
+    predictor: Any  # Answers or a Predictor: what only some have is asked for where it is used
+    compute: Callable[[Any], Any]
+    keep: list[Path | str]
     if is_exported(run):  # without torch from here to the end
         from mlcli.export.file import open_exported
 

@@ -336,8 +336,9 @@ class Inputs(Protocol):
     def paths(self) -> Sequence[Path] | None:
         """The image file of each; None of rows of a table."""
 
-    def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, dict[int, str]]:
-        """The positions that could be read, their inputs as in `Samples.read`, and by position why others could not."""
+    def read(self, positions: Sequence[int]) -> tuple[list[int], Any, dict[int, str]]:
+        """The positions that could be read, their inputs as in `Samples.read`, or as an array of the same, and by
+        position why others could not."""
 
 
 class Predictor(Protocol):

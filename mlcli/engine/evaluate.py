@@ -127,7 +127,9 @@ class SelectBy:
 
 def choose_metric(task: Task, asked: str | None) -> SelectBy:
     """The metric named in train.watch, or the task's own. Raises ConfigError for a metric the task does not have."""
-    directions = {split: task.metrics(split).directions for split in ("val", "train") if split in task.splits}
+    directions: dict[str, dict[str, Direction]] = {
+        split: task.metrics(split).directions for split in ("val", "train") if split in task.splits
+    }
     measurable = directions.get("val") or not directions["train"]  # some tasks have no metric but the loss
     split = "val" if "val" in task.splits and measurable else "train"
     known: dict[str, Direction] = {**directions[split], "loss": "min"}

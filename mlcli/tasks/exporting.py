@@ -57,6 +57,7 @@ class Check(NamedTuple):
 class Exportable(Protocol):
     """A predictor whose model can be exported."""
 
+    info: DataInfo
     output_names: Any
 
     def answer_facts(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class SamplePredictor(SampleAnswers):
 
     def records(
         self,
-        predictions: Tensor,
+        predictions: Any,
         inputs: Inputs | None = None,
         positions: Sequence[int] = (),
         top: int | None = None,

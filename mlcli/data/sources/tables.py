@@ -177,13 +177,13 @@ def read_table(
         raw = [read_column(name, table.column(name), decimal=mark) for name in used]
         if labels is None:
             assert amounts is not None, "a column that is read as numbers has them"
-            targets = of_numbers(amounts)
+            hashes = of_numbers(amounts)
         else:
-            targets = of_classes(labels, class_names)
+            hashes = of_classes(labels, class_names)
         now = {} if refusal else {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
         refusal = None
         try:
-            prints = Fingerprints(of_columns(raw)[:, None], targets)
+            prints = Fingerprints(of_columns(raw)[:, None], hashes)
             of_run = known.divide(prints, now, () if split_column else SPLITS, str(file))
             if labels is not None:
                 of_run, labels = known.relabelled(of_run, labels, class_names, str(file))

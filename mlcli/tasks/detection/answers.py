@@ -152,8 +152,10 @@ class ObjectAnswers:
             if "error" not in record:
                 boxes = np.array([thing["bbox"] for thing in record["objects"]], dtype=np.float32).reshape(-1, 4)
                 boxes[:, 2:] += boxes[:, :2]
-                corners = map(tuple, boxes.tolist())
-                answers.append((path, [*zip(corners, (thing["label"] for thing in record["objects"]), strict=True)]))
+                labels = [thing["label"] for thing in record["objects"]]
+                corners = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.tolist()]
+                found: list[Thing] = [*zip(corners, labels, strict=True)]
+                answers.append((path, found))
         return write_answers(answers, self.info.class_names, self._category_ids, format, folder)
 
     def answers(self, predictions: Found, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:

@@ -65,6 +65,7 @@ class ExportableOneStage(ExportableDetector):
     """RetinaNet and FCOS: of each map, so many candidates as torchvision takes."""
 
     detector: OneStage
+    anchors: Tensor
 
     def __init__(self, detector: OneStage) -> None:
         super().__init__(detector)

@@ -167,7 +167,7 @@ class DetectionMetrics:
                         "image_id": int(self.records.ids[index]),
                         "category_id": label,
                         "score": score,
-                        "segmentation": run_length(paste(masks[row, d], boxes[row, d], height, width)),
+                        "segmentation": run_length(paste(masks[row, d], boxes[row, d].tolist(), height, width)),
                     }
                     for d, (label, score) in enumerate(zip(labels[row], scores[row], strict=True))
                     if label

@@ -214,6 +214,7 @@ def crop_and_warp(images: Tensor, boxes: Sequence[Tensor] | Tensor, side: int, c
     boxes: B times float32 [p, 4], corners in pixels; R of all together. Or all in one, float32 [R, 5], the image first.
     context: by how much of its sides a box is widened, half of it at each end.
     """
+    widened: Tensor | list[Tensor]
     if isinstance(boxes, Tensor):
         widened = torch.cat([boxes[:, :1], _widened(boxes[:, 1:], context)], dim=1)
     else:
