@@ -8,8 +8,10 @@ backward pass runs; a rank that fails in there leaves the others hanging.
 
 import contextlib
 import datetime
+import io
 import json
 import os
+import pickle
 import signal
 import socket
 import time
@@ -70,7 +72,8 @@ class DistributedRanks(Ranks):
         backend, patience = "nccl" if device.type == "cuda" else "gloo", datetime.timedelta(seconds=PATIENCE_S)
         sums = dist.PrefixStore("sums", store)
         dist.init_process_group(backend, store=sums, rank=here.rank, world_size=here.size, timeout=patience)
-        self._patient = self._steps = _gloo(patience)
+        self._patient = self._steps = _group(patience, "gloo")
+        self._sums = dist.group.WORLD
         self._store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
 
     # --- agreeing ----------------------------------------------------------------------------------------------------
@@ -111,16 +114,18 @@ class DistributedRanks(Ranks):
     def follow(self, stop: StopRequest, batch_s: float) -> None:
         self._stop = stop
         stop.asks_others = True
-        self._steps = _gloo(datetime.timedelta(seconds=max(STEP_TIMEOUT_S, batch_s / 2)))
+        timeout = datetime.timedelta(seconds=max(STEP_TIMEOUT_S, batch_s / 2))
+        self._steps, self._sums = _group(timeout, "gloo"), _group(timeout, None)
 
     def agree(self) -> None:
         self.together(lambda: None)
 
     def from_first(self, work: Callable[[], T]) -> T:
-        box: list[Any] = [self.together(work if self.is_first else lambda: None)]
+        made = self.together(work if self.is_first else lambda: None)
+        box = [_packed(made) if self.is_first else b""]
         with self._noticing("before or after training"):
             dist.broadcast_object_list(box, src=0, group=self._patient)
-        return box[0]
+        return made if self.is_first else pickle.loads(box[0])  # type: ignore[return-value]
 
     def in_turn(self, work: Callable[[], T]) -> T:
         nothing: Callable[[], Any] = lambda: None  # noqa: E731
@@ -129,10 +134,10 @@ class DistributedRanks(Ranks):
         return first if self.is_first else rest
 
     def gathered(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.size
+        values = [b""] * self.size
         with self._noticing("before or after training"):
-            dist.all_gather_object(values, value, group=self._patient)
-        return values
+            dist.all_gather_object(values, _packed(value), group=self._patient)
+        return [pickle.loads(one) for one in values]
 
     def same(self, what: str, value: Any) -> None:
         texts = self.gathered(json.dumps(value, sort_keys=True, default=str))
@@ -161,7 +166,7 @@ class DistributedRanks(Ranks):
         with self._noticing("while gradients are summed"):
             for bucket in _buckets([sums, *averaged, *gradients]):
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                dist.all_reduce(flat)
+                dist.all_reduce(flat, group=self._sums)
                 for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                     tensor.copy_(total.view_as(tensor))
         for tensor in averaged:
@@ -172,7 +177,7 @@ class DistributedRanks(Ranks):
         """Return the sums over all ranks, as for the statistics of batch normalisation. Raises RankError."""
         sums = values.clone()
         with self._noticing("in batch normalisation"):
-            dist.all_reduce(sums)
+            dist.all_reduce(sums, group=self._sums)
         return sums
 
     def synchronise(self, model: nn.Module) -> None:
@@ -285,8 +290,24 @@ def _join(device: str, here: Place) -> Ranks:
         raise RankError(what, where=address, fix=fix) from error
 
 
-def _gloo(timeout: datetime.timedelta) -> dist.ProcessGroup:
-    group = dist.new_group(backend="gloo", timeout=timeout)
+class _ToHost(pickle.Pickler):
+    """Has tensors of a GPU arrive in the memory of the host: another process has another GPU."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            return value.cpu().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return NotImplemented
+
+
+def _packed(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _ToHost(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def _group(timeout: datetime.timedelta, backend: str | None) -> dist.ProcessGroup:
+    """Return a new group of all ranks. backend: that of the sums unless given."""
+    group = dist.new_group(backend=backend, timeout=timeout)
     assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     return group
 

@@ -175,7 +175,7 @@ def _task(
 ) -> tuple[Plan, Task, Runtime]:
     """Make the task, for which the batch size may have to be found first, and decide where it computes."""
     runtime = decide_runtime(plan.config, ranks)
-    ranks.same("arithmetic", {**_arithmetic(runtime), "torch": _versions()["torch"]})
+    ranks.same("arithmetic", {"precision": runtime.precision, "torch": _versions()["torch"]})
     members = ranks.from_first(lambda: run.membership() if run else None)
     known = KnownData("resume", members) if run else None
     task = ranks.in_turn(lambda: plan.build(known))
