@@ -36,15 +36,15 @@ STEP_TIMEOUT_S = 60.0
 START_S = 300.0
 """How long they wait for all to be started."""
 PATIENCE_S = 3600.0
-"""The same outside of steps: while data are prepared, measured and drawn."""
+"""How long they wait outside of steps: while data are prepared, measured and drawn."""
 ANSWER_S = 2.0
 """How long those that wait have to say so, once one of them has noticed that somebody is missing."""
 FAREWELL_S = 20.0
-"""How long a rank that ends early waits for the first one to say why, which then ends first: its exit code counts."""
+"""How long a rank that ends early waits for the first one to say why ..."""
+AFTERWARDS_S = 3.0
+"""... and how much longer until it ends itself: the exit code of the one that ends first counts."""
 BUCKET = 8_000_000
 """Numbers that are summed at once: 32 MB of fp32, as DistributedDataParallel's buckets of 25."""
-AFTERWARDS_S = 3.0
-"""How long the first one has for that."""
 FINE, OUT_OF_MEMORY, FAILED = 0, 1, 2
 
 T = TypeVar("T")
@@ -82,31 +82,33 @@ class DistributedRanks(Ranks):
         return self._together(work, self._patient)
 
     def _together(self, work: Callable[[], T], group: Any, parameters: Sequence[nn.Parameter] = ()) -> T:
+        """Do as `together` says; `_present` then has, for each parameter, whether any rank has a gradient of it."""
         try:
             result, failure = work(), None
         except RankError:
             raise
         except Exception as error:
-            failure = error
-            self._tell(error)
             if self.syncs_norms and parameters:  # the others are in the forward pass, and cannot be asked to wait
                 raise
+            failure = error
         code = FINE if failure is None else OUT_OF_MEMORY if _is_memory(failure) else FAILED
-        present = [p.grad is not None and not failure for p in parameters]
-        asked = self._stop.received if self._stop else None
-        said = torch.tensor([code == FAILED, code == OUT_OF_MEMORY, int(asked or 0), *present], dtype=torch.uint8)
+        if failure is not None and code == FAILED:
+            self._tell(failure)
+        received = self._stop.received if self._stop else None
+        present = [parameter.grad is not None and code == FINE for parameter in parameters]
+        said = torch.tensor([*[FINE] * self.size, received or 0, *present], dtype=torch.uint8)
+        said[self.rank] = code
         with self._noticing("in a step" if parameters else "before or after training"):
             dist.all_reduce(said, dist.ReduceOp.MAX, group=group)
-        someone_failed, someone_is_full, asked, *_ = said.tolist()
+        codes, asked, self._present = said[: self.size].tolist(), int(said[self.size]), said[self.size + 1 :]
         if self._stop and asked:
             self._stop.signal = signal.Signals(asked)
-        self._present = said[3:]
-        if failure is not None and (code == FAILED or not someone_failed):
+        if failure is not None and (code == FAILED or FAILED not in codes):
             raise failure
-        if someone_failed:
-            raise self._failure_of_another()
-        if someone_is_full:
-            where = ", ".join(f"rank {rank}" for rank in self._told())
+        if FAILED in codes:
+            raise self._failure_of(codes.index(FAILED))
+        if OUT_OF_MEMORY in codes:
+            where = f"rank {codes.index(OUT_OF_MEMORY)}"
             fix = "train.auto_microbatch=true or a smaller train.batch_size"
             raise OutOfMemoryError("a micro-batch does not fit into memory", where=where, fix=fix)
         return result
@@ -116,9 +118,6 @@ class DistributedRanks(Ranks):
         stop.asks_others = True
         timeout = datetime.timedelta(seconds=max(STEP_TIMEOUT_S, batch_s / 2))
         self._steps, self._sums = _group(timeout, "gloo"), _group(timeout, None)
-
-    def agree(self) -> None:
-        self.together(lambda: None)
 
     def from_first(self, work: Callable[[], T]) -> T:
         made = self.together(work if self.is_first else lambda: None)
@@ -202,8 +201,9 @@ class DistributedRanks(Ranks):
             self._store.set(f"waiting/{self.rank}", when)
             until = time.monotonic() + ANSWER_S
             while time.monotonic() < until:
-                if self._told():
-                    return self._failure_of_another()
+                for rank in range(self.size):
+                    if rank != self.rank and self._store.check([f"failed/{rank}"]):
+                        return self._failure_of(rank)
                 time.sleep(0.05)
             silent = [rank for rank in range(self.size) if not self._store.check([f"waiting/{rank}"])]
             places = {rank: self._store.get(f"process/{rank}").decode().split() for rank in silent}
@@ -228,12 +228,8 @@ class DistributedRanks(Ranks):
         with contextlib.suppress(RuntimeError):
             self._store.set(f"failed/{self.rank}", json.dumps([told.what, told.where, told.fix]))
 
-    def _told(self) -> list[int]:
-        """The ranks that have left a word about their end."""
-        return [rank for rank in range(self.size) if rank != self.rank and self._store.check([f"failed/{rank}"])]
-
-    def _failure_of_another(self) -> RankError:
-        rank = self._told()[0]
+    def _failure_of(self, rank: int) -> RankError:
+        """What a rank has told of its end, as the error of the others."""
         what, where, fix = json.loads(self._store.get(f"failed/{rank}"))
         return RankError(f"rank {rank} failed: {what}", where=where, fix=fix)
 

@@ -66,9 +66,6 @@ class Ranks:
     def follow(self, stop: "StopRequest", batch_s: float) -> None:
         """Have a stop that any rank is asked for be that of all. batch_s: `loader.timeout`."""
 
-    def agree(self) -> None:
-        """Let all know whether one was asked to stop."""
-
     def same(self, what: str, value: Any) -> None:
         """Raise RankError where `value`, as JSON's types, is not the same on all ranks."""
 

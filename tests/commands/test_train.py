@@ -151,6 +151,25 @@ def test_an_empty_name_is_not_resumed(mlcli, digits, tmp_path, name):
     refused(mlcli("train", digits, "--resume", name), 2, "the run to go on with is empty", runs=tmp_path / "runs")
 
 
+def test_resume_auto_begins_goes_on_and_then_has_nothing_to_do(mlcli, digits, tmp_path):
+    asked = ("train", digits, "--name", "long", "--resume", "auto")
+    assert mlcli(*asked).code == 0
+    (run,) = list_runs(tmp_path / "runs")
+    finished = run.status()
+    again = mlcli(*asked)
+    assert (again.code, again.out) == (0, f"run        runs/{run.name} is complete; nothing to do\n")
+    run.update_status(state="interrupted")  # as if stopped after its last step
+    assert mlcli(*asked).code == 0
+    assert list_runs(tmp_path / "runs")[0].status()["scores"] == finished["scores"]
+    assert mlcli("train", digits, "train.seed=1", "--name", "other", "--resume", "auto").code == 0
+    assert len(list_runs(tmp_path / "runs")) == 2
+
+
+@pytest.mark.parametrize("devices", ["0", "two", "-1"])
+def test_a_number_of_processes_that_cannot_be(mlcli, digits, tmp_path, devices):
+    refused(mlcli("train", digits, f"--devices={devices}"), 2, "no number of processes", runs=tmp_path / "runs")
+
+
 def test_a_yaml_of_fewer_epochs_does_not_cut_a_run_short(mlcli, digits, tmp_path):
     mlcli("train", digits, "train.epochs=5", "--name", "long")
     (run,) = list_runs(tmp_path / "runs")

@@ -1,5 +1,6 @@
 """Several ranks take the same steps and find the same scores as one process does."""
 
+import contextlib
 import os
 import signal
 import time
@@ -227,6 +228,26 @@ def test_when_one_runs_out_of_memory_all_know_and_may_go_on():
             "a micro-batch of 8 does not fit" if rank == 2 else "a micro-batch does not fit into memory"
         )
         assert (gradient, mean, count) == ([6.0, 6.0, 6.0], 2.0, 3.0)
+
+
+def full_then_failed(ranks: Ranks) -> object:
+    def work(failing: int, failure: Exception):
+        if ranks.rank == failing:
+            raise failure
+        return {"loss": Term(torch.tensor(1.0), 1)}
+
+    with contextlib.suppress(OutOfMemoryError):
+        ranks.summed(lambda: work(1, OutOfMemoryError("too large")), [nn.Parameter(torch.ones(2))])
+    try:
+        ranks.summed(lambda: work(0, ValueError("odd")), [nn.Parameter(torch.ones(2))])
+    except (RankError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def test_what_went_well_in_the_end_is_not_told_of_a_later_failure():
+    told = "error: rank 0 failed: ValueError: odd"
+    assert on_ranks(3, full_then_failed) == ["odd", told, told]
 
 
 def partly(ranks: Ranks) -> list[object]:
