@@ -92,6 +92,14 @@ def test_more_ranks_than_parts_differ_in_the_last_bits_only():
             assert torch.allclose(value, weights[name], rtol=1e-4, atol=1e-6)
 
 
+def test_each_part_draws_its_own_dropout_whoever_takes_it():
+    config = digits(train={"accumulate": 4})
+    expected, _ = trained(ALONE, config, classification, 10)
+    for weights, _ in on_ranks(2, trained, config, classification, 10):
+        for name, value in expected.items():
+            assert torch.allclose(value, weights[name], rtol=1e-4, atol=1e-6)
+
+
 def plain_mlp():
     return digits(model={"name": "mlp", "hidden": [16]}).model
 
