@@ -245,7 +245,10 @@ def train(
 @app.command()
 def evaluate(
     run: Run,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Keys to override.")] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE ...]", help="Of FILE.onnx; keys to override."),
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, val or test; test unless given.")] = None,
     on: Annotated[
         Path | None, typer.Option("--on", metavar="DATA", help="Measure all of new data: a folder, CSV or annotations.")
@@ -254,13 +257,18 @@ def evaluate(
     out: Out = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Measure the saved model on one split of its data, or on all of new labelled data.
+    """Measure the saved model on one split of its data, or on all of new labelled data; or an exported ONNX file.
 
     Example: mlcli evaluate digits --split val
     """
     from mlcli.commands import evaluate
+    from mlcli.commands.common import is_exported
+    from mlcli.commands.typed import split_arguments
 
-    evaluate.run(run, split, overrides or [], on=on, checkpoint=checkpoint, root=out, as_json=as_json)
+    config, overrides = None, arguments or []
+    if is_exported(run):
+        config, overrides = split_arguments(overrides, typed_command())
+    evaluate.run(run, split, overrides, config=config, on=on, checkpoint=checkpoint, root=out, as_json=as_json)
 
 
 @app.command()

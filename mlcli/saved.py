@@ -112,7 +112,7 @@ def measure(
             raise ConfigError("--on measures all of the data", where="--split", fix="leave it out")
         split = NEW
     else:
-        split, note = _chosen_split(split, task.splits if changes is None else changes.members)
+        split, note = chosen_split(split, task.splits if changes is None else changes.members)
         notes += [note] if note else []
     if loaded.is_other_data:
         total = sum(task.splits.values())
@@ -129,8 +129,11 @@ def measure(
     return result | {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": plain}
 
 
-def _chosen_split(asked: str | None, splits: Mapping[str, int]) -> tuple[str, str]:
-    """The split to measure, and what a person should hear about the choice."""
+def chosen_split(asked: str | None, splits: Mapping[str, int]) -> tuple[str, str]:
+    """Return the split to measure, and what a person should hear about the choice.
+
+    asked: train, val or test; None for test if there is one. Raises ConfigError or DataError for one there is not.
+    """
     if asked is None:
         if "test" in splits:
             return "test", ""

@@ -1,11 +1,12 @@
-"""`mlcli evaluate`: how good the saved model of a run is on one split of its data."""
+"""`mlcli evaluate`: how good the saved model of a run, or an exported file, is on one split of its data."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlcli.commands.common import find_run
+from mlcli.commands.common import find_run, is_exported, load_experiment
+from mlcli.errors import ConfigError
 from mlcli.text import number, plural, table, truncated
 
 MOST_CLASSES = 30
@@ -21,6 +22,7 @@ def run(
     split: str | None = None,
     overrides: Sequence[str] = (),
     *,
+    config: Path | None = None,
     on: Path | None = None,
     checkpoint: str = "best",
     root: Path = Path("runs"),
@@ -29,14 +31,26 @@ def run(
     """Measure a run's model, print the result and write it as evaluation-<split>.json into the run folder.
 
     Args:
-        run: folder or name of a run.
+        run: folder or name of a run; or an exported ONNX file, whose result is only printed.
         split: train, val or test; None for test, or for val where there is no test split.
         overrides: `key=value` changes to the run's config, such as where the data now are.
+        config: the YAML that names the data of an exported file.
         on: new labelled data of the same kind, all of which are measured instead of a split.
         checkpoint: "best" or "last".
 
     Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
     """
+    if is_exported(run):
+        if on is not None:
+            fix = f"mlcli evaluate {run} config.yaml, whose data section names the data"
+            raise ConfigError("an exported file is measured on the data of a YAML", where="--on", fix=fix)
+        experiment = load_experiment(f"evaluate {run}", config, overrides)
+
+        from mlcli.export.measure import measure_file
+
+        result = measure_file(Path(run), experiment, split)
+        print(json.dumps(result, indent=2) if as_json else _page(result))
+        return
     folder = find_run(run, root)
 
     from mlcli.saved import measure
@@ -45,10 +59,10 @@ def run(
     text = json.dumps(result, indent=2)
     file = f"evaluation-{result['split']}.json"
     folder.write_text(file, text + "\n")
-    print(text if as_json else _page(result, folder.path / file))
+    print(text if as_json else f"{_page(result)}\n\nwritten: {folder.path / file}")
 
 
-def _page(result: dict[str, Any], path: Path) -> str:
+def _page(result: dict[str, Any]) -> str:
     """The result as text for a terminal."""
     head = [
         ["run", f"{result['run']} ({result['checkpoint']}, epoch {result['epoch']})"],
@@ -81,4 +95,4 @@ def _page(result: dict[str, Any], path: Path) -> str:
         found = result["importance"]
         rows = [[c["name"], number(c["mean"]), f"± {number(c['std'])}"] for c in found["columns"][:MOST_COLUMNS]]
         parts.append(table([f"without the column, {found['metric']} is worse by", "mean", "spread"], rows))
-    return "\n\n".join([*parts, f"written: {path}"])
+    return "\n\n".join(parts)

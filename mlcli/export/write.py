@@ -47,6 +47,7 @@ def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
     info = predictor.info
     example = torch.from_numpy(random_inputs(info.input_shape, info.kind, form.batch or 2))
     shapes = None if form.batch else ({0: torch.export.Dim("batch", min=1)},)
+    torch._dynamo.reset()  # or numbers that an earlier export had otherwise would become symbols, which a scan refuses
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
@@ -60,7 +61,7 @@ def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
             names = [*predictor.output_names]
             found = torch.onnx.export(
                 program, (example,), dynamo=True, opset_version=form.opset, input_names=[INPUT], output_names=names,
-                verbose=False,
+                verbose=False, custom_translation_table=_translations(),
             )  # fmt: skip
         except Exception as error:  # torch.onnx.OnnxExporterError, or of a pass of it
             raise _refused(error, module, program) from error
@@ -81,6 +82,20 @@ def load_pt2(content: bytes) -> nn.Module:
     """Return the model of a `.pt2` that this process has written; that of a stranger could run any code."""
     with _quiet():
         return torch.export.load(io.BytesIO(content)).module()
+
+
+def _translations() -> dict[Any, Any]:
+    """Functions for operators that torch's exporter cannot translate: those of onnxscript 0.7 takes RoI pooling with
+    other arguments than torchvision gives."""
+    import torchvision  # noqa: F401, registers the operator
+    from onnxscript import opset18
+
+    def roi_pool(input: Any, regions: Any, scale: float, height: int, width: int) -> tuple[Any, Any]:
+        """The maxima, and where they are, which no one asks for."""
+        found = opset18.MaxRoiPool(input, regions, pooled_shape=(height, width), spatial_scale=scale)
+        return found, found
+
+    return {torch.ops.torchvision.roi_pool.default: roi_pool}
 
 
 def _refuse_missing() -> None:

@@ -1,6 +1,7 @@
 """A run as one file: verified beside its model, and asked without torch with the same answers."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mlcli.commands import train
 from mlcli.data import decode
 from mlcli.errors import CheckpointError
 from mlcli.export import run as export_run
@@ -22,6 +24,12 @@ data: {name: digits}
 model: {name: mlp, hidden: [8]}
 train: {epochs: 1, device: cpu, threads: 1, baselines: false}
 """
+DETECTOR = """
+task: detection
+data: {name: scenes, images: 20, image_size: 64}
+model: {name: yolo, width: 4, score_threshold: 0.0001, max_detections: 20}
+train: {epochs: 1, batch_size: 10, device: cpu, threads: 1, baselines: false}
+"""
 PREDICT = """
 import sys
 from mlcli.cli import main
@@ -32,10 +40,18 @@ print("loaded", *sorted({"torch", "torchvision", "scipy", "sklearn", "onnx", "pa
 """
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A working folder with the run d of d.yaml."""
+    path = tmp_path_factory.mktemp("d")
+    (path / "d.yaml").write_text(YAML)
+    train.run(path / "d.yaml", [], name=None, resume=None, root=path / "runs")
+    return path
+
+
 @pytest.fixture
-def trained(mlcli, tmp_path) -> Path:
-    (tmp_path / "d.yaml").write_text(YAML)
-    assert mlcli("train", "d.yaml").code == 0
+def trained(folder, mlcli, tmp_path) -> Path:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -63,6 +79,54 @@ def test_onnx_answers_as_the_run_does_without_torch(trained, mlcli):
     onnx.save(proto, trained / "forged.onnx")
     with pytest.raises(CheckpointError, match="cannot be used"):
         open_exported(trained / "forged.onnx").predict(np.zeros((1, 1, 8, 8), np.uint8))
+
+
+def scores(typed) -> dict:
+    assert typed.code == 0, typed.err
+    return json.loads(typed.out)["metrics"]
+
+
+def test_a_file_has_the_scores_of_its_run(trained, mlcli):
+    assert mlcli("export", "d", "-o", "d.onnx").code == 0
+    for split in ("val", "test"):
+        ours = scores(mlcli("evaluate", "d", "--split", split, "--json"))
+        theirs = scores(mlcli("evaluate", "d.onnx", "d.yaml", "--split", split, "--json"))
+        assert theirs == pytest.approx({name: value for name, value in ours.items() if name != "loss"}, abs=1e-4)
+        assert len(theirs) > 3
+    assert "test, " in mlcli("evaluate", "d.onnx", "d.yaml").out
+    (trained / "i.yaml").write_text(YAML.replace("digits", "iris"))
+    for words, code, said in [
+        (["d.onnx"], 2, "which YAML?"),
+        (["d.onnx", "d.yaml", "--on", "d.yaml"], 2, "measured on the data of a YAML"),
+        (["d.onnx", "i.yaml"], 5, "the model knows 10 classes, the data have 3"),
+        (["d.onnx", "d.yaml", "model={name: linear}"], 5, "d.onnx is of model mlp, the YAML of linear"),
+        (["d.onnx", "d.yaml", "--split", "new"], 2, "'new' is no split"),
+    ]:
+        typed = mlcli("evaluate", *words)
+        assert (typed.code, said in typed.err) == (code, True), typed.err
+
+
+def test_a_detector_through_the_whole_command(mlcli, tmp_path):
+    (tmp_path / "s.yaml").write_text(DETECTOR)
+    assert mlcli("train", "s.yaml").code == 0
+    typed = mlcli("export", "s", "-o", "s.onnx")
+    assert typed.code == 0, typed.out + typed.err
+    ours, theirs = (
+        scores(mlcli("evaluate", *words, "--split", "val", "--json")) for words in (["s"], ["s.onnx", "s.yaml"])
+    )
+    assert theirs == pytest.approx({name: value for name, value in ours.items() if name in theirs}, abs=1e-4)
+    assert "map50" in theirs
+    (tmp_path / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photos/a.png")
+    records = []
+    for model in ("s", "s.onnx"):
+        assert mlcli("predict", model, "photos", "--threshold", "0", "-o", f"{model}.jsonl").code == 0
+        records.append(json.loads((tmp_path / f"{model}.jsonl").read_text())["objects"])
+    assert len(records[0]) == len(records[1]) > 0
+    for mine, other in zip(*records, strict=True):
+        assert mine["label"] == other["label"]
+        assert other["bbox"] == pytest.approx(mine["bbox"], abs=0.02)
 
 
 def test_what_is_below_the_bar_is_kept_under_another_name(trained, mlcli, monkeypatch):

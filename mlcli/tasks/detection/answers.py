@@ -30,6 +30,8 @@ LEAST_IOU, MOST_SCORE_ERROR = 0.95, 0.01
 """Of an exported model's objects beside the model's own, on average."""
 NOTEWORTHY = 0.05
 """Score of detections that are compared; below it, which of many like boxes is kept is chance."""
+SAME_PIXELS = 0.01
+"""Between corners of boxes that count as equal: the IoU of boxes that are as thin as a rounding error says nothing."""
 
 
 class Found(NamedTuple):
@@ -245,30 +247,37 @@ def one_each(boxes_xyxy: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarr
 def matched(ours: Found, theirs: Found) -> list[Check]:
     """Compare detections of a model and of its exported form, in pixels of the input.
 
-    Each of ours of a score above `NOTEWORTHY` and theirs are matched greedily by IoU within a label and picture; one
-    without a partner has an IoU of 0 and its own score as the difference.
+    Those of a label in a picture are matched by IoU, the largest first, so that neither's order matters; boxes whose
+    corners are within `SAME_PIXELS` have an IoU of 1 whatever their area. What is without a partner has an IoU of 0 and
+    its own score as the difference. Scores up to `NOTEWORTHY` count where no score of ours is above it.
     """
+    least = NOTEWORTHY if (ours.scores > NOTEWORTHY).any() else 0.0
     ious, misses = [], []
     for image in range(len(ours.scores)):
-        a, b = (np.flatnonzero((one.labels[image] > 0) & (one.scores[image] > NOTEWORTHY)) for one in (ours, theirs))
-        overlaps = iou_of_each(ours.boxes_xyxy[image, a], theirs.boxes_xyxy[image, b])
-        overlaps = np.where(ours.labels[image, a][:, None] == theirs.labels[image, b], overlaps, -1.0)
-        free = np.ones(len(b), dtype=bool)
-        for row, mine in enumerate(a):
-            # of equal overlaps, the partner of the nearest score: two boxes may lie in the same place
-            far = np.abs(theirs.scores[image, b] - ours.scores[image, mine])
-            best = np.lexsort((far, -np.where(free, overlaps[row], -1.0)))[:1]
-            if len(best) and free[best[0]] and overlaps[row, best[0]] > 0:
-                free[best[0]] = False
-                ious.append(float(overlaps[row, best[0]]))
-                misses.append(float(far[best[0]]))
-            else:
-                ious.append(0.0)
-                misses.append(float(ours.scores[image, mine]))
-        ious += [0.0] * int(free.sum())
-        misses += theirs.scores[image, b][free].tolist()
+        # partners are looked for below the least score as well: the same score may lie on either side of it
+        a, b = (np.flatnonzero((one.labels[image] > 0) & (one.scores[image] > least / 2)) for one in (ours, theirs))
+        boxes_a, boxes_b = ours.boxes_xyxy[image, a], theirs.boxes_xyxy[image, b]
+        scores_a, scores_b = ours.scores[image, a], theirs.scores[image, b]
+        overlaps = iou_of_each(boxes_a, boxes_b)
+        overlaps[np.abs(boxes_a[:, None] - boxes_b).max(axis=-1) <= SAME_PIXELS] = 1.0
+        overlaps[ours.labels[image, a][:, None] != theirs.labels[image, b]] = 0.0
+        far = np.abs(scores_a[:, None] - scores_b)
+        rows, columns = np.nonzero(overlaps)
+        # of like overlaps, the nearest scores: two boxes may lie in the same place
+        order = np.lexsort((far[rows, columns], -overlaps[rows, columns].round(3)))
+        free_a, free_b = np.ones(len(a), dtype=bool), np.ones(len(b), dtype=bool)
+        for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+            if free_a[row] and free_b[column]:
+                free_a[row] = free_b[column] = False
+                if max(scores_a[row], scores_b[column]) > least:
+                    ious.append(float(overlaps[row, column]))
+                    misses.append(float(far[row, column]))
+        alone = [score for scores, free in ((scores_a, free_a), (scores_b, free_b)) for score in scores[free].tolist()]
+        alone = [score for score in alone if score > least]
+        ious += [0.0] * len(alone)
+        misses += alone
     if not ious:
-        return [Check("objects", "none found by either")]
+        return [Check("objects", "none found by either, so nothing was compared", "some", False)]
     paired = sum(iou > 0 for iou in ious)
     iou, miss = float(np.mean(ious)), float(np.mean(misses))
     return [
