@@ -125,6 +125,7 @@ def test_without_it_the_running_statistics_are_the_same_on_all_ranks():
     alone, _ = trained(ALONE, config, classification, 5)
     (name,) = (name for name in first if name.endswith("running_var"))
     assert not torch.allclose(first[name], alone[name], rtol=1e-4)
+    assert 0.5 < (first[name].sum() / alone[name].sum()).item() < 2
 
 
 def normalised(ranks: Ranks, kind: type, x: torch.Tensor) -> dict[str, torch.Tensor]:
