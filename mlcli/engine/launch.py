@@ -209,8 +209,13 @@ def _restored(
 def _made(root: Path, name: str, task: Task) -> RunFolder:
     """Return a new run folder that knows which samples are in which split."""
     run = create_run(root, name)
-    if isinstance(task, HasMembership):
-        run.write_membership(task.membership())
+    try:
+        if isinstance(task, HasMembership):
+            run.write_membership(task.membership())
+    except BaseException:
+        run.discard()
+        run.unlock()
+        raise
     return run
 
 

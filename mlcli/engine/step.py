@@ -135,18 +135,22 @@ class Stepper:
         task, state, runtime, meter, ranks = self.task, self.state, self.runtime, self.meter, self.runtime.ranks
         batches, divisors = self._divisors(batches, parts)
 
+        samples = 0
+
         def own_parts() -> Terms:
+            nonlocal samples
             taken: list[Terms] = []
             for part in range(parts):
                 with meter:
                     batch = next(batches)  # already on the device
                 self._seed(part)
+                samples += len(batch)
                 taken.append(forward_backward(task, state.net, batch, runtime, state.scaler, meter, divisors))
             return joined(taken)
 
         terms = ranks.summed(own_parts, self.parameters, self._statistics())
         meter.mark("backward")
-        meter.count(self.samples_per_step)
+        meter.count(samples if ranks.size == 1 else self.samples_per_step)
         if isinstance(divisors, int):
             self._divide_instead(divisors, terms)
         state.scaler.unscale_(state.optimizer)

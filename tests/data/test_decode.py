@@ -411,4 +411,4 @@ def test_plain_data_round_trip_and_prediction(tmp_path):
     assert batch.shape == (3, 1, 16, 12)
     out = np.empty((1, 16, 12), np.uint8)
     preparation.decode(paths[2], out)
-    assert (batch[2].numpy() == out).all()
+    assert (batch[2] == out).all()

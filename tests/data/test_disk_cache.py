@@ -275,7 +275,7 @@ def test_reasons_are_given(feed, files, tmp_path):
     folder = tmp_path / "cache"
     assert feed(files).choices[0] == ("cache", "disk", f"as asked; 28 kB in {folder}, to be written")
     batches(feed(files))
-    cache, workers = feed(files, workers="auto").choices
+    cache, workers, *_ = feed(files, workers="auto").choices
     assert cache == ("cache", "disk", f"as asked; 28 kB in {folder}, written by an earlier run")
     assert workers.why.endswith("should the cache on disk turn out to be damaged")
     touched(files)

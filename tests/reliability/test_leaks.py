@@ -27,6 +27,7 @@ class Watched:
 
     def __init__(self, every: int) -> None:
         self.process, self.every, self.polls = psutil.Process(), every, 0
+        self.received = self.signal = None
         self.memory_bytes: list[int] = []
         self.open_files: list[int] = []
         self.threads: list[int] = []
