@@ -106,6 +106,21 @@ def test_a_file_has_the_scores_of_its_run(trained, mlcli):
         assert (typed.code, said in typed.err) == (code, True), typed.err
 
 
+def test_a_regression_has_the_scores_of_its_run_in_units_of_its_target(mlcli, tmp_path):
+    text = (
+        YAML.replace("classification", "regression")
+        .replace("digits", "diabetes")
+        .replace("[8]", "[4], batch_norm: true")
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    assert mlcli("train", "r.yaml").code == 0
+    assert mlcli("export", "r", "-o", "r.onnx").code == 0
+    ours = scores(mlcli("evaluate", "r", "--json"))
+    theirs = scores(mlcli("evaluate", "r.onnx", "r.yaml", "--json"))
+    assert theirs == pytest.approx({name: value for name, value in ours.items() if name != "loss"}, rel=1e-4)
+    assert theirs["rmse"] > 10
+
+
 def test_a_detector_through_the_whole_command(mlcli, tmp_path):
     (tmp_path / "s.yaml").write_text(DETECTOR)
     assert mlcli("train", "s.yaml").code == 0
