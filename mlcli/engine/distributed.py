@@ -7,11 +7,10 @@ backward pass runs; a rank that fails in there leaves the others hanging.
 """
 
 import contextlib
+import copy
 import datetime
-import io
 import json
 import os
-import pickle
 import signal
 import socket
 import time
@@ -63,6 +62,7 @@ class DistributedRanks(Ranks):
 
     def __init__(self, here: Place, device: torch.device, store: dist.Store) -> None:
         self.rank, self.size = here.rank, here.size
+        self._device = device
         self._stop: StopRequest | None = None
         self._first_is_gone = False
         self._present = torch.zeros(0, dtype=torch.uint8)
@@ -120,11 +120,10 @@ class DistributedRanks(Ranks):
         self._steps, self._sums = _group(timeout, "gloo"), _group(timeout, None)
 
     def from_first(self, work: Callable[[], T]) -> T:
-        made = self.together(work if self.is_first else lambda: None)
-        box = [_packed(made) if self.is_first else b""]
+        box: list[Any] = [self._to_send(self.together(work if self.is_first else lambda: None))]
         with self._noticing("before or after training"):
             dist.broadcast_object_list(box, src=0, group=self._patient)
-        return made if self.is_first else pickle.loads(box[0])  # type: ignore[return-value]
+        return box[0]
 
     def in_turn(self, work: Callable[[], T]) -> T:
         nothing: Callable[[], Any] = lambda: None  # noqa: E731
@@ -133,10 +132,14 @@ class DistributedRanks(Ranks):
         return first if self.is_first else rest
 
     def gathered(self, value: T) -> list[T]:
-        values = [b""] * self.size
+        values: list[Any] = [None] * self.size
         with self._noticing("before or after training"):
-            dist.all_gather_object(values, _packed(value), group=self._patient)
-        return [pickle.loads(one) for one in values]
+            dist.all_gather_object(values, self._to_send(value), group=self._patient)
+        return values
+
+    def _to_send(self, value: T) -> T:
+        """Return the value with its tensors in the memory of the host: another process has another GPU."""
+        return on_host(value) if self._device.type == "cuda" else value
 
     def same(self, what: str, value: Any) -> None:
         texts = self.gathered(json.dumps(value, sort_keys=True, default=str))
@@ -286,19 +289,20 @@ def _join(device: str, here: Place) -> Ranks:
         raise RankError(what, where=address, fix=fix) from error
 
 
-class _ToHost(pickle.Pickler):
-    """Has tensors of a GPU arrive in the memory of the host: another process has another GPU."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.device.type != "cpu":
-            return value.cpu().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        return NotImplemented
-
-
-def _packed(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    _ToHost(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
-    return buffer.getvalue()
+def on_host(value: Any) -> Any:
+    """Return a copy of nested values and plain objects whose tensors lie in the memory of the host."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: on_host(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [on_host(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        copied = copy.copy(value)
+        vars(copied).update((name, on_host(item)) for name, item in vars(copied).items())
+        return copied
+    return value
 
 
 def _group(timeout: datetime.timedelta, backend: str | None) -> dist.ProcessGroup:
