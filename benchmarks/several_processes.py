@@ -47,13 +47,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {
         "task": "classification",
         "data": {"name": "digits"},
-        "model": {"name": "cnn", "blocks": [{"channels": 32}, {"channels": 64}]},
+        "model": {
+            "name": "cnn",
+            "blocks": [{"name": "conv", "channels": 32}, {"name": "conv", "channels": 64}, {"name": "pool"}],
+        },
         "train": {**TRAIN, "batch_size": 128},
     },
     "yolo": {
         "task": "detection",
-        "data": {"name": "scenes", "train": 64, "val": 8, "test": 8},
-        "model": {"name": "yolo"},
+        "data": {"name": "scenes", "images": 100},
+        "model": {"name": "yolo", "strides": [8, 16]},
         "train": {**TRAIN, "batch_size": 16},
     },
 }
