@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -69,6 +70,8 @@ class DistributedRanks(Ranks):
         self._store = dist.PrefixStore("mlcli", store)
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        if here.local_size == here.size and sys.platform == "linux":  # gloo looks the machine's own name up otherwise
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         backend, patience = "nccl" if device.type == "cuda" else "gloo", datetime.timedelta(seconds=PATIENCE_S)
         sums = dist.PrefixStore("sums", store)
         dist.init_process_group(backend, store=sums, rank=here.rank, world_size=here.size, timeout=patience)
