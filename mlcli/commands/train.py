@@ -85,15 +85,13 @@ def train_experiment(
             if training.runtime.ranks.is_first:
                 write_report(training.run)
             raise
-        if ended.outcome == "interrupted" and not training.runtime.ranks.is_first:
-            return training.stop.exit_code, training.run
+        if not training.runtime.ranks.is_first:
+            return training.stop.exit_code if ended.outcome == "interrupted" else ExitCode.OK, training.run
         if ended.outcome == "interrupted":
             write_report(training.run)
             again = command_line("train", "--resume", shown(training.run.path))
             print(f"\nstopped after step {training.state.progress.step}; to go on: {again}")
             return training.stop.exit_code, training.run
-        if not training.runtime.ranks.is_first:
-            return ExitCode.OK, training.run
         # The run is complete; what goes wrong from here on does not take that back.
         code = ExitCode.OK
         if training.settings.train.baselines:

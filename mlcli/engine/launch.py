@@ -120,7 +120,9 @@ def launch(
             stop.listen()  # from here on there is something to be resumed
             ranks.follow(stop, settings.loader.timeout)
             if run is None:
-                run = ranks.from_first(lambda: _made(root, name or plan.name, task))
+                run = ranks.from_first(lambda: create_run(root, name or plan.name))
+                if ranks.is_first and isinstance(task, HasMembership):
+                    run.write_membership(task.membership())
             log: RunLog = SilentLog()
             screen: Screen = SilentScreen()
             board: Board = SilentBoard()
@@ -204,19 +206,6 @@ def _restored(
         state.load_state_dict(saved)
     say([*lines, *_changed_environment(run, runtime)])
     return offset
-
-
-def _made(root: Path, name: str, task: Task) -> RunFolder:
-    """Return a new run folder that knows which samples are in which split."""
-    run = create_run(root, name)
-    try:
-        if isinstance(task, HasMembership):
-            run.write_membership(task.membership())
-    except BaseException:
-        run.discard()
-        run.unlock()
-        raise
-    return run
 
 
 def _quiet(train: Train) -> Train:

@@ -29,7 +29,7 @@ class Place:
     local_size: int = 1
 
 
-ALONE = Place()
+SINGLE = Place()
 
 
 def place(variables: Mapping[str, str] = os.environ) -> Place:
@@ -41,7 +41,7 @@ def place(variables: Mapping[str, str] = os.environ) -> Place:
         rank, size = _number(variables, "SLURM_PROCID"), _number(variables, "SLURM_STEP_NUM_TASKS")
         local_rank, local_size = _number(variables, "SLURM_LOCALID"), _slurm_tasks_here(variables)
     else:
-        return ALONE
+        return SINGLE
     if not 0 <= rank < size or not 0 <= local_rank < local_size <= size:
         told = f"rank {rank} of {size}, {local_rank} of {local_size} on this machine"
         raise ConfigError(f"the environment numbers the processes {told}", where="RANK, WORLD_SIZE, LOCAL_RANK ...",

@@ -8,7 +8,7 @@ import pytest
 
 from mlcli.engine import limits
 from mlcli.engine.launcher import number_of_processes
-from mlcli.engine.processes import ALONE, Place, place, rendezvous_of_slurm
+from mlcli.engine.processes import SINGLE, Place, place, rendezvous_of_slurm
 from mlcli.errors import ConfigError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -19,12 +19,12 @@ SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1", 
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, ALONE),
+        ({}, SINGLE),
         (TORCHRUN, Place(5, 8, 1, 4)),
         (SRUN, Place(5, 7, 1, 3)),
         (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3(x2),1"}, Place(5, 7, 1, 3)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, ALONE),  # a batch script, outside of srun
-        ({"WORLD_SIZE": "8"}, ALONE),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, SINGLE),  # a batch script, outside of srun
+        ({"WORLD_SIZE": "8"}, SINGLE),
         (SRUN | TORCHRUN, Place(5, 8, 1, 4)),  # torchrun started by srun
     ],
     ids=["nothing", "torchrun", "srun", "srun, nodes alike", "sbatch", "half", "both"],
@@ -70,12 +70,12 @@ def test_two_steps_of_a_job_meet_at_two_ports():
 
 
 def test_number_of_processes():
-    assert number_of_processes("3", ALONE) == 3
+    assert number_of_processes("3", SINGLE) == 3
     assert number_of_processes("auto", Place(1, 2, 1, 2)) == 1
     assert number_of_processes("2", Place(1, 2, 1, 2)) == 1  # this is one of them
     for wrong in ("0", "-1", "2.0", "two", "", "99999"):
         with pytest.raises(ConfigError, match="no number of processes"):
-            number_of_processes(wrong, ALONE)
+            number_of_processes(wrong, SINGLE)
     with pytest.raises(ConfigError, match="asks for 4 processes, but this is one of 2"):
         number_of_processes("4", Place(0, 2, 0, 2))
 
