@@ -17,23 +17,7 @@ SCHEMA_FILE = "mlcli.schema.json"
 COMMENT_COLUMN = 24
 SAID = ("Column to predict: ", "Folders taken for splits", "Photographs: ", "ImageNet's weights")
 """Beginnings of facts that are said on the screen, not only in the YAML."""
-DATA = (
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".xml",
-    ".txt",
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
-"""Endings of data, which no YAML has."""
+YAML_ENDINGS = (".yaml", ".yml", "")
 
 
 def run(
@@ -93,7 +77,7 @@ def run(
 def _refuse_data(output: Path, data: Path) -> None:
     """Raise ConfigError if the YAML would take the place of data, or be taken for some."""
     refuse_input("--output", output, [data])
-    if output.suffix.lower() in DATA:
+    if output.suffix.lower() not in YAML_ENDINGS:
         raise ConfigError(f"{output} is not the name of a YAML", where="--output", fix="--output config.yaml")
     if output.is_file() and data.is_dir() and data.resolve() in output.resolve().parents:
         with open(output, "rb") as file:

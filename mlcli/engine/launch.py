@@ -19,7 +19,7 @@ from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
 from mlcli.engine.distributed import joined
-from mlcli.engine.evaluate import Interrupted, as_json, choose_metric, evaluation_record
+from mlcli.engine.evaluate import Interrupted, SelectBy, as_json, choose_metric, evaluation_record
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.membership import KnownData
 from mlcli.engine.processes import write_into
@@ -29,7 +29,7 @@ from mlcli.engine.resume import Resumable, flatten
 from mlcli.engine.resume import resume as restore
 from mlcli.engine.run import RunFolder, check_writable, create_run, open_run, utc_now
 from mlcli.engine.runtime import Runtime, decide_compile, decide_runtime, is_out_of_memory
-from mlcli.engine.settings import TaskSettings, Train, TrainerSettings
+from mlcli.engine.settings import TaskSettings, TrainerSettings
 from mlcli.engine.silent import SilentBoard, SilentLog, SilentRun, SilentScreen
 from mlcli.engine.state import TrainingState
 from mlcli.engine.step import MicroBatches
@@ -84,81 +84,73 @@ def launch(
     open, and signals ask the training to stop. Of several processes that train together each launches; the first one
     owns the folder. Raises UserError.
     """
-    with joined(plan.config.train.device) as ranks:
-        run, stop, feed = None, StopRequest(), None
-        try:
-            run = ranks.from_first(lambda: _claimed(resume, root, name or plan.name))
-            plan, task, runtime = _task(plan, run, ranks, say, choose_batch_size)
-            settings, feed = plan.config, ranks.in_turn(lambda: task.feed(runtime))
-            if not ranks.is_first:
-                settings = settings.model_copy(update={"train": _quiet(settings.train)})
-            say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
-            warmup, epochs = settings.schedule.warmup_epochs, settings.train.epochs
-            if warmup >= epochs:
-                what = f"the warm-up ({warmup:g} epochs) takes the whole training ({epochs})"
-                fix = f"a shorter one: schedule.warmup_epochs={min(1, epochs / 10):g}"
-                say([("warning", f"{what}: the learning rate only climbs; {fix}")])
-            select_by = choose_metric(task, settings.train.watch)
-            state = TrainingState.start(task, feed, settings, runtime, select_by)
-            offset = _restored(state, run, plan, task, feed, runtime, say) if run else 0
-            parts = MicroBatches(settings.train, state.progress, feed, ranks)
-            if ranks.size > 1:
-                share = f"each takes {parts.parts} of a step's {parts.whole} parts, of up to {parts.size} samples"
-                say([("processes", f"{ranks.size}: {share}")])
-            batches, part_s = rehearse(
-                task, feed, runtime, state.progress.step, lambda error: say([("memory", parts.halve(error))])
-            )
-            left_s = _seconds_left(part_s * parts.parts, task, feed, state, settings)
-            say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
-            if settings.train.sync_batch_norm:
-                ranks.synchronise(state.model)
-            if settings.train.compile == "auto":
-                choice = ranks.from_first(lambda: decide_compile(runtime, left_s, is_static=task.is_static))
-                say([(choice.what, f"{choice.value}: {choice.why}")])
-                runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
-                state.net = runtime.callable_form(state.model)
-            stop.listen()  # from here on there is something to be resumed
-            ranks.follow(stop, settings.loader.timeout)
-            if run is None:
-                run = ranks.from_first(lambda: create_run(root, name or plan.name))
-                if ranks.is_first and isinstance(task, HasMembership):
-                    run.write_membership(task.membership())
-            log: RunLog = SilentLog()
-            screen: Screen = SilentScreen()
-            board: Board = SilentBoard()
-            if ranks.is_first:
-                log = RunLog(run, offset, state.progress.step)
-                screen = Screen(feed.steps_per_epoch, select_by.metric, settings.train.epochs)
-                board = Board(log.tensorboard, resumed=state.progress.step > 0)
-            else:
-                run = SilentRun(run.path)
-                write_into(run.path / "ranks" / f"{ranks.rank}.log")
-            say([("run", shown(run.path))])
-            _write_documents(run, plan, runtime, task)
-            identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
-            training = Training(
-                task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity
-            )
-            yield training, _introduced(training, batches, plan.to_yaml())
-        except OSError as error:
-            if not is_disk_trouble(error) or error.filename is not None:  # of a file that has a name of its own
-                raise
-            raise cannot_write(run.path if run else root, error) from error
-        except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-            if not is_out_of_memory(error):
-                raise
-            fix = "a smaller model, data.image_size or train.batch_size"
-            raise OutOfMemoryError(
-                f"it does not fit into memory: {str(error) or type(error).__name__}", where="before training", fix=fix
-            ) from error
-        finally:
-            stop.release()
-            if feed:
-                feed.close()
-            if run and resume is None and not (run.path / "status.json").exists():  # it could not be made whole
-                run.discard()
-            if run:
-                run.unlock()
+    with joined(plan.config.train.device) as ranks, contextlib.ExitStack() as ending:
+        ending.enter_context(_told(root))
+        run = ranks.from_first(lambda: _claimed(resume, root, name or plan.name))
+        if run:
+            run = run if ranks.is_first else SilentRun(run.path)
+            ending.enter_context(_held(run))
+        plan, task, runtime = _task(plan, run, ranks, say, choose_batch_size)
+        settings = plan.config if ranks.is_first else _quiet(plan.config)
+        feed = ranks.in_turn(lambda: task.feed(runtime))
+        ending.callback(feed.close)
+        say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
+        say(_warmup_warnings(settings))
+        select_by = choose_metric(task, settings.train.watch)
+        state = TrainingState.start(task, feed, settings, runtime, select_by)
+        offset = _restored(state, run, plan, task, feed, runtime, say) if run else 0
+        batches, left_s = _rehearsed(state, task, feed, settings, runtime, say)
+        if settings.train.sync_batch_norm:
+            ranks.synchronise(state.model)
+        if settings.train.compile == "auto":
+            choice = ranks.from_first(lambda: decide_compile(runtime, left_s, is_static=task.is_static))
+            say([(choice.what, f"{choice.value}: {choice.why}")])
+            runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
+            state.net = runtime.callable_form(state.model)
+        stop = ending.enter_context(StopRequest())  # from here on there is something to be resumed
+        ranks.follow(stop, settings.loader.timeout)
+        if run is None:
+            run = ranks.from_first(lambda: create_run(root, name or plan.name))
+            run = run if ranks.is_first else SilentRun(run.path)
+            ending.enter_context(_held(run, is_new=True))
+            if isinstance(task, HasMembership):
+                run.write_membership(task.membership())
+        log, board, screen = _outlets(run, ranks, state, feed, select_by, settings, offset)
+        say([("run", shown(run.path))])
+        _write_documents(run, plan, runtime, task)
+        identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
+        training = Training(task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity)
+        yield training, _introduced(training, batches, plan.to_yaml())
+
+
+@contextlib.contextmanager
+def _told(place: Path) -> Iterator[None]:
+    """Raise errors of the machine, a full disk or memory, as what a person can do about them. place: written to."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_trouble(error) or error.filename is not None:  # of a file that has a name of its own
+            raise
+        raise cannot_write(place, error) from error
+    except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = "a smaller model, data.image_size or train.batch_size"
+        raise OutOfMemoryError(
+            f"it does not fit into memory: {str(error) or type(error).__name__}", where="before training", fix=fix
+        ) from error
+
+
+@contextlib.contextmanager
+def _held(run: RunFolder, *, is_new: bool = False) -> Iterator[None]:
+    """Unlock a run at the end, and discard a new one that could not be made whole."""
+    try:
+        with _told(run.path):
+            yield
+    finally:
+        if is_new and not (run.path / "status.json").exists():
+            run.discard()
+        run.unlock()
 
 
 def _claimed(resume: str | None, root: Path, name: str) -> RunFolder | None:
@@ -208,10 +200,59 @@ def _restored(
     return offset
 
 
-def _quiet(train: Train) -> Train:
-    """Settings of a rank whose layers and pictures nobody looks at."""
+def _quiet(settings: TaskSettings) -> TaskSettings:
+    """Return the settings of a rank whose layers and pictures nobody looks at."""
     nothing = {"layers": False, "pictures": False, "graph": False, "embeddings": False}
-    return train.model_copy(update={"tensorboard": train.tensorboard.model_copy(update=nothing)})
+    board = settings.train.tensorboard.model_copy(update=nothing)
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"tensorboard": board})})
+
+
+def _warmup_warnings(settings: TrainerSettings) -> list[tuple[str, str]]:
+    """Return a line where the learning rate never reaches its height."""
+    warmup, epochs = settings.schedule.warmup_epochs, settings.train.epochs
+    if warmup < epochs:
+        return []
+    what = f"the warm-up ({warmup:g} epochs) takes the whole training ({epochs})"
+    fix = f"a shorter one: schedule.warmup_epochs={min(1, epochs / 10):g}"
+    return [("warning", f"{what}: the learning rate only climbs; {fix}")]
+
+
+def _rehearsed(
+    state: TrainingState, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, say: Say
+) -> tuple[Iterator[Batch], float]:
+    """Try whether steps work, in smaller parts where memory wants it.
+
+    Returns the batches from the state's step on, and about how many seconds all steps that are left take.
+    """
+    ranks = runtime.ranks
+    parts = MicroBatches(settings.train, state.progress, feed, ranks)
+    if ranks.size > 1:
+        share = f"each takes {parts.parts} of a step's {parts.whole} parts, of up to {parts.size} samples"
+        say([("processes", f"{ranks.size}: {share}")])
+    batches, part_s = rehearse(
+        task, feed, runtime, state.progress.step, lambda error: say([("memory", parts.halve(error))])
+    )
+    left_s = _seconds_left(part_s * parts.parts, task, feed, state, settings)
+    say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
+    return batches, left_s
+
+
+def _outlets(
+    run: RunFolder,
+    ranks: Ranks,
+    state: TrainingState,
+    feed: Feed,
+    select_by: SelectBy,
+    settings: TrainerSettings,
+    offset: int,
+) -> tuple[RunLog, Board, Screen]:
+    """Open where the first rank tells how the training goes. The others tell a file of their own what they print."""
+    if not ranks.is_first:
+        write_into(run.path / "ranks" / f"{ranks.rank}.log")
+        return SilentLog(), SilentBoard(), SilentScreen()
+    log = RunLog(run, offset, state.progress.step)
+    board = Board(log.tensorboard, resumed=state.progress.step > 0)
+    return log, board, Screen(feed.steps_per_epoch, select_by.metric, settings.train.epochs)
 
 
 def train(training: Training, batches: Iterator[Batch]) -> Ended:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from mlcli.engine.board import Board
 from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.log import RunLog, Screen
+from mlcli.engine.membership import Membership
 from mlcli.engine.meter import Rates
 from mlcli.engine.run import RunFolder
 from mlcli.engine.saver import CheckpointSaver
@@ -19,6 +20,9 @@ class SilentRun(RunFolder):
         return {}
 
     def update_status(self, **changes: Any) -> None:
+        pass
+
+    def write_membership(self, members: Membership) -> None:
         pass
 
     def write_bytes(self, name: str, content: bytes) -> None:

@@ -120,6 +120,7 @@ class SampleTask(SamplePredictor):
         config: of the run.
         source: the data set.
         augment: random changes to training images.
+        predicting: what the predictor takes beside these.
 
     Raises ConfigError or CheckpointError for sections or weights that do not fit together.
     """
@@ -127,8 +128,10 @@ class SampleTask(SamplePredictor):
     is_static = True
     counts_alike = True
 
-    def __init__(self, config: SampleSettings, source: Source, augment: tuple[Augmentation, ...] = ()) -> None:
-        super().__init__(config, source.info)
+    def __init__(
+        self, config: SampleSettings, source: Source, augment: tuple[Augmentation, ...] = (), **predicting: Any
+    ) -> None:
+        super().__init__(config, source.info, **predicting)
         self.source, self.augment = source, augment
         self.finetuning = fine_tuning(self.model, config.finetune)
         self.splits = {name: len(samples) for name, samples in source.splits.items()}

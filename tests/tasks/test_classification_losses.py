@@ -14,7 +14,7 @@ from torch.nn import functional
 from mlcli.errors import ConfigError
 from mlcli.tasks.classification.build import build_criterion
 from mlcli.tasks.classification.config import Loss
-from mlcli.tasks.classification.losses import Criterion, HingeLoss, class_weights, probabilities
+from mlcli.tasks.classification.losses import Criterion, HingeLoss, class_weights
 
 LOSSES: dict[str, dict[str, Any]] = {
     "cross_entropy": {},
@@ -179,7 +179,7 @@ def test_float32_under_autocast(case, batch):
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce", "hinge"])
 def test_probabilities_sum_to_one_and_keep_the_order(loss):
     logits = torch.tensor([[1.0, -2.0, 0.5], [-1e4, -1e4, -1e4], [1e4, 0.0, -1e4]])
-    p = probabilities(logits.bfloat16(), loss)
+    p = criterion(loss).loss.probabilities(logits.bfloat16().float())
     assert p.dtype == torch.float32
     torch.testing.assert_close(p.sum(dim=1), torch.ones(3))
     assert (p.argmax(dim=1) == logits.argmax(dim=1)).all()

@@ -44,7 +44,7 @@ def build_task(config: Classification, known: KnownData | None = None) -> Classi
 
 def build_predictor(config: Classification, facts: dict[str, Any]) -> Classifier:
     """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
-    return Classifier(config.from_scratch(), DataInfo.from_plain(facts["data"]))
+    return Classifier(config.from_scratch(), DataInfo.from_plain(facts["data"]), build_criterion(config.loss).loss)
 
 
 def on_new_data(config: Classification, path: Path, facts: dict[str, Any]) -> Classification:

@@ -98,7 +98,7 @@ class Classification(TaskSettings):
         if self.augment and self.data.name in ("csv", "iris", "wine", "breast_cancer", "xor"):
             raise ValueError(f"augment changes images, but data '{self.data.name}' has rows of features")
         mixes = [a.name for a in self.augment if a.name in ("mixup", "cutmix")]
-        if mixes and self.loss.name == "hinge":
+        if mixes and isinstance(self.loss, Hinge):
             raise ValueError(f"{mixes[0]} blends labels, which the hinge loss cannot express; use cross_entropy or bce")
         return self
 

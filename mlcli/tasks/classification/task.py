@@ -15,23 +15,23 @@ from mlcli.engine.hooks import watch
 from mlcli.models.layers import last_layer
 from mlcli.tasks.classification.answers import ClassAnswers
 from mlcli.tasks.classification.config import Classification
-from mlcli.tasks.classification.losses import Criterion, probabilities
+from mlcli.tasks.classification.losses import Criterion, SampleLoss
 from mlcli.tasks.classification.metrics import ClassificationMetrics
 from mlcli.tasks.samples import SamplePredictor, SampleTask
 
 MOST_EMBEDDED, EMBEDDED_AT_ONCE = 2000, 256
-NO_PROBABILITIES = "the hinge loss defines no probabilities; these are softmaxed scores; only their order is meaningful"
 
 
 class Classifier(SamplePredictor, ClassAnswers):
-    """A model and the classes it knows: all that predicting needs."""
+    """A model, the classes it knows, and the loss it learned by: all that predicting needs."""
 
-    def __init__(self, config: Classification, info: DataInfo) -> None:
-        super().__init__(config, info, caveat=NO_PROBABILITIES if config.loss.name == "hinge" else "")
+    def __init__(self, config: Classification, info: DataInfo, loss: SampleLoss) -> None:
+        super().__init__(config, info, caveat=loss.caveat)
+        self._probabilities = loss.probabilities
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return probabilities float32 [B, C] from the model's outputs [B, C]."""
-        return probabilities(outputs, self.config.loss.name)
+        return self._probabilities(outputs.float())
 
 
 class ClassificationTask(SampleTask, Classifier):
@@ -46,7 +46,7 @@ class ClassificationTask(SampleTask, Classifier):
     primary = "accuracy"
 
     def __init__(self, config: Classification, source: Source, criterion: Criterion) -> None:
-        super().__init__(config, source, config.augment)
+        super().__init__(config, source, config.augment, loss=criterion.loss)
         self.criterion = criterion
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
