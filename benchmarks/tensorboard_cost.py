@@ -78,7 +78,7 @@ def train(model: str, watched: bool, epochs: int, threads: int, images: str) -> 
         list(feed.eval_batches("val"))
         if watched:
             began = time.perf_counter()
-            board.opening(["loss", *task.metrics().directions], [*task.splits], "")
+            board.opening("")
             board.graph(task.model, first.inputs)
             picture = task.batch_picture(first)
             assert picture is not None, "both models learn from images"

@@ -191,12 +191,23 @@ MARK = ".mlcli"
 """A file of this name says that its folder holds what mlcli wrote (as CACHEDIR.TAG does of caches)."""
 
 
-def make_output_folder(folder: Path) -> None:
+OWN_PICTURE = re.compile(r"\d{5,}-.+-.+\.png")
+"""Names of the pictures of predictions."""
+SOFTWARE = "mlcli"
+"""In the header of each PNG file that mlcli writes, under the keyword of this name."""
+
+
+def make_output_folder(folder: Path, *, marked: bool = True) -> None:
     """Make a folder for what mlcli writes, with all above it, and mark each that it makes or finds empty, so that no
-    reader of data looks into it. Raises OutputError."""
+    reader of data looks into it. Raises OutputError.
+
+    marked: without it this folder, not those above, is for pictures alone: they are known one by one.
+    """
     if not folder.is_dir():
         make_output_folder(folder.parent)
         make_folder(folder)
+    if not marked:
+        return
     try:
         is_ours = not os.listdir(folder)
     except OSError as error:
@@ -208,6 +219,17 @@ def make_output_folder(folder: Path) -> None:
 def holds_output(names: Collection[str]) -> bool:
     """Whether a folder with files of these names holds what mlcli wrote: it is marked, or the folder of a run."""
     return MARK in names or ("status.json" in names and "resolved.yaml" in names)
+
+
+def is_own_picture(folder: str, name: str) -> bool:
+    """Whether a file is a picture of a prediction, wherever it was put; only one named like those is opened."""
+    if not OWN_PICTURE.fullmatch(name):
+        return False
+    try:
+        with os.fdopen(open_regular(os.path.join(folder, name), ANY_SIZE), "rb") as file:
+            return b"Software\0" + SOFTWARE.encode() in file.read(128)
+    except OSError:  # reading it as data will name it
+        return False
 
 
 def claim_folder(folder: Path) -> None:

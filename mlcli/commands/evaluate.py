@@ -7,7 +7,7 @@ from typing import Any
 
 from mlcli.commands.common import find_run, is_exported, load_experiment
 from mlcli.errors import ConfigError
-from mlcli.text import number, plural, table, truncated
+from mlcli.text import number, paragraphs, plural, table, truncated
 
 MOST_CLASSES = 30
 """Rows of the table of classes on the screen; the JSON has them all."""
@@ -65,15 +65,15 @@ def run(
 def _page(result: dict[str, Any]) -> str:
     """The result as text for a terminal."""
     head = [
-        ["run", f"{result['run']} ({result['checkpoint']}, epoch {result['epoch']})"],
-        ["split", f"{result['split']}, {result['samples']:,} samples" + (f" ({result['on']})" if result["on"] else "")],
-        ["device", f"{result['device']}, {result['precision']}"],
+        ("run", f"{result['run']} ({result['checkpoint']}, epoch {result['epoch']})"),
+        ("split", f"{result['split']}, {result['samples']:,} samples" + (f" ({result['on']})" if result["on"] else "")),
+        ("device", f"{result['device']}, {result['precision']}"),
     ]
     if result["caveat"]:
-        head.append(["caveat", result["caveat"]])
-    head += [["data", note] for note in result["notes"]]
+        head.append(("caveat", result["caveat"]))
+    head += [("data", note) for note in result["notes"]]
     scores = [[name.replace("_", " "), number(value)] for name, value in result["metrics"].items()]
-    parts = [table(head[0], head[1:], left=2), table(scores[0], scores[1:])]
+    parts = [paragraphs(head, 8), table(scores[0], scores[1:])]
     if classes := result.get("classes", []):
         keys = [key for key in ("ap", "ap50", "precision", "recall", "f1") if key in classes[0]]
         rows = [[c["name"], *(number(c[key]) for key in keys), f"{c['support']:,}"] for c in classes[:MOST_CLASSES]]

@@ -162,7 +162,7 @@ def _with_pictures(
     from mlcli.engine.run import png
     from mlcli.files import make_output_folder, write_atomically
 
-    make_output_folder(folder)
+    make_output_folder(folder, marked=False)
     for number, (path, record) in enumerate(zip(paths, records, strict=True), start=1):
         if "error" not in record:
             answer, stem = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (predictor.caption(record), path.stem))

@@ -1,7 +1,7 @@
 """TensorBoard output other than single numbers: layers, pictures, precision-recall curves, graph, runs compared.
 
-Tags are `<group>/<name>`, since TensorBoard folds by what stands before the slash. Nothing is written to folders of its
-own, so that a run stays one line in TensorBoard's list of runs; only the projector's files need one.
+Tags are `<group>/<name>`, since TensorBoard folds by what stands before the slash. All of it stands in the run's folder
+`train`; only the projector's files need one of their own.
 """
 
 import contextlib
@@ -54,22 +54,12 @@ class Board:
     def __init__(self, writer: "SummaryWriter", *, resumed: bool = False) -> None:
         self._writer, self._resumed = writer, resumed
 
-    def opening(self, metrics: Sequence[str], splits: Sequence[str], config_text: str) -> None:
-        """The layout of the custom scalars, each metric's splits in one chart and all layers in one; the config.
-
-        Single numbers are expected under `<metric>/<split>`, as RunLog writes them.
-        """
+    def opening(self, config_text: str) -> None:
+        """The layout of the custom scalars, all layers in one chart each; the config."""
         if self._resumed:
             return
-        compared = {metric: [f"^{re.escape(f'{metric}/{split}')}$" for split in splits] for metric in metrics}
-        layers = {title: [f"^{re.escape(group)}/"] for title, group in LAYER_CHARTS.items()}
-        sections = {"splits compared": compared, "layers": layers}
-        self._writer.add_custom_scalars(
-            {
-                section: {title: ["Multiline", tags] for title, tags in charts.items()}
-                for section, charts in sections.items()
-            }
-        )
+        layers = {title: ["Multiline", [f"^{re.escape(group)}/"]] for title, group in LAYER_CHARTS.items()}
+        self._writer.add_custom_scalars({"layers": layers})
         as_code = "\n".join(f"    {line}" for line in visible(config_text).splitlines())  # Markdown's code block
         self._writer.add_text("config", as_code, 0)
 

@@ -303,7 +303,7 @@ def train(training: Training, batches: Iterator[Batch]) -> Ended:
             where = f"step {training.state.progress.step + 1}"
             raise out_of_memory(training.micro_batches.size, where) from error
         if is_disk_trouble(error):  # TensorBoard's: it writes in a thread of its own
-            trouble = cannot_write(run.path / "tensorboard", error)
+            trouble = cannot_write(run.path / "train", error)
             fail("failed", ExitCode.OUTPUT, trouble.what)
             raise trouble from error
         run.write_text("crash.txt", traceback.format_exc())
@@ -357,7 +357,7 @@ def _introduced(training: Training, batches: Iterator[Batch], config_text: str) 
     """Show in TensorBoard what is about to be trained, on what. Returns all batches, the first one shown included."""
     task, board, step = training.task, training.board, training.state.progress.step
     shown_there, first = training.settings.train.tensorboard, next(batches)
-    board.opening(["loss", *task.metrics(training.select_by.split).directions], [*task.splits], config_text)
+    board.opening(config_text)
     if shown_there.graph and step == 0:
         board.graph(task.model, first.inputs)
     picture = task.batch_picture(first) if shown_there.pictures and isinstance(task, DrawsBatches) else None

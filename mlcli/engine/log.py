@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from mlcli.engine.documents import Entry, LayerLook, read_entries
 from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates, TimeLeft
-from mlcli.engine.run import RunFolder
+from mlcli.engine.run import EVENT_FOLDERS, RunFolder
 from mlcli.files import Journal, cannot_write, is_disk_trouble, write_atomically
 from mlcli.show.terminal import bar, paint
 from mlcli.text import ABSENT, duration, paragraphs, screen_width, visible
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
 
@@ -34,17 +35,23 @@ class RunLog:
         self._forget_layers_after(step)
         self._metrics = Journal(self.path, offset)
         self._layers: Journal | None = None  # few runs look at none
-        # Importing it costs a second: here, before the first step, not within it.
-        from torch.utils.tensorboard import SummaryWriter
-
         threading.excepthook = _unless_said_anyway
+        older = run.path / "tensorboard"  # where 0.1.0 had the events of all splits
+        if older.is_dir() and not (run.path / "train").exists():
+            older.rename(run.path / "train")
         # Always: TensorBoard's Python server takes the first purge it sees for the run's beginning, and ignores it.
-        self.tensorboard = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else 0)
+        self._purge_step = step + 1 if step else 0
+        self._run = run.path
+        self._writers: dict[str, SummaryWriter] = {}
+        self.tensorboard = self._writer("train")  # before the first step, not within it: its import costs a second
+        for split in EVENT_FOLDERS:
+            if (run.path / split).is_dir():
+                self._writer(split)  # what came later is forgotten now, whatever becomes of this session
 
     def scalars(
         self, split: str, step: int, epoch: int, values: dict[str, float], *, shown_at: int | None = None
     ) -> None:
-        """One line in metrics.jsonl and one point per value in TensorBoard, as `<metric>/<split>`.
+        """One line in metrics.jsonl and one point per value in TensorBoard, where each split has a folder of its own.
 
         shown_at: the step they stand at in TensorBoard, `step` unless given; one after the last is forgotten when the
             run goes on.
@@ -54,9 +61,7 @@ class RunLog:
         line = json.dumps({"split": split, "step": step, "epoch": epoch, **finite, "time": round(time.time(), 3)})
         self._metrics.write(line)
         for name, value in values.items():
-            self.tensorboard.add_scalar(
-                visible(f"{name}/{split}", one_line=True), value, step if shown_at is None else shown_at
-            )
+            self._writer(split).add_scalar(visible(name, one_line=True), value, step if shown_at is None else shown_at)
 
     def layers(self, stats: LayerStats) -> None:
         """One line in layers.jsonl; what is wrong also as text in TensorBoard."""
@@ -67,7 +72,8 @@ class RunLog:
 
     def flush(self) -> None:
         """Have all curves in their files: after a kill, a checkpoint must not be ahead of them."""
-        self.tensorboard.flush()
+        for writer in self._writers.values():
+            writer.flush()
 
     def _forget_layers_after(self, step: int) -> None:
         """A resumed run sees those steps again."""
@@ -85,10 +91,19 @@ class RunLog:
         self._metrics.close()
         if self._layers:
             self._layers.close()
-        try:
-            self.tensorboard.close()
-        except OSError as error:
-            raise cannot_write(Path(self.tensorboard.log_dir), error) from error
+        for writer in self._writers.values():
+            try:
+                writer.close()
+            except OSError as error:
+                raise cannot_write(Path(writer.log_dir), error) from error
+
+    def _writer(self, split: str) -> "SummaryWriter":
+        """TensorBoard takes each folder for a run and draws a tag of several runs in one chart: train beside val."""
+        if split not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writers[split] = SummaryWriter(str(self._run / split), purge_step=self._purge_step)
+        return self._writers[split]
 
 
 def _unless_said_anyway(failed: threading.ExceptHookArgs) -> None:

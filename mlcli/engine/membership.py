@@ -13,7 +13,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from mlcli.errors import CheckpointError, DataError
-from mlcli.text import first_few, plural
+from mlcli.text import first_few, listed, plural
 
 Sees = Literal["contents", "sizes"]
 NEW = "new"
@@ -134,7 +134,7 @@ class Changes:
             (self.moved, "in another split by now"),
         ):
             each = [f"{count:,} of {self.members[split]:,} {split} samples" for split, count in counts.items() if count]
-            told += [f"{' and '.join(each)} are {what}"] if each else []
+            told += [f"{listed(each)} are {what}"] if each else []
         if self.new:
             told.append(f"{plural(self.new, 'sample is', 'samples are')} new and in no split of the run")
         return told

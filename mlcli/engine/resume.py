@@ -7,7 +7,7 @@ from mlcli.engine.documents import Saved, refuse_unlike
 from mlcli.engine.run import RunFolder
 from mlcli.engine.state import TrainingState
 from mlcli.errors import CheckpointError, ConfigError
-from mlcli.text import command_line, shown, truncated
+from mlcli.text import command_line, plural, shown, truncated
 
 MAY_CHANGE = (
     "train.epochs",
@@ -57,8 +57,10 @@ def resume(
     done, epochs, before = state.progress.step, config["train"]["epochs"], saved["config"]["train"]["epochs"]
     finished = run.status_or_empty().get("state") == "finished"  # killed after its last step, it has to be concluded
     if finished and done >= steps_per_epoch * epochs:
-        raise ConfigError(f"the run is complete: {done // steps_per_epoch} of {epochs} epochs", where=run.name,
-                          fix=f"train.epochs={2 * done // steps_per_epoch} to go on")  # fmt: skip
+        been = done // steps_per_epoch
+        fewer = f", more than train.epochs={epochs}" if been > epochs else ""
+        raise ConfigError(f"the run is complete: {plural(been, 'epoch is', 'epochs are')} done{fewer}", where=run.name,
+                          fix=f"train.epochs={2 * been} to go on")  # fmt: skip
     asked = any(override.partition("=")[0].strip() == "train.epochs" for override in plan.overrides)
     if done > steps_per_epoch * epochs or (epochs < before and not asked):
         what = (

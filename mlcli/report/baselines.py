@@ -26,6 +26,7 @@ from mlcli.report.classical import (
     FOR_CLASSES,
     FOR_NUMBERS,
     Classical,
+    OutOfTimeError,
     Problem,
     input_shape,
     inputs_of,
@@ -42,7 +43,7 @@ BUDGET_S = 20.0
 READING_SHARE = 0.25
 """Part of the budget for decoding image files; data in memory take none of it."""
 PATIENCE = 2.0
-"""Budgets after which no further model is begun: a machine that is busy otherwise."""
+"""Budgets after which the model under way is given up and no other begun: a machine that is busy, or slow."""
 MOST_SCORED = 10_000
 """Samples of the split that are answered: enough for a standard error of half a percent."""
 FEWEST_ROWS, FEWEST_PER_CLASS = 200, 5
@@ -143,7 +144,7 @@ def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = l
 
 def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
     """Fit the models on `train` and score them on `asked`, samples of `split`."""
-    began = time.monotonic()
+    until = time.monotonic() + PATIENCE * budget_s
     trivial, *models = FOR_CLASSES if info.class_names else FOR_NUMBERS
     features = math.prod(input_shape(info))
     affordable = {model.name: model.rows(budget_s, features, info.num_classes) for model in models}
@@ -155,18 +156,20 @@ def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget
             rows = min(affordable[model.name], len(whole.targets))
             if rows < len(train) and rows < max(FEWEST_ROWS, FEWEST_PER_CLASS * info.num_classes):
                 too_slow.append(model.name)
-            elif time.monotonic() - began > PATIENCE * budget_s:
-                no_time.append(model.name)
             else:
-                part = replace(whole, inputs=whole.inputs[:rows], targets=whole.targets[:rows])
-                entries.append(_entry(model, part, truth))
+                part = replace(whole, inputs=whole.inputs[:rows], targets=whole.targets[:rows], until=until)
+                try:
+                    part.go_on()
+                    entries.append(_entry(model, part, truth))
+                except OutOfTimeError:
+                    no_time.append(model.name)
     notes = []
     if (shape := input_shape(info)) != info.input_shape:
         notes.append(f"images reduced to {shape[2]}x{shape[1]} pixels for the baselines")
     if too_slow:
         notes.append(f"left out, too slow for so many inputs and classes: {', '.join(too_slow)}")
     if no_time:
-        notes.append(f"left out, the machine was too busy: {', '.join(no_time)}")
+        notes.append(f"left out, the machine was too busy or slow: {', '.join(no_time)}")
     return Baselines(
         split, len(truth), len(asked), len(train), tuple(entries), tuple(notes), not no_time, (*too_slow, *no_time)
     )

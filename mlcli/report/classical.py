@@ -2,10 +2,12 @@
 
 What a model may choose (its penalty, how far a tree is pruned) is chosen by cross-validation on training rows, so that
 the rows it is scored on stay unseen. Costs are bounded by rows, from a model of the cost that was measured, not by a
-clock: the same data give the same baselines on any machine.
+clock: the same data give the same baselines on any machine. One that is far slower is left without those it has no time
+for (`OutOfTimeError`), never with others.
 """
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -41,11 +43,16 @@ FEWEST_READ = 200
 """However slow the files are."""
 
 
+class OutOfTimeError(Exception):
+    """A model is not done at the end of the time for all of them."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Training rows and the rows to answer: inputs float32 standardised [N, F] and [M, F], targets [N].
 
-    seed: of every random choice; threads: CPU threads a model may use, which changes no result.
+    seed: of every random choice; threads: CPU threads a model may use, which changes no result; until: when, by
+    `time.monotonic`, a model that is not done is given up.
     """
 
     inputs: np.ndarray
@@ -54,6 +61,12 @@ class Problem:
     is_classes: bool
     seed: int = 0
     threads: int = 1
+    until: float = math.inf
+
+    def go_on(self) -> None:
+        """Raise OutOfTimeError if the time is over; asked before each part of a fit."""
+        if time.monotonic() > self.until:
+            raise OutOfTimeError
 
     def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Pairs (rows to fit, rows to judge); none if the rarest class is too rare to be on both sides."""
@@ -174,6 +187,7 @@ def tree(p: Problem) -> Fitted:
     kind = DecisionTreeClassifier if p.is_classes else DecisionTreeRegressor
 
     def grow(rows: np.ndarray | slice) -> Any:
+        p.go_on()
         return kind(random_state=p.seed).fit(p.inputs[rows], p.targets[rows])
 
     whole, folds = grow(slice(None)), p.folds()
@@ -221,10 +235,13 @@ def forest(p: Problem) -> Fitted:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     if p.is_classes:
-        model = RandomForestClassifier(TREES, random_state=p.seed, n_jobs=p.threads)
+        model = RandomForestClassifier(random_state=p.seed, n_jobs=p.threads, warm_start=True)
     else:
-        model = RandomForestRegressor(TREES, max_features=1 / 3, random_state=p.seed, n_jobs=p.threads)
-    return model.fit(p.inputs, p.targets).predict(p.asked), f"{TREES} trees"
+        model = RandomForestRegressor(max_features=1 / 3, random_state=p.seed, n_jobs=p.threads, warm_start=True)
+    for trees in range(TREES // 10, TREES + 1, TREES // 10):  # the same trees as those of one fit
+        p.go_on()
+        model.set_params(n_estimators=trees).fit(p.inputs, p.targets)
+    return model.predict(p.asked), f"{TREES} trees"
 
 
 def boosting(p: Problem) -> Fitted:
@@ -287,13 +304,15 @@ def quiet() -> Iterator[None]:
 
 def _chosen(p: Problem, build: Callable[[float], Any], values: tuple[float, ...], words: str, default: float) -> Fitted:
     """The model whose parameter did best over the folds, fitted on all rows; of equals, the first."""
+
+    def fitted(value: float, rows: np.ndarray | slice = slice(None)) -> Any:
+        p.go_on()
+        return build(value).fit(p.inputs[rows], p.targets[rows])
+
     folds = p.folds()
     goodness = [
-        sum(
-            p.goodness(build(value).fit(p.inputs[fit], p.targets[fit]).predict(p.inputs[judge]), p.targets[judge])
-            for fit, judge in folds
-        )
+        sum(p.goodness(fitted(value, fit).predict(p.inputs[judge]), p.targets[judge]) for fit, judge in folds)
         for value in values
     ]
     best = values[int(np.argmax(goodness))] if folds else default
-    return build(best).fit(p.inputs, p.targets).predict(p.asked), words.format(best)
+    return fitted(best).predict(p.asked), words.format(best)

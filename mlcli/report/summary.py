@@ -17,7 +17,7 @@ MOST_PAIRS, MOST_NOTES, MOST_REASONS, LONGEST_NAME = 4, 2, 3, 24
 BLOCKS = "█▒▓░▚·"
 """One for each thing that takes time; neighbours look different."""
 BAR = 60
-FILES = ("report.html", "model.safetensors", "pictures", "checkpoints", "tensorboard")
+FILES = ("report.html", "model.safetensors", "pictures", "checkpoints")
 """Of a run folder, worth naming; the page that shows everything first."""
 
 

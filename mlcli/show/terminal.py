@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from mlcli.text import visible
+from mlcli.text import visible, wrapped
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -44,7 +44,10 @@ def paint(text: str, style: str, stream: TextIO | None = None) -> str:
 
 
 def in_colour(message: str) -> str:
-    """Return an error's text with its subjects in colour, for standard error."""
+    """Return an error's text for standard error: its subjects in colour, and on a terminal wrapped."""
+    if sys.stderr is not None and sys.stderr.isatty():  # but for commands, which could not be copied then
+        message = re.sub(r"^(error: |fix:   )((?!.*mlcli ).*)$", lambda f: wrapped(f[2], f[1], " " * 7), message,
+                         flags=re.M)  # fmt: skip
     styles = {"error:": "red", "where:": "bold", "fix:": "green"}
     return re.sub(
         r"^(error|where|fix):", lambda found: paint(found[0], styles[found[0]], sys.stderr), message, flags=re.M

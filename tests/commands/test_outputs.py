@@ -40,12 +40,16 @@ def test_what_is_written_among_the_data_is_no_class(photos, mlcli, monkeypatch):
     assert [finding.places for finding in listing.findings if finding.kind == "outputs"] == [("runs", "shown")]
     assert len(find_images(photos)) == Place(photos, ".").images.total == 24
     assert len(build_source(Experiment.load(photos / "config.yaml").config.data).splits) == 3
-    for folder in (photos / "runs", photos / "shown"):  # neither where the mark is lost, of runs
-        (folder / MARK).unlink()
-    (photos / "shown/.mlcli").touch()
+    (photos / "runs" / MARK).unlink()  # neither where the mark is lost, of runs
+    assert len(list((photos / "shown").iterdir())) == 24  # pictures and nothing else, known one by one
     assert read_folder(photos).class_names == ("cat", "dog")
     with pytest.raises(DataError, match="those that mlcli wrote"):
         find_images(photos / "shown")
+    for path in [*(photos / "shown").iterdir()][:5]:
+        path.rename(photos / "cat" / path.name)
+    mixed = read_folder(photos)
+    assert len(mixed) == 24
+    assert "5 pictures that mlcli drew are not read" in [finding.text for finding in mixed.findings]
 
 
 def test_folders_with_other_things_in_them_are_not_marked(photos):

@@ -61,7 +61,7 @@ def test_a_run_says_what_it_does_and_leaves_everything_behind(mlcli, digits, tmp
     assert run.path.parent.name == "first"
     files = {path.name for path in run.path.iterdir()}
     assert files >= {"config.yaml", "resolved.yaml", "environment.json", "status.json", "metrics.jsonl", "checkpoints",
-                     "tensorboard", "model.safetensors", "baselines.json"}  # fmt: skip
+                     "train", "val", "test", "model.safetensors", "baselines.json"}  # fmt: skip
     status = run.status()
     assert (status["state"], status["exit_code"], status["epoch"]) == ("finished", 0, 3)
     assert status["scores"]["test"]["accuracy"] > 0.8
@@ -91,7 +91,7 @@ def test_resuming_with_more_epochs_goes_on_and_says_what_it_does_to_the_schedule
     (run,) = list_runs(tmp_path / "runs")
     complete = mlcli("train", "--resume", run.path)
     assert complete.code == 2
-    assert "the run is complete: 3 of 3 epochs" in complete.err
+    assert "the run is complete: 3 epochs are done" in complete.err
     more = mlcli("train", digits, "train.epochs=5", "--resume", run.path)
     assert more.code == 0, more.err
     assert "5 epochs instead of 3: the schedule is stretched" in more.out

@@ -105,5 +105,5 @@ def archive(content) -> bytes:
 def as_if_long_ago(run: RunFolder) -> None:
     """Give the run's event files a name of an earlier second: TensorBoard reads them in the order of their names, which
     within one second of one process is not the order they were written in (10 stands before 9)."""
-    for number, path in enumerate(sorted((run.path / "tensorboard").glob("events.out.tfevents.*"))):
+    for number, path in enumerate(sorted(run.path.glob("*/events.out.tfevents.*"))):
         path.rename(path.with_name(f"events.out.tfevents.{number:010d}"))

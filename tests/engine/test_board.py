@@ -102,17 +102,14 @@ def test_layers_are_read_back_as_they_were(tmp_path):
     assert b"* vanishing gradients: net.hidden1\n* dead" in notes[0].tensor_proto.string_val[0]
 
 
-def test_the_layout_puts_splits_side_by_side_and_names_tags_that_exist(tmp_path):
+def test_the_layout_puts_layers_side_by_side_and_names_tags_that_exist(tmp_path):
     session = Session(tmp_path)
-    session.board.opening(["loss", "top5_accuracy"], ["train", "val"], "train:\n  epochs: 3\n")
+    session.board.opening("train:\n  epochs: 3\n")
     session.board.layers(some_stats(1))
     found = session.read()
     layout = layout_pb2.Layout.FromString(found.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = {category.title: {c.title: list(c.multiline.tag) for c in category.chart} for category in layout.category}
-    loss = charts["splits compared"]["loss"]
-    matched = [tag for tag in ("loss/train", "loss/val", "loss/value", "my_loss/val") if re.match("|".join(loss), tag)]
-    assert matched == ["loss/train", "loss/val"]
-    assert list(charts["splits compared"]) == ["loss", "top5_accuracy"]
+    assert list(charts) == ["layers"]
     tags = found.Tags()["scalars"]
     assert charts["layers"].keys() == LAYER_CHARTS.keys()
     for patterns in charts["layers"].values():
@@ -212,18 +209,13 @@ def hparams_tab(root: Path) -> tuple[api_pb2.Experiment, list[api_pb2.SessionGro
 
 def test_the_hparams_tab_compares_runs_by_settings_and_final_scores(tmp_path):
     for name, lr, accuracy in (("a", 0.1, 0.9), ("b", 0.01, 0.8)):
-        session = Session(tmp_path / name / "tensorboard")
+        session = Session(tmp_path / name / "train")
         config = {"optimizer.lr": lr, "model.name": "mlp", "model.hidden": [128, 64], "optimizer.nesterov": True}
         config |= {"train.epochs": 3, "train.ema": None, "augment": [{"name": "cutout", "size": 3}, {"name": "mixup"}]}
         session.board.hparams(config, {"loss/train": 0.0, "accuracy/val": accuracy, "loss/val": 1 - accuracy}, step=30)
         found = session.read()
         assert [(p.step, p.value) for p in found.Scalars("final/accuracy/val")] == [(30, pytest.approx(accuracy))]
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == [
-        "a",
-        "b",
-        "tensorboard",
-        "tensorboard",
-    ]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == ["a", "b", "train", "train"]
     experiment, groups = hparams_tab(tmp_path)
     kinds = {info.name: info.type for info in experiment.hparam_infos}
     assert kinds == {
@@ -239,14 +231,14 @@ def test_the_hparams_tab_compares_runs_by_settings_and_final_scores(tmp_path):
     metrics = [info.name.tag for info in experiment.metric_infos]
     assert metrics == ["final/accuracy/val", "final/loss/val", "final/loss/train"]
     rows = {group.name: group for group in groups}
-    assert rows["a/tensorboard"].hparams["optimizer.lr"].number_value == 0.1
-    assert rows["b/tensorboard"].hparams["optimizer.lr"].number_value == 0.01
-    assert rows["a/tensorboard"].hparams["model.hidden"].string_value == "128, 64"
-    assert rows["a/tensorboard"].hparams["augment"].string_value == "cutout, mixup"
-    assert rows["a/tensorboard"].hparams["optimizer.nesterov"].bool_value is True
-    scores = {value.name.tag: value.value for value in rows["b/tensorboard"].metric_values}
+    assert rows["a/train"].hparams["optimizer.lr"].number_value == 0.1
+    assert rows["b/train"].hparams["optimizer.lr"].number_value == 0.01
+    assert rows["a/train"].hparams["model.hidden"].string_value == "128, 64"
+    assert rows["a/train"].hparams["augment"].string_value == "cutout, mixup"
+    assert rows["a/train"].hparams["optimizer.nesterov"].bool_value is True
+    scores = {value.name.tag: value.value for value in rows["b/train"].metric_values}
     assert [scores[tag] for tag in metrics] == pytest.approx([0.8, 0.2, 0.0])
-    assert rows["b/tensorboard"].sessions[0].status == api_pb2.STATUS_SUCCESS
+    assert rows["b/train"].sessions[0].status == api_pb2.STATUS_SUCCESS
 
 
 # --- projector -------------------------------------------------------------------------------------------------------
@@ -276,7 +268,7 @@ def test_points_for_the_projector_come_with_labels_and_pictures(tmp_path, capfd)
 
 def written(folder: Path, first: int, last: int, resumed_at: int = 0) -> None:
     session = Session(folder, resumed_at)
-    session.board.opening(["loss"], ["train", "val"], "epochs: 3")
+    session.board.opening("epochs: 3")
     session.board.graph(small(), torch.zeros(2, 4))
     for step in range(first, last + 1):
         session.board.layers(some_stats(step))

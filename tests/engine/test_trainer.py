@@ -127,9 +127,9 @@ def test_what_was_logged_after_the_last_checkpoint_is_not_logged_twice(tmp_path)
     fit(rest, rest.feed.train_batches(6))
     rest.log.close()
     assert lines_without_times(rest) == expected
-    events = EventAccumulator(str(rest.run.path / "tensorboard"))
+    events = EventAccumulator(str(rest.run.path / "train"))
     events.Reload()
-    assert [point.step for point in events.Scalars("loss/train")] == [2, 4, 6, 8, 10, 12]
+    assert [point.step for point in events.Scalars("loss")] == [2, 4, 6, 8, 10, 12]
 
 
 def test_clipped_gradients_move_the_weights_less(tmp_path):
@@ -299,10 +299,9 @@ def test_tensorboard_holds_every_point_once_after_a_resume(tmp_path):
     cut, _ = train(tmp_path, ToyTask(), settings_of(), stop=StopAfter(9))
     as_if_long_ago(cut.run)
     train(tmp_path, ToyTask(), settings_of(), run=cut.run)
-    events = EventAccumulator(str(cut.run.path / "tensorboard"))
-    events.Reload()
-    assert [point.step for point in events.Scalars("loss/train")] == [2, 4, 6, 8, 10, 12]
-    assert [point.step for point in events.Scalars("mae/val")] == [4, 8, 12]
+    train_events, val_events = (EventAccumulator(str(cut.run.path / split)).Reload() for split in ("train", "val"))
+    assert [point.step for point in train_events.Scalars("loss")] == [2, 4, 6, 8, 10, 12]
+    assert [point.step for point in val_events.Scalars("mae")] == [4, 8, 12]
 
 
 def test_a_compiled_model_is_saved_under_the_same_names(tmp_path, monkeypatch):

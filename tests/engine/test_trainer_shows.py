@@ -5,10 +5,14 @@ from collections import Counter
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from torch.utils.tensorboard import SummaryWriter
 
 from mlcli.engine.launch import conclude
 from mlcli.engine.layer_stats import LayerMonitor, LayerStats
+from mlcli.engine.log import RunLog
 from mlcli.engine.meter import Budget
+from mlcli.engine.run import create_run
 from mlcli.engine.trainer import fit
 from tests.engine.rig import StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
 from tests.engine.toy import ToyTask
@@ -21,7 +25,7 @@ def layers_of(t) -> list[dict]:
 
 
 def events_of(t) -> EventAccumulator:
-    events = EventAccumulator(str(t.run.path / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    events = EventAccumulator(str(t.run.path / "train"), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     return events
 
@@ -41,6 +45,33 @@ def test_layers_are_written_at_log_points(tmp_path):
     assert [look["step"] for look in looks] == [2, 4, 6, 8, 10, 12]
     assert [layer["name"] for layer in looks[0]["layers"]] == ["0", "4"]
     assert all(layer["gradient_norm"] > 0 for look in looks for layer in look["layers"])
+
+
+def test_train_and_val_stand_in_one_chart(tmp_path):
+    """TensorBoard draws a tag of several runs in one chart, and calls a run as its folder."""
+    t = training(tmp_path, ToyTask(), settings_of(train=ALWAYS))
+    fit(t, t.feed.train_batches(0))
+    t.log.close()
+    runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload().PluginRunToTagToContent("scalars")
+    name = str(t.run.path.relative_to(tmp_path))
+    assert sorted(runs) == [f"{name}/train", f"{name}/val"]
+    assert "loss" in runs[f"{name}/train"].keys() & runs[f"{name}/val"].keys()
+    assert [len(list((tmp_path / run).iterdir())) for run in runs] == [1, 1]
+
+
+def test_what_version_0_1_0_wrote_for_tensorboard_stays_the_runs(tmp_path):
+    run = create_run(tmp_path, "older")
+    with SummaryWriter(str(run.path / "tensorboard"), purge_step=0) as writer:
+        for step in range(1, 7):
+            writer.add_scalar("loss/train", 0.0, step)
+    as_if_long_ago(run)
+    log = RunLog(run, 0, 4)
+    log.scalars("train", 5, 1, {"loss": 1.0})
+    log.close()
+    events = EventAccumulator(str(run.path / "train")).Reload()
+    assert [point.step for point in events.Scalars("loss/train")] == [1, 2, 3, 4]
+    assert [point.step for point in events.Scalars("loss")] == [5]
+    assert not (run.path / "tensorboard").exists()
 
 
 def test_watching_changes_no_bit(tmp_path):

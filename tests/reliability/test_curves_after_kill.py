@@ -23,7 +23,7 @@ from tests.reliability.tiny import metrics_without_times, write_data
 
 OVERRIDES = ("train.log_every=2", "train.checkpoints={every_steps: 3}")
 Curves = dict[str, list[tuple[int, float]]]
-"""By tag, step and value in the order they are read."""
+"""By folder and tag, step and value in the order they are read."""
 
 
 def kill() -> None:
@@ -117,22 +117,26 @@ def assert_once(curves: Curves, expected: Curves) -> None:
     assert curves.keys() == expected.keys()
     for tag, points in expected.items():
         assert [step for step, _ in curves[tag]] == [step for step, _ in points], tag
-        if tag.partition("/")[0] not in TIME_FIELDS:
+        if tag.partition("/")[2] not in TIME_FIELDS:
             assert curves[tag] == points
 
 
 def points_of(run: RunFolder) -> Curves:
     """As read by the accumulator that scripts use."""
-    events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    curves = {}
+    for split in ("train", "val", "test"):
+        events = EventAccumulator(str(run.path / split), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            curves[f"{split}/{tag}"] = [(point.step, point.value) for point in events.Scalars(tag)]
+    return curves
 
 
 def points_of_plugins(run: RunFolder) -> Curves:
     """As read by TensorBoard's own server in Python, which keeps a sample of each curve in a reservoir."""
-    events = EventMultiplexer().AddRunsFromDirectory(str(run.path / "tensorboard")).Reload()
-    tags = events.PluginRunToTagToContent("scalars")["."]
-    return {
-        tag: [(point.step, tensor_util.make_ndarray(point.tensor_proto).item()) for point in events.Tensors(".", tag)]
-        for tag in tags
-    }
+    events = EventMultiplexer().AddRunsFromDirectory(str(run.path)).Reload()
+    curves = {}
+    for split, tags in events.PluginRunToTagToContent("scalars").items():
+        for tag in tags:
+            points = events.Tensors(split, tag)
+            curves[f"{split}/{tag}"] = [(p.step, tensor_util.make_ndarray(p.tensor_proto).item()) for p in points]
+    return curves

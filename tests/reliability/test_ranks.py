@@ -83,7 +83,7 @@ def check_same(run: RunFolder, whole: RunFolder) -> None:
 def check_one_writer(run: RunFolder) -> None:
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert len({(line["split"], line["step"]) for line in lines}) == len(lines)
-    assert len(list((run.path / "tensorboard").glob("events.*"))) == 3  # of three starts
+    assert len(list((run.path / "train").glob("events.*"))) == 3  # of three starts
     assert (run.path / "ranks" / "1.log").read_text().count("digits (included)") == 3
 
 

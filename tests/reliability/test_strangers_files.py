@@ -124,7 +124,7 @@ def test_a_run_folder_is_read_without_what_is_no_file(odd, tmp_path, name):
     assert record.entries == record.layers == []
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "pictures", "tensorboard", "run.lock"])
+@pytest.mark.parametrize("name", ["checkpoints", "pictures", "tensorboard", "train", "val", "test", "run.lock"])
 def test_links_in_a_run_that_goes_on_are_refused(tmp_path, name):
     run = create_run(tmp_path, "a")
     run.unlock()

@@ -8,8 +8,13 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.linear_model import Ridge
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from threadpoolctl import threadpool_info
 
@@ -27,6 +32,13 @@ from mlcli.tasks.regression.task import RegressionMetrics
 
 WINE = "task: classification\ndata: {name: wine}\nmodel: {name: linear}\n"
 DIABETES = "task: regression\ndata: {name: diabetes}\nmodel: {name: linear}\n"
+
+
+KINDS = {
+    "logistic regression": LogisticRegression,
+    "random forest": RandomForestClassifier,
+    "pruned decision tree": DecisionTreeClassifier,
+}
 
 
 def task_of(folder: Path, text: str, *overrides: str):
@@ -155,8 +167,37 @@ def test_a_busy_machine_is_told_of_and_not_remembered(wine, tmp_path, monkeypatc
     monkeypatch.setattr(module, "PATIENCE", -1.0)
     found = baselines_of(wine, tmp_path)
     assert [e.name for e in found.entries] == ["most frequent class"]
-    assert found.notes[-1].startswith("left out, the machine was too busy: logistic regression")
+    assert found.notes[-1].startswith("left out, the machine was too busy or slow: logistic regression")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("model", ["logistic regression", "random forest", "pruned decision tree"])
+def test_a_model_that_is_not_done_in_time_is_given_up(monkeypatch, model):
+    """The clock jumps as soon as the model under way has fitted a first part."""
+    now, fits, kind = [0.0], [], KINDS[model]
+    monkeypatch.setattr(classical.time, "monotonic", lambda: now[0])
+
+    def watched(self, *arguments, fit=kind.fit):
+        fits.append(now[0])
+        now[0] += 41.0
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(kind, "fit", watched)
+    found = measure(info_of(4, 8), images(200, 4, 8), images(50, 4, 8), "val")
+    assert model in found.left_out
+    assert fits == [0.0], "no part is begun after the time is over"
+    assert not found.complete
+    assert all(entry.name not in found.left_out for entry in found.entries)
+
+
+@pytest.mark.parametrize("is_classes", [True, False])
+def test_the_forest_is_that_of_one_fit(is_classes):
+    inputs, targets = (load_digits if is_classes else load_diabetes)(return_X_y=True)
+    answers, words = classical.forest(classical.Problem(inputs[:200], targets[:200], inputs[200:], is_classes))
+    one = RandomForestClassifier(100) if is_classes else RandomForestRegressor(100, max_features=1 / 3)
+    same = one.set_params(random_state=0).fit(inputs[:200], targets[:200])
+    assert np.array_equal(answers, same.predict(inputs[200:]))
+    assert words == "100 trees"
 
 
 def test_what_cannot_afford_enough_rows_is_left_out(patient):

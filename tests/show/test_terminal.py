@@ -43,6 +43,20 @@ def test_the_subjects_of_an_error_are_coloured_and_nothing_else(monkeypatch):
     assert in_colour("error: an error: it\nfix:   do") == "\033[31merror:\033[0m an error: it\n\033[32mfix:\033[0m   do"
 
 
+def test_an_error_is_wrapped_on_a_terminal_alone_and_a_command_never(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    words = "word " * 20 + "end"
+    message = f"error: {words}\nfix:   {words}\nfix:   mlcli train {words}"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert in_colour(message) == message
+    monkeypatch.setattr(sys, "stderr", Tty())
+    *prose, command = in_colour(message).splitlines()
+    assert [len(line) <= 80 for line in prose] == [True] * 4
+    assert prose[1].startswith("       word")
+    assert command == message.splitlines()[-1]
+
+
 def test_progress_shows_on_a_terminal_once_it_takes_long_and_leaves_nothing(monkeypatch):
     for stream, delay, shown in [(Tty(), 0.0, True), (Tty(), 3600.0, False), (io.StringIO(), 0.0, False)]:
         monkeypatch.setattr(sys, "stderr", stream)

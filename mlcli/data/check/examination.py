@@ -34,12 +34,14 @@ class Examination:
     facts: subject and text of what was looked at, for the head of the page.
     findings: in the order they were made.
     figures: the same as numbers, plain data for report.json.
+    refuses: whether training refuses the data; a finding of the kind "refused" says so as well.
     """
 
     facts: list[tuple[str, str]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    refuses: bool = False
 
     def count(self, severity: Severity) -> int:
         return sum(finding.severity == severity for finding in self.findings)
@@ -78,7 +80,7 @@ def verdict(examination: Examination) -> str:
         notes = f" ({plural(counts['note'], 'note')})" if counts["note"] else ""
         return f"Nothing to do: no errors, no warnings{notes}."
     counted = listed([plural(count, severity) for severity, count in counts.items() if count])
-    if any(finding.kind == "refused" for finding in examination.findings):
+    if examination.refuses or any(finding.kind == "refused" for finding in examination.findings):
         return f"{counted}: training refuses this data set as it is."
     if counts["error"]:
         return f"{counted}: what a model learns from this, or its score, cannot be trusted."

@@ -17,7 +17,7 @@ from mlcli.data.finding import Finding, refuse
 from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.splits import SPLITS, named_split, split_indices
 from mlcli.errors import DataError
-from mlcli.files import MARK, holds_output
+from mlcli.files import MARK, holds_output, is_own_picture
 from mlcli.reading import why_absent
 from mlcli.text import plural
 
@@ -173,6 +173,8 @@ class _Walk:
         self._unreadable: dict[str, list[str]] = {}
         self._others: dict[str, Counter[str]] = {}
         self._nameless: dict[str, str] = {}  # by ending, a picture that does not end as pictures do
+        self._own: dict[str, int] = {}
+        """By folder, how many pictures of predictions there are among others."""
         self.outputs: set[str] = set()
         """Folders that hold what mlcli wrote, or have such below them; they are not looked into."""
 
@@ -209,11 +211,13 @@ class _Walk:
         try:
             with os.scandir(folder) as entries:
                 found = list(entries)
-            if holds_output({entry.name for entry in found}):
+            own = {entry.name for entry in found if is_own_picture(folder, entry.name)}
+            if holds_output({entry.name for entry in found}) or len(own) == len(found) > 0:
                 below = folder[len(self._root) :]
                 self.outputs |= {below, *map(str, PurePath(below).parents)}
                 return []
-            return [entry for entry in found if not entry.name.startswith(".")]
+            self._own[folder] = len(own)
+            return [entry for entry in found if entry.name not in own and not entry.name.startswith(".")]
         except OSError as error:
             folders = self._unreadable.setdefault(error.strerror or str(error), [])
             folders += [folder] if folder not in folders else []
@@ -240,9 +244,14 @@ class _Walk:
         """The folders that are not read because mlcli wrote what is in them; the highest of each."""
         tops = tuple(sorted(folder for folder in self.outputs if os.sep not in folder and folder not in ("", ".")))
         if "" in self.outputs:
-            fix = f"name the folder of your own images; without its file {MARK} this one is read as well"
+            fix = "name the folder of your own images"
+            if os.path.exists(os.path.join(self._root, MARK)):
+                fix += f"; without its file {MARK} this one is read as well"
             return [Finding("error", "outputs", "this folder holds what mlcli wrote, not data", (), fix)]
-        return [Finding("note", "outputs", "folders that mlcli wrote are not read", tops)] if tops else []
+        found = [Finding("note", "outputs", "folders that mlcli wrote are not read", tops)] if tops else []
+        if own := sum(self._own.values()):
+            found.append(Finding("note", "own-pictures", f"{plural(own, 'picture')} that mlcli drew are not read"))
+        return found
 
     def passed_over(self) -> list[Finding]:
         """Files below class folders that are not used, by their endings."""

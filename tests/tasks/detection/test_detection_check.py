@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlcli.data.check.examination import Examination
+from mlcli.data.check.examination import Examination, verdict
 from mlcli.data.finding import Finding
 from mlcli.tasks.detection.data.check import examine
 from mlcli.tasks.detection.data.config import BoxCsv, Scenes
@@ -63,8 +63,20 @@ def test_faults_and_oddities_are_found_in_one_pass(tmp_path, boxes):
     assert found(examination, "unreadable").places[0].startswith("6.png")
     across = found(examination, "duplicates-across-splits")
     assert across.places == ("7.png (train) = 30.png (test)", "8.png (train) = 31.png (test)")
-    assert found(examination, "refused").severity == "error"
+    refusal = found(examination, "refused")  # the kinds that have findings of their own are not told again
+    assert (refusal.severity, refusal.text) == (
+        "error",
+        "training refuses this: 2 faults in the annotations (1 unreadable, 1 shared_image)",
+    )
     assert [sheet.name for sheet in examination.sheets] == ["duplicates", "objects"]
+    assert "training refuses this data set" in verdict(examination)
+
+
+def test_faults_are_told_once(tmp_path, boxes):
+    boxes[3] = "3.png,64,48,bee,50,6,8,40,train"
+    examination = check(tmp_path, boxes)
+    assert [finding.kind for finding in examination.findings if finding.severity == "error"] == ["swapped-corners"]
+    assert verdict(examination) == "1 error and 1 note: training refuses this data set as it is."
 
 
 def test_faults_that_training_mends_are_warnings(tmp_path, boxes):

@@ -159,7 +159,7 @@ def test_a_pixel_is_cut_without_a_word_but_counted(tmp_path):
     (tmp_path / "Annotations" / "p0.xml").write_text(sheets.xml(0, extra=extra))
     source = build_source(Voc(name="voc", root=tmp_path, **SMALL))
     assert [0, 5, 20, 40] in source.splits["train"].boxes_of(0).tolist()
-    assert "1 boxes stick out of their picture by a pixel at most; they are cut" in source.notes
+    assert "1 box out of the picture by a pixel at most: cut" in source.notes
 
 
 VOC_FAULTS = {

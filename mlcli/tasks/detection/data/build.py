@@ -37,7 +37,7 @@ from mlcli.tasks.detection.data.config import (
 )
 from mlcli.tasks.detection.data.records import DetectionSource, Records, rarest_labels
 from mlcli.tasks.detection.data.scenes import make_scenes
-from mlcli.text import first_few, plural
+from mlcli.text import first_few, listed, plural
 
 UNMEASURABLE = (
     "give it pictures with objects, or name none for it: data.val and data.test then hold some of train out. Without a "
@@ -273,12 +273,15 @@ def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Record
         )
     notes = list(annotations.notes)
     if checked.faults:
+        entries = sum(not fault.fixable for fault in annotations.faults)
+        lost = {"picture": (~pictures).sum(), "box": (~objects).sum(), "entry that cannot be read": entries}
+        many = {"box": "boxes", "entry that cannot be read": "entries that cannot be read"}
         notes.append(
-            f"{len(checked.faults)} faults in the annotations ({counted(checked.faults)}), treated as on_invalid says; "
-            f"{(~pictures).sum()} pictures and {(~objects).sum()} boxes are left out"
+            f"{plural(len(checked.faults), 'fault')} in the annotations ({counted(checked.faults)}): data.on_invalid="
+            f"{config.on_invalid} leaves out {listed(plural(n, what, many.get(what, '')) for what, n in lost.items())}"
         )
     if checked.clipped:
-        notes.append(f"{checked.clipped} boxes stick out of their picture by a pixel at most; they are cut")
+        notes.append(f"{plural(checked.clipped, 'box', 'boxes')} out of the picture by a pixel at most: cut")
     empty = {split: int((records.counts == 0).sum()) for split, records in splits.items()}
     if any(empty.values()):
         notes.append("pictures without objects: " + ", ".join(f"{n} of {split}" for split, n in empty.items() if n))

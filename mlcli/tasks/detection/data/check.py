@@ -16,7 +16,7 @@ from mlcli.errors import DataError
 from mlcli.show.boxes import Thing, colour_of, drawn
 from mlcli.show.drawing import Tile, sheet
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
-from mlcli.tasks.detection.data.annotations.faults import KINDS, CheckedAnnotations
+from mlcli.tasks.detection.data.annotations.faults import KINDS, CheckedAnnotations, refuse
 from mlcli.tasks.detection.data.build import build_source, checked_source, read_annotations
 from mlcli.tasks.detection.data.config import AnnotationFiles, DetectionData, Scenes
 from mlcli.tasks.detection.data.records import DetectionSource
@@ -49,7 +49,9 @@ def examine(config: DetectionData, strides: Sequence[int] = USUAL_STRIDES) -> Ex
         return examination
     source, refusal = _cleaned(config, checked)
     collection = _listed(checked.annotations) if source is None else _collection(source)
-    examination.findings += _fault_findings(config, checked.faults, by_pixels=source is None and collection is not None)
+    by_pixels = source is None and collection is not None
+    told = [fault for fault in checked.faults if not (by_pixels and fault.kind in BY_PIXELS)]
+    examination.findings += _fault_findings(config, told)
     if collection is not None:
         _examine_pictures(examination, collection)
     # Where training refuses, look at what would be left if faults were fixed.
@@ -58,9 +60,21 @@ def examine(config: DetectionData, strides: Sequence[int] = USUAL_STRIDES) -> Ex
         _examine_objects(examination, left, strides)
     notes = checked.annotations.notes if source is None else source.notes
     examination.findings += [Finding("note", "training-says", note) for note in notes]
+    examination.refuses = refusal is not None
+    if refusal is not None and config.on_invalid == "error" and told:  # those are told one by one
+        rest = [fault for fault in checked.faults if fault not in told]
+        refusal = _refusal(rest, checked.annotations.root)
     if refusal is not None:
         examination.findings.append(refusal)
     return examination
+
+
+def _refusal(faults: list[AnnotationFault], root: str) -> Finding | None:
+    try:
+        refuse(faults, root)
+    except DataError as error:
+        return refused(error)
+    return None
 
 
 def _cleaned(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[DetectionSource | None, Finding | None]:
@@ -71,16 +85,15 @@ def _cleaned(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Dete
         return None, refused(error)
 
 
-def _fault_findings(config: AnnotationFiles, faults: list[AnnotationFault], *, by_pixels: bool) -> list[Finding]:
-    """One finding of each kind. by_pixels: the pictures themselves are looked at as well."""
+def _fault_findings(config: AnnotationFiles, faults: list[AnnotationFault]) -> list[Finding]:
+    """One finding of each kind."""
     kinds: dict[str, list[AnnotationFault]] = {}
     for fault in faults:
-        if not (by_pixels and fault.kind in BY_PIXELS):
-            kinds.setdefault(fault.kind, []).append(fault)
+        kinds.setdefault(fault.kind, []).append(fault)
     severity: Severity = "error" if config.on_invalid == "error" else "warning"
     found = []
     for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        what = f"{len(members):,} {KINDS.get(kind, kind.replace('_', ' '))}"
+        what = f"{KINDS[kind]}: {len(members):,}"
         fixable = sum(fault.fixable for fault in members)
         fix = f"data.on_invalid=fix fixes {fixable:,} and leaves out {len(members) - fixable:,}"
         fix = fix if config.on_invalid != "drop" else "data.on_invalid=drop leaves them out"

@@ -38,6 +38,8 @@ def read_coco(
         _drop_root(content, categories, path, found)
         names = names or categories
         folder = _picture_folder(content, path, split, root)
+        if folder.startswith(".."):
+            found.notes.append(f"the file names of {path} are read from its own folder, not from data.root ({root})")
         pictures = _add_pictures(content, path, split if len(given) > 1 else "", folder, found)
         _add_objects(content, path, pictures, categories, found)
     unique = {name: number for number, name in reversed(names.items())}

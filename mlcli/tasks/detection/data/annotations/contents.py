@@ -19,7 +19,7 @@ LABELME = "labelme's files become one of COCO by: pip install labelme2coco && la
 class AnnotationFault:
     """Something wrong in the annotations or with a picture.
 
-    kind: a key of `KINDS` in faults.py, or one that readers find: "malformed", "empty_file", "missing_annotation", ...
+    kind: a key of `KINDS` in faults.py.
     where: file and line, or for JSON the place in its lists and the id.
     fixable: whether `on_invalid: fix` can fix it; otherwise it drops the box or picture.
     """

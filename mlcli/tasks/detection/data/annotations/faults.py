@@ -17,6 +17,7 @@ from mlcli.errors import DataError
 from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
 from mlcli.tasks.detection.masks import is_sound, moved, turned
+from mlcli.text import plural
 
 Policy = Literal["error", "drop", "fix"]
 KINDS = {
@@ -35,6 +36,13 @@ KINDS = {
     "degenerate_box": "boxes have no width or no height",
     "outside": "boxes are outside of their picture",
     "unknown_class": "objects are of a class that is not known",  # not listed, or in no training picture
+    # What readers find: the entry, or all of a file, is left out.
+    "malformed": "entries cannot be read",
+    "empty_file": "files of annotations are empty",
+    "missing_annotation": "files of annotations are missing",
+    "unknown_image": "objects are of a picture that is not listed",
+    "duplicate_id": "ids occur twice",
+    "duplicate_name": "names of classes occur twice",
 }
 """Plural description of each kind of fault."""
 SLACK = 1.0  # pixels that a box may stick out: rounding, or counting from 1
@@ -330,7 +338,7 @@ def refuse(faults: list[AnnotationFault], where: str) -> None:
         first = "; ".join(f"{fault.where}: {fault.message}" for fault in faults[:_QUOTED])
         rest = f"; and {len(faults) - _QUOTED} more" if len(faults) > _QUOTED else ""
         raise DataError(
-            f"{len(faults)} faults in the annotations ({counted(faults)})",
+            f"{plural(len(faults), 'fault')} in the annotations ({counted(faults)})",
             where=first + rest,
             fix=f"`mlcli data check` lists all; data.on_invalid=fix fixes {fixable} and drops {len(faults) - fixable}",
         )
