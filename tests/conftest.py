@@ -10,8 +10,28 @@ os.environ["COLUMNS"] = "120"  # the width of the screens that texts are compare
 os.environ["NO_COLOR"] = "1"
 
 import pytest
+from PIL import Image
 
 from mlcli import cli
+from mlcli.show import figure
+
+drawn = figure.image_of
+
+
+def undrawn(chart) -> Image.Image:
+    """A chart's empty paper: drawing takes longer than most trainings of these tests, and few look at the picture."""
+    return Image.new("RGB", tuple(round(inches * figure.DPI) for inches in chart.get_size_inches()), "white")
+
+
+figure.image_of = undrawn
+
+
+@pytest.fixture(autouse=True, scope="module")
+def draws(request):
+    """Have charts drawn for the tests of a module that says `DRAWS = True`."""
+    figure.image_of = drawn if getattr(request.module, "DRAWS", False) else undrawn
+    yield
+    figure.image_of = undrawn
 
 
 class Typed(NamedTuple):

@@ -9,6 +9,8 @@ from mlcli.show.figure import image
 from mlcli.show.palette import SERIES
 from tests.report import crafted
 
+DRAWS = True  # see tests/conftest.py
+
 
 def run(root, name, metric="accuracy", level=0.9, **more):
     scores = {"val": {metric: level}}

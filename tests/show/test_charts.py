@@ -13,6 +13,8 @@ from mlcli.show import evaluation, figure, svg
 from mlcli.show.charts import Bar, BarChart, Line, LineChart, Rule, apart, axis, log_axis, nice, thinned
 from mlcli.show.palette import BLUE, ORANGE
 
+DRAWS = True  # see tests/conftest.py
+
 EVIL = "<script>alert('x')</script>\"'&amp;"
 
 

@@ -14,6 +14,8 @@ from mlcli.tasks.regression.build import build_predictor, build_task
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.regression.task import RegressionTask
 
+DRAWS = True  # see tests/conftest.py
+
 
 def config_of(**sections) -> Regression:
     plain = {
