@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any, Self
@@ -101,7 +102,10 @@ class Unwinding(StopRequest):
 
 def _signal_soon(number: signal.Signals) -> None:
     time.sleep(0.05)
-    signal.raise_signal(number)
+    if hasattr(signal, "pthread_kill"):  # a signal to this thread would not end what the main one waits for
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
 
 
 def _forget_closed_terminal() -> None:

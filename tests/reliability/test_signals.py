@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -217,14 +218,22 @@ def test_a_run_that_nohup_started_does_not_hear_that_the_terminal_closed():
 
 
 def test_ctrl_c_in_a_destructor_is_raised_a_moment_later():
+    """It ends what is waited for, too."""
+
     class Dying:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
 
+    reader, writer = os.pipe()
+    rescue = threading.Timer(20, os.write, (writer, b"waited too long"))
+    rescue.start()
+
     def wait() -> None:
         Dying()
-        time.sleep(60)
+        os.read(reader, 1)
 
     with pytest.raises(KeyboardInterrupt), Unwinding() as stop:
         wait()
     assert stop.exit_code == 130
+    assert rescue.is_alive()
+    rescue.cancel()
