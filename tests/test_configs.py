@@ -20,7 +20,7 @@ def title(path: Path) -> str:
 
 
 def test_they_are_all_here():
-    assert len(CONFIGS) >= 27
+    assert len(CONFIGS) >= 28
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=title)
@@ -55,7 +55,7 @@ def stand_in(path: Path, pictures: Path) -> list[str]:
         return ["data={name: scenes, images: 20, image_size: 64}", "train.batch_size=10"]  # two steps
     size = "image_size: 64" if config.data.name == "folder" else f"channels: {1 if config.data.name == 'mnist' else 3}"
     overrides = [f"data={{name: folder, root: {pictures}, {size}}}", "train.batch_size=8"]
-    return [*overrides, "model.weights=none"] if config.model.name == "torchvision" else overrides
+    return [*overrides, "model.weights=none"] if config.model.name in ("torchvision", "timm") else overrides
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=title)

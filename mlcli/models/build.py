@@ -17,6 +17,7 @@ from mlcli.models import config as c
 from mlcli.models.layers import Normalized, count_parameters, megabytes
 from mlcli.models.mlp import MLP
 from mlcli.models.resnet import ResNet
+from mlcli.models.timm_models import timm_model
 from mlcli.models.torchvision_models import torchvision_model
 from mlcli.models.vgg import VGG, refuse_small_images
 from mlcli.models.weights import FineTuning
@@ -52,6 +53,9 @@ def build(config: c.Model, info: DataInfo) -> nn.Module:
             shape = _image_shape(info, config.arch)
             return torchvision_model(config.arch, image=shape, outputs=outputs, weights=config.weights, init=init,
                                      regression=info.num_classes == 0)  # fmt: skip
+        case c.TimmModel():
+            shape = _image_shape(info, config.arch)
+            return timm_model(config.arch, image=shape, outputs=outputs, weights=config.weights, init=init)
         case _:
             assert_never(config)
 
@@ -121,9 +125,12 @@ def weights_within(most_bytes: int) -> Iterator[None]:
 
 
 def build_seeded(config: c.Model, info: DataInfo, seed: int) -> Normalized:
-    """The model a config names, with the statistics of its data inside, its weights a function of the seed."""
+    """The model a config names, its weights a function of the seed, with the statistics of its data inside, or those
+    that its weights were learned with where it knows them."""
     with seeded(seed):
-        return Normalized(build(config, info), mean=info.mean, std=info.std, image=info.kind == "image")
+        net = build(config, info)
+        mean, std = getattr(net, "statistics", None) or (info.mean, info.std)
+        return Normalized(net, mean=mean, std=std, image=info.kind == "image")
 
 
 def describe_model(config: c.Model, info: DataInfo, model: nn.Module) -> str:

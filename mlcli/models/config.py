@@ -215,7 +215,24 @@ class TorchvisionModel(ModelBase):
         return f"{self.arch}, weights {self.weights}"
 
 
-Model = Annotated[Linear | Mlp | Cnn | Vgg | Resnet | TorchvisionModel, Field(discriminator="name")]
+class TimmModel(ModelBase):
+    """Any image classifier of timm by its name (pip install mlcli[timm]), its last layer replaced to fit the classes.
+
+    With weights, images are standardised as these expect, whatever data.normalize says.
+    """
+
+    name: Literal["timm"]
+    arch: str
+    """The model's name in timm, such as mobilenetv3_small_100; a tag behind a dot chooses among its weights."""
+    weights: Literal["none", "default"] | ConfigPath = "none"
+    """none: from scratch; default: timm's own (network or its cache needed); or a .safetensors or .pth file."""
+
+    def describe(self, info: "DataInfo") -> str:
+        """timm mobilenetv3_small_100, weights none"""
+        return f"timm {self.arch}, weights {self.weights}"
+
+
+Model = Annotated[Linear | Mlp | Cnn | Vgg | Resnet | TorchvisionModel | TimmModel, Field(discriminator="name")]
 
 
 class FineTune(Strict):

@@ -4,29 +4,22 @@ The last layer has one output per class of the data, so ImageNet's does not fit 
 are taken by adding up the first convolution's weights over red, green and blue: the answer a grey RGB image would get.
 """
 
-import hashlib
 import re
-import socket
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import torch
 from torch import nn
 
-from mlcli.errors import CheckpointError, ConfigError, DataError
+from mlcli.errors import ConfigError
 from mlcli.models.layers import initialise, last_layer
-from mlcli.models.weights import copy_matching, read_weights
+from mlcli.models.pretrained import fetched, take_weights, unknown_arch
+from mlcli.models.weights import read_weights
 
 INCEPTIONS = ("googlenet", "inception_v3")
 """Their auxiliary classifiers are left out: batch norm made them needless (Szegedy et al. 2016, section 4)."""
 
 LOOSE_MIN_SIZE = ("swin", "efficientnet", "vit", "maxvit")
 """Here `min_size` is what the weights were evaluated at, not what the layers need."""
-
-DOWNLOAD_TIMEOUT_S = 20.0
-"""Silence after which a download is given up; without it a firewall that drops packets would hang the program."""
 
 
 def torchvision_model(
@@ -54,12 +47,7 @@ def torchvision_model(
 
     known = models.list_models(module=models)
     if arch not in known:
-        near = get_close_matches(arch.lower(), known, n=3)
-        raise ConfigError(
-            f"torchvision has no classification model '{arch}'",
-            where="model.arch",
-            fix=f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}",
-        )
+        raise unknown_arch("torchvision", arch, known)
     default_weights = models.get_model_weights(arch).DEFAULT
     pretrained = weights != "none"
     _check_fit(arch, image, weights, default_weights.meta["min_size"][0], regression=regression)
@@ -70,7 +58,7 @@ def torchvision_model(
             f"{arch} cannot take these images: {error}", where="model.arch", fix="set data.image_size to 224"
         ) from None
 
-    notes: list[str] = []
+    net.notes = ()
     if not pretrained:
         initialise(net, init)
     else:
@@ -81,14 +69,13 @@ def torchvision_model(
             for name, tensor in read_weights(path).items()
             if not name.startswith(("AuxLogits.", "aux1.", "aux2."))
         }
-        report = copy_matching(net, learned, path)
+        report = take_weights(net, arch, learned, path)
         initialise(last_layer(net)[1], init)
-        notes = [f"{arch} from {path.name}: {line}" for line in report.lines()]
+        net.notes = tuple(f"{arch} from {path.name}: {line}" for line in report.lines())
     if image[0] == 1:
         first = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d))
         first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))  # [out, 3, k, k] to [out, 1, k, k]
         first.in_channels = 1
-    net.notes = tuple(notes)
     return net
 
 
@@ -135,32 +122,3 @@ def _extras(arch: str, image: tuple[int, int, int], pretrained: bool) -> dict[st
     if arch.startswith("maxvit"):
         return {"input_size": (height, width)}
     return {}
-
-
-def fetched(url: str) -> Path:
-    """The file behind an address of torchvision's, from torch's cache if it is there; its checksum is verified."""
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    path = cache / Path(urlparse(url).path).name
-    if not path.is_file():
-        _download(url, path)
-    expected = path.stem.rpartition("-")[2]  # resnet18-f37072fd.pth: the first digits of its sha256
-    with path.open("rb") as file:
-        if not hashlib.file_digest(file, "sha256").hexdigest().startswith(expected):
-            raise CheckpointError(f"{path} is damaged: its sha256 does not begin with {expected}", fix=f"rm '{path}'")
-    return path
-
-
-def _download(url: str, path: Path) -> None:
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))
-    except OSError as error:  # urllib's errors are OSErrors too
-        raise DataError(
-            f"the default weights could not be downloaded: {error}",
-            where=url,
-            fix=f"download that address elsewhere and put the file at {path}, or set model.weights to none or a file",
-        ) from None
-    finally:
-        socket.setdefaulttimeout(previous)

@@ -192,7 +192,9 @@ class FineTuning:
     ) -> None:
         # A model with weights of its own (model.weights) says in its notes what of them did not fit.
         self._lines = list(getattr(getattr(model, "net", model), "notes", ()))
-        new = set(getattr(model, "unloaded", ()))
+        new = {*getattr(model, "unloaded", ())}
+        if isinstance(model, Normalized):
+            new |= {f"net.{name}" for name in getattr(model.net, "unloaded", ())}
         if weights:
             report = load_matching(model, weights)
             first, *others = report.lines()

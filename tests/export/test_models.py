@@ -88,6 +88,7 @@ SAMPLES = [
     ("vgg", "classification", {"name": "vgg", "depth": 11, "width": 0.1}, IMAGES, "cifar10"),
     ("resnet", "classification", {"name": "resnet", "depth": 18, "width": 0.1}, IMAGES, "cifar10"),
     ("torchvision", "classification", {"name": "torchvision", "arch": "squeezenet1_1"}, IMAGES, "cifar10"),
+    ("timm", "classification", {"name": "timm", "arch": "test_resnet"}, IMAGES, "cifar10"),
     ("regression", "regression", {"name": "mlp", "hidden": [4]}, TABLE, "diabetes"),
 ]
 
@@ -97,7 +98,7 @@ SAMPLES = [
     ("task", "model", "info", "data"), [one[1:] for one in SAMPLES], ids=[one[0] for one in SAMPLES]
 )
 def test_models_of_samples(task, model, info, data, to, tmp_path):
-    if to == "pt2" and model["name"] in ("vgg", "resnet", "torchvision") and not LONG:
+    if to == "pt2" and model["name"] in ("vgg", "resnet", "torchvision", "timm") and not LONG:
         pytest.skip("the ONNX file comes from the same graph")
     if task == "regression":
         info = replace(info, class_names=(), preparation=info.preparation | {"target_mean": 30.0, "target_std": 7.0})

@@ -9,7 +9,7 @@ from mlcli.models.config import FineTune
 from mlcli.schema import Strict
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.config import DetectionData
-from mlcli.tasks.detection.models.config import DetectionModel
+from mlcli.tasks.detection.models.config import DetectionModel, without_weights
 
 
 class DetectionLoss(Strict):
@@ -57,7 +57,4 @@ class Detection(TaskSettings):
 
     def from_scratch(self) -> "Detection":
         """The same without weights learned elsewhere, for a model whose weights come from its own checkpoint."""
-        model = self.model
-        if getattr(model, "weights", "none") != "none":
-            model = model.model_copy(update={"weights": "none"})
-        return self.model_copy(update={"model": model, "finetune": None})
+        return self.model_copy(update={"model": without_weights(self.model), "finetune": None})

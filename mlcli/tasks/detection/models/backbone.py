@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,14 +95,14 @@ class CompactFpn(nn.Module):
     """Backbone and neck: float32 [B, 3, H, W] -> {"0": [B, C, H / s0, W / s0], "1": ...}, finest first.
 
     `out_channels` is C, the same for all maps; `strides` are those of the maps, in pixels. torchvision's detectors take
-    it as it is.
+    it as it is. backbone: another in place of the compact one, with `channels` of its maps.
     """
 
-    def __init__(self, width: int, strides: Sequence[int]) -> None:
+    def __init__(self, width: int, strides: Sequence[int], backbone: nn.Module | None = None) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.out_channels = channels = NECK_WIDTH * width
-        self.backbone = CompactBackbone(width)
+        self.backbone: Any = backbone or CompactBackbone(width)
         self.finest = BACKBONE_STRIDES.index(strides[0])
         inner = self.backbone.channels[self.finest :]  # down from the top in any case: it has seen the most
         self.lateral = nn.ModuleList(Conv(from_channels, channels, kernel_size=1) for from_channels in inner)
@@ -159,8 +160,11 @@ def by_box(maps: Mapping[str, Tensor], layers: nn.ModuleList, outputs: int) -> T
     return torch.cat([values.reshape(values.shape[0], -1, outputs) for values in said], dim=1).float()
 
 
-def compact_fpn(width: int = 16, strides: Sequence[int] = (8, 16, 32)) -> CompactFpn:
-    """Backbone and neck with maps of these strides, each twice the one before: 4, 8, 16, 32, 64... from 32 or less."""
+def compact_fpn(width: int = 16, strides: Sequence[int] = (8, 16, 32), backbone: nn.Module | None = None) -> CompactFpn:
+    """Backbone and neck with maps of these strides, each twice the one before: 4, 8, 16, 32, 64... from 32 or less.
+
+    backbone: another than the compact one, with the same strides.
+    """
     assert strides[0] in BACKBONE_STRIDES, strides
     assert all(coarse == 2 * fine for fine, coarse in pairwise(strides)), strides
-    return CompactFpn(width, strides)
+    return CompactFpn(width, strides, backbone)

@@ -4,20 +4,26 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any, assert_never
 
+import torch
+
 from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.models.build import seeded
+from mlcli.models.timm_models import TimmMaps
 from mlcli.models.weights import load_saved
+from mlcli.tasks.detection.models.backbone import BACKBONE_STRIDES
 from mlcli.tasks.detection.models.config import (
     DetectionModel,
     FastRCnn,
     Proposals,
     RCnn,
     Ssd,
+    TimmBackbone,
     TorchvisionDetector,
     Yolo,
+    without_weights,
 )
 from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.models.proposers import Proposer, RegionNetwork, SelectiveSearch
@@ -47,8 +53,30 @@ def build(config: DetectionModel, info: DataInfo) -> Detector:
     downloaded, CheckpointError if a file cannot be read or nothing in it fits.
     """
     _, height, width = info.input_shape
-    fields = config.model_dump(exclude={"name", "weights", "proposals"})  # keywords of the same names
+    fields = config.model_dump(exclude={"name", "weights", "proposals", "backbone"})  # keywords of the same names
     keywords: dict[str, Any] = {"image_size": (height, width), "mean": info.mean, "std": info.std, **fields}
+    backbone = getattr(config, "backbone", "compact")
+    if isinstance(backbone, TimmBackbone):
+        maps = TimmMaps(backbone.arch, image_size=(height, width), strides=BACKBONE_STRIDES, weights=backbone.weights)
+        return _with_statistics(_made(config, info, keywords | {"backbone": maps}), maps)
+    return _made(config, info, keywords | ({"backbone": "vgg16"} if backbone == "vgg16" else {}))
+
+
+def _with_statistics(detector: Detector, maps: TimmMaps) -> Detector:
+    """The detector, standardising pictures as the weights of its backbone expect, and saying what was loaded."""
+    if maps.statistics is not None:
+        for own, theirs in zip((detector.mean, detector.std), maps.statistics, strict=True):
+            own.copy_(torch.tensor(theirs).view(1, 3, 1, 1))
+        prefix = next(name for name, module in detector.named_modules() if module is maps) + "."
+        loaded = {prefix + name for name, _ in maps.named_parameters()} - {prefix + name for name in maps.unloaded}
+        detector.unloaded = frozenset(name for name, _ in detector.named_parameters() if name not in loaded)
+        detector.notes = maps.notes
+        if isinstance(detector, TorchvisionBase):
+            detector.net.notes = maps.notes  # these are what `FineTuning` reads
+    return detector
+
+
+def _made(config: DetectionModel, info: DataInfo, keywords: dict[str, Any]) -> Detector:
     match config:
         case Yolo():
             return YoloDetector(info.num_classes, anchors_wh=info.preparation.get("anchors_wh"), **keywords)
@@ -89,6 +117,8 @@ def shaped_by_classes(config: DetectionModel, info: DataInfo) -> set[str]:
 
 def describe(config: DetectionModel) -> str:
     """Return what a person knows the model by: `yolo free width 16`, `rcnn, proposals sliding`."""
+    if isinstance(backbone := getattr(config, "backbone", None), TimmBackbone):
+        return f"{config.name} on timm {backbone.arch}, weights {backbone.weights}"
     match config:
         case Yolo():
             return f"yolo {config.head} width {config.width}"
@@ -134,7 +164,7 @@ def build_proposer(config: Proposals, info: DataInfo) -> Proposer:
                 where="model.proposals.run",
                 fix=f"set data.{what} to {_plain(there)}, or train another faster_rcnn",
             )
-    detector = build(TorchvisionDetector.model_validate(model | {"weights": "none"}), learned)  # its own follow
+    detector = build(without_weights(TorchvisionDetector.model_validate(model)), learned)  # its own follow
     assert isinstance(detector, TwoStage)
     load_saved(detector, model_weights(saved), path)
     return RegionNetwork(detector, config.most)

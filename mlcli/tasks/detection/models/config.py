@@ -25,6 +25,23 @@ class DetectorBase(Strict):
     """Most detections kept of one picture."""
 
 
+class TimmBackbone(Strict):
+    """A classifier of timm (pip install mlcli[timm]) in place of the compact backbone; the neck stays.
+
+    With weights, pictures are standardised as these expect, whatever data.normalize says.
+    """
+
+    name: Literal["timm"]
+    arch: str
+    """A model of timm with maps of strides 4, 8, 16 and 32, such as mobilenetv3_small_100; most transformers have
+    none."""
+    weights: Literal["none", "default"] | ConfigPath = "none"
+    """none: from scratch; default: timm's own (network or its cache needed); or a .safetensors or .pth file."""
+
+
+Backbone = Literal["compact"] | TimmBackbone
+
+
 class Compact(DetectorBase):
     """Detectors on the compact backbone: a small residual network of strides 2 to 32 (backbone.py)."""
 
@@ -32,7 +49,14 @@ class Compact(DetectorBase):
     """Channels at stride 2; twice as many at each further stride. 16 makes about a million parameters."""
 
 
-class CompactSingleShot(Compact):
+class Pyramid(Compact):
+    """Detectors on maps of several strides, whose backbone can be another. The neck has 4 times `width` channels."""
+
+    backbone: Backbone = "compact"
+    """The compact one, or one of timm: {name: timm, arch: mobilenetv3_small_100, weights: default}."""
+
+
+class CompactSingleShot(Pyramid):
     """Detectors with suppression of this project; the others leave it to torchvision, which has only the hard one."""
 
     nms: Literal["hard", "soft", "diou"] = "hard"
@@ -71,8 +95,8 @@ class Ssd(CompactSingleShot):
     """Single shot multibox detector (Liu et al. 2016, arXiv:1512.02325)."""
 
     name: Literal["ssd"]
-    backbone: Literal["compact", "vgg16"] = "compact"
-    """The compact one, or the paper's VGG-16 (24 million parameters)."""
+    backbone: Literal["vgg16"] | Backbone = "compact"
+    """The compact one, the paper's VGG-16 (24 million parameters), or one of timm as a section of its own."""
     batch_norm: bool = True
     """For vgg16: batch normalisation, which makes it trainable from scratch; false for the paper's, as for COCO."""
     weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
@@ -83,7 +107,8 @@ class Ssd(CompactSingleShot):
     @model_validator(mode="after")
     def weights_fit(self):
         if self.weights != "none" and self.backbone != "vgg16":
-            raise ValueError(f"weights '{self.weights}' are for backbone vgg16, not for {self.backbone}")
+            name = getattr(self.backbone, "name", self.backbone)
+            raise ValueError(f"weights '{self.weights}' are for backbone vgg16, not for {name}")
         if self.weights == "coco" and self.batch_norm:
             raise ValueError("weights 'coco' are of VGG-16 without batch normalisation; set batch_norm to false")
         return self
@@ -132,7 +157,7 @@ class FastRCnn(Compact):
     proposals: Proposals = Proposals()
 
 
-class TorchvisionDetector(Compact):
+class TorchvisionDetector(Pyramid):
     """Detectors whose parts come from torchvision, on the compact backbone or on torchvision's own."""
 
     name: Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
@@ -142,5 +167,22 @@ class TorchvisionDetector(Compact):
     weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
     """For arch: none; torchvision's weights for the backbone or for all (network or its cache needed); or a file."""
 
+    @model_validator(mode="after")
+    def one_backbone(self):
+        if self.arch is not None and self.backbone != "compact":
+            raise ValueError(f"arch '{self.arch}' has a backbone of its own; leave out arch or backbone")
+        return self
+
 
 DetectionModel = Annotated[Yolo | Ssd | RCnn | FastRCnn | TorchvisionDetector, Field(discriminator="name")]
+
+
+def without_weights(model: DetectionModel) -> DetectionModel:
+    """Return the same model without weights learned elsewhere."""
+    changes: dict[str, object] = {}
+    if getattr(model, "weights", "none") != "none":
+        changes["weights"] = "none"
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, TimmBackbone):
+        changes["backbone"] = backbone.model_copy(update={"weights": "none"})
+    return model.model_copy(update=changes)

@@ -20,7 +20,7 @@ from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from mlcli.engine.terms import Term, Terms
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.models.layers import initialise
-from mlcli.models.torchvision_models import fetched
+from mlcli.models.pretrained import fetched
 from mlcli.models.weights import copy_matching, read_weights
 from mlcli.tasks.detection.boxes import convert, iou_matrix
 from mlcli.tasks.detection.models.anchors import cell_shapes, decode, default_boxes, encode, grid_points
@@ -67,7 +67,8 @@ class SsdDetector(SingleShot):
     Predictions are the deltas from the default boxes [B, A, 4], and logits of background and classes [B, A, 1 + K].
 
     Args:
-        backbone: "compact", or the paper's "vgg16", which takes pictures of 64x64 pixels or more (else ConfigError).
+        backbone: "compact", or another of the same strides; or the paper's "vgg16", which takes pictures of 64x64
+            pixels or more (else ConfigError).
         width: channels of the compact backbone at stride 2.
         batch_norm: for "vgg16", after each of VGG's convolutions, as torchvision's vgg16_bn; the paper has none.
         negatives: background boxes learned from for each object, the hardest first.
@@ -80,15 +81,16 @@ class SsdDetector(SingleShot):
         num_classes: int,
         image_size: tuple[int, int],
         *,
-        backbone: Literal["compact", "vgg16"] = "compact",
+        backbone: Literal["compact", "vgg16"] | nn.Module = "compact",
         width: int = 16,
         batch_norm: bool = True,
         negatives: float = 3.0,
         **common: Unpack[CommonSingleShot],
     ) -> None:
         super().__init__(num_classes, image_size, **common)
-        compact = backbone == "compact"
-        layout = compact_layout(image_size, width) if compact else vgg_layout(image_size, batch_norm)
+        other = backbone if isinstance(backbone, nn.Module) else None
+        vgg = backbone == "vgg16"
+        layout = vgg_layout(image_size, batch_norm) if vgg else compact_layout(image_size, width, other)
         self.negatives = negatives
         self.backbone = layout.backbone
         self.locate = _predictors(layout, 4)
@@ -138,13 +140,14 @@ class Layout(NamedTuple):
     boxes_xyxy: Tensor
 
 
-def compact_layout(image_size: tuple[int, int], width: int = 16) -> Layout:
-    """Lay out the compact backbone, with maps from stride 8 on, as coarse as the picture's size allows."""
+def compact_layout(image_size: tuple[int, int], width: int = 16, backbone: nn.Module | None = None) -> Layout:
+    """Lay out the compact backbone, or another of its strides, with maps from stride 8 on, as coarse as the picture's
+    size allows."""
     strides = [stride for stride in COMPACT_STRIDES if min(map_size(image_size, stride)) >= LEAST_CELLS] or [8]
     sizes = [map_size(image_size, stride) for stride in strides]
-    backbone, count = compact_fpn(width, strides), len(strides)
+    pyramid, count = compact_fpn(width, strides, backbone), len(strides)
     boxes_xyxy = default_boxes(image_size, sizes, [COMPACT_RATIOS] * count, MIN_SCALE, MAX_SCALE)
-    return Layout(backbone, (backbone.out_channels,) * count, (2 + 2 * len(COMPACT_RATIOS),) * count, boxes_xyxy)
+    return Layout(pyramid, (pyramid.out_channels,) * count, (2 + 2 * len(COMPACT_RATIOS),) * count, boxes_xyxy)
 
 
 def vgg_layout(image_size: tuple[int, int], batch_norm: bool = True) -> Layout:

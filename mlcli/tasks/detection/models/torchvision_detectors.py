@@ -43,6 +43,7 @@ class TorchvisionBase(Detector):
         arch: one of torchvision's builders, such as fasterrcnn_resnet50_fpn; None for the compact backbone. Raises
             ConfigError for one that is unknown, or another detector.
         width: channels of the compact backbone at stride 2.
+        backbone: another of the same strides in its place.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class TorchvisionBase(Detector):
         *,
         arch: str | None = None,
         width: int = 16,
+        backbone: nn.Module | None = None,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(num_classes, image_size, **common)
@@ -64,6 +66,7 @@ class TorchvisionBase(Detector):
             image_size,
             arch=arch,
             width=width,
+            backbone=backbone,
             score_thresh=self.score_threshold,
             nms_thresh=self.nms_iou,
             detections_per_img=self.max_detections,

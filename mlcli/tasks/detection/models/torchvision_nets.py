@@ -24,7 +24,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from mlcli.errors import ConfigError
-from mlcli.models.torchvision_models import fetched
+from mlcli.models.pretrained import fetched
 from mlcli.models.weights import copy_matching, read_weights
 from mlcli.tasks.detection.models.backbone import CompactFpn, compact_fpn
 
@@ -82,12 +82,13 @@ def torchvision_net(
     *,
     arch: str | None = None,
     width: int = 16,
+    backbone: nn.Module | None = None,
     **limits: float,
 ) -> nn.Module:
     """Build the detector as torchvision has it, without weights: lists in, lists out.
 
-    See `TorchvisionBase` for arch and width; `limits` are torchvision's score_thresh, nms_thresh, detections_per_img.
-    Raises ConfigError for an arch that torchvision does not have, or that is another detector.
+    See `TorchvisionBase` for arch, width and backbone; `limits` are torchvision's score_thresh, nms_thresh,
+    detections_per_img. Raises ConfigError for an arch that torchvision does not have, or that is another detector.
     """
     one_stage = kind in ONE_STAGE
     arguments: dict[str, Any] = {
@@ -106,14 +107,14 @@ def torchvision_net(
         # default of weights_backbone downloads.
         no_weights = {"weights": None, "weights_backbone": None, "progress": False}
         return getattr(detection, arch)(num_classes=outputs, **no_weights, **arguments)
-    backbone = compact_fpn(width, STRIDES)
+    pyramid = compact_fpn(width, STRIDES, backbone)
     match kind:
         case "retinanet":
-            return _retinanet(backbone, num_classes, arguments)
+            return _retinanet(pyramid, num_classes, arguments)
         case "fcos":
-            return _fcos(backbone, num_classes, arguments)
+            return _fcos(pyramid, num_classes, arguments)
         case "faster_rcnn" | "mask_rcnn":
-            return _rcnn(backbone, num_classes, arguments, masks=kind == "mask_rcnn")
+            return _rcnn(pyramid, num_classes, arguments, masks=kind == "mask_rcnn")
 
 
 def _unknown_arch(name: Kind, arch: str) -> ConfigError:

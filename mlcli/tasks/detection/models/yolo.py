@@ -52,6 +52,7 @@ class YoloDetector(SingleShot):
         anchors_per_stride: boxes of each cell, for head "anchors".
         anchors_wh: their width and height in pixels, from small to large, for each stride in turn; None for squares of
             sizes between two finest cells and the whole picture.
+        backbone: another than the compact one, with the same strides.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class YoloDetector(SingleShot):
         distribution_gain: float = 1.5,
         anchors_per_stride: int = 3,
         anchors_wh: Sequence[Sequence[float]] | None = None,
+        backbone: nn.Module | None = None,
         **common: Unpack[CommonSingleShot],
     ) -> None:
         super().__init__(num_classes, image_size, **common)
-        self.neck = compact_fpn(width, strides)
+        self.neck = compact_fpn(width, strides, backbone)
         shared = num_classes, image_size, self.neck.out_channels, strides, box_loss
         self.head: FreeHead | AnchorHead = (
             FreeHead(*shared, box_gain, class_gain, distribution_gain)
