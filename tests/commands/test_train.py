@@ -14,8 +14,9 @@ from PIL import Image
 
 from mlcli.engine.checkpoint import load_checkpoint
 from mlcli.engine.log import read_metrics
-from mlcli.engine.run import list_runs
+from mlcli.engine.run import RunFolder, list_runs
 from tests.engine.rig import TIME_FIELDS
+from tests.reliability.forked import typed_in_child
 
 DIGITS = """
 task: classification
@@ -111,14 +112,30 @@ def test_resuming_as_another_experiment_is_refused(mlcli, digits, tmp_path):
     assert run.status()["state"] == "finished"
 
 
+LONG = ("train.epochs=40", "train.tensorboard={pictures: false, layers: false, graph: false}")
+"""Long enough to be stopped in, with little beside the training."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> RunFolder:
+    """The run that nobody stops."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "digits.yaml").write_text(DIGITS)
+    ended = typed_in_child(folder, "train", "digits.yaml", *LONG)
+    assert ended.code == 0, ended.out
+    (run,) = list_runs(folder / "runs")
+    return run
+
+
 @pytest.mark.parametrize(
     ("number", "code", "state"),
     [(signal.SIGTERM, 143, "interrupted"), (signal.SIGINT, 130, "interrupted"), (signal.SIGKILL, -9, "killed")],
     ids=["TERM", "INT", "KILL"],
 )
-def test_a_stopped_process_resumes_to_the_bits_of_one_that_was_not(mlcli, digits, tmp_path, number, code, state):
-    long = "train.epochs=60"
-    process = subprocess.Popen([sys.executable, "-m", "mlcli", "train", str(digits), long, "--name", "cut"],
+def test_a_stopped_process_resumes_to_the_bits_of_one_that_was_not(
+    mlcli, digits, tmp_path, undisturbed, number, code, state
+):
+    process = subprocess.Popen([sys.executable, "-m", "mlcli", "train", str(digits), *LONG, "--name", "cut"],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
     for line in process.stdout:
         if line.split()[:1] == ["3"]:  # the third epoch's line
@@ -132,12 +149,9 @@ def test_a_stopped_process_resumes_to_the_bits_of_one_that_was_not(mlcli, digits
         assert f"to go on: mlcli train --resume runs/{run.name}" in rest
     resumed = mlcli("train", "--resume", run.path)
     assert resumed.code == 0, resumed.err
-    whole = mlcli("train", digits, long, "--name", "whole")
-    assert whole.code == 0
-    other = next(r for r in list_runs(tmp_path / "runs") if r.path.parent.name == "whole")
-    ours, theirs = (load_checkpoint(r.checkpoint("last"))["model"] for r in (run, other))
+    ours, theirs = (load_checkpoint(r.checkpoint("last"))["model"] for r in (run, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert metrics_of(run) == metrics_of(other)
+    assert metrics_of(run) == metrics_of(undisturbed)
 
 
 def test_a_complete_run_says_how_to_go_on_from_what_was_done(mlcli, digits, tmp_path):
