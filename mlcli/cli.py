@@ -253,6 +253,16 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", metavar="DATA", help="Measure all of new data: a folder, CSV or annotations.")
     ] = None,
+    tta: Annotated[
+        str | None, typer.Option("--tta", metavar="flip,scale", help="Average over views of each image.")
+    ] = None,
+    shift: Annotated[
+        str | None, typer.Option("--shift", metavar="A..B", help="Score by shift, in pixels: 0..4 or 0,1,4.")
+    ] = None,
+    scale: Annotated[str | None, typer.Option("--scale", metavar="A..B", help="Score by size: 0.5..1.5.")] = None,
+    rotate: Annotated[str | None, typer.Option("--rotate", metavar="A..B", help="Score by angle, in degrees.")] = None,
+    blur: Annotated[str | None, typer.Option("--blur", metavar="A..B", help="Score by blur, in pixels.")] = None,
+    noise: Annotated[str | None, typer.Option("--noise", metavar="A..B", help="Score by noise, 0 to 1.")] = None,
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -268,7 +278,19 @@ def evaluate(
     config, overrides = None, arguments or []
     if is_exported(run):
         config, overrides = split_arguments(overrides, typed_command())
-    evaluate.run(run, split, overrides, config=config, on=on, checkpoint=checkpoint, root=out, as_json=as_json)
+    changes = {"shift": shift, "scale": scale, "rotate": rotate, "blur": blur, "noise": noise}
+    evaluate.run(
+        run,
+        split,
+        overrides,
+        config=config,
+        on=on,
+        checkpoint=checkpoint,
+        root=out,
+        as_json=as_json,
+        views=tta,
+        changes=changes,
+    )
 
 
 @app.command()
@@ -279,6 +301,9 @@ def predict(
         Path | None, typer.Option("--output", "-o", help="File to write: .jsonl, .csv; .json for boxes.")
     ] = None,
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Folder for the images with the answers.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Save each image beside a heat map of what in it decided.")
+    ] = False,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Only the most probable classes.")] = None,
     threshold: Annotated[
         float | None,
@@ -320,6 +345,7 @@ def predict(
             checkpoint=checkpoint,
             root=out,
             as_json=as_json,
+            explain=explain,
         )
     )
 

@@ -8,21 +8,24 @@ from typing import Any
 
 import torch
 from packaging.version import InvalidVersion, Version
+from torch import nn
 
+from mlcli.data.changes import KINDS, Change, changed
 from mlcli.data.info import PlainInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
-from mlcli.engine.contract import Feed, HasMembership, Predictor, Task
+from mlcli.engine.contract import Batch, Feed, HasMembership, HasViews, Metrics, Predictor, Task
 from mlcli.engine.documents import Saved, refuse_unlike
-from mlcli.engine.evaluate import evaluate_split, evaluation_record
+from mlcli.engine.evaluate import as_json, evaluate_split, evaluation_record
 from mlcli.engine.membership import NEW, Changes, KnownData, OtherData
 from mlcli.engine.resume import differences
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
+from mlcli.engine.terms import Terms
 from mlcli.errors import CheckpointError, ConfigError, DataError, OutOfMemoryError
 from mlcli.experiment import Experiment, TakesNewData
 from mlcli.models.build import weights_within
 from mlcli.models.weights import load_saved
-from mlcli.text import first_few, size
+from mlcli.text import first_few, listed, size
 from mlcli.version import __version__
 
 SPARE_BYTES = 2**28
@@ -91,7 +94,13 @@ class SavedTask:
 
 
 def measure(
-    folder: RunFolder, path: Path, split: str | None = None, overrides: Sequence[str] = (), *, on: Path | None = None
+    folder: RunFolder,
+    path: Path,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    on: Path | None = None,
+    views: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure the model of a run's checkpoint on one split of its data, or on all of new data.
 
@@ -100,10 +109,91 @@ def measure(
         split: train, val or test; None for test, or for val where there is no test split.
         overrides: `key=value` changes to the run's config, such as where the data now are.
         on: labelled data of the kind of the run's.
+        views: of each image, whose answers are made one, flip and scale (`mlcli.data.changes.views`); there is no
+            loss then.
 
     Returns what evaluation-<split>.json holds, "notes" for people among it. Raises CheckpointError if the data found
     are not those the model was made for, DataError for a missing split, ConfigError.
     """
+    loaded, split, notes = _ready(folder, path, split, overrides, on)
+    task, changes = loaded.task, loaded.known.changes if loaded.known else None
+    answer = None
+    if views:
+        refuse_unless(views, task.views if isinstance(task, HasViews) else (), "--tta")
+        assert isinstance(task, HasViews)
+
+        def answer(net: nn.Module, batch: Batch) -> tuple[Terms, Any]:
+            return {}, task.evaluate_views(net, batch, views)
+
+        notes.append(f"answers are those of several views of each image together: {', '.join(views)}")
+        if "flip" in views:
+            notes.append("flip is only right where a mirrored image means the same, unlike with letters and digits")
+    scores, metrics = _scores(loaded, split, answer)
+    result = evaluation_record(folder.name, path.name, loaded.saved, task, split, loaded.runtime, scores, metrics)
+    plain = changes.to_plain() if changes else None
+    more = {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": plain}
+    return result | more | ({"tta": list(views)} if views else {})
+
+
+def measure_changed(
+    folder: RunFolder,
+    path: Path,
+    kind: Change,
+    amounts: Sequence[float],
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    on: Path | None = None,
+) -> dict[str, Any]:
+    """Measure the model of a run's checkpoint on images changed by each of several amounts; see `measure`.
+
+    Returns, as JSON's types, what was measured, "unit" and "metric", the score that decides, and "scores": a dict of
+    all scores for each amount, which is among them as "amount".
+    """
+    loaded, split, notes = _ready(folder, path, split, overrides, on)
+    task = loaded.task
+    refuse_unless((kind,), task.changes if isinstance(task, HasViews) else (), f"--{kind}")
+    found = []
+    for amount in amounts:
+
+        def answer(net: nn.Module, batch: Batch, amount: float = amount) -> tuple[Terms, Any]:
+            return task.evaluate(net, replace(batch, inputs=changed(batch.inputs, kind, amount, batch.indices)))
+
+        found.append({"amount": amount, **as_json(_scores(loaded, split, answer)[0])})
+    return {
+        "run": folder.name,
+        "checkpoint": path.name,
+        "split": split,
+        "samples": task.splits[split],
+        "notes": notes,
+        "change": kind,
+        "unit": KINDS[kind].unit,
+        "metric": task.primary,
+        "scores": found,
+    }
+
+
+def refuse_unless(asked: Sequence[str], known: Sequence[str], option: str) -> None:
+    """Raise ConfigError for a view or a change of images that a task cannot be measured on."""
+    if unknown := [name or "nothing" for name in asked if name not in known]:
+        fix = f"it can be measured with {listed(known)}" if known else "leave it out: it is for models of images"
+        raise ConfigError(f"{listed(unknown)} makes no sense for this model", where=option, fix=fix)
+
+
+def _scores(
+    loaded: SavedTask, split: str, answer: Callable[[nn.Module, Batch], tuple[Terms, Any]] | None
+) -> tuple[dict[str, float], Metrics]:
+    feed, task = loaded.feed(), loaded.task
+    try:
+        return evaluate_split(task, task.model, feed, split, loaded.runtime, answer=answer)
+    finally:
+        feed.close()
+
+
+def _ready(
+    folder: RunFolder, path: Path, split: str | None, overrides: Sequence[str], on: Path | None
+) -> tuple[SavedTask, str, list[str]]:
+    """The task with its model, the split to measure, and what a person should hear; see `measure`."""
     loaded = load_task(folder, path, overrides, on=on)
     task, changes = loaded.task, loaded.known.changes if loaded.known else None
     notes = list(loaded.notes)
@@ -119,14 +209,7 @@ def measure(
         notes.append(f"other data than the run's, and {split} is {task.splits[split]:,} of their {total:,} samples; "
                      f"mlcli evaluate {folder.name} --on DATA measures all")  # fmt: skip
     notes += _said(changes, split, folder.name) if changes else []
-    feed = loaded.feed()
-    try:
-        scores, metrics = evaluate_split(task, task.model, feed, split, loaded.runtime)
-    finally:
-        feed.close()
-    result = evaluation_record(folder.name, path.name, loaded.saved, task, split, loaded.runtime, scores, metrics)
-    plain = changes.to_plain() if changes else None
-    return result | {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": plain}
+    return loaded, split, notes
 
 
 def chosen_split(asked: str | None, splits: Mapping[str, int]) -> tuple[str, str]:

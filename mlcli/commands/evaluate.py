@@ -1,18 +1,23 @@
 """`mlcli evaluate`: how good the saved model of a run, or an exported file, is on one split of its data."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.common import find_run, is_exported, load_experiment
 from mlcli.errors import ConfigError
-from mlcli.text import number, paragraphs, plural, table, truncated
+from mlcli.text import number, numbers, paragraphs, plural, table, truncated
+
+if TYPE_CHECKING:
+    from mlcli.engine.run import RunFolder
 
 MOST_CLASSES = 30
 """Rows of the table of classes on the screen; the JSON has them all."""
 MOST_COLUMNS = 15
 """Rows of the table of columns, which the JSON has all of, too."""
+AMOUNTS, MOST_AMOUNTS = 5, 50
+"""Amounts that a range of changes is measured at, and those of a list at most."""
 LARGEST_MATRIX = 20
 """Classes up to which a confusion matrix is printed."""
 
@@ -27,6 +32,8 @@ def run(
     checkpoint: str = "best",
     root: Path = Path("runs"),
     as_json: bool = False,
+    views: str | None = None,
+    changes: Mapping[str, str | None] | None = None,
 ) -> None:
     """Measure a run's model, print the result and write it as evaluation-<split>.json into the run folder.
 
@@ -37,10 +44,21 @@ def run(
         config: the YAML that names the data of an exported file.
         on: new labelled data of the same kind, all of which are measured instead of a split.
         checkpoint: "best" or "last".
+        views: of each image, whose answers are made one: "flip", "scale" or "flip,scale". Written as
+            evaluation-<split>-tta.json.
+        changes: at most one of shift, scale, rotate, blur, noise, and the amounts to measure at, "0..4" or "0,1,4".
+            Written as robustness-<split>-<change>.json and .png.
 
     Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
     """
+    asked = {kind: text for kind, text in (changes or {}).items() if text is not None}
+    if len(asked) + (views is not None) > 1:
+        given = [f"--{kind}" for kind in asked] + ["--tta"] * (views is not None)
+        raise ConfigError("one of these can be measured at a time", where=" ".join(given), fix=f"leave out {given[-1]}")
     if is_exported(run):
+        if asked or views:
+            what = "changed images and views are measured on a run"
+            raise ConfigError(what, where=run, fix="give the run that it was exported from")
         if on is not None:
             fix = f"mlcli evaluate {run} config.yaml, whose data section names the data"
             raise ConfigError("an exported file is measured on the data of a YAML", where="--on", fix=fix)
@@ -52,12 +70,17 @@ def run(
         print(json.dumps(result, indent=2) if as_json else _page(result))
         return
     folder = find_run(run, root)
+    if asked:
+        ((kind, amounts),) = asked.items()
+        _measure_changed(folder, checkpoint, kind, amounts, split, overrides, on, as_json)
+        return
 
     from mlcli.saved import measure
 
-    result = measure(folder, folder.checkpoint(checkpoint), split, overrides, on=on)
+    seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
+    result = measure(folder, folder.checkpoint(checkpoint), split, overrides, on=on, views=seen)
     text = json.dumps(result, indent=2)
-    file = f"evaluation-{result['split']}.json"
+    file = f"evaluation-{result['split']}{'-tta' if seen else ''}.json"
     folder.write_text(file, text + "\n")
     print(text if as_json else f"{_page(result)}\n\nwritten: {folder.path / file}")
 
@@ -96,3 +119,59 @@ def _page(result: dict[str, Any]) -> str:
         rows = [[c["name"], number(c["mean"]), f"± {number(c['std'])}"] for c in found["columns"][:MOST_COLUMNS]]
         parts.append(table([f"without the column, {found['metric']} is worse by", "mean", "spread"], rows))
     return "\n\n".join(parts)
+
+
+def _measure_changed(
+    folder: "RunFolder",
+    checkpoint: str,
+    kind: Any,
+    text: str,
+    split: str | None,
+    overrides: Sequence[str],
+    on: Path | None,
+    as_json: bool,
+) -> None:
+    from mlcli.data.changes import KINDS
+
+    amounts = _amounts(text, KINDS[kind].least, KINDS[kind].most, f"--{kind}")
+
+    from mlcli.engine.run import png
+    from mlcli.saved import measure_changed
+    from mlcli.show.evaluation import robustness
+    from mlcli.show.figure import image
+
+    result = measure_changed(folder, folder.checkpoint(checkpoint), kind, amounts, split, overrides, on=on)
+    stem, written = f"robustness-{result['split']}-{kind}", json.dumps(result, indent=2)
+    folder.write_text(f"{stem}.json", written + "\n")
+    folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
+    if as_json:
+        print(written)
+        return
+    names = list(dict.fromkeys(name for row in result["scores"] for name in row if name != "amount"))
+    columns = [numbers([row.get(name) for row in result["scores"]]) for name in ("amount", *names)]
+    head = [["run", f"{result['run']} ({result['checkpoint']})"]]
+    head += [["split", f"{result['split']}, {result['samples']:,} samples"], ["amount", result["unit"]]]
+    head += [["data", note] for note in result["notes"]]
+    header = [kind, *(name.replace("_", " ") for name in names)]
+    print(table(head[0], head[1:], left=2))
+    print(f"\n{table(header, list(zip(*columns, strict=True)), drop=names[1:])}")
+    print(f"\nwritten: {folder.path / stem}.json and .png")
+
+
+def _amounts(text: str, least: float, most: float, option: str) -> list[float]:
+    """ "0..4" -> [0, 1, 2, 3, 4], always five; "0,1,4" -> [0, 1, 4]. Raises ConfigError."""
+    fix = f"{option} 0,1,2 or {option} 0..4, which is five amounts, from {least:g} to {most:g}"
+    try:
+        if ".." in text:
+            low, high = map(float, text.split(".."))
+            amounts = [round(low + (high - low) * i / (AMOUNTS - 1), 6) for i in range(AMOUNTS)]
+        else:
+            amounts = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"cannot read the amounts '{text}'", where=option, fix=fix) from None
+    if outside := [amount for amount in amounts if not least <= amount <= most]:
+        raise ConfigError(f"{outside[0]:g} is no amount to change images by", where=option, fix=fix)
+    if len(amounts) > MOST_AMOUNTS:
+        what = f"{len(amounts)} amounts are as many evaluations, and {MOST_AMOUNTS} the most"
+        raise ConfigError(what, where=option, fix=fix)
+    return sorted(set(amounts))

@@ -16,7 +16,7 @@ from mlcli.show.terminal import bar
 from mlcli.text import csv_cell, numbers, plural, screen_width, table
 
 if TYPE_CHECKING:
-    from mlcli.engine.contract import DrawsAnswers, Inputs, Predictor, Record
+    from mlcli.engine.contract import Inputs, Predictor, Record
     from mlcli.tasks.exporting import Answers
 
 BATCH_SIZE = 64
@@ -38,6 +38,7 @@ def run(
     checkpoint: str = "best",
     root: Path = Path("runs"),
     as_json: bool = False,
+    explain: bool = False,
 ) -> ExitCode:
     """Answer each input in one record: input, then label, probability and probabilities; or the number predicted; or
     objects, each with label, score and bbox (left, top, width, height in its pixels).
@@ -56,6 +57,7 @@ def run(
         as_json: print JSON lines on a terminal as well.
         score_threshold: objects less certain than this are left out; None for what was best on the validation split.
         to: write the images with their objects as a data set of this format, to the new folder `output`.
+        explain: save each image beside a heat map of what in it decided, to `pictures` or a folder beside `output`.
         image_ids: JSON file of a COCO data set that says what the images are called by in COCO's results.
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
@@ -63,7 +65,12 @@ def run(
     predictor: Any  # Answers or a Predictor: what only some have is asked for where it is used
     compute: Callable[[Any], Any]
     keep: list[Path | str]
+    if explain and pictures is None:
+        pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
     if is_exported(run):  # without torch from here to the end
+        if explain:
+            what = "an exported file gives answers, not what they come from"
+            raise ConfigError(what, where="--explain", fix="give the run that it was exported from")
         from mlcli.export.file import open_exported
 
         keep = [run, *inputs]
@@ -99,8 +106,12 @@ def run(
     records = answers(predictor, compute, found, top)
     if pictures is not None:
         if found.paths is None or not hasattr(predictor, "picture"):  # asking engine.contract would load torch
-            raise ConfigError("this model takes rows of a table, so there are no pictures", where="--pictures")
-        records = _with_pictures(records, predictor, found.paths, pictures)
+            option = "--explain" if explain else "--pictures"
+            raise ConfigError("this model takes rows of a table, so there are no pictures", where=option)
+        if explain and not hasattr(predictor, "explained"):
+            what = "heat maps explain answers about whole images; this model finds objects, whose boxes say where"
+            raise ConfigError(what, where="--explain", fix="--pictures shows the boxes")
+        records = _with_pictures(records, predictor, found, pictures, explain)
     if to is not None and output is not None and hasattr(predictor, "write_data_set"):
         kept = list(records)
         told = predictor.write_data_set(kept, found.paths or (), to, output)
@@ -156,17 +167,27 @@ def answers(
 
 
 def _with_pictures(
-    records: "Iterable[Record]", predictor: "DrawsAnswers", paths: Sequence[Path], folder: Path
+    records: "Iterable[Record]", predictor: Any, inputs: "Inputs", folder: Path, explain: bool
 ) -> "Iterator[Record]":
-    """Pass the records on; save each answered image as <number>-<answer>-<file>.png."""
+    """Pass the records on; save each answered image as <number>-<answer>-<file>.png.
+
+    predictor: a `DrawsAnswers`; to explain, an `ExplainsAnswers` as well.
+    """
     from mlcli.engine.run import png
     from mlcli.files import make_output_folder, write_atomically
 
-    make_output_folder(folder, marked=False)
-    for number, (path, record) in enumerate(zip(paths, records, strict=True), start=1):
+    made = False
+    for number, (path, record) in enumerate(zip(inputs.paths or (), records, strict=True), start=1):
         if "error" not in record:
             answer, stem = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (predictor.caption(record), path.stem))
-            write_atomically(folder / f"{number:05d}-{answer}-{stem}.png", png(predictor.picture(path, record)))
+            if explain:
+                picture = predictor.explained(inputs.read([number - 1])[1], record, path.name)
+            else:
+                picture = predictor.picture(path, record)
+            if not made:  # not before it is clear that the model can be explained
+                make_output_folder(folder, marked=False)
+                made = True
+            write_atomically(folder / f"{number:05d}-{answer}-{stem}.png", png(picture))
         yield record
 
 

@@ -322,6 +322,25 @@ class HasImportance(Protocol):
         """
 
 
+@runtime_checkable
+class HasViews(Protocol):
+    """A task on images whose score can be measured on changed images, and on the mean of several views of each.
+
+    The words are those of `mlcli.data.changes`; none of data that are no images.
+    """
+
+    @property
+    def changes(self) -> Sequence[str]:
+        """Changes that leave the truth as it is."""
+
+    @property
+    def views(self) -> Sequence[str]:
+        """Views whose answers can be made one."""
+
+    def evaluate_views(self, net: nn.Module, batch: Batch, views: Sequence[str]) -> Any:
+        """Return predictions from all views of the batch together."""
+
+
 # --- predicting ------------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +401,17 @@ class DrawsAnswers(Protocol):
 
     def caption(self, record: Record) -> str:
         """The answer in a few words."""
+
+
+@runtime_checkable
+class ExplainsAnswers(Protocol):
+    """A predictor that can show what in an input decided."""
+
+    def explained(self, inputs: Any, record: Record, name: str) -> "Image":
+        """Return one input, as in `Inputs.read`, beside what in it spoke for the answer in its record.
+
+        name: of the input, to be written below it. Raises ConfigError for a model of which nothing can be said.
+        """
 
 
 @runtime_checkable

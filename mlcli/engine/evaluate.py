@@ -1,13 +1,14 @@
 """Evaluation of a model on one split, and comparison of two results."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from mlcli.engine.contract import Direction, Feed, HasImportance, Metrics, Task
+from mlcli.engine.contract import Batch, Direction, Feed, HasImportance, Metrics, Task
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.terms import Terms, mean_loss
@@ -26,13 +27,15 @@ def evaluate_split(
     split: str,
     runtime: Runtime,
     stop: StopRequest | None = None,
+    answer: Callable[[nn.Module, Batch], tuple[Terms, Any]] | None = None,
 ) -> tuple[dict[str, float], Metrics]:
     """Run over a whole split in evaluation mode, without gradients; of several ranks, each over its part.
 
     Returns the scores (`loss`, that of all samples at once, where the task has terms for it, then the task's metrics)
     and the metrics object they came from, the same on all ranks. Nothing waits for the device until the end. Raises
-    Interrupted if a stop is asked for.
+    Interrupted if a stop is asked for. answer: in place of the task's `evaluate`.
     """
+    answer = answer or task.evaluate
     task.model.eval()
     ranks, metrics, found = runtime.ranks, task.metrics(split), list[Terms]()
 
@@ -42,7 +45,7 @@ def evaluate_split(
             for batch in feed.eval_batches(split, ranks.rank, ranks.size):
                 if stop is not None and stop.received:
                     break
-                terms, predictions = task.evaluate(net, batch)
+                terms, predictions = answer(net, batch)
                 if terms:
                     found.append(terms)
                 metrics.update(predictions, batch)

@@ -44,7 +44,8 @@ def timm_model(
         arch: its name in timm, perhaps with the tag of its weights: `vit_tiny_patch16_224.augreg_in21k`.
         image: (C, H, W) of the images.
         weights: none, default (timm's own, of that tag) or a weight file.
-        init: scheme of the first weights, see `layers.initialise`; with weights, of the last layer's only.
+        init: scheme of the first weights, see `layers.initialise`; with weights, of the last layer's only. With
+            default, that layer is as PyTorch's own.
 
     Raises ConfigError for an unknown architecture, for images it cannot take, or without timm; DataError if default
     weights cannot be fetched, CheckpointError if a weight file cannot be read.
@@ -57,6 +58,8 @@ def timm_model(
         problem = f"{arch} does not end in scores of classes: it is no classifier"
         raise ConfigError(problem, where="model.arch", fix="choose another arch")
     net.notes, net.statistics, net.unloaded = (), None, frozenset()
+    head = last_layer(net)[1]
+    head.reset_parameters()  # timm draws some as is right for a thousand classes: with ten, a first loss of 11
     if weights == "none":
         initialise(net, init)
         return net
@@ -64,7 +67,7 @@ def timm_model(
     net.statistics = _statistics(config, channels)
     report = take_weights(net, arch, tensors, path)
     net.unloaded = frozenset((*report.missing, *report.mismatched))
-    initialise(last_layer(net)[1], init)
+    initialise(head, init)
     net.notes = (*(f"{arch} from {path.name}: {line}" for line in report.lines()), *_advice(arch, config, side))
     return net
 

@@ -130,6 +130,9 @@ _SIGNED = np.array([[33, 71, 136], [120, 163, 214], [247, 247, 247], [240, 164, 
 _RISING = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], dtype=np.float64)
 """0 to 1: five points of viridis (Smith & van der Walt 2015)."""
 
+_MOST_OPAQUE = 0.8
+"""Share of the colour where a picture is hottest; what lies below must still be seen."""
+
 
 def signed(values: np.ndarray) -> Image.Image:
     """[H, W] around 0: blue below, white at, orange above; full colour at the largest magnitude."""
@@ -140,6 +143,16 @@ def rising(values: np.ndarray) -> Image.Image:
     """[H, W] from its smallest value (dark violet) to its largest (yellow)."""
     low, high = values.min(), values.max()
     return _coloured((values - low) / max(high - low, 1e-12), _RISING)
+
+
+def heated(picture: Image.Image, heat: np.ndarray) -> Image.Image:
+    """The picture in grey, coloured as by `rising` the more, the hotter: heat [h, w] from 0 to 1, of any resolution."""
+    small = Image.fromarray(heat.astype(np.float32))
+    shares = np.asarray(small.resize(picture.size, Image.Resampling.BILINEAR)).clip(0, 1)
+    grey = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float64)
+    colours = np.asarray(_coloured(shares, _RISING), dtype=np.float64)
+    opacity = _MOST_OPAQUE * shares[:, :, None]
+    return Image.fromarray((grey * (1 - opacity) + colours * opacity).round().astype(np.uint8))
 
 
 def _coloured(shares: np.ndarray, anchors: np.ndarray) -> Image.Image:

@@ -149,6 +149,19 @@ def importance(details: Details) -> tuple[BarChart, ...]:
     return (BarChart("Importance of columns", bars, most, note + more),)
 
 
+def robustness(details: Details) -> tuple[LineChart, ...]:
+    """The score by the amount by which images are changed; see `mlcli.saved.measure_changed`."""
+    metric, rows = details["metric"], details["scores"]
+    points = [(float(row["amount"]), float(row[metric])) for row in rows if row.get(metric) is not None]
+    lines = [Line("", points), Line("", points, dots=True)]
+    note = f"{details['split']}, {details['samples']:,} samples; {details['unit']}"
+    across = axis([x for x, _ in points] or [0.0], str(details["change"]), tight=True)
+    return (
+        LineChart(f"{metric.replace('_', ' ')} by {details['change']}", lines, across, _unit(metric.replace("_", " ")),
+                  note, shown="{:.3f}".format, named=False),
+    )  # fmt: skip
+
+
 def predicted_and_true(details: Details) -> tuple[LineChart, ...]:
     """Predictions of a regression over the truth, with the diagonal on which they are equal."""
     if not (pairs := _answers(details)):

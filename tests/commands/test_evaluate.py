@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_square
 from mlcli.commands import evaluate
 from mlcli.engine.membership import Membership
 from mlcli.engine.run import open_run
-from mlcli.errors import CheckpointError, DataError
+from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
 from mlcli.saved import load_predictor, refuse_other_data
 
@@ -145,3 +145,52 @@ def test_both_sides_are_named(change, message):
 def test_weights_that_do_not_fit_the_config_are_refused(runs_root):
     with pytest.raises(CheckpointError, match=r"do not fit .*hidden1"):
         evaluate.run("digits", None, ["model.hidden=[16]"], root=runs_root)
+
+
+def test_the_score_by_the_amount_of_a_change(runs_root, capsys):
+    plain = evaluated(capsys, "digits", runs_root)
+    folder = open_run("digits", runs_root).path
+    before = (folder / "evaluation-test.json").read_bytes()
+    result = evaluated(capsys, "digits", runs_root, changes={"shift": "0..4"})
+    assert [row["amount"] for row in result["scores"]] == [0, 1, 2, 3, 4]
+    assert result["scores"][0]["accuracy"] == plain["metrics"]["accuracy"]
+    assert result["scores"][0]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-5)
+    assert result["scores"][2]["accuracy"] < 0.7 * plain["metrics"]["accuracy"]
+    assert evaluated(capsys, "digits", runs_root, changes={"shift": "4,0,2"})["scores"] == result["scores"][::2]
+    assert json.loads((folder / "robustness-test-shift.json").read_text())["unit"].startswith("pixels")
+    assert (folder / "robustness-test-shift.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "evaluation-test.json").read_bytes() == before, "the report is about images as they are"
+
+
+def test_several_views_of_each_image_answer_together(runs_root, capsys):
+    predictor, _ = load_predictor("digits", "best", runs_root)
+    samples = Experiment.of_run(open_run("digits", runs_root).path).build().source.splits["test"]
+    images = samples.read(torch.arange(len(samples)).numpy())
+    with torch.inference_mode():
+        both = [predictor.predict(predictor.model, seen) for seen in (images, images.flip(3))]
+    right = ((both[0] + both[1]).argmax(1) == samples.targets).float().mean().item()
+    result = evaluated(capsys, "digits", runs_root, views="flip")
+    assert result["metrics"]["accuracy"] == pytest.approx(right)
+    assert "loss" not in result["metrics"]
+    assert any("digits" in note for note in result["notes"]), "a mirrored digit is another"
+    assert (open_run("digits", runs_root).path / "evaluation-test-tta.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        ("wine", {"changes": {"shift": "0..4"}}, "shift makes no sense"),
+        ("wine", {"views": "flip"}, "flip makes no sense"),
+        ("digits", {"views": "turn"}, "turn makes no sense"),
+        ("digits", {"views": ""}, "makes no sense"),
+        ("digits", {"changes": {"shift": "some"}}, "cannot read the amounts 'some'"),
+        ("digits", {"changes": {"noise": "0..2"}}, "2 is no amount|1.5 is no amount"),
+        ("digits", {"changes": {"blur": "nan"}}, "nan is no amount"),
+        ("digits", {"changes": {"blur": ",".join(map(str, range(51)))}}, "as many evaluations"),
+        ("digits", {"changes": {"shift": "0..4", "blur": "0..1"}}, "one of these"),
+        ("digits", {"changes": {"shift": "0..4"}, "views": "flip"}, "one of these"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused(run, options, message, runs_root):
+    with pytest.raises(ConfigError, match=message):
+        evaluate.run(run, root=runs_root, **options)

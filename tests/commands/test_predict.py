@@ -234,11 +234,16 @@ def test_numbers_are_predicted_in_their_own_unit(runs_root, tmp_path, capsys):
         ("wine", ["new.csv", "new.csv"], {}, ConfigError, "got 2 paths"),
         ("wine", ["new.csv"], {"invert": True}, ConfigError, "only images can be inverted"),
         ("wine", ["new.csv"], {"pictures": Path("shown")}, ConfigError, "no pictures"),
+        ("wine", ["new.csv"], {"explain": True}, ConfigError, "no pictures"),
+        ("digits", ["seven.png"], {"explain": True}, ConfigError, "no map of an image"),
         ("nothing", ["new.csv"], {}, CheckpointError, "'nothing' is not a run"),
     ],
 )
 def test_what_is_refused(run, inputs, options, kind, message, runs_root, table, monkeypatch):
     monkeypatch.chdir(table.parent)
+    if inputs == ["seven.png"]:
+        inputs = [runs_root.parent / "seven.png"]
+        Image.new("L", (8, 8)).save(inputs[0])
     with pytest.raises(kind, match=message):
         predict.run(run, [Path(path) for path in inputs], root=runs_root, **options)
     assert sorted(path.name for path in table.parent.iterdir()) == ["new.csv"]

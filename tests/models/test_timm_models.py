@@ -36,6 +36,12 @@ def test_families_take_the_datas_shape_and_classes(arch, side, channels, images,
     assert last_layer(net)[1].weight.shape[0] == 5
 
 
+def test_a_new_last_layer_starts_small_whatever_the_number_of_classes(images, build):
+    net = build(images(3, 32, 32, classes=2), name="timm", arch="test_efficientnet")
+    layer = last_layer(net)[1]
+    assert layer.weight.abs().max() <= layer.in_features**-0.5  # timm's own: up to 1 / sqrt(classes)
+
+
 def test_first_weights_are_a_function_of_the_seed(images):
     config, info = TimmModel(name="timm", arch="test_resnet", init="xavier"), images(3, 32, 32)
     one, same, other = (build_seeded(config, info, seed).net.conv1[0].weight for seed in (1, 1, 2))

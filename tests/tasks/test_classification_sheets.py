@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mlcli.data.info import DataInfo
+from mlcli.experiment import Experiment
 from mlcli.tasks.classification.metrics import Mistake
 from mlcli.tasks.classification.pictures import batch_sheet, mistakes_sheet
 
@@ -36,3 +38,20 @@ def test_mistakes_come_with_answer_and_truth_below():
     assert grey.sum() >= 2 * 120 * 120
     below = np.asarray(page)[grey.any(axis=1).nonzero()[0].max() + 1 :]
     assert (below < 120).any(), "there is text below the last picture"
+
+
+def test_an_answer_is_explained_beside_its_image():
+    info = DataInfo("image", (3, 16, 16), ("cat", "dog"), "label", (0.5,) * 3, (0.2,) * 3)
+    plain = {"task": "classification", "data": {"name": "cifar10"}, "model": {"name": "cnn", "init": "kaiming"}}
+    classifier = Experiment.from_plain(plain).builder.build_predictor(
+        Experiment.from_plain(plain).config, {"task": "classification", "data": info.to_plain()}
+    )
+    classifier.model.eval()
+    pixels = np.full((1, 3, 16, 16), 90, dtype=np.uint8)
+    pixels[0, :, 4:12, 4:12] = 200
+    page = np.asarray(classifier.explained(pixels, {"label": "dog", "probability": 0.9}, "rex.jpg")).astype(int)
+    coloured = np.abs(page.max(axis=2) - page.min(axis=2)) > 60
+    columns = coloured.any(axis=0).nonzero()[0]
+    grey = near(Image.fromarray(page.astype(np.uint8)), (90, 90, 90)).any(axis=0).nonzero()[0]
+    assert len(columns) > 20, "the heat map is in colour"
+    assert grey.min() < columns.min(), "and stands to the right of the image"

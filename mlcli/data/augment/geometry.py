@@ -72,8 +72,11 @@ def affine_map(degrees: Tensor, shift: Tensor, scale: Tensor, shear_degrees: Ten
     return torch.cat([inverse, -inverse @ shift[:, :, None]], dim=2)
 
 
-def warp(images: Tensor, maps: Tensor) -> Tensor:
-    """Fetch every pixel from where `maps` (float32 [B, 2, 3]) says, bilinearly and black from outside; float32."""
+def warp(images: Tensor, maps: Tensor, outside: str = "zeros") -> Tensor:
+    """Fetch every pixel from where `maps` (float32 [B, 2, 3]) says, bilinearly; float32.
+
+    outside: zeros for black, or border for the nearest pixel.
+    """
     height, width = images.shape[-2:]
     (a, b, x), (c, d, y) = (row.unbind(1) for row in maps.unbind(1))
     # affine_grid counts from -1 to 1 between the borders. Numbers, not a tensor of them: a GPU would wait for its copy.
@@ -81,7 +84,7 @@ def warp(images: Tensor, maps: Tensor) -> Tensor:
     down = torch.stack([c * (width / height), d, y * (2 / height)], 1)
     theta = torch.stack([across, down], 1)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 _CROP_TRIES = 10  # as torchvision's RandomResizedCrop

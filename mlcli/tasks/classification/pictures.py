@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.decode import read_image
-from mlcli.show.drawing import Tile, font, picture_of, sheet, shortened
+from mlcli.show.drawing import Tile, fitted, font, heated, picture_of, sheet, shortened
 from mlcli.show.palette import INK, PAPER, TRACK
 from mlcli.tasks.classification.metrics import Mistake
 from mlcli.text import sides
@@ -20,6 +20,8 @@ MIN_WIDTH = 240
 SURE, UNSURE = (24, 128, 56), (217, 119, 6)
 MOST_SHOWN = 24
 COLUMNS = 6
+PAIR_SIDE, ALONE_SIDE = 120, 320
+"""Pixels of an image beside its heat map, of several and of one."""
 _MENTIONED = 0.01  # a smaller share of a blended label is not worth a line
 SPRITE_SIDE = 32
 
@@ -91,6 +93,19 @@ def mistakes_sheet(
         for image, m in zip(images, mistakes, strict=True)
     ]
     return sheet(title, note, tiles, columns=COLUMNS)
+
+
+def explained_sheet(
+    images: Tensor, maps: Tensor, lines: Sequence[tuple[str, ...]], title: str, note: str, side: int = PAIR_SIDE
+) -> Image.Image:
+    """Images [N, C, H, W] of values in 0..255, each beside itself under its heat map [N, h, w], with lines below."""
+    shown = [picture_of(image) for image in images]
+    shown = [picture if max(picture.size) >= side else fitted(picture, side) for picture in shown]
+    tiles = [
+        Tile(picture, below, more=(heated(picture, heat.numpy()),))
+        for picture, heat, below in zip(shown, maps, lines, strict=True)
+    ]
+    return sheet(title, note, tiles, columns=COLUMNS // 2, side=side)
 
 
 def _label_lines(target: Tensor, class_names: Sequence[str]) -> tuple[str, ...]:

@@ -3,23 +3,33 @@
 `Classifier` is what a saved model can do without any data; `ClassificationTask` adds what it is learned from.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from mlcli.data.changes import KINDS
+from mlcli.data.changes import views as views_of
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Source
-from mlcli.engine.contract import Batch, Embeddings
+from mlcli.engine.contract import Batch, Embeddings, Record
 from mlcli.engine.hooks import watch
+from mlcli.errors import ConfigError
 from mlcli.models.layers import last_layer
 from mlcli.tasks.classification.answers import ClassAnswers
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.losses import Criterion, SampleLoss
 from mlcli.tasks.classification.metrics import ClassificationMetrics
 from mlcli.tasks.samples import SamplePredictor, SampleTask
+from mlcli.text import sides
 
 MOST_EMBEDDED, EMBEDDED_AT_ONCE = 2000, 256
+MOST_EXPLAINED, SAMPLES_PER_EXPLAINED = 12, 30
+"""Mistakes that are explained at most, and samples there must be for each: one takes two passes and a bit, so that all
+of them take less than a tenth of the evaluation."""
 
 
 class Classifier(SamplePredictor, ClassAnswers):
@@ -32,6 +42,21 @@ class Classifier(SamplePredictor, ClassAnswers):
     def answers(self, outputs: Tensor) -> Tensor:
         """Return probabilities float32 [B, C] from the model's outputs [B, C]."""
         return self._probabilities(outputs.float())
+
+    def explained(self, inputs: Any, record: Record, name: str) -> Image:
+        """Return an input [1, C, H, W] beside what in it spoke for its answer; see `mlcli.engine.contract`."""
+        from mlcli.models.explain import heat_maps
+        from mlcli.tasks.classification.pictures import ALONE_SIDE, explained_sheet
+
+        if self.info.kind != "image":
+            what = "rows of a table have no places that a heat map could lie over"
+            raise ConfigError(what, where="--explain", fix="mlcli evaluate measures the importance of columns")
+        images = torch.as_tensor(inputs).to(next(self.model.parameters()).device)
+        label = self.info.class_names.index(record["label"])
+        heat = heat_maps(self.model, images, torch.tensor([label]))
+        note = f"yellow: what spoke for it ({heat.method}, {sides(heat.maps.shape[1:])} places)"
+        title = f"{record['label']} {record['probability']:.1%}"
+        return explained_sheet(images, heat.maps, [(name,)], title, note, ALONE_SIDE)
 
 
 class ClassificationTask(SampleTask, Classifier):
@@ -51,6 +76,19 @@ class ClassificationTask(SampleTask, Classifier):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.criterion(outputs, targets)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """All of images, none of rows of features."""
+        return tuple(KINDS) if self.info.kind == "image" else ()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return ("flip", "scale") if self.info.kind == "image" else ()
+
+    def evaluate_views(self, net: torch.nn.Module, batch: Batch, views: Sequence[str]) -> Tensor:
+        """Return the mean of the views' probabilities, [B, C]."""
+        return torch.stack([self.answers(net(seen(batch.inputs))) for seen in views_of(views)]).mean(dim=0)
 
     def loss_at_chance(self, batch: Batch) -> tuple[float, str]:
         """Return the loss of equal scores for all classes, and the formula it follows."""
@@ -82,6 +120,7 @@ class ClassificationTask(SampleTask, Classifier):
         drawn: dict[str, Image | None] = {**pictures(details, f"{split}: ")}
         if self.info.kind == "image":
             drawn["mistakes"] = self._mistakes_picture(split, metrics)
+            drawn["what decided"] = self._explained_mistakes(split, metrics)
             drawn["filters"] = filters(self.model, self.info.input_shape, self.info.class_names)
             (first,) = self.source.splits[split].read(np.zeros(1, dtype=np.int64))
             drawn["feature maps"] = feature_maps(self.model, first, f"{split}: feature maps")
@@ -100,6 +139,26 @@ class ClassificationTask(SampleTask, Classifier):
         of_all = f"{int(wrong):,} wrong answers to {self.splits[split]:,} samples"
         note = f"{which} {of_all}; below each the answer and the truth"
         return mistakes_sheet(images, mistakes, self.info.class_names, f"{split}: mistakes", note)
+
+    def _explained_mistakes(self, split: str, metrics: ClassificationMetrics) -> Image | None:
+        """Return the surest mistakes beside what spoke for the wrong answer; None where there are none, where the model
+        has no maps, or where it would take long beside the evaluation."""
+        from mlcli.models.explain import heat_maps
+        from mlcli.tasks.classification.pictures import explained_sheet
+
+        mistakes = metrics.mistakes.read()[: min(MOST_EXPLAINED, self.splits[split] // SAMPLES_PER_EXPLAINED)]
+        if not mistakes:
+            return None
+        images = self.source.splits[split].read(np.array([mistake.position for mistake in mistakes]))
+        answers = torch.tensor([mistake.answer for mistake in mistakes])
+        try:
+            heat = heat_maps(self.model, images.to(next(self.model.parameters()).device), answers)
+        except ConfigError:
+            return None
+        names = self.info.class_names
+        lines = [(f"{names[m.answer]}\t{m.probability:.0%}", f"is {names[m.truth]}") for m in mistakes]
+        note = f"the surest mistakes; yellow: what spoke for the wrong answer ({heat.method})"
+        return explained_sheet(images, heat.maps, lines, f"{split}: what decided", note)
 
     def embeddings(self, split: str, limit: int = MOST_EMBEDDED) -> Embeddings:
         """Return the inputs of the last layer for up to `limit` samples, evenly spread over the split; maps as their

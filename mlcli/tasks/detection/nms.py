@@ -126,3 +126,21 @@ def suppress(
                 score = score.index_copy(0, kept, softened)
         images.append({"boxes": box[kept], "scores": score[kept], "labels": label[kept]})
     return to_detections(images, max_detections)
+
+
+def both(
+    plain: Detections, mirrored: Detections, image_size: tuple[int, int], iou: float, method: Method
+) -> Detections:
+    """Return what was found in images and in their mirrored selves, of doubles the surer one: D rows, as in each.
+
+    Args:
+        mirrored: in the mirrored image's own pixels.
+        image_size: height and width.
+    """
+    left, top, right, bottom = mirrored.boxes_xyxy.unbind(-1)
+    back = torch.stack([image_size[1] - right, top, image_size[1] - left, bottom], dim=-1)
+    boxes = torch.cat([plain.boxes_xyxy, back], dim=1)  # [B, 2 D, 4]
+    labels = torch.cat([plain.labels, mirrored.labels], dim=1)
+    scores = torch.cat([plain.scores, mirrored.scores], dim=1)
+    of_classes = scores.new_zeros(*scores.shape, int(labels.max()) + 1).scatter(2, labels[..., None], scores[..., None])
+    return suppress(boxes, of_classes[..., 1:], iou, 0.0, plain.scores.shape[1], method)

@@ -26,6 +26,8 @@ from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.models.build import describe, shaped_by_classes
 from mlcli.tasks.detection.models.detector import Detector
+from mlcli.tasks.detection.models.rcnn import RegionDetector
+from mlcli.tasks.detection.nms import both
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
 from mlcli.text import first_few
@@ -114,6 +116,23 @@ class DetectionTask(ObjectDetector):
         """Return the loss terms, for detectors that have them at no further cost, and what was found."""
         terms, found = net(batch.inputs, batch.targets)
         return self._weighted(terms), found
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Those that move no object."""
+        return ("blur", "noise")
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The mirrored picture, of detectors that look everywhere: masks and given regions would stay as they are."""
+        return () if self.has_masks or isinstance(self.model, RegionDetector) else ("flip",)
+
+    def evaluate_views(self, net: nn.Module, batch: Batch, views: Sequence[str]) -> Detections:
+        """Return what was found in the pictures and in their mirrored selves, of doubles the surer one."""
+        assert isinstance(self.model, Detector)
+        plain, mirrored = self.predict(net, batch.inputs), self.predict(net, batch.inputs.flip(3))
+        nms: Any = getattr(self.config.model, "nms", "hard")
+        return both(plain, mirrored, self.model.image_size, self.model.nms_iou, nms)
 
     def metrics(self, split: str = "train") -> DetectionMetrics:
         return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.has_masks)
