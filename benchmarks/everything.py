@@ -64,6 +64,7 @@ SCRIPTS = (
     Script("detection_training", ("--rounds", "3", "--steps", "6"), limit_s=300),
     Script("scaling", ("--seconds", "1.5", "--rounds", "2", "--batches", "16", "128", "1024"), limit_s=400),
     Script("several_processes", ("--seconds", "1.5", "--rounds", "2"), limit_s=600),
+    Script("shards", limit_s=900),
     Script("gpu", limit_s=600),
 )
 

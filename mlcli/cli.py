@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(help="Show all runs, or the differences between some.\n\nExample: mlcli runs compare mlp cnn")
 app.add_typer(runs_app, name="runs", invoke_without_command=True)
-data_app = typer.Typer(help="Check a data set, or convert its annotations.", no_args_is_help=True)
+data_app = typer.Typer(help="Check a data set, or convert it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
@@ -201,17 +201,23 @@ def data_check(arguments: Arguments = None, as_json: Json = False, out: Out = Pa
 
 @data_app.command("convert")
 def data_convert(
-    config: Annotated[Path, typer.Argument(metavar="X.yaml", help="A detection experiment; its data are converted.")],
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made if it is not there.")],
-    to: Annotated[str, typer.Option("--to", help="coco, voc, yolo_txt or csv.")] = "coco",
+    config: Annotated[Path, typer.Argument(metavar="X.yaml", help="An experiment; its pictures are converted.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Folder to write to; made if it is not there.")
+    ] = None,
+    to: Annotated[
+        str, typer.Option("--to", help="shards; of boxes also coco, voc, yolo_txt or csv, and coco unless given.")
+    ] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The same as DIR.")] = None,
+    shard_size: Annotated[str, typer.Option("--shard-size", help="Most of a shard, such as 256MB; --to shards.")] = "",
 ) -> None:
-    """Write boxes in another format: COCO, Pascal VOC, YOLO or CSV.
+    """Write pictures as tar shards that are read without unpacking, or boxes in another format: COCO, VOC, YOLO, CSV.
 
-    Example: mlcli data convert raccoon.yaml converted/ --to coco
+    Example: mlcli data convert photos.yaml shards/ --to shards
     """
     from mlcli.commands import data
 
-    data.run_convert(config, target, to)
+    data.run_convert(config, target or output, to, shard_size)
 
 
 @app.command()

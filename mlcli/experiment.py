@@ -62,8 +62,11 @@ class TaskBuilder(Protocol[Settings]):
 class Converter(Protocol[Settings]):
     """A task's module `build` that can write the data in another format (`mlcli data convert`)."""
 
-    def convert(self, config: Settings, to: str, folder: Path) -> list[str]:
-        """Write the data to a new folder in the format `to`. Returns lines for people. Raises UserError."""
+    def convert(self, config: Settings, to: str, folder: Path, shard_bytes: int | None = None) -> list[str]:
+        """Write the data to a new folder in the format `to`, the task's usual one where it is empty.
+
+        shard_bytes: the most that a shard has. Returns lines for people. Raises UserError.
+        """
 
 
 @runtime_checkable
@@ -154,6 +157,7 @@ TASKS = {
 if TYPE_CHECKING:  # mypy compares the modules with the protocol
     _classification: TaskBuilder[Classification] = of_classification
     _detection: TaskBuilder[Detection] = of_detection
+    _classification_converts: Converter[Classification] = of_classification
     _detection_converts: Converter[Detection] = of_detection
     _regression: TaskBuilder[Regression] = of_regression
     _starters: list[Starter] = [start_of_classification, start_of_detection, start_of_regression]

@@ -197,6 +197,11 @@ SOFTWARE = "mlcli"
 """In the header of each PNG file that mlcli writes, under the keyword of this name."""
 
 
+def cache_folder(kind: str) -> Path:
+    """Return the folder of what can be made again, of one kind: not next to data, where it could be taken for some."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlcli" / kind
+
+
 def make_output_folder(folder: Path, *, marked: bool = True) -> None:
     """Make a folder for what mlcli writes, with all above it, and mark each that it makes or finds empty, so that no
     reader of data looks into it. Raises OutputError.

@@ -154,6 +154,11 @@ def as_text(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def without_secrets(address: str) -> str:
+    """An address on a network without user, password and query, which may hold keys; anything else as it is."""
+    return re.sub(r"^([\w+.-]+://)(?:[^/@]*@)?([^?#]*).*", r"\1\2", address, flags=re.DOTALL)
+
+
 def shown(path: Path) -> str:
     """A path as one would type it here: relative to the current folder if it lies in there."""
     try:

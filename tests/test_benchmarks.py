@@ -21,6 +21,7 @@ TOGETHER = {
     "checkpoint": ["--rounds", "1", "--model", "squeezenet1_1", "--folder", "{tmp}"],
     "loader_folders": ["--rounds", "1", "--seconds", "0.1", "--small", "400", "--large", "100"],
     "detection_training": ["--size", "32", "--batch", "2", "--steps", "1", "--rounds", "1", "--threads", "1"],
+    "shards": ["--quick"],
     "gpu": ["--tiny", "--sections", "probe", "trainers", "caches", "memory", "promises", "--output", "{tmp}/gpu.md"],
 }
 """In one process, for importing torch takes longer than they do."""

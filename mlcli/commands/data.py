@@ -1,14 +1,14 @@
-"""`mlcli data`: what is wrong with a data set, and annotations from one format to another."""
+"""`mlcli data`: what is wrong with a data set, and data from one format to another."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mlcli.commands.common import load_experiment, write_file, write_picture
+from mlcli.commands.common import load_experiment, refuse_input, write_file, write_picture
 from mlcli.errors import ConfigError, ExitCode
-from mlcli.experiment import Converter, Experiment
+from mlcli.experiment import Converter
 from mlcli.files import refuse_links, remove
-from mlcli.text import command_line
+from mlcli.text import command_line, without_secrets
 from mlcli.version import __version__
 
 
@@ -52,18 +52,27 @@ def run_check(
             ("next", command_line(command, config, *overrides)),
         ]
         data = experiment.plain()["data"]
-        origin = data.get("file") or data.get("root") or "included"
+        origin = without_secrets(data.get("file") or data.get("root") or "included")
         print(page(examination, f"{data['name']} ({origin})", saved))
     return ExitCode.DATA if has_errors else ExitCode.OK
 
 
-def run_convert(config: Path, target: Path, to: str) -> None:
+def run_convert(config: Path, target: Path | None, to: str = "", shard_size: str = "") -> None:
     """Write the data of an experiment in another format. Raises UserError."""
-    experiment = Experiment.load(config)
+    experiment = load_experiment("data convert", config, [])
+    if target is None:
+        fix = command_line("data convert", config, "converted/")
+        raise ConfigError("where to?", where="mlcli data convert", fix=fix)
     if not isinstance(experiment.builder, Converter):
         raise ConfigError(
-            f"only annotated pictures are converted, and this is a {experiment.config.task}",
+            f"only pictures are converted, and this is a {experiment.config.task}",
             where=f"task in {config}",
-            fix="give the YAML of annotated pictures",
+            fix="give the YAML of pictures",
         )
-    print("\n".join(experiment.builder.convert(experiment.config, to, target)))
+    shard_bytes = None
+    if shard_size:
+        from mlcli.data.sources.shard_writer import read_bytes
+
+        shard_bytes = read_bytes(shard_size)
+    refuse_input("DIR", target, [config])
+    print("\n".join(experiment.builder.convert(experiment.config, to, target, shard_bytes)))

@@ -9,12 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from mlcli.schema import ConfigPath, Seed, Strict
+from mlcli.schema import Address, ConfigPath, Seed, Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Channels = Literal[1, 3]
 Side = Annotated[int, Field(gt=0, le=16_384)]
 """Of pictures, in pixels; a square of this side has three times the pixels that are read of any file."""
+
+
+ShardsOfSplits = dict[Literal["train", "val", "test"], Annotated[str, Field(min_length=1, max_length=4096)]]
 
 
 class Splits(Strict):
@@ -107,6 +110,21 @@ class ImageCsv(ImageFiles):
     """Column of train, val or test; null to split by `val` and `test`."""
 
 
+class ImageShards(ImageFiles):
+    """Tar shards as of WebDataset, read by position without unpacking: cat/7.jpg beside cat/7.cls, its label."""
+
+    name: Literal["shards"]
+    root: Address | ConfigPath
+    """The folder of the .tar files, one of them, or an address (http://, s3://, gs://; needs mlcli[remote]). A file
+    classes.txt beside them names the classes, a line each, of labels that are numbers."""
+    shards: ShardsOfSplits | None = None
+    """Shards of each split, by name: {train: "a-{000..146}.tar", val: "b-*.tar"}. null to go by their names and
+    folders, as train-000.tar and val/7.tar; without a split among them, `val` and `test` are the shares split off."""
+    label: Annotated[str, Field(pattern=r"^(cls|txt|json\..{1,200})$")] | None = None
+    """Member with the label: cls or txt, which hold a word or number; or json.KEY, an entry of a JSON object. null for
+    the one of these that the first sample has, of JSON the entry `label`."""
+
+
 class FeatureSelection(Strict):
     """Keep the features that are most informative about the target, judged on the training split only."""
 
@@ -171,7 +189,7 @@ class Xor(Strict):
 
 
 ClassificationData = Annotated[
-    Digits | TorchvisionSet | ImageFolder | ImageCsv | TableFile | ClassificationTable | Xor,
+    Digits | TorchvisionSet | ImageFolder | ImageCsv | ImageShards | TableFile | ClassificationTable | Xor,
     Field(discriminator="name"),
 ]
 RegressionData = Annotated[TableFile | RegressionTable, Field(discriminator="name")]

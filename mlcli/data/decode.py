@@ -188,16 +188,16 @@ def read_image(source: ImageSource, channels: int, *, name: str = "") -> Image.I
         return _in_mode(_upright(image), channels)
 
 
-def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def read_size(source: ImageSource) -> tuple[int, int]:
     """Width and height of the upright image, from the file's header alone. Raises DataError.
 
     An orientation stored behind the pixels (some PNGs) is not seen here.
     """
-    data = read_jpeg(path, HEADER)
+    data = read_jpeg(source, HEADER)
     header = read_header(data) if data else None
     if header and header.is_bare and header.width * header.height <= MAX_PIXELS:
         return header.width, header.height
-    with opened(path) as image:
+    with opened(source) as image:
         return upright_size(image)
 
 
@@ -205,7 +205,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
     """Open an image and read its header. Any error of Pillow, here or in the body, becomes a DataError."""
     try:
-        with _stream(source) as file, Image.open(file, formats=[*ENDINGS]) as image:
+        with stream(source) as file, Image.open(file, formats=[*ENDINGS]) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             yield image
@@ -220,7 +220,7 @@ def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
         ) from error
 
 
-def _stream(source: ImageSource) -> BinaryIO:
+def stream(source: ImageSource) -> BinaryIO:
     """Open a source. Raises OSError, also for what is no regular file and for one that is too large."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -294,7 +294,7 @@ def _cause(error: Exception, source: ImageSource) -> str:
         case MemoryError():
             return "not enough memory"
     try:
-        with _stream(source) as file:
+        with stream(source) as file:
             head = file.read(64).lstrip().lower()
     except OSError as unreadable:
         return unreadable.strerror or str(unreadable)

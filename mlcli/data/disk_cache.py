@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.data import places
 from mlcli.data.decode import Preparation
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
-from mlcli.files import Write, fill_atomically, make_output_folder
+from mlcli.files import Write, cache_folder, fill_atomically, make_output_folder
 from mlcli.reading import ANY_SIZE, open_regular
 
 READ_BATCH = 64  # samples read, written and checked at once: much work for a message, little for a split
@@ -44,7 +45,7 @@ class CachedFiles(Protocol):
     """The files of a split, as a cache needs them."""
 
     @property
-    def root(self) -> str: ...
+    def root(self) -> places.Root: ...
 
     @property
     def paths(self) -> np.ndarray: ...
@@ -55,8 +56,7 @@ class CachedFiles(Protocol):
 
 def default_folder() -> Path:
     """Return the default folder of caches: not next to the data, where it could be mistaken for a class."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "mlcli" / "samples"
+    return cache_folder("samples")
 
 
 class DiskCache:
@@ -75,7 +75,8 @@ class DiskCache:
     def __init__(self, folder: Path, files: CachedFiles, shape: tuple[int, ...]) -> None:
         self._files, self._shape = files, shape
         same_size = getattr(files, "same_size", False)  # refuses other sizes, which a cache must not hide
-        held = hashlib.sha256(repr((files.root, files.preparation, same_size, shape)).encode() + files.paths.tobytes())
+        held = hashlib.sha256(repr((str(files.root), files.preparation, same_size, shape)).encode())
+        held.update(files.paths.tobytes())
         self.path = folder / f"{held.hexdigest()[:24]}{SUFFIX}"
         self.size_bytes = prod(shape)
 
@@ -143,16 +144,12 @@ class DiskCache:
     @cached_property
     def _facts(self) -> dict[str, object]:
         """Facts that identify the cached files, in JSON's types. Takes 2 us for each file."""
-        seen = np.full((len(self._files.paths), 2), -1, np.int64)
-        for row, path in zip(seen, self._files.paths.tolist(), strict=True):
-            with contextlib.suppress(OSError):  # whoever reads it will say so
-                found = os.stat(os.path.join(self._files.root, os.fsdecode(path)))
-                row[:] = found.st_size, found.st_mtime_ns
+        seen = places.stamps(self._files.root, self._files.paths)
         libraries = {name: version(name) for name in _DECODERS}
         return {
             "format": _FORMAT,
             "shape": list(self._shape),
-            "root": self._files.root.encode(errors="backslashreplace").decode(),
+            "root": str(self._files.root).encode(errors="backslashreplace").decode(),
             "files": hashlib.sha256(seen.tobytes() + self._files.paths.tobytes()).hexdigest(),
             "preparation": self._files.preparation.to_plain(),
             "libraries": libraries,

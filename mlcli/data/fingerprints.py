@@ -8,15 +8,15 @@ sizes. Classes are known by their names, boxes by their corners, classes and mar
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
+from mlcli.data import places
 from mlcli.data.sources.csv_file import Column
 from mlcli.engine.membership import Fingerprints, Sees, mixed
-from mlcli.reading import read_file
 
 MOST_FILES, MOST_BYTES = 20_000, 256 * 2**20
 MISSING = np.uint64(1)
@@ -72,38 +72,21 @@ def of_array(inputs: Tensor | np.ndarray) -> np.ndarray:
     return hashed(row.data.cast("B") for row in array.reshape(len(array), -1))[:, None]
 
 
-def of_files(root: str, paths: Sequence[bytes], sees: Sees | None = None) -> tuple[np.ndarray, Sees]:
+def of_files(root: places.Root, addresses: np.ndarray, sees: Sees | None = None) -> tuple[np.ndarray, Sees]:
     """Hashes of files, uint64 [N, 3]: contents and place, contents wherever they lie, place; and what they see.
 
     sees: None to take contents where they are few and small.
     """
-    names = [os.path.join(root, os.fsdecode(path)) for path in paths]
-    sizes = np.array([_size(name) for name in names], dtype=np.int64)
+    sizes, paths = places.sizes(root, addresses), partial(places.paths, root, addresses)
     if sees is None:
-        sees = "contents" if len(names) <= MOST_FILES and sizes.sum() <= MOST_BYTES else "sizes"
-    places = hashed(os.path.normpath(path) if b"." in path[:1] or b"/." in path else path for path in paths)
+        sees = "contents" if len(sizes) <= MOST_FILES and sizes.sum() <= MOST_BYTES else "sizes"
+    lies = hashed(os.path.normpath(path) if b"." in path[:1] or b"/." in path else path for path in paths())
     if sees == "contents":
-        contents = anywhere = hashed(_content(name, size) for name, size in zip(names, sizes.tolist(), strict=True))
+        contents = anywhere = hashed(places.content_or_nothing(root, address) for address in addresses)
     else:
         contents = mixed(sizes.astype(np.uint64))
-        anywhere = mixed(contents ^ hashed(path.rpartition(b"/")[2] for path in paths))
-    return np.stack([mixed(contents ^ mixed(places)), anywhere, places], axis=1), sees
-
-
-def _size(name: str) -> int:
-    """The size of a regular file in bytes; -1 for what is none, or not there: whoever reads it will say so."""
-    try:
-        found = os.stat(name)
-    except OSError:
-        return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
-
-
-def _content(name: str, size: int) -> bytes:
-    try:
-        return read_file(name, MOST_BYTES) if size >= 0 else b""
-    except OSError:
-        return b""
+        anywhere = mixed(contents ^ hashed(path.rpartition(b"/")[2] for path in paths()))
+    return np.stack([mixed(contents ^ mixed(lies)), anywhere, lies], axis=1), sees
 
 
 def of_samples(keys: np.ndarray, targets: np.ndarray, class_names: Sequence[str]) -> Fingerprints:

@@ -35,7 +35,7 @@ def find_damaged(samples: ImageFilesSamples) -> dict[int, str]:
         found = []
         for index in indices.tolist():
             try:
-                read_image(samples.path(index), samples.preparation.channels, name=samples.name(index))
+                read_image(samples.source(index), samples.preparation.channels, name=samples.name(index))
             except DataError as error:
                 found.append((index, error.what))
         return found

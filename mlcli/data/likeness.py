@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlcli.data.places import Root
 from mlcli.data.scan import GREY_SPREAD, SIDE, Collection, FilePictures, Scan, blank_images, scan
 from mlcli.errors import DataError
 
@@ -88,7 +89,7 @@ def find_pairs(collection: Collection, looked: Scan) -> list[Pair]:
     ]
 
 
-def same_pictures(root: str, paths: np.ndarray) -> np.ndarray:
+def same_pictures(root: Root, paths: np.ndarray) -> np.ndarray:
     """Return the group of each image file, int64 [N]: those that are equal or one saved anew have the same number.
 
     Every file is read, which takes about 0.5 ms for one of 32x32 pixels.

@@ -4,7 +4,6 @@
 at random (from a fixed seed) as take one, which the page states.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from mlcli.data.decode import Preparation, opened, read_image, upright_size
+from mlcli.data import places
+from mlcli.data.decode import ImageSource, Preparation, opened, read_image, upright_size
 from mlcli.data.inspection import CHUNK, MAX_THREADS, THREADS_PAY_S, chunks_of, drawn, in_chunks
 from mlcli.data.source import Arrays, Samples
 from mlcli.engine.limits import usable_cpus
@@ -48,22 +48,19 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FilePictures:
-    """Image files: paths are bytes [N], relative to root."""
+    """Image files: paths are bytes [N], relative to root; or rows of shards."""
 
-    root: str
+    root: places.Root
     paths: np.ndarray
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, index: int) -> str:
-        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
-
     def name(self, index: int) -> str:
-        return bytes(self.paths[index]).decode(errors="backslashreplace")
+        return places.relative(self.root, self.paths[index])
 
     def picture(self, index: int) -> Image.Image:
-        return read_image(self.path(index), 3, name=self.name(index))
+        return read_image(places.source(self.root, self.paths[index]), 3, name=self.name(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,10 +238,11 @@ def _files(pictures: FilePictures, indices: np.ndarray) -> Part:
     looks: list[Look | None] = []
     faults = {}
     for index, out in zip(indices.tolist(), pixels, strict=True):
-        path, look = pictures.path(index), None
+        look = None
         try:
-            look = _look(path)
-            preparation.decode(path, out)
+            found = places.source(pictures.root, pictures.paths[index])
+            look = _look(found)
+            preparation.decode(found, out)
         except DataError as error:
             faults[index] = error.what.removeprefix("cannot read image: ")
             out[...] = 0
@@ -252,8 +250,8 @@ def _files(pictures: FilePictures, indices: np.ndarray) -> Part:
     return looks, pixels, faults
 
 
-def _look(path: str) -> Look:
-    with opened(path) as image:
+def _look(source: ImageSource) -> Look:
+    with opened(source) as image:
         width, height = upright_size(image)
         orientation = 1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(0x0112, 1)
         frames = getattr(image, "n_frames", 1)  # formats of one picture have none

@@ -4,20 +4,26 @@ Samples lie in memory, or stay in image files until they are read, each decoded 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.data import places
 from mlcli.data.config import ClassificationData, RegressionData
-from mlcli.data.decode import Preparation, read_size
+from mlcli.data.decode import ImageSource, Preparation, read_size
 from mlcli.data.fingerprints import of_array, of_files, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.splits import SPLITS, class_balance
 from mlcli.engine.contract import Samples
 from mlcli.engine.membership import Fingerprints, KnownData, Membership
+from mlcli.errors import DataError
+from mlcli.text import without_secrets
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +59,17 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class ImageFilesSamples:
-    """One split of image files.
+    """One split of image files, or of pictures in shards.
 
-    root: folder the paths are relative to.
+    root: folder the paths are relative to, or the shards.
     paths: bytes [N], as numpy's fixed-width strings: a list of Python strings would be copied page by page into every
-        worker process, because counting references writes to them.
+        worker process, because counting references writes to them. Of shards: int64 [N], rows of their index.
     targets: int64 [N] labels.
     preparation: how an image becomes [C, H, W].
     same_size: refuse images that are not of that size already, instead of resizing them.
     """
 
-    root: str
+    root: places.Root
     paths: np.ndarray
     targets: Tensor
     preparation: Preparation
@@ -73,21 +79,26 @@ class ImageFilesSamples:
         return len(self.paths)
 
     def path(self, index: int) -> str:
+        """Of a file in a folder."""
+        assert isinstance(self.root, str), "what lies in shards has no path"
         return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
+
+    def source(self, index: int) -> ImageSource:
+        """Something to decode."""
+        return places.source(self.root, self.paths[index])
 
     def name(self, index: int) -> str:
         """The path, with bytes that are no text escaped, so that it can always be printed."""
-        return os.fsencode(self.path(index)).decode(errors="backslashreplace")
+        return places.full(self.root, self.paths[index])
 
     def relative(self, index: int) -> str:
         """The path below the root, written as `name` writes it."""
-        return bytes(self.paths[index]).decode(errors="backslashreplace")
+        return places.relative(self.root, self.paths[index])
 
     def read(self, indices: np.ndarray) -> Tensor:
         """uint8 [B, C, H, W]. Raises DataError, naming the file."""
         batch = self._empty(len(indices))
-        for index, out in zip(indices, batch, strict=True):
-            self.preparation.decode(self.path(index), out, exact=self.same_size)
+        self._each(indices, lambda found, row: self.preparation.decode(found, batch[row], exact=self.same_size))
         return torch.from_numpy(batch)
 
     def read_crops(self, indices: np.ndarray, crops: np.ndarray) -> Tensor:
@@ -96,18 +107,30 @@ class ImageFilesSamples:
         crops: float [B, 4], (top, left, height, width) in shares 0..1 of each upright original.
         """
         batch = self._empty(len(indices))
-        for index, crop, out in zip(indices, crops, batch, strict=True):
-            self.preparation.decode_crop(self.path(index), crop, out)
+        self._each(indices, lambda found, row: self.preparation.decode_crop(found, crops[row], batch[row]))
         return torch.from_numpy(batch)
 
     def sizes(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """Width and height of each upright original: int32 [B, 2], from the headers alone."""
-        return np.array([read_size(self.path(index)) for index in indices], dtype=np.int32).reshape(-1, 2)
+        sizes = self._each(indices, lambda found, row: read_size(found))
+        return np.array(sizes, dtype=np.int32).reshape(-1, 2)
 
     def aspect_ratios(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
         """Width / height of each upright original: float32 [B], from the headers alone."""
         width, height = self.sizes(indices).T
         return (width / height).astype(np.float32)
+
+    def _each(self, indices: np.ndarray | Sequence[int], work: Callable[[ImageSource, int], Result]) -> list[Result]:
+        """What `work` makes of each picture and its row among these. Its errors name the picture."""
+        done = []
+        for row, found in enumerate(places.sources(self.root, self.paths[np.asarray(indices, dtype=np.int64)])):
+            try:
+                done.append(work(found, row))
+            except DataError as error:
+                if isinstance(found, bytes):  # a path says so itself
+                    error.where = self.name(int(indices[row]))
+                raise
+        return done
 
     def _empty(self, count: int) -> np.ndarray:
         return np.empty((count, self.preparation.channels, *self.preparation.image_size), dtype=np.uint8)
@@ -133,7 +156,7 @@ class Source:
         files = {split: part for split, part in self.splits.items() if isinstance(part, ImageFilesSamples)}
         if files:
             root, ends = files["train"].root, np.cumsum([len(part) for part in files.values()])
-            keys, sees = of_files(root, [path for part in files.values() for path in part.paths.tolist()])
+            keys, sees = of_files(root, np.concatenate([part.paths for part in files.values()]))
             for (split, part), of_split in zip(files.items(), np.split(keys, ends[:-1]), strict=True):
                 prints = of_samples(of_split, part.targets.numpy(), class_names)
                 splits[split] = replace(prints, sees=sees, name=part.relative)
@@ -189,7 +212,7 @@ class Source:
 def describe_data(config: ClassificationData | RegressionData, source: Source) -> str:
     """`digits (included)  1,149 train · 288 val · 360 test · 10 classes, balanced (9.6-10.3 %) · 8x8 grey`"""
     info, targets = source.info, source.splits["train"].targets
-    origin = getattr(config, "file", None) or getattr(config, "root", None) or "included"
+    origin = getattr(config, "file", None) or without_secrets(str(getattr(config, "root", None) or "included"))
     counts = " · ".join(f"{len(samples):,} {split}" for split, samples in source.splits.items())
     if info.class_names:
         answers = class_balance(targets.numpy(), info.class_names)

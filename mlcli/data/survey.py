@@ -3,7 +3,6 @@
 The readers are those of training; of images only headers are read, and those of some. No torch.
 """
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mlcli.data import places
 from mlcli.data.decode import EXTENSIONS, opened, upright_size
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.sources.csv_file import CsvFile, counts, read_column, read_csv
 from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
+from mlcli.data.sources.shards import has_shards, read_shards
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
 
@@ -101,11 +102,18 @@ class Place:
         return look_into_csv(self.path, self.target, self.task) if is_csv else None
 
     @cached_property
+    def has_shards(self) -> bool:
+        """Whether it is a folder of tar files, or one of them."""
+        return has_shards(self.path)
+
+    @cached_property
     def images(self) -> ImageSurvey | None:
         """The images in the folder, or listed in the CSV file; None of anything else.
 
         Raises DataError if there are none: neither listed nor in folders that could be classes.
         """
+        if self.has_shards:
+            return _look_at(read_shards(self.path))
         if self.path.is_dir():
             return _look_at(read_folder(self.path))
         table = self.table
@@ -128,9 +136,9 @@ def _look_at(listing: Listing) -> ImageSurvey:
         refuse(listing.findings, listing.origin)
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable, modes = 0, set()
-    for path in listing.paths[:: max(1, -(-len(listing) // HEADERS_READ))].tolist():
+    for address in listing.paths[:: max(1, -(-len(listing) // HEADERS_READ))]:
         try:
-            with opened(os.path.join(listing.root, os.fsdecode(path))) as image:
+            with opened(places.source(listing.root, address)) as image:
                 sizes[upright_size(image)] += 1
                 modes.add(image.mode)
         except DataError:

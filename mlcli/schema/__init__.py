@@ -30,6 +30,8 @@ def _from_the_yaml(path: Path, info: ValidationInfo) -> Path:
     return path
 
 
+Address = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+")]
+"""Of something on a network: https://host/folder, s3://bucket/folder."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """Of random numbers, as NumPy takes it."""
 ConfigPath = Annotated[Path, AfterValidator(_from_the_yaml)]

@@ -20,6 +20,7 @@ from mlcli.data.config import (
     ImageCsv,
     ImageFiles,
     ImageFolder,
+    ImageShards,
     RegressionData,
     TableFile,
     Xor,
@@ -51,7 +52,7 @@ def examine(config: ClassificationData | RegressionData, *, regression: bool) ->
 
     Raises nothing but bugs. Files are listed once, for the examination and for what training would make of them.
     """
-    if isinstance(config, ImageFolder | ImageCsv):
+    if isinstance(config, ImageFolder | ImageCsv | ImageShards):
         listing = list_images(config)
         examination = examine_files(config, listing)
         _ask_training(examination, lambda: listed_source(config, listing))  # its notes are findings already
@@ -87,7 +88,7 @@ def _ask_training(examination: Examination, build: Callable[[], Source]) -> Sour
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def examine_files(config: ImageFolder | ImageCsv, listing: Listing) -> Examination:
+def examine_files(config: ImageFiles, listing: Listing) -> Examination:
     """Image files in folders or listed in a CSV file. Never raises: what is wrong becomes a finding."""
     examination = Examination(findings=list(listing.findings))
     if not len(listing):

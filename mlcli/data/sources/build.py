@@ -12,7 +12,9 @@ from mlcli.data.config import (
     Digits,
     EmbeddedTable,
     ImageCsv,
+    ImageFiles,
     ImageFolder,
+    ImageShards,
     RegressionData,
     TableFile,
     TorchvisionSet,
@@ -22,6 +24,7 @@ from mlcli.data.source import Source
 from mlcli.data.sources.arrays import digits, embedded_table, xor
 from mlcli.data.sources.image_files import image_source
 from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
+from mlcli.data.sources.shards import has_shards, read_shards
 from mlcli.data.sources.tables import FeatureTable, read_table, table_source
 from mlcli.data.sources.torchvision_sets import torchvision_set
 from mlcli.engine.membership import KnownData
@@ -39,7 +42,7 @@ def build_source(
     """
     old = known is not None and known.is_of_old_version
     source = _read(config, regression, None if old else known, centred=not old)
-    lies_in_files = isinstance(config, ImageFolder | ImageCsv | TableFile)  # divided as they were read
+    lies_in_files = isinstance(config, ImageFolder | ImageCsv | ImageShards | TableFile)  # divided as they were read
     return source if known is None or old or lies_in_files else source.divided_as(known)
 
 
@@ -58,7 +61,7 @@ def _read(
                 val=config.val,
                 split_seed=config.split_seed,
             )
-        case ImageFolder() | ImageCsv():
+        case ImageFolder() | ImageCsv() | ImageShards():
             return listed_source(config, list_images(config), known)
         case TableFile():
             table = list_rows(config, regression=regression, known=known)
@@ -75,12 +78,15 @@ def _read(
 
 def new_data(
     config: ClassificationData | RegressionData, path: Path, target: str
-) -> ImageFolder | ImageCsv | TableFile:
-    """Return the section of all labelled data in a folder or CSV file, of the kind of a run's.
+) -> ImageFolder | ImageCsv | ImageShards | TableFile:
+    """Return the section of all labelled data in a folder, shards or a CSV file, of the kind of a run's.
 
     target: the column to predict of a table that lies in no file. Raises ConfigError for what is of another kind.
     """
-    if isinstance(config, Digits | TorchvisionSet | ImageFolder | ImageCsv):
+    if isinstance(config, Digits | TorchvisionSet | ImageFolder | ImageCsv | ImageShards):
+        if has_shards(path):
+            label = config.label if isinstance(config, ImageShards) else None
+            return ImageShards(name="shards", root=path, label=label, val=0, test=0)
         if path.is_dir():
             return ImageFolder(name="folder", root=path, val=0, test=0)
         section = ImageCsv(name="image_csv", file=path, val=0, test=0)
@@ -102,10 +108,13 @@ def selection(config: TableFile | EmbeddedTable) -> dict[str, Any]:
     return config.select.model_dump() if config.select else {}
 
 
-def list_images(config: ImageFolder | ImageCsv) -> Listing:
+def list_images(config: ImageFolder | ImageCsv | ImageShards) -> Listing:
     """The image files that a section names, and what is wrong with their layout. Never raises."""
     if isinstance(config, ImageFolder):
         return read_folder(config.root, val=config.val, test=config.test)
+    if isinstance(config, ImageShards):
+        patterns = {**config.shards} if config.shards else None
+        return read_shards(config.root, shards=patterns, label=config.label, val=config.val, test=config.test)
     return read_image_csv(
         config.file,
         root=config.root,
@@ -117,7 +126,7 @@ def list_images(config: ImageFolder | ImageCsv) -> Listing:
     )
 
 
-def listed_source(config: ImageFolder | ImageCsv, listing: Listing, known: KnownData | None = None) -> Source:
+def listed_source(config: ImageFiles, listing: Listing, known: KnownData | None = None) -> Source:
     """The listed images, read as the section says. Raises DataError if they are not fit to learn from."""
     return image_source(
         listing,

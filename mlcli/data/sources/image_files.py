@@ -106,7 +106,7 @@ def _positions(split_of: np.ndarray) -> dict[str, np.ndarray]:
 
 def _divided_as(known: KnownData, listing: Listing, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The positions of each split as a run divided the images, and all labels as its model knows them."""
-    keys, sees = of_files(listing.root, listing.paths.tolist(), known.sees)
+    keys, sees = of_files(listing.root, listing.paths, known.sees)
     prints = Fingerprints(keys, of_classes(listing.labels, listing.class_names), sees)
     now: dict[str, np.ndarray] = {}
     with contextlib.suppress(DataError):  # drawing anew is for comparison only

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlcli.data.decode import CONVERT, EXTENSIONS, OTHER_PICTURES, opened
 from mlcli.data.finding import Finding, refuse
+from mlcli.data.places import Root
 from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.splits import SPLITS, named_split, split_indices
 from mlcli.errors import DataError
@@ -28,15 +29,16 @@ UNLABELLED = -1
 class Listing:
     """Image files as found, in arrays: a Python object for each of a million files would be slow to make and to copy.
 
-    origin: the folder or CSV file they were found by.
-    root: the folder that paths are relative to.
-    paths: bytes [N]. labels: int64 [N], UNLABELLED where there is none. split_of: int8 [N], positions in SPLITS.
+    origin: the folder, CSV file or address they were found by.
+    root: the folder that paths are relative to, or the shards.
+    paths: bytes [N], of shards rows of their index, int64 [N]. labels: int64 [N], UNLABELLED where there is none.
+    split_of: int8 [N], positions in SPLITS.
     held_out: the splits still to be divided off `train`, with their shares.
     findings: what is wrong with the layout or the list, and what is not used.
     """
 
     origin: str
-    root: str
+    root: Root
     class_names: tuple[str, ...]
     paths: np.ndarray
     labels: np.ndarray
@@ -76,7 +78,7 @@ class Listing:
         return split_of
 
 
-def _nothing(origin: Path, findings: Iterable[Finding]) -> Listing:
+def nothing(origin: object, findings: Iterable[Finding]) -> Listing:
     """A listing without files, and why it has none."""
     none = np.zeros(0, dtype=np.int64)
     return Listing(str(origin), str(origin), (), none.astype(bytes), none, none.astype(np.int8), {}, tuple(findings))
@@ -95,7 +97,7 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
     if not root.is_dir():
         what = "this is a file, not a folder" if root.exists() else "there is no such folder"
         fix = why_absent(root) or "give the folder that holds the images"
-        return _nothing(root, [Finding("error", "no-folder", what, (), fix)])
+        return nothing(root, [Finding("error", "no-folder", what, (), fix)])
     walk = _Walk(os.fspath(root))
     folders, loose = walk.contents("")
     given: dict[str, list[str]] = {}
@@ -383,7 +385,7 @@ def read_image_csv(
         all_there = set(label_columns) <= set(table.header)
         table, label_column = table.one_label(label_columns) if all_there else (table, label_columns[0])
     if not {path_column, label_column} <= set(table.header):
-        return _nothing(file, findings)
+        return nothing(file, findings)
     folder = os.fspath(root or file.parent)
     paths, labels = table.column(path_column), table.column(label_column)
     if unlabelled := [row for row, label in enumerate(labels) if not label]:

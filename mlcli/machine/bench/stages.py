@@ -23,8 +23,8 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
     """
     indices = torch.cat([part.indices for part in parts])[:MOST_FILES]
     keys = torch.cat([part.keys for part in parts])[:MOST_FILES]
-    stages, warm_s, are_files = [], 0.0, isinstance(reader.samples, ImageFilesSamples)
-    if isinstance(reader.samples, ImageFilesSamples):
+    stages, warm_s = list[Stage](), 0.0
+    if isinstance(reader.samples, ImageFilesSamples) and isinstance(reader.samples.root, str):
         paths = [reader.samples.path(index) for index in indices.tolist()]
         cold, note = read_cold(paths, budget_s / 4)
         warm, size = read_files(paths, budget_s / 4)
@@ -36,7 +36,7 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
     read_all, images = _read(reader, list(zip(indices.split(CHUNK), keys.split(CHUNK), strict=True)), budget_s / 2)
     laps = [max(lap - warm_s, 0.0) for lap in read_all]
     what = "decode and crop" if reader.crop else "decode and resize"
-    return [*stages, Stage(what if are_files else "read and decode", Timing.of(laps), "worker")], images
+    return [*stages, Stage(what if stages else f"read, {what}", Timing.of(laps), "worker")], images
 
 
 def _read(reader: FileReader, chunks: Sequence[tuple[Tensor, Tensor]], budget_s: float) -> tuple[list[float], Tensor]:

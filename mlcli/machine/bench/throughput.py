@@ -197,7 +197,8 @@ class Bench:
         if self.data.in_memory:
             return ()
         train_split = self.source.splits["train"]
-        if isinstance(train_split, ImageFilesSamples) and self.data.bytes_on_disk < available_memory_bytes() / 2:
+        in_memory = self.data.bytes_on_disk < available_memory_bytes() / 2
+        if isinstance(train_split, ImageFilesSamples) and isinstance(train_split.root, str) and in_memory:
             # They come from the disk in the first epoch only; the rate of the others is wanted.
             order, train = self._order(), self.settings.train
             parts = itertools.islice(order.parts(0), order.steps_per_epoch * train.accumulate)
@@ -301,7 +302,7 @@ def describe_data(task: Task, data_name: str, runtime: Runtime) -> Data:
         in_memory=not any(isinstance(split, FileSamples) for split in splits),
         crops=resized_crop_of(task.augment) is not None,
         bytes_as_tensors=samples * math.prod(source.info.input_shape) * (1 if is_image else 4),
-        file_system=file_system(train.root) if isinstance(train, ImageFilesSamples) else "",
+        file_system=file_system(str(train.root)) if isinstance(train, ImageFilesSamples) else "",
     )
 
 

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from mlcli.data.check.examination import Examination
 from mlcli.data.check.examine import examine as examine_data
+from mlcli.data.config import ImageFolder, ImageShards
 from mlcli.data.fingerprints import of_classes
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source, new_data
 from mlcli.engine.membership import KnownData
+from mlcli.errors import ConfigError
 from mlcli.tasks.classification import losses
 from mlcli.tasks.classification.config import (
     BinaryCrossEntropy,
@@ -56,6 +58,21 @@ def on_new_data(config: Classification, path: Path, facts: dict[str, Any]) -> Cl
 def examine(config: Classification) -> Examination:
     """Look for everything that is wrong with the data."""
     return examine_data(config.data, regression=False)
+
+
+def convert(config: Classification, to: str, folder: Path, shard_bytes: int | None = None) -> list[str]:
+    """Write the pictures to a new folder as shards, divided as training divides them. Returns lines for people.
+
+    Raises ConfigError for another format and for tables, and what reading and writing raise.
+    """
+    from mlcli.data.sources.shard_writer import SHARD_BYTES, refuse_inside, write_classes
+
+    if to not in ("", "shards"):
+        what = "only annotated pictures are converted to that, and this is a classification"
+        raise ConfigError(what, where="--to", fix="--to shards")
+    if isinstance(config.data, ImageFolder | ImageShards):
+        refuse_inside(folder, config.data.root)
+    return write_classes(build_source(config.data), folder, shard_bytes or SHARD_BYTES)
 
 
 def build_criterion(config: Loss, class_weights: Tensor | None = None) -> losses.Criterion:

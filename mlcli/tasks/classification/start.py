@@ -36,7 +36,7 @@ def propose(place: "Place") -> Draft | None:
     if images is None:
         return table_draft(place, regression=False, task="classification", loss="cross_entropy")
     if table is None:
-        data = f"  name: folder\n  root: {in_yaml(place)}\n"
+        data = f"  name: {'shards' if place.has_shards else 'folder'}\n  root: {in_yaml(place)}\n"
     else:
         data = f"  name: image_csv\n  file: {in_yaml(place)}\n  path_column: {as_scalar(table.path_column or '')}\n"
         data += f"  label_column: {as_columns(table.indicators or (table.target,))}\n"

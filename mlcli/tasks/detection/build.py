@@ -54,11 +54,11 @@ def examine(config: Detection) -> Examination:
     return examine(config.data, getattr(config.model, "strides", USUAL_STRIDES))
 
 
-def convert(config: Detection, to: str, folder: Path) -> list[str]:
+def convert(config: Detection, to: str, folder: Path, shard_bytes: int | None = None) -> list[str]:
     """Write the data to a new folder in another format. Returns lines for people. Raises UserError."""
     from mlcli.tasks.detection.data.annotations.convert import convert
 
-    return convert(config.data, to, folder)
+    return convert(config.data, to or ("shards" if shard_bytes else "coco"), folder, shard_bytes)
 
 
 def with_anchors(source: DetectionSource, count: int) -> tuple[DetectionSource, list[str]]:

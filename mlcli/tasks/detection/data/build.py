@@ -14,6 +14,7 @@ from mlcli.data.fingerprints import of_files
 from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import ImageFilesSamples
+from mlcli.data.sources.shards import has_shards
 from mlcli.data.splits import SPLITS, split_indices
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import ConfigError, DataError
@@ -23,10 +24,12 @@ from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
 from mlcli.tasks.detection.data.annotations.contents import Annotations
 from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations, counted, refuse
+from mlcli.tasks.detection.data.annotations.shards import read_shards
 from mlcli.tasks.detection.data.annotations.voc import read_voc
 from mlcli.tasks.detection.data.annotations.yolo_txt import read_yolo_txt
 from mlcli.tasks.detection.data.config import (
     AnnotatedImages,
+    AnnotatedShards,
     AnnotationFiles,
     BoxCsv,
     Coco,
@@ -37,7 +40,7 @@ from mlcli.tasks.detection.data.config import (
 )
 from mlcli.tasks.detection.data.records import DetectionSource, Records, rarest_labels
 from mlcli.tasks.detection.data.scenes import make_scenes
-from mlcli.text import first_few, listed, plural
+from mlcli.text import first_few, listed, plural, without_secrets
 
 UNMEASURABLE = (
     "give it pictures with objects, or name none for it: data.val and data.test then hold some of train out. Without a "
@@ -66,20 +69,22 @@ def build_source(config: DetectionData, known: KnownData | None = None) -> Detec
 
 def new_data(config: DetectionData, path: Path) -> AnnotationFiles:
     """Return the section of all annotated pictures that a file or folder holds: COCO's .json, YOLO's .yaml, a .csv, or
-    a folder with YOLO's data.yaml or VOC's files; read as the run's where those are of the same kind.
+    a folder with YOLO's data.yaml, VOC's files or shards; read as the run's where those are of the same kind.
 
     Raises ConfigError for anything else.
     """
     kinds = {".json": "coco", ".yaml": "yolo_txt", ".yml": "yolo_txt", ".csv": "box_csv"}
     if path.is_dir() and (path / "data.yaml").is_file():
         path /= "data.yaml"
-    kind = "voc" if path.is_dir() else kinds.get(path.suffix.lower())
+    kind = "shards" if has_shards(path) else "voc" if path.is_dir() else kinds.get(path.suffix.lower())
     shared = config.model_dump(include={*AnnotatedImages.model_fields}) | {"val": 0.0, "test": 0.0}
     # Pictures lie beside their annotations, or where those of the run lie.
     root = path.parent
     if config.name == kind and isinstance(config, Coco | BoxCsv) and config.root and not _lists_pictures_of(root, path):
         root = config.root
     match kind:
+        case "shards":
+            return AnnotatedShards(name="shards", root=path, **shared)
         case "voc":
             own = config.model_dump(include={"images", "annotations", "one_based", "difficult"})
             return Voc(name="voc", root=path, splits=None, **shared, **(own if isinstance(config, Voc) else {}))
@@ -153,6 +158,8 @@ def read_annotations(config: AnnotationFiles) -> Annotations:
             annotations = read_yolo_txt(**keywords)
         case BoxCsv():
             annotations = read_box_csv(**keywords)
+        case AnnotatedShards():
+            annotations = read_shards(**keywords)
         case _:
             assert_never(config)
     _refuse_absent(annotations)
@@ -163,6 +170,8 @@ def read_annotations(config: AnnotationFiles) -> Annotations:
 
 def _refuse_absent(annotations: Annotations) -> None:
     """Raise DataError if none of the pictures is there, saying where the first is instead, if near."""
+    if annotations.shards is not None:
+        return
     root = Path(annotations.root)
     paths = [os.path.join(root, picture.path) for picture in annotations.pictures]
     if not paths or any(map(os.path.lexists, paths)):
@@ -229,7 +238,7 @@ def checked_source(
     if known:
         images = everything.images
         assert isinstance(images, ImageFilesSamples)
-        keys, sees = of_files(root, images.paths.tolist(), known.sees)
+        keys, sees = of_files(images.root, images.paths, known.sees)
         prints = Fingerprints(keys, everything.target_hashes(checked.class_names), sees)
         positions = known.divide(prints, positions, [split for split in SPLITS if split not in given], root)
     splits = {split: everything.only(rows) for split, rows in positions.items()}
@@ -313,10 +322,10 @@ def _records(
     boxes, labels = checked.boxes_xyxy[order].astype(np.float32), checked.labels[order]
     own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = checked.area[order].astype(np.float32)
-    paths = np.array([os.fsencode(row.path) for row in rows], dtype=bytes)
+    paths = checked.annotations.addresses[kept]
     segmentations = [checked.segmentations[t] for t in order.tolist()]
     return Records(
-        images=ImageFilesSamples(checked.annotations.root, paths, rarest_labels(labels, offsets), preparation),
+        images=ImageFilesSamples(checked.annotations.place, paths, rarest_labels(labels, offsets), preparation),
         preparation=preparation,
         ids=np.array([row.id for row in rows], dtype=np.int64),
         sizes=checked.sizes[pictures].astype(np.int32),
@@ -380,7 +389,7 @@ def _source(
 
 def describe_source(config: DetectionData, source: DetectionSource) -> list[str]:
     """`scenes (included)  1,000 train · 200 val · 10 classes · 128x128, pad`, then what is in the pictures."""
-    origin = getattr(config, "file", None) or getattr(config, "root", None) or "included"
+    origin = getattr(config, "file", None) or without_secrets(str(getattr(config, "root", None) or "included"))
     counts = " · ".join(f"{len(records):,} {split}" for split, records in source.splits.items())
     height, width = source.info.input_shape[1:]
     named = plural(source.info.num_classes, "class", "classes")

@@ -121,16 +121,14 @@ def _collection(source: DetectionSource) -> Collection:
 
 def _listed(annotations: Annotations) -> Collection | None:
     """The pictures that the annotations name, when training would not take them; those named twice once."""
-    split_of_path: dict[str, str] = {}
-    for picture in annotations.pictures:
-        split_of_path.setdefault(picture.path, picture.split or "train")
-    if not split_of_path:
+    _, first = np.unique(annotations.addresses, return_index=True)
+    if not len(first):
         return None
-    named = list(split_of_path.values())
+    first.sort()
+    named = [annotations.pictures[position].split or "train" for position in first.tolist()]
     splits = tuple(split for split in SPLITS if split in named)
-    paths = np.array([path.encode(errors="surrogateescape") for path in split_of_path], dtype=bytes)
     split_of = np.array([splits.index(split) for split in named], dtype=np.int8)
-    return _unlabelled(FilePictures(annotations.root, paths), split_of, splits)
+    return _unlabelled(FilePictures(annotations.place, annotations.addresses[first]), split_of, splits)
 
 
 def _unlabelled(pictures: FilePictures | HeldPictures, split_of: np.ndarray, splits: tuple[str, ...]) -> Collection:

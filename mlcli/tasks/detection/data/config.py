@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from mlcli.schema import ConfigPath, Seed, Strict
+from mlcli.data.config import ShardsOfSplits
+from mlcli.schema import Address, ConfigPath, Seed, Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Side = Annotated[int, Field(ge=32, le=16_384, multiple_of=32)]
@@ -115,5 +116,17 @@ class BoxCsv(AnnotatedImages):
     """Folder that the file names are relative to; null for each CSV file's own."""
 
 
-AnnotationFiles = Voc | Coco | YoloTxt | BoxCsv
-DetectionData = Annotated[Scenes | Voc | Coco | YoloTxt | BoxCsv, Field(discriminator="name")]
+class AnnotatedShards(AnnotatedImages):
+    """Tar shards as of WebDataset, read by position: 7.jpg beside 7.json, its objects as COCO has them."""
+
+    name: Literal["shards"]
+    root: Address | ConfigPath
+    """The folder of the .tar files, one of them, or an address (http://, s3://, gs://; needs mlcli[remote]). A file
+    categories.json beside them is COCO's list of categories; without it objects name their `category`."""
+    shards: ShardsOfSplits | None = None
+    """Shards of each split, by name: {train: "a-{000..146}.tar", val: "b-*.tar"}. null to go by their names and
+    folders, as train-000.tar and val/7.tar; without a split among them, `val` and `test` are the shares split off."""
+
+
+AnnotationFiles = Voc | Coco | YoloTxt | BoxCsv | AnnotatedShards
+DetectionData = Annotated[Scenes | Voc | Coco | YoloTxt | BoxCsv | AnnotatedShards, Field(discriminator="name")]

@@ -3,6 +3,7 @@
 Only what tells the formats apart is looked at; the readers of `annotations` read the rest. No torch.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +12,15 @@ from typing import Any, NoReturn
 
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.csv_file import CsvFile, read_csv
+from mlcli.data.sources.shards import first_sample, has_shards
+from mlcli.data.sources.storage import storage_at
+from mlcli.data.sources.tar_index import MOST_JSON
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError, UserError
 from mlcli.reading import MOST_TEXT_BYTES, read_file
 from mlcli.schema.places import Origin
 from mlcli.schema.yaml12 import parse, read_text
-from mlcli.tasks.detection.data.config import AnnotationFiles, BoxCsv, Coco, Voc, YoloTxt
+from mlcli.tasks.detection.data.config import AnnotatedShards, AnnotationFiles, BoxCsv, Coco, Voc, YoloTxt
 
 COLUMNS = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 CORNERS = ({"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"left", "top", "right", "bottom"},
@@ -38,6 +42,8 @@ def recognise(path: Path) -> list[AnnotationFiles]:
     Looks into folders below where a folder itself holds nothing. Raises DataError where it is asked for more: several
     data sets side by side, label files whose classes have no names, and JSON of a kind that is no annotation.
     """
+    if has_shards(path):
+        return list(_shards(path))
     if path.is_file():
         return list(_of_file(path))
     if not path.is_dir():
@@ -55,6 +61,19 @@ def recognise(path: Path) -> list[AnnotationFiles]:
         if sets:
             return sets[0][1]
     return []
+
+
+def _shards(path: Path) -> Iterator[AnnotatedShards]:
+    """Tar files whose first picture has a JSON member with objects."""
+    try:
+        storage = storage_at(path)
+        shard = storage.shard(storage.names()[0])
+        member = first_sample(storage, shard).get("json")
+        told = json.loads(storage.read(shard, member.offset, member.size)) if member and member.size < MOST_JSON else 0
+    except (DataError, ValueError, IndexError, RecursionError):
+        return
+    if isinstance(told, list) or (isinstance(told, dict) and isinstance(told.get("annotations"), list)):
+        yield AnnotatedShards(name="shards", root=path)
 
 
 def _of_file(path: Path) -> Iterator[AnnotationFiles]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mlcli.data.decode import Preparation, read_image
 from mlcli.data.fingerprints import of_classes, of_numbers
 from mlcli.data.info import DataInfo
+from mlcli.data.places import Root
 from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.engine.membership import Membership, mixed
 from mlcli.tasks.detection.boxes import placement
@@ -66,13 +67,13 @@ class Records:
         return self.images.targets
 
     @property
-    def root(self) -> str:
-        """Folder the pictures' paths are relative to; empty for pictures in memory."""
+    def root(self) -> Root:
+        """Folder the pictures' paths are relative to, or their shards; empty for pictures in memory."""
         return self.images.root if isinstance(self.images, ImageFilesSamples) else ""
 
     @property
     def paths(self) -> np.ndarray:
-        """bytes [N], relative to `root`; empty for pictures in memory."""
+        """bytes [N], relative to `root`, or rows of its shards; empty for pictures in memory."""
         return self.images.paths if isinstance(self.images, ImageFilesSamples) else np.empty(0, dtype="S1")
 
     def name(self, index: int) -> str:
@@ -86,7 +87,7 @@ class Records:
     def original(self, index: int) -> Image.Image:
         """The picture upright and at its own size, in colour. Raises DataError."""
         if isinstance(self.images, ImageFilesSamples):
-            return read_image(self.images.path(index), 3, name=self.name(index))
+            return read_image(self.images.source(index), 3, name=self.name(index))
         return Image.fromarray(self.images.inputs[index].permute(1, 2, 0).numpy())
 
     # --- objects -----------------------------------------------------------------------------------------------------

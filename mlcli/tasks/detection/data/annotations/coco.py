@@ -34,14 +34,14 @@ def read_coco(
     names: dict[int, str] = {}
     for split, path in given.items():
         content = load_coco(path, found)
-        categories = _categories(content, path, found)
+        categories = read_categories(content, path, found)
         _drop_root(content, categories, path, found)
         names = names or categories
         folder = _picture_folder(content, path, split, root)
         if folder.startswith(".."):
             found.notes.append(f"the file names of {path} are read from its own folder, not from data.root ({root})")
         pictures = _add_pictures(content, path, split if len(given) > 1 else "", folder, found)
-        _add_objects(content, path, pictures, categories, found)
+        add_objects(content, str(path), pictures, categories, found)
     unique = {name: number for number, name in reversed(names.items())}
     found.class_names = tuple(sorted(unique, key=lambda name: unique[name]))
     found.category_ids = tuple(unique[name] for name in found.class_names)
@@ -116,7 +116,7 @@ def _dialect(content: Any) -> tuple[str, str] | None:
     return None
 
 
-def _categories(content: dict[str, Any], path: Path, found: Annotations) -> dict[int, str]:
+def read_categories(content: dict[str, Any], path: Path, found: Annotations) -> dict[int, str]:
     """Names by id, in the order of ids."""
     names: dict[int, str] = {}
     for index, entry in enumerate(content.get("categories", ())):
@@ -180,9 +180,10 @@ def _add_pictures(content: dict[str, Any], path: Path, split: str, folder: str, 
     return positions
 
 
-def _add_objects(
-    content: dict[str, Any], path: Path, pictures: dict[int, int], names: dict[int, str], found: Annotations
+def add_objects(
+    content: dict[str, Any], path: str, pictures: dict[int, int], names: dict[int, str], found: Annotations
 ) -> None:
+    """Add the objects of a file. pictures: positions by id; names: of classes by id."""
     seen: set[Any] = set()
     for index, entry in enumerate(content.get("annotations", ())):
         if not isinstance(entry, dict):
@@ -264,6 +265,19 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
 
 
+def written_object(thing: AnnotatedObject, category_id: int) -> dict[str, Any]:
+    """Return an annotation of COCO without ids of its own; `difficult`, which COCO does not know, where it is set."""
+    left, top, right, bottom = thing.box_xyxy
+    return {
+        "category_id": category_id,
+        "bbox": [left, top, right - left, bottom - top],
+        "area": thing.area,
+        "iscrowd": int(thing.crowd),
+        **({"difficult": 1} if thing.difficult else {}),
+        **({"segmentation": thing.segmentation} if thing.segmentation is not None else {}),
+    }
+
+
 def write_coco(annotations: Annotations, out: Path) -> dict[str, Any]:
     """Write annotations/SPLIT.json next to images; `difficult`, which COCO does not know, is an extra key where set."""
     (out / "annotations").mkdir(parents=True)
@@ -276,19 +290,8 @@ def write_coco(annotations: Annotations, out: Path) -> dict[str, Any]:
             width, height = picture.size
             images.append({"id": picture.id, "file_name": picture.path, "width": width, "height": height})
             for thing in things:
-                left, top, right, bottom = thing.box_xyxy
-                objects.append(
-                    {
-                        "id": len(objects) + 1,
-                        "image_id": picture.id,
-                        "category_id": number_of[thing.name],
-                        "bbox": [left, top, right - left, bottom - top],
-                        "area": thing.area,
-                        "iscrowd": int(thing.crowd),
-                        **({"difficult": 1} if thing.difficult else {}),
-                        **({"segmentation": thing.segmentation} if thing.segmentation is not None else {}),
-                    }
-                )
+                entry = written_object(thing, number_of[thing.name])
+                objects.append({"id": len(objects) + 1, "image_id": picture.id, **entry})
         content = {"images": images, "annotations": objects, "categories": categories}
         (out / "annotations" / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
     files = {f"{split}_file": f"annotations/{split}.json" for split in annotations.splits()}

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
+from mlcli.data.places import Root, Shards
 from mlcli.tasks.detection.masks import Segmentation
 
 LABELME = "labelme's files become one of COCO by: pip install labelme2coco && labelme2coco FOLDER"
@@ -88,6 +91,20 @@ class Annotations:
     objects: list[AnnotatedObject] = field(default_factory=list)
     faults: list[AnnotationFault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    shards: Shards | None = None
+    """Where the pictures lie, if not below `root`, and their rows there, one for each picture."""
+    rows: list[int] = field(default_factory=list)
+
+    @property
+    def place(self) -> Root:
+        return self.root if self.shards is None else self.shards
+
+    @property
+    def addresses(self) -> np.ndarray:
+        """Of each picture in its place: bytes [N], or rows of shards, int64 [N]."""
+        if self.shards is not None:
+            return np.array(self.rows, dtype=np.int64)
+        return np.array([os.fsencode(picture.path) for picture in self.pictures], dtype=bytes)
 
     def add_fault(self, kind: str, message: str, where: str, *, fixable: bool = False) -> None:
         self.faults.append(AnnotationFault(kind, message, where, fixable))

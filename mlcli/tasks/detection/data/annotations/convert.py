@@ -1,28 +1,41 @@
 """Conversion between annotation formats, for `mlcli data convert`: annotations are checked, pictures copied."""
 
+import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlcli.data import places
 from mlcli.data.decode import read_size
+from mlcli.data.sources.shard_writer import (
+    SHARD_BYTES,
+    Entry,
+    clear_unfinished,
+    encoded_picture,
+    refuse_inside,
+    section_lines,
+    write_shards,
+)
 from mlcli.errors import ConfigError, DataError
 from mlcli.files import filled_folder, refuse_filled
 from mlcli.schema.yaml12 import dump
 from mlcli.tasks.detection.data.annotations.box_csv import write_box_csv
-from mlcli.tasks.detection.data.annotations.coco import write_coco
+from mlcli.tasks.detection.data.annotations.coco import write_coco, written_object
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
 from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
+from mlcli.tasks.detection.data.annotations.shards import CATEGORIES
 from mlcli.tasks.detection.data.annotations.voc import write_voc
 from mlcli.tasks.detection.data.annotations.yolo_txt import write_yolo_txt
 from mlcli.tasks.detection.data.build import build_source, given_splits, read_annotations
 from mlcli.tasks.detection.data.config import DetectionData, Scenes
 from mlcli.tasks.detection.data.records import Records
 
+SHARDS = "shards"
 WRITERS: dict[str, tuple[Callable[[Annotations, Path], dict[str, Any]], str]] = {
     "voc": (write_voc, "JPEGImages"),
     "coco": (write_coco, "images"),
@@ -36,19 +49,23 @@ Thing = tuple[tuple[float, float, float, float], str]
 """Corners of a box in pixels of the upright picture, and the name of its class."""
 
 
-def convert(config: DetectionData, format: str, out: Path) -> list[str]:
+def convert(config: DetectionData, format: str, out: Path, shard_bytes: int | None = None) -> list[str]:
     """Write a data set in another format, with copies of its pictures and the splits that its files name.
 
     Args:
         config: the data section of a YAML; its `on_invalid` says what happens to faulty annotations.
-        format: voc, coco, yolo_txt or csv.
+        format: voc, coco, yolo_txt, csv or shards.
         out: a folder that does not exist yet, or is empty.
+        shard_bytes: the most that a shard has.
 
     Returns lines for people: what was written, what the format cannot express, and the data section that reads it.
     Raises ConfigError for another format, DataError as reading does, OutputError if `out` cannot be written to.
     """
-    if format not in WRITERS:
-        raise ConfigError(f"unknown format '{format}'", where="mlcli data convert", fix=" or ".join(WRITERS))
+    if format not in (*WRITERS, SHARDS):
+        raise ConfigError(f"unknown format '{format}'", where="--to", fix=" or ".join((*WRITERS, SHARDS)))
+    if format == SHARDS:
+        clear_unfinished(out)
+        refuse_inside(out, getattr(config, "root", None) or "")
     refuse_filled(out)
     if isinstance(config, Scenes):
         source = build_source(config)
@@ -58,18 +75,49 @@ def convert(config: DetectionData, format: str, out: Path) -> list[str]:
         checked = CheckedAnnotations(read_annotations(config))
         splits, notes = given_splits(config, checked)
         class_names, category_ids = checked.class_names, checked.category_ids
+    if format == SHARDS:
+        return [*_as_shards(config, splits, class_names, category_ids, out, shard_bytes or SHARD_BYTES), *notes]
     names = _file_names({split: _paths(split, records) for split, records in splits.items()})
     annotations = _annotations(splits, names, class_names, category_ids)
 
     def save(split: str, index: int, path: Path) -> None:
         records = splits[split]
         if len(records.paths):
-            shutil.copyfile(records.name(index), path)
+            path.write_bytes(encoded_picture(records.images, index)[1])
         else:
             records.original(index).save(path)
 
     first, *section = _written(annotations, names, format, out, save)
     return [first, *notes, *_lost(splits, category_ids, format), *section]
+
+
+def _as_shards(
+    config: DetectionData,
+    splits: dict[str, Records],
+    class_names: tuple[str, ...],
+    category_ids: tuple[int, ...],
+    out: Path,
+    shard_bytes: int,
+) -> list[str]:
+    number_of = dict(zip(class_names, category_ids, strict=True))
+
+    def entries(split: str, records: Records) -> Iterator[Entry]:
+        names = [os.fsdecode(places.path(records.root, address)) for address in records.paths] or [""] * len(records)
+        annotations = _annotations({split: records}, {split: names}, class_names, category_ids)
+        for index, (picture, things) in enumerate(annotations.of_split(split)):
+            told = {
+                "id": picture.id,
+                "width": picture.size[0],
+                "height": picture.size[1],
+                "annotations": [written_object(thing, number_of[thing.name]) for thing in things],
+            }
+            yield Entry(*encoded_picture(records.images, index), "json", json.dumps(told).encode())
+
+    categories = [{"id": number, "name": name} for name, number in number_of.items()]
+    parts = {split: (len(records), entries(split, records)) for split, records in splits.items()}
+    told = write_shards(out, parts, {CATEGORIES: json.dumps(categories).encode()}, shard_bytes)
+    size = config.image_size if isinstance(config.image_size, int) else [*config.image_size]
+    return [*told, *section_lines(out, {"image_size": size, "fit": config.fit, "normalize": config.normalize})]
 
 
 def write_answers(
@@ -151,7 +199,7 @@ def _annotations(
 
 def _paths(split: str, records: Records) -> list[Path]:
     """The files of a split; made up for pictures in memory."""
-    files = [Path(os.fsdecode(path)) for path in records.paths]
+    files = [Path(os.fsdecode(places.path(records.root, address))) for address in records.paths]
     return files or [Path(f"{split}-{number:05}.png") for number in range(1, len(records) + 1)]
 
 

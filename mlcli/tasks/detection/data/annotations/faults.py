@@ -4,17 +4,16 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from mlcli.data.decode import opened, read_image, upright_size
+from mlcli.data import places
+from mlcli.data.decode import ImageSource, opened, read_image, stream, upright_size
 from mlcli.data.inspection import in_chunks
-from mlcli.data.jpeg import MOST_FILE_BYTES
 from mlcli.errors import DataError
-from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
 from mlcli.tasks.detection.masks import is_sound, moved, turned
 from mlcli.text import plural
@@ -77,37 +76,37 @@ class PictureHeaders:
     contents: np.ndarray
 
 
-def read_headers(root: str, paths: Sequence[str]) -> PictureHeaders:
+def read_headers(root: places.Root, addresses: np.ndarray) -> PictureHeaders:
     """Read the headers of pictures; files named twice are read once."""
-    names, place = np.unique(np.array(paths, dtype=object).astype(str), return_inverse=True)
-    files = [os.path.join(root, name) for name in names.tolist()]
+    files, place = np.unique(addresses, return_inverse=True)
 
     def headers(chunk: np.ndarray) -> list[tuple[tuple[int, int, int, int, int], str]]:
-        return [_header(files[index]) for index in chunk.tolist()]
+        return [_header(root, address) for address in files[chunk]]
 
-    parts = in_chunks(headers, np.arange(len(files)), "reading headers") if files else ()
+    parts = in_chunks(headers, np.arange(len(files)), "reading headers") if len(files) else ()
     found = [header for part in parts for header in part]
     facts = np.array([fact for fact, _ in found], dtype=np.int64).reshape(-1, 5)[place]
     unreadable = {position: found[file][1] for position, file in enumerate(place.tolist()) if found[file][1]}
-    return PictureHeaders(facts[:, :2], facts[:, 2:4], facts[:, 4], unreadable, _contents(files)[place])
+    return PictureHeaders(facts[:, :2], facts[:, 2:4], facts[:, 4], unreadable, _contents(root, files)[place])
 
 
-def _header(path: str) -> tuple[tuple[int, int, int, int, int], str]:
+def _header(root: places.Root, address: places.Address) -> tuple[tuple[int, int, int, int, int], str]:
     try:
-        with opened(path) as image:
+        source = places.source(root, address)
+        with opened(source) as image:
             upright, stored = upright_size(image), image.size
             orientation = image.getexif().get(0x0112, 1) if upright != stored else 1
-        if _may_be_cut_off(path):
-            read_image(path, 3)
+        if _may_be_cut_off(source):
+            read_image(source, 3)
     except DataError as error:
         return (0, 0, 0, 0, 1), error.what.removeprefix("cannot read image: ")
     return (*upright, *stored, orientation), ""
 
 
-def _may_be_cut_off(path: str) -> bool:
+def _may_be_cut_off(source: ImageSource) -> bool:
     """Whether the file does not end as its format ends, or its format has no such ending; some whole files do not, so
     decoding decides."""
-    with open(open_regular(path, ANY_SIZE), "rb") as file:
+    with stream(source) as file:
         head, length = file.read(8), file.seek(0, os.SEEK_END)
         if head[:2] in _LENGTHS:
             where, before = _LENGTHS[head[:2]]
@@ -118,31 +117,17 @@ def _may_be_cut_off(path: str) -> bool:
         return _ENDINGS[head[:2]] not in file.read()
 
 
-def _contents(files: Sequence[str]) -> np.ndarray:
+def _contents(root: places.Root, files: np.ndarray) -> np.ndarray:
     """A number for each file, the same for the same bytes. Only files of equal length are read."""
-    lengths = [_length(path) for path in files]
+    lengths = places.sizes(root, files).tolist()
     same_length = Counter(lengths)
-    numbers: dict[bytes, int] = {}
-    keys = (
-        _digest(path) if same_length[length] > 1 and length >= 0 else os.fsencode(path)
-        for path, length in zip(files, lengths, strict=True)
-    )
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    numbers: dict[bytes | int, int] = {}
 
+    def key(number: int, length: int) -> bytes | int:
+        found = places.content_or_nothing(root, files[number]) if same_length[length] > 1 and length >= 0 else b""
+        return hashlib.blake2b(found).digest() if found else number
 
-def _length(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
-
-
-def _digest(path: str) -> bytes:
-    try:
-        with open(open_regular(path, MOST_FILE_BYTES), "rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError:
-        return os.fsencode(path)
+    return np.array([numbers.setdefault(key(*one), len(numbers)) for one in enumerate(lengths)], dtype=np.int64)
 
 
 # --- annotations -----------------------------------------------------------------------------------------------------
@@ -175,7 +160,7 @@ class CheckedAnnotations:
         self.boxes_xyxy = np.array([thing.box_xyxy for thing in objects], dtype=np.float64).reshape(-1, 4)
         self.area = np.array([thing.area for thing in objects], dtype=np.float64)
         self.segmentations = [thing.segmentation for thing in objects]
-        self._headers = read_headers(annotations.root, [picture.path for picture in pictures])
+        self._headers = read_headers(annotations.place, annotations.addresses)
         self._written = np.array([picture.size for picture in pictures], dtype=np.int64).reshape(-1, 2)
         self.sizes = np.where(self._headers.sizes > 0, self._headers.sizes, self._written)
         self._faulty_pictures, self._lost_pictures = np.zeros((2, len(pictures)), dtype=bool)

@@ -1,0 +1,346 @@
+"""Where tar shards lie, in a folder or behind an address, and reading them by position.
+
+Local shards are read by pread on open descriptors, which no two readers can disturb, in threads or forked processes.
+What lies behind an address (http://, s3://, gs://, ...) is read by ranges through fsspec, an extra: mlcli[remote].
+"""
+
+import contextlib
+import importlib.util
+import itertools
+import math
+import os
+import posixpath
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from mlcli.errors import ConfigError, DataError
+from mlcli.reading import ANY_SIZE, open_regular, read_file, why_absent
+from mlcli.text import listed, visible, without_secrets
+
+MOST_OPEN = 128
+"""Descriptors that one process keeps open; shards beyond them are opened for each read, which takes 6 us."""
+MOST_SHARDS = 1_000_000
+TIMEOUT_S, ATTEMPTS = 60.0, 4
+"""Of a request over a network, and how often it is made before it has failed; pauses of 1, 2 and 4 s between them."""
+PAUSE_S = 1.0
+MOST_SMALL = 2**24
+"""Bytes of a file beside the shards, such as that of the names of classes."""
+TAR = (".tar",)
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+Result = TypeVar("Result")
+
+
+class Shard(NamedTuple):
+    """One tar file. name: its path below the root. stamp: what changes when it is written anew; may be empty."""
+
+    name: str
+    size: int
+    stamp: str
+
+
+class Storage(Protocol):
+    """`address` is what messages call the place."""
+
+    address: str
+    is_remote: bool
+
+    def names(self) -> list[str]:
+        """Tar files below the place and in its folders, sorted. Raises DataError."""
+
+    def shard(self, name: str) -> Shard:
+        """Size and stamp of a shard as it is now. Raises DataError."""
+
+    def read(self, shard: Shard, offset: int, size: int) -> bytes:
+        """Raises DataError, also if the shard is not what it was."""
+
+    def read_many(self, parts: Sequence[tuple[Shard, int, int]]) -> Iterator[bytes]:
+        """The same for several, each given as (shard, offset, size)."""
+
+    def small(self, name: str) -> bytes | None:
+        """The content of a small file beside the shards; None if there is none. Raises DataError."""
+
+
+def storage_at(root: Path | str) -> Storage:
+    """Return the storage that a folder, a tar file or an address means. Raises ConfigError without what it needs."""
+    return RemoteStorage(str(root)) if "://" in str(root) else LocalStorage(Path(root))
+
+
+def changed(address: str, shard: Shard) -> DataError:
+    fix = "leave shards as they are while they are read, and begin again; new ones get new names"
+    return DataError("the shard has been changed, replaced or deleted since its index was made",
+                     where=f"{address}/{shard.name}", fix=fix)  # fmt: skip
+
+
+class LocalStorage:
+    """A folder, or one tar file, on this machine or mounted."""
+
+    is_remote = False
+
+    def __init__(self, root: Path) -> None:
+        self._one = root.name if root.is_file() else ""
+        self._root = root.parent if self._one else root
+        self.address = str(self._root)
+        self._open: dict[str, int] = {}
+
+    def names(self) -> list[str]:
+        if self._one:
+            return [self._one]
+        if not self._root.is_dir():
+            fix = why_absent(self._root) or "give the folder that holds the .tar files"
+            raise DataError("there is no such folder", where=self.address, fix=fix)
+        found: list[str] = []
+        for folder, below, files in os.walk(self._root, onerror=_unreadable):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            place = os.path.relpath(folder, self._root)
+            found += [os.path.normpath(os.path.join(place, name)) for name in files if not name.startswith(".")]
+        return sorted(name for name in found if name.lower().endswith((*TAR, *COMPRESSED)))
+
+    def shard(self, name: str) -> Shard:
+        try:
+            found = os.stat(self._root / name)
+        except (OSError, ValueError) as error:
+            raise self._cannot_read(name, error) from error
+        return Shard(name, found.st_size, str(found.st_mtime_ns))
+
+    def read(self, shard: Shard, offset: int, size: int) -> bytes:
+        descriptor = self._open.get(shard.name)
+        try:
+            if descriptor is None:
+                descriptor = open_regular(self._root / shard.name, ANY_SIZE)
+                if len(self._open) < MOST_OPEN:
+                    kept = self._open.setdefault(shard.name, descriptor)  # another thread may have been quicker
+                    if kept != descriptor:
+                        os.close(descriptor)
+                        descriptor = kept
+            data = os.pread(descriptor, size, offset)
+            while 0 < len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+                data += more
+            found = os.fstat(descriptor)
+        except OSError as error:
+            raise self._cannot_read(shard.name, error) from error
+        finally:
+            if descriptor is not None and self._open.get(shard.name) != descriptor:
+                os.close(descriptor)
+        if (found.st_size, str(found.st_mtime_ns)) != shard[1:] or len(data) != size or not found.st_nlink:
+            raise changed(self.address, shard)
+        return data
+
+    def read_many(self, parts: Sequence[tuple[Shard, int, int]]) -> Iterator[bytes]:
+        return (self.read(*part) for part in parts)
+
+    def small(self, name: str) -> bytes | None:
+        try:
+            return read_file(self._root / name, MOST_SMALL)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._cannot_read(name, error) from error
+
+    def __getstate__(self) -> dict[str, Any]:  # a process that is started afresh opens its own
+        return {**self.__dict__, "_open": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_open", {}).values():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _cannot_read(self, name: str, error: Exception) -> DataError:
+        why = getattr(error, "strerror", None) or str(error)
+        return DataError(f"cannot read the file: {why}", where=visible(f"{self.address}/{name}"),
+                         fix="check that it is there and may be read")  # fmt: skip
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"cannot look into the folder: {error.strerror}", where=str(error.filename),
+                    fix="give yourself access: chmod -R u+rX FOLDER") from error  # fmt: skip
+
+
+# --- over a network --------------------------------------------------------------------------------------------------
+
+
+class RemoteStorage:
+    """Shards behind an address, read by ranges. User, password and query are used and never shown."""
+
+    is_remote = True
+
+    def __init__(self, root: str) -> None:
+        self._protocol = root.partition("://")[0].lower()
+        path, mark, query = root.partition("?")
+        folder, _, last = path.rstrip("/").rpartition("/")
+        self._one = last if last.lower().endswith((*TAR, *COMPRESSED)) else ""
+        self._root, self._query = folder if self._one else path.rstrip("/"), mark + query
+        self.address = without_secrets(self._root)
+        self._system: tuple[int, Any] | None = None
+        self._last: tuple[Any, list[bytes]] = (None, [])
+        self._ranges_told = False
+        needed = ("fsspec", "aiohttp") if self._is_http else ("fsspec",)
+        if any(importlib.util.find_spec(name) is None for name in needed):
+            fix = "pip install 'mlcli[remote]'; for s3:// also s3fs, for gs:// gcsfs"
+            raise ConfigError(f"shards behind an address need {listed(needed)}", where="data.root", fix=fix)
+
+    @property
+    def _is_http(self) -> bool:
+        return self._protocol in ("http", "https")
+
+    @property
+    def _files(self) -> Any:
+        """The file system of fsspec; one for each process, as it holds connections and a thread."""
+        if self._system is None or self._system[0] != os.getpid():
+            import fsspec
+
+            options: dict[str, Any] = {}
+            if self._is_http:
+                import aiohttp
+
+                timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+                options = {"client_kwargs": {"timeout": timeout}}
+            try:
+                options |= {"skip_instance_cache": True, "use_listings_cache": False}
+                system = fsspec.filesystem(self._protocol, **options)
+            except (ImportError, ValueError) as error:
+                fix = "pip install s3fs for s3://, gcsfs for gs://"
+                what = f"{self._protocol}:// cannot be read here: {error}"
+                raise ConfigError(what, where="data.root", fix=fix) from error
+            self._system = os.getpid(), system
+        return self._system[1]
+
+    def _url(self, name: str) -> str:
+        return f"{self._root}/{name}".rstrip("/") + self._query
+
+    def names(self) -> list[str]:
+        if self._one:
+            return [self._one]
+        found, folders = list[str](), [""]
+        for folder in folders:  # and those in it, to which it grows
+            url = self._url(folder)
+            url = url if self._query or not self._is_http else url + "/"
+            for entry in self._asked(folder, partial(self._listed, url)):
+                last = posixpath.basename(unquote(urlsplit(entry["name"]).path).rstrip("/"))
+                name = posixpath.join(folder, last)
+                if entry["type"] == "directory" and not folder and last and len(folders) < 1000:
+                    folders.append(name)
+                elif last.lower().endswith((*TAR, *COMPRESSED)):
+                    found.append(name)
+        return sorted(set(found))
+
+    def _listed(self, url: str) -> list[dict[str, Any]]:
+        return self._files.ls(url, detail=True)
+
+    def shard(self, name: str) -> Shard:
+        found = self._asked(name, lambda: self._files.info(self._url(name)))
+        if not isinstance(found.get("size"), int):
+            raise self._no_ranges(name, "it does not say how large the file is")
+        if self._is_http and not self._ranges_told and found["size"] >= 2:
+            self._probe(name, found)
+        stamps = ("ETag", "Last-Modified", "LastModified", "etag", "md5Hash", "mtime", "updated", "created")
+        return Shard(name, found["size"], str(next((found[key] for key in stamps if found.get(key)), "")))
+
+    def _probe(self, name: str, found: dict[str, Any]) -> None:
+        """Raise DataError unless the server sends a part of a file when asked for one; it is cut off if it does not."""
+
+        def part() -> bytes:
+            with self._files.open(self._url(name), "rb", size=found["size"], cache_type="none") as file:
+                file.seek(1)
+                return file.read(1)
+
+        try:
+            told = found.get("partial") is not False and len(self._asked(name, part)) == 1
+        except ValueError:  # of fsspec: the whole file came
+            told = False
+        if not told:
+            raise self._no_ranges(name, "the server does not send parts of files (ranges)")
+        self._ranges_told = True
+
+    def read(self, shard: Shard, offset: int, size: int) -> bytes:
+        end = offset + size
+        data = self._asked(shard.name, lambda: self._files.cat_file(self._url(shard.name), start=offset, end=end))
+        return self._whole(shard, data, size)
+
+    def read_many(self, parts: Sequence[tuple[Shard, int, int]]) -> Iterator[bytes]:
+        """All at once, over several connections; the last answer is kept, as sizes are asked for before crops."""
+        if len(parts) < 2:
+            return iter([self.read(*part) for part in parts])
+        if self._last[0] != parts:
+            urls = [self._url(shard.name) for shard, _, _ in parts]
+            starts, ends = [part[1] for part in parts], [part[1] + part[2] for part in parts]
+            asked = self._asked(parts[0][0].name, lambda: self._files.cat_ranges(urls, starts, ends, on_error="raise"))
+            found = [self._whole(shard, data, size) for (shard, _, size), data in zip(parts, asked, strict=True)]
+            self._last = (parts, found)
+        return iter(self._last[1])
+
+    def small(self, name: str) -> bytes | None:
+        try:
+            return self._asked(name, lambda: self._files.cat_file(self._url(name)))[:MOST_SMALL]
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_system": None, "_last": (None, [])}
+
+    def _asked(self, name: str, ask: Callable[[], Result]) -> Result:
+        """What a request brings, made again where it may help. Raises DataError with the address."""
+        where, pause_s = f"{self.address}/{name}".rstrip("/"), PAUSE_S
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return ask()
+            except (FileNotFoundError, PermissionError, NotImplementedError) as error:
+                what = "there is no such file" if isinstance(error, FileNotFoundError) else "it may not be read"
+                fix = "check the address; without a listing name the files: data.shards={train: 'a-{000..146}.tar'}"
+                raise DataError(f"{what} (answer to a request)", where=where, fix=fix) from error
+            except (ConfigError, ValueError, ImportError):
+                raise
+            except Exception as error:  # of many libraries, whose texts may hold the address with its secrets
+                status = getattr(error, "status", None)
+                why = type(error).__name__ + (f", status {status}" if status else "")
+                is_final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+                if attempt == ATTEMPTS or is_final:
+                    what = f"cannot be read over the network: {why}"
+                    fix = "check address, network and credentials, and go on with --resume"
+                    raise DataError(what, where=where, fix=fix) from error
+                print(f"warning    {where}: {why}; asked again in {pause_s:g} s", file=sys.stderr, flush=True)
+            time.sleep(pause_s)
+            pause_s *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    def _whole(self, shard: Shard, data: bytes, size: int) -> bytes:
+        if len(data) > size:
+            raise self._no_ranges(shard.name, "the server does not send parts of files (ranges)")
+        if len(data) < size:
+            raise changed(self.address, shard)
+        return bytes(data)
+
+    def _no_ranges(self, name: str, what: str) -> DataError:
+        fix = "use a server that takes ranges (nginx, S3, ...), or copy the shards to a disk and name its folder"
+        return DataError(what, where=f"{self.address}/{name}", fix=fix)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def expanded(pattern: str) -> list[str]:
+    """The names that a pattern with ranges in braces means: a-{000..002}.tar is three. Raises DataError beyond bounds.
+
+    `{a,b}` works as well; * and ? are left as they are.
+    """
+    parts = [_meant(part) for part in re.split(r"(\{[^{}]*\})", pattern)]
+    if math.prod(map(len, parts)) > MOST_SHARDS:
+        raise DataError(f"{pattern} means too many shards", where="data.shards", fix=f"{MOST_SHARDS:,} are the most")
+    return ["".join(chosen) for chosen in itertools.product(*parts)]
+
+
+def _meant(part: str) -> Sequence[str]:
+    """What a part of a pattern stands for: {08..11} for four numbers, {a,b} for two words, all else for itself."""
+    if match := re.fullmatch(r"\{(\d{1,9})\.\.(\d{1,9})\}", part):
+        first, last = map(int, match.groups())
+        if not first <= last < first + MOST_SHARDS:
+            raise DataError(f"{part} is no range of numbers of shards", where="data.shards", fix="{000..146}")
+        return [f"{number:0{len(match[1])}}" for number in range(first, last + 1)]
+    return part[1:-1].split(",") if part[:1] == "{" and "," in part else [part]

@@ -1,0 +1,131 @@
+"""Shards behind an address: a server on this machine that sends ranges, one that does not, and one that fails."""
+
+import contextlib
+import http.server
+import re
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+
+from mlcli.data.config import ImageShards
+from mlcli.data.sources import storage
+from mlcli.data.sources.build import build_source
+from mlcli.data.sources.shards import read_shards
+from mlcli.errors import DataError
+from tests.data.shard_files import labelled, write_tar
+
+pytest.importorskip("fsspec")
+pytest.importorskip("aiohttp")
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder; `ranges` says whether parts are sent, `failing` how many requests are answered by 503 yet."""
+
+    ranges, failing = True, 0
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.translate_path(self.path)
+        if type(self).failing:
+            type(self).failing -= 1
+            self.send_error(503)
+            return
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        if not asked or not self.ranges:
+            super().do_GET()
+            return
+        with open(path, "rb") as file:
+            content = file.read()
+        first, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder of shards, the class of its server, and its address with a user, a password and a key in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "PAUSE_S", 0.01)
+    write_tar(tmp_path / "s" / "train-000.tar", labelled(0, 10))
+    write_tar(tmp_path / "s" / "train-001.tar", labelled(10, 60))
+    write_tar(tmp_path / "s" / "val" / "0.tar", labelled(80, 6))
+    kind = type("Own", (Server,), {})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(tmp_path / "s")))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield tmp_path / "s", kind, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def source_of(root, **keys):
+    return build_source(ImageShards(name="shards", root=root, test=0, **keys))
+
+
+def test_the_same_pictures_as_from_the_folder(served):
+    folder, _, address = served
+    here = source_of(folder)
+    there = source_of(address)
+    assert there.info == here.info
+    for split, part in here.splits.items():
+        rows = np.arange(len(part))[::-1]
+        other = there.splits[split]
+        assert (other.read(rows) == part.read(rows)).all()
+        assert (other.sizes(rows) == part.sizes(rows)).all()
+        assert other.relative(3) == part.relative(3)
+    named = {"train": "train-{000..001}.tar", "val": "val/0.tar"}  # nothing has to be listed
+    again = source_of(f"{address}?key=secret", shards=named)
+    assert len(again.splits["train"]) == 70
+    assert again.splits["train"].name(0) == f"{address}/train-000.tar/0000.png"
+
+
+def test_a_server_without_ranges_is_refused(served):
+    _, kind, address = served
+    kind.ranges = False
+    (finding,) = read_shards(address).findings
+    assert "parts of files (ranges)" in finding.text
+    assert finding.places == (f"{address}/train-000.tar",)
+
+
+def test_what_fails_is_asked_again_and_told_without_secrets(served, capsys):
+    _, kind, address = served
+    secret = address.replace("http://", "http://user:secret@") + "?key=secret"
+    train = source_of(secret, shards={"train": "train-000.tar"}, val=0).splits["train"]
+    kind.failing = 2
+    train.read(np.arange(1))
+    told = capsys.readouterr().err
+    assert told.count("asked again") == 2
+    kind.failing = 100
+    with pytest.raises(DataError, match="cannot be read over the network") as error:
+        train.read(np.arange(4))
+    assert error.value.where == f"{address}/train-000.tar"
+    assert "secret" not in told + str(error.value) + capsys.readouterr().err
+
+
+def test_nobody_answers_and_nothing_is_there(served, capsys):
+    _, _, address = served
+    (finding,) = read_shards("http://127.0.0.1:9/x").findings
+    assert "cannot be read over the network" in finding.text
+    (finding,) = read_shards(address, shards={"train": "none.tar"}).findings
+    assert "no such file" in finding.text
+
+
+def test_a_shard_that_changes_on_the_server(served):
+    folder, _, address = served
+    train = source_of(address).splits["train"]
+    write_tar(folder / "train-001.tar", labelled(10, 5))
+    with pytest.raises(DataError):
+        train.read(np.arange(60, 70))
