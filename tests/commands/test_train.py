@@ -112,7 +112,8 @@ def test_resuming_as_another_experiment_is_refused(mlcli, digits, tmp_path):
     assert run.status()["state"] == "finished"
 
 
-LONG = ("train.epochs=40", "train.tensorboard={pictures: false, layers: false, graph: false}")
+PLAIN = "train.tensorboard={pictures: false, layers: false, graph: false}"
+LONG = ("train.epochs=40", PLAIN)
 """Long enough to be stopped in, with little beside the training."""
 
 
@@ -414,7 +415,7 @@ def test_it_stops_when_asked_to(digits, tmp_path):
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("lines", [0, 12], ids=["at once", "in the middle"])
 def test_a_reader_that_leaves_does_not_end_the_run(digits, tmp_path, lines, unbuffered):
-    command = [sys.executable, "-m", "mlcli", "train", str(digits)]
+    command = [sys.executable, "-m", "mlcli", "train", str(digits), PLAIN]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONUNBUFFERED": unbuffered})  # fmt: skip
     for _ in range(lines):

@@ -64,7 +64,7 @@ def findings(
         data=Data("folder", 10_000, 8_000, "img", "none", workers, False, crops, tensors, 10**8, "ext4 on /dev/sda"),
         machine=Machine(8, 8, 8 * GB, 64_000_000, "cpu", "cpu (8 threads)", "fp32", 8),
         batch_size=64,
-        asked_batch_size=64,
+        is_slow=False,
         prefetch=2,
         stages=(Stage("decode", steady(read_ms / 1e3), "worker"), Stage("augment", steady(own_ms / 1e3 + 1e-12))),
         loader=tuple(loader),
@@ -259,14 +259,13 @@ def test_a_number_of_workers_that_is_not_judged_may_be_shaky():
 
 
 @pytest.mark.parametrize("cached", [pytest.param(False, id="files"), pytest.param(True, id="in memory")])
-def test_smaller_batches_than_asked_for_give_a_guess(cached):
-    found = replace(findings(**QUIET), batch_size=2)
+def test_a_slow_model_gives_a_guess(cached):
+    found = replace(findings(**QUIET), is_slow=True)
     found = in_memory(found, fed_ms=0.01, wait=0.02) if cached else found
     verdict = judge(found)
-    assert verdict.sentence.endswith(
-        "probably nothing to do (measured with batches of 2 instead of 64, so this is a rough guess)."
-    )
-    assert verdict.doubts == ("measured with batches of 2 instead of 64, so this is a rough guess",)
+    doubt = "a batch of 64 takes 0.3s, too slow to measure in the time, so this is a rough guess"
+    assert verdict.sentence.endswith(f"probably nothing to do ({doubt}).")
+    assert verdict.doubts == (doubt,)
     assert not any("would already be enough" in line for line in advice(found, verdict))
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.machine.bench.measurements import LARGE_SPREAD, CachedThroughput, Measurements, is_above
-from mlcli.text import plural, size
+from mlcli.text import duration, plural, size
 
 ENOUGH = 1.25
 """Times the model's throughput that the loader should deliver: what is left for a busier moment of the machine."""
@@ -163,9 +163,8 @@ def judge(measured: Measurements) -> ThroughputVerdict:
     """Return the verdict of a whole measurement, with the reasons to doubt it."""
     verdict = _judge_reading(measured) if measured.data.cache == "none" else _judge_memory(measured)
     doubts, sentence = [], verdict.sentence
-    if _cut(measured):
-        doubts.append(f"measured with batches of {measured.batch_size} instead of {measured.asked_batch_size}, so this "
-                      "is a rough guess")  # fmt: skip
+    if measured.is_slow:
+        doubts.append(f"{slow_batch(measured)}, too slow to measure in the time, so this is a rough guess")
         sentence = f"{sentence.removesuffix('.')} ({doubts[0]})."
     judged = {measured.together[0].workers} if measured.data.cache != "none" else {measured.data.workers}
     judged |= {verdict.workers} if verdict.workers is not None else set()
@@ -224,7 +223,7 @@ def _nothing_to_do(ratio: float, wait: float, measured: Measurements) -> str:
     reading = "Reading is faster than training" if ratio >= 1 else "Reading hardly slows training down"
     if measured.data.cache != "none":
         reading = "Nothing is read while training"
-    doubt = "probably " if _cut(measured) else ""
+    doubt = "probably " if measured.is_slow else ""
     if wait <= TOLERATED_WAIT:
         return f"{reading}: {doubt}nothing to do."
     own = [stage for stage in measured.stages if stage.timing and stage.by == "trainer"]
@@ -268,9 +267,9 @@ def spreads(measured: Measurements) -> list[tuple[str, float]]:
     return [(name, timing.spread) for name, timing in timings if timing.spread and is_above(timing, LARGE_SPREAD)]
 
 
-def _cut(measured: Measurements) -> bool:
-    """Return whether smaller batches than those asked for were measured."""
-    return measured.batch_size < measured.asked_batch_size
+def slow_batch(measured: Measurements) -> str:
+    """Return how long the model takes for a batch, in words."""
+    return f"a batch of {measured.batch_size} takes {duration(measured.model.step.seconds * measured.batch_size)}"
 
 
 def _useless(measured: Measurements, workers: int) -> bool:
@@ -329,4 +328,4 @@ def memory_checks(measured: Measurements, verdict: ThroughputVerdict) -> list[Me
 def slots_bytes(measured: Measurements, workers: int) -> int:
     """Memory in which workers hand over their batches."""
     data = measured.data
-    return workers * measured.prefetch * measured.asked_batch_size * (data.bytes_as_tensors // max(1, data.samples))
+    return workers * measured.prefetch * measured.batch_size * (data.bytes_as_tensors // max(1, data.samples))

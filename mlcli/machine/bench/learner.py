@@ -28,9 +28,11 @@ from mlcli.machine.bench.measurements import (
     timed_laps,
 )
 
-SMALLEST_BATCH = 2  # of one, batch normalisation refuses
-HOPELESS = 10.0  # times the limit: no stall of the scheduler takes that long
-TRIES = 3  # steps of a size; the fastest counts: the first allocates memory, and the scheduler stalls any of them
+LEAST_WARM_UPS = {"cpu": 2}
+OTHER_WARM_UPS = 4  # a GPU's: allocating, choosing and compiling kernels may go on for some steps
+MOST_WARM_UPS = 10
+SETTLED = 0.8
+"""Share of the fastest step so far that a step must take at least, for the model to be warm."""
 
 
 class Learner:
@@ -41,8 +43,8 @@ class Learner:
         select_by = choose_metric(task, settings.train.watch)
         state = TrainingState.start(task, feed, settings, runtime, select_by)
         self.stepper = Stepper(task, state, settings, runtime, Meter())
-        self.last: tuple[float, float, float, int] = (0.0, 0.0, 0.0, 0)
-        """Of the last `one_step`: seconds forward, backward and in the optimizer, and its samples."""
+        self._laps: list[tuple[float, float, float]] = []
+        """Of the steps that warmed it up: seconds per sample forward, backward and in the optimizer."""
         task.train_mode(0)
 
     def step(self, batches: Iterator[Batch], meter: Meter) -> int:
@@ -53,15 +55,28 @@ class Learner:
 
     def one_step(self, batch: Batch, size: int) -> float:
         """Seconds for a step on the first `size` samples of a batch."""
-        part = batch[:size]
-        self.last = self._timed(iter([part]), 1)
-        return sum(self.last[:3])
+        return sum(self._timed(iter([batch[:size]]), 1)[:3])
 
-    def last_throughput(self) -> ModelThroughput:
-        """The throughput by the last `one_step`, for a model of which a second step would take too long."""
-        *parts_s, samples = self.last
-        forward, backward, optimizer = (Timing.of([part_s / samples]) for part_s in parts_s)
-        return ModelThroughput(Timing.of([sum(parts_s) / samples]), forward, backward, optimizer)
+    def warm_up(self, batches: list[Batch], budget_s: float) -> float:
+        """Take steps until they get no faster: the first ones wait for memory, kernels that are chosen or compiled, and
+        threads. Some are taken whatever the budget. Returns seconds a sample of the fastest.
+        """
+        endless, began, fastest_s = itertools.cycle(batches), perf_counter(), math.inf
+        least = LEAST_WARM_UPS.get(self.runtime.device.type, OTHER_WARM_UPS)
+        for number in range(MOST_WARM_UPS):
+            *parts_s, samples = self._timed(endless, self.settings.train.accumulate)
+            forward_s, backward_s, optimizer_s = (part_s / samples for part_s in parts_s)
+            self._laps.append((forward_s, backward_s, optimizer_s))
+            step_s = forward_s + backward_s + optimizer_s
+            is_settled, fastest_s = step_s >= SETTLED * fastest_s, min(fastest_s, step_s)
+            if number + 1 >= least and (is_settled or perf_counter() - began > budget_s):
+                break
+        return fastest_s
+
+    def warm_up_throughput(self) -> ModelThroughput:
+        """Return the throughput by `warm_up` without its first step, for a model that is too slow for more."""
+        laps = self._laps[1:]
+        return ModelThroughput(Timing.of([sum(lap) for lap in laps]), *map(Timing.of, zip(*laps, strict=True)))
 
     def throughput(self, batches: list[Batch], budget_s: float) -> ModelThroughput:
         """batches: on the device, as many as make a step or more."""
@@ -122,38 +137,6 @@ class Learner:
 
         timing = timed_laps(work, budget_s, least, perf_counter())
         return JointThroughput(workers, timing, meter.span().wait_share)
-
-
-def fitting_batch(learner: Learner, batch: Batch, limit_s: float) -> int:
-    """The whole batch if a step on it takes no longer than the limit, otherwise as many samples as do.
-
-    Tries 2, 4, 8, ... samples and interpolates between the last that fit and the first that did not.
-    """
-    fits, fits_s, size = 0, 0.0, min(SMALLEST_BATCH, len(batch))
-    while True:
-        step_s = _fastest_step(learner, batch, size, limit_s)
-        seems_stalled = fits_s * size <= limit_s * fits  # half of the batch was quick
-        if limit_s < step_s <= HOPELESS * limit_s and seems_stalled:
-            step_s = min(step_s, _fastest_step(learner, batch, size, limit_s))
-        if step_s > limit_s:
-            break
-        if size == len(batch):
-            return size
-        fits, fits_s, size = size, step_s, min(2 * size, len(batch))
-    if not fits:
-        return size
-    return fits + int((size - fits) * (limit_s - fits_s) / (step_s - fits_s))
-
-
-def _fastest_step(learner: Learner, batch: Batch, size: int, limit_s: float) -> float:
-    """Seconds for the fastest of some steps; one within the limit is enough, and two hopelessly far from it: the first
-    of all may wait for memory, threads and other programs."""
-    fastest_s = math.inf
-    for tried in range(TRIES):
-        fastest_s = min(fastest_s, learner.one_step(batch, size))
-        if fastest_s <= limit_s or (tried and fastest_s > HOPELESS * limit_s):
-            break
-    return fastest_s
 
 
 # --- batch size ------------------------------------------------------------------------------------------------------

@@ -181,13 +181,13 @@ class FullRead:
 class Measurements:
     """loader: by number of workers, ascending; a single one where data are in memory. together: likewise.
 
-    batch_size: samples at once, configured or, so that a slow model fits into the time, fewer (`asked_batch_size`).
+    batch_size: samples at once, as configured. is_slow: a step takes so long that few could be measured.
     """
 
     data: Data
     machine: Machine
     batch_size: int
-    asked_batch_size: int
+    is_slow: bool
     prefetch: int
     stages: tuple[Stage, ...]
     loader: tuple[LoaderThroughput, ...]

@@ -13,6 +13,7 @@ from mlcli.machine.bench.bottleneck import (
     compared,
     expected_wait_share,
     memory_checks,
+    slow_batch,
     spreads,
     times,
 )
@@ -64,9 +65,8 @@ def advice(measured: Measurements, verdict: ThroughputVerdict) -> list[str]:
         lines += _disk_advice(measured, ratings[data.workers].wait_share, ratings[data.workers].cold_wait_share)
     if data.crops and fewest is None and not data.in_memory:
         lines.append("loader.cache: ram is not advised: random_resized_crop would cut from the small images held")
-    if measured.batch_size < measured.asked_batch_size:
-        lines.append(f"the model is slow here: measured with batches of {measured.batch_size} instead of "
-                     f"{measured.asked_batch_size}, to keep within the time")  # fmt: skip
+    if measured.is_slow:
+        lines.append(f"the model is slow here: {slow_batch(measured)}; few steps could be measured in the time")
     lines += [check.text for check in memory_checks(measured, verdict) if check.status == "warning"]
     if wide := spreads(measured):
         shown = ", ".join(f"{name} {spread:.0%}" for name, spread in wide[:4])

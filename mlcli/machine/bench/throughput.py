@@ -22,7 +22,7 @@ from mlcli.engine.limits import available_memory_bytes, usable_cpus
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import TaskSettings
 from mlcli.machine.bench.disk import file_system, shared_memory_bytes, warm_up
-from mlcli.machine.bench.learner import HOPELESS, SMALLEST_BATCH, Learner, fitting_batch
+from mlcli.machine.bench.learner import Learner
 from mlcli.machine.bench.measurements import (
     READ_WARM,
     Cache,
@@ -33,6 +33,7 @@ from mlcli.machine.bench.measurements import (
     LoaderThroughput,
     Machine,
     Measurements,
+    ModelThroughput,
     Stage,
     repeat,
 )
@@ -40,7 +41,7 @@ from mlcli.machine.bench.stages import MOST_FILES, assembly_stage, augment_stage
 
 Memory = tuple[Tensor, Tensor] | None
 """Samples held in memory, as `Task.feed` takes them."""
-LONGEST_STEP = 0.025  # of the whole time, so that a slow model still takes some forty steps in all
+LONGEST_STEP = 0.025  # of the whole time: with a model that is slower, fewer than forty steps could be taken in all
 HELD_BYTES = 2**28  # a stand-in for a cache: larger than any processor's own, quick to fill
 _ENDLESS = 10**9  # steps; no measurement takes so many
 _SHARES = {"files": 0.12, "model": 0.18, "assembly": 0.03, "augment": 0.06, "warm up": 0.05, "loader": 0.22,
@@ -79,13 +80,13 @@ class Bench:
         self.cpus = cpus or usable_cpus()
         self.data = describe_data(task, settings.name_in("data"), runtime)
         self.is_slow = False
-        """A step of the smallest batch takes so long that only what is configured can be measured."""
+        """A step takes so long that only what is configured can be measured, with few of them."""
         self._taken, self._warm_steps = 0, _ENDLESS
         """Micro-batches that the loader was measured with, and steps whose files are in the page cache."""
 
     def measure(self, *, full: bool = False) -> Measurements:
         """Measure everything; with `full`, also read all splits once. Raises UserError."""
-        self.began, asked = time.perf_counter(), self._micro_batch()
+        self.began = time.perf_counter()
         self.say("files" if not self.data.in_memory else "data in memory")
         stages, images = self._reading()
         file_bytes = next((stage.bytes_per_sample for stage in stages if stage.name == READ_WARM), 0)
@@ -93,11 +94,7 @@ class Bench:
         self.say("the model")
         memory = self._memory(images)
         learner = Learner(self.task, self.settings, self.runtime, self._feed(memory, "ram", 0))
-        self._limit_batch(learner, memory)
-        if self.is_slow:
-            model = learner.last_throughput()
-        else:
-            model = learner.throughput(self._batches(memory), self._share("model"))
+        model = self._model(learner, self._batches(memory))
         self.say("making batches")
         stages += self._making_batches(images, memory)
         loader = self._loader_alone()
@@ -107,7 +104,7 @@ class Bench:
             data=self.data,
             machine=describe_machine(self.runtime, self.cpus),
             batch_size=self._micro_batch(),
-            asked_batch_size=asked,
+            is_slow=self.is_slow,
             prefetch=self.settings.loader.prefetch,
             stages=tuple(stages),
             loader=loader,
@@ -142,17 +139,14 @@ class Bench:
     def _micro_batch(self) -> int:
         return math.ceil(self.settings.train.samples_per_step / self.settings.train.accumulate)
 
-    def _limit_batch(self, learner: Learner, memory: Memory) -> None:
-        """Smaller batches where a step would take too much of the time."""
+    def _model(self, learner: Learner, batches: list[Batch]) -> ModelThroughput:
+        """The model's throughput once it is warm; by few steps where one takes too much of the time."""
+        budget_s = self._share("model")
+        step_s = learner.warm_up(batches, budget_s / 2) * self.settings.train.samples_per_step
         # `Learner.together` takes w + 1 steps to begin with, then twice as many as there are workers.
         steps = sum(3 * max(1, workers) + 1 for workers in self._counts_together())
-        limit_s = min(LONGEST_STEP * self.budget_s, self._share("together") / steps)
-        micro_batch = self._batches(memory)[0]
-        fitting = fitting_batch(learner, micro_batch, limit_s)
-        if fitting < len(micro_batch):
-            train = self.settings.train.model_copy(update={"batch_size": fitting, "accumulate": 1})
-            self.settings = learner.settings = self.settings.model_copy(update={"train": train})
-        self.is_slow = fitting <= SMALLEST_BATCH and sum(learner.last[:3]) > HOPELESS * limit_s
+        self.is_slow = step_s > min(LONGEST_STEP * self.budget_s, self._share("together") / steps)
+        return learner.warm_up_throughput() if self.is_slow else learner.throughput(batches, budget_s)
 
     def _order(self) -> TrainOrder:
         return TrainOrder(self.source.splits["train"].targets, self.settings.train, self.settings.loader.sampler)
