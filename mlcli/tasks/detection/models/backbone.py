@@ -10,7 +10,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,9 +101,10 @@ class CompactFpn(nn.Module):
         super().__init__()
         self.strides = tuple(strides)
         self.out_channels = channels = NECK_WIDTH * width
-        self.backbone: Any = backbone or CompactBackbone(width)
+        self.backbone = backbone or CompactBackbone(width)
         self.finest = BACKBONE_STRIDES.index(strides[0])
-        inner = self.backbone.channels[self.finest :]  # down from the top in any case: it has seen the most
+        channels_of: tuple[int, ...] = self.backbone.channels  # type: ignore[assignment]  # of any module
+        inner = channels_of[self.finest :]  # down from the top in any case: it has seen the most
         self.lateral = nn.ModuleList(Conv(from_channels, channels, kernel_size=1) for from_channels in inner)
         self.down = nn.ModuleList(Conv(channels, channels) for _ in inner[:-1])
         self.up = nn.ModuleList(Conv(channels, channels, stride=2) for _ in strides[1:])

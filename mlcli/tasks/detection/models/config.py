@@ -95,7 +95,7 @@ class Ssd(CompactSingleShot):
     """Single shot multibox detector (Liu et al. 2016, arXiv:1512.02325)."""
 
     name: Literal["ssd"]
-    backbone: Literal["vgg16"] | Backbone = "compact"
+    backbone: Literal["vgg16"] | Backbone = "compact"  # type: ignore[assignment]  # more than in the base class
     """The compact one, the paper's VGG-16 (24 million parameters), or one of timm as a section of its own."""
     batch_norm: bool = True
     """For vgg16: batch normalisation, which makes it trainable from scratch; false for the paper's, as for COCO."""
