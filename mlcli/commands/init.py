@@ -10,7 +10,8 @@ from mlcli.commands.common import refuse_input
 from mlcli.data.draft import Draft, as_comment
 from mlcli.errors import ConfigError
 from mlcli.files import write_atomically, write_output
-from mlcli.text import command_line, listed, wrapped
+from mlcli.show.terminal import fitted
+from mlcli.text import command_line, listed
 
 SCHEMA_FILE = "mlcli.schema.json"
 """Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
@@ -65,12 +66,12 @@ def run(
     schema = output.parent / SCHEMA_FILE
     write_atomically(schema, json.dumps(experiment.json_schema(), indent=1).encode() + b"\n")
     write_output(output, "\n".join(lines).encode() + b"\n")
-    print(wrapped(f"wrote {output} ({len(lines)} lines) and {schema}, with which editors complete and check it"))
+    print(fitted(f"wrote {output} ({len(lines)} lines) and {schema}, with which editors complete and check it"))
     for fact in draft.facts:
         if fact.startswith("WARNING: "):
-            print(wrapped(fact.removeprefix("WARNING: "), "warning: ", " " * 9))
+            print(fitted(fact.removeprefix("WARNING: "), "warning: "))
         elif fact.startswith(SAID):
-            print(wrapped(fact))
+            print(fitted(fact))
     print(f"next: {command_line('train', output)}")
 
 

@@ -74,8 +74,7 @@ def table_draft(place: "Place", *, regression: bool, task: str, loss: str) -> Dr
     table = place.table
     if table is None or table.path_column is not None or table.regression != regression:
         return None
-    distinct = len(set(table.file.column(table.target)))
-    answer = f"{distinct:,} different numbers" if regression else f"{distinct} classes"
+    answer = f"{table.distinct:,} different numbers" if regression else f"{table.distinct} classes"
     inputs = [c for c in table.file.header if c not in (table.target, table.split_column, *table.identifiers)]
     facts = [
         f"{as_comment(str(place.path))}: {len(table.file.rows):,} rows, {len(inputs)} columns to learn from.",

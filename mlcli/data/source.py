@@ -21,7 +21,7 @@ from mlcli.data.splits import SPLITS, class_balance
 from mlcli.engine.contract import Samples
 from mlcli.engine.membership import Fingerprints, KnownData, Membership
 from mlcli.errors import DataError
-from mlcli.text import without_secrets
+from mlcli.text import plural, without_secrets
 
 Result = TypeVar("Result")
 
@@ -220,7 +220,7 @@ def describe_data(config: ClassificationData | RegressionData, source: Source) -
         mean = targets.double().mean() + info.preparation.get("target_offset", 0.0)
         answers = f"{info.target} {mean:.4g} ± {targets.double().std(correction=0):.4g}"
     if info.kind == "features":
-        shape = f"{info.input_shape[0]} features"
+        shape = plural(info.input_shape[0], "feature")
     else:
         channels, height, width = info.input_shape
         shape = f"{height}x{width} {'grey' if channels == 1 else 'colour'}"

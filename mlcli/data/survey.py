@@ -60,7 +60,8 @@ class TableSurvey:
     target: of one-hot labels the columns' names, joined, as the file's one column in their place is called here.
     indicators: those columns.
     reason: why the target is that column; alternatives: the columns that could be it as well.
-    gaps: rows without a value of the target. decimal_comma: whether its numbers have one.
+    gaps: rows without a value of the target. distinct: how many different values the others have.
+    decimal_comma: whether its numbers have one.
     """
 
     file: CsvFile
@@ -74,6 +75,7 @@ class TableSurvey:
     reason: str
     alternatives: tuple[str, ...]
     gaps: int
+    distinct: int
     decimal_comma: bool
     indicators: tuple[str, ...] = ()
 
@@ -201,6 +203,7 @@ def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
     return TableSurvey(
         file, target, split_column, path_column, regression, identifiers, reason, alternatives,
         gaps=int(column.missing.sum()), indicators=indicators,
+        distinct=len({cell for cell, is_gap in zip(column.cells, column.missing, strict=True) if not is_gap}),
         decimal_comma=regression and column.form.decimal == "comma",
     )  # fmt: skip
 

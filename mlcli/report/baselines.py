@@ -135,7 +135,10 @@ def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = l
 
     if not isinstance(task, HasBaselines):
         return
-    words = f"comparing with simple models, about {BUDGET_S:.0f} s at most (train.baselines=false leaves them out)"
+    words = (
+        f"comparing with simple models, about {BUDGET_S:.0f} s and never much more than {PATIENCE * BUDGET_S:.0f} "
+        "(train.baselines=false leaves them out)"
+    )
     cache = run.path.parent.parent / ".cache" / "baselines"
     found = baselines(task.baseline_source, run.config_plain()["data"], cache, say=lambda: say(words))
     if found:

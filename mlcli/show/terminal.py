@@ -45,13 +45,18 @@ def paint(text: str, style: str, stream: TextIO | None = None) -> str:
 
 def in_colour(message: str) -> str:
     """Return an error's text for standard error: its subjects in colour, and on a terminal wrapped."""
-    if sys.stderr is not None and sys.stderr.isatty():  # but for commands, which could not be copied then
-        message = re.sub(r"^(error: |fix:   )((?!.*mlcli ).*)$", lambda f: wrapped(f[2], f[1], " " * 7), message,
-                         flags=re.M)  # fmt: skip
+    prose = r"^(error: |fix:   )((?!.*mlcli ).*)$"  # no commands, which could not be copied
+    message = re.sub(prose, lambda found: fitted(found[2], found[1], sys.stderr), message, flags=re.M)
     styles = {"error:": "red", "where:": "bold", "fix:": "green"}
     return re.sub(
         r"^(error|where|fix):", lambda found: paint(found[0], styles[found[0]], sys.stderr), message, flags=re.M
     )
+
+
+def fitted(text: str, first: str = "", stream: TextIO | None = None) -> str:
+    """Return a sentence after `first`, wrapped if the stream, standard output unless given, is a terminal."""
+    stream = stream or sys.stdout
+    return wrapped(text, first, " " * len(first)) if stream.isatty() else first + text
 
 
 def bar(what: str, total: int | None, unit: str = "") -> "tqdm[Any]":

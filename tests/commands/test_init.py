@@ -212,7 +212,7 @@ def test_target_and_task_are_taken_as_given(mlcli):
     Path("table.csv").write_text("id;kind;size\n" + "".join(f"{i};{i % 3 or ''};{i % 7},5\n" for i in range(60)))
     text, config = proposal(mlcli, "table.csv", "--target", "kind", "--task", "classification")
     assert (config.task, config.data.target, config.data.missing_target) == ("classification", "kind", "drop")
-    assert "it was named" in text
+    assert "kind (2 classes), it was named" in text
     _, config = proposal(mlcli, "table.csv", "--target", "size", "--force")
     assert (config.task, config.data.decimal) == ("regression", "comma")
     build_source(config.data, regression=True)

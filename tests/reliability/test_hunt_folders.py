@@ -10,7 +10,7 @@ from tests.reliability import hunt
 
 JSON = ("status.json", "environment.json", "summary.json", "baselines.json", "evaluation-test.json")
 LINES = ("metrics.jsonl", "layers.jsonl")
-OTHERS = ("resolved.yaml", "config.yaml", "run.lock", "model.safetensors", "checkpoints", "pictures", "tensorboard")
+OTHERS = ("resolved.yaml", "config.yaml", "run.lock", "model.safetensors", "checkpoints", "pictures", "train", "val")
 SPOILED = "runs/spoiled/only"
 
 

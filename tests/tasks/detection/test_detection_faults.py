@@ -221,6 +221,7 @@ def test_csv_faults_have_their_line(tmp_path):
     }
 
 
+@pytest.mark.filterwarnings("error")
 def test_yolo_faults_have_their_line(tmp_path):
     sheets.draw(tmp_path / "images")
     (tmp_path / "labels").mkdir()
@@ -235,6 +236,7 @@ def test_yolo_faults_have_their_line(tmp_path):
         "1 0.95 0.5 0.3 0.1",
         "0.5 0.2 0.2 0.1 0.1",
         "1 0.1 0.1 0.4 0.1 0.4 0.4 0.1",
+        "1 0.5 1e400 0.1 0.1",
     ]
     (tmp_path / "labels" / "p0.txt").write_text("\n".join(lines) + "\n")
     (tmp_path / "labels" / "p1.txt").write_bytes(b"\xff\xfe0")
@@ -247,6 +249,7 @@ def test_yolo_faults_have_their_line(tmp_path):
         ("partly_outside", "p0.txt:7"),
         ("unknown_class", "p0.txt:8"),
         ("malformed", "p0.txt:9"),
+        ("not_finite", "p0.txt:10"),
         ("malformed", "p1.txt"),
     }
 

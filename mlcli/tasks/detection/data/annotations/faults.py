@@ -243,6 +243,7 @@ class CheckedAnnotations:
         boxes[~np.isfinite(boxes).all(axis=1)] = 0
         if self.annotations.relative:
             given = np.array([thing.box_xyxy for thing in objects], dtype=np.float64).reshape(-1, 4)
+            given[~np.isfinite(given).all(axis=1)] = 0
             beyond = np.maximum(given[:, 2:] - given[:, :2], given[:, 2:] / 2 + given[:, :2] / 2).max(axis=1) > 1.001
             self._report_objects("not_relative", beyond, lambda t: "a share of the picture is above 1: pixels?")
         swapped = (boxes[:, :2] > boxes[:, 2:]).any(axis=1)
