@@ -241,7 +241,10 @@ def test_of_copies_in_given_splits_the_held_out_one_decides(tmp_path):
 
 
 def test_root_that_is_missing_or_a_file(tmp_path):
-    assert "no such folder" in fault(tmp_path / "nowhere").what
+    absent = fault(tmp_path / "$HOME")
+    assert "no such folder" in absent.what
+    assert "$HOME are not expanded" in absent.fix  # why not, and the key that says another
+    assert "set data.root" in absent.fix
     assert "is a file" in fault(write_image(tmp_path / "a.png")).what
 
 

@@ -497,6 +497,8 @@ def test_files_that_are_no_tables(tmp_path, content, says):
 def test_unknown_columns_in_the_config(tmp_path):
     file = write(tmp_path / "t.csv", rows())
     assert "did you mean 'answer'?" in fault(file, target="anwser").what
+    absent = fault(tmp_path / "my%20file.csv")
+    assert "set data.file" in absent.fix
     assert "data.drop" in fault(file, drop=("size",)).fix
     assert "data.categorical" in fault(file, categorical=("size",)).fix
     assert "data.split_column" in fault(file, split_column="size").fix

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlcli.data.finding import Finding
 from mlcli.data.splits import SPLITS, named_split
-from mlcli.reading import MOST_TEXT_BYTES, read_file
+from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.text import first_few, from_csv_cell, plural
 
 DELIMITERS = ",;\t|"
@@ -200,7 +200,8 @@ def _read_text(path: Path) -> tuple[str, list[Finding]]:
     try:
         data = read_file(path, MOST_TEXT_BYTES)
     except FileNotFoundError:
-        return "", [Finding("error", "csv", "there is no such file", (), "set data.file to a CSV file")]
+        fix = "; ".join(filter(None, [why_absent(path), "set data.file to a CSV file"]))
+        return "", [Finding("error", "csv", "there is no such file", (), fix)]
     except IsADirectoryError:
         return "", [Finding("error", "csv", "this is a folder, not a CSV file", (), "set data.file to a file")]
     except OSError as error:

@@ -96,7 +96,7 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
     """
     if not root.is_dir():
         what = "this is a file, not a folder" if root.exists() else "there is no such folder"
-        fix = why_absent(root) or "give the folder that holds the images"
+        fix = "; ".join(filter(None, [why_absent(root), "set data.root to the folder that holds the images"]))
         return nothing(root, [Finding("error", "no-folder", what, (), fix)])
     walk = _Walk(os.fspath(root))
     folders, loose = walk.contents("")

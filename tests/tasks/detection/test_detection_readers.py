@@ -415,9 +415,11 @@ def test_a_validation_split_without_objects_is_said(tmp_path):
 
 
 def test_yolo_needs_names_and_pictures(tmp_path):
-    config = yolo(tmp_path, names="[]")
-    with pytest.raises(DataError, match="no names"):
-        build_source(config)
+    config = yolo(tmp_path)
+    for names in ("[]", "{²: cat}", "{٣: cat}", f"{{'{'9' * 25}': cat}}"):
+        (tmp_path / "data.yaml").write_text(f"train: images/train\nnames: {names}\n")
+        with pytest.raises(DataError, match="no names"):
+            build_source(config)
     (tmp_path / "data.yaml").write_text("train: nowhere\nnames: [cat]\n")
     with pytest.raises(DataError, match="there is no"):
         build_source(config)

@@ -56,7 +56,7 @@ def load_coco(path: Path, found: Annotations) -> dict[str, Any]:
     try:
         text = read_file(path, MOST_TEXT_BYTES)
     except OSError as error:
-        fix = why_absent(path)
+        fix = "; ".join(filter(None, [why_absent(path), "data.train_file, val_file and test_file name such files"]))
         raise DataError(f"cannot read the file: {error.strerror}", where=str(path), fix=fix) from error
     if not text.strip():
         found.add_fault("empty_file", "the file is empty", str(path))

@@ -166,7 +166,7 @@ def _written(
         section = write(annotations, out)
     boxes = Counter(annotations.pictures[thing.picture].split for thing in annotations.objects)
     counts = [f"{len(listed):,} pictures and {boxes[split]:,} boxes of {split}" for split, listed in names.items()]
-    told = ["", "the section for a YAML next to its files", *dump({"data": section}).splitlines()]
+    told = ["", "to be read, from a YAML next to its files, by the section", *dump({"data": section}).splitlines()]
     return [f"{out}: {', '.join(counts)} as {format}", *told]
 
 

@@ -4,6 +4,7 @@ Written from the format as people use it: `class x y width height`, or `class x1
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def _names(plain: dict[str, Any], file: Path) -> dict[int, str]:
     """Classes by number, in order; a list, or a mapping from numbers."""
     names = plain.get("names")
     given = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(given, dict) or not given or not all(str(number).isdigit() for number in given):
+    if not isinstance(given, dict) or not given or not all(re.fullmatch("[0-9]{1,9}", str(number)) for number in given):
         raise DataError(
             "no names of classes", where=f"{file}: names", fix="names: [cat, dog], or names: {0: cat, 1: dog}"
         )
