@@ -22,7 +22,8 @@ DIGITS = """
 task: classification
 data: {name: digits}
 model: {name: mlp, hidden: [32], dropout: 0.1}
-train: {epochs: 3, batch_size: 64, device: cpu, threads: 1, baselines: false}
+train: {epochs: 3, batch_size: 64, device: cpu, threads: 1, baselines: false,
+        tensorboard: {layers: false, graph: false}}
 """
 
 
