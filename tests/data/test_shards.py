@@ -1,5 +1,6 @@
 """Shards: the index and its cache, splits and labels, what is refused, and the same bits as from a folder."""
 
+import errno
 import gzip
 import io
 import json
@@ -12,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 
+from mlcli import files
 from mlcli.data.check.examine import examine
-from mlcli.data.config import Digits, ImageFolder, ImageShards
+from mlcli.data.config import Digits, ImageCsv, ImageFolder, ImageShards
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.sources import storage, tar_index
-from mlcli.data.sources.build import build_source, list_images
+from mlcli.data.sources.build import build_source, list_images, new_data
 from mlcli.data.sources.shard_writer import write_classes
 from mlcli.data.sources.shards import read_shards, split_of_name
 from mlcli.data.sources.storage import expanded
 from mlcli.engine.ranks import Ranks
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.step import MicroBatches
-from mlcli.errors import ConfigError, DataError
+from mlcli.errors import ConfigError, DataError, OutputError
 from mlcli.experiment import Experiment
 from tests.data.shard_files import CLASSES, labelled, picture, write_folder, write_tar
 from tests.engine.many import on_ranks
@@ -438,6 +440,39 @@ def test_convert_writes_the_same_bytes_and_the_bytes_of_the_files(both, mlcli):
         first = tar.next()
         assert tar.extractfile(first).read() == (both / "pets" / first.name).read_bytes()
         assert (first.mtime, first.uid, first.uname) == (0, 0, "")
+
+
+def test_names_that_no_key_can_be_become_others(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "list.csv").write_text("path,label\n../a.b.png,cat\n../a.b.jpg,dog\nplain,cat\n../a_b.png,dog\n")
+    for number, name in enumerate(("a.b.png", "a.b.jpg", "x/plain", "a_b.png")):
+        (tmp_path / name).write_bytes(picture(number, kind="jpeg" if "jpg" in name else "png"))
+    was = build_source(ImageCsv(name="image_csv", file=tmp_path / "x" / "list.csv", val=0, test=0))
+    write_classes(was, tmp_path / "wds", 2**20)
+    with tarfile.open(tmp_path / "wds" / "train-000000.tar") as tar:
+        names = tar.getnames()
+    assert names[::2] == ["a_b.png", "a_b-2.jpg", "plain.png", "a_b-3.png"]
+    now = source_of(tmp_path / "wds", val=0).splits["train"]
+    assert torch.equal(now.read(np.arange(4)), was.splits["train"].read(np.arange(4)))
+    assert now.targets.tolist() == [0, 1, 0, 1]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(both, monkeypatch):
+    def full(operation, *arguments):
+        if operation is os.write and len(arguments[1]) > 10_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return operation(*arguments)
+
+    monkeypatch.setattr(files, "perform", full)
+    source = build_source(ImageFolder(name="folder", root=both / "pets", test=0))
+    with pytest.raises(OutputError, match="No space left"):
+        write_classes(source, both / "full", 2**20)
+    assert os.listdir(both / "full") == [] if (both / "full").exists() else True
+
+
+def test_new_shards_are_new_data(both):
+    trained = ImageFolder(name="folder", root=both / "pets")
+    assert new_data(trained, both / "wds", "label") == ImageShards(name="shards", root=both / "wds", val=0, test=0)
 
 
 def test_convert_begins_anew_and_refuses_what_it_could_harm(both, mlcli):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from mlcli.data import places
+from mlcli.data.decode import ENDINGS, EXTENSIONS, opened
 from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.data.sources.shards import CLASSES
 from mlcli.data.sources.tar_index import BLOCK
@@ -26,6 +27,8 @@ from mlcli.schema.yaml12 import dump
 from mlcli.show.terminal import progress
 from mlcli.text import plural, size
 
+AT_ONCE = 2**20
+"""Bytes that are written in one call."""
 SHARD_BYTES, LEAST_BYTES, MOST_BYTES = 256 * 2**20, 2**16, 2**40
 """Of a shard that is written, unless it is said otherwise, and what may be said."""
 _OURS = re.compile(r"(train|val|test)-\d{6,}\.tar|\..*\.tmp|\.unfinished|classes\.txt|categories\.json")
@@ -94,31 +97,36 @@ def fill_shard(path: Path, entries: Iterator[Entry], most_bytes: int) -> Iterato
     left: list[Entry] = []
 
     def fill(write: Write) -> None:
-        keys, total = set[bytes](), 0
+        keys, total, held = set[bytes](), 0, bytearray()
         for entry in entries:
-            key, kind = _key(entry.path, keys)
-            members = [(key + b"." + kind, entry.picture), (key + b"." + entry.ending.encode(), entry.label)]
+            key, kind = _key(entry, keys)
+            members = [(key + kind, entry.picture), (key + b"." + entry.ending.encode(), entry.label)]
             blocks = [part for name, content in members for part in _member(name, content)]
             needed = sum(map(len, blocks))
             if total and total + needed > most_bytes:
                 left.append(entry)
                 break
-            for block in blocks:
-                write(block)
             total += needed
-        write(bytes(2 * BLOCK))
+            held += b"".join(blocks)
+            if len(held) >= AT_ONCE:
+                write(held)
+                held = bytearray()
+        write(held + bytes(2 * BLOCK))
 
     fill_atomically(path, fill)
     return itertools.chain(left, entries)
 
 
-def _key(path: bytes, taken: set[bytes]) -> tuple[bytes, bytes]:
-    """The key of a picture's sample, other than those of its shard, and the ending of its file."""
-    inside = path.rpartition(b".tar/")[2]  # of a picture that lies in a shard already
+def _key(entry: Entry, taken: set[bytes]) -> tuple[bytes, bytes]:
+    """The key of a sample, other than those of its shard, and the ending of its picture, that of its format where the
+    name has another or none. Raises DataError for what is no picture then."""
+    inside = entry.path.rpartition(b".tar/")[2]  # of a picture that lies in a shard already
     parts = [part for part in inside.split(b"/") if part not in (b"", b".", b"..")]
-    stem, _, kind = parts[-1].rpartition(b".")
-    stem = stem.replace(b".", b"_") or b"_"
-    key = plain = b"/".join([*parts[:-1], stem])
+    stem, kind = os.path.splitext(parts[-1])
+    if kind.decode(errors="replace").lower() not in EXTENSIONS:
+        with opened(entry.picture, os.fsdecode(entry.path)) as image:
+            stem, kind = parts[-1], ENDINGS[image.format or ""][0].encode()
+    key = plain = b"/".join([*parts[:-1], stem.replace(b".", b"_")])
     for number in itertools.count(2):
         if key not in taken:
             break
