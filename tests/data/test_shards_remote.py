@@ -8,11 +8,14 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
-from mlcli.data.config import ImageShards
+from mlcli.data.config import ImageShards, RandomResizedCrop
+from mlcli.data.feed import SampleFeed
 from mlcli.data.sources import storage
 from mlcli.data.sources.build import build_source
 from mlcli.data.sources.shards import read_shards
+from mlcli.engine.settings import Loader, Train
 from mlcli.errors import DataError
 from tests.data.shard_files import labelled, write_tar
 
@@ -92,6 +95,19 @@ def test_the_same_pictures_as_from_the_folder(served):
     assert again.splits["train"].name(0) == f"{address}/train-000.tar/0000.png"
 
 
+def test_worker_processes_have_connections_of_their_own(served):
+    folder, _, address = served
+    found = []
+    for root, workers in ((folder, 0), (address, 2)):
+        loader, train = Loader(cache="none", workers=workers, timeout=30), Train(batch_size=8)
+        crop = (RandomResizedCrop(name="random_resized_crop"),)
+        feed = SampleFeed(source_of(root), crop, train=train, loader=loader, device=torch.device("cpu"))
+        with contextlib.closing(feed):
+            stream = feed.train_batches(0)
+            found.append(torch.cat([next(stream).inputs for _ in range(5)]))
+    assert torch.equal(*found)
+
+
 def test_a_server_without_ranges_is_refused(served):
     _, kind, address = served
     kind.ranges = False
@@ -117,8 +133,9 @@ def test_what_fails_is_asked_again_and_told_without_secrets(served, capsys):
 
 def test_nobody_answers_and_nothing_is_there(served, capsys):
     _, _, address = served
-    (finding,) = read_shards("http://127.0.0.1:9/x").findings
-    assert "cannot be read over the network" in finding.text
+    for nowhere in ("http://127.0.0.1:9/x", "http://127.0.0.1:99999/x"):
+        (finding,) = read_shards(nowhere).findings
+        assert "cannot be read over the network" in finding.text
     (finding,) = read_shards(address, shards={"train": "none.tar"}).findings
     assert "no such file" in finding.text
 

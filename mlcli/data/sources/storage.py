@@ -251,7 +251,9 @@ class RemoteStorage:
 
         try:
             told = found.get("partial") is not False and len(self._asked(name, part)) == 1
-        except ValueError:  # of fsspec: the whole file came
+        except DataError as error:
+            if not isinstance(error.__cause__, ValueError):  # with which fsspec says that the whole file came
+                raise
             told = False
         if not told:
             raise self._no_ranges(name, "the server does not send parts of files (ranges)")
@@ -295,12 +297,13 @@ class RemoteStorage:
                 what = "there is no such file" if isinstance(error, FileNotFoundError) else "it may not be read"
                 fix = "check the address; without a listing name the files: data.shards={train: 'a-{000..146}.tar'}"
                 raise DataError(f"{what} (answer to a request)", where=where, fix=fix) from error
-            except (ConfigError, ValueError, ImportError):
+            except ConfigError:
                 raise
             except Exception as error:  # of many libraries, whose texts may hold the address with its secrets
                 status = getattr(error, "status", None)
                 why = type(error).__name__ + (f", status {status}" if status else "")
-                is_final = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+                is_final = isinstance(error, ValueError)  # an address that is none
+                is_final |= isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
                 if attempt == ATTEMPTS or is_final:
                     what = f"cannot be read over the network: {why}"
                     fix = "check address, network and credentials, and go on with --resume"
