@@ -315,7 +315,7 @@ def test_a_duplicate_key_is_refused_with_both_places(mlcli, tmp_path):
     path.write_text(DIGITS + "model: {name: linear}\n")
     result = mlcli("train", path)
     assert result.code == 2
-    assert f"{path}:6:1" in result.err
+    assert f"{path}:{len(DIGITS.splitlines()) + 1}:1" in result.err
     assert "twice" in result.err
 
 
