@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.decode import read_image
-from mlcli.show.drawing import Tile, fitted, font, heated, picture_of, sheet, shortened
+from mlcli.show.drawing import Tile, font, heated, picture_of, sheet, shortened
 from mlcli.show.palette import INK, PAPER, TRACK
 from mlcli.tasks.classification.metrics import Mistake
 from mlcli.text import sides
@@ -99,12 +99,13 @@ def explained_sheet(
     images: Tensor, maps: Tensor, lines: Sequence[tuple[str, ...]], title: str, note: str, side: int = PAIR_SIDE
 ) -> Image.Image:
     """Images [N, C, H, W] of values in 0..255, each beside itself under its heat map [N, h, w], with lines below."""
-    shown = [picture_of(image) for image in images]
-    shown = [picture if max(picture.size) >= side else fitted(picture, side) for picture in shown]
-    tiles = [
-        Tile(picture, below, more=(heated(picture, heat.numpy()),))
-        for picture, heat, below in zip(shown, maps, lines, strict=True)
-    ]
+    factor = max(1, round(side / max(images.shape[2:])))  # the map is finer than the pixels of a tiny image
+    tiles = []
+    for image, heat, below in zip(images, maps, lines, strict=True):
+        small = picture_of(image)
+        shown = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
+        tiles.append(Tile(shown, below, more=(heated(shown, heat.numpy()),)))
+    side = factor * max(images.shape[2:]) if factor > 1 else side  # whole pixels stay whole
     return sheet(title, note, tiles, columns=COLUMNS // 2, side=side)
 
 
