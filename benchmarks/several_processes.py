@@ -4,13 +4,16 @@ Samples a second of whole steps (forward, backward, the sum over processes, the 
 halves; one thread in each process, gloo between them, on as many cores. The loop by hand has batches of its own size
 ready and looks at nothing; mlcli takes them from its feed, guards against what is not finite and agrees on stopping.
 Each measurement starts its processes anew; they take turns in alternating order. Efficiency: the rate of two processes
-by twice the rate of one.
+by twice the rate of one. Lightning (its Fabric) and accelerate, where they are installed (extra `peers`), wrap the
+model and the optimizer of the loop by hand.
 
-    python benchmarks/several_processes.py [--models mlp cnn yolo] [--seconds 4] [--rounds 3]
+    python benchmarks/several_processes.py [--models mlp cnn yolo] [--seconds 4] [--rounds 3] [--quick]
 """
 
 import argparse
+import importlib.util
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -23,6 +26,7 @@ import torch
 import torch.distributed as dist
 from machine_line import machine_line
 from rounds import alternate, spread, table
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlcli.engine.distributed import DistributedRanks
@@ -60,7 +64,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "train": {**TRAIN, "batch_size": 16},
     },
 }
-BY_HAND, MLCLI = "DDP by hand", "mlcli"
+BY_HAND, MLCLI, FABRIC, ACCELERATE = "DDP by hand", "mlcli", "Lightning", "accelerate"
+PACKAGES = {FABRIC: "lightning", ACCELERATE: "accelerate"}
 WARM_UP = 3
 
 
@@ -76,14 +81,31 @@ def steps_of(model: str, ranks: Ranks, how: str) -> tuple[Callable[[], object], 
     if how == MLCLI:
         stepper = Stepper(task, state, config, runtime, Meter())
         return lambda: stepper.take(batches, parts.parts, 1e-4), samples
-    net = DistributedDataParallel(state.model) if ranks.size > 1 else state.model
+    net, optimizer, backward = wrapped(how, state.model, state.optimizer, ranks)
 
     def step() -> None:
-        state.optimizer.zero_grad(set_to_none=True)
-        total(task.losses(net, next(batches))).backward()
-        state.optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        backward(total(task.losses(net, next(batches))))
+        optimizer.step()
 
     return step, samples
+
+
+def wrapped(
+    how: str, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> tuple[nn.Module, Any, Callable[[torch.Tensor], object]]:
+    """The model and the optimizer for a loop by hand, and what takes the place of `loss.backward()`."""
+    if how == FABRIC:
+        from lightning.fabric import Fabric
+
+        fabric = Fabric(accelerator="cpu", devices=ranks.size, strategy="ddp" if ranks.size > 1 else "auto")
+        return *fabric.setup(model, optimizer), fabric.backward
+    if how == ACCELERATE:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=True)
+        return *accelerator.prepare(model, optimizer), accelerator.backward
+    return DistributedDataParallel(model) if ranks.size > 1 else model, optimizer, torch.Tensor.backward
 
 
 def work(folder: Path, rank: int, size: int, model: str, how: str, seconds: float) -> None:
@@ -91,6 +113,9 @@ def work(folder: Path, rank: int, size: int, model: str, how: str, seconds: floa
     torch.set_num_threads(1)
     ranks: Ranks = ALONE
     if size > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0,
+                 "MASTER_ADDR": "localhost", "MASTER_PORT": 29400, "TORCHELASTIC_RUN_ID": "benchmark"}  # fmt: skip
+        os.environ.update((name, str(value)) for name, value in names.items())  # as torchrun does; nobody meets there
         store = dist.FileStore(str(folder / "store"), size)
         ranks = DistributedRanks(Place(rank, size, rank, size), torch.device("cpu"), store)
     step, samples = steps_of(model, ranks, how)
@@ -128,17 +153,21 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="an MLP for a moment, without the others")
     options = parser.parse_args()
+    hows = [BY_HAND, MLCLI]
+    if options.quick:
+        options.models, options.seconds, options.rounds = ["mlp"], 0.05, 1
+    else:
+        hows += [how for how, package in PACKAGES.items() if importlib.util.find_spec(package)]
     print(machine_line(), end="\n\n")
     rows = []
     for model in options.models:
         cases = {
-            (how, size): partial(samples_per_s, model, how, size, options.seconds)
-            for how in (BY_HAND, MLCLI)
-            for size in (1, 2)
+            (how, size): partial(samples_per_s, model, how, size, options.seconds) for how in hows for size in (1, 2)
         }
         found = alternate(cases, options.rounds)
-        for how in (BY_HAND, MLCLI):
+        for how in hows:
             one, two = found[how, 1], found[how, 2]
             efficiency = [b / a / 2 for a, b in zip(one, two, strict=True)]
             beside = statistics.median(b / a for a, b in zip(found[BY_HAND, 2], two, strict=True))

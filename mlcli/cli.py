@@ -11,8 +11,9 @@ import typer
 from typer.exceptions import TyperException
 
 from mlcli.engine.limits import spin_briefly
+from mlcli.engine.processes import place
 from mlcli.engine.stop import Unwinding
-from mlcli.errors import ExitCode, OutOfMemoryError, OutputError, UserError, cannot_access
+from mlcli.errors import ConfigError, ExitCode, OutOfMemoryError, OutputError, UserError, cannot_access
 from mlcli.show.terminal import Stdout, StdoutFailed, discard, in_colour
 from mlcli.text import visible
 from mlcli.version import __version__
@@ -44,6 +45,9 @@ FIRST_SCREEN = f"""mlcli {__version__} - train PyTorch models from one YAML file
   mlcli env-check                is the chain GPU - driver - CUDA - PyTorch healthy?
   mlcli --help                   everything else"""
 
+IN_ONE_PROCESS = ("lr-find", "bench-io", "evaluate", "predict", "export", "report")
+"""Commands that several processes would each do all of, and write the same files."""
+
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds all runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", help="best or last.")]
@@ -61,6 +65,11 @@ def first_screen(
         print(f"mlcli {__version__}")
     elif context.invoked_subcommand is None:
         print(FIRST_SCREEN)
+    elif context.invoked_subcommand in IN_ONE_PROCESS and (size := place().size) > 1:
+        what = (
+            f"'{context.invoked_subcommand}' runs in one process, but this is one of {size} that were started together"
+        )
+        raise ConfigError(what, where="torchrun or srun", fix="start it without them; 'train' is what several do")
 
 
 @app.command()
@@ -124,6 +133,9 @@ def bench_io(
         float | None,
         typer.Option("--fail-under", metavar="R", min=0, help="Exit 1 below R times the model's throughput."),
     ] = None,
+    devices: Annotated[
+        str | None, typer.Option("--devices", metavar="N", help="Measure one of N processes that train together here.")
+    ] = None,
     as_json: Json = False,
     out: Out = Path("runs"),
 ) -> None:
@@ -142,6 +154,7 @@ def bench_io(
             full=full,
             apply=apply,
             fail_under=fail_under,
+            devices=devices,
             as_json=as_json,
             root=out,
         )

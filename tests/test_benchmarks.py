@@ -28,7 +28,7 @@ TOGETHER = {
 ALONE = {
     "startup": ["--rounds", "1", "--warm-ups", "0"],
     "trainer_overhead": ["--steps", "14", "--rounds", "1", "--only", "mlcli"],
-    "several_processes": ["--models", "mlp", "--seconds", "0.05", "--rounds", "1"],
+    "several_processes": ["--quick"],
     "tensorboard_cost": ["--epochs", "1", "--rounds", "1", "--models", "mlp 64-128-10"],
     "scaling": ["--largest", "1000", "--seconds", "0.05", "--rounds", "1", "--batches", "16", "--picture",
                 "{tmp}/s.png"],

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcli.commands.common import apply_advice, is_override_of, load_experiment, refuse_apply, show_progress
+from mlcli.engine.launcher import number_of_processes
+from mlcli.engine.processes import as_one_of, place
 from mlcli.errors import ExitCode, OutputError
 from mlcli.text import command_line, paragraphs, shown
 from mlcli.version import __version__
@@ -32,6 +34,7 @@ def run(
     full: bool = False,
     apply: bool = False,
     fail_under: float | None = None,
+    devices: str | None = None,
     as_json: bool = False,
     root: Path = Path("runs"),
 ) -> ExitCode:
@@ -42,6 +45,7 @@ def run(
         full: also read all data once.
         apply: write the advice into the YAML.
         fail_under: ratio of the loader's throughput to the model's below which 1 is returned.
+        devices: processes that are to train together on this machine, or "auto"; what one of them gets is measured.
 
     Returns OK, or 1 for `fail_under`. Raises UserError.
     """
@@ -53,19 +57,22 @@ def run(
     from mlcli.engine.runtime import decide_runtime
     from mlcli.machine.bench.bottleneck import as_shown, compared, judge, memory_checks
     from mlcli.machine.bench.page import advice, page, picture
-    from mlcli.machine.bench.throughput import Bench
+    from mlcli.machine.bench.throughput import Bench, share_of_one
 
     if apply:
         refuse_apply(config, overrides, "loader")
     check_writable(root)
-    runtime = decide_runtime(experiment.config)
-    task = experiment.build()
-    runtime = runtime.for_model(task.model)
-    model = dict(task.describe())["model"]
-    left_s = time_left(budget_s, time.perf_counter() - began)
-    measured = Bench(
-        task, experiment.config, runtime, budget_s=left_s, say=lambda what: show_progress(f"measuring {what} ...")
-    ).measure(full=full)
+    processes = 1 if devices is None else number_of_processes(devices, place())
+    with as_one_of(processes):
+        runtime = decide_runtime(experiment.config)
+        task = experiment.build()
+        runtime = runtime.for_model(task.model)
+        model = dict(task.describe())["model"]
+        settings = share_of_one(experiment.config, processes)
+        left_s = time_left(budget_s, time.perf_counter() - began)
+        measured = Bench(
+            task, settings, runtime, budget_s=left_s, say=lambda what: show_progress(f"measuring {what} ...")
+        ).measure(full=full)
     show_progress("")
     verdict = judge(measured)
     report = {
@@ -83,7 +90,7 @@ def run(
     if as_json:
         print(json.dumps({**report, "report": shown(folder.absolute())}, indent=2), flush=True)
     else:
-        print(page(measured, verdict, model, [] if apply else _hint(config, overrides, verdict)), flush=True)
+        print(page(measured, verdict, model, [] if apply else _hint(config, overrides, devices, verdict)), flush=True)
     files = {
         "report.json": json.dumps(report, indent=2).encode() + b"\n",
         "plot.png": picture(measured, verdict, f"{experiment.name}: {model}"),
@@ -120,12 +127,15 @@ def _in_words(changes: dict[str, int | str]) -> str:
     return ", ".join(f"loader.{key}: {value}" for key, value in changes.items())
 
 
-def _hint(config: Path, overrides: list[str], verdict: "ThroughputVerdict") -> list[tuple[str, str]]:
+def _hint(
+    config: Path, overrides: list[str], devices: str | None, verdict: "ThroughputVerdict"
+) -> list[tuple[str, str]]:
     """Return the command that writes the advice: the same one, without overrides of the keys it would write."""
     if not verdict.changes:
         return []
+    several = [] if devices is None else ["--devices", devices]
     kept = [override for override in overrides if not is_override_of("loader", override)]
-    command = command_line("bench-io", config, *kept, "--apply")
+    command = command_line("bench-io", config, *kept, *several, "--apply")
     return [("apply", f"{command}   writes {_in_words(verdict.changes)}, keeps comments and order")]
 
 

@@ -50,6 +50,10 @@ def run(
         print(f"run        {shown(folder.path)} is complete; nothing to do")
         return ExitCode.OK
     if devices is not None and (count := number_of_processes(devices, place())) > 1:
+        from mlcli.engine.step import parts_of_step
+
+        if experiment.config.train.batch_size != "auto":
+            parts_of_step(experiment.config.train, count)  # a batch that is too small is told before they are started
         return launch_here(count)
     return train_experiment(experiment, name=name, resume=str(folder.path) if folder else None, root=root)[0]
 

@@ -6,11 +6,14 @@ import signal
 import sys
 import uuid
 
-from mlcli.engine.limits import usable_threads
+from mlcli.engine.limits import available_memory_bytes, usable_threads
 from mlcli.engine.processes import Place
 from mlcli.errors import ConfigError, ExitCode
+from mlcli.text import size
 
 MOST_PROCESSES = 1024
+PROCESS_BYTES = 250_000_000
+"""That a process takes at least, once torch is imported."""
 
 
 def number_of_processes(devices: str, here: Place) -> int:
@@ -33,8 +36,13 @@ def number_of_processes(devices: str, here: Place) -> int:
 def launch_here(count: int) -> int:
     """Run this very command in `count` processes on this machine, by torchrun's launcher.
 
-    Returns the exit code: that of the first rank, or 9 where another has ended the training.
+    Returns the exit code: that of the first rank, or 9 where another has ended the training. Raises ConfigError for
+    more than fit into memory.
     """
+    if (needed := count * PROCESS_BYTES) > (available := available_memory_bytes()):
+        what = f"{count} processes take {size(needed)} of memory and more, and {size(available)} are available"
+        fits = max(1, available // PROCESS_BYTES // 2)
+        raise ConfigError(what, where="--devices", fix=f"--devices {fits} or fewer, or auto: one for each GPU")
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

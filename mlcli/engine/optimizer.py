@@ -68,6 +68,15 @@ def build_optimizer(config: settings.Optimizer, groups: list[dict[str, Any]], *,
             return without_compiler(torch.optim.RMSprop)(groups, config.lr, **rest)
 
 
+def give_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Start the momentum of parameters that may learn and have none yet, as after thawing, at 0: their first step is
+    the same, and torch's fused SGD fails at a group of which only some have one."""
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        for parameter in group["params"] if group["momentum"] and group["fused"] else ():
+            if parameter.requires_grad and optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its share of the learning rate."""
     for group in optimizer.param_groups:

@@ -4,11 +4,12 @@ torchrun (torch.distributed.run) says it by RANK, WORLD_SIZE and their like, whi
 SLURM's srun by SLURM_PROCID and its like.
 """
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -47,6 +48,21 @@ def place(variables: Mapping[str, str] = os.environ) -> Place:
         raise ConfigError(f"the environment numbers the processes {told}", where="RANK, WORLD_SIZE, LOCAL_RANK ...",
                           fix="unset these variables, or start by torchrun or srun")  # fmt: skip
     return Place(rank, size, local_rank, local_size)
+
+
+@contextlib.contextmanager
+def as_one_of(count: int) -> Iterator[None]:
+    """Within this context the process takes itself for the first of so many that share this machine; 1 for itself."""
+    before = dict(os.environ)
+    if count > 1:
+        os.environ.update(RANK="0", WORLD_SIZE=str(count), LOCAL_RANK="0", LOCAL_WORLD_SIZE=str(count))
+    try:
+        yield
+    finally:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def _number(variables: Mapping[str, str], name: str) -> int:

@@ -19,7 +19,7 @@ from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.engine.state import Progress, TrainingState
-from mlcli.engine.terms import Divisors, Terms, joined, total
+from mlcli.engine.terms import Divisors, Terms, joined, ratio, total
 from mlcli.errors import ConfigError, OutOfMemoryError
 
 
@@ -207,7 +207,7 @@ class Stepper:
         is_known = not isinstance(count, Tensor) or count.device.type == "cpu"  # a GPU would have to be waited for
         if not (is_known and count == divisor):
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-            torch._foreach_mul_(gradients, divisor / count)
+            torch._foreach_mul_(gradients, ratio(divisor, count))
 
     def update(self, lr: float) -> bool:
         """Clip the gradients and move the weights. Returns False if fp16 gradients overflowed, and nothing moved."""
@@ -237,6 +237,16 @@ class Stepper:
         return losses
 
 
+def parts_of_step(train: Train, processes: int, halvings: int = 0) -> int:
+    """Return the micro-batches of a step, as many for each process. Raises ConfigError for fewer samples than that."""
+    samples = train.samples_per_step
+    if samples < processes:
+        raise ConfigError(f"a batch of {samples} is too small for {processes} processes", where="train.batch_size",
+                          fix=f"train.batch_size={processes} or more")  # fmt: skip
+    wanted = max(train.accumulate, processes) << halvings
+    return min(-(-wanted // processes), samples // processes) * processes
+
+
 class MicroBatches:
     """Number of parts each batch is cut into; raised when memory runs out, also after resuming.
 
@@ -245,18 +255,14 @@ class MicroBatches:
 
     def __init__(self, train: Train, progress: Progress, feed: Feed, ranks: Ranks = ALONE) -> None:
         self._train, self._progress, self._feed, self._ranks = train, progress, feed, ranks
-        if train.samples_per_step < ranks.size:
-            raise ConfigError(f"a batch of {train.samples_per_step} is too small for {ranks.size} processes",
-                              where="train.batch_size", fix=f"train.batch_size={ranks.size} or more")  # fmt: skip
+        parts_of_step(train, ranks.size)
         if progress.halvings or ranks.size > 1:
             self._cut()
 
     @property
     def whole(self) -> int:
         """Micro-batches of a step, of all ranks."""
-        samples, size = self._train.samples_per_step, self._ranks.size
-        wanted = max(self._train.accumulate, size) << self._progress.halvings
-        return min(-(-wanted // size), samples // size) * size
+        return parts_of_step(self._train, self._ranks.size, self._progress.halvings)
 
     @property
     def parts(self) -> int:

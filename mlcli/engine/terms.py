@@ -47,8 +47,15 @@ def total(terms: Terms, divisors: Divisors | None = None) -> Tensor:
         first, *others = (term.mean for term in terms.values())
     else:
         by_name = divisors if isinstance(divisors, Mapping) else dict.fromkeys(terms, divisors)
-        first, *others = (term.mean * (term.divisor / by_name[name]) for name, term in terms.items())
+        first, *others = (term.mean * ratio(term.divisor, by_name[name]) for name, term in terms.items())
     return sum(others, start=first)
+
+
+def ratio(count: Tensor | int, whole: Tensor | int) -> Tensor | float:
+    """count / whole, rounded once: a number by a tensor is, in torch, the number times the tensor's reciprocal."""
+    if isinstance(whole, Tensor) and not isinstance(count, Tensor):
+        return torch.full_like(whole, count) / whole
+    return count / whole
 
 
 def joined(parts: Sequence[Terms]) -> Terms:

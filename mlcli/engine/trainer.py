@@ -13,6 +13,7 @@ from mlcli.engine.evaluate import Interrupted, SelectBy, evaluate_split
 from mlcli.engine.layer_stats import LayerMonitor, LayerStats
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.meter import Budget, Meter
+from mlcli.engine.optimizer import give_momentum
 from mlcli.engine.run import RunFolder
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.saver import CheckpointSaver
@@ -21,7 +22,7 @@ from mlcli.engine.silent import SilentSaver
 from mlcli.engine.state import TrainingState
 from mlcli.engine.step import MicroBatches, Stepper
 from mlcli.engine.stop import StopRequest
-from mlcli.errors import ConfigError, DivergedError
+from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError
 
 FIRST_COST_S = {"layers": 0.01, "pictures": 1.0}
 """Seconds, before it is known: importing matplotlib and drawing take about one."""
@@ -100,6 +101,7 @@ def take_steps(training: Training, batches: Iterator[Batch]) -> str:
             return "finished" if progress.step >= training.total_steps else "stopped early"
         if prepared_epoch != epoch:  # evaluations come between epochs only, so training mode lasts for one
             training.task.train_mode(epoch)
+            give_momentum(state.optimizer)
             prepared_epoch = epoch
 
         logs = is_log_point(training, epoch, step_in_epoch)
@@ -108,7 +110,7 @@ def take_steps(training: Training, batches: Iterator[Batch]) -> str:
         lr = state.schedule.lr_at(progress.step - progress.skipped)
         try:
             losses = stepper.gradients(batches, training.micro_batches.parts)  # 1. a function  2. how wrong it is
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, OutOfMemoryError) as error:  # the last: of another rank
             batches = with_smaller_parts(training, error)  # most errors it raises again
             continue
         layers.gradients()

@@ -1,6 +1,7 @@
 """`mlcli bench-io` as it is typed: the page, the JSON, the files, the YAML and the exit codes."""
 
 import json
+import os
 import re
 import struct
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 
 from mlcli import cli
 from mlcli.commands import bench_io, runs
+from mlcli.engine import limits
 from mlcli.experiment import Experiment
 from mlcli.machine.bench import bottleneck
 from mlcli.machine.bench.bottleneck import ThroughputVerdict
@@ -66,6 +68,22 @@ def test_the_page_and_the_files(photos, mlcli, tmp_path):
     assert struct.unpack(">2I", picture[16:24]) > (800, 400)
 
 
+def test_one_of_several_processes_has_its_share(mlcli, tmp_path, monkeypatch):
+    (tmp_path / "table.yaml").write_text(TABLE)
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(limits, "_folders", lambda *_: iter(()))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    typed = mlcli("bench-io", "table.yaml", "train.threads=null", "train.batch_size=31", "--quick", "--devices", "3")
+    assert typed.code == 0, typed.err
+    assert "3; measured is what one of them gets: batches of up to 11, 2 usable CPUs, 2 threads" in " ".join(
+        typed.out.split()
+    )
+    assert "WORLD_SIZE" not in os.environ
+    too_many = mlcli("bench-io", "table.yaml", "train.batch_size=2", "--quick", "--devices", "3")
+    assert too_many.code == 2
+    assert "a batch of 2 is too small for 3 processes" in too_many.err
+
+
 def test_it_is_no_run(photos, mlcli, tmp_path, capsys):
     mlcli("bench-io", "photos.yaml", "--quick")
     capsys.readouterr()
@@ -110,8 +128,10 @@ def test_json_has_the_checks_of_memory(photos, mlcli):
 def test_the_hint_repeats_what_was_typed():
     verdict = ThroughputVerdict(0.5, 0.5, False, "", 4, None, 4, (), ())
     overrides = ["train.batch_size=16", "loader.workers=0", "data={name: folder, root: a b}"]
-    ((_, hint),) = bench_io._hint(Path("photos.yaml"), overrides, verdict)
+    ((_, hint),) = bench_io._hint(Path("photos.yaml"), overrides, None, verdict)
     assert hint.startswith("mlcli bench-io photos.yaml train.batch_size=16 'data={name: folder, root: a b}' --apply   ")
+    ((_, of_one),) = bench_io._hint(Path("photos.yaml"), [], "2", verdict)
+    assert of_one.startswith("mlcli bench-io photos.yaml --devices 2 --apply   ")
     assert "loader.workers: 4" in hint
     assert "workers=0" not in hint
 

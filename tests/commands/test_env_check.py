@@ -26,6 +26,7 @@ def test_it_ends_in_a_verdict_and_a_command(mlcli):
         "PyTorch",
         "vision",
         "kernels",
+        "gloo",
     ]
     machine = lines[lines.index("machine") + 1 : lines.index("installed") - 1]
     assert [line.split()[0] for line in machine] == ["CPUs", "memory", "disk"]
@@ -51,6 +52,7 @@ def test_json_says_the_same_and_torch_stays_out_of_this_process(tmp_path):
     assert report["exit_code"] in (0, 1)
     assert report["facts"]["torch"]["state"] == "ok"
     assert {kernel["outcome"] for kernel in report["facts"]["torch"]["kernels"]} <= {"ok", "skipped"}
+    assert {one["outcome"] for one in report["facts"]["torch"]["sums"]} <= {"ok", "skipped"}
     assert report["facts"]["python"]["prefix"] == sys.prefix
     assert report["verdict"]
     assert report["command"]

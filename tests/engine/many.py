@@ -20,34 +20,51 @@ LIMIT_S = 120
 
 def on_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(ranks, *arguments)` returns, or the exception it raises, on each of several ranks."""
+
+    def train(folder: Path, rank: int, answer: Callable[[Any], None]) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        torch.set_num_threads(1)
+        store = dist.FileStore(str(folder / "store"), size)
+        ranks = DistributedRanks(Place(rank, size, rank, size), torch.device("cpu"), store)
+        try:
+            answer(work(ranks, *arguments))
+            failed = None
+        except Exception as error:
+            traceback.print_exc()
+            answer(error)
+            failed = error
+        ranks.leave(failed)
+
+    return _forked(size, train)
+
+
+def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `work(*arguments)` returns in each of several processes that run at once."""
+    return _forked(count, lambda folder, number, answer: answer(work(*arguments)))
+
+
+def _forked(count: int, body: Callable[[Path, int, Callable[[Any], None]], None]) -> list[Any]:
+    """What each process answers, or its exit code."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
-        children = [
-            context.Process(target=_child, args=(Path(folder), rank, size, work, arguments)) for rank in range(size)
-        ]
+
+        def run(number: int) -> None:
+            def answer(value: Any) -> None:
+                (Path(folder) / f"{number}.tmp").write_bytes(pickle.dumps(value))
+                (Path(folder) / f"{number}.tmp").rename(Path(folder) / f"{number}.answer")
+
+            body(Path(folder), number, answer)
+
+        children = [context.Process(target=run, args=(number,)) for number in range(count)]
         for child in children:
             child.start()
         for child in children:
             child.join(LIMIT_S)
             if child.is_alive():
                 child.kill()
-        answers = []
-        for rank, child in enumerate(children):
-            path = Path(folder) / f"{rank}.answer"
-            answers.append(pickle.loads(path.read_bytes()) if path.exists() else child.exitcode)
-    return answers
-
-
-def _child(folder: Path, rank: int, size: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), size)
-    ranks = DistributedRanks(Place(rank, size, rank, size), torch.device("cpu"), store)
-    try:
-        answer, failed = work(ranks, *arguments), None
-    except Exception as error:
-        traceback.print_exc()
-        answer = failed = error
-    (folder / f"{rank}.tmp").write_bytes(pickle.dumps(answer))
-    (folder / f"{rank}.tmp").rename(folder / f"{rank}.answer")
-    ranks.leave(failed)
+                child.join()
+        paths = [Path(folder) / f"{number}.answer" for number in range(count)]
+        return [
+            pickle.loads(path.read_bytes()) if path.exists() else child.exitcode
+            for path, child in zip(paths, children, strict=True)
+        ]

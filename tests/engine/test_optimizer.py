@@ -5,7 +5,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from mlcli.engine.optimizer import build_optimizer, clip_gradients, parameter_groups, set_lr
+from mlcli.engine.optimizer import build_optimizer, clip_gradients, give_momentum, parameter_groups, set_lr
 from mlcli.engine.settings import Optimizer
 
 
@@ -31,6 +31,25 @@ def test_norms_and_biases_do_not_decay_unless_asked():
     asked = parse(name="sgd", weight_decay=0.1, decay_norm_and_bias=True)
     assert len(parameter_groups(net(), asked, lambda name: 1.0)) == 1
     assert len(parameter_groups(net(), parse(name="sgd"), lambda name: 1.0)) == 1, "without decay all are alike"
+
+
+def test_layers_that_thaw_step_as_by_torchs_sgd_without_fusion():
+    config, ended = parse(name="sgd", lr=0.1), []
+    for fused in (True, False):
+        model = plain_net()
+        groups = parameter_groups(model, config, lambda name: 1.0)
+        optimizer = build_optimizer(config, groups, fused=fused)
+        set_lr(optimizer, config.lr)
+        for step in range(4):
+            model[0].requires_grad_(step >= 2)
+            if fused:
+                give_momentum(optimizer)
+            optimizer.zero_grad()
+            model(torch.ones(3, 1, 3, 3)).square().sum().backward()
+            optimizer.step()
+        ended.append(model.state_dict())
+    for name, value in ended[0].items():
+        torch.testing.assert_close(value, ended[1][name])
 
 
 def test_each_group_takes_its_share_of_the_learning_rate():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mlcli.engine import limits
+from mlcli.engine import launcher, limits
 from mlcli.engine.launcher import number_of_processes
 from mlcli.engine.processes import SINGLE, Place, place, rendezvous_of_slurm
 from mlcli.errors import ConfigError
@@ -80,6 +80,15 @@ def test_number_of_processes():
         number_of_processes("4", Place(0, 2, 0, 2))
 
 
+def test_more_processes_than_fit_into_memory_are_not_started(monkeypatch):
+    monkeypatch.setattr(launcher, "available_memory_bytes", lambda: 2_000_000_000)
+    with pytest.raises(
+        ConfigError, match="900 processes take 225 GB of memory and more, and 2 GB are available"
+    ) as told:
+        launcher.launch_here(900)
+    assert told.value.fix == "--devices 4 or fewer, or auto: one for each GPU"
+
+
 def test_cpus_are_shared_by_the_processes_of_a_machine(monkeypatch):
     alone = limits.usable_cpus()
     for name, value in (TORCHRUN | {"LOCAL_WORLD_SIZE": "4"}).items():
@@ -120,3 +129,12 @@ def test_all_but_the_first_rank_print_into_a_file(tmp_path, rank, local_rank):
     words = (tmp_path / "ranks" / "1.log").read_text().split()
     assert {"before", "native", "after"} <= set(words)
     assert ("wrong" in words) == (local_rank == 1)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "lr-find"])
+def test_what_runs_in_one_process_is_refused_in_several(mlcli, monkeypatch, command):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    typed = mlcli(command, "latest")
+    assert typed.code == 2
+    assert f"'{command}' runs in one process, but this is one of 4 that were started together" in typed.err

@@ -209,6 +209,38 @@ def test_what_is_sent_to_another_gpu_is_a_copy_on_the_host_of_all_of_it():
     assert on_host((None, "text", 3, str)) == (None, "text", 3, str)
 
 
+class OfGpu(torch.Tensor):
+    """Stands for a tensor in the memory of a GPU that another process has not."""
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def __reduce_ex__(self, protocol: object) -> object:
+        raise AssertionError("memory of a GPU was sent to another process")
+
+
+def sent_from_a_gpu(ranks: Ranks) -> list[float]:
+    """What both ways of sending make of such tensors, wherever they lie in a value."""
+    ranks._device = torch.device("cuda", ranks.rank)
+    metrics = ConfusionCounter()
+    metrics.counts = torch.ones(2).as_subclass(OfGpu)
+    value = (metrics, [{"loss": Term(torch.ones(2).as_subclass(OfGpu), 3)}])
+    found = []
+    for metrics, terms in [*ranks.gathered(value), ranks.from_first(lambda: value)]:
+        tensors = [metrics.counts, terms[0]["loss"].mean]
+        assert [type(tensor) for tensor in tensors] == [torch.Tensor, torch.Tensor]
+        found += [tensor.sum().item() for tensor in tensors]
+    return found
+
+
+class ConfusionCounter:
+    counts: torch.Tensor
+
+
+def test_no_tensor_of_a_gpu_is_sent_as_it_is():
+    assert on_ranks(2, sent_from_a_gpu) == [[2.0] * 6] * 2
+
+
 # --- failing ---------------------------------------------------------------------------------------------------------
 
 

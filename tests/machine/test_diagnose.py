@@ -8,7 +8,7 @@ import pytest
 from mlcli.machine.env import checks_chain, checks_system
 from mlcli.machine.env.chain import Chain
 from mlcli.machine.env.diagnose import CHECKS, diagnose
-from mlcli.machine.env.facts import BusDevice, Facts, Folder, GpuFacts, Package, TorchFacts
+from mlcli.machine.env.facts import BusDevice, Facts, Folder, GpuFacts, Package, SumOverProcesses, TorchFacts
 from tests.machine import machines as m
 from tests.machine.machines import TABLE, WITH_H200, WITHOUT_GPU, nvidia, on
 
@@ -451,6 +451,11 @@ FIRING = {
     ),
     "19 P2P": (checks_system.several_gpus, on(WITH_H200, gpu=TWO, torch={"no_peer_access": ("0-1",)}), ("info", "0-1")),
     "19 NCCL": (checks_system.several_gpus, on(WITH_H200, gpu=TWO, torch={"nccl": False}), ("warning", "no NCCL")),
+    "19 sum": (
+        checks_system.sums,
+        on(WITHOUT_GPU, torch={"sums": (SumOverProcesses("gloo", 2, 32_000_000, "failed", "no end after 30 s"),)}),
+        ("warning", "2 processes", "no end after 30 s"),
+    ),
     "20 tensorboard": (
         checks_system.own_packages,
         SCENES["old tensorboard"],

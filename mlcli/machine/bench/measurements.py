@@ -101,7 +101,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Machine:
-    """usable_cpus: by affinity and control group, of `cpus`; shm_bytes: size of /dev/shm, None where there is none."""
+    """usable_cpus: by affinity and control group, of `cpus`, for each of so many `processes`; shm_bytes: size of
+    /dev/shm, None where there is none."""
 
     usable_cpus: int
     cpus: int
@@ -111,6 +112,7 @@ class Machine:
     device_name: str
     precision: str
     threads: int
+    processes: int = 1
 
 
 @dataclass(frozen=True)

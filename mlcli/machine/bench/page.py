@@ -27,9 +27,16 @@ def page(measured: Measurements, verdict: ThroughputVerdict, model: str, next_li
     """model: its description; next_lines: subject and text to end with (apply, saved)."""
     memory = [f"{check.status:<7}  {check.name}: {check.text}" for check in memory_checks(measured, verdict)]
     m = measured.machine
-    limit = f" (of {m.cpus}: limited by affinity or control group)" if m.usable_cpus < m.cpus else ""
-    machine = f"{m.usable_cpus} usable CPUs{limit} · {size(m.available_bytes)} RAM available · {m.device_name}"
+    is_limited = m.usable_cpus < m.cpus and m.processes == 1
+    limit = f" (of {m.cpus}: limited by affinity or control group)" if is_limited else ""
+    machine = (
+        f"{plural(m.usable_cpus, 'usable CPU')}{limit} · {size(m.available_bytes)} RAM available · {m.device_name}"
+    )
     setting = [("data", _data(measured)), ("machine", machine), *(("memory", line) for line in memory)]
+    if m.processes > 1:
+        share = f"batches of up to {measured.asked_batch_size}, {plural(m.usable_cpus, 'usable CPU')}"
+        told = f"{share}, {plural(m.threads, 'thread')}; workers are counted for each, the disk is shared by all"
+        setting.append(("processes", f"{m.processes}; measured is what one of them gets: {told}"))
     advised = [("advice", line) for line in advice(measured, verdict)]
     parts = [
         paragraphs(setting),

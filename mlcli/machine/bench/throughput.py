@@ -19,8 +19,10 @@ from mlcli.data.randomness import sample_keys
 from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.contract import Batch, Feed, Named, Task
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
+from mlcli.engine.processes import place
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import TaskSettings
+from mlcli.engine.step import parts_of_step
 from mlcli.machine.bench.disk import file_system, shared_memory_bytes, warm_up
 from mlcli.machine.bench.learner import Learner
 from mlcli.machine.bench.measurements import (
@@ -300,10 +302,20 @@ def describe_data(task: Task, data_name: str, runtime: Runtime) -> Data:
     )
 
 
+def share_of_one(settings: TaskSettings, processes: int) -> TaskSettings:
+    """The settings with steps cut as for several processes, each of which takes some of the parts. Raises ConfigError
+    for a batch with fewer samples."""
+    if processes == 1:
+        return settings
+    train = settings.train.model_copy(update={"accumulate": parts_of_step(settings.train, processes)})
+    return settings.model_copy(update={"train": train})
+
+
 def describe_machine(runtime: Runtime, usable: int) -> Machine:
     """usable: CPUs that workers may take."""
     return Machine(
         usable_cpus=usable,
+        processes=place().local_size,
         cpus=os.cpu_count() or 1,
         available_bytes=available_memory_bytes(),
         shm_bytes=shared_memory_bytes(),

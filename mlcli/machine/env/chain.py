@@ -168,8 +168,8 @@ def machine_rows(chain: Chain) -> list[ChainRow]:
 
 
 def torch_rows(chain: Chain) -> list[ChainRow]:
-    """Rows of what PyTorch reported of itself and computed."""
-    return [_torch_row(chain), _vision_row(chain.facts), *_kernel_rows(chain.facts)]
+    """Rows of what PyTorch reported of itself, and computed, alone and in several processes."""
+    return [_torch_row(chain), _vision_row(chain.facts), *_kernel_rows(chain.facts), *_process_rows(chain)]
 
 
 def _gpu_rows(chain: Chain) -> list[ChainRow]:
@@ -245,4 +245,25 @@ def _kernel_rows(facts: Facts) -> list[ChainRow]:
         right, tried = outcomes.count("ok"), len(outcomes)
         detail = f"{right} of {tried} computations agree with float64"
         rows.append(ChainRow("kernels", f"on {device}", detail, "ok" if right == tried else "NO"))
+    return rows
+
+
+def _process_rows(chain: Chain) -> list[ChainRow]:
+    """Rows of what several processes need to train together: who reads whose memory, and sums over them."""
+    torch, rows = chain.facts.torch, []
+    if torch is None:
+        return []
+    count = torch.device_count or 0
+    if count > 1:
+        pairs = count * (count - 1) // 2
+        what = f"{pairs - len(torch.no_peer_access)} of {pairs} pairs of GPUs"
+        rows.append(ChainRow("P2P", what, "read each other's memory", "-" if torch.no_peer_access else "ok"))
+    for one in torch.sums:
+        link, what, detail = one.backend, f"sum of {one.processes} processes", one.detail
+        if one.backend == "nccl":
+            link, what = "NCCL", f"{torch.nccl_version}, sum of {one.processes} GPUs".lstrip(", ")
+        if one.seconds and one.mb_s:
+            told = f"{one.size_bytes / 1e6:.0f} MB in {one.seconds * 1e3:.3g} ms, {one.mb_s / 1e3:.3g} GB/s"
+            detail = f"{detail}; {told}".lstrip("; ")
+        rows.append(ChainRow(link, what, detail, {"ok": "ok", "skipped": "-"}.get(one.outcome, "NO")))
     return rows

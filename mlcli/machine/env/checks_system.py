@@ -200,6 +200,16 @@ def several_gpus(chain: Chain) -> Iterator[MachineFinding]:
         yield MachineFinding("info", "P2P", text)
 
 
+def sums(chain: Chain) -> Iterator[MachineFinding]:
+    """What training in several processes does after every step."""
+    for one in chain.facts.torch.sums if chain.facts.torch else ():
+        if one.outcome in ("failed", "wrong"):
+            between = f"{one.processes} GPUs" if one.backend == "nccl" else f"{one.processes} processes on this machine"
+            text = f"{between} do not come to the sum of their arrays by {one.backend}: {one.detail}"
+            fix = "NCCL_DEBUG=WARN mlcli env-check" if one.backend == "nccl" else ""
+            yield MachineFinding("warning", one.backend, f"{text}; training in one process works", fix)
+
+
 def cpus(chain: Chain) -> Iterator[MachineFinding]:
     """CPUs within affinity and control group; other tools count the machine's, or look at affinity only."""
     total, usable = chain.facts.host.cpus, chain.facts.host.cpus_usable

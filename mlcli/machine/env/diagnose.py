@@ -37,6 +37,7 @@ CHECKS: tuple[Callable[[Chain], Iterator[MachineFinding]], ...] = (
     checks_system.gpu_busy,
     checks_system.pcie_width,
     checks_system.several_gpus,
+    checks_system.sums,
 )
 """Causes before their effects: the verdict and the command are those of the first error, else of the first warning."""
 

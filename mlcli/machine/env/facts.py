@@ -117,6 +117,24 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class SumOverProcesses:
+    """What processes that each have an array come to when they add them up, as those that train together do."""
+
+    backend: str
+    """"gloo" between CPUs, "nccl" between GPUs."""
+    processes: int
+    size_bytes: int
+    outcome: str
+    """As of `Kernel`."""
+    detail: str = ""
+    seconds: float | None = None
+    """The fastest of some sums."""
+    mb_s: float | None = None
+    """Megabytes that each sends and receives a second: 2 (n - 1) / n of the array (the "bus bandwidth" of
+    nccl-tests)."""
+
+
+@dataclass(frozen=True)
 class TorchFacts:
     """PyTorch's report, from a process of its own."""
 
@@ -139,6 +157,7 @@ class TorchFacts:
     """Reason why CUDA did not start."""
     device_count: int | None = None
     nccl: bool | None = None
+    nccl_version: str = ""
     no_peer_access: tuple[str, ...] = ()
     """Pairs of GPUs that cannot read each other's memory: "0-1"."""
     mps_available: bool | None = None
@@ -147,6 +166,7 @@ class TorchFacts:
     vision_library_error: str = ""
     """The loader's error for torchvision's compiled part, which its own error hides."""
     kernels: tuple[Kernel, ...] = ()
+    sums: tuple[SumOverProcesses, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlcli.machine.env.facts import Facts, GpuFacts, HostFacts, Kernel, PythonFacts, TorchFacts
+from mlcli.machine.env.facts import Facts, GpuFacts, HostFacts, Kernel, PythonFacts, SumOverProcesses, TorchFacts
 from mlcli.machine.env.probe_system import (
     Questions,
     cold_read_mb_s,
@@ -139,11 +139,13 @@ def _reported(text: str) -> dict[str, Any]:
     """The lines of the report, the later ones over the earlier; a line cut off by a crash is left out."""
     report: dict[str, Any] = {}
     kernels: list[Kernel] = []
+    sums: list[SumOverProcesses] = []
     for line in text.splitlines():
         try:
             facts = json.loads(line)
         except ValueError:
             continue
         kernels += [Kernel(**facts.pop("kernel"))] if "kernel" in facts else []
+        sums += [SumOverProcesses(**facts.pop("sum"))] if "sum" in facts else []
         report |= {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
-    return report | {"kernels": tuple(kernels)}
+    return report | {"kernels": tuple(kernels), "sums": tuple(sums)}

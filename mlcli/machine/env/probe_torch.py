@@ -7,13 +7,17 @@ Standard input is a pipe that the asking process holds open and never writes to:
 
 import contextlib
 import ctypes
+import datetime
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import signal
 import sys
+import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +25,11 @@ from typing import Any
 
 TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 5e-2}
 """Largest difference allowed, as a share of the largest value. For fp32 it allows TF32, which keeps 10 bits."""
+SUM_NUMBERS, SUM_TRIES = 8_000_000, 5
+"""Numbers of fp32 summed over processes at once, as in training (32 MB), and how often; the fastest counts."""
+SUM_WITHIN_S = {"gloo": 30.0, "nccl": 60.0}
+"""Until the processes must have ended; healthy ones take half a second, or as long as importing torch and starting CUDA
+takes on several GPUs."""
 PR_SET_PDEATHSIG = 1
 """Constant of <linux/prctl.h>."""
 
@@ -52,14 +61,13 @@ def main() -> None:
     vision = _report_vision(report)
     for device in devices:
         _report_kernels(torch, vision, device, report)
+    _report_sums(torch, report)
     report(stage="")
 
 
 def _die_with_parent() -> None:
     """A session of its own gets no Ctrl+C, and nothing would end a hanging PyTorch once the parent was killed."""
-    if sys.platform == "linux":  # a thread cannot run while PyTorch hangs with Python's lock held, as in the driver
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _be_killed_with_parent()  # a thread cannot run while PyTorch hangs with Python's lock held, as in the driver
     parent = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nothing that PyTorch starts is to read the pipe
 
@@ -70,6 +78,12 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _be_killed_with_parent() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _report_build(torch: Any, report: Report) -> None:
     report(stage="ask for the build", version=str(torch.__version__), cuda=torch.version.cuda or "")
     questions: dict[str, Callable[[], Any]] = {
@@ -77,6 +91,7 @@ def _report_build(torch: Any, report: Report) -> None:
         # get_arch_list() is empty where CUDA does not start; the flags never are.
         "codes": lambda: torch._C._cuda_getArchFlags().split() if torch.version.cuda else [],
         "nccl": lambda: bool(torch.distributed.is_available() and torch.distributed.is_nccl_available()),
+        "nccl_version": lambda: ".".join(map(str, torch.cuda.nccl.version())) if torch.version.cuda else "",
         "mps_available": lambda: bool(torch.backends.mps.is_available()),
         "cudnn": lambda: torch.backends.cudnn.version(),
     }
@@ -147,6 +162,93 @@ def _report_kernels(torch: Any, vision: Any, device: str, report: Report) -> Non
             except Exception as error:
                 outcome, detail = "failed", _text(error)
         report(kernel={"device": device, "name": name, "outcome": outcome, "detail": detail})
+
+
+def _report_sums(torch: Any, report: Report) -> None:
+    """Sums over processes, compared with the sum, by what training in several of them uses: gloo between CPUs, NCCL
+    between GPUs."""
+    report(stage="ask for torch.distributed")
+    dist = torch.distributed
+    counts = {"gloo": 2, "nccl": torch.cuda.device_count()}
+    for backend, count in counts.items():
+        if backend == "nccl" and (count < 2 or not (dist.is_available() and dist.is_nccl_available())):
+            continue
+        report(stage=f"sum over {count} processes by {backend}")
+        found = {"backend": backend, "processes": count, "size_bytes": 4 * SUM_NUMBERS}
+        if not dist.is_available() or (backend == "gloo" and sys.platform != "linux"):
+            found |= {"outcome": "skipped", "detail": "tried on Linux only, with torch.distributed"}
+        else:
+            try:
+                found |= _sum_over_processes(backend, count)
+            except Exception as error:
+                found |= {"outcome": "failed", "detail": _text(error)}
+        report(sum=found)
+
+
+def _sum_over_processes(backend: str, count: int) -> dict[str, Any]:
+    """Outcome, and what the fastest sum took, from processes that are gone in the end however it goes."""
+    # A process with CUDA started cannot be forked for more of it; the others need not import torch again.
+    context = multiprocessing.get_context("fork" if backend == "gloo" else "spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            context.Process(target=_sum, args=(backend, rank, count, folder), daemon=True) for rank in range(count)
+        ]
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + SUM_WITHIN_S[backend]
+        for process in processes:
+            process.join(max(deadline - time.monotonic(), 0))
+        is_late = any(process.is_alive() for process in processes)
+        for process in processes:
+            process.kill()
+            process.join(5)
+        if is_late:
+            return {"outcome": "failed", "detail": f"no end after {SUM_WITHIN_S[backend]:g} s"}
+        answers = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    said = [answer["error"] for answer in answers if answer["error"]]
+    died = [f"process {rank} ended with {p.exitcode}" for rank, p in enumerate(processes) if p.exitcode]
+    if said or died:
+        return {"outcome": "failed", "detail": "; ".join(said or died)}
+    off = max(answer["off"] for answer in answers)
+    seconds = max(answer["seconds"] for answer in answers)
+    sent = 2 * (count - 1) / count * 4 * SUM_NUMBERS
+    found = {"outcome": "wrong", "detail": f"off by {off:g}"} if off else {"outcome": "ok"}
+    return {**found, "seconds": seconds, "mb_s": sent / seconds / 1e6}
+
+
+def _sum(backend: str, rank: int, count: int, folder: str) -> None:
+    """One of the processes. Leaves an answer in the folder: how far off the sum is, and the seconds it took."""
+    _be_killed_with_parent()
+    answer: dict[str, Any] = {"error": ""}
+    try:
+        import torch
+        import torch.distributed as dist
+
+        device = torch.device("cpu")
+        if backend == "nccl":
+            device = torch.device("cuda", rank)
+            torch.cuda.set_device(device)
+        elif sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # as for processes of one machine that train
+        store = dist.FileStore(os.path.join(folder, "store"), count)
+        patience = datetime.timedelta(seconds=SUM_WITHIN_S[backend] / 2)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=patience)
+        ramp = torch.arange(SUM_NUMBERS, device=device, dtype=torch.float32) % 1000  # sums of these are exact
+        ready, seconds = torch.zeros(1, device=device), []
+        for _ in range(SUM_TRIES):
+            values = ramp + rank
+            dist.all_reduce(ready)
+            ready.item()  # on a GPU, waits for it
+            began = time.perf_counter()
+            dist.all_reduce(values)
+            values[0].item()
+            seconds.append(time.perf_counter() - began)
+        off = (values - count * ramp - count * (count - 1) / 2).abs().max().item()
+        answer |= {"off": off, "seconds": min(seconds)}
+        dist.destroy_process_group()
+    except Exception as error:
+        answer["error"] = _text(error)
+    Path(folder, f"{rank}.json").write_text(json.dumps(answer))
 
 
 def _matmul(torch: Any, device: str, name: str) -> str:
