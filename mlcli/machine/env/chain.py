@@ -250,7 +250,7 @@ def _kernel_rows(facts: Facts) -> list[ChainRow]:
 
 def _process_rows(chain: Chain) -> list[ChainRow]:
     """Rows of what several processes need to train together: who reads whose memory, and sums over them."""
-    torch, rows = chain.facts.torch, []
+    torch, rows = chain.facts.torch, list[ChainRow]()
     if torch is None:
         return []
     count = torch.device_count or 0

@@ -234,7 +234,7 @@ def _sum(backend: str, rank: int, count: int, folder: str) -> None:
         patience = datetime.timedelta(seconds=SUM_WITHIN_S[backend] / 2)
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=patience)
         ramp = torch.arange(SUM_NUMBERS, device=device, dtype=torch.float32) % 1000  # sums of these are exact
-        ready, seconds = torch.zeros(1, device=device), []
+        ready, seconds = torch.zeros(1, device=device), list[float]()
         for _ in range(SUM_TRIES):
             values = ramp + rank
             dist.all_reduce(ready)
