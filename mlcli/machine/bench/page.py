@@ -34,7 +34,7 @@ def page(measured: Measurements, verdict: ThroughputVerdict, model: str, next_li
     )
     setting = [("data", _data(measured)), ("machine", machine), *(("memory", line) for line in memory)]
     if m.processes > 1:
-        share = f"batches of up to {measured.asked_batch_size}, {plural(m.usable_cpus, 'usable CPU')}"
+        share = f"batches of up to {measured.batch_size}, {plural(m.usable_cpus, 'usable CPU')}"
         told = f"{share}, {plural(m.threads, 'thread')}; workers are counted for each, the disk is shared by all"
         setting.append(("processes", f"{m.processes}; measured is what one of them gets: {told}"))
     advised = [("advice", line) for line in advice(measured, verdict)]
