@@ -39,18 +39,18 @@ import psutil, torch
 import mlcli.data.feed, mlcli.data.sources.build
 from shards import batches, source_of
 memory = psutil.Process().memory_info
-before, began = memory().rss, time.perf_counter()
+before, began, cpu_began = memory().rss, time.perf_counter(), time.process_time()
 source = source_of(sys.argv[1], image_size=8)
 opened_s = time.perf_counter() - began
 stream = batches(source, 0)
 next(stream)
-first_s, after = time.perf_counter() - began, memory().rss
+first_s, cpu_s, after = time.perf_counter() - began, time.process_time() - cpu_began, memory().rss
 reached = []
 for number in range(int(sys.argv[2])):
     next(stream)
     reached.append(memory().rss)
 quarter = max(1, len(reached) // 4)
-print(opened_s, first_s, after - before, max(reached) - after, max(reached[-quarter:]) - max(reached[:quarter]))
+print(opened_s, first_s, cpu_s, after - before, max(reached) - after, max(reached[-quarter:]) - max(reached[:quarter]))
 """
 
 
@@ -81,7 +81,7 @@ def write_million(out: Path, count: int) -> None:
 
 
 def opened(root: Path, num_batches: int) -> list[float]:
-    """Seconds until the index is loaded and until the first batch, bytes of memory taken until then, and after."""
+    """Seconds until the data are open, until the first batch and of CPU time; bytes of memory until then, and after."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     command = [sys.executable, "-c", OPEN, str(root), str(num_batches)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -109,11 +109,12 @@ def main() -> None:
         source_of(str(million), image_size=8)
         indexed_s = time.perf_counter() - began
         runs = [opened(million, chosen.images // BATCH // 4) for _ in range(chosen.rounds)]
-        loaded_s, first_s, taken, grown, later = ([run[part] for run in runs] for part in range(5))
+        loaded_s, first_s, cpu_s, taken, grown, later = ([run[part] for run in runs] for part in range(6))
         rows = [
             ("the index made, once", f"{indexed_s:.1f} s"),
             ("data open, the index there", spread(loaded_s, ".2f") + " s"),
             ("first batch", spread(first_s, ".2f") + " s"),
+            ("the same in CPU time", spread(cpu_s, ".2f") + " s"),
             ("memory taken until then", spread([value / 2**20 for value in taken], ".0f") + " MB"),
             ("and over a quarter of an epoch", spread([value / 2**20 for value in grown], ".0f") + " MB"),
             ("its last quarter above its first", spread([value / 2**20 for value in later], ".1f") + " MB"),
@@ -130,12 +131,14 @@ def main() -> None:
             for name, source in sources.items()
         }
         found = alternate(measures, chosen.rounds)
-        rates = {key: [rate for rate, _ in pairs] for key, pairs in found.items()}
-        print(table(("32x32 JPEGs, workers", "folder, images/s", "shards, images/s", "ratio"), [
-            (str(workers), spread(rates[workers, "folder"]), spread(rates[workers, "shards"]), format(statistics.median(
-                b / a for a, b in zip(rates[workers, "folder"], rates[workers, "shards"], strict=True)), ".2f"))
-            for workers in (0, 2)
-        ]))  # fmt: skip
+        rows = []
+        for workers in (0, 2):
+            ours, theirs = found[workers, "shards"], found[workers, "folder"]
+            for part, unit, factor in ((0, "images/s", 1), (1, "CPU us an image", 1e6)):
+                shards, files = ([factor * one[part] for one in pairs] for pairs in (ours, theirs))
+                ratio = statistics.median(a / b for a, b in zip(shards, files, strict=True))
+                rows.append((f"{workers} workers, {unit}", spread(files), spread(shards), f"{ratio:.2f}"))
+        print(table(("32x32 JPEGs", "folder", "shards", "shards / folder"), rows))
 
 
 if __name__ == "__main__":
