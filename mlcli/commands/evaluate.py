@@ -154,7 +154,7 @@ def _measure_changed(
     head += [["data", note] for note in result["notes"]]
     header = [kind, *(name.replace("_", " ") for name in names)]
     print(table(head[0], head[1:], left=2))
-    print(f"\n{table(header, list(zip(*columns, strict=True)), drop=names[1:])}")
+    print(f"\n{table(header, list(zip(*columns, strict=True)), drop=range(len(names), 2, -1))}")
     print(f"\nwritten: {folder.path / stem}.json and .png")
 
 

@@ -194,3 +194,12 @@ def test_several_views_of_each_image_answer_together(runs_root, capsys):
 def test_changes_that_make_no_sense_are_refused(run, options, message, runs_root):
     with pytest.raises(ConfigError, match=message):
         evaluate.run(run, root=runs_root, **options)
+
+
+def test_the_table_of_a_change_fits_a_narrow_screen(runs_root, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    evaluate.run("digits", root=runs_root, changes={"noise": "0,0.1"})
+    lines = capsys.readouterr().out.splitlines()
+    (header,) = [line for line in lines if line.startswith("noise ")]
+    assert "accuracy" in header
+    assert len(header) <= 60
