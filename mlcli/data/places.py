@@ -87,7 +87,7 @@ def stamps(root: Root, addresses: np.ndarray) -> np.ndarray:
     for row, path in zip(seen, addresses.tolist(), strict=True):
         try:
             found = os.stat(os.path.join(root, os.fsdecode(path)))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL in it
             continue
         if stat.S_ISREG(found.st_mode):
             row[:] = found.st_size, found.st_mtime_ns

@@ -361,3 +361,11 @@ def test_boxes_that_only_cutting_makes_equal_are_kept(tmp_path):
     )
     config = BoxCsv(name="box_csv", file=tmp_path / "b.csv", on_invalid="fix", image_size=64, val=0.0)
     assert build_source(config).splits["train"].boxes_xyxy.tolist() == [[0, 1, 9, 9]] * 2
+
+
+def test_a_picture_whose_name_no_file_can_have_cannot_be_read(tmp_path):
+    sheets.draw(tmp_path)
+    rows = "filename,class,xmin,ymin,xmax,ymax\np0.png,cat,1,2,9,12\np\0.png,cat,1,2,9,12\n"
+    (tmp_path / "b.csv").write_text(rows)
+    config = BoxCsv(name="box_csv", file=tmp_path / "b.csv", root=tmp_path, **SMALL)
+    assert {fault.kind for fault in faults_of(config)} == {"malformed", "unreadable"}
