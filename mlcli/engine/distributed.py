@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -34,7 +35,9 @@ from mlcli.errors import ConfigError, OutOfMemoryError, RankError, UserError
 STEP_TIMEOUT_S = 60.0
 """How long ranks wait for one another in a step before one is given up, unless half of loader.timeout is longer."""
 START_S = 300.0
-"""How long they wait for all to be started."""
+"""How long they wait for all to be started ..."""
+QUIET_S = 15.0
+"""... and how long before a word about it."""
 PATIENCE_S = 3600.0
 """How long they wait outside of steps: while data are prepared, measured and drawn."""
 ANSWER_S = 2.0
@@ -281,15 +284,21 @@ def _join(device: str, here: Place) -> Ranks:
         host, port = rendezvous_of_slurm()
         os.environ.setdefault("MASTER_ADDR", host)
         os.environ.setdefault("MASTER_PORT", str(port))
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    fix = "are all of them started, and can the machines reach one another?"
+    waits = f"rank {here.rank} of {here.size} waits for the others at {address}, {START_S:g} seconds at most; {fix}"
+    told = threading.Timer(QUIET_S, print, (waits,), {"file": sys.stderr, "flush": True})
+    told.daemon = True
+    told.start()
     try:
         url = f"env://?rank={here.rank}&world_size={here.size}"
         store, _, _ = next(iter(dist.rendezvous(url, timeout=datetime.timedelta(seconds=START_S))))
         return DistributedRanks(here, where, store)
     except (RuntimeError, ValueError) as error:
         what = f"rank {here.rank} of {here.size} does not find the others: {str(error).splitlines()[0]}"
-        fix = "are all of them started, and can the machines reach one another?"
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RankError(what, where=address, fix=fix) from error
+    finally:
+        told.cancel()
 
 
 def on_host(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
+from mlcli.engine import distributed
 from mlcli.engine.evaluate import SelectBy, evaluate_split
 from mlcli.engine.meter import Meter
 from mlcli.engine.ranks import ALONE, Ranks
@@ -393,3 +395,17 @@ def test_a_batch_must_have_a_sample_for_each_rank():
     config = digits(train={"batch_size": 2})
     answers = on_ranks(3, trained, config, classification, 1)
     assert all("a batch of 2 is too small for 3 processes" in answer.what for answer in answers)
+
+
+def test_a_rank_that_is_alone_says_where_it_waits_and_gives_up(monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "QUIET_S", 0.01)
+    monkeypatch.setattr(distributed, "START_S", 0.5)
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        port = nobody_listens.getsockname()[1]
+        started = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}
+        for name, value in {**started, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(RankError, match="rank 1 of 2 does not find the others"), distributed.joined("cpu"):
+            pass
+    assert f"rank 1 of 2 waits for the others at 127.0.0.1:{port}" in capsys.readouterr().err
