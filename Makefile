@@ -20,7 +20,7 @@ demo-detection: install
 
 test: install
 	$(BIN)/python -m pytest -m alone --reruns 2  # a measurement that others disturbed is repeated
-	$(BIN)/python -m pytest -m "not alone" -n auto $(COVERAGE)
+	$(BIN)/python -m pytest -m "not alone" -n auto --dist worksteal $(COVERAGE)
 
 coverage: COVERAGE = --cov=mlcli --cov-report=term:skip-covered
 coverage: test

@@ -5,6 +5,7 @@ samples, and the `DataInfo` found by looking at them. The others are random chan
 `data/augment/` carries out, on whole batches.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
@@ -17,7 +18,19 @@ Side = Annotated[int, Field(gt=0, le=16_384)]
 """Of pictures, in pixels; a square of this side has three times the pixels that are read of any file."""
 
 
-ShardsOfSplits = dict[Literal["train", "val", "test"], Annotated[str, Field(min_length=1, max_length=4096)]]
+def _pattern(text: str) -> str:
+    if not 0 < len(text) <= 4096:
+        raise ValueError("a name or pattern of shards in shards has 1 to 4,096 letters")
+    return text
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"cls|txt|json\..{1,200}", text):
+        raise ValueError(f"label is cls, txt or json.KEY (an entry, such as json.class), not {text!r}")
+    return text
+
+
+ShardsOfSplits = dict[Literal["train", "val", "test"], Annotated[str, AfterValidator(_pattern)]]
 
 
 class Splits(Strict):
@@ -120,7 +133,7 @@ class ImageShards(ImageFiles):
     shards: ShardsOfSplits | None = None
     """Shards of each split, by name: {train: "a-{000..146}.tar", val: "b-*.tar"}. null to go by their names and
     folders, as train-000.tar and val/7.tar; without a split among them, `val` and `test` are the shares split off."""
-    label: Annotated[str, Field(pattern=r"^(cls|txt|json\..{1,200})$")] | None = None
+    label: Annotated[str, AfterValidator(_label)] | None = None
     """Member with the label: cls or txt, which hold a word or number; or json.KEY, an entry of a JSON object. null for
     the one of these that the first sample has, of JSON the entry `label`."""
 

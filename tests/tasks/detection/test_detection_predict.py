@@ -223,7 +223,7 @@ def test_answers_become_a_data_set_that_is_read_back(root, tmp_path, format, cap
     """Labels that a person only has to correct; the section that is printed reads them."""
     out = tmp_path / "labelled"
     predict.run("run", [root / "pictures"], output=out, to=format, root=root / "runs", score_threshold=0.0, top=5)
-    section = yaml.safe_load(capsys.readouterr().out.partition("next to its files\n")[2].partition("\n\n")[0])
+    section = yaml.safe_load(capsys.readouterr().out.partition("by the section\n")[2].partition("\n\n")[0])
     lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, top=5).splitlines()]
     (out / "x.yaml").write_text(yaml.safe_dump({"task": "detection", **section, "model": {"name": "yolo"}}))
     annotations = read_annotations(Experiment.load(out / "x.yaml", ["data.image_size=64"]).config.data)
