@@ -99,6 +99,7 @@ def wrapped(
         from lightning.fabric import Fabric
 
         fabric = Fabric(accelerator="cpu", devices=ranks.size, strategy="ddp" if ranks.size > 1 else "auto")
+        fabric.launch()  # which finds that the processes are there
         return *fabric.setup(model, optimizer), fabric.backward
     if how == ACCELERATE:
         from accelerate import Accelerator
