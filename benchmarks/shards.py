@@ -17,6 +17,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ print(opened_s, first_s, cpu_s, after - before, max(reached) - after, max(reache
 """
 
 
-def source_of(root: str, **keys: object) -> Source:
+def source_of(root: str, **keys: Any) -> Source:
     return build_source(ImageShards(name="shards", root=root, val=0, test=0, normalize="imagenet", **keys))
 
 
@@ -131,14 +132,14 @@ def main() -> None:
             for name, source in sources.items()
         }
         found = alternate(measures, chosen.rounds)
-        rows = []
+        compared = []
         for workers in (0, 2):
-            ours, theirs = found[workers, "shards"], found[workers, "folder"]
+            of_shards, of_files = found[workers, "shards"], found[workers, "folder"]
             for part, unit, factor in ((0, "images/s", 1), (1, "CPU us an image", 1e6)):
-                shards, files = ([factor * one[part] for one in pairs] for pairs in (ours, theirs))
+                shards, files = ([factor * one[part] for one in pairs] for pairs in (of_shards, of_files))
                 ratio = statistics.median(a / b for a, b in zip(shards, files, strict=True))
-                rows.append((f"{workers} workers, {unit}", spread(files), spread(shards), f"{ratio:.2f}"))
-        print(table(("32x32 JPEGs", "folder", "shards", "shards / folder"), rows))
+                compared.append((f"{workers} workers, {unit}", spread(files), spread(shards), f"{ratio:.2f}"))
+        print(table(("32x32 JPEGs", "folder", "shards", "shards / folder"), compared))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def list_images(config: ImageFolder | ImageCsv | ImageShards) -> Listing:
     if isinstance(config, ImageFolder):
         return read_folder(config.root, val=config.val, test=config.test)
     if isinstance(config, ImageShards):
-        patterns = {**config.shards} if config.shards else None
+        patterns = {str(split): name for split, name in config.shards.items()} if config.shards else None
         return read_shards(config.root, shards=patterns, label=config.label, val=config.val, test=config.test)
     return read_image_csv(
         config.file,

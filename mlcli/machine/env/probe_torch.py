@@ -188,7 +188,7 @@ def _report_sums(torch: Any, report: Report) -> None:
 def _sum_over_processes(backend: str, count: int) -> dict[str, Any]:
     """Outcome, and what the fastest sum took, from processes that are gone in the end however it goes."""
     # A process with CUDA started cannot be forked for more of it; the others need not import torch again.
-    context = multiprocessing.get_context("fork" if backend == "gloo" else "spawn")
+    context: Any = multiprocessing.get_context("fork" if backend == "gloo" else "spawn")
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(target=_sum, args=(backend, rank, count, folder), daemon=True) for rank in range(count)
