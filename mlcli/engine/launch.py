@@ -88,8 +88,7 @@ def launch(
         ending.enter_context(_told(root))
         run = ranks.from_first(lambda: _claimed(resume, root, name or plan.name))
         if run:
-            run = run if ranks.is_first else SilentRun(run.path)
-            ending.enter_context(_held(run))
+            run = ending.enter_context(_held(run, ranks))
         plan, task, runtime = _task(plan, run, ranks, say, choose_batch_size)
         settings = plan.config if ranks.is_first else _quiet(plan.config)
         feed = ranks.in_turn(lambda: task.feed(runtime))
@@ -110,9 +109,8 @@ def launch(
         stop = ending.enter_context(StopRequest())  # from here on there is something to be resumed
         ranks.follow(stop, settings.loader.timeout)
         if run is None:
-            run = ranks.from_first(lambda: create_run(root, name or plan.name))
-            run = run if ranks.is_first else SilentRun(run.path)
-            ending.enter_context(_held(run, is_new=True))
+            made = ranks.from_first(lambda: create_run(root, name or plan.name))
+            run = ending.enter_context(_held(made, ranks, is_new=True))
             if isinstance(task, HasMembership):
                 run.write_membership(task.membership())
         log, board, screen = _outlets(run, ranks, state, feed, select_by, settings, offset)
@@ -142,11 +140,12 @@ def _told(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(run: RunFolder, *, is_new: bool = False) -> Iterator[None]:
-    """Unlock a run at the end, and discard a new one that could not be made whole."""
+def _held(run: RunFolder, ranks: Ranks, *, is_new: bool = False) -> Iterator[RunFolder]:
+    """The run as this rank may write it; unlocked at the end, and discarded if it is new and not made whole."""
+    run = run if ranks.is_first else SilentRun(run.path)
     try:
         with _told(run.path):
-            yield
+            yield run
     finally:
         if is_new and not (run.path / "status.json").exists():
             run.discard()

@@ -46,7 +46,7 @@ class RunLog:
         self.tensorboard = self._writer("train")  # before the first step, not within it: its import costs a second
         for split in EVENT_FOLDERS:
             if (run.path / split).is_dir():
-                self._writer(split)  # what came later is forgotten now, whatever becomes of this session
+                self._writer(split)  # what came later is forgotten now, whether or not this start writes to it
 
     def scalars(
         self, split: str, step: int, epoch: int, values: dict[str, float], *, shown_at: int | None = None

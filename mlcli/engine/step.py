@@ -255,7 +255,6 @@ class MicroBatches:
 
     def __init__(self, train: Train, progress: Progress, feed: Feed, ranks: Ranks = ALONE) -> None:
         self._train, self._progress, self._feed, self._ranks = train, progress, feed, ranks
-        parts_of_step(train, ranks.size)
         if progress.halvings or ranks.size > 1:
             self._cut()
 

@@ -28,8 +28,8 @@ from mlcli.machine.bench.measurements import (
     timed_laps,
 )
 
-LEAST_WARM_UPS = {"cpu": 2}
-OTHER_WARM_UPS = 4  # a GPU's: allocating, choosing and compiling kernels may go on for some steps
+LEAST_WARM_UPS = 2
+LEAST_ON_GPU = 4  # allocating, choosing and compiling kernels may go on for some steps
 MOST_WARM_UPS = 10
 SETTLED = 0.8
 """Share of the fastest step so far that a step must take at least, for the model to be warm."""
@@ -62,7 +62,7 @@ class Learner:
         threads. Some are taken whatever the budget. Returns seconds a sample of the fastest.
         """
         endless, began, fastest_s = itertools.cycle(batches), perf_counter(), math.inf
-        least = LEAST_WARM_UPS.get(self.runtime.device.type, OTHER_WARM_UPS)
+        least = LEAST_WARM_UPS if self.runtime.device.type == "cpu" else LEAST_ON_GPU
         for number in range(MOST_WARM_UPS):
             *parts_s, samples = self._timed(endless, self.settings.train.accumulate)
             forward_s, backward_s, optimizer_s = (part_s / samples for part_s in parts_s)
