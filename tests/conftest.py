@@ -1,7 +1,9 @@
 """What several rooms' tests need: a way to type a command, and one thread so that bits are repeatable."""
 
 import os
+import socket
 import sys
+import urllib.request
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +34,21 @@ def draws(request):
     figure.image_of = drawn if getattr(request.module, "DRAWS", False) else undrawn
     yield
     figure.image_of = undrawn
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Lead every download to a proxy at which nobody listens, so that this holds where there is a network too."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    for name in ("https_proxy", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        monkeypatch.setenv(name.upper(), f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    # urllib keeps the opener that it first makes, with the proxies of that moment
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 class Typed(NamedTuple):

@@ -123,15 +123,8 @@ def test_files_with_auxiliary_classifiers_and_names_of_old_load_whole(images, bu
     assert all(torch.equal(t, net.state_dict()[n]) for n, t in dense.state_dict().items())
 
 
-def test_default_weights_without_network_say_what_to_put_where(images, build, tmp_path, monkeypatch):
+def test_default_weights_without_network_say_what_to_put_where(images, build, tmp_path, monkeypatch, no_network):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with socket.socket() as closed:  # a proxy at which nobody listens, so that this holds with a network too
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(DataError) as caught:
         build(images(3, 64, 64), name="torchvision", arch="resnet18", weights="default")
     assert caught.value.where.startswith("https://download.pytorch.org/models/resnet18-")

@@ -139,9 +139,8 @@ def test_weights_of_the_other_vgg_are_refused(ours, tmp_path):
     assert "model.batch_norm to false" in caught.value.fix
 
 
-def test_coco_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch, tmp_path):
+def test_coco_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch, tmp_path, no_network):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there: refused at once
     with pytest.raises(DataError) as caught:
         detector(facts(300, 300), **PAPER, weights="coco")
     assert "ssd300_vgg16_coco" in caught.value.where

@@ -1,7 +1,6 @@
 """torchvision's four detectors in our contract: the same losses and detections as by its own calls, and its traps."""
 
 import hashlib
-import socket
 from typing import Any
 
 import pytest
@@ -361,15 +360,8 @@ def test_imagenet_weights_go_to_the_backbone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("weights", ["coco", "imagenet"])
-def test_weights_without_network_say_what_to_put_where(weights, tmp_path, monkeypatch):
+def test_weights_without_network_say_what_to_put_where(weights, tmp_path, monkeypatch, no_network):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with socket.socket() as closed:  # a proxy at which nobody listens, so that this holds with a network too
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("NO_PROXY", "")
     arch = "fasterrcnn_mobilenet_v3_large_320_fpn"
     with pytest.raises(DataError) as caught:
         detector(facts(64, 64), name="faster_rcnn", arch=arch, weights=weights)
