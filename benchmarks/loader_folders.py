@@ -29,7 +29,7 @@ from rounds import alternate, spread, table
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from mlcli.data.config import Augmentation, HorizontalFlip, RandomCrop, RandomResizedCrop
+from mlcli.data.config import Augmentation, HorizontalFlip, ImageFolder, RandomCrop, RandomResizedCrop
 from mlcli.data.feed import SampleFeed
 from mlcli.data.sources.image_files import image_source
 from mlcli.data.sources.listing import read_folder
@@ -111,7 +111,7 @@ def mlcli(folder: Folder, workers: int) -> Iterator[Tensor]:
     )
     size = None if folder.padding else folder.side
     feed = SampleFeed(
-        image_source(read_folder(folder.root), image_size=size),
+        image_source(read_folder(folder.root), ImageFolder(name="folder", root=folder.root, image_size=size)),
         (crop, HorizontalFlip(name="horizontal_flip")),
         train=Train(batch_size=folder.batch_size),
         loader=Loader(cache="none", workers=workers),

@@ -1,7 +1,7 @@
 """Division into training, validation and test: stratified by class and fixed by a seed alone."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -28,6 +28,44 @@ def named_split(word: str) -> str:
     """
     match = _WORD.fullmatch(re.sub(r"[\W_]+", "", word.lower()))
     return _CALLED[match[2]] if match else ""
+
+
+def rows_of(split_of: np.ndarray) -> dict[str, np.ndarray]:
+    """Positions of each split that has any, int64 [n], ascending. split_of: int8 [N], positions in SPLITS."""
+    found = {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
+    return {split: rows for split, rows in found.items() if len(rows)}
+
+
+def in_order(classes: Collection[str]) -> tuple[str, ...]:
+    """Return the names of classes, sorted: by value if all are whole numbers, else as text."""
+    whole = all(re.fullmatch(r"-?[0-9]{1,4000}", name) for name in classes)  # Python reads no longer ones
+    return tuple(sorted(classes, key=lambda name: (int(name), name)) if whole else sorted(classes))
+
+
+def hold_out(
+    split_of: np.ndarray,
+    shares: dict[str, float],
+    seed: int,
+    *,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    unit: str = "images",
+    where: str = "",
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the split of each sample, int8 [N], once shares of those in train are moved to the splits that lack them.
+
+    labels and groups: of all N samples; the rest as of `split_indices`, which draws them.
+    """
+    train = np.flatnonzero(split_of == 0)
+    labels, groups = (None if values is None else values[train] for values in (labels, groups))
+    indices = split_indices(
+        len(train), shares, seed, labels=labels, class_names=class_names, unit=unit, where=where, groups=groups
+    )
+    split_of = split_of.copy()
+    for split, chosen in indices.items():
+        split_of[train[chosen]] = SPLITS.index(split)
+    return split_of
 
 
 def split_indices(

@@ -29,10 +29,10 @@ from mlcli.data.finding import Finding
 from mlcli.data.likeness import Pair, find_pairs
 from mlcli.data.scan import Collection, FilePictures, Scan, held_collection, scan
 from mlcli.data.source import Source
-from mlcli.data.sources.build import build_source, list_images, list_rows, listed_source, selection
-from mlcli.data.sources.image_files import settled
+from mlcli.data.sources.build import build_source, list_images
+from mlcli.data.sources.image_files import image_source, settled
 from mlcli.data.sources.listing import Listing
-from mlcli.data.sources.tables import table_source
+from mlcli.data.sources.tables import read_table, table_source
 from mlcli.data.splits import SPLITS
 from mlcli.errors import DataError
 from mlcli.show.drawing import Tile, sheet
@@ -55,12 +55,12 @@ def examine(config: ClassificationData | RegressionData, *, regression: bool) ->
     if isinstance(config, ImageFolder | ImageCsv | ImageShards):
         listing = list_images(config)
         examination = examine_files(config, listing)
-        _ask_training(examination, lambda: listed_source(config, listing))  # its notes are findings already
+        _ask_training(examination, lambda: image_source(listing, config))  # its notes are findings already
         return examination
     if isinstance(config, TableFile):
-        table = list_rows(config, regression=regression)
+        table = read_table(config, regression=regression)
         examination = examine_rows(table)
-        source = _ask_training(examination, lambda: table_source(table, **selection(config)))
+        source = _ask_training(examination, lambda: table_source(table, config.select))
     else:
         examination = Examination()
         source = _ask_training(examination, lambda: build_source(config, regression=regression))

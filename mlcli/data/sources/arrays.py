@@ -8,23 +8,22 @@ import io
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.data.config import Digits, EmbeddedTable, FeatureSelection, Xor
 from mlcli.data.decode import Preparation
 from mlcli.data.fingerprints import of_array, of_samples
 from mlcli.data.info import DataInfo, features_of
 from mlcli.data.inspection import feature_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import Arrays, Source
-from mlcli.data.splits import split_indices
+from mlcli.data.splits import SPLITS, split_indices
 from mlcli.engine.membership import Fingerprints
 from mlcli.errors import DataError
 
-Method = Literal["mutual_info", "univariate"]
-"""Score by which features are selected."""
 LARGE_OFFSET = 1000
 """Standard deviations from zero beyond which a column is centred in float64. Below, float32 rounds to 1/16,000 of one
 standard deviation or less."""
@@ -74,8 +73,7 @@ def feature_source(
     target: str,
     origin: str,
     numbers: np.ndarray | None = None,
-    keep: int | None = None,
-    method: Method = "mutual_info",
+    select: FeatureSelection | None = None,
     notes: tuple[str, ...] = (),
     prints: Fingerprints | None = None,
     centred: bool = True,
@@ -88,8 +86,7 @@ def feature_source(
         splits: the rows of each split.
         columns: how the features are encoded, as plain data; goes into `DataInfo.preparation`.
         numbers: int [N], what names each row: its line in the file. None for its index.
-        keep: how many features are kept, the most informative about the target in the training split; None for all.
-        method: mutual_info finds any dependence; univariate, the F-test, finds linear ones and is faster.
+        select: how many features are kept, and by which score; None for all.
         prints: what all rows are known by; None for their numbers.
         centred: whether `large_offsets` are taken from the columns and the target.
     """
@@ -97,10 +94,10 @@ def feature_source(
     names, numeric = feature_names(columns)
     train = splits["train"]
     chosen = np.arange(len(names))
-    if keep is not None:
-        chosen = _select(rows[train], targets[train], numeric, keep, method, classify=bool(class_names))
+    if select is not None:
+        chosen = _select(rows[train], targets[train], numeric, select, classify=bool(class_names))
         kept = ", ".join(names[feature] for feature in chosen)
-        notes = (*notes, f"kept {len(chosen)} of {len(names)} features by {method}: {kept}")
+        notes = (*notes, f"kept {len(chosen)} of {len(names)} features by {select.method}: {kept}")
     rows = rows[:, chosen].astype(np.float64)
     offsets = np.where(centred & numeric[chosen], large_offsets(rows[train]), 0.0)
     rows -= offsets
@@ -127,11 +124,7 @@ def feature_source(
     inputs = torch.from_numpy(rows.astype(np.float32))
     answers = torch.from_numpy(targets.astype(np.int64 if class_names else np.float32))
     everything = Arrays(inputs, answers, origin, numbers, prints)
-    return Source(
-        info,
-        {split: everything.only(rows) for split, rows in splits.items()},
-        notes,
-    )
+    return Source(info, {split: everything.only(rows) for split, rows in splits.items()}, notes)
 
 
 def large_offsets(values: np.ndarray) -> np.ndarray:
@@ -152,25 +145,25 @@ def feature_names(columns: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]
 
 
 def _select(
-    rows: np.ndarray, targets: np.ndarray, numeric: np.ndarray, keep: int, method: Method, *, classify: bool
+    rows: np.ndarray, targets: np.ndarray, numeric: np.ndarray, select: FeatureSelection, *, classify: bool
 ) -> np.ndarray:
     """Positions of the features with the highest scores, in their original order."""
     from sklearn.feature_selection import f_classif, f_regression, mutual_info_classif, mutual_info_regression
 
-    if keep > rows.shape[1]:
+    if select.keep > rows.shape[1]:
         raise DataError(
-            f"data.select.keep: {keep} features cannot be kept, there are {rows.shape[1]}",
+            f"data.select.keep: {select.keep} features cannot be kept, there are {rows.shape[1]}",
             where="data.select.keep",
             fix=f"data.select.keep={rows.shape[1]} or smaller",
         )
-    if method == "mutual_info":  # noise breaks ties among equal numbers: fixed, so that the choice is repeatable
+    if select.method == "mutual_info":  # noise breaks ties among equal numbers: fixed, so that the choice is repeatable
         score = mutual_info_classif if classify else mutual_info_regression
         scores = score(rows, targets, discrete_features=~numeric, random_state=0)
     else:
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):  # a constant feature scores 0/0
             scores = (f_classif if classify else f_regression)(rows, targets)[0]
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0, posinf=np.finfo(float).max), kind="stable")
-    return np.sort(order[:keep])
+    return np.sort(order[: select.keep])
 
 
 # --- what needs no download ------------------------------------------------------------------------------------------
@@ -180,13 +173,13 @@ XOR_POINTS = np.array([(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
 XOR_LABELS = np.array([0, 1, 1, 0])
 
 
-def digits(*, val: float = 0.15, test: float = 0.2, split_seed: int = 0) -> Source:
+def digits(config: Digits) -> Source:
     """8x8 digits, white on black, uint8: the counts 0 to 16 of set pixels in each 4x4 block, times 255 / 16."""
     counts = _digit_rows()
     images = torch.from_numpy(np.rint(counts[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     labels = torch.from_numpy(counts[:, -1].astype(np.int64))
-    class_names = tuple("0123456789")
-    splits = split_arrays(images, labels, class_names, {"val": val, "test": test}, split_seed, "digits")
+    class_names, shares = tuple("0123456789"), {"val": config.val, "test": config.test}
+    splits = split_arrays(images, labels, class_names, shares, config.split_seed, "digits")
     return array_source(splits, class_names)
 
 
@@ -203,29 +196,21 @@ def _digit_rows() -> np.ndarray:
     return np.loadtxt(io.BytesIO(gzip.decompress(packed.read_bytes())), delimiter=",", dtype=np.int64)
 
 
-def embedded_table(
-    name: Literal["iris", "wine", "breast_cancer", "diabetes"],
-    *,
-    val: float = 0.15,
-    test: float = 0.15,
-    split_seed: int = 0,
-    keep: int | None = None,
-    method: Method = "mutual_info",
-) -> Source:
+def embedded_table(config: EmbeddedTable) -> Source:
     """Iris, wine, breast cancer or diabetes; diabetes in its original units, as the model standardises by itself."""
     from sklearn import datasets
 
-    regression = name == "diabetes"
-    data = getattr(datasets, f"load_{name}")(**({"scaled": False} if regression else {}))
+    regression = config.name == "diabetes"
+    data = getattr(datasets, f"load_{config.name}")(**({"scaled": False} if regression else {}))
     class_names = () if regression else tuple(map(str, data.target_names))
     splits = split_indices(
         len(data.target),
-        {"val": val, "test": test},
-        split_seed,
+        {"val": config.val, "test": config.test},
+        config.split_seed,
         labels=None if regression else data.target,
         class_names=class_names,
         unit="rows",
-        where=name,
+        where=config.name,
     )
     medians = np.median(data.data[splits["train"]], axis=0)
     columns = [
@@ -239,27 +224,22 @@ def embedded_table(
         columns=columns,
         class_names=class_names,
         target="progression" if regression else "label",
-        origin=name,
-        keep=keep,
-        method=method,
+        origin=config.name,
+        select=config.select,
     )
 
 
-def xor(*, repeats: int = 1, noise: float = 0.0, split_seed: int = 0) -> Source:
-    """The four points in every split, `repeats` times, each with Gaussian noise of its own.
-
-    noise: standard deviation of it.
-    """
-    names = ("train", "val", "test")
-    size = len(XOR_POINTS) * repeats
-    points = np.tile(XOR_POINTS, (repeats * len(names), 1))
+def xor(config: Xor) -> Source:
+    """The four points in every split, `repeats` times, each with Gaussian noise of its own."""
+    size = len(XOR_POINTS) * config.repeats
+    points = np.tile(XOR_POINTS, (config.repeats * len(SPLITS), 1))
     normal = np.concatenate(
-        [np.random.default_rng([split_seed, number]).normal(size=(size, 2)) for number in range(len(names))]
+        [np.random.default_rng([config.split_seed, number]).normal(size=(size, 2)) for number in range(len(SPLITS))]
     )
     return feature_source(
-        points + noise * normal,
-        np.tile(XOR_LABELS, repeats * len(names)),
-        {split: np.arange(size) + number * size for number, split in enumerate(names)},
+        points + config.noise * normal,
+        np.tile(XOR_LABELS, config.repeats * len(SPLITS)),
+        {split: np.arange(size) + number * size for number, split in enumerate(SPLITS)},
         columns=[{"name": name, "kind": "number", "missing": 0.5} for name in ("x1", "x2")],
         class_names=("false", "true"),
         target="label",

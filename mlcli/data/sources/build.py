@@ -5,14 +5,13 @@ files or rows and everything that is wrong with them, and a strict one makes sam
 """
 
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from mlcli.data.config import (
     ClassificationData,
     Digits,
     EmbeddedTable,
     ImageCsv,
-    ImageFiles,
     ImageFolder,
     ImageShards,
     RegressionData,
@@ -25,7 +24,7 @@ from mlcli.data.sources.arrays import digits, embedded_table, xor
 from mlcli.data.sources.image_files import image_source
 from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
 from mlcli.data.sources.shards import has_shards, read_shards
-from mlcli.data.sources.tables import FeatureTable, read_table, table_source
+from mlcli.data.sources.tables import read_table, table_source
 from mlcli.data.sources.torchvision_sets import torchvision_set
 from mlcli.engine.membership import KnownData
 from mlcli.errors import ConfigError
@@ -51,27 +50,18 @@ def _read(
 ) -> Source:
     match config:
         case Digits():
-            return digits(val=config.val, test=config.test, split_seed=config.split_seed)
+            return digits(config)
         case TorchvisionSet():
-            return torchvision_set(
-                config.name,
-                root=config.root,
-                download=config.download,
-                emnist_split=config.emnist_split,
-                val=config.val,
-                split_seed=config.split_seed,
-            )
+            return torchvision_set(config)
         case ImageFolder() | ImageCsv() | ImageShards():
-            return listed_source(config, list_images(config), known)
+            return image_source(list_images(config), config, known)
         case TableFile():
-            table = list_rows(config, regression=regression, known=known)
-            return table_source(table, **selection(config), info=known.info if known else None, centred=centred)
+            table = read_table(config, regression=regression, known=known)
+            return table_source(table, config.select, info=known.info if known else None, centred=centred)
         case EmbeddedTable():
-            return embedded_table(
-                config.name, val=config.val, test=config.test, split_seed=config.split_seed, **selection(config)
-            )
+            return embedded_table(config)
         case Xor():
-            return xor(repeats=config.repeats, noise=config.noise, split_seed=config.split_seed)
+            return xor(config)
         case _:
             assert_never(config)
 
@@ -103,11 +93,6 @@ def new_data(
     return section_of_rows
 
 
-def selection(config: TableFile | EmbeddedTable) -> dict[str, Any]:
-    """Return the settings of feature selection, as keywords."""
-    return config.select.model_dump() if config.select else {}
-
-
 def list_images(config: ImageFolder | ImageCsv | ImageShards) -> Listing:
     """The image files that a section names, and what is wrong with their layout. Never raises."""
     if isinstance(config, ImageFolder):
@@ -123,39 +108,4 @@ def list_images(config: ImageFolder | ImageCsv | ImageShards) -> Listing:
         split_column=config.split_column,
         val=config.val,
         test=config.test,
-    )
-
-
-def listed_source(config: ImageFiles, listing: Listing, known: KnownData | None = None) -> Source:
-    """The listed images, read as the section says. Raises DataError if they are not fit to learn from."""
-    return image_source(
-        listing,
-        image_size=config.image_size,
-        fit=config.fit,
-        channels=config.channels,
-        normalize=config.normalize,
-        bad_images=config.bad_images,
-        max_bad_share=config.max_bad_share,
-        split_seed=config.split_seed,
-        known=known,
-        duplicates=config.duplicates,
-    )
-
-
-def list_rows(config: TableFile, *, regression: bool, known: KnownData | None = None) -> FeatureTable:
-    """The rows of the CSV file that a section names, and what is wrong with them. Never raises."""
-    return read_table(
-        config.file,
-        target=config.target,
-        regression=regression,
-        drop=config.drop,
-        categorical=config.categorical,
-        split_column=config.split_column,
-        val=config.val,
-        test=config.test,
-        split_seed=config.split_seed,
-        known=known,
-        duplicates=config.duplicates,
-        decimal=config.decimal,
-        drop_missing=config.missing_target == "drop",
     )

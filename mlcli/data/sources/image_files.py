@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mlcli.data.config import ImageFiles
 from mlcli.data.decode import Preparation
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.fingerprints import of_classes, of_files
@@ -14,36 +15,16 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import common_size, count_pixels, find_damaged, imagenet_statistics, pixel_statistics
 from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.data.sources.listing import Listing
-from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, refuse_emptied
+from mlcli.data.splits import check_same_classes, joined, one_of_each, refuse_emptied, rows_of
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
 
 
-def image_source(
-    listing: Listing,
-    *,
-    image_size: int | tuple[int, int] | None = None,
-    fit: Literal["crop", "stretch", "pad"] = "crop",
-    channels: Literal[1, 3] = 3,
-    normalize: Literal["train", "imagenet"] = "train",
-    bad_images: Literal["error", "skip"] = "error",
-    max_bad_share: float = 0.01,
-    split_seed: int = 0,
-    known: KnownData | None = None,
-    duplicates: Literal["keep", "one_split", "drop"] = "keep",
-) -> Source:
+def image_source(listing: Listing, config: ImageFiles, known: KnownData | None = None) -> Source:
     """The listed images as samples. Raises DataError if layout, classes or images are not fit to learn from.
 
-    Args:
-        image_size: side, or height and width, in pixels that each image is brought to; None if all are of one size.
-        fit, channels: as for `Preparation`.
-        normalize: by the training split's mean and standard deviation, or by ImageNet's.
-        bad_images: whether an image that cannot be read is an error or left out and noted.
-        max_bad_share: with skip, the share of such images above which it is an error all the same.
-        split_seed: which samples are held out.
-        known: what a run knows of the images, which are divided as it did.
-        duplicates: whether copies of a picture are kept, kept in one split, or left out.
+    known: what a run knows of the images, which are divided as it did.
     """
     refuse(listing.findings, listing.origin)
     as_saved = DataInfo.from_plain(known.info) if known and known.info else None
@@ -54,41 +35,46 @@ def image_source(
             where=listing.origin,
             fix="give a folder or label for each of at least two classes",
         )
-    size = image_size or (1, 1)  # until the files have been measured
-    preparation = Preparation((size, size) if isinstance(size, int) else size, fit, channels)
+    size = config.image_size or (1, 1)  # until the files have been measured
+    preparation = Preparation((size, size) if isinstance(size, int) else size, config.fit, config.channels)
     notes = [str(finding) for finding in listing.findings]
-    if bad_images == "skip":
-        listing = _without_damaged(listing, preparation, max_bad_share, notes)
-    if duplicates != "keep":
-        listing = settled(listing, duplicates)
+    if config.bad_images == "skip":
+        listing = _without_damaged(listing, preparation, config.max_bad_share, notes)
+    if config.duplicates != "keep":
+        listing = settled(listing, config.duplicates)
         notes += [str(finding) for finding in listing.findings[-1:]]
     if known:
-        chosen, labels = _divided_as(known, listing, split_seed)
+        keys, sees = of_files(listing.root, listing.paths, known.sees)
+        prints = Fingerprints(keys, of_classes(listing.labels, listing.class_names), sees)
+        now: dict[str, np.ndarray] = {}
+        with contextlib.suppress(DataError):  # drawing anew is for comparison only
+            now = rows_of(listing.divided(config.split_seed))
+        chosen = known.divide(prints, now, [*listing.held_out], listing.origin)
+        chosen, labels = known.relabelled(chosen, listing.labels, listing.class_names, listing.origin)
         listing = replace(listing, labels=labels)
     else:
-        given = {split: listing.labels[listing.split_of == SPLITS.index(split)] for split in listing.splits}
+        given = {split: listing.labels[rows] for split, rows in rows_of(listing.split_of).items()}
         check_same_classes(given, names, "images", listing.origin)
-        chosen = _positions(listing.divided(split_seed))
+        chosen = rows_of(listing.divided(config.split_seed))
     samples = {split: _samples(listing.only(rows), preparation) for split, rows in chosen.items()}
     if as_saved and known and known.purpose == "measure":  # images of any size, as in predicting
         preparation = Preparation.from_plain(as_saved.preparation)
         samples = {split: replace(part, preparation=preparation) for split, part in samples.items()}
-        channels = preparation.channels
-    elif image_size is None:
-        preparation = replace(preparation, image_size=common_size(list(samples.values()), split_seed))
+    elif config.image_size is None:
+        preparation = replace(preparation, image_size=common_size(list(samples.values()), config.split_seed))
         samples = {split: replace(part, preparation=preparation, same_size=True) for split, part in samples.items()}
     if as_saved:
         mean, std = as_saved.mean, as_saved.std
-    elif normalize == "imagenet":
-        mean, std = imagenet_statistics(channels)
+    elif config.normalize == "imagenet":
+        mean, std = imagenet_statistics(config.channels)
     else:
-        counts, counted = count_pixels(samples["train"], split_seed)
+        counts, counted = count_pixels(samples["train"], config.split_seed)
         mean, std = pixel_statistics(counts)
         if counted < len(samples["train"]):
             notes.append(f"mean and std come from {counted:,} of {len(samples['train']):,} training images")
     info = DataInfo(
         kind="image",
-        input_shape=(channels, *preparation.image_size),
+        input_shape=(preparation.channels, *preparation.image_size),
         class_names=names,
         target="label",
         mean=mean,
@@ -96,24 +82,6 @@ def image_source(
         preparation=preparation.to_plain(),
     )
     return Source(info, dict(samples), tuple(notes))
-
-
-def _positions(split_of: np.ndarray) -> dict[str, np.ndarray]:
-    """The positions of each split that has any: int64 [n], ascending."""
-    found = {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
-    return {split: rows for split, rows in found.items() if len(rows)}
-
-
-def _divided_as(known: KnownData, listing: Listing, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The positions of each split as a run divided the images, and all labels as its model knows them."""
-    keys, sees = of_files(listing.root, listing.paths, known.sees)
-    prints = Fingerprints(keys, of_classes(listing.labels, listing.class_names), sees)
-    now: dict[str, np.ndarray] = {}
-    with contextlib.suppress(DataError):  # drawing anew is for comparison only
-        now = _positions(listing.divided(seed))
-    drawn = [*listing.held_out]
-    chosen = known.divide(prints, now, drawn, listing.origin)
-    return known.relabelled(chosen, listing.labels, listing.class_names, listing.origin)
 
 
 def settled(listing: Listing, duplicates: Literal["one_split", "drop"]) -> Listing:

@@ -16,7 +16,7 @@ from mlcli.data.decode import CONVERT, EXTENSIONS, OTHER_PICTURES, opened
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.places import Root
 from mlcli.data.sources.csv_file import read_csv
-from mlcli.data.splits import SPLITS, named_split, split_indices
+from mlcli.data.splits import SPLITS, hold_out, named_split
 from mlcli.errors import DataError
 from mlcli.files import MARK, holds_output, is_own_picture
 from mlcli.reading import why_absent
@@ -65,17 +65,10 @@ class Listing:
     def divided(self, seed: int) -> np.ndarray:
         """The split of each file, int8 [N], once those to be held out are taken from train. Raises DataError if it is
         too small for that."""
-        train = np.flatnonzero(self.split_of == 0)
-        labels = self.labels[train]
-        copies = None if self.copies is None else self.copies[train]
-        indices = split_indices(
-            len(train), self.held_out, seed, labels=labels, class_names=self.class_names, where=self.origin,
-            groups=copies,
+        return hold_out(
+            self.split_of, self.held_out, seed, labels=self.labels, class_names=self.class_names, where=self.origin,
+            groups=self.copies,
         )  # fmt: skip
-        split_of = self.split_of.copy()
-        for split, chosen in indices.items():
-            split_of[train[chosen]] = SPLITS.index(split)
-        return split_of
 
 
 def nothing(origin: object, findings: Iterable[Finding]) -> Listing:

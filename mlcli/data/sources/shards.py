@@ -19,7 +19,7 @@ from mlcli.data.finding import Finding
 from mlcli.data.sources.listing import Listing, nothing
 from mlcli.data.sources.storage import COMPRESSED, TAR, Shard, Storage, expanded, storage_at
 from mlcli.data.sources.tar_index import CONNECTIONS, Damage, Member, TarIndex, index_of, members, window_of
-from mlcli.data.splits import SPLITS, named_split
+from mlcli.data.splits import SPLITS, in_order, named_split
 from mlcli.errors import DataError, UserError
 from mlcli.files import refuse_unfinished
 from mlcli.text import first_few, plural, without_secrets
@@ -39,18 +39,15 @@ class OpenShards:
         return self.storage.address
 
     def read(self, rows: Sequence[int]) -> Iterator[bytes]:
-        index = self.index
-        return self.storage.read_many(
-            [(index.shards[index.shard_of[row]], int(index.offsets[row]), int(index.sizes[row])) for row in rows]
-        )
+        return self._members(rows, self.index.offsets, self.index.sizes)
 
     def read_labels(self, rows: Sequence[int]) -> Iterator[bytes]:
         """The bytes of the label members, which these have."""
-        index = self.index
-        return self.storage.read_many([
-            (index.shards[index.shard_of[row]], int(index.label_offsets[row]), int(index.label_sizes[row]))
-            for row in rows
-        ])  # fmt: skip
+        return self._members(rows, self.index.label_offsets, self.index.label_sizes)
+
+    def _members(self, rows: Sequence[int], offsets: np.ndarray, sizes: np.ndarray) -> Iterator[bytes]:
+        shards, shard_of = self.index.shards, self.index.shard_of
+        return self.storage.read_many([(shards[shard_of[row]], int(offsets[row]), int(sizes[row])) for row in rows])
 
     def path(self, row: int) -> bytes:
         index = self.index
@@ -200,8 +197,7 @@ def _classes(shards: OpenShards) -> tuple[tuple[str, ...], np.ndarray, list[Find
     texts, findings = shards.index.labels, list[Finding]()
     content = shards.storage.small(CLASSES)
     if content is None:
-        whole = all(re.fullmatch(r"-?[0-9]{1,18}", text) for text in texts)
-        names = tuple(sorted(texts, key=lambda text: (int(text), text)) if whole else sorted(texts))
+        names = in_order(texts)
         position = {name: label for label, name in enumerate(names)}
     else:
         names = tuple(line.rstrip("\r") for line in content.decode(errors="backslashreplace").split("\n"))

@@ -11,29 +11,36 @@ Standardisation is left to the model, by `DataInfo.mean` and `.std`; one-hot fea
 std 1), so that a value that training never saw, or none, is zero everywhere.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from mlcli.data.config import FeatureSelection, TableFile
 from mlcli.data.finding import Finding, Severity, refuse
-from mlcli.data.fingerprints import of_classes, of_columns, of_numbers, of_samples
+from mlcli.data.fingerprints import of_columns, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source
-from mlcli.data.sources.arrays import Method, feature_source
+from mlcli.data.sources.arrays import feature_source
 from mlcli.data.sources.csv_file import Column, CsvFile, Decimal, Form, read_column, read_csv
 from mlcli.data.sources.rows import encoded, features
-from mlcli.data.splits import SPLITS, check_same_classes, joined, one_of_each, refuse_emptied, split_indices
-from mlcli.engine.membership import Fingerprints, KnownData
+from mlcli.data.splits import (
+    SPLITS,
+    check_same_classes,
+    hold_out,
+    in_order,
+    joined,
+    one_of_each,
+    refuse_emptied,
+    rows_of,
+)
+from mlcli.engine.membership import KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
 
-WHOLE_NUMBER = re.compile(r"-?[0-9]{1,4000}")  # Python reads no longer ones
 FEW = 20
 """Different values up to which a column may well hold categories."""
 
@@ -70,10 +77,7 @@ class FeatureTable:
     @property
     def splits(self) -> dict[str, np.ndarray]:
         """The rows of each split that has any: int64 [n], ascending unless a run has them in another order."""
-        if self.known is not None:
-            return self.known
-        found = {split: np.flatnonzero(self.split_of == code) for code, split in enumerate(SPLITS)}
-        return {split: rows for split, rows in found.items() if len(rows)}
+        return rows_of(self.split_of) if self.known is None else self.known
 
     def name(self, row: int) -> str:
         return f"{self.numbering}{self.lines[row]}"
@@ -85,108 +89,77 @@ class FeatureTable:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_table(
-    file: Path,
-    *,
-    target: str | Sequence[str],
-    regression: bool = False,
-    drop: Sequence[str] = (),
-    categorical: Sequence[str] = (),
-    split_column: str | None = None,
-    val: float = 0.15,
-    test: float = 0.15,
-    split_seed: int = 0,
-    known: KnownData | None = None,
-    duplicates: Literal["keep", "one_split", "drop"] = "keep",
-    decimal: Literal["auto", "point", "comma"] = "auto",
-    drop_missing: bool = False,
-) -> FeatureTable:
+def read_table(config: TableFile, *, regression: bool = False, known: KnownData | None = None) -> FeatureTable:
     """A CSV file of numbers and categories, one sample a row. Never raises.
 
     Args:
-        target: the column to predict; a number if `regression`, otherwise a class. Of one-hot labels all columns.
-        drop: columns that are not used.
-        categorical: columns of numbers that are to be read as categories.
-        split_column: train, val or test for each row; without it, `val`, `test` and `split_seed` divide them.
+        regression: whether the target is a number to predict; otherwise it is a class.
         known: what a run knows of the rows, which are divided as it did.
-        duplicates: whether equal rows are kept, kept in one split, or left out but for one.
-        decimal: the mark of numbers; auto where the cells say it, or the semicolons between them.
-        drop_missing: leave rows out that have no value to predict.
     """
-    table = read_csv(file)
+    table, target = read_csv(config.file), config.target
     targets = [target] if isinstance(target, str) else [*target]
     findings = [*table.faults, *table.absent(targets, "data.target")]
     if isinstance(target, str):
-        findings += _one_of_several(table, target, drop, regression) if known is None else []
+        findings += _one_of_several(table, target, config.drop, regression) if known is None else []
     else:
         table, target = table.one_label(targets) if set(targets) <= set(table.header) else (table, targets[0])
     if known is None or known.purpose != "measure":  # new data have what the model needs, or that is told
-        findings += [*table.absent(drop, "data.drop"), *table.absent(categorical, "data.categorical")]
+        findings += table.absent(config.drop, "data.drop") + table.absent(config.categorical, "data.categorical")
     split_of = np.zeros(len(table.rows), dtype=np.int8)
-    if split_column is not None:
-        split_of, problems = table.split_of(split_column)
+    if config.split_column is not None:
+        split_of, problems = table.split_of(config.split_column)
         findings += problems
+    empty = FeatureTable(str(config.file), [], split_of[:0], table.lines[:0], target)
     if target not in table.header or not table.rows:
-        return FeatureTable(str(file), [], split_of[:0], table.lines[:0], target, findings=tuple(findings))
-    used = [name for name in table.header if name not in {target, split_column, *drop}]
-    mark: Decimal = "auto_comma" if decimal == "auto" and table.delimiter == ";" else decimal
-    of_target = partial(read_column, numeric=regression, form=Form() if decimal != "comma" else None, decimal=decimal)
-    if drop_missing:
-        kept = np.flatnonzero(~of_target(target, table.column(target)).missing)
+        return replace(empty, findings=tuple(findings))
+    used = [name for name in table.header if name not in {target, config.split_column, *config.drop}]
+    form = Form() if config.decimal != "comma" else None
+    of_target = partial(read_column, target, numeric=regression, form=form, decimal=config.decimal)
+    if config.missing_target == "drop":
+        kept = np.flatnonzero(~of_target(table.column(target)).missing)
         if dropped := len(table.rows) - len(kept):
             what = f"the target '{target}' is missing in {plural(dropped, 'row')}, left out"
             findings.append(Finding("note", "target-missing", what))
         table, split_of = table.only(kept), split_of[kept]
     copies, as_given = None, split_of
-    if duplicates == "one_split":
+    if config.duplicates == "one_split":
         copies = _equal_rows(table, used)
         split_of = joined(copies, split_of)
-    elif duplicates == "drop":
+    elif config.duplicates == "drop":
         kept = one_of_each(_equal_rows(table, [*used, target]), split_of)
         if dropped := len(table.rows) - len(kept):
             what = f"{plural(dropped, 'row equals another and is', 'rows equal others and are')} left out"
             findings.append(Finding("note", "duplicates-settled", what))
         table, split_of = table.only(kept), split_of[kept]
     try:
-        refuse_emptied(as_given, split_of, str(file))
-    except DataError as error:
         if known is None:
-            lines = table.lines[:0]
-            return FeatureTable(str(file), [], split_of[:0], lines, target, findings=tuple(findings), refusal=error)
-    column = of_target(target, table.column(target))
+            refuse_emptied(as_given, split_of, empty.origin)
+    except DataError as error:
+        return replace(empty, findings=tuple(findings), refusal=error)
+    column = of_target(table.column(target))
     findings += _target_faults(table, column)
-    amounts, labels, class_names = column.numbers, None, tuple[str, ...]()
-    if amounts is not None and len(values := np.unique(amounts[np.isfinite(amounts)])) == 2:
-        what = f"the target '{target}' has two values only, {values[0]:g} and {values[1]:g}, which may be classes"
-        findings.append(Finding("warning", "two-values", what, (), "to learn them as classes: task: classification"))
-    if not regression:
-        labels, class_names = _labels(column)
-    refusal = None
+    labels, class_names = (None, ()) if regression else _labels(column)
+    refusal = of_run = None
     try:
         if labels is not None and known is None:
             _refuse_no_classes(table, target, class_names)
-        shares = {"val": val, "test": test}
-        split_of = _divided(table, split_of, split_column, labels, class_names, shares, split_seed, copies)
+        split_of = _divided(table, config, split_of, labels, class_names, copies)
     except DataError as error:
         refusal = error
     if not used:
         what = "no column is left to learn from"
         findings.append(Finding("error", "no-columns", what, (), "drop fewer columns: data.drop"))
-    of_run = None
+    mark: Decimal = "auto_comma" if config.decimal == "auto" and table.delimiter == ";" else config.decimal
     if known is not None and used:
         raw = [read_column(name, table.column(name), decimal=mark) for name in used]
-        if labels is None:
-            assert amounts is not None, "a column that is read as numbers has them"
-            hashes = of_numbers(amounts)
-        else:
-            hashes = of_classes(labels, class_names)
-        now = {} if refusal else {split: np.flatnonzero(split_of == code) for code, split in enumerate(SPLITS)}
-        refusal = None
+        values = column.numbers if labels is None else labels
+        assert values is not None, "a column that is read as numbers has them"
+        now, refusal = {} if refusal else rows_of(split_of), None
         try:
-            prints = Fingerprints(of_columns(raw)[:, None], hashes)
-            of_run = known.divide(prints, now, () if split_column else SPLITS, str(file))
+            prints = of_samples(of_columns(raw)[:, None], values, class_names)
+            of_run = known.divide(prints, now, () if config.split_column else SPLITS, empty.origin)
             if labels is not None:
-                of_run, labels = known.relabelled(of_run, labels, class_names, str(file))
+                of_run, labels = known.relabelled(of_run, labels, class_names, empty.origin)
             split_of = np.full_like(split_of, -1)
             split_of[of_run["train"]] = 0
         except DataError as error:
@@ -195,9 +168,9 @@ def read_table(
         needed = {encoding["name"] for encoding in known.info["preparation"].get("columns", ())}
         columns = [read_column(name, table.column(name)) for name in used if name in needed]
     else:
-        columns = [_typed(table, name, mark, split_of == 0, name in categorical, findings) for name in used]
+        columns = [_typed(table, name, mark, split_of == 0, name in config.categorical, findings) for name in used]
     return FeatureTable(
-        str(file), columns, split_of, table.lines, target, class_names, labels, amounts,
+        empty.origin, columns, split_of, table.lines, target, class_names, labels, column.numbers,
         findings=tuple(findings), refusal=refusal, known=of_run,
     )  # fmt: skip
 
@@ -226,7 +199,7 @@ def _equal_rows(table: CsvFile, names: Sequence[str]) -> np.ndarray:
 
 
 def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
-    """Rows without a usable value to predict."""
+    """Rows without a usable value to predict, and numbers that may be classes."""
     found = []
     if gaps := np.flatnonzero(column.missing).tolist():
         what = f"the target '{column.name}' is missing in {plural(len(gaps), 'row')}"
@@ -239,14 +212,16 @@ def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
         if not read_column(column.name, [column.cells[row] for row in wrong], decimal="comma").wrong.size:
             fix = f"if the comma of {column.cells[wrong[0]]} is a decimal comma: data.decimal=comma"
         found.append(Finding("error", "target-no-number", what, places, fix))
+    numbers = np.zeros(0) if column.numbers is None else column.numbers
+    if len(values := np.unique(numbers[np.isfinite(numbers)])) == 2:
+        what = f"the target '{column.name}' has two values only, {values[0]:g} and {values[1]:g}, which may be classes"
+        found.append(Finding("warning", "two-values", what, (), "to learn them as classes: task: classification"))
     return found
 
 
 def _labels(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and the sorted classes: by value if all are whole numbers, else as text."""
-    values = {cell for cell, missing in zip(column.cells, column.missing.tolist(), strict=True) if not missing}
-    whole = all(WHOLE_NUMBER.fullmatch(value) for value in values)
-    class_names = tuple(sorted(values, key=lambda value: (int(value), value)) if whole else sorted(values))
+    """Labels, -1 for a gap, and the sorted classes."""
+    class_names = in_order({cell for cell, gap in zip(column.cells, column.missing, strict=True) if not gap})
     position = {name: label for label, name in enumerate(class_names)}
     return np.array([position.get(cell, -1) for cell in column.cells], dtype=np.int64), class_names
 
@@ -270,30 +245,24 @@ def _refuse_no_classes(table: CsvFile, target: str, class_names: tuple[str, ...]
 
 def _divided(
     table: CsvFile,
+    config: TableFile,
     given: np.ndarray,
-    split_column: str | None,
     labels: np.ndarray | None,
     class_names: tuple[str, ...],
-    shares: dict[str, float],
-    seed: int,
     copies: np.ndarray | None,
 ) -> np.ndarray:
     """The split of each row, int8 [N]. Raises DataError if the splits lack classes, or cannot be made."""
     if labels is not None and (labels < 0).any():  # refused for that; rows without a class cannot be stratified
         return given
-    where = str(table.path)
-    if split_column is not None:
-        if labels is not None:
-            of_split = {split: labels[given == code] for code, split in enumerate(SPLITS) if (given == code).any()}
-            check_same_classes(of_split, class_names, "rows", where)
-        return given
-    split_of = given.copy()
-    indices = split_indices(
-        len(given), shares, seed, labels=labels, class_names=class_names, unit="rows", where=where, groups=copies
-    )
-    for split, rows in indices.items():
-        split_of[rows] = SPLITS.index(split)
-    return split_of
+    if config.split_column is None:
+        return hold_out(
+            given, {"val": config.val, "test": config.test}, config.split_seed, labels=labels, class_names=class_names,
+            unit="rows", where=str(table.path), groups=copies,
+        )  # fmt: skip
+    if labels is not None:
+        of_split = {split: labels[rows] for split, rows in rows_of(given).items()}
+        check_same_classes(of_split, class_names, "rows", str(table.path))
+    return given
 
 
 def _typed(
@@ -342,13 +311,12 @@ def _typed(
 
 def table_source(
     table: FeatureTable,
+    select: FeatureSelection | None = None,
     *,
-    keep: int | None = None,
-    method: Method = "mutual_info",
     info: dict[str, Any] | None = None,
     centred: bool = True,
 ) -> Source:
-    """The rows as samples, of which the `keep` most informative features are kept, judged by `method`.
+    """The rows as samples, with all features or those that are selected.
 
     info: `DataInfo.to_plain()` of a saved model, whose features these are then; its classes are the labels' already.
     centred: whether large offsets are taken from columns, as version 0.1.0 did not.
@@ -375,8 +343,7 @@ def table_source(
         target=table.target if table.labels is None else "label",
         origin=table.origin,
         numbers=table.lines,
-        keep=keep,
-        method=method,
+        select=select,
         notes=tuple(notes),
         prints=of_samples(of_columns(table.columns)[:, None], targets, table.class_names),
         centred=centred,

@@ -12,9 +12,12 @@ import json
 import shlex
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,17 +187,19 @@ def _is_sound(index: TarIndex) -> bool:
 class _Part:
     """What was found in one shard."""
 
+    shard: str = ""
     arrays: dict[str, "array[int]"] = field(default_factory=lambda: {name: array(k) for name, k in _ARRAYS.items()})
     names: bytearray = field(default_factory=bytearray)
     name_ends: "array[int]" = field(default_factory=lambda: array("q"))
     labels: dict[str, int] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
-    def add_fault(self, kind: str, place: str) -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+    def add_fault(self, kind: str, place: bytes | str) -> None:
+        self.counts[kind] += 1
         if len(named := self.faults.setdefault(kind, [])) < PLACES:
-            named.append(visible(place, one_line=True))
+            text = place if isinstance(place, str) else place[:200].decode(errors="backslashreplace")
+            named.append(visible(f"{self.shard}: {text}", one_line=True))
 
 
 def _made(storage: Storage, shards: Sequence[Shard], label: str) -> TarIndex:
@@ -215,7 +220,7 @@ def _made(storage: Storage, shards: Sequence[Shard], label: str) -> TarIndex:
             arrays[name].append(to_whole[values] if name == "codes" else values)
         for kind, places in part.faults.items():
             faults.faults.setdefault(kind, []).extend(places)
-            faults.counts[kind] = faults.counts.get(kind, 0) + part.counts[kind]
+        faults.counts += part.counts
     ends = [np.diff(np.array(part.name_ends, dtype=np.int64), prepend=0) for part in found]
     findings = [_finding(kind, faults.counts[kind], places) for kind, places in faults.faults.items()]
     if len(labels) > MOST_LABELS:
@@ -232,95 +237,81 @@ def _made(storage: Storage, shards: Sequence[Shard], label: str) -> TarIndex:
 
 
 def _finding(kind: str, count: int, places: Sequence[str]) -> Finding:
-    if kind in _ERRORS:
-        what, fix = _ERRORS[kind]
-        fix = fix or f"unpack each: {places[0].rpartition(': ')[2]}"
-        return Finding("error", kind, f"{count:,} {what}", tuple(places), fix)
     if kind == "no-picture":
         what = f"{plural(count, 'sample has', 'samples have')} no picture and {'is' if count == 1 else 'are'} left out"
-        return Finding("note", kind, what, tuple(places), "")
-    return Finding("note", kind, f"{plural(count, 'member is', 'members are')} not used", tuple(places), "")
+        return Finding("note", kind, what, tuple(places))
+    if kind == "other-members":
+        return Finding("note", kind, f"{plural(count, 'member is', 'members are')} not used", tuple(places))
+    what, fix = _ERRORS[kind]
+    fix = fix or f"unpack each: {places[0].rpartition(': ')[2]}"
+    return Finding("error", kind, f"{count:,} {what}", tuple(places), fix)
 
 
 def _scan(storage: Storage, shard: Shard, number: int, label: str) -> _Part:
     """Read the headers of a shard; what lies behind a damage is left out. Raises DataError if it cannot be read."""
-    part, ending = _Part(), label.partition(".")[0].encode()
-    window = window_of(storage, shard)
-    key, seen, picture, labelled, code = None, set[bytes](), None, None, -1
+    part, window, is_packed = _Part(shard.name), window_of(storage, shard), shard.name.lower().endswith(COMPRESSED)
     keys = set[int]()  # hashes, 8 bytes of use each, of this shard alone
-
-    def named(name: bytes) -> str:
-        return f"{shard.name}: {name[:200].decode(errors='backslashreplace')}"
-
-    def close_sample() -> None:
-        nonlocal picture, labelled, code
-        if key is None:
-            return
-        if hash(key) in keys:
-            part.add_fault("listed-twice", named(key))
-        elif picture is None:
-            part.add_fault("no-picture", named(key))
-        elif picture.size > MOST_FILE_BYTES:
-            part.add_fault("too-large", named(key))
-        else:
-            if labelled is None:
-                part.add_fault("no-label", named(key))
-            offset, size = (labelled.offset, labelled.size) if labelled else (-1, -1)
-            row = (number, picture.offset, picture.size, offset, size, code)
-            for values, value in zip(part.arrays.values(), row, strict=True):
-                values.append(value)
-            part.names += picture.name
-            part.name_ends.append(len(part.names))
-        keys.add(hash(key))
-        picture, labelled, code = None, None, -1
-        seen.clear()
-
     try:
-        if shard.name.lower().endswith(COMPRESSED):
+        if is_packed:
             raise Damage("compressed-shard", "gzip -d")
-        for member in members(window, shard.size):
-            name = member.name
-            if member.kind == b"5":  # folders
-                continue
-            if b"\0" in name or name.startswith(b"/") or len(name) > MOST_NAME or b".." in name.split(b"/"):
-                part.add_fault("odd-name", named(name))
-                continue
-            base = name.rpartition(b"/")[2]
-            stem, dot, kind = base.partition(b".")
-            if not stem or not dot:  # hidden, or without an ending
-                if stem:
-                    part.add_fault("other-members", named(name))
-                continue
-            if member.kind != b"0":
-                part.add_fault("odd-member", named(name))
-                continue
-            if (own := name[: len(name) - len(base)] + stem) != key:
-                close_sample()
-                key = own
-            kind = kind.lower()
-            if kind in seen:
-                part.add_fault("listed-twice", named(name))
-            seen.add(kind)
-            if kind in _PICTURES:
-                if picture is not None:
-                    part.add_fault("two-pictures", named(name))
-                picture = picture or member
-            elif kind == ending and labelled is None:
-                labelled = member
-                if label != "json":  # read while it is in the window
-                    code = _code(part, window, member, label, shard.name)
+        for key, group in groupby(_files(members(window, shard.size), part), itemgetter(0)):
+            picture, labelled, code, seen = None, None, -1, set[bytes]()
+            for _, ending, member in group:
+                if ending in seen:
+                    part.add_fault("listed-twice", member.name)
+                seen.add(ending)
+                if ending in _PICTURES:
+                    if picture is not None:
+                        part.add_fault("two-pictures", member.name)
+                    picture = picture or member
+                elif ending == label.partition(".")[0].encode() and labelled is None:
+                    labelled = member
+                    if label != "json":  # read while it is in the window
+                        code = _code(part, window, member, label)
+            if hash(key) in keys:
+                part.add_fault("listed-twice", key)
+            elif picture is None:
+                part.add_fault("no-picture", key)
+            elif picture.size > MOST_FILE_BYTES:
+                part.add_fault("too-large", key)
+            else:
+                if labelled is None:
+                    part.add_fault("no-label", key)
+                place = (labelled.offset, labelled.size) if labelled else (-1, -1)
+                row = (number, picture.offset, picture.size, *place, code)
+                for values, value in zip(part.arrays.values(), row, strict=True):
+                    values.append(value)
+                part.names += picture.name
+                part.name_ends.append(len(part.names))
+            keys.add(hash(key))
     except Damage as damage:
-        what, text = damage.args
-        if what == "compressed-shard":
-            says_so, path = shard.name.lower().endswith(COMPRESSED), shlex.quote(shard.name)
-            text = f"{text} {path}" if says_so else f"{text}c < {path} > NEW.tar"
-        part.add_fault(what, f"{shard.name}: {text}")
-    else:
-        close_sample()
+        kind, text = damage.args
+        if kind == "compressed-shard":
+            path = shlex.quote(shard.name)
+            text = f"{text} {path}" if is_packed else f"{text}c < {path} > NEW.tar"
+        part.add_fault(kind, text)
     return part
 
 
-def _code(part: _Part, window: Callable[[int, int], bytes], member: Member, label: str, shard: str) -> int:
+def _files(members: Iterator[Member], part: _Part) -> Iterator[tuple[bytes, bytes, Member]]:
+    """Key and ending of each file, and the file; what is none, or is badly called, goes to the faults."""
+    for member in members:
+        name = member.name
+        folder, slash, base = name.rpartition(b"/")
+        stem, dot, ending = base.partition(b".")
+        if member.kind == b"5":  # folders
+            continue
+        if b"\0" in name or name.startswith(b"/") or len(name) > MOST_NAME or b".." in name.split(b"/"):
+            part.add_fault("odd-name", name)
+        elif stem and not dot:
+            part.add_fault("other-members", name)
+        elif stem and member.kind != b"0":
+            part.add_fault("odd-member", name)
+        elif stem:  # and not hidden
+            yield folder + slash + stem, ending.lower(), member
+
+
+def _code(part: _Part, window: Callable[[int, int], bytes], member: Member, label: str) -> int:
     """The position of a sample's label among those of its shard; -1 if it cannot be read, which is a fault."""
     most = MOST_JSON if label.startswith("json") else MOST_LABEL
     try:
@@ -329,7 +320,7 @@ def _code(part: _Part, window: Callable[[int, int], bytes], member: Member, labe
         text = read_label(window(member.offset, member.size), label)
     except (ValueError, RecursionError) as error:
         name = member.name[:200].decode(errors="backslashreplace")
-        part.add_fault("bad-label", f"{shard}: {name} ({str(error)[:80]})")
+        part.add_fault("bad-label", f"{name} ({str(error)[:80]})")
         return -1
     if len(part.labels) > MOST_LABELS:
         return 0
@@ -391,7 +382,9 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
             raise Damage("damaged-shard", f"cut off: the mark of its end is not there (byte {at:,} of {size:,})")
         header = read(at, BLOCK)
         if not header[0] and not header.strip(b"\0"):
-            _refuse_more(read, at, size)
+            if size - at > MOST_PADDING or read(at, size - at).strip(b"\0"):  # members that nobody would read
+                what = f"there is more behind the mark of its end at byte {at:,}: overwritten, or two tar files in one"
+                raise Damage("damaged-shard", what)
             return
         if _number(header[148:156], at) != sum(header) - sum(header[148:156]) + 256:
             raise Damage("damaged-shard", f"the header at byte {at:,} has a wrong checksum")
@@ -422,13 +415,6 @@ def members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member]:
             name = name[2:].lstrip(b"/")
         yield Member(name, begin, length, b"5" if name.endswith(b"/") else b"0" if kind in b"07\0" else kind)
         long_name, pax = b"", {}
-
-
-def _refuse_more(read: Callable[[int, int], bytes], at: int, size: int) -> None:
-    """Raise Damage if something stands behind the mark of the end: members that nobody would read."""
-    if size - at > MOST_PADDING or read(at, size - at).strip(b"\0"):
-        what = f"there is more behind the mark of its end at byte {at:,}: overwritten, or two tar files in one"
-        raise Damage("damaged-shard", what)
 
 
 def _number(written: bytes, at: int) -> int:

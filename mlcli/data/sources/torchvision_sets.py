@@ -20,6 +20,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from mlcli.data.config import TorchvisionSet
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import array_source, split_arrays
 from mlcli.errors import DataError
@@ -39,29 +40,14 @@ TITLES = {
 """torchvision's class for each name; MNIST's relatives keep their files in a folder of that name."""
 
 
-def torchvision_set(
-    name: str,
-    *,
-    root: Path = Path("data"),
-    download: bool = False,
-    emnist_split: str = "balanced",
-    val: float = 0.1,
-    split_seed: int = 0,
-) -> Source:
-    """Train and test as published, `val` split off the former. Raises DataError if files are missing or damaged.
-
-    Args:
-        name: a key of TITLES.
-        root: the folder of the files, as torchvision lays them out.
-        download: whether missing files may be fetched from the network.
-        emnist_split: which of EMNIST's six label sets is used.
-        split_seed: which samples are held out.
-    """
-    published = _Published(name, root, download, emnist_split)
+def torchvision_set(config: TorchvisionSet) -> Source:
+    """Train and test as published, `val` split off the former. Raises DataError if files are missing or damaged."""
+    published = _Published(config.name, config.root, config.download, config.emnist_split)
     images, labels, class_names = published.read(train=True)
     test_images, test_labels, _ = published.read(train=False)
-    splits = split_arrays(images, labels, class_names, {"val": val}, split_seed, f"{name}-train")
-    splits["test"] = Arrays(test_images, test_labels, f"{name}-test")
+    origin = f"{config.name}-train"
+    splits = split_arrays(images, labels, class_names, {"val": config.val}, config.split_seed, origin)
+    splits["test"] = Arrays(test_images, test_labels, f"{config.name}-test")
     return array_source(splits, class_names)
 
 
