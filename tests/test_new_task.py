@@ -16,14 +16,13 @@ from mlcli.engine.contract import (
     HasBaselines,
     HasChanceLevel,
     HasEmbeddings,
-    HasScoreThreshold,
 )
 from mlcli.experiment import Converter, Experiment
 from tests.points.build import build_predictor, build_task
 
 YAML = (Path(__file__).parent / "points/circle.yaml").read_text()
 OPTIONAL = (
-    DrawsAnswers, DrawsBatches, DrawsUntrained, HasBaselines, HasChanceLevel, HasEmbeddings, HasScoreThreshold,
+    DrawsAnswers, DrawsBatches, DrawsUntrained, HasBaselines, HasChanceLevel, HasEmbeddings,
 )  # fmt: skip
 
 

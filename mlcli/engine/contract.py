@@ -426,11 +426,3 @@ class WritesDataSets(Protocol):
 
     def use_image_ids(self, inputs: Inputs, file: Path) -> None:
         """Call the inputs by the ids that a file of a data set gives them. Raises DataError for those without one."""
-
-
-@runtime_checkable
-class HasScoreThreshold(Protocol):
-    """A predictor that leaves out what it is less certain of than a threshold."""
-
-    score_threshold: float
-    """Score from 0 to 1."""

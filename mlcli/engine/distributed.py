@@ -97,7 +97,7 @@ class DistributedRanks(Ranks):
             if self.syncs_norms and parameters:  # the others are in the forward pass, and cannot be asked to wait
                 raise
             failure = error
-        code = FINE if failure is None else OUT_OF_MEMORY if _is_memory(failure) else FAILED
+        code = FINE if failure is None else OUT_OF_MEMORY if is_out_of_memory(failure) else FAILED
         if failure is not None and code == FAILED:
             self._tell(failure)
         received = self._stop.received if self._stop else None
@@ -322,10 +322,6 @@ def _group(timeout: datetime.timedelta, backend: str | None) -> dist.ProcessGrou
     group = dist.new_group(backend=backend, timeout=timeout)
     assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     return group
-
-
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, OutOfMemoryError) or is_out_of_memory(error)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -19,7 +19,7 @@ from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
 from mlcli.engine.distributed import joined
-from mlcli.engine.evaluate import Interrupted, SelectBy, as_json, choose_metric, evaluation_record
+from mlcli.engine.evaluate import Interrupted, as_json, choose_metric, evaluation_record
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.membership import KnownData
 from mlcli.engine.processes import write_into
@@ -113,7 +113,13 @@ def launch(
             run = ending.enter_context(_held(made, ranks, is_new=True))
             if isinstance(task, HasMembership):
                 run.write_membership(task.membership())
-        log, board, screen = _outlets(run, ranks, state, feed, select_by, settings, offset)
+        if ranks.is_first:
+            log = RunLog(run, offset, state.progress.step)
+            board = Board(log.tensorboard, resumed=state.progress.step > 0)
+            screen = Screen(feed.steps_per_epoch, select_by.metric, settings.train.epochs)
+        else:
+            log, board, screen = SilentLog(), SilentBoard(), SilentScreen()
+            write_into(run.path / "ranks" / f"{ranks.rank}.log")
         say([("run", shown(run.path))])
         _write_documents(run, plan, runtime, task)
         identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
@@ -231,27 +237,12 @@ def _rehearsed(
     batches, part_s = rehearse(
         task, feed, runtime, state.progress.step, lambda error: say([("memory", parts.halve(error))])
     )
-    left_s = _seconds_left(part_s * parts.parts, task, feed, state, settings)
+    steps_left = settings.train.epochs * feed.steps_per_epoch - state.progress.step
+    # An evaluation pass is a forward without a backward: about a third of the work per sample.
+    judged = task.splits.get("val", task.splits["train"]) / task.splits["train"] / 3 / settings.train.evaluate_every
+    left_s = part_s * parts.parts * steps_left * (1 + judged)
     say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
     return batches, left_s
-
-
-def _outlets(
-    run: RunFolder,
-    ranks: Ranks,
-    state: TrainingState,
-    feed: Feed,
-    select_by: SelectBy,
-    settings: TrainerSettings,
-    offset: int,
-) -> tuple[RunLog, Board, Screen]:
-    """Open where the first rank tells how the training goes. The others tell a file of their own what they print."""
-    if not ranks.is_first:
-        write_into(run.path / "ranks" / f"{ranks.rank}.log")
-        return SilentLog(), SilentBoard(), SilentScreen()
-    log = RunLog(run, offset, state.progress.step)
-    board = Board(log.tensorboard, resumed=state.progress.step > 0)
-    return log, board, Screen(feed.steps_per_epoch, select_by.metric, settings.train.epochs)
 
 
 def train(training: Training, batches: Iterator[Batch]) -> Ended:
@@ -364,14 +355,6 @@ def _introduced(training: Training, batches: Iterator[Batch], config_text: str) 
         board.pictures("train", {"batch after augmentation": picture}, step)
         training.run.write_picture("train batch after augmentation", picture)
     return itertools.chain([first], batches)
-
-
-def _seconds_left(step_s: float, task: Task, feed: Feed, state: TrainingState, settings: TrainerSettings) -> float:
-    """About how long the training takes, from the time of one step."""
-    steps_left = settings.train.epochs * feed.steps_per_epoch - state.progress.step
-    # An evaluation pass is a forward without a backward: about a third of the work per sample.
-    judged = task.splits.get("val", task.splits["train"]) / task.splits["train"] / 3 / settings.train.evaluate_every
-    return step_s * steps_left * (1 + judged)
 
 
 def _changed_environment(run: RunFolder, runtime: Runtime) -> list[tuple[str, str]]:

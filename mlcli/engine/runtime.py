@@ -15,7 +15,7 @@ from torch import nn
 from mlcli.engine.limits import has_bf16_units, usable_threads
 from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.settings import TrainerSettings
-from mlcli.errors import ConfigError
+from mlcli.errors import ConfigError, OutOfMemoryError
 
 SAVED = 0.15
 """Of the time of training on a GPU, that a compiled model is expected to save."""
@@ -136,7 +136,8 @@ TOO_LARGE = re.compile(
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device or the host has no memory left, or no machine could have so much."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(TOO_LARGE.search(str(error)))
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError)
+    return known or bool(TOO_LARGE.search(str(error)))
 
 
 def decide_runtime(settings: TrainerSettings, ranks: Ranks = ALONE) -> Runtime:

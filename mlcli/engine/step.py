@@ -20,7 +20,7 @@ from mlcli.engine.runtime import Runtime, is_out_of_memory
 from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.engine.state import Progress, TrainingState
 from mlcli.engine.terms import Divisors, Terms, joined, ratio, total
-from mlcli.errors import ConfigError, OutOfMemoryError
+from mlcli.errors import ConfigError
 
 
 def forward_backward(
@@ -281,8 +281,7 @@ class MicroBatches:
 
         Raises the error itself if it is not about memory, if train.auto_microbatch is off, or at a size of 1.
         """
-        is_memory = isinstance(error, OutOfMemoryError) or is_out_of_memory(error)
-        if not is_memory or not self._train.auto_microbatch or self.size == 1:
+        if not is_out_of_memory(error) or not self._train.auto_microbatch or self.size == 1:
             raise error
         error.__traceback__ = None  # whose frames hold the activations that did not fit
         self._progress.halvings += 1

@@ -82,15 +82,6 @@ class Baselines:
     complete: bool = True
     left_out: tuple[str, ...] = ()
 
-    def to_plain(self) -> dict[str, Any]:
-        """As lists, strings and numbers, for baselines.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "Baselines":
-        """`Baselines.from_plain(b.to_plain()) == b`. Raises ValueError for anything else."""
-        return TypeAdapter(cls).validate_python(plain)
-
     def best(self, metric: str, direction: str) -> Baseline | None:
         """The best entry by this metric ("max" or "min" is better); None if they do not have it."""
         known = [entry for entry in self.entries if metric in entry.scores]
@@ -122,7 +113,7 @@ def baselines(
         if kept.complete:
             with suppress(OSError, OutputError):  # one that cannot be stored only costs the time again
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps(kept.to_plain(), indent=1).encode())
+                write_atomically(path, json.dumps(asdict(kept), indent=1).encode())
     return kept
 
 
@@ -142,7 +133,7 @@ def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = l
     cache = run.path.parent.parent / ".cache" / "baselines"
     found = baselines(task.baseline_source, run.config_plain()["data"], cache, say=lambda: say(words))
     if found:
-        run.write_text("baselines.json", json.dumps(found.to_plain(), indent=1) + "\n")
+        run.write_text("baselines.json", json.dumps(asdict(found), indent=1) + "\n")
 
 
 def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
