@@ -359,7 +359,8 @@ class Journal:
         self.path = path
         try:
             self._descriptor = open_own(path)
-            whole = _whole_lines(self._descriptor)
+            with open(os.dup(self._descriptor), "rb") as file:  # up to the end of its last whole line
+                whole = file.read(os.fstat(self._descriptor).st_size).rfind(b"\n") + 1
             self.length = whole if length is None else min(length, whole)
             perform(os.ftruncate, self._descriptor, self.length)
             os.lseek(self._descriptor, self.length, os.SEEK_SET)
@@ -400,12 +401,6 @@ def open_own(path: Path) -> int:
     if stat.S_ISREG(found.st_mode):
         raise OSError(errno.EMLINK, "the file has a second name, and both would be changed", path)
     raise irregular(path, found.st_mode)
-
-
-def _whole_lines(descriptor: int) -> int:
-    """The bytes of a file up to the end of its last whole line."""
-    with open(os.dup(descriptor), "rb") as file:
-        return file.read(os.fstat(descriptor).st_size).rfind(b"\n") + 1
 
 
 def is_disk_trouble(error: BaseException) -> TypeGuard[OSError]:

@@ -82,7 +82,7 @@ def run(
         "verdict": asdict(verdict),
         "advice": advice(measured, verdict),
         "checks": [asdict(check) for check in memory_checks(measured, verdict)],
-        **measured.plain(),
+        **asdict(measured),
     }
     # A name that is not taken.
     folder = root / "bench-io" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

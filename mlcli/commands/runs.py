@@ -46,7 +46,11 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
     `picture`. Raises CheckpointError if a run cannot be found or read, OutputError if the picture cannot be written.
     """
     from mlcli.engine.resume import flatten
-    from mlcli.engine.run import list_runs, open_run
+    from mlcli.engine.run import list_runs, open_run, png
+    from mlcli.files import write_atomically
+    from mlcli.report.comparison import comparison
+    from mlcli.report.record import Record
+    from mlcli.show.figure import image
 
     folders = [open_run(name, root) for name in runs]
     if len(runs) == 1:
@@ -60,7 +64,10 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
     columns = {key: [config.get(key) for config in configs] for key in keys}
     differing = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
     compared = "-".join(dict.fromkeys(folder.path.parent.name for folder in folders))  # each name once
-    drawn = _draw(folders, picture or root / f"{f'compare-{compared}'[:LONGEST_FILE_NAME]}.png")
+    charts = comparison([Record.read(folder) for folder in folders])
+    drawn = (picture or root / f"{f'compare-{compared}'[:LONGEST_FILE_NAME]}.png") if charts else None
+    if drawn:
+        write_atomically(drawn, png(image(*charts)))
     if as_json:
         print(json.dumps({"runs": summaries, "config": differing, "picture": str(drawn) if drawn else None}, indent=2))
         return
@@ -70,21 +77,6 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
     print(table(["", *(s["run"] for s in summaries)], rows))
     if drawn:
         print(f"\ncurves: {drawn}")
-
-
-def _draw(folders: list["RunFolder"], path: Path) -> Path | None:
-    """Write the picture of the runs' curves; None if there are none."""
-    from mlcli.engine.run import png
-    from mlcli.files import write_atomically
-    from mlcli.report.comparison import comparison
-    from mlcli.report.record import Record
-    from mlcli.show.figure import image
-
-    charts = comparison([Record.read(folder) for folder in folders])
-    if not charts:
-        return None
-    write_atomically(path, png(image(*charts)))
-    return path
 
 
 def run_report(run: str, root: Path) -> None:

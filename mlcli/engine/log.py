@@ -32,7 +32,9 @@ class RunLog:
 
     def __init__(self, run: RunFolder, offset: int, step: int) -> None:
         self.path, self._layers_path = run.path / "metrics.jsonl", run.path / "layers.jsonl"
-        self._forget_layers_after(step)
+        if self._layers_path.exists():  # a resumed run sees later steps again
+            kept = [look for look in read_entries(self._layers_path, LayerLook) if look["step"] <= step]
+            write_atomically(self._layers_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._metrics = Journal(self.path, offset)
         self._layers: Journal | None = None  # few runs look at none
         threading.excepthook = _unless_said_anyway
@@ -74,12 +76,6 @@ class RunLog:
         """Have all curves in their files: after a kill, a checkpoint must not be ahead of them."""
         for writer in self._writers.values():
             writer.flush()
-
-    def _forget_layers_after(self, step: int) -> None:
-        """A resumed run sees those steps again."""
-        if self._layers_path.exists():
-            kept = [look for look in read_entries(self._layers_path, LayerLook) if look["step"] <= step]
-            write_atomically(self._layers_path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     @property
     def offset(self) -> int:

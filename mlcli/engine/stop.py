@@ -87,9 +87,6 @@ class Unwinding(StopRequest):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         super()._handle(number, frame)
-        self._raise()
-
-    def _raise(self) -> None:
         raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(int(self.exit_code))
 
     def _raise_later(self, unraisable: "sys.UnraisableHookArgs") -> None:

@@ -183,7 +183,7 @@ def test_a_model_is_warm_when_steps_get_no_faster(images, monkeypatch, device, s
     learner = Learner(task, config, runtime, task.feed(runtime))
     learner.runtime = replace(runtime, device=torch.device(device))
     left = iter(steps_s)
-    monkeypatch.setattr(learner, "_timed", lambda *_: (next(left), 0.0, 0.0, 1))
+    monkeypatch.setattr(learner, "_timed", lambda *_: (next(left), 0.0, 0.0))
     assert learner.warm_up([], budget_s=60) == fastest_s
     assert len(steps_s) - len([*left]) == taken
     throughput_then = learner.warm_up_throughput()

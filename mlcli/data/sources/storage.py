@@ -14,7 +14,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -220,7 +219,7 @@ class RemoteStorage:
         for folder in folders:  # and those in it, to which it grows
             url = self._url(folder)
             url = url if self._query or not self._is_http else url + "/"
-            for entry in self._asked(folder, partial(self._listed, url)):
+            for entry in self._asked(folder, lambda url=url: self._files.ls(url, detail=True)):  # type: ignore[misc]
                 last = posixpath.basename(unquote(urlsplit(entry["name"]).path).rstrip("/"))
                 name = posixpath.join(folder, last)
                 if entry["type"] == "directory" and not folder and last and len(folders) < 1000:
@@ -228,9 +227,6 @@ class RemoteStorage:
                 elif last.lower().endswith((*TAR, *COMPRESSED)):
                     found.append(name)
         return sorted(set(found))
-
-    def _listed(self, url: str) -> list[dict[str, Any]]:
-        return self._files.ls(url, detail=True)
 
     def shard(self, name: str) -> Shard:
         found = self._asked(name, lambda: self._files.info(self._url(name)))

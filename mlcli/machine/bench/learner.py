@@ -5,6 +5,7 @@ steps (Masters & Luschi 2018, arXiv:1804.07612). So `train.batch_size: auto` tak
 as the best.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ MOST_WARM_UPS = 10
 SETTLED = 0.8
 """Share of the fastest step so far that a step must take at least, for the model to be warm."""
 
+Lap = tuple[float, float, float]
+"""Seconds per sample of a step: forward, backward and in the optimizer."""
+
 
 class Learner:
     """A model that takes training steps to be timed; it is modified, and must be discarded afterwards."""
@@ -43,8 +47,8 @@ class Learner:
         select_by = choose_metric(task, settings.train.watch)
         state = TrainingState.start(task, feed, settings, runtime, select_by)
         self.stepper = Stepper(task, state, settings, runtime, Meter())
-        self._laps: list[tuple[float, float, float]] = []
-        """Of the steps that warmed it up: seconds per sample forward, backward and in the optimizer."""
+        self._laps: list[Lap] = []
+        """Of the steps that warmed it up."""
         task.train_mode(0)
 
     def step(self, batches: Iterator[Batch], meter: Meter) -> int:
@@ -53,9 +57,9 @@ class Learner:
         self.stepper.take(batches, self.settings.train.accumulate, self.stepper.state.schedule.lr_at(0))
         return meter.samples - before
 
-    def one_step(self, batch: Batch, size: int) -> float:
-        """Seconds for a step on the first `size` samples of a batch."""
-        return sum(self._timed(iter([batch[:size]]), 1)[:3])
+    def sample_s(self, batch: Batch) -> float:
+        """Seconds a sample that a step on a batch takes."""
+        return sum(self._timed(iter([batch]), 1))
 
     def warm_up(self, batches: list[Batch], budget_s: float) -> float:
         """Take steps until they get no faster: the first ones wait for memory, kernels that are chosen or compiled, and
@@ -64,10 +68,8 @@ class Learner:
         endless, began, fastest_s = itertools.cycle(batches), perf_counter(), math.inf
         least = LEAST_WARM_UPS if self.runtime.device.type == "cpu" else LEAST_ON_GPU
         for number in range(MOST_WARM_UPS):
-            *parts_s, samples = self._timed(endless, self.settings.train.accumulate)
-            forward_s, backward_s, optimizer_s = (part_s / samples for part_s in parts_s)
-            self._laps.append((forward_s, backward_s, optimizer_s))
-            step_s = forward_s + backward_s + optimizer_s
+            self._laps.append(self._timed(endless, self.settings.train.accumulate))
+            step_s = sum(self._laps[-1])
             is_settled, fastest_s = step_s >= SETTLED * fastest_s, min(fastest_s, step_s)
             if number + 1 >= least and (is_settled or perf_counter() - began > budget_s):
                 break
@@ -87,26 +89,18 @@ class Learner:
             self.runtime.synchronize()
             return samples
 
-        whole = repeat(work, budget_s / 2)
-        return ModelThroughput(whole, *self._parts(batches, budget_s / 2))
+        whole, laps, began = repeat(work, budget_s / 2), list[Lap](), perf_counter()
+        while not laps or perf_counter() - began <= budget_s / 2:
+            laps.append(self._timed(endless, self.settings.train.accumulate))
+        return ModelThroughput(whole, *map(Timing.of, zip(*(laps[1:] or laps), strict=True)))
 
-    def _parts(self, batches: list[Batch], budget_s: float) -> tuple[Timing, Timing, Timing]:
-        """Forward, backward and optimizer step, the device waited for after each."""
-        laps: list[tuple[float, float, float]] = []
-        began, endless = perf_counter(), itertools.cycle(batches)
-        while not laps or perf_counter() - began <= budget_s:
-            *parts_s, samples = self._timed(endless, self.settings.train.accumulate)
-            laps.append(tuple(part_s / samples for part_s in parts_s))  # type: ignore[arg-type]
-        forward_laps, backward_laps, optimizer_laps = zip(*(laps[1:] or laps), strict=True)
-        return Timing.of(forward_laps), Timing.of(backward_laps), Timing.of(optimizer_laps)
-
-    def _timed(self, batches: Iterator[Batch], parts: int) -> tuple[float, float, float, int]:
-        """Seconds of one step forward, backward and in the optimizer, and its samples."""
+    def _timed(self, batches: Iterator[Batch], parts: int) -> Lap:
+        """Take one step, for which the device is waited for after each phase."""
         self.stepper.meter = meter = Meter(self.runtime.synchronize)
         meter.begin_step(timed=True)
         self.stepper.take(batches, parts, self.stepper.state.schedule.lr_at(0))
         times = meter.times()
-        return times["forward"], times["backward"], times["optimizer"], meter.samples
+        return times["forward"] / meter.samples, times["backward"] / meter.samples, times["optimizer"] / meter.samples
 
     def together(self, workers: int, batches: Iterator[Batch], budget_s: float) -> JointThroughput:
         """Learn from a loader that is at work meanwhile, as training does; what was read ahead is used up first.
@@ -181,33 +175,24 @@ def measure(task: Task, settings: TrainerSettings, runtime: Runtime, sizes: list
     """Samples per second by size, the sizes rising."""
     train = settings.train.model_copy(update={"batch_size": sizes[-1], "accumulate": 1})
     whole = settings.model_copy(update={"train": train})
-    feed = task.feed(runtime, train=train)
-    try:
+    trials = list[Trial]()
+    with contextlib.closing(task.feed(runtime, train=train)) as feed:
         batch = next(feed.train_batches(0))
-        learner = Learner(task, whole, runtime, feed)
-        return list(_trials(learner, batch, sizes))
-    finally:
-        feed.close()
-
-
-def _trials(learner: Learner, batch: Batch, sizes: list[int]) -> Iterator[Trial]:
-    began, before = perf_counter(), 0.0
-    for number, size in enumerate(sizes):
-        try:
-            step_s = min(learner.one_step(batch, size) for _ in range(BATCH_TRIES))
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if number == 0:
-                raise OutOfMemoryError(
-                    f"not even a batch of {size} samples fits into memory",
-                    where="train.batch_size=auto",
-                    fix="a smaller model or data.image_size",
-                ) from error
-            return
-        yield Trial(size, size / step_s)
-        is_slower = size / step_s < before
-        next_s = BATCH_TRIES * 2 * step_s
-        if (is_slower and number >= 2) or perf_counter() - began + next_s > BATCH_SIZE_BUDGET_S:
-            return
-        before = size / step_s
+        learner, began = Learner(task, whole, runtime, feed), perf_counter()
+        for size in sizes:
+            try:
+                sample_s = min(learner.sample_s(batch[:size]) for _ in range(BATCH_TRIES))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if trials:
+                    break
+                what = f"not even a batch of {size} samples fits into memory"
+                fix = "a smaller model or data.image_size"
+                raise OutOfMemoryError(what, where="train.batch_size=auto", fix=fix) from error
+            is_slower = bool(trials) and 1 / sample_s < trials[-1].samples_per_s
+            trials.append(Trial(size, 1 / sample_s))
+            next_s = BATCH_TRIES * 2 * size * sample_s
+            if (is_slower and len(trials) > 2) or perf_counter() - began + next_s > BATCH_SIZE_BUDGET_S:
+                break
+    return trials

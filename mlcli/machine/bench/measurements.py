@@ -3,8 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 SHORTEST_LAP_S = 0.01  # work that is quicker is repeated within a lap: a millisecond is too exposed to the scheduler
 MOST_LAPS = 20  # longer laps even out bursts: workers deliver together, and then not for a while
@@ -223,7 +223,3 @@ class Measurements:
 
     def joint(self, workers: int) -> JointThroughput:
         return next(together for together in self.together if together.workers == workers)
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)

@@ -96,7 +96,8 @@ class Bench:
         self.say("the model")
         memory = self._memory(images)
         learner = Learner(self.task, self.settings, self.runtime, self._feed(memory, "ram", 0))
-        model = self._model(learner, self._batches(memory))
+        two_steps = itertools.islice(self._feed(memory, "ram", 0).train_batches(0), 2 * self.settings.train.accumulate)
+        model = self._model(learner, list(two_steps))
         self.say("making batches")
         stages += self._making_batches(images, memory)
         loader = self._loader_alone()
@@ -132,11 +133,6 @@ class Bench:
         rows = min(num, max(self.settings.train.samples_per_step, HELD_BYTES // images[0].nbytes))
         chosen = torch.linspace(0, num - 1, rows).long()  # of all classes, also where files are sorted by them
         return images[torch.arange(rows) % len(images)], chosen
-
-    def _batches(self, memory: Memory) -> list[Batch]:
-        """Two steps' batches, ready on the device."""
-        feed = self._feed(memory, "ram", 0)
-        return list(itertools.islice(feed.train_batches(0), 2 * self.settings.train.accumulate))
 
     def _micro_batch(self) -> int:
         return math.ceil(self.settings.train.samples_per_step / self.settings.train.accumulate)
