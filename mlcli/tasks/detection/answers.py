@@ -222,9 +222,9 @@ class ObjectAnswers:
             "bbox": [round(side, 2) for side in (left, top, right - left, bottom - top)],
         }
         if predictions.masks is not None:
-            from mlcli.tasks.detection.masks import paste, run_length
+            from mlcli.tasks.detection.masks import pasted
 
-            code = run_length(paste(predictions.masks[image, place], box, size_wh[1], size_wh[0]))
+            (code,), _ = pasted(predictions.masks[image, place][None], np.array([box]), np.array([size_wh]))
             thing["segmentation"] = code | {"counts": code["counts"].decode()}
         return thing
 

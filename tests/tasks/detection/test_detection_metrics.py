@@ -1,20 +1,26 @@
 """COCO's numbers against the official code, VOC's against a plain loop, and the tables against counting by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as coco_masks
+from torch.nn import functional
 
 from mlcli.data.decode import Preparation
 from mlcli.engine.contract import Batch
+from mlcli.tasks.detection.evaluation import matches
 from mlcli.tasks.detection.evaluation.coco_numbers import METRICS, box_results, coco_numbers, ground_truth
 from mlcli.tasks.detection.evaluation.curves import average_precision, of_class, sampled
 from mlcli.tasks.detection.evaluation.matches import FlatDetections
-from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
-from mlcli.tasks.detection.masks import run_length
+from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics, original_boxes
+from mlcli.tasks.detection.masks import UNCODED, run_length
 from mlcli.tasks.detection.targets import Detections
 from tests.tasks.detection.published import feed, made_up, published, records_of
+from tests.tasks.detection.test_detection_masks import one_by_one
 
 # cocoapi's results/val2014_fake_eval_res.txt
 TO_THREE_DECIMALS = {
@@ -40,10 +46,18 @@ def made_up_metrics(seed: int = 0) -> tuple[DetectionMetrics, dict, list[dict]]:
     return metrics, coco, results
 
 
+def with_areas(results: list[dict]) -> list[dict]:
+    """Results of others, with what ours say beyond them."""
+    for result in results:
+        box, mask = result.get("bbox"), result.get("segmentation")
+        result["area"] = box[2] * box[3] if mask is None else float(coco_masks.area(mask))
+    return results
+
+
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_the_twelve_numbers_are_the_official_ones(kind):
     expected = published("pycocotools_numbers.json")
-    results = published(f"instances_val2014_fake{kind}100_results.json.gz")
+    results = with_areas(published(f"instances_val2014_fake{kind}100_results.json.gz"))
     truth = published("instances_val2014_100.json.gz")
     found = coco_numbers(truth, results, kind)
     assert [round(found.values[name], 3) for name in METRICS] == TO_THREE_DECIMALS[kind]
@@ -60,7 +74,7 @@ def test_records_lead_to_the_official_numbers_too(kind, example):
     records, label = records_of(example, dtype=np.float64), labels_of(example)
     seen = np.argsort(records.ids)
     truth = ground_truth(records, seen, len(label), masks=kind == "segm")
-    results = published(f"instances_val2014_fake{kind}100_results.json.gz")
+    results = with_areas(published(f"instances_val2014_fake{kind}100_results.json.gz"))
     for result in results:
         result["category_id"] = label[result["category_id"]]
     if kind == "bbox":
@@ -79,7 +93,7 @@ def test_records_lead_to_the_official_numbers_too(kind, example):
 def test_batches_in_pixels_of_the_input_are_judged_in_the_originals(seed):
     """The same as COCO's code says of the untouched data set and results."""
     metrics, coco, results = made_up_metrics(seed)
-    expected = coco_numbers(coco, results, "bbox").values
+    expected = coco_numbers(coco, with_areas(results), "bbox").values
     found = metrics.compute()
     assert set(expected) <= set(found)
     for name, value in expected.items():
@@ -94,6 +108,12 @@ def test_the_order_of_batches_and_padding_do_not_matter():
     feed(metrics[1], results[::-1], {k: k for k in range(1, 6)}, batch_size=1)
     assert metrics[0].compute() == metrics[1].compute()
     assert metrics[0].details() == metrics[1].details()
+
+
+def test_a_few_pairs_at_a_time_are_matched_as_all_at_once(monkeypatch):
+    expected = made_up_metrics()[0].details()
+    monkeypatch.setattr(matches, "PAIRS", 50)
+    assert made_up_metrics()[0].details() == expected
 
 
 def test_metrics_of_parts_of_a_split_are_merged():
@@ -115,12 +135,12 @@ def test_our_matching_gives_cocos_average_precision_with_crowds(seed):
         annotation["iscrowd"] = 1
     metrics = DetectionMetrics(records_of(coco), NAMES)
     feed(metrics, results, {k: k for k in range(1, 6)})
-    expected = coco_numbers(coco, results, "bbox").ap50
-    matches = metrics.matches
-    assert matches.ignored.sum() > 10, "some are found in crowds"
+    expected = coco_numbers(coco, with_areas(results), "bbox").ap50
+    matched = metrics.matches
+    assert matched.ignored.sum() > 10, "some are found in crowds"
     for k, row in enumerate(metrics.details()["classes"], start=1):
         assert row["ap50"] == pytest.approx(expected[k - 1], abs=1e-9)
-        assert average_precision(of_class(matches, k)[1], row["support"]) == pytest.approx(expected[k - 1], abs=1e-9)
+        assert average_precision(of_class(matched, k)[1], row["support"]) == pytest.approx(expected[k - 1], abs=1e-9)
 
 
 def test_the_published_example_counts_all_but_its_crowds(example):
@@ -334,6 +354,48 @@ def test_masks_are_judged_in_the_originals():
     assert scores["segm_map"] == pytest.approx(0.5, abs=0.05)
     assert "segm_map" in metrics.directions
     assert "segm_voc_ap50" not in metrics.directions
+
+
+def test_masks_judged_in_bulk_score_as_one_by_one():
+    """Against each mask pasted, coded and measured by itself; where nothing is to be found, too."""
+    metrics, coco, _ = made_up_metrics()
+    generator = torch.Generator().manual_seed(0)
+    for annotation in coco["annotations"][::2]:  # the others are masked by their boxes
+        annotation["segmentation"] = run_length(ellipse(annotation["bbox"]))
+    for annotation in coco["annotations"][::7]:
+        annotation["iscrowd"] = 1
+    judged, plain = DetectionMetrics(records_of(coco), NAMES, masks=True), []
+    for indices, found in metrics._batches:
+        soft = torch.rand(*found.labels.shape, 7, 7, generator=generator)
+        maps = functional.interpolate(soft, size=(28, 28), mode="bilinear") * 0.9 + 0.2
+        judged.update(replace(found, masks=maps), Batch(None, None, indices))
+        boxes = original_boxes(found, indices, judged.records)
+        for row, place in (found.labels > 0).nonzero().tolist():
+            pixels = one_by_one(maps[row, place].half(), boxes[row, place].tolist(), 240, 320)
+            picture, label = int(judged.records.ids[indices[row]]), int(found.labels[row, place])
+            plain.append({"image_id": picture, "category_id": label, "score": float(found.scores[row, place]),
+                          "segmentation": run_length(pixels)})  # fmt: skip
+    truth = ground_truth(judged.records, judged.seen, len(NAMES), masks=True)
+    reference = COCO(truth, print_function=lambda *_: None)
+    evaluation = COCOeval_faster(reference, reference.loadRes(plain), "segm", print_function=lambda *_: None)
+    evaluation.run()
+    expected = {name: value for name, value in zip(METRICS, evaluation.stats, strict=False) if value >= 0}
+    scores = judged.compute()
+    assert {name: scores[f"segm_{name}"] for name in expected} == expected
+    assert 0.1 < scores["segm_map50"] < 0.9
+    assert {found["segmentation"] == UNCODED for found in judged._mask_results()} == {True, False}
+
+
+def ellipse(bbox: list[float]) -> np.ndarray:
+    """bool [240, 320]: what is within a box's ellipse."""
+    left, top, width, height = bbox
+    y, x = np.mgrid[:240, :320] + 0.5
+    return ((x - left) / width * 2 - 1) ** 2 + ((y - top) / height * 2 - 1) ** 2 <= 1
+
+
+def test_masks_of_no_pictures_are_not_measured():
+    scores = DetectionMetrics(records_of(made_up(0)[0]), NAMES, masks=True).compute()
+    assert math.isnan(scores["segm_map"])
 
 
 def test_half_masks_do_not_reach_a_model_without_them():

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from mlcli.engine.terms import total
 from mlcli.errors import CheckpointError, ConfigError, DataError
-from mlcli.tasks.detection.masks import paste
+from mlcli.tasks.detection.masks import decode, pasted
 from mlcli.tasks.detection.models import torchvision_nets
 from mlcli.tasks.detection.models.torchvision_detectors import OneStage
 
@@ -73,9 +74,11 @@ def mask_overlap(found, targets):
     for picture, row in targets.valid.nonzero().tolist():
         truth = targets.masks[picture, row].numpy() > 0
         ious = [0.0]
-        for place in (found.scores[picture] > 0.5).nonzero().flatten().tolist():
-            pasted = paste(found.masks[picture, place], found.boxes_xyxy[picture, place], *truth.shape)
-            ious.append((pasted & truth).sum() / (pasted | truth).sum())
+        sure = found.scores[picture] > 0.5
+        sizes_wh = np.array([truth.shape[::-1]] * int(sure.sum())).reshape(-1, 2)
+        for code in pasted(found.masks[picture, sure], found.boxes_xyxy[picture, sure].numpy(), sizes_wh)[0]:
+            mask = decode(code, *truth.shape)
+            ious.append((mask & truth).sum() / (mask | truth).sum())
         best.append(max(ious))
     return sum(best) / len(best)
 

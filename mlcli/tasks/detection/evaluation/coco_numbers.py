@@ -77,7 +77,7 @@ def box_results(found: FlatDetections, records: Records) -> list[dict[str, Any]]
     boxes_xywh = np.concatenate([found.boxes_xyxy[:, :2], sides], axis=1).tolist()
     columns = (records.ids[found.pictures].tolist(), found.labels.tolist(), boxes_xywh, found.scores.tolist())
     return [
-        {"image_id": picture, "category_id": label, "bbox": box, "score": score}
+        {"image_id": picture, "category_id": label, "bbox": box, "score": score, "area": box[2] * box[3]}
         for picture, label, box, score in zip(*columns, strict=True)
     ]
 
@@ -87,15 +87,18 @@ def coco_numbers(truth: dict[str, Any], results: list[dict[str, Any]], kind: Lit
 
     Args:
         truth: a COCO data set; `ground_truth` makes one. It is changed.
-        results: dicts of image_id, category_id, score, and bbox or segmentation (run-length coded). Changed too.
+        results: dicts of image_id, category_id, score, area, and bbox or segmentation (run-length coded). Changed too.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
     def silent(*_: object) -> None:
         """In place of print."""
 
-    reference = COCO(truth, print_function=silent)
-    evaluation = COCOeval_faster(reference, reference.loadRes(results), kind, print_function=silent)
+    for number, result in enumerate(results, start=1):
+        result |= {"id": number, "iscrowd": 0}
+    # `COCO.loadRes` would measure one mask after the other.
+    reference, found = (COCO(truth | more, print_function=silent) for more in ({}, {"annotations": results}))
+    evaluation = COCOeval_faster(reference, found, kind, print_function=silent)
     evaluation.run()
     values = dict(zip(METRICS, np.asarray(evaluation.stats)[: len(METRICS)].tolist(), strict=True))
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # [IoUs, recalls, K], all sizes

@@ -5,18 +5,19 @@ chooses first, the object it overlaps most among those not taken. What is matche
 ignored one (a crowd, a difficult object) is neither correct nor wrong.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
-from mlcli.tasks.detection.boxes import area, iou_matrix
+from mlcli.tasks.detection.boxes import area, overlap
 from mlcli.tasks.detection.data.records import Records
 
 RIGHT_IOU = 0.5
 """Overlap from which a detection is of an object, as in Pascal VOC."""
 FAINT_IOU = 0.1
 """Overlap from which a detection is near an object; less is background (Bolya et al. 2020, section 2.2)."""
+PAIRS = 1 << 20  # of detections and objects, measured at a time: about 200 MB
 
 
 @dataclass(frozen=True)
@@ -111,24 +112,20 @@ def match(found: FlatDetections, records: Records, seen: np.ndarray) -> Matches:
 
 
 def overlapping(found: FlatDetections, records: Records) -> OverlapPairs:
-    """All pairs that overlap by FAINT_IOU or more, picture by picture."""
-    order = np.argsort(found.pictures, kind="stable")
-    pictures, starts = np.unique(found.pictures[order], return_index=True)
+    """All pairs that overlap by FAINT_IOU or more."""
+    counts = records.counts[found.pictures]  # of the objects in each detection's picture
+    ends = counts.cumsum()
+    begins = records.offsets[found.pictures] - (ends - counts)  # what takes the number of a pair to that of its object
     parts = []
-    for picture, rows in zip(pictures.tolist(), np.split(order, starts)[1:], strict=True):
-        objects = records.objects_of(picture)
-        boxes = torch.from_numpy(found.boxes_xyxy[rows])
+    for rows in np.split(np.arange(len(found)), np.searchsorted(ends, range(PAIRS, int(counts.sum()), PAIRS))):
+        detections = np.repeat(rows, counts[rows])
+        pairs = np.arange(len(detections)) + (ends[rows[0]] - counts[rows[0]] if len(rows) else 0)
+        objects = pairs + begins[detections]
+        boxes = torch.from_numpy(found.boxes_xyxy[detections])
         truth = torch.from_numpy(records.boxes_xyxy[objects].astype(np.float64))
-        ious = iou_matrix(boxes, truth)
-        own = area(boxes)[:, None]
-        common = ious * (own + area(truth)) / (1 + ious)
-        insides = common / own.clamp(min=1e-12)
-        detection, thing = torch.where(torch.maximum(ious, insides) >= FAINT_IOU)
-        pair_ious, pair_insides = (matrix[detection, thing].numpy() for matrix in (ious, insides))
-        parts.append((rows[detection.numpy()], thing.numpy() + objects.start, pair_ious, pair_insides))
-    if not parts:
-        nothing = np.zeros(0, dtype=np.int64)
-        return OverlapPairs(nothing, nothing, nothing.astype(float), nothing.astype(float))
-    detections, things, ious_, insides_ = (np.concatenate(column) for column in zip(*parts, strict=True))
-    by_detection = np.argsort(detections, kind="stable")
-    return OverlapPairs(*(column[by_detection] for column in (detections, things, ious_, insides_)))
+        ious, own = overlap(boxes, truth), area(boxes)
+        insides = ious * (own + area(truth)) / (1 + ious) / own.clamp(min=1e-12)
+        near = (torch.maximum(ious, insides) >= FAINT_IOU).numpy()
+        parts.append(OverlapPairs(detections, objects, ious.numpy(), insides.numpy()).only(near))
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(OverlapPairs))
+    return OverlapPairs(*(np.concatenate(column) for column in columns))

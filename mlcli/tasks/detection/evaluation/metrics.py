@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from mlcli.engine.contract import Batch, Direction
-from mlcli.tasks.detection.boxes import clip
 from mlcli.tasks.detection.data.records import Records
 from mlcli.tasks.detection.evaluation.coco_numbers import CocoNumbers, box_results, coco_numbers, ground_truth, measured
 from mlcli.tasks.detection.evaluation.curves import best_threshold, class_rows, confusion, of_class, sampled, voc_ap50
 from mlcli.tasks.detection.evaluation.matches import FlatDetections, Matches, match
 from mlcli.tasks.detection.evaluation.tide import breakdown
-from mlcli.tasks.detection.masks import paste, run_length
+from mlcli.tasks.detection.masks import pasted
 from mlcli.tasks.detection.targets import Detections
 
 MASK_PREFIX = "segm_"
+BATCHES_TOGETHER = 16  # whose masks are pasted at once: many are pasted faster than few, but all would take memory
 
 
 class DetectionMetrics:
@@ -154,29 +154,35 @@ class DetectionMetrics:
         return FlatDetections(*(column[order] for column in columns))
 
     def _mask_results(self) -> list[dict[str, Any]]:
-        """COCO's results with masks; without boxes, or their area would be taken for the masks'."""
-        results = []
-        for indices, detections in self._batches:
-            assert detections.masks is not None, "this model makes no masks"
-            boxes = original_boxes(detections, indices, self.records)
-            masks, scores, labels = detections.masks.cpu(), detections.scores.tolist(), detections.labels.tolist()
-            for row, index in enumerate(indices.tolist()):
-                width, height = self.records.sizes[index].tolist()
-                results += [
-                    {
-                        "image_id": int(self.records.ids[index]),
-                        "category_id": label,
-                        "score": score,
-                        "segmentation": run_length(paste(masks[row, d], boxes[row, d].tolist(), height, width)),
-                    }
-                    for d, (label, score) in enumerate(zip(labels[row], scores[row], strict=True))
-                    if label
-                ]
+        """COCO's results with masks, and their area instead of the boxes'.
+
+        Where there is nothing of a class in a picture, COCO compares no mask with another: their areas are all it asks.
+        """
+        kinds = len(self.class_names) + 1
+        there_are = self.records.picture_of * kinds + self.records.labels
+        results: list[dict[str, Any]] = []
+        for first in range(0, len(self._batches), BATCHES_TOGETHER):
+            columns = []
+            for indices, detections in self._batches[first : first + BATCHES_TOGETHER]:
+                assert detections.masks is not None, "this model makes no masks"
+                there = (detections.labels > 0).cpu()
+                boxes = original_boxes(detections, indices, self.records)[there]
+                found = (detections.masks, detections.labels, detections.scores)
+                pictures = indices[:, None].expand(there.shape)[there]
+                columns.append((pictures, boxes, *(column.cpu()[there] for column in found)))
+            pictures, boxes, masks, labels, scores = (torch.cat(column) for column in zip(*columns, strict=True))
+            compared = np.isin((pictures * kinds + labels).numpy(), there_are)
+            codes, areas = pasted(masks, boxes.numpy(), self.records.sizes[pictures.numpy()], compared)
+            numbers = (self.records.ids[pictures.numpy()], labels, scores, areas)
+            results += [
+                {"image_id": picture, "category_id": label, "score": score, "area": area, "segmentation": code}
+                for picture, label, score, area, code in zip(*(of.tolist() for of in numbers), codes, strict=True)
+            ]
         return results
 
 
 def original_boxes(detections: Detections, indices: torch.Tensor, records: Records) -> torch.Tensor:
     """Boxes in pixels of the originals and inside them: float64 [B, D, 4] on the CPU. indices: int64 [B]."""
     boxes = records.to_original(detections.boxes_xyxy.cpu().double(), indices)
-    sizes = torch.from_numpy(records.sizes[indices.numpy()]).double()
-    return torch.stack([clip(one, height, width) for one, (width, height) in zip(boxes, sizes.tolist(), strict=True)])
+    limits = torch.from_numpy(records.sizes[indices.numpy()]).double().repeat(1, 2)
+    return boxes.clamp(min=0).minimum(limits[:, None])
