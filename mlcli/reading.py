@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import errno
 import itertools
+import json
 import os
 import re
 import stat
@@ -112,6 +113,11 @@ def _thinned(lines: Iterator[bytes], most: int) -> list[bytes]:
         seen[kind] += 1
         last[kind] = number, line
     return [line for _, line in sorted({*itertools.chain(*kept.values()), *last.values()})]
+
+
+def safetensors_texts(content: bytes | memoryview) -> dict[str, Any]:
+    """Return the texts in the header of a safetensors file that was found whole: 8 bytes of its length, then JSON."""
+    return json.loads(bytes(content[8 : 8 + int.from_bytes(content[:8], "little")]))["__metadata__"]
 
 
 def why_absent(path: Path) -> str:

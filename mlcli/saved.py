@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,8 @@ def measure(
             notes.append("flip is only right where a mirrored image means the same, unlike with letters and digits")
     scores, metrics = _scores(loaded, split, answer)
     result = evaluation_record(folder.name, path.name, loaded.saved, task, split, loaded.runtime, scores, metrics)
-    plain = changes.to_plain() if changes else None
-    more = {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": plain}
+    compared = asdict(changes) if changes else None
+    more = {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": compared}
     return result | more | ({"tta": list(views)} if views else {})
 
 
@@ -183,11 +183,8 @@ def refuse_unless(asked: Sequence[str], known: Sequence[str], option: str) -> No
 def _scores(
     loaded: SavedTask, split: str, answer: Callable[[nn.Module, Batch], tuple[Terms, Any]] | None
 ) -> tuple[dict[str, float], Metrics]:
-    feed, task = loaded.feed(), loaded.task
-    try:
-        return evaluate_split(task, task.model, feed, split, loaded.runtime, answer=answer)
-    finally:
-        feed.close()
+    with contextlib.closing(loaded.feed()) as feed:
+        return evaluate_split(loaded.task, loaded.task.model, feed, split, loaded.runtime, answer=answer)
 
 
 def _ready(

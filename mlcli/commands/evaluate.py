@@ -3,14 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlcli.commands.common import find_run, is_exported, load_experiment
 from mlcli.errors import ConfigError
 from mlcli.text import number, numbers, paragraphs, plural, table, truncated
-
-if TYPE_CHECKING:
-    from mlcli.engine.run import RunFolder
 
 MOST_CLASSES = 30
 """Rows of the table of classes on the screen; the JSON has them all."""
@@ -70,19 +67,26 @@ def run(
         print(json.dumps(result, indent=2) if as_json else _page(result))
         return
     folder = find_run(run, root)
-    if asked:
-        ((kind, amounts),) = asked.items()
-        _measure_changed(folder, checkpoint, kind, amounts, split, overrides, on, as_json)
-        return
+    changed = {kind: _amounts(kind, text) for kind, text in asked.items()}
 
-    from mlcli.saved import measure
+    from mlcli.engine.run import png
+    from mlcli.saved import measure, measure_changed
+    from mlcli.show.evaluation import robustness
+    from mlcli.show.figure import image
 
-    seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
-    result = measure(folder, folder.checkpoint(checkpoint), split, overrides, on=on, views=seen)
+    path = folder.checkpoint(checkpoint)
+    if changed:
+        ((kind, amounts),) = changed.items()
+        result = measure_changed(folder, path, kind, amounts, split, overrides, on=on)
+        stem, page, drawn = f"robustness-{result['split']}-{kind}", _robustness_page, " and .png"
+        folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
+    else:
+        seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
+        result = measure(folder, path, split, overrides, on=on, views=seen)
+        stem, page, drawn = f"evaluation-{result['split']}{'-tta' if seen else ''}", _page, ""
     text = json.dumps(result, indent=2)
-    file = f"evaluation-{result['split']}{'-tta' if seen else ''}.json"
-    folder.write_text(file, text + "\n")
-    print(text if as_json else f"{_page(result)}\n\nwritten: {folder.path / file}")
+    folder.write_text(f"{stem}.json", text + "\n")
+    print(text if as_json else f"{page(result)}\n\nwritten: {folder.path / stem}.json{drawn}")
 
 
 def _page(result: dict[str, Any]) -> str:
@@ -121,45 +125,23 @@ def _page(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _measure_changed(
-    folder: "RunFolder",
-    checkpoint: str,
-    kind: Any,
-    text: str,
-    split: str | None,
-    overrides: Sequence[str],
-    on: Path | None,
-    as_json: bool,
-) -> None:
-    from mlcli.data.changes import KINDS
-
-    amounts = _amounts(text, KINDS[kind].least, KINDS[kind].most, f"--{kind}")
-
-    from mlcli.engine.run import png
-    from mlcli.saved import measure_changed
-    from mlcli.show.evaluation import robustness
-    from mlcli.show.figure import image
-
-    result = measure_changed(folder, folder.checkpoint(checkpoint), kind, amounts, split, overrides, on=on)
-    stem, written = f"robustness-{result['split']}-{kind}", json.dumps(result, indent=2)
-    folder.write_text(f"{stem}.json", written + "\n")
-    folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
-    if as_json:
-        print(written)
-        return
+def _robustness_page(result: dict[str, Any]) -> str:
+    """The scores by amount as text for a terminal."""
     names = list(dict.fromkeys(name for row in result["scores"] for name in row if name != "amount"))
     columns = [numbers([row.get(name) for row in result["scores"]]) for name in ("amount", *names)]
     head = [["run", f"{result['run']} ({result['checkpoint']})"]]
     head += [["split", f"{result['split']}, {result['samples']:,} samples"], ["amount", result["unit"]]]
     head += [["data", note] for note in result["notes"]]
-    header = [kind, *(name.replace("_", " ") for name in names)]
-    print(table(head[0], head[1:], left=2))
-    print(f"\n{table(header, list(zip(*columns, strict=True)), drop=range(len(names), 2, -1))}")
-    print(f"\nwritten: {folder.path / stem}.json and .png")
+    header = [result["change"], *(name.replace("_", " ") for name in names)]
+    scores = table(header, list(zip(*columns, strict=True)), drop=range(len(names), 2, -1))
+    return f"{table(head[0], head[1:], left=2)}\n\n{scores}"
 
 
-def _amounts(text: str, least: float, most: float, option: str) -> list[float]:
+def _amounts(kind: Any, text: str) -> list[float]:
     """ "0..4" -> [0, 1, 2, 3, 4], always five; "0,1,4" -> [0, 1, 4]. Raises ConfigError."""
+    from mlcli.data.changes import KINDS
+
+    option, least, most = f"--{kind}", KINDS[kind].least, KINDS[kind].most
     fix = f"{option} 0,1,2 or {option} 0..4, which is five amounts, from {least:g} to {most:g}"
     try:
         if ".." in text:

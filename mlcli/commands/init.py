@@ -105,23 +105,17 @@ def _draft(what: str, folder: Path, target: str, task: str, minutes: float | Non
     if what in templates:
         fact, _, sections = templates[what].read_text(encoding="utf-8").partition("\n")
         return Draft([fact.removeprefix("# ")], sections)
-    path = Path(what).expanduser()
-    if path.exists():
-        from mlcli.data.survey import Place
+    path, files = Path(what).expanduser(), "a folder of images, of annotated pictures, or a .csv file"
+    if not path.exists():
+        near = difflib.get_close_matches(what, sorted(templates), n=1)
+        fix = f"did you mean {near[0]}?" if near else f"give {', '.join(sorted(templates))}, {files}"
+        raise ConfigError(f"there is no data set, folder or file called {what}", fix=fix)
 
-        place = Place(path, folder, target, task, minutes, pretrained)
-        draft = next(filter(None, (starter.propose(place) for starter in starters)), None)
-        if draft is None:
-            fix = "give a folder of images, of annotated pictures, or a .csv file"
-            if task:
-                raise ConfigError(f"{what} holds nothing that a {task} learns from", where="--task", fix="leave it out")
-            raise ConfigError(f"{what} is neither a folder nor a CSV file", fix=fix)
+    from mlcli.data.survey import Place
+
+    place = Place(path, folder, target, task, minutes, pretrained)
+    if draft := next(filter(None, (starter.propose(place) for starter in starters)), None):
         return draft
-    near = difflib.get_close_matches(what, sorted(templates), n=1)
-    known = ", ".join(sorted(templates))
-    hint = (
-        f"did you mean {near[0]}?"
-        if near
-        else f"give {known}, a folder of images, of annotated pictures, or a .csv file"
-    )
-    raise ConfigError(f"there is no data set, folder or file called {what}", fix=hint)
+    if task:
+        raise ConfigError(f"{what} holds nothing that a {task} learns from", where="--task", fix="leave it out")
+    raise ConfigError(f"{what} is neither a folder nor a CSV file", fix=f"give {files}")

@@ -1,5 +1,6 @@
 """`mlcli inspect`: the model layer by layer, one real batch as a picture, and the first loss against chance."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +57,8 @@ def run(
     runtime = decide_runtime(settings)
     task = experiment.build()
     runtime = runtime.for_model(task.model)
-    feed = task.feed(runtime)
-    try:
+    with contextlib.closing(task.feed(runtime)) as feed:
         batch = next(feed.train_batches(0))
-    finally:
-        feed.close()
     runtime.place(task.model)
     check_batches(task, runtime, [batch[:MEASURED]])
     anatomy = _take_apart(task, batch, runtime, pixels=task.source.info.kind == "image")

@@ -46,9 +46,11 @@ def run(
         experiment = Experiment.of_run(folder.path, overrides)
     else:
         experiment = load_experiment("train", config, overrides)
-    if resume == AUTO and (folder := _newest(name or experiment.name, root)) and _is_complete(folder):
-        print(f"run        {shown(folder.path)} is complete; nothing to do")
-        return ExitCode.OK
+    if resume == AUTO:
+        folder = _newest(name or experiment.name, root)
+        if folder and folder.status().get("state") == "finished":
+            print(f"run        {shown(folder.path)} is complete; nothing to do")
+            return ExitCode.OK
     if devices is not None and (count := number_of_processes(devices, place())) > 1:
         from mlcli.engine.step import parts_of_step
 
@@ -64,10 +66,6 @@ def _newest(name: str, root: Path) -> "RunFolder | None":
 
     runs = [run for run in list_runs(root / name) if any(run.checkpoints.glob("step-*.ckpt"))]
     return runs[-1] if runs else None
-
-
-def _is_complete(run: "RunFolder") -> bool:
-    return run.status().get("state") == "finished"
 
 
 def train_experiment(

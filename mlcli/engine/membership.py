@@ -13,6 +13,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from mlcli.errors import CheckpointError, DataError
+from mlcli.reading import safetensors_texts
 from mlcli.text import first_few, listed, plural
 
 Sees = Literal["contents", "sizes"]
@@ -72,7 +73,7 @@ class Membership:
         """The inverse of `to_bytes`, but for the names. Raises CheckpointError for anything else."""
         try:
             tensors = safetensors.numpy.load(content)
-            metadata = _metadata(content)
+            metadata = safetensors_texts(content)
             sees: Sees = metadata["sees"]
             splits = {
                 split: Fingerprints(tensors[f"{split}.keys"], tensors[f"{split}.targets"], sees)
@@ -90,13 +91,6 @@ class Membership:
         except (SafetensorError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"this is not a list of splits as mlcli writes them: {error}") from error
         return cls(splits)
-
-
-def _metadata(content: bytes) -> dict[str, Any]:
-    """The texts in the header of a safetensors file that was found whole: 8 bytes of its length, then JSON."""
-    import json
-
-    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
 
 
 @dataclass(frozen=True)
@@ -138,10 +132,6 @@ class Changes:
         if self.new:
             told.append(f"{plural(self.new, 'sample is', 'samples are')} new and in no split of the run")
         return told
-
-    def to_plain(self) -> dict[str, Any]:
-        """The same as JSON's types."""
-        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
 
 
 class OtherData(DataError):

@@ -31,7 +31,7 @@ from mlcli.data.jpeg import MOST_FILE_BYTES
 from mlcli.data.sources.storage import COMPRESSED, Shard, Storage
 from mlcli.errors import OutputError
 from mlcli.files import cache_folder, make_output_folder, write_atomically
-from mlcli.reading import MOST_TEXT_BYTES, read_file
+from mlcli.reading import MOST_TEXT_BYTES, read_file, safetensors_texts
 from mlcli.show.terminal import progress
 from mlcli.text import plural, visible
 
@@ -149,8 +149,7 @@ def _load(path: Path, facts: str, shards: Sequence[Shard]) -> TarIndex | None:
         content = memoryview(read_file(path, MOST_TEXT_BYTES))
         if zlib.crc32(content[4:]) != int.from_bytes(content[:4], "little"):
             return None
-        length = int.from_bytes(content[4:12], "little")
-        metadata = json.loads(bytes(content[12 : 12 + length]))["__metadata__"]
+        metadata = safetensors_texts(content[4:])
         if metadata["facts"] != facts:
             return None
         arrays, said = safetensors.numpy.load(bytes(content[4:])), json.loads(metadata["said"])
