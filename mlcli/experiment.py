@@ -249,10 +249,8 @@ class Experiment:
         try:
             config = _config(Tree(deepcopy(plain)), Path.cwd(), saved=True)
         except ConfigErrors as error:
-            raise CheckpointError(
-                "the configuration stored in the checkpoint does not fit this version of mlcli",
-                where=str(error.problems[0].message),
-            ) from None
+            what = "the configuration stored in the checkpoint does not fit this version of mlcli"
+            raise CheckpointError(what, where=str(error.problems[0].message)) from None
         except (AttributeError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(f"the checkpoint holds no configuration: {error}") from None
         return cls(config, dump(plain))

@@ -233,11 +233,9 @@ def _said(changes: Changes, split: str, run: str) -> list[str]:
     split."""
     new_data = f"mlcli evaluate {run} --on DATA"
     if not changes.found(split):
-        raise DataError(
-            f"none of the run's {changes.members[split]:,} {split} samples is there any more",
-            where="; ".join(changes.lines()),
-            fix=f"restore the data; {new_data} measures all of new data",
-        )
+        what = f"none of the run's {changes.members[split]:,} {split} samples is there any more"
+        fix = f"restore the data; {new_data} measures all of new data"
+        raise DataError(what, where="; ".join(changes.lines()), fix=fix)
     told = changes.lines()
     if changes.new:
         told[-1] += f"; {new_data} measures new data"
@@ -323,10 +321,8 @@ def newer_version_named(saved: dict[str, Any]) -> Iterator[None]:
             newer = False
         if not newer:
             raise
-        raise CheckpointError(
-            f"the checkpoint was written by mlcli {theirs}, and this is {__version__}: {str(error).splitlines()[0]}",
-            fix="pip install --upgrade mlcli",
-        ) from error
+        what = f"the checkpoint was written by mlcli {theirs}, and this is {__version__}: {str(error).splitlines()[0]}"
+        raise CheckpointError(what, fix="pip install --upgrade mlcli") from error
 
 
 @contextlib.contextmanager
@@ -346,11 +342,9 @@ def refuse_other_task(saved: dict[str, Any], task: str) -> None:
     """Raise CheckpointError, naming both sides, if the model was made for another task than the config's."""
     theirs = saved["facts"].get("task", saved["config"].get("task"))
     if theirs != task:
-        raise CheckpointError(
-            f"the checkpoint is of a {theirs}, the config of a {task}",
-            where="task",
-            fix="evaluate a model with the task it was trained for; only its data and loader may differ",
-        )
+        what = f"the checkpoint is of a {theirs}, the config of a {task}"
+        fix = "evaluate a model with the task it was trained for; only its data and loader may differ"
+        raise CheckpointError(what, where="task", fix=fix)
 
 
 def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
@@ -365,15 +359,10 @@ def refuse_other_data(saved: dict[str, Any], found: dict[str, Any]) -> None:
         if was != now:
             sides = {"the checkpoint": [n for n in was if n not in now], "the data": [n for n in now if n not in was]}
             differ = "; ".join(f"only in {side}: {first_few(names)}" for side, names in sides.items() if names)
-            raise CheckpointError(
-                f"the model knows {len(was)} {name}, the data have {len(now)}; {differ or 'their order differs'}",
-                where=name,
-                fix="evaluate on the data set the model was trained for",
-            )
+            what = f"the model knows {len(was)} {name}, the data have {len(now)}; {differ or 'their order differs'}"
+            raise CheckpointError(what, where=name, fix="evaluate on the data set the model was trained for")
     for key in ("kind", "input_shape", "target"):
         if saved[key] != found[key]:
-            raise CheckpointError(
-                f"the checkpoint has {key} {saved[key]}, the data {found[key]}",
-                where=key,
-                fix="evaluate on data of the same form; key=value arguments change the run's config",
-            )
+            what = f"the checkpoint has {key} {saved[key]}, the data {found[key]}"
+            fix = "evaluate on data of the same form; key=value arguments change the run's config"
+            raise CheckpointError(what, where=key, fix=fix)

@@ -119,11 +119,8 @@ def refuse_apply(config: Path, overrides: Sequence[str], section: str) -> None:
     refuse_to_apply(config)
     for override in overrides:
         if is_override_of(section, override):
-            raise ConfigError(
-                f"with --apply, {section} keys cannot be overridden: the advice is about the file",
-                where=override,
-                fix="drop the override or the --apply",
-            )
+            what = f"with --apply, {section} keys cannot be overridden: the advice is about the file"
+            raise ConfigError(what, where=override, fix="drop the override or the --apply")
 
 
 def apply_advice(config: Path, section: str, changes: dict[str, Any], summary: str) -> list[tuple[str, str]]:

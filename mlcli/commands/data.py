@@ -64,11 +64,8 @@ def run_convert(config: Path, target: Path | None, to: str = "", shard_size: str
         fix = command_line("data convert", config, "converted/")
         raise ConfigError("where to?", where="mlcli data convert", fix=fix)
     if not isinstance(experiment.builder, Converter):
-        raise ConfigError(
-            f"only pictures are converted, and this is a {experiment.config.task}",
-            where=f"task in {config}",
-            fix="give the YAML of pictures",
-        )
+        what = f"only pictures are converted, and this is a {experiment.config.task}"
+        raise ConfigError(what, where=f"task in {config}", fix="give the YAML of pictures")
     shard_bytes = None
     if shard_size:
         from mlcli.data.sources.shard_writer import read_bytes

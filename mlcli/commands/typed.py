@@ -53,11 +53,8 @@ def refuse_mistyped(arguments: Sequence[str], options: Options) -> None:
     joined = _joined(arguments)
     if joined != list(arguments):
         what = next(text for text in joined if text not in arguments)
-        raise ConfigError(
-            f"one override is one word: {shlex.quote(what)}, in quotes where it has blanks or brackets",
-            where=f"mlcli {' '.join(sys.argv[1:])}",
-            fix=_meant(sys.argv[1:], options),
-        )
+        what = f"one override is one word: {shlex.quote(what)}, in quotes where it has blanks or brackets"
+        raise ConfigError(what, where=f"mlcli {' '.join(sys.argv[1:])}", fix=_meant(sys.argv[1:], options))
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

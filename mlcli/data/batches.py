@@ -58,17 +58,11 @@ class TrainOrder:
     def __init__(self, targets: Tensor, train: Train, sampler: str) -> None:
         num = len(targets)
         if train.samples_per_step > num:
-            raise ConfigError(
-                f"batch_size {train.samples_per_step} is more than the {num} samples of the training split",
-                where="train.batch_size",
-                fix=f"train.batch_size={num}",
-            )
+            what = f"batch_size {train.samples_per_step} is more than the {num} samples of the training split"
+            raise ConfigError(what, where="train.batch_size", fix=f"train.batch_size={num}")
         if sampler == "balanced" and targets.is_floating_point():
-            raise ConfigError(
-                "a balanced sampler needs classes, but the target is a number",
-                where="loader.sampler",
-                fix="loader.sampler=shuffle",
-            )
+            what = "a balanced sampler needs classes, but the target is a number"
+            raise ConfigError(what, where="loader.sampler", fix="loader.sampler=shuffle")
         self._targets, self._seed, self._balanced = targets, train.seed, sampler == "balanced"
         self.batch_size = train.samples_per_step
         self.steps_per_epoch = num // train.samples_per_step

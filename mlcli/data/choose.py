@@ -57,11 +57,8 @@ def choose_cache(
     if loader.cache == "device" and device.type == "cuda":
         available = min(available, torch.cuda.mem_get_info(device)[0])
     if loader.cache != "none" and needed > available:
-        raise ConfigError(
-            f"the decoded images take {size(needed)}, but {size(available)} of memory are available",
-            where=f"loader.cache={loader.cache}",
-            fix="loader.cache=none",
-        )
+        what = f"the decoded images take {size(needed)}, but {size(available)} of memory are available"
+        raise ConfigError(what, where=f"loader.cache={loader.cache}", fix="loader.cache=none")
     return loader.cache, f"as asked{_cut_from_held(crops) if loader.cache != 'none' else ''}"
 
 
@@ -102,11 +99,9 @@ def _on_disk(disk: Collection[DiskCache]) -> str:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if missing > free:
-        raise ConfigError(
-            f"the decoded images take {size(missing)}, but {size(free)} are free in {there}",
-            where="loader.cache=disk",
-            fix="loader.cache_folder=FOLDER on a larger disk, or loader.cache=none",
-        )
+        what = f"the decoded images take {size(missing)}, but {size(free)} are free in {there}"
+        fix = "loader.cache_folder=FOLDER on a larger disk, or loader.cache=none"
+        raise ConfigError(what, where="loader.cache=disk", fix=fix)
     stale = any(cache.state == "stale" for cache in disk)
     return f"{text}, {'what an earlier run wrote there is stale: ' if stale else ''}to be written"
 

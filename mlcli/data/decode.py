@@ -213,11 +213,9 @@ def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
         error.where = error.where or _name_of(source, name)
         raise
     except Exception as error:  # plugins raise OSError, SyntaxError, struct.error, ... depending on which byte is wrong
-        raise DataError(
-            f"cannot read image: {_cause(error, source)}",
-            where=_name_of(source, name),
-            fix="replace or remove the file; data.bad_images=skip leaves unreadable files out",
-        ) from error
+        what = f"cannot read image: {_cause(error, source)}"
+        fix = "replace or remove the file; data.bad_images=skip leaves unreadable files out"
+        raise DataError(what, where=_name_of(source, name), fix=fix) from error
 
 
 def stream(source: ImageSource) -> BinaryIO:

@@ -150,9 +150,7 @@ def _listed_in(path: Path, column: str) -> list[Path]:
     file = read_csv(path)
     refuse(file.faults, str(path))
     if column not in file.header:
-        raise DataError(
-            f"no column '{column}' with the images' paths",
-            where=f"columns of {path}: {', '.join(file.header[:20])}",
-            fix=f"name the column of paths '{column}'",
-        )
+        what = f"no column '{column}' with the images' paths"
+        fix = f"name the column of paths '{column}'"
+        raise DataError(what, where=f"columns of {path}: {', '.join(file.header[:20])}", fix=fix)
     return [path.parent / cell for cell in file.column(column)]

@@ -100,11 +100,9 @@ def split_indices(
         return {split: np.flatnonzero(np.isin(group_of, chosen)) for split, chosen in of_groups.items()}
     counts = {split: max(1, round(share * num_samples)) for split, share in shares.items() if share > 0}
     if sum(counts.values()) >= num_samples:
-        raise DataError(
-            f"{num_samples} {unit} are too few to be divided into {listed(['train', *counts])}",
-            where=where,
-            fix=f"use more {unit}, or smaller shares: " + " ".join(f"data.{split}=0" for split in counts),
-        )
+        what = f"{num_samples} {unit} are too few to be divided into {listed(['train', *counts])}"
+        fix = f"use more {unit}, or smaller shares: " + " ".join(f"data.{split}=0" for split in counts)
+        raise DataError(what, where=where, fix=fix)
     if labels is not None:
         _check_classes(labels, class_names, counts, shares, unit, where)
     rest = np.arange(num_samples)
@@ -119,11 +117,9 @@ def split_indices(
     if labels is not None:
         lost = np.setdiff1d(labels, labels[rest]).tolist()
         if lost:  # seen with a class of three and 60 % held out
-            raise DataError(
-                f"no {unit} are left to train on of {first_few([repr(class_names[label]) for label in lost])}",
-                where=where,
-                fix=f"smaller {listed([f'data.{split}' for split in counts])}, or more {unit} of these classes",
-            )
+            what = f"no {unit} are left to train on of {first_few([repr(class_names[label]) for label in lost])}"
+            fix = f"smaller {listed([f'data.{split}' for split in counts])}, or more {unit} of these classes"
+            raise DataError(what, where=where, fix=fix)
     return {"train": rest, **splits}
 
 
@@ -184,11 +180,8 @@ def _check_classes(
             )
     left = len(labels) - sum(counts.values())
     if left < len(class_names):
-        raise DataError(
-            f"data.val and data.test leave {left} {unit} to train on, fewer than the {len(class_names)} classes",
-            where=where,
-            fix=f"smaller data.val and data.test, or more {unit}",
-        )
+        what = f"data.val and data.test leave {left} {unit} to train on, fewer than the {len(class_names)} classes"
+        raise DataError(what, where=where, fix=f"smaller data.val and data.test, or more {unit}")
 
 
 def check_same_classes(labels: dict[str, np.ndarray], class_names: Sequence[str], unit: str, where: str) -> None:
@@ -202,11 +195,9 @@ def check_same_classes(labels: dict[str, np.ndarray], class_names: Sequence[str]
         if absent:
             faults.append(f"{split} has no {unit} of {first_few([repr(class_names[label]) for label in absent])}")
     if faults:
-        raise DataError(
-            "the splits do not hold the same classes: " + "; ".join(faults),
-            where=where,
-            fix=f"spell the classes alike in all splits, and add {unit} of those that are missing or remove them",
-        )
+        what = "the splits do not hold the same classes: " + "; ".join(faults)
+        fix = f"spell the classes alike in all splits, and add {unit} of those that are missing or remove them"
+        raise DataError(what, where=where, fix=fix)
 
 
 def class_balance(targets: np.ndarray | Sequence[int], names: Sequence[str]) -> str:

@@ -175,11 +175,8 @@ def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
     file = read_csv(path)
     refuse(file.faults, str(path))
     if len(file.header) < 2:
-        raise DataError(
-            f"there is one column only, '{file.header[0]}'",
-            where=str(path),
-            fix="add a column to predict",
-        )
+        what = f"there is one column only, '{file.header[0]}'"
+        raise DataError(what, where=str(path), fix="add a column to predict")
     refuse(file.absent([target] if target else [], "--target"), str(path))
     split_column = next((name for name in file.header if name != target and _says_splits(file.column(name))), None)
     path_column = next((name for name in file.header if _lists_images(file.column(name), path.parent)), None)

@@ -199,11 +199,9 @@ class _Worker:
     def answer(self, timeout_s: float) -> Exception | None:
         """Wait for the oldest part asked for: None if its slot is filled, otherwise what went wrong in the worker."""
         if not wait([self._pipe, self._process.sentinel], timeout_s):
-            raise DataError(
-                f"a worker (process {self._process.pid}) has not delivered a batch within {timeout_s:g} s",
-                where=f"while reading {self._in_flight()}",
-                fix="is the disk or network reachable? A slow one needs a larger loader.timeout",
-            )
+            what = f"a worker (process {self._process.pid}) has not delivered a batch within {timeout_s:g} s"
+            fix = "is the disk or network reachable? A slow one needs a larger loader.timeout"
+            raise DataError(what, where=f"while reading {self._in_flight()}", fix=fix)
         try:
             answer = self._pipe.recv()
         except (EOFError, OSError):

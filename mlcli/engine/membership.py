@@ -201,11 +201,8 @@ class KnownData:
         self.changes = _changes(names, split_of, stored, found, at, by, now, drawn)
         if self.purpose == "resume" and self.changes:
             told = self.changes.lines()
-            raise DataError(
-                f"the data have changed since the run began: {told[0]}",
-                where="; ".join([where, *told[1:]]),
-                fix="restore the data, or start a new run",
-            )
+            what = f"the data have changed since the run began: {told[0]}"
+            raise DataError(what, where="; ".join([where, *told[1:]]), fix="restore the data, or start a new run")
         if not (known & (by < 2 if self.elsewhere else True)).any():
             raise OtherData(
                 f"none of the run's {len(stored):,} samples is among the {len(found):,} there are now", where=where
@@ -233,11 +230,8 @@ class KnownData:
         left = {split: rows[labels[rows] >= 0] for split, rows in chosen.items()}
         if self.purpose != "measure" or not len(left["train"]):
             known = first_few([repr(name) for name in label_of])
-            raise OtherData(
-                f"the model does not know the classes of {plural(len(unknown), 'sample')}: {others}",
-                where=where,
-                fix=f"it knows {known}; name the classes of the data so",
-            )
+            what = f"the model does not know the classes of {plural(len(unknown), 'sample')}: {others}"
+            raise OtherData(what, where=where, fix=f"it knows {known}; name the classes of the data so")
         self.notes.append(
             f"{plural(len(unknown), 'sample is', 'samples are')} of classes that the model does not know, and left "
             f"out: {others}"

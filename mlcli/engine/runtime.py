@@ -175,11 +175,8 @@ def _decide_device(asked: str) -> tuple[torch.device, str]:
             return torch.device("mps"), "Apple's GPU is available, CUDA is not"
         return torch.device("cpu"), _why_no_cuda()
     if asked == "cuda" and not cuda:
-        raise ConfigError(
-            f"train.device is cuda, but CUDA cannot be used: {_why_no_cuda()}",
-            where="train.device",
-            fix="train.device=auto chooses an available device",
-        )
+        what = f"train.device is cuda, but CUDA cannot be used: {_why_no_cuda()}"
+        raise ConfigError(what, where="train.device", fix="train.device=auto chooses an available device")
     if asked == "mps" and not mps:
         raise ConfigError(
             "train.device is mps, but this machine has none", where="train.device", fix="train.device=auto"

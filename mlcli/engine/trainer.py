@@ -218,11 +218,9 @@ def read_window(training: Training) -> dict[str, float]:
         raise divergence(training, step - 1 - training.stepper.guard.steps_since())
     if not all(map(math.isfinite, means.values())):  # by fp16, which the guard leaves to loss scaling
         terms = ", ".join(f"{name} = {value:g}" for name, value in means.items())
-        raise DivergedError(
-            f"the loss is no longer finite: {terms}",
-            where=f"at or shortly before step {step}",
-            fix="train.precision=bf16 or fp32, or a lower optimizer.lr; earlier checkpoints are kept",
-        )
+        what = f"the loss is no longer finite: {terms}"
+        fix = "train.precision=bf16 or fp32, or a lower optimizer.lr; earlier checkpoints are kept"
+        raise DivergedError(what, where=f"at or shortly before step {step}", fix=fix)
     return means
 
 

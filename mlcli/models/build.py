@@ -82,11 +82,8 @@ def _block(config: c.Block) -> cnn.Block:
 def _image_shape(info: DataInfo, model: str) -> tuple[int, int, int]:
     """(channels, height, width) of the data. Raises ConfigError if they are rows of features."""
     if info.kind != "image":
-        raise ConfigError(
-            f"model '{model}' works on images, but the data are rows of {info.input_shape[0]} features",
-            where="model.name",
-            fix="use model name: mlp or linear",
-        )
+        what = f"model '{model}' works on images, but the data are rows of {info.input_shape[0]} features"
+        raise ConfigError(what, where="model.name", fix="use model name: mlp or linear")
     channels, height, width = info.input_shape
     return channels, height, width
 

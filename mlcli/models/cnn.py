@@ -39,11 +39,8 @@ class CNN(nn.Module):
             try:
                 module, shape = block(shape)
             except _Misfit as misfit:
-                raise ConfigError(
-                    f"block {index} ({misfit.block}) does not fit its input {sides(shape)}: {misfit}",
-                    where=f"model.blocks.{index}",
-                    fix=misfit.fix,
-                ) from None
+                what = f"block {index} ({misfit.block}) does not fit its input {sides(shape)}: {misfit}"
+                raise ConfigError(what, where=f"model.blocks.{index}", fix=misfit.fix) from None
             self.blocks.append(module)
         self.output = nn.Linear(prod(shape), outputs)
         layers.initialise(self, init)

@@ -61,10 +61,8 @@ def _download(url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path))
     except OSError as error:  # urllib's errors are OSErrors too
-        raise DataError(
-            f"the default weights could not be downloaded: {error}",
-            where=url,
-            fix=f"download that address elsewhere and put the file at {path}, or set model.weights to none or a file",
-        ) from None
+        what = f"the default weights could not be downloaded: {error}"
+        fix = f"download that address elsewhere and put the file at {path}, or set model.weights to none or a file"
+        raise DataError(what, where=url, fix=fix) from None
     finally:
         socket.setdefaulttimeout(previous)

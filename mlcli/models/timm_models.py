@@ -211,11 +211,9 @@ def _fetched(arch: str, config: Any) -> Path:
         return Path(hf_hub_download(config.hf_hub_id, name))
     except Exception as error:  # the hub's own errors and those of two network libraries
         reason = str(error).strip().partition("\n")[0]
-        raise DataError(
-            f"the default weights could not be downloaded: {reason}",
-            where=f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{name}",
-            fix="download that address elsewhere and set model.weights to the file, or to none",
-        ) from None
+        what = f"the default weights could not be downloaded: {reason}"
+        fix = "download that address elsewhere and set model.weights to the file, or to none"
+        raise DataError(what, where=f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{name}", fix=fix) from None
 
 
 def _statistics(config: Any, channels: int) -> Statistics:

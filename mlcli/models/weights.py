@@ -71,10 +71,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not tensors:
-        raise CheckpointError(
-            f"{path} holds no named tensors",
-            fix="save the weights with torch.save(model.state_dict(), path), or as safetensors",
-        )
+        what = f"{path} holds no named tensors"
+        raise CheckpointError(what, fix="save the weights with torch.save(model.state_dict(), path), or as safetensors")
     for name, tensor in tensors.items():
         refuse_unless_dense(f"'{name}'", tensor, path)
     return tensors
@@ -134,11 +132,9 @@ def copy_matching(model: nn.Module, weights: dict[str, Tensor], origin: Path) ->
             own[place].copy_(tensor)  # state_dict shares its memory with the model, detached from gradients
             loaded.append(place)
     if not loaded:
-        raise CheckpointError(
-            f"none of the {len(weights)} tensors in {origin} fits the model",
-            where=f"file: {first_few(weights)}; model: {first_few(own)}",
-            fix="train the model these weights come from, or choose other weights",
-        )
+        what = f"none of the {len(weights)} tensors in {origin} fits the model"
+        fix = "train the model these weights come from, or choose other weights"
+        raise CheckpointError(what, where=f"file: {first_few(weights)}; model: {first_few(own)}", fix=fix)
     # Files from before PyTorch 0.4.1 do not count batches; a momentum-driven batch norm never reads that count.
     left = own.keys() - set(loaded) - mismatched.keys()
     missing = tuple(name for name in own if name in left and not name.endswith("num_batches_tracked"))
@@ -154,11 +150,8 @@ def load_saved(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None
         model.load_state_dict(weights)
     except RuntimeError as error:
         reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        raise CheckpointError(
-            f"the weights do not fit the model of the config: {reasons[0] if reasons else error}",
-            where=str(path),
-            fix="undo the changes in the model section",
-        ) from error
+        what = f"the weights do not fit the model of the config: {reasons[0] if reasons else error}"
+        raise CheckpointError(what, where=str(path), fix="undo the changes in the model section") from error
 
 
 # --- fine-tuning ------------------------------------------------------------------------------------------------------
@@ -212,11 +205,9 @@ class FineTuning:
         self.frozen = frozenset(name for name in self._meant if prefix + name not in new)
         """Names of the frozen parameters, without `net.`."""
         if len(self.frozen) == len(names):
-            raise ConfigError(
-                f"all {len(names)} parameters are frozen, so nothing can be learned",
-                where="finetune.freeze",
-                fix="leave out a pattern, so that at least the last layer can learn",
-            )
+            what = f"all {len(names)} parameters are frozen, so nothing can be learned"
+            fix = "leave out a pattern, so that at least the last layer can learn"
+            raise ConfigError(what, where="finetune.freeze", fix=fix)
         name, layer = last_layer(model)
         last = {f"{name}.{own}" if name else own for own, _ in layer.named_parameters()}
         self.head = {name for name, _ in model.named_parameters() if name in {*last, *new, *by_classes}}
@@ -283,10 +274,9 @@ def _read_pickle(path: Path) -> Any:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         if culprit is None:
             raise CheckpointError(f"{path} is damaged or no weight file", fix="copy or download it again") from None
-        raise CheckpointError(
-            f"{path} was refused: it holds not only tensors but {culprit[1]}, and loading that could run a program",
-            fix="save the weights alone where they come from: torch.save(model.state_dict(), path)",
-        ) from None
+        what = f"{path} was refused: it holds not only tensors but {culprit[1]}, and loading that could run a program"
+        fix = "save the weights alone where they come from: torch.save(model.state_dict(), path)"
+        raise CheckpointError(what, fix=fix) from None
     except Exception as error:  # torch tells a damaged file by half a dozen types, from EOFError to RuntimeError
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} cannot be read: {reason}", fix="copy or download it again") from None

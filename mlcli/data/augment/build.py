@@ -65,11 +65,9 @@ def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
         case c.RandomCrop():
             side = min(info.input_shape[1:])
             if config.fill == "reflect" and config.padding >= side:
-                raise ConfigError(
-                    f"random_crop cannot reflect {config.padding} pixels of an image whose shorter side has {side}",
-                    where="augment.random_crop.padding",
-                    fix=f"padding: {side - 1} or less, or fill: edge",
-                )
+                what = f"random_crop cannot reflect {config.padding} pixels of an image whose shorter side has {side}"
+                fix = f"padding: {side - 1} or less, or fill: edge"
+                raise ConfigError(what, where="augment.random_crop.padding", fix=fix)
             return partial(geometry.random_crop, padding=config.padding, fill=config.fill)
         case c.RandomResizedCrop():
             return partial(geometry.random_resized_crop, area=config.area, ratio=config.ratio)

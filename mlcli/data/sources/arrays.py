@@ -110,11 +110,8 @@ def feature_source(
     if not class_names:
         known = targets[train]
         if not known.std() > 0:
-            raise DataError(
-                f"the target '{target}' is {known[0]:g} in every row of the training split: nothing to learn",
-                where=origin,
-                fix="predict another column: data.target",
-            )
+            what = f"the target '{target}' is {known[0]:g} in every row of the training split: nothing to learn"
+            raise DataError(what, where=origin, fix="predict another column: data.target")
         if offset := centred * float(large_offsets(known)):
             preparation["target_offset"] = offset
             targets = targets - offset
@@ -151,11 +148,8 @@ def _select(
     from sklearn.feature_selection import f_classif, f_regression, mutual_info_classif, mutual_info_regression
 
     if select.keep > rows.shape[1]:
-        raise DataError(
-            f"data.select.keep: {select.keep} features cannot be kept, there are {rows.shape[1]}",
-            where="data.select.keep",
-            fix=f"data.select.keep={rows.shape[1]} or smaller",
-        )
+        what = f"data.select.keep: {select.keep} features cannot be kept, there are {rows.shape[1]}"
+        raise DataError(what, where="data.select.keep", fix=f"data.select.keep={rows.shape[1]} or smaller")
     if select.method == "mutual_info":  # noise breaks ties among equal numbers: fixed, so that the choice is repeatable
         score = mutual_info_classif if classify else mutual_info_regression
         scores = score(rows, targets, discrete_features=~numeric, random_state=0)

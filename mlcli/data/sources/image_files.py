@@ -30,11 +30,8 @@ def image_source(listing: Listing, config: ImageFiles, known: KnownData | None =
     as_saved = DataInfo.from_plain(known.info) if known and known.info else None
     names = as_saved.class_names if as_saved else listing.class_names
     if len(names) < 2:
-        raise DataError(
-            f"there is one class only, '{names[0]}': nothing to distinguish",
-            where=listing.origin,
-            fix="give a folder or label for each of at least two classes",
-        )
+        what = f"there is one class only, '{names[0]}': nothing to distinguish"
+        raise DataError(what, where=listing.origin, fix="give a folder or label for each of at least two classes")
     size = config.image_size or (1, 1)  # until the files have been measured
     preparation = Preparation((size, size) if isinstance(size, int) else size, config.fit, config.channels)
     notes = [str(finding) for finding in listing.findings]
@@ -116,11 +113,8 @@ def _without_damaged(listing: Listing, preparation: Preparation, most: float, no
     damaged = find_damaged(samples)
     listed = first_few([f"{samples.name(index)} ({why})" for index, why in damaged.items()])
     if len(damaged) > most * len(listing):
-        raise DataError(
-            f"{len(damaged)} of {len(listing)} images cannot be read; data.max_bad_share allows {most}",
-            where=listed,
-            fix="replace or remove these files, or raise data.max_bad_share",
-        )
+        what = f"{len(damaged)} of {len(listing)} images cannot be read; data.max_bad_share allows {most}"
+        raise DataError(what, where=listed, fix="replace or remove these files, or raise data.max_bad_share")
     if damaged:
         notes.append(f"left out {len(damaged)} of {len(listing)} images that cannot be read: {listed}")
     return listing.only(np.setdiff1d(np.arange(len(listing)), list(damaged), assume_unique=True))

@@ -35,22 +35,17 @@ def features(
     encodings = preparation["columns"]
     absent = [encoding["name"] for encoding in encodings if encoding["name"] not in cells_of]
     if absent:
-        raise DataError(
-            f"columns the model was trained with are missing: {first_few(map(repr, absent))}",
-            where=f"columns found: {first_few(map(repr, cells_of))}",
-            fix="add them; cells may stay empty where a value is not known",
-        )
+        what = f"columns the model was trained with are missing: {first_few(map(repr, absent))}"
+        fix = "add them; cells may stay empty where a value is not known"
+        raise DataError(what, where=f"columns found: {first_few(map(repr, cells_of))}", fix=fix)
     parts = []
     for encoding in encodings:
         name, cells = encoding["name"], cells_of[encoding["name"]]
         form = Form(encoding.get("decimal", "plain"), encoding.get("affix", ""))
         column = read_column(name, cells, numeric=encoding["kind"] == "number", form=form)
         if len(wrong := column.wrong.tolist()):
-            raise DataError(
-                f"'{cells[wrong[0]]}' in column '{name}' is not a finite number",
-                where=where(wrong),
-                fix="write a number, or leave the cell empty",
-            )
+            what = f"'{cells[wrong[0]]}' in column '{name}' is not a finite number"
+            raise DataError(what, where=where(wrong), fix="write a number, or leave the cell empty")
         parts.append(encoded(column, encoding))
     every = [feature for encoding in encodings for feature in features_of(encoding)]
     chosen = [every.index(feature) for feature in preparation["features"]]

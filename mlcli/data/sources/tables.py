@@ -229,18 +229,12 @@ def _labels(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
 def _refuse_no_classes(table: CsvFile, target: str, class_names: tuple[str, ...]) -> None:
     """Raise DataError unless the target is one of several classes."""
     if len(class_names) < 2:
-        raise DataError(
-            f"the target '{target}' is '{first_few(class_names)}' in every row: nothing to distinguish",
-            where=str(table.path),
-            fix="predict another column: data.target",
-        )
+        what = f"the target '{target}' is '{first_few(class_names)}' in every row: nothing to distinguish"
+        raise DataError(what, where=str(table.path), fix="predict another column: data.target")
     many = len(class_names) > max(FEW, len(table.rows) / 2)
     if many and not len(read_column(target, list(class_names)).wrong):
-        raise DataError(
-            f"the target '{target}' has {len(class_names)} different numbers in {len(table.rows)} rows: no classes",
-            where=str(table.path),
-            fix="task: regression, or another data.target",
-        )
+        what = f"the target '{target}' has {len(class_names)} different numbers in {len(table.rows)} rows: no classes"
+        raise DataError(what, where=str(table.path), fix="task: regression, or another data.target")
 
 
 def _divided(

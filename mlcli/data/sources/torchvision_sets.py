@@ -98,11 +98,9 @@ class _Published:
         if missing and not self.download:
             archive = getattr(kind, "filename", "")
             unpack = f", or unpack {archive} there" if archive else ""
-            raise DataError(
-                f"{TITLES[self.name]} is not in {self.root}: no {', '.join(missing)}",
-                where="data.root",
-                fix=f"data.download=true to fetch it (needs network){unpack}, or set data.root to its folder",
-            )
+            what = f"{TITLES[self.name]} is not in {self.root}: no {', '.join(missing)}"
+            fix = f"data.download=true to fetch it (needs network){unpack}, or set data.root to its folder"
+            raise DataError(what, where="data.root", fix=fix)
         with self._as_data_error(files), _bounded_download():
             if missing:
                 self._download(kind, files)
@@ -170,16 +168,12 @@ class _Published:
             cause = " ".join(str(error).split())[:200] or type(error).__name__
             complete = all(os.path.exists(os.path.join(self.root, file)) for file in files)
             if self.download and not complete:
-                raise DataError(
-                    f"{TITLES[self.name]} could not be downloaded: {cause}",
-                    where=str(self.root),
-                    fix=f"check the network, or put these files there yourself: {', '.join(files)}",
-                ) from error
-            raise DataError(
-                f"{TITLES[self.name]} could not be read; its files are damaged or not the published ones: {cause}",
-                where=f"{self.root}: {', '.join(files)}",
-                fix="delete the files and download them again: data.download=true",
-            ) from error
+                what = f"{TITLES[self.name]} could not be downloaded: {cause}"
+                fix = f"check the network, or put these files there yourself: {', '.join(files)}"
+                raise DataError(what, where=str(self.root), fix=fix) from error
+            what = f"{TITLES[self.name]} could not be read; its files are damaged or not the published ones: {cause}"
+            fix = "delete the files and download them again: data.download=true"
+            raise DataError(what, where=f"{self.root}: {', '.join(files)}", fix=fix) from error
 
 
 def _download_from_any(mirrors: list[str], folder: Path, name: str, md5: str) -> None:

@@ -253,9 +253,7 @@ def class_weights(setting: str | Sequence[float], labels: Tensor, num_classes: i
         weights = torch.where(counts > 0, len(labels) / (num_classes * counts), 0.0)
         return (weights / weights[counts > 0].mean()).float()
     if len(setting) != num_classes:
-        raise ConfigError(
-            f"{len(setting)} class weights for {num_classes} classes",
-            where="loss.class_weights",
-            fix=f"give {num_classes} weights in label order, or 'balanced'",
-        )
+        what = f"{len(setting)} class weights for {num_classes} classes"
+        fix = f"give {num_classes} weights in label order, or 'balanced'"
+        raise ConfigError(what, where="loss.class_weights", fix=fix)
     return torch.tensor(setting, dtype=torch.float32)
