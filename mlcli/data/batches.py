@@ -187,20 +187,17 @@ class HeldInputs:
         self._inputs, self._device = inputs, device
 
     def fetch(self, parts: Iterable[Part]) -> Iterator[tuple[Part, Tensor]]:
+        inputs, device, pinned = self._inputs, self._device, self._device.type == "cuda"
         for part in parts:
-            yield part, self._rows(part.indices)
+            if inputs.device.type == device.type:
+                yield part, inputs.index_select(0, part.indices.to(device, non_blocking=True))
+                continue
+            # Gathered straight into page-locked memory, from which a GPU copies while this process goes on.
+            rows = torch.empty((len(part), *inputs.shape[1:]), dtype=inputs.dtype, pin_memory=pinned)
+            yield part, torch.index_select(inputs, 0, part.indices, out=rows).to(device, non_blocking=pinned)
 
     def close(self) -> None:
         pass
-
-    def _rows(self, indices: Tensor) -> Tensor:
-        inputs, device = self._inputs, self._device
-        if inputs.device.type == device.type:
-            return inputs.index_select(0, indices.to(device, non_blocking=True))
-        # Gathered straight into page-locked memory, from which a GPU copies while this process goes on.
-        pinned = device.type == "cuda"
-        rows = torch.empty((len(indices), *inputs.shape[1:]), dtype=inputs.dtype, pin_memory=pinned)
-        return torch.index_select(inputs, 0, indices, out=rows).to(device, non_blocking=pinned)
 
 
 class DecodedInputs:

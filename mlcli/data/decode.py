@@ -119,21 +119,17 @@ class Preparation:
         top, left = (self.image_size[0] - height) // 2, (self.image_size[1] - width) // 2
         resize(pixels, box, out[:, top : top + height, left : left + width])
 
-    def decode_region(self, source: ImageSource, box_xywh: Sequence[float], out: np.ndarray, *, name: str = "") -> None:
-        """Cut a box (left, top, width, height in pixels of the upright image) out and resize it to fill `out`."""
-        left, top, width, height = map(float, box_xywh)
-        pixels, box = self._decoded(source, lambda w, h: clamped(left, top, left + width, top + height, w, h), name)
-        resize(pixels, box, out)
+    def decode_crop(self, source: ImageSource, crop: Sequence[float], out: np.ndarray) -> None:
+        """Cut a box out, (top, left, height, width) in shares 0..1 of the upright image, and resize it to fill `out`.
 
-    def decode_crop(self, source: ImageSource, crop: Sequence[float], out: np.ndarray, *, name: str = "") -> None:
-        """Decode like decode_region; crop is (top, left, height, width) in shares 0..1 of the upright image."""
+        Raises DataError.
+        """
         top, left, height, width = map(float, crop)
-        pixels, box = self._decoded(
-            source,
-            lambda w, h: clamped(left * w, top * h, (left + width) * w, (top + height) * h, w, h),
-            name,
-        )
-        resize(pixels, box, out)
+
+        def box_in(w: int, h: int) -> Box:
+            return clamped(left * w, top * h, (left + width) * w, (top + height) * h, w, h)
+
+        resize(*self._decoded(source, box_in, ""), out)
 
     def _decoded(self, source: ImageSource, choose: Callable[[int, int], Box], name: str) -> tuple[np.ndarray, Box]:
         """The pixels, [H, W, 3] or [H, W], perhaps at a fraction of their size, and the chosen box in them."""

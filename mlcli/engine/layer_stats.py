@@ -192,10 +192,15 @@ class Measurement:
             name: Activation(*values) for name, values in zip(self._activations, _read(self._activations), strict=True)
         }
         figures = _read({name: torch.cat([f.float() for f in found]) for name, found in self._figures.items()})
-        layers = [
-            _layer(name, self._layers[name], values, activations.pop(name, None))
-            for name, values in zip(self._figures, figures, strict=True)
-        ]
+        layers = []
+        for (name, parameters), values in zip(self._layers.items(), figures, strict=True):
+            gradient_norm, *gradients = values[: BINS + 3]  # of `_gradient_figures`
+            ratio, l1, l2, largest, *weights = values[BINS + 3 :]  # of `_weight_figures`
+            size, is_matrix = sum(p.numel() for p in parameters), any(p.ndim >= 2 for p in parameters)
+            histograms, activation = (_with_edges(weights), _with_edges(gradients)), activations.pop(name, None)
+            layers.append(
+                LayerMeasurement(name, size, is_matrix, gradient_norm, ratio, l1, l2, largest, *histograms, activation)
+            )
         stats = LayerStats(self._step, layers, activations, troubles(layers, activations))
         stats.cost_s = self._cost_s + time.perf_counter() - began
         return stats
@@ -256,19 +261,6 @@ def _histogram(values: Tensor) -> Tensor:
     bins = ((values - low) / width * BINS).nan_to_num().long().clamp(0, BINS - 1)
     counts = torch.zeros(BINS, device=values.device).scatter_add_(0, bins, torch.ones_like(values))
     return torch.cat([torch.stack([low, high]), counts])
-
-
-def _layer(
-    name: str, parameters: list[nn.Parameter], values: list[float], activation: Activation | None
-) -> LayerMeasurement:
-    """values: of `_gradient_figures`, then of `_weight_figures`."""
-    gradient_norm, *gradients = values[: BINS + 3]
-    update_ratio, l1, l2, largest, *weights = values[BINS + 3 :]
-    size, is_matrix = sum(p.numel() for p in parameters), any(p.ndim >= 2 for p in parameters)
-    histograms = (_with_edges(weights), _with_edges(gradients))
-    return LayerMeasurement(
-        name, size, is_matrix, gradient_norm, update_ratio, l1, l2, largest, *histograms, activation
-    )
 
 
 def _with_edges(figures: list[float]) -> Histogram:

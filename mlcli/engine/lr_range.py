@@ -144,7 +144,10 @@ def suggest(seen: Sweep) -> Suggestion:
     bottom = min(range(len(smooth)), key=smooth.__getitem__)
     if bottom < 2 or smooth[bottom] > (1 - PROGRESS) * level:
         return Suggestion(None, None, None, None, "the loss never fell, so no learning rate is suggested")
-    steepest, lowest = _steepest(seen.lrs, smooth, level, bottom), seen.lrs[bottom]
+    lowest, begun = seen.lrs[bottom], level - 0.1 * (level - smooth[bottom])  # a tenth of the fall is behind
+    start = max((step for step in range(bottom) if smooth[step] > begun), default=0)
+    fastest = min(range(start, bottom), key=lambda step: smooth[step + 1] - smooth[step])  # all steps are as wide
+    steepest = math.sqrt(seen.lrs[fastest] * seen.lrs[fastest + 1])  # per decade
     tenth = lowest / 10
     if bottom == len(smooth) - 1 and seen.ended == "range":
         return Suggestion(steepest, lowest, tenth, steepest,
@@ -157,12 +160,3 @@ def suggest(seen: Sweep) -> Suggestion:
         why = f"a tenth of the lowest: the steepest descent is too close to the edge, {margin}"
         return Suggestion(steepest, lowest, tenth, tenth, why)
     return Suggestion(steepest, lowest, tenth, steepest, f"the steepest descent: the larger of both, and {margin}")
-
-
-def _steepest(lrs: tuple[float, ...], smooth: list[float], level: float, bottom: int) -> float:
-    """Find where the loss falls fastest per decade on its way from the first tenth of the fall to the bottom."""
-    begun = level - 0.1 * (level - smooth[bottom])
-    start = max((step for step in range(bottom) if smooth[step] > begun), default=0)
-    steps = range(start, bottom)
-    fastest = min(steps, key=lambda step: smooth[step + 1] - smooth[step])  # all steps are as wide
-    return math.sqrt(lrs[fastest] * lrs[fastest + 1])

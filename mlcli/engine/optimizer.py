@@ -57,12 +57,10 @@ def build_optimizer(config: settings.Optimizer, groups: list[dict[str, Any]], *,
         case settings.Sgd():
             momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
             return without_compiler(torch.optim.SGD)(groups, config.lr, **momentum, fused=fused)
-        case settings.AdamW():  # before Adam, which it extends
-            betas = (config.beta1, config.beta2)
-            return without_compiler(torch.optim.AdamW)(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
         case settings.Adam():
+            kind = torch.optim.AdamW if isinstance(config, settings.AdamW) else torch.optim.Adam
             betas = (config.beta1, config.beta2)
-            return without_compiler(torch.optim.Adam)(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
+            return without_compiler(kind)(groups, config.lr, betas=betas, eps=config.eps, fused=fused)
         case settings.RmsProp():
             rest = {"alpha": config.alpha, "eps": config.eps, "momentum": config.momentum}
             return without_compiler(torch.optim.RMSprop)(groups, config.lr, **rest)

@@ -51,7 +51,12 @@ def resume(
     config = plan.plain()
     saved["config"] = plan.from_plain(saved["config"]).plain()  # keys that its version did not know have their defaults
     _refuse_other_experiment(saved["config"], config, run)
-    _refuse_other_data(saved["facts"]["data"], facts["data"])
+    was, now = saved["facts"]["data"], facts["data"]
+    for key in was.keys() | now.keys():  # statistics as well: other samples to train on would make another experiment
+        if was.get(key) != now.get(key):
+            before, after = truncated(str(was.get(key)), 80), truncated(str(now.get(key)), 80)
+            what = f"the data have changed since the run began: {key} was {before}, is {after}"
+            raise CheckpointError(what, where="data", fix="restore the data, or start a new run")
     state.load_state_dict(saved)
     lines: list[tuple[str, str]] = []
     done, epochs, before = state.progress.step, config["train"]["epochs"], saved["config"]["train"]["epochs"]
@@ -115,12 +120,3 @@ def _refuse_other_experiment(old: dict[str, Any], new: dict[str, Any], run: RunF
         listed = "; ".join(f"{key} was {was!r}, is {now!r}" for key, (was, now) in list(changed.items())[:4])
         raise ConfigError(f"the config differs from the run's: {listed}", where="--resume",
                           fix=f"restore these keys ({_going_on(run)}), or start a new run")  # fmt: skip
-
-
-def _refuse_other_data(was: dict[str, Any], now: dict[str, Any]) -> None:
-    """The statistics must agree as well: other samples in the training split would make another experiment."""
-    for key in was.keys() | now.keys():
-        if was.get(key) != now.get(key):
-            before, after = truncated(str(was.get(key)), 80), truncated(str(now.get(key)), 80)
-            raise CheckpointError(f"the data have changed since the run began: {key} was {before}, is {after}",
-                                  where="data", fix="restore the data, or start a new run")  # fmt: skip

@@ -16,6 +16,7 @@ from mlcli.engine.limits import has_bf16_units, usable_threads
 from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import ConfigError, OutOfMemoryError
+from mlcli.text import plural
 
 SAVED = 0.15
 """Of the time of training on a GPU, that a compiled model is expected to save."""
@@ -158,8 +159,11 @@ def decide_runtime(settings: TrainerSettings, ranks: Ranks = ALONE) -> Runtime:
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+    named = {"cpu": f"cpu ({plural(threads, 'thread')})"}.get(device.type, device.type)
+    if device.type == "cuda":
+        named = f"cuda:{device.index} ({torch.cuda.get_device_name(device)})"
     choices = (
-        Choice("device", _device_name(device, threads), "; ".join(filter(None, [device_why, limited_by]))),
+        Choice("device", named, "; ".join(filter(None, [device_why, limited_by]))),
         Choice("precision", precision, precision_why),
         Choice("layout", "channels_last" if channels_last else "channels_first", channels_why),
     )
@@ -196,12 +200,6 @@ def _why_no_cuda() -> str:
 def _process(pid: int) -> psutil.Process:
     """Finding out about a process costs more than asking it."""
     return psutil.Process(pid)
-
-
-def _device_name(device: torch.device, threads: int) -> str:
-    if device.type == "cuda":
-        return f"cuda:{device.index} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({threads} thread{'s' if threads > 1 else ''})" if device.type == "cpu" else device.type
 
 
 def _decide_layout(device: torch.device, convolves: bool) -> tuple[bool, str]:

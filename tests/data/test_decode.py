@@ -366,7 +366,7 @@ def test_region_is_the_cut_out_part(kind):
     image = quadrants(64)
     out = np.empty((3, 8, 8), np.uint8)
     data = encoded(image, kind, **({"subsampling": 0, "quality": 95} if kind == "JPEG" else {}))
-    Preparation((8, 8)).decode_region(data, (34, 2, 28.5, 28), out)
+    Preparation((8, 8)).decode_crop(data, np.array([2, 34, 28, 28.5]) / 64, out)
     assert np.abs(out.reshape(3, -1).T - np.array(COLOURS["green"])).max() <= 4
     Preparation((8, 8)).decode_crop(data, np.array([0.55, 0.05, 0.4, 0.4], np.float32), out)
     assert np.abs(out.reshape(3, -1).T - np.array(COLOURS["blue"])).max() <= 4
@@ -375,10 +375,10 @@ def test_region_is_the_cut_out_part(kind):
 def test_region_reaching_over_the_edge_is_cut_and_one_outside_refused():
     out = np.empty((3, 8, 8), np.uint8)
     data = encoded(quadrants(), "PNG")
-    Preparation((8, 8)).decode_region(data, (20, 20, 40, 40), out)
+    Preparation((8, 8)).decode_crop(data, np.array([20, 20, 40, 40]) / 32, out)
     assert (out == np.array(COLOURS["yellow"]).reshape(3, 1, 1)).all()
     with pytest.raises(DataError, match="outside of 32x32"):
-        Preparation((8, 8)).decode_region(data, (40, 0, 4, 4), out)
+        Preparation((8, 8)).decode_crop(data, np.array([0, 40, 4, 4]) / 32, out)
 
 
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])

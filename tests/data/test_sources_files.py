@@ -433,11 +433,10 @@ def test_samples_are_read_in_the_order_asked_for(samples):
 def test_crops_in_shares_are_regions_in_pixels(samples):
     indices = np.array([0, 1])
     crops = np.array([[0.5, 0.25, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]], dtype=np.float32)  # top, left, height, width
-    boxes = np.array([[10, 10, 20, 10], [0, 0, 20, 40]])  # left, top, width, height
     found = samples.read_crops(indices, crops)
-    for index, box, image in zip(indices, boxes, found, strict=True):
+    for index, crop, image in zip(indices, crops, found, strict=True):
         region = np.empty_like(image.numpy())
-        samples.preparation.decode_region(samples.path(index), box, region)
+        samples.preparation.decode_crop(samples.path(index), crop, region)
         assert torch.equal(image, torch.from_numpy(region))
     with Image.open(samples.path(0)) as image:
         expected = np.asarray(image.crop((10, 10, 30, 20)).resize((10, 10), Image.Resampling.BILINEAR))

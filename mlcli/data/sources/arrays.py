@@ -43,7 +43,7 @@ def split_arrays(
     return splits
 
 
-def array_source(splits: dict[str, Arrays], class_names: tuple[str, ...], notes: tuple[str, ...] = ()) -> Source:
+def array_source(splits: dict[str, Arrays], class_names: tuple[str, ...]) -> Source:
     """A source of images uint8 [N, C, H, W]; other image files can be prepared to look like them."""
     images = splits["train"].inputs
     _, channels, height, width = images.shape
@@ -57,7 +57,7 @@ def array_source(splits: dict[str, Arrays], class_names: tuple[str, ...], notes:
         std=std,
         preparation=Preparation((height, width), "crop", 3 if channels == 3 else 1).to_plain(),
     )
-    return Source(info, dict(splits), notes)
+    return Source(info, dict(splits))
 
 
 # --- rows of numbers -------------------------------------------------------------------------------------------------
@@ -169,25 +169,16 @@ XOR_LABELS = np.array([0, 1, 1, 0])
 
 def digits(config: Digits) -> Source:
     """8x8 digits, white on black, uint8: the counts 0 to 16 of set pixels in each 4x4 block, times 255 / 16."""
-    counts = _digit_rows()
+    package = find_spec("sklearn")  # found, not imported: that costs half as much as importing torch
+    assert package is not None, "scikit-learn is a dependency"
+    assert package.submodule_search_locations, "scikit-learn is a package"
+    packed = Path(package.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
+    counts = np.loadtxt(io.BytesIO(gzip.decompress(packed.read_bytes())), delimiter=",", dtype=np.int64)  # and labels
     images = torch.from_numpy(np.rint(counts[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     labels = torch.from_numpy(counts[:, -1].astype(np.int64))
     class_names, shares = tuple("0123456789"), {"val": config.val, "test": config.test}
     splits = split_arrays(images, labels, class_names, shares, config.split_seed, "digits")
     return array_source(splits, class_names)
-
-
-def _digit_rows() -> np.ndarray:
-    """int [1797, 65]: the 64 counts of a picture and its label, as scikit-learn's `load_digits` reads them.
-
-    From the file in its package: importing scikit-learn costs half as much as importing torch, and nothing else of it
-    is needed before the first step.
-    """
-    spec = find_spec("sklearn")  # found, not imported
-    assert spec is not None, "scikit-learn is a dependency"
-    assert spec.submodule_search_locations, "scikit-learn is a package"
-    packed = Path(spec.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
-    return np.loadtxt(io.BytesIO(gzip.decompress(packed.read_bytes())), delimiter=",", dtype=np.int64)
 
 
 def embedded_table(config: EmbeddedTable) -> Source:

@@ -159,22 +159,17 @@ def write_classes(source: Source, out: Path, shard_bytes: int) -> list[str]:
     splits = {split: (len(part), _entries(part)) for split, part in source.splits.items()}
     told = write_shards(out, splits, {CLASSES: names}, shard_bytes)
     whole = {split: 0 for split in ("val", "test") if split not in splits}  # nothing was held out of training
-    return [*told, *section_lines(out, {**_kept(source), **whole})]
+    train, channels = source.splits["train"], info.input_shape[0]
+    kept: dict[str, object] = {} if channels == 3 else {"channels": channels}
+    if isinstance(train, ImageFilesSamples) and not train.same_size:
+        kept |= {"image_size": [*train.preparation.image_size], "fit": train.preparation.fit}
+    return [*told, *section_lines(out, {**kept, **whole})]
 
 
 def section_lines(out: Path, keys: dict[str, object]) -> list[str]:
     """Lines for people: the data section that reads shards, with some keys."""
     section = {"name": "shards", "root": str(out.absolute()), **keys}
     return ["", "the section for a YAML", *dump({"data": section}).splitlines()]
-
-
-def _kept(source: Source) -> dict[str, object]:
-    """Keys of the pictures' preparation that the data had."""
-    train, channels = source.splits["train"], source.info.input_shape[0]
-    kept: dict[str, object] = {} if channels == 3 else {"channels": channels}
-    if isinstance(train, ImageFilesSamples) and not train.same_size:
-        kept |= {"image_size": [*train.preparation.image_size], "fit": train.preparation.fit}
-    return kept
 
 
 def _entries(part: Samples) -> Iterator[Entry]:

@@ -81,8 +81,8 @@ class CompatibilityTable:
         return max(fitting, default=None)
 
 
-def load_table(path: Path = TABLE) -> CompatibilityTable:
-    plain = yaml.safe_load(path.read_text())
+def load_table() -> CompatibilityTable:
+    plain = yaml.safe_load(TABLE.read_text())
     return CompatibilityTable(
         checked=str(plain["checked"]),
         families={int(major): drivers for major, drivers in plain["families"].items()},
