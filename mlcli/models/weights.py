@@ -250,11 +250,9 @@ def _unknown_pattern(pattern: str, names: list[str]) -> ConfigError:
     parts = [name.split(".") for name in names]
     modules = {".".join(part[:depth]) + ".*" for part in parts for depth in range(1, len(part))}
     near = get_close_matches(pattern, sorted(modules) + names, n=3, cutoff=0.5)
-    return ConfigError(
-        f"freeze pattern '{pattern}' matches no parameter",
-        where="finetune.freeze",
-        fix=f"did you mean {' or '.join(near)}?" if near else f"use names such as {first_few(sorted(modules))}",
-    )
+    what = f"freeze pattern '{pattern}' matches no parameter"
+    fix = f"did you mean {' or '.join(near)}?" if near else f"use names such as {first_few(sorted(modules))}"
+    return ConfigError(what, where="finetune.freeze", fix=fix)
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------
