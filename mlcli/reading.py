@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import socket
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -118,6 +119,17 @@ def _thinned(lines: Iterator[bytes], most: int) -> list[bytes]:
 def safetensors_texts(content: bytes | memoryview) -> dict[str, Any]:
     """Return the texts in the header of a safetensors file that was found whole: 8 bytes of its length, then JSON."""
     return json.loads(bytes(content[8 : 8 + int.from_bytes(content[:8], "little")]))["__metadata__"]
+
+
+@contextlib.contextmanager
+def giving_up_after(seconds: float) -> Iterator[None]:
+    """Within this, a download is given up after so many seconds without an answer; urllib's own is to wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def why_absent(path: Path) -> str:

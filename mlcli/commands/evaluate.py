@@ -67,7 +67,7 @@ def run(
         print(json.dumps(result, indent=2) if as_json else _page(result))
         return
     folder = find_run(run, root)
-    changed = {kind: _amounts(kind, text) for kind, text in asked.items()}
+    changed: dict[Any, list[float]] = {kind: _amounts(kind, text) for kind, text in asked.items()}
 
     from mlcli.engine.run import png
     from mlcli.saved import measure, measure_changed

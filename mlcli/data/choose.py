@@ -146,31 +146,26 @@ def _rate_here(open_reader: OpenReader, parts: Iterator[Part]) -> tuple[float, i
     """Samples a second in this process, and how many of them make a batch that is quick to measure."""
     first = next(parts)
     with contextlib.closing(open_reader(0, 1)) as reader:
-        one_s = _fastest_s(reader, _cut(itertools.repeat(first), 1))
+        fetched, taken = reader.fetch(_cut(itertools.repeat(first), 1)), list[float]()
+        while len(taken) < 4 or (sum(taken) < _PART_S and len(taken) < 32):
+            began = time.perf_counter()
+            next(fetched)
+            taken.append(time.perf_counter() - began)
+        one_s = max(min(taken), 1e-6)  # the fastest: on a busy machine others are waited for, not read
         size = min(len(first), max(1, int(_PART_S / one_s)))
         return _rate(reader, _cut(parts, size), ahead=0), size
 
 
-def _rate(reader: InputStream, parts: Iterator[Part], *, ahead: int, seconds: float = _SHARE_S) -> float:
+def _rate(reader: InputStream, parts: Iterator[Part], *, ahead: int) -> float:
     """Samples a second, once the first `ahead` parts are there."""
     fetched = reader.fetch(parts)
     for _ in itertools.islice(fetched, ahead):
         pass
     began, samples = time.perf_counter(), 0
-    while not samples or time.perf_counter() - began < seconds:
+    while not samples or time.perf_counter() - began < _SHARE_S:
         part, _ = next(fetched)
         samples += len(part)
     return samples / (time.perf_counter() - began)
-
-
-def _fastest_s(reader: InputStream, parts: Iterator[Part]) -> float:
-    """Seconds that the fastest of a few parts takes: on a busy machine others are waited for, not read."""
-    fetched, taken = reader.fetch(parts), list[float]()
-    while len(taken) < 4 or (sum(taken) < _PART_S and len(taken) < 32):
-        began = time.perf_counter()
-        next(fetched)
-        taken.append(time.perf_counter() - began)
-    return max(min(taken), 1e-6)
 
 
 def _cut(parts: Iterable[Part], size: int) -> Iterator[Part]:

@@ -118,7 +118,17 @@ def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "pa
         what = f"the model does not say how an input is to be prepared: its facts have no {listed(lacking)}"
         raise CheckpointError(what, fix="train it anew")
     if info.kind == "features":
-        return _table(paths, info, invert)
+        if invert:
+            raise ConfigError("only images can be inverted; this model takes rows of a table", where="--invert")
+        if len(paths) != 1 or paths[0].is_dir():
+            one = f"a CSV file, and {paths[0]} is a folder"
+            given = f"one CSV file, got {len(paths)} paths" if len(paths) > 1 else one
+            raise ConfigError(f"this model takes rows of {given}", fix="mlcli predict RUN FILE.csv")
+        file = read_csv(paths[0])
+        refuse(file.faults, str(paths[0]))
+        prepare_rows(info.preparation, [dict.fromkeys(file.header, "")])  # raises DataError if a column is missing
+        rows = [dict(zip(file.header, cells, strict=True)) for cells in file.rows]
+        return RowInputs([f"{paths[0]}:{line}" for line in file.lines], rows, info.preparation)
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
@@ -128,22 +138,6 @@ def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "pa
         else:
             found[path] = None
     return ImageInputs(list(found), Preparation.from_plain(info.preparation), invert)
-
-
-def _table(paths: Sequence[Path], info: DataInfo, invert: bool) -> RowInputs:
-    if invert:
-        raise ConfigError("only images can be inverted; this model takes rows of a table", where="--invert")
-    if len(paths) != 1 or paths[0].is_dir():
-        raise ConfigError(
-            f"this model takes rows of one CSV file, got {len(paths)} paths" if len(paths) > 1 else
-            f"this model takes rows of a CSV file, and {paths[0]} is a folder",
-            fix="mlcli predict RUN FILE.csv",
-        )  # fmt: skip
-    file = read_csv(paths[0])
-    refuse(file.faults, str(paths[0]))
-    prepare_rows(info.preparation, [dict.fromkeys(file.header, "")])  # raises DataError if a column is missing
-    rows = [dict(zip(file.header, cells, strict=True)) for cells in file.rows]
-    return RowInputs([f"{paths[0]}:{line}" for line in file.lines], rows, info.preparation)
 
 
 def _listed_in(path: Path, column: str) -> list[Path]:

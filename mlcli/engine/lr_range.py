@@ -8,14 +8,13 @@ optimizer, clipping, precision, freezing and accumulation.
 import copy
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean
 
 import torch
 
-from mlcli.engine.contract import Batch, Feed, Task
+from mlcli.engine.contract import Feed, Task
 from mlcli.engine.evaluate import choose_metric
 from mlcli.engine.meter import Meter
 from mlcli.engine.rehearsal import rehearse
@@ -108,27 +107,22 @@ def sweep(
         select_by = choose_metric(task, settings.train.watch)
         copied = TrainingState.start(task, feed, settings, runtime, select_by, copy.deepcopy(task.model))
         stepper = Stepper(task, copied, settings, runtime, Meter(), guarded=False)  # an explosion ends the test anyway
-        return _raise_lr(stepper, batches, settings.train.accumulate, lrs, 2 * budget_s)
-
-
-def _raise_lr(stepper: Stepper, batches: Iterator[Batch], parts: int, lrs: list[float], limit_s: float) -> Sweep:
-    """One step with each learning rate, until the loss explodes or the time is over."""
-    losses: list[float] = []
-    best, ended, began = math.inf, "range", time.perf_counter()
-    for lr in lrs:
-        loss = torch.stack(stepper.take(batches, parts, lr)).sum().item()
-        stepper.state.progress.step += 1
-        if math.isfinite(loss):
-            losses.append(loss)
-            now = moving(losses)[-1]
-            best = min(best, now)
-        if not math.isfinite(loss) or (now > EXPLODED * best and loss > losses[0]):
-            ended = "exploded"
-            break
-        if time.perf_counter() - began > limit_s:
-            ended = "time"
-            break
-    seconds = time.perf_counter() - began
+        losses: list[float] = []
+        best, ended, began = math.inf, "range", time.perf_counter()
+        for lr in lrs:
+            loss = torch.stack(stepper.take(batches, settings.train.accumulate, lr)).sum().item()
+            copied.progress.step += 1
+            if math.isfinite(loss):
+                losses.append(loss)
+                now = moving(losses)[-1]
+                best = min(best, now)
+            if not math.isfinite(loss) or (now > EXPLODED * best and loss > losses[0]):
+                ended = "exploded"
+                break
+            if time.perf_counter() - began > 2 * budget_s:
+                ended = "time"
+                break
+        seconds = time.perf_counter() - began
     return Sweep(tuple(lrs[: len(losses)]), tuple(losses), ended, len(lrs), seconds)
 
 

@@ -1,7 +1,6 @@
 """Architectures of other libraries by their name, and the files their weights come from."""
 
 import hashlib
-import socket
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.models.weights import LoadReport, copy_matching
+from mlcli.reading import giving_up_after
 
 MOST_NAMED = 100
 """Architectures that a message lists."""
@@ -46,23 +46,16 @@ def fetched(url: str) -> Path:
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     path = cache / Path(urlparse(url).path).name
     if not path.is_file():
-        _download(url, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with giving_up_after(DOWNLOAD_TIMEOUT_S):
+                torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:  # urllib's errors are OSErrors too
+            what = f"the default weights could not be downloaded: {error}"
+            fix = f"download that address elsewhere and put the file at {path}, or set model.weights to none or a file"
+            raise DataError(what, where=url, fix=fix) from None
     expected = path.stem.rpartition("-")[2]  # resnet18-f37072fd.pth: the first digits of its sha256
     with path.open("rb") as file:
         if not hashlib.file_digest(file, "sha256").hexdigest().startswith(expected):
             raise CheckpointError(f"{path} is damaged: its sha256 does not begin with {expected}", fix=f"rm '{path}'")
     return path
-
-
-def _download(url: str, path: Path) -> None:
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))
-    except OSError as error:  # urllib's errors are OSErrors too
-        what = f"the default weights could not be downloaded: {error}"
-        fix = f"download that address elsewhere and put the file at {path}, or set model.weights to none or a file"
-        raise DataError(what, where=url, fix=fix) from None
-    finally:
-        socket.setdefaulttimeout(previous)

@@ -178,7 +178,11 @@ def _one(slot: Slot, *, plural: bool) -> str:
     if slot.choices:
         return _either([str(choice) for choice in slot.choices])
     if slot.is_list:
-        return _list(slot)
+        parts = [part for part in get_args(slot.type) if part is not Ellipsis]
+        count = f"{len(parts)} " if Ellipsis not in get_args(slot.type) and len(parts) > 1 else ""
+        if (least := slot.limits.get("min_length", 0)) > 1:
+            count = f"at least {least} "
+        return f"list of {count}" + _either([_one(member, plural=True) for member in slot.element.members])
     if slot.is_mapping:
         names = Slot.of(get_args(slot.type)[0])
         which = _either([str(choice) for choice in names.choices]) if names.choices else "names"
@@ -191,14 +195,6 @@ def _one(slot: Slot, *, plural: bool) -> str:
     names_of = {bool: "true or false", int: f"whole number{s}", float: f"number{s}", str: "text", Path: f"path{s}"}
     limits = bounds(slot.limits).replace(" at least", " of at least")
     return names_of.get(slot.type, str(slot.type)) + limits
-
-
-def _list(slot: Slot) -> str:
-    parts = [part for part in get_args(slot.type) if part is not Ellipsis]
-    count = f"{len(parts)} " if Ellipsis not in get_args(slot.type) and len(parts) > 1 else ""
-    if (least := slot.limits.get("min_length", 0)) > 1:
-        count = f"at least {least} "
-    return f"list of {count}" + _either([_one(member, plural=True) for member in slot.element.members])
 
 
 def _either(words: list[str]) -> str:

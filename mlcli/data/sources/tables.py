@@ -315,26 +315,34 @@ def table_source(
     info: `DataInfo.to_plain()` of a saved model, whose features these are then; its classes are the labels' already.
     centred: whether large offsets are taken from columns, as version 0.1.0 did not.
 
-    Raises DataError, with all rows of one kind of fault, for what no model could learn from.
+    Raises DataError, with all rows of one kind of fault, for what no model could learn from, and for a column or number
+    that the saved model misses.
     """
     refuse(table.findings, table.origin)
     if table.refusal is not None:
         raise table.refusal
+    targets, target = (table.labels, "label") if table.labels is not None else (table.amounts, table.target)
+    assert targets is not None
     if info is not None:
-        return _as_known(table, DataInfo.from_plain(info))
+        known = DataInfo.from_plain(info)
+        cells = {column.name: column.cells for column in table.columns}
+        inputs = features(known.preparation, cells, lambda wrong: first_few(table.places(wrong)))
+        if table.labels is None:
+            targets = (targets - known.preparation.get("target_offset", 0.0)).astype(np.float32)
+        everything = Arrays(torch.from_numpy(inputs), torch.from_numpy(targets), table.origin, table.lines)
+        splits = {split: everything.only(rows) for split, rows in table.splits.items()}
+        return Source(replace(known, target=target), splits)
     train = table.split_of == 0
     notes = [f"{finding}; {finding.fix}" if finding.fix else str(finding) for finding in table.findings]
     encodings = [_learned(column, train, notes) for column in table.columns]
     parts = [encoded(column, encoding) for column, encoding in zip(table.columns, encodings, strict=True)]
-    targets = table.amounts if table.labels is None else table.labels
-    assert targets is not None
     return feature_source(
         np.concatenate(parts, axis=1, dtype=float),
         targets,
         table.splits,
         columns=encodings,
         class_names=table.class_names,
-        target=table.target if table.labels is None else "label",
+        target=target,
         origin=table.origin,
         numbers=table.lines,
         select=select,
@@ -342,20 +350,6 @@ def table_source(
         prints=of_samples(of_columns(table.columns)[:, None], targets, table.class_names),
         centred=centred,
     )
-
-
-def _as_known(table: FeatureTable, info: DataInfo) -> Source:
-    """The rows as a saved model knows them. Raises DataError if it misses a column or a number."""
-    cells = {column.name: column.cells for column in table.columns}
-    inputs = torch.from_numpy(features(info.preparation, cells, lambda wrong: first_few(table.places(wrong))))
-    if table.amounts is not None:
-        targets = torch.from_numpy((table.amounts - info.preparation.get("target_offset", 0.0)).astype(np.float32))
-    else:
-        assert table.labels is not None
-        targets = torch.from_numpy(table.labels)
-    everything = Arrays(inputs, targets, table.origin, table.lines)
-    info = replace(info, target=table.target if table.labels is None else "label")
-    return Source(info, {split: everything.only(rows) for split, rows in table.splits.items()})
 
 
 def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, Any]:

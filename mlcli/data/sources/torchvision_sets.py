@@ -7,7 +7,6 @@ have theirs, too, and are unpacked here, not by torchvision, which trusts what s
 import contextlib
 import gzip
 import os
-import socket
 import string
 import sys
 import tarfile
@@ -24,9 +23,9 @@ from mlcli.data.config import TorchvisionSet
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import array_source, split_arrays
 from mlcli.errors import DataError
-from mlcli.reading import open_regular
+from mlcli.reading import giving_up_after, open_regular
 
-TIMEOUT_S = 20  # without an answer; urllib's own is to wait for ever
+TIMEOUT_S = 20  # without an answer
 DIGITS = tuple(string.digits)
 TITLES = {
     "mnist": "MNIST",
@@ -101,7 +100,8 @@ class _Published:
             what = f"{TITLES[self.name]} is not in {self.root}: no {', '.join(missing)}"
             fix = f"data.download=true to fetch it (needs network){unpack}, or set data.root to its folder"
             raise DataError(what, where="data.root", fix=fix)
-        with self._as_data_error(files), _bounded_download():
+        aside = contextlib.redirect_stdout(sys.stderr)  # torchvision's progress
+        with self._as_data_error(files), giving_up_after(TIMEOUT_S), aside:
             if missing:
                 self._download(kind, files)
             return kind(self.root, **options)
@@ -187,18 +187,6 @@ def _download_from_any(mirrors: list[str], folder: Path, name: str, md5: str) ->
             if number == len(mirrors):
                 raise
     return None
-
-
-@contextlib.contextmanager
-def _bounded_download() -> Iterator[None]:
-    """Give up on a silent network, and keep torchvision's progress off the standard output."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 # --- untrusted archives ----------------------------------------------------------------------------------------------
