@@ -26,7 +26,7 @@ coverage: COVERAGE = --cov=mlcli --cov-report=term:skip-covered
 coverage: test
 
 soak: install
-	MLCLI_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/export -n auto
+	MLCLI_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/export tests/test_examples.py -n auto
 
 lint: install types
 	$(BIN)/ruff check .

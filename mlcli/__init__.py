@@ -1,6 +1,6 @@
 """mlcli: from one YAML file to a trained, measured and explained model.
 
-For Python and notebooks: `mlcli.train`, `mlcli.load` and `mlcli.Run` of `mlcli.api`; PyTorch is loaded when first used.
+For Python and notebooks: `init`, `train`, `load` and `Run` of `mlcli.api`; PyTorch is loaded when first used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mlcli.version import __version__
 
 if TYPE_CHECKING:
-    from mlcli.api import Run, load, train
+    from mlcli.api import Run, init, load, train
 
-__all__ = ["Run", "__version__", "load", "train"]
+__all__ = ["Run", "__version__", "init", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@
     run.scores["test"]["accuracy"]
     run.predict("photo.jpg")
     mlcli.load("runs/config").evaluate("val")
+    run.export("onnx")
 
 The run folder is the same as the commands', so both may be mixed. What goes wrong is a `mlcli.errors.UserError`.
 """
@@ -17,13 +18,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcli.commands import init as init_command
 from mlcli.commands.predict import answers
 from mlcli.commands.train import train_experiment
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.errors import DataError
 from mlcli.experiment import Experiment
+from mlcli.report.evidence import Evidence
 from mlcli.report.page.write import NAME, write_report
 from mlcli.report.record import Record
+from mlcli.report.summary import layer_troubles
+from mlcli.report.verdict import Verdict, judge
 from mlcli.saved import computing, load_predictor, measure
 
 if TYPE_CHECKING:
@@ -54,6 +59,16 @@ def train(
     else:
         experiment = Experiment.load(Path(config), overrides)
     return Run(train_experiment(experiment, name=name, resume=None, root=Path(root))[1])
+
+
+def init(data: str | Path = "digits", config: str | Path = "config.yaml", *, force: bool = False) -> Path:
+    """Write a commented YAML to start from, as `mlcli init` does, and return its path.
+
+    data: digits, xor, scenes; a folder of images, a CSV file or annotated pictures, which are looked at first. force:
+    overwrite the file. Raises UserError.
+    """
+    init_command.run(str(data), Path(config), force)
+    return Path(config)
 
 
 def load(run: str | Path, root: str | Path = "runs") -> "Run":
@@ -108,6 +123,16 @@ class Run:
         """report.html, written if it is not there yet."""
         path = self.path / NAME
         return path if path.is_file() else write_report(self._folder)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """kind ("good fit", "overfitting", "diverged" ...), reasons and advice; None if nothing was ever measured."""
+        return judge(Evidence.of(self._record()))
+
+    @property
+    def layer_troubles(self) -> list[str]:
+        """What was wrong with single layers, such as gradients that vanish; empty if nothing was."""
+        return layer_troubles(self._record().layers)
 
     @property
     def model(self) -> "nn.Module":

@@ -68,6 +68,25 @@ def test_what_a_run_knows(run):
     assert "&lt;script" in shown
 
 
+def test_the_verdict_is_the_reports(run):
+    assert run.verdict.kind in run.report.read_text().lower()
+    assert run.verdict.reasons
+    assert run.layer_troubles == []
+    (run.path / "layers.jsonl").write_text(
+        '{"step": 3, "layers": [], "notes": ["dead activations: net.x (over 9%)"]}\n'
+    )
+    assert run.layer_troubles == ["dead activations: net.x (over 9%) at step 3"]
+
+
+def test_a_yaml_to_start_from(tmp_path):
+    written = mlcli.init("xor", tmp_path / "xor.yaml")
+    assert written == tmp_path / "xor.yaml"
+    assert "name: xor" in written.read_text()
+    with pytest.raises(ConfigError, match="exists already"):
+        mlcli.init("xor", written)
+    assert mlcli.init("digits", str(written), force=True).read_text().count("digits")
+
+
 def test_one_is_found_by_folder_and_name(run, folder):
     assert mlcli.load(run.path).scores == mlcli.load("digits", root=folder / "runs").scores
     with pytest.raises(CheckpointError, match="nothing"):

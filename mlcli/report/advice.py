@@ -11,6 +11,7 @@ DROPOUT = 0.3
 """Between the 0.2 and 0.5 that Srivastava et al. 2014 use."""
 WEIGHT_DECAY = 5e-4
 """Of AlexNet, VGG and ResNet on CIFAR; where there is some already, it is taken times 5."""
+LINEAR = ("linear", "perceptron")
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,20 @@ def advise(kind: str, e: Evidence) -> tuple[Advice, ...]:
     repeat = [Advice(f"train.seed={seed + 1}", "does it hold with another seed?")] if isinstance(seed, int) else []
     hold_out = [Advice("data.val=0.15", "keep some training samples for validation")]
     lacks_val = e.watched == "train" and _get(e.config, "data.val") == 0
+    lr_first = [Advice("mlcli lr-find", "the learning rate first: no other setting matters as much")]
     candidates = {
         "diverged": _calmer(e),
         "too short to tell": longer,
         "still improving": longer,
-        "worse than a baseline": [
-            Advice("mlcli lr-find", "the learning rate first: no other setting matters as much"),
-            *longer,
-        ],
+        "worse than a baseline": [*lr_first, *longer],
         "too noisy to tell": _more_certain(e),
         "overfitting": _regularise(e),
-        "underfitting": [*_grow(e), *longer, Advice("mlcli lr-find", "the learning rate may be too small")],
+        "underfitting": [
+            *(lr_first if _learned_nothing(e) else []),
+            *_grow(e),
+            *longer,
+            Advice("mlcli lr-find", "the learning rate may be too small"),
+        ],
         "fit unknown": hold_out if lacks_val else repeat,
         "good fit": repeat,
     }
@@ -83,11 +87,19 @@ def _regularise(e: Evidence) -> list[Advice]:
     return found
 
 
+def _learned_nothing(e: Evidence) -> bool:
+    """Return whether a network that could do better answers even its training samples about as guessing would."""
+    classes = e.data.get("class_names")
+    if e.metric != "accuracy" or e.train is None or not classes or _get(e.config, "model.name") in LINEAR:
+        return False
+    return e.train < 1.5 / len(classes)
+
+
 def _grow(e: Evidence) -> list[Advice]:
     found, hidden, width = [], _get(e.config, "model.hidden"), _get(e.config, "model.width")
     if isinstance(hidden, list) and hidden:
         found.append(Advice(f"'model.hidden={[2 * n for n in hidden]}'", "a larger model"))
-    elif _get(e.config, "model.name") in ("linear", "perceptron"):
+    elif _get(e.config, "model.name") in LINEAR:
         found.append(Advice("'model={name: mlp}'", "a model that is not linear"))
     elif isinstance(width, int | float) and 2 * width <= 4:
         found.append(Advice(f"model.width={_short(2 * width)}", "a larger model"))

@@ -91,6 +91,15 @@ def test_kinds(evidence, kind, reason, advice):
     assert len(verdict.advice) <= 2
 
 
+def test_who_learned_nothing_is_not_told_to_grow():
+    guessing = replace(GOOD, train=0.102, val=0.1, curve=settled(0.1), score=0.1, baselines=None)
+    data = {"kind": "image", "target": "label", "class_names": [*"0123456789"]}
+    assert judge(replace(guessing, data=data)).advice[0].override == "mlcli lr-find"
+    assert judge(replace(guessing, data=data, train=0.3)).advice[0].override != "mlcli lr-find"
+    linear = replace(guessing, data=data, config={"model": {"name": "linear"}})
+    assert judge(linear).advice[0].override == "'model={name: mlp}'"
+
+
 def test_best_long_ago_is_overfitting():
     values = [0.6, 0.8, 0.9, 0.93, *(0.93 - 0.01 * i + 0.001 * (-1) ** i for i in range(1, 17))]
     verdict = judge(replace(GOOD, curve=points(values), val=0.93, train=0.94, best_epoch=4))
