@@ -282,6 +282,13 @@ def evaluate(
     rotate: Annotated[str | None, typer.Option("--rotate", metavar="A..B", help="Score by angle, in degrees.")] = None,
     blur: Annotated[str | None, typer.Option("--blur", metavar="A..B", help="Score by blur, in pixels.")] = None,
     noise: Annotated[str | None, typer.Option("--noise", metavar="A..B", help="Score by noise, 0 to 1.")] = None,
+    tiles: Annotated[
+        int | None,
+        typer.Option("--tiles", metavar="SIDE", help="Look for objects in tiles of SIDE pixels of each image."),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", help="Share of a tile that the next one sees too; 0.2 unless given.")
+    ] = None,
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -309,6 +316,8 @@ def evaluate(
         as_json=as_json,
         views=tta,
         changes=changes,
+        tiles=tiles,
+        overlap=overlap,
     )
 
 
@@ -337,6 +346,13 @@ def predict(
             "--to", metavar="voc|coco|yolo_txt|csv", help="Write found objects as a data set, to the folder --output."
         ),
     ] = None,
+    tiles: Annotated[
+        int | None,
+        typer.Option("--tiles", metavar="SIDE", help="Look for objects in tiles of SIDE pixels of each image."),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", help="Share of a tile that the next one sees too; 0.2 unless given.")
+    ] = None,
     image_ids: Annotated[
         Path | None, typer.Option("--image-ids", help="COCO file with the images' ids, for --output X.json.")
     ] = None,
@@ -361,6 +377,8 @@ def predict(
             invert=invert,
             to=to,
             image_ids=image_ids,
+            tiles=tiles,
+            overlap=overlap,
             checkpoint=checkpoint,
             root=out,
             as_json=as_json,

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from packaging.version import InvalidVersion, Version
@@ -12,8 +12,18 @@ from torch import nn
 
 from mlcli.data.changes import KINDS, Change, changed
 from mlcli.data.info import PlainInfo
+from mlcli.data.inputs import in_tiles
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
-from mlcli.engine.contract import Batch, Feed, HasMembership, HasViews, Metrics, Predictor, Task
+from mlcli.engine.contract import (
+    Batch,
+    Feed,
+    HasMembership,
+    HasViews,
+    LooksInTiles,
+    Metrics,
+    Predictor,
+    Task,
+)
 from mlcli.engine.documents import Saved, refuse_unlike
 from mlcli.engine.evaluate import as_json, evaluate_split, evaluation_record
 from mlcli.engine.membership import NEW, Changes, KnownData, OtherData
@@ -101,6 +111,7 @@ def measure(
     *,
     on: Path | None = None,
     views: Sequence[str] = (),
+    tiles: tuple[int, float] | None = None,
 ) -> dict[str, Any]:
     """Measure the model of a run's checkpoint on one split of its data, or on all of new data.
 
@@ -111,6 +122,8 @@ def measure(
         on: labelled data of the kind of the run's.
         views: of each image, whose answers are made one, flip and scale (`mlcli.data.changes.views`); there is no
             loss then.
+        tiles: side in pixels of the original images and overlap of the tiles that the model looks at, in place of whole
+            images; there is no loss then.
 
     Returns what evaluation-<split>.json holds, "notes" for people among it. Raises CheckpointError if the data found
     are not those the model was made for, DataError for a missing split, ConfigError.
@@ -128,11 +141,19 @@ def measure(
         notes.append(f"answers are those of several views of each image together: {', '.join(views)}")
         if "flip" in views:
             notes.append("flip is only right where a mirrored image means the same, unlike with letters and digits")
+    if tiles is not None:
+        looking = cast(LooksInTiles, task)
+        compute = in_tiles(task, computing(cast(Predictor, task), loaded.runtime), tiles)
+
+        def answer(net: nn.Module, batch: Batch) -> tuple[Terms, Any]:
+            return {}, looking.found_in_tiles(compute, split, batch.indices)
+
     scores, metrics = _scores(loaded, split, answer)
     result = evaluation_record(folder.name, path.name, loaded.saved, task, split, loaded.runtime, scores, metrics)
     compared = asdict(changes) if changes else None
     more = {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": compared}
-    return result | more | ({"tta": list(views)} if views else {})
+    how = {"tta": list(views)} if views else {"tiles": {"side": tiles[0], "overlap": tiles[1]}} if tiles else {}
+    return result | more | how
 
 
 def measure_changed(

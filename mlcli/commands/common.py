@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SUBJECT = 11
 """Columns that the subject of a line takes."""
+DEFAULT_OVERLAP = 0.2
+"""Share of a tile that the next one sees too."""
 
 
 def load_experiment(command: str, config: Path | None, overrides: Sequence[str]) -> Experiment:
@@ -63,6 +65,14 @@ def find_run(text: str, root: Path) -> "RunFolder":
     if others > 1 and not RUN_NAME.fullmatch(Path(text).name) and Path(text).resolve() != run.path.resolve():
         print(f"run        {run.name}, the newest of {others} of this name", file=sys.stderr)
     return run
+
+
+def tiles_asked(side: int | None, overlap: float | None) -> tuple[int, float] | None:
+    """Return side and overlap of the tiles that --tiles and --overlap ask for; None for none. Raises ConfigError."""
+    if side is None and overlap is not None:
+        what = "only tiles overlap, and none are asked for"
+        raise ConfigError(what, where="--overlap", fix=f"--tiles 640 --overlap {overlap:g}")
+    return None if side is None else (side, DEFAULT_OVERLAP if overlap is None else overlap)
 
 
 def say(lines: Iterable[tuple[str, str]]) -> None:

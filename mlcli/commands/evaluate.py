@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlcli.commands.common import find_run, is_exported, load_experiment
+from mlcli.commands.common import find_run, is_exported, load_experiment, tiles_asked
 from mlcli.errors import ConfigError
 from mlcli.text import number, numbers, paragraphs, plural, table, truncated
 
@@ -31,6 +31,8 @@ def run(
     as_json: bool = False,
     views: str | None = None,
     changes: Mapping[str, str | None] | None = None,
+    tiles: int | None = None,
+    overlap: float | None = None,
 ) -> None:
     """Measure a run's model, print the result and write it as evaluation-<split>.json into the run folder.
 
@@ -45,12 +47,15 @@ def run(
             evaluation-<split>-tta.json.
         changes: at most one of shift, scale, rotate, blur, noise, and the amounts to measure at, "0..4" or "0,1,4".
             Written as robustness-<split>-<change>.json and .png.
+        tiles, overlap: side of the tiles that the model looks at instead of whole images, in their pixels, and the
+            share of it that the next tile sees too, 0.2 unless given. Written as evaluation-<split>-tiles.json.
 
     Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split.
     """
     asked = {kind: text for kind, text in (changes or {}).items() if text is not None}
-    if len(asked) + (views is not None) > 1:
-        given = [f"--{kind}" for kind in asked] + ["--tta"] * (views is not None)
+    tiling = tiles_asked(tiles, overlap)
+    given = [f"--{kind}" for kind in asked] + ["--tta"] * (views is not None) + ["--tiles"] * (tiling is not None)
+    if len(given) > 1:
         raise ConfigError("one of these can be measured at a time", where=" ".join(given), fix=f"leave out {given[-1]}")
     if is_exported(run):
         if asked or views:
@@ -63,7 +68,7 @@ def run(
 
         from mlcli.export.measure import measure_file
 
-        result = measure_file(Path(run), experiment, split)
+        result = measure_file(Path(run), experiment, split, tiling)
         print(json.dumps(result, indent=2) if as_json else _page(result))
         return
     folder = find_run(run, root)
@@ -82,8 +87,8 @@ def run(
         folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
     else:
         seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
-        result = measure(folder, path, split, overrides, on=on, views=seen)
-        stem, page, drawn = f"evaluation-{result['split']}{'-tta' if seen else ''}", _page, ""
+        result = measure(folder, path, split, overrides, on=on, views=seen, tiles=tiling)
+        stem, page, drawn = f"evaluation-{result['split']}{'-tta' if seen else '-tiles' if tiling else ''}", _page, ""
     text = json.dumps(result, indent=2)
     folder.write_text(f"{stem}.json", text + "\n")
     print(text if as_json else f"{page(result)}\n\nwritten: {folder.path / stem}.json{drawn}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.commands.common import find_run, is_exported, refuse_input
+from mlcli.commands.common import find_run, is_exported, refuse_input, tiles_asked
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.show.terminal import bar
 from mlcli.text import csv_cell, numbers, plural, screen_width, table
@@ -39,6 +39,8 @@ def run(
     root: Path = Path("runs"),
     as_json: bool = False,
     explain: bool = False,
+    tiles: int | None = None,
+    overlap: float | None = None,
 ) -> ExitCode:
     """Answer each input in one record: input, then label, probability and probabilities; or the number predicted; or
     objects, each with label, score and bbox (left, top, width, height in its pixels).
@@ -59,11 +61,14 @@ def run(
         to: write the images with their objects as a data set of this format, to the new folder `output`.
         explain: save each image beside a heat map of what in it decided, to `pictures` or a folder beside `output`.
         image_ids: JSON file of a COCO data set that says what the images are called by in COCO's results.
+        tiles, overlap: side of the tiles that images are looked at in, in their pixels, and the share of it that the
+            next tile sees too, 0.2 unless given; None for whole images.
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
     predictor: Any  # Answers or a Predictor: what only some have is asked for where it is used
     compute: Callable[[Any], Any]
+    tiling = tiles_asked(tiles, overlap)
     keep: list[Path | str]
     if explain and pictures is None:
         pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
@@ -97,13 +102,17 @@ def run(
         raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
     if score_threshold is not None:
         _set_threshold(predictor, score_threshold)
+    if tiling is not None:
+        from mlcli.data.inputs import in_tiles
+
+        compute = in_tiles(predictor, compute, tiling)
     found = predictor.inputs(inputs, invert=invert)
     for option, value in (("--to", to), ("--image-ids", image_ids)):
         if value is not None and not hasattr(predictor, "write_data_set"):
             raise ConfigError("this model finds no objects", where=option, fix="leave it out")
     if image_ids is not None and hasattr(predictor, "use_image_ids"):
         predictor.use_image_ids(found, image_ids)
-    records = answers(predictor, compute, found, top)
+    records = answers(predictor, compute, found, top, BATCH_SIZE if tiling is None else 1)
     if pictures is not None:
         if found.paths is None or not hasattr(predictor, "picture"):  # asking engine.contract would load torch
             option = "--explain" if explain else "--pictures"
@@ -152,12 +161,19 @@ def _set_threshold(predictor: "Answers | Predictor", score_threshold: float) -> 
 
 
 def answers(
-    predictor: "Answers | Predictor", compute: Callable[[Any], Any], inputs: "Inputs", top: int | None
+    predictor: "Answers | Predictor",
+    compute: Callable[[Any], Any],
+    inputs: "Inputs",
+    top: int | None,
+    at_once: int = BATCH_SIZE,
 ) -> "Iterator[Record]":
-    """Return a record for each input, in order. compute: from inputs as in `Inputs.read` to predictions."""
+    """Return a record for each input, in order.
+
+    compute: from inputs as in `Inputs.read` to predictions. at_once: inputs that are read together.
+    """
     names = inputs.names
-    for start in range(0, len(names), BATCH_SIZE):
-        positions = range(start, min(start + BATCH_SIZE, len(names)))
+    for start in range(0, len(names), at_once):
+        positions = range(start, min(start + at_once, len(names)))
         good, batch, errors = inputs.read(positions)
         answers = {position: {"error": error} for position, error in errors.items()}
         if good:

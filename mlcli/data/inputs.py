@@ -4,15 +4,15 @@ One that cannot be read does not keep the others from being answered: its error 
 here, so that an exported model can be asked without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlcli.data.decode import Preparation
+from mlcli.data.decode import Preparation, read_image
 from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.csv_file import MISSING, read_csv
@@ -66,6 +66,33 @@ class ImageInputs:
         inputs = pixels[good]
         errors = {positions[slot]: fault for slot, fault in enumerate(faults) if fault}
         return [positions[slot] for slot in good], 255 - inputs if self.invert else inputs, errors
+
+
+@dataclass(frozen=True)
+class WholeImages:
+    """The same image files at their own sizes, to be cut into parts."""
+
+    inputs: ImageInputs
+
+    @property
+    def names(self) -> list[str]:
+        return self.inputs.names
+
+    @property
+    def paths(self) -> list[Path]:
+        return self.inputs.paths
+
+    def read(self, positions: Sequence[int]) -> tuple[list[int], list[np.ndarray], Errors]:
+        """uint8 [H, W, C] each"""
+        found: dict[int, np.ndarray] = {}
+        errors: Errors = {}
+        for position in positions:
+            try:
+                pixels = np.array(read_image(self.paths[position], self.inputs.preparation.channels))
+                found[position] = 255 - pixels if self.inputs.invert else pixels
+            except DataError as error:
+                errors[position] = error.what
+        return list(found), list(found.values()), errors
 
 
 @dataclass(frozen=True)
@@ -138,6 +165,17 @@ def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "pa
         else:
             found[path] = None
     return ImageInputs(list(found), Preparation.from_plain(info.preparation), invert)
+
+
+def in_tiles(predictor: Any, compute: Callable[[Any], Any], tiles: tuple[int, float]) -> Callable[[Any], Any]:
+    """Have a predictor look at large images in tiles; see `engine.contract.LooksInTiles`.
+
+    tiles: side and overlap. Raises ConfigError for a predictor that answers about whole images.
+    """
+    if not hasattr(predictor, "in_tiles"):
+        what, fix = "this model says what an input is as a whole", "leave it out: it is for models that find objects"
+        raise ConfigError(what, where="--tiles", fix=fix)
+    return predictor.in_tiles(compute, *tiles)
 
 
 def _listed_in(path: Path, column: str) -> list[Path]:

@@ -426,3 +426,22 @@ class WritesDataSets(Protocol):
 
     def use_image_ids(self, inputs: Inputs, file: Path) -> None:
         """Call the inputs by the ids that a file of a data set gives them. Raises DataError for those without one."""
+
+
+@runtime_checkable
+class LooksInTiles(Protocol):
+    """A predictor that can look at large images in overlapping tiles; of a task, it can be measured so."""
+
+    def in_tiles(self, compute: Callable[[Any], Any], side: int, overlap: float) -> Callable[[Any], Any]:
+        """Return the function from whole images, uint8 [H, W, C] each, to predictions for them, as `records` takes.
+
+        From then on `inputs` are whole images, and `caveat` says how many tiles there were.
+
+        compute: from inputs as in `Samples.read` to the model's predictions.
+        side: pixels of an image along a tile's longer side. overlap: share of it that the next tile sees too.
+
+        Raises ConfigError for a side or an overlap out of range.
+        """
+
+    def found_in_tiles(self, compute: Callable[[Any], Any], split: str, indices: Tensor) -> Any:
+        """Return the predictions, as `Metrics.update` takes, for some samples of a split; compute: of `in_tiles`."""

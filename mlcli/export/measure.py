@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mlcli.data.inputs import in_tiles
 from mlcli.engine.evaluate import as_json
 from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import CheckpointError
@@ -14,10 +15,13 @@ from mlcli.saved import SavedTask, chosen_split, refuse_other_data
 from mlcli.show.terminal import bar
 
 
-def measure_file(path: Path, experiment: Experiment, split: str | None = None) -> dict[str, Any]:
+def measure_file(
+    path: Path, experiment: Experiment, split: str | None = None, tiles: tuple[int, float] | None = None
+) -> dict[str, Any]:
     """Measure an ONNX file on a split of the data that a configuration names.
 
     split: train, val or test; None for test, or for val where there is no test split.
+    tiles: as in `saved.measure`.
 
     Returns what evaluation-<split>.json of a run holds, without what takes the model itself: loss and importance.
     Raises CheckpointError if the file is of another task, model, classes or form of data than the configuration's.
@@ -35,6 +39,7 @@ def measure_file(path: Path, experiment: Experiment, split: str | None = None) -
     refuse_other_data(file.answers.info.to_plain(), task.facts["data"])
     task.adopt(facts.answers)
     predictor: Any = task  # of a task whose models are exported
+    compute = in_tiles(task, file.predict, tiles) if tiles else None
     split, note = chosen_split(split, task.splits)
     runtime = decide_runtime(config)
     runtime.place(task.model)  # where metrics compute
@@ -42,8 +47,12 @@ def measure_file(path: Path, experiment: Experiment, split: str | None = None) -
     try:
         with bar(f"measuring {split}", task.splits[split], "sample") as shown:
             for batch in feed.eval_batches(split):
-                outputs = [torch.from_numpy(part) for part in file.outputs(batch.inputs.cpu().numpy())]
-                metrics.update(predictor.predictions_of([part.to(runtime.device) for part in outputs]), batch)
+                if compute is not None:
+                    predictions = predictor.found_in_tiles(compute, split, batch.indices)
+                else:
+                    outputs = [torch.from_numpy(part) for part in file.outputs(batch.inputs.cpu().numpy())]
+                    predictions = predictor.predictions_of([part.to(runtime.device) for part in outputs])
+                metrics.update(predictions, batch)
                 shown.update(len(batch))
     finally:
         feed.close()

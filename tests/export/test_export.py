@@ -138,8 +138,18 @@ def test_a_detector_through_the_whole_command(mlcli, tmp_path):
     for model in ("s", "s.onnx"):
         assert mlcli("predict", model, "photos", "--threshold", "0", "-o", f"{model}.jsonl").code == 0
         records.append(json.loads((tmp_path / f"{model}.jsonl").read_text())["objects"])
-    assert len(records[0]) == len(records[1]) > 0
-    for mine, other in zip(*records, strict=True):
+    compared(*records)
+    tiles = ["--tiles", "40", "--overlap", "0.5"]
+    for model in ("s", "s.onnx"):
+        assert mlcli("predict", model, "photos", "--threshold", "0", "-o", f"{model}.jsonl", *tiles).code == 0
+    compared(*(json.loads((tmp_path / f"{model}.jsonl").read_text())["objects"] for model in ("s", "s.onnx")))
+    ours, theirs = (scores(mlcli("evaluate", *words, "--json", *tiles)) for words in (["s"], ["s.onnx", "s.yaml"]))
+    assert theirs == pytest.approx(ours, abs=1e-3)
+
+
+def compared(ours: list[dict], theirs: list[dict]) -> None:
+    assert len(ours) == len(theirs) > 0
+    for mine, other in zip(ours, theirs, strict=True):
         assert mine["label"] == other["label"]
         assert other["bbox"] == pytest.approx(mine["bbox"], abs=0.02)
 

@@ -1,17 +1,18 @@
 """Objects in pixels of the originals: what a detector's predictions become for people. No torch in here."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from mlcli.data.decode import read_size
 from mlcli.data.info import DataInfo
-from mlcli.data.inputs import find_inputs
+from mlcli.data.inputs import ImageInputs, WholeImages, find_inputs
 from mlcli.errors import CheckpointError
-from mlcli.tasks.detection.arrays import iou_of_each, placement
+from mlcli.tasks.detection.arrays import Found, iou_of_each, placement
+from mlcli.tasks.detection.tiles import Tiles
 from mlcli.tasks.exporting import Check
 
 if TYPE_CHECKING:
@@ -34,15 +35,6 @@ SAME_PIXELS = 0.01
 """Between corners of boxes that count as equal: the IoU of boxes that are as thin as a rounding error says nothing."""
 
 
-class Found(NamedTuple):
-    """`mlcli.tasks.detection.targets.Detections` as arrays."""
-
-    boxes_xyxy: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray | None = None
-
-
 class ObjectAnswers:
     """Answers of objects, each with its place.
 
@@ -52,7 +44,6 @@ class ObjectAnswers:
         max_detections: most detections of one picture, of an exported model.
     """
 
-    caveat = ""
     output_names: ClassVar[tuple[str, ...]] = ("boxes", "scores", "labels")
 
     def __init__(
@@ -63,6 +54,13 @@ class ObjectAnswers:
         """Detections less certain than this are not reported."""
         self.image_ids: dict[str, int] = {}
         """Ids of inputs by their names; empty for their numbers."""
+        self.tiles: Tiles | None = None
+        """How pictures are cut, where they are not looked at whole."""
+
+    @property
+    def caveat(self) -> str:
+        """Return how many tiles were looked at, where any were."""
+        return str(self.tiles) if self.tiles else ""
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
@@ -98,14 +96,29 @@ class ObjectAnswers:
         return Found(*outputs)
 
     def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> "Inputs":
-        """Return what a person named, prepared as the training data were. Raises DataError."""
-        return find_inputs(paths, self.info, invert=invert)
+        """Return what a person named, prepared as the training data were, or as it is to be cut into tiles. Raises
+        DataError."""
+        found = find_inputs(paths, self.info, invert=invert)
+        return WholeImages(found) if self.tiles and isinstance(found, ImageInputs) else found
+
+    def arrays(self, predictions: Any) -> Found:
+        """Return predictions as arrays on the CPU."""
+        return predictions
+
+    def in_tiles(
+        self, compute: Callable[[Any], Any], side: int, overlap: float
+    ) -> Callable[[Iterable[np.ndarray]], Found]:
+        """Look at pictures in tiles from here on; see `engine.contract.LooksInTiles` and `Tiles`."""
+        _, height, width = self.info.input_shape
+        self.tiles = tiles = Tiles(side, overlap, (height, width), self.info.preparation["fit"])
+        return lambda pictures: tiles.found(lambda inputs: self.arrays(compute(inputs)), pictures)
 
     def records(
-        self, predictions: Found, inputs: "Inputs", positions: Sequence[int], top: int | None
+        self, predictions: Any, inputs: "Inputs", positions: Sequence[int], top: int | None = None
     ) -> "list[Record]":
         """Return what was found in the pictures at some positions; see `answers` and `engine.contract.Predictor`."""
         assert inputs.paths is not None
+        predictions = self.arrays(predictions)
         numbers = [part for part in (predictions.boxes_xyxy, predictions.scores, predictions.masks) if part is not None]
         finite = np.all([np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in numbers], axis=0)
         answers = self.answers(predictions, [read_size(inputs.paths[position]) for position in positions])
@@ -160,7 +173,7 @@ class ObjectAnswers:
                 answers.append((path, found))
         return write_answers(answers, self.info.class_names, self._category_ids, format, folder)
 
-    def answers(self, predictions: Found, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    def answers(self, predictions: Any, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """Return what was found in each picture as plain data: {"objects": [...]}, most certain first.
 
         What is less certain than `score_threshold`, or lies where something more certain does, is left out. An object
@@ -171,6 +184,7 @@ class ObjectAnswers:
             predictions: of B pictures.
             sizes_wh: width and height of each upright original.
         """
+        predictions = self.arrays(predictions)
         boxes = self._in_originals(predictions.boxes_xyxy, sizes_wh)
         sure = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
         records = []
@@ -236,11 +250,10 @@ def one_each(boxes_xyxy: np.ndarray, scores: np.ndarray, iou: float) -> np.ndarr
     themselves is in `mlcli.tasks.detection.nms`.
     """
     order = np.argsort(-scores, kind="stable")
-    overlaps = iou_of_each(boxes_xyxy[order], boxes_xyxy[order])
-    alive = np.ones(len(order), dtype=bool)
-    for place in range(len(order)):
+    boxes, alive = boxes_xyxy[order], np.ones(len(order), dtype=bool)
+    for place in range(len(order)):  # row by row: of a picture in many tiles, all pairs at once would not fit
         if alive[place]:
-            alive[place + 1 :] &= overlaps[place, place + 1 :] <= iou
+            alive[place + 1 :] &= iou_of_each(boxes[place, None], boxes[place + 1 :])[0] <= iou
     return order[alive]
 
 

@@ -1,8 +1,18 @@
 """Boxes as NumPy arrays: where pictures lie in the model's input, and overlaps. No torch in here."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Found(NamedTuple):
+    """`mlcli.tasks.detection.targets.Detections` as arrays."""
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
 
 
 def placement(sizes_wh: np.ndarray, image_size: Sequence[int], fit: str) -> tuple[np.ndarray, np.ndarray]:
@@ -29,8 +39,17 @@ def placement(sizes_wh: np.ndarray, image_size: Sequence[int], fit: str) -> tupl
 
 def iou_of_each(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     """Intersection over union of each with each: [N, 4], [M, 4] -> [N, M]; a box without area overlaps nothing."""
-    a, b = a_xyxy[:, None], b_xyxy[None]
-    common = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
-    area_a, area_b = (np.clip(each[..., 2:] - each[..., :2], 0, None).prod(axis=-1) for each in (a, b))
-    union = area_a + area_b - common
+    common = common_area(a_xyxy, b_xyxy)
+    union = areas(a_xyxy)[:, None] + areas(b_xyxy) - common
     return np.divide(common, union, out=np.zeros_like(union), where=union > 0)
+
+
+def common_area(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+    """Area that boxes have in common, each with each: [N, 4], [M, 4] -> [N, M]."""
+    a, b = a_xyxy[:, None], b_xyxy[None]
+    return np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
+
+
+def areas(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Area of each box: [N, 4] -> [N]."""
+    return np.clip(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0, None).prod(axis=-1)

@@ -1,15 +1,14 @@
 """A saved detector without its data: it finds objects in pictures, and their place in the original."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from mlcli.data.info import DataInfo
-from mlcli.engine.contract import Inputs, Record
 from mlcli.models.build import seeded
-from mlcli.tasks.detection.answers import Found, ObjectAnswers, matched
+from mlcli.tasks.detection.answers import ObjectAnswers, matched
+from mlcli.tasks.detection.arrays import Found
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.models.build import build
 from mlcli.tasks.detection.targets import Detections
@@ -38,11 +37,12 @@ class ObjectDetector(ObjectAnswers):
         _, detections = net(inputs)
         return detections
 
-    def records(
-        self, predictions: Detections | Found, inputs: Inputs, positions: Sequence[int], top: int | None = None
-    ) -> list[Record]:
-        """Return what was found in the pictures at some positions; see `ObjectAnswers.records`."""
-        return super().records(as_arrays(predictions), inputs, positions, top)
+    def arrays(self, predictions: Detections | Found) -> Found:
+        """Return detections as arrays on the CPU."""
+        if isinstance(predictions, Found):
+            return predictions
+        parts = (predictions.boxes_xyxy, predictions.scores, predictions.labels, predictions.masks)
+        return Found(*(None if part is None else part.detach().cpu().numpy() for part in parts))  # type: ignore[arg-type]
 
     def exportable(self) -> nn.Module:
         """Return the detector in a form that can be exported; see `mlcli.tasks.exporting.Exportable`."""
@@ -61,15 +61,3 @@ class ObjectDetector(ObjectAnswers):
     def compare(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> list[Check]:
         """Compare detections, each with the one of its label that it overlaps most; see `matched`."""
         return matched(Found(*ours), Found(*theirs))
-
-    def answers(self, predictions: Detections | Found, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-        """Return what was found in each picture as plain data; see `ObjectAnswers.answers`."""
-        return super().answers(as_arrays(predictions), sizes_wh)
-
-
-def as_arrays(predictions: Detections | Found) -> Found:
-    """Return detections as arrays on the CPU."""
-    if isinstance(predictions, Found):
-        return predictions
-    parts = (predictions.boxes_xyxy, predictions.scores, predictions.labels, predictions.masks)
-    return Found(*(None if part is None else part.detach().cpu().numpy() for part in parts))  # type: ignore[arg-type]

@@ -3,9 +3,11 @@
 `ObjectDetector` (predictor.py) is a saved model without its data; `DetectionTask` adds what it is learned from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from mlcli.data.source import Source
@@ -17,12 +19,14 @@ from mlcli.engine.terms import Term, Terms
 from mlcli.errors import ConfigError
 from mlcli.models.build import fine_tuning
 from mlcli.models.layers import count_parameters, megabytes
+from mlcli.tasks.detection.arrays import Found
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import describe_source
 from mlcli.tasks.detection.data.feed import DetectionFeed
 from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
+from mlcli.tasks.detection.evaluation.coco_numbers import COCO_MOST
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
 from mlcli.tasks.detection.models.build import describe, shaped_by_classes
 from mlcli.tasks.detection.models.detector import Detector
@@ -134,8 +138,16 @@ class DetectionTask(ObjectDetector):
         nms: Any = getattr(self.config.model, "nms", "hard")
         return both(plain, mirrored, self.model.image_size, self.model.nms_iou, nms)
 
+    def found_in_tiles(self, compute: Callable[[Any], Found], split: str, indices: Tensor) -> Detections:
+        """Return what was found in some pictures of a split at their own sizes; compute: of `in_tiles`."""
+        records = self.annotated.splits[split]
+        found = compute(np.array(records.original(index)) for index in indices.tolist())
+        return Detections(*(None if part is None else torch.from_numpy(part) for part in found))  # type: ignore[arg-type]
+
     def metrics(self, split: str = "train") -> DetectionMetrics:
-        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.has_masks)
+        """Return metrics of COCO's 100 detections a picture and class at most, or of all from tiles."""
+        most = None if self.tiles else COCO_MOST
+        return DetectionMetrics(self.annotated.splits[split], self.info.class_names, masks=self.has_masks, most=most)
 
     def batch_picture(self, batch: Batch) -> "Image":
         from mlcli.tasks.detection.pictures.sheets import batch_sheet

@@ -403,3 +403,27 @@ def test_half_masks_do_not_reach_a_model_without_them():
     assert records_of(coco).preparation == Preparation((320, 320), "pad")
     metrics = DetectionMetrics(records_of(coco), NAMES)
     assert not [name for name in metrics.directions if name.startswith("segm")]
+
+
+def test_of_more_than_a_hundred_objects_all_count_where_asked():
+    """As of a large picture in tiles; COCO takes the hundred most certain of a class and picture."""
+    boxes = [[20.0 * (n % 15), 20.0 * (n // 15), 10.0, 10.0] for n in range(150)]
+    annotations = [
+        {"id": n + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 100.0, "iscrowd": 0}
+        for n, box in enumerate(boxes)
+    ]
+    truth = {"images": [{"id": 1, "width": 300, "height": 200}], "categories": [{"id": 1, "name": "a"}]}
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": box, "area": 100.0, "score": 1 - n / 1000} for n, box in enumerate(boxes)
+    ]
+    capped, whole = (
+        coco_numbers(
+            truth | {"annotations": [dict(one) for one in annotations]}, [dict(one) for one in results], "bbox", m
+        )
+        for m in (100, None)
+    )
+    assert capped.values["map"] < 0.67
+    assert capped.ap[0] < 0.67
+    assert whole.values["map"] == whole.ap[0] == whole.values["mar_small"] == pytest.approx(1)
+    assert whole.values["mar100"] == capped.values["mar100"] == pytest.approx(100 / 150)
+    assert whole.values["mar10"] == pytest.approx(10 / 150)

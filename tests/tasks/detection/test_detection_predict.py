@@ -1,6 +1,8 @@
 """What a saved detector says about files: in pixels of the originals, in every format, and how it is refused."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mlcli.commands import predict, train
+from mlcli.commands import evaluate, predict, train
 from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights, save_checkpoint
 from mlcli.errors import ConfigError, DataError
@@ -186,6 +188,35 @@ def test_answers_are_drawn_at_a_readable_size(root, tmp_path):
     }
 
 
+def test_tiles_of_the_pictures_own_size_change_nothing(root, tmp_path, capsys):
+    whole = ask(root, tmp_path / "a.jsonl", score_threshold=0.0)
+    assert ask(root, tmp_path / "b.jsonl", score_threshold=0.0, tiles=400) == whole
+    said = capsys.readouterr().out
+    assert "3 of 3 answered" in said
+    assert "3 tiles of 400x400 pixels in 3 pictures, overlapping by 20 % or more" in said
+    result = evaluated(root)
+    assert {**result["metrics"], "loss": None} == {**evaluated(root, tiles=64)["metrics"], "loss": None}
+    assert (next((root / "runs").glob("run/*/evaluation-test-tiles.json"))).is_file()
+
+
+def evaluated(root: Path, **options) -> dict:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluate.run("run", root=root / "runs", as_json=True, **options)
+    return json.loads(printed.getvalue())
+
+
+def test_what_tiles_find_lies_in_the_picture(root, tmp_path):
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, tiles=64).splitlines()]
+    for line, (width, height) in zip(lines, [(64, 64), (200, 50), (300, 400)], strict=True):
+        boxes = np.array([thing["bbox"] for thing in line["objects"]])
+        assert boxes.min() >= 0
+        assert ((boxes[:, :2] + boxes[:, 2:]).max(axis=0) <= [width + 0.01, height + 0.01]).all()
+    result = evaluated(root, tiles=40, overlap=0.5)
+    assert result["tiles"] == {"side": 40, "overlap": 0.5}
+    assert "loss" not in result["metrics"]
+    assert "36 tiles of 40x40 pixels in 4 pictures" in result["caveat"]
+
+
 def test_a_bad_file_has_its_reason(root, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(DataError, match="1 of 2"):
@@ -206,12 +237,20 @@ def test_a_model_that_computes_nan_does_not_pass_for_one_that_finds_nothing(root
     with pytest.raises(DataError, match="3 of 3"):
         predict.run("run", [root / "pictures"], output=tmp_path / "a.jsonl", root=tmp_path / "runs")
     assert "not finite" in (tmp_path / "a.jsonl").read_text()
+    with pytest.raises(DataError, match="3 of 3"):
+        predict.run("run", [root / "pictures"], output=tmp_path / "b.jsonl", root=tmp_path / "runs", tiles=48)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"score_threshold": 1.5}, "1.5 does not"), ({"output": Path("a.xml")}, "format of a.xml")],
-    ids=["threshold", "format"],
+    [
+        ({"score_threshold": 1.5}, "1.5 does not"),
+        ({"output": Path("a.xml")}, "format of a.xml"),
+        ({"overlap": 0.1}, "only tiles overlap"),
+        ({"tiles": 3}, "a tile of 3 pixels"),
+        ({"tiles": 16, "overlap": 1.0}, "1 is none"),
+    ],
+    ids=["threshold", "format", "overlap of nothing", "tiny", "all"],
 )
 def test_what_is_refused(root, options, message):
     with pytest.raises(ConfigError, match=message):

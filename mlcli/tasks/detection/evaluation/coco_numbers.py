@@ -4,6 +4,7 @@ It repeats the official pycocotools to the last digit, in compiled code. What CO
 do not occur, is left out or NaN here.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ METRICS = (
 )
 """In COCO's order: mean average precision over IoUs of 0.5 to 0.95, at 0.5, at 0.75, of objects by their size; mean
 recall with at most 1, 10 and 100 detections a picture, and by size. All from 0 to 1."""
+COCO_MOST = 100
+"""Detections of a picture and class that COCO takes into account, the most certain."""
 AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
 """Square pixels of the original, both ends included."""
 
@@ -82,12 +85,19 @@ def box_results(found: FlatDetections, records: Records) -> list[dict[str, Any]]
     ]
 
 
-def coco_numbers(truth: dict[str, Any], results: list[dict[str, Any]], kind: Literal["bbox", "segm"]) -> CocoNumbers:
+def coco_numbers(
+    truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    kind: Literal["bbox", "segm"],
+    most: int | None = COCO_MOST,
+) -> CocoNumbers:
     """Evaluate results by boxes or by masks.
 
     Args:
         truth: a COCO data set; `ground_truth` makes one. It is changed.
         results: dicts of image_id, category_id, score, area, and bbox or segmentation (run-length coded). Changed too.
+        most: detections of a picture and class that count, the most certain; None for all. mar1, mar10 and mar100 are
+            what they say all the same.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -99,8 +109,14 @@ def coco_numbers(truth: dict[str, Any], results: list[dict[str, Any]], kind: Lit
     # `COCO.loadRes` would measure one mask after the other.
     reference, found = (COCO(truth | more, print_function=silent) for more in ({}, {"annotations": results}))
     evaluation = COCOeval_faster(reference, found, kind, print_function=silent)
+    counts = Counter((one["image_id"], one["category_id"]) for one in results)
+    more = [counts.most_common(1)[0][1]] if most is None and counts else []
+    evaluation.params.maxDets = [*(1, 10, COCO_MOST), *(number for number in more if number > COCO_MOST)]
     evaluation.run()
-    values = dict(zip(METRICS, np.asarray(evaluation.stats)[: len(METRICS)].tolist(), strict=True))
+    stats = np.asarray(evaluation.stats).tolist()
+    if len(evaluation.params.maxDets) > 3:
+        del stats[9]  # recall with all detections, after that with 100
+    values = dict(zip(METRICS, stats[: len(METRICS)], strict=True))
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # [IoUs, recalls, K], all sizes
     return CocoNumbers(
         {name: value for name, value in values.items() if value >= 0},

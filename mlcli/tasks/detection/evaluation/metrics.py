@@ -14,7 +14,14 @@ import torch
 
 from mlcli.engine.contract import Batch, Direction
 from mlcli.tasks.detection.data.records import Records
-from mlcli.tasks.detection.evaluation.coco_numbers import CocoNumbers, box_results, coco_numbers, ground_truth, measured
+from mlcli.tasks.detection.evaluation.coco_numbers import (
+    COCO_MOST,
+    CocoNumbers,
+    box_results,
+    coco_numbers,
+    ground_truth,
+    measured,
+)
 from mlcli.tasks.detection.evaluation.curves import best_threshold, class_rows, confusion, of_class, sampled, voc_ap50
 from mlcli.tasks.detection.evaluation.matches import FlatDetections, Matches, match
 from mlcli.tasks.detection.evaluation.tide import breakdown
@@ -36,6 +43,7 @@ class DetectionMetrics:
         records: the split.
         class_names: K names in label order.
         masks: evaluate masks too, under names that begin with segm_.
+        most: detections of a picture and class that COCO's numbers take into account; None for all.
     """
 
     def __init__(
@@ -44,8 +52,9 @@ class DetectionMetrics:
         class_names: Sequence[str],
         *,
         masks: bool = False,
+        most: int | None = COCO_MOST,
     ) -> None:
-        self.records, self.class_names, self.masks = records, tuple(class_names), masks
+        self.records, self.class_names, self.masks, self.most = records, tuple(class_names), masks, most
         coco = measured(records.area[~records.ignored])
         self._names = [*coco, "voc_ap50", *(MASK_PREFIX + name for name in coco if masks)]
         self.directions: dict[str, Direction] = {} if records.ignored.all() else dict.fromkeys(self._names, "max")
@@ -79,7 +88,7 @@ class DetectionMetrics:
         scores["voc_ap50"] = voc_ap50(matches.found, matches.pairs, self.records, support)
         if self.masks:
             truth = ground_truth(self.records, self.seen, len(self.class_names), masks=True)
-            values = coco_numbers(truth, self._mask_results(), "segm").values
+            values = coco_numbers(truth, self._mask_results(), "segm", self.most).values
             scores |= {MASK_PREFIX + name: value for name, value in values.items()}
         return {name: scores.get(name, math.nan) for name in self._names}
 
@@ -135,7 +144,7 @@ class DetectionMetrics:
     def _coco(self) -> CocoNumbers:
         if self._boxes is None:
             truth = ground_truth(self.records, self.seen, len(self.class_names), masks=False)
-            self._boxes = coco_numbers(truth, box_results(self.matches.found, self.records), "bbox")
+            self._boxes = coco_numbers(truth, box_results(self.matches.found, self.records), "bbox", self.most)
         return self._boxes
 
     def _found(self) -> FlatDetections:
