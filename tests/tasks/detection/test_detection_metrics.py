@@ -414,7 +414,8 @@ def test_of_more_than_a_hundred_objects_all_count_where_asked():
     ]
     truth = {"images": [{"id": 1, "width": 300, "height": 200}], "categories": [{"id": 1, "name": "a"}]}
     results = [
-        {"image_id": 1, "category_id": 1, "bbox": box, "area": 100.0, "score": 1 - n / 1000} for n, box in enumerate(boxes)
+        {"image_id": 1, "category_id": 1, "bbox": box, "area": 100.0, "score": 1 - n / 1000}
+        for n, box in enumerate(boxes)
     ]
     capped, whole = (
         coco_numbers(
