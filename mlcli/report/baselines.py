@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -22,18 +23,7 @@ from mlcli.engine.run import RunFolder
 from mlcli.errors import OutputError
 from mlcli.files import write_atomically
 from mlcli.reading import read_file
-from mlcli.report.classical import (
-    FOR_CLASSES,
-    FOR_NUMBERS,
-    Classical,
-    OutOfTimeError,
-    Problem,
-    input_shape,
-    inputs_of,
-    quiet,
-    readable,
-    spread,
-)
+from mlcli.report import classical
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import DataSource, Info, Samples, Task
@@ -139,13 +129,13 @@ def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = l
 def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
     """Fit the models on `train` and score them on `asked`, samples of `split`."""
     until = time.monotonic() + PATIENCE * budget_s
-    trivial, *models = FOR_CLASSES if info.class_names else FOR_NUMBERS
-    features = math.prod(input_shape(info))
+    trivial, *models = classical.FOR_CLASSES if info.class_names else classical.FOR_NUMBERS
+    features = math.prod(classical.input_shape(info))
     affordable = {model.name: model.rows(budget_s, features, info.num_classes) for model in models}
     whole, truth = _problem(info, train, asked, max(affordable.values()), READING_SHARE * budget_s)
     everything = replace(whole, inputs=whole.inputs[:0], targets=train.targets.numpy())  # it looks at targets only
     entries, too_slow, no_time = [_entry(trivial, everything, truth)], [], []
-    with quiet():
+    with warnings.catch_warnings(action="ignore"):  # one that has not converged within its bound is still a baseline
         for model in models:
             rows = min(affordable[model.name], len(whole.targets))
             if rows < len(train) and rows < max(FEWEST_ROWS, FEWEST_PER_CLASS * info.num_classes):
@@ -155,10 +145,10 @@ def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget
                 try:
                     part.go_on()
                     entries.append(_entry(model, part, truth))
-                except OutOfTimeError:
+                except classical.OutOfTimeError:
                     no_time.append(model.name)
     notes = []
-    if (shape := input_shape(info)) != info.input_shape:
+    if (shape := classical.input_shape(info)) != info.input_shape:
         notes.append(f"images reduced to {shape[2]}x{shape[1]} pixels for the baselines")
     if too_slow:
         notes.append(f"left out, too slow for so many inputs and classes: {', '.join(too_slow)}")
@@ -171,19 +161,20 @@ def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget
 
 def _problem(
     info: "Info", train: "Samples", asked: "Samples", most: int, reading_s: float
-) -> tuple[Problem, np.ndarray]:
+) -> tuple[classical.Problem, np.ndarray]:
     """At most `most` training rows and MOST_SCORED to answer, read in about that time; and the truth of the latter."""
     import torch
 
     is_classes, targets, truth = bool(info.class_names), train.targets.numpy(), asked.targets.numpy()
-    rows = spread(targets, readable(train, min(most, len(train)), reading_s / 2), is_classes)
-    answered = spread(truth, readable(asked, min(MOST_SCORED, len(asked)), reading_s / 2), is_classes)
-    inputs, answer_to = inputs_of(info, train, rows), inputs_of(info, asked, answered)
+    taken = classical.readable(train, min(most, len(train)), reading_s / 2)
+    answers = classical.readable(asked, min(MOST_SCORED, len(asked)), reading_s / 2)
+    rows, answered = (classical.spread(of, n, is_classes) for of, n in ((targets, taken), (truth, answers)))
+    inputs, answer_to = classical.inputs_of(info, train, rows), classical.inputs_of(info, asked, answered)
     threads = torch.get_num_threads()
-    return Problem(inputs, targets[rows], answer_to, is_classes, threads=threads), truth[answered]
+    return classical.Problem(inputs, targets[rows], answer_to, is_classes, threads=threads), truth[answered]
 
 
-def _entry(model: Classical, problem: Problem, truth: np.ndarray) -> Baseline:
+def _entry(model: classical.Classical, problem: classical.Problem, truth: np.ndarray) -> Baseline:
     began = time.monotonic()
     answers, note = model.fit(problem)
     scores = class_scores(truth, answers) if problem.is_classes else number_scores(truth, answers)

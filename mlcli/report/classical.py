@@ -9,9 +9,7 @@ for (`OutOfTimeError`), never with others.
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -292,14 +290,6 @@ FOR_NUMBERS = (
     Classical("pruned decision tree", tree, 0.3, 4000.0),
 )
 """The trivial one, then the strongest for their cost first: what a busy machine leaves out is the weaker."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings on the screen: a model that has not converged within its bound is still a baseline."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _chosen(p: Problem, build: Callable[[float], Any], values: tuple[float, ...], words: str, default: float) -> Fitted:

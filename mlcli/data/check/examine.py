@@ -8,23 +8,13 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from mlcli.data import config as c
 from mlcli.data.check.duplicates import duplicate_findings
 from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.images import image_findings, size_facts, size_findings, suggested_size
 from mlcli.data.check.labels import Suspicions, label_findings, suspect_images, suspicion_findings
 from mlcli.data.check.splits import balance_findings, image_drift
 from mlcli.data.check.table import examine_rows, rows_of_source
-from mlcli.data.config import (
-    ClassificationData,
-    EmbeddedTable,
-    ImageCsv,
-    ImageFiles,
-    ImageFolder,
-    ImageShards,
-    RegressionData,
-    TableFile,
-    Xor,
-)
 from mlcli.data.finding import Finding
 from mlcli.data.likeness import Pair, find_pairs
 from mlcli.data.scan import Collection, FilePictures, Scan, held_collection, scan
@@ -47,25 +37,25 @@ AMBER, RED = "#c27004", "#c53028"
 EMPTY, UNREADABLE = Image.new("RGB", (1, 1), PAPER), Image.new("RGB", (1, 1), TRACK)
 
 
-def examine(config: ClassificationData | RegressionData, *, regression: bool) -> Examination:
+def examine(config: c.ClassificationData | c.RegressionData, *, regression: bool) -> Examination:
     """Look at everything in one pass; what would stop training is a finding among the others.
 
     Raises nothing but bugs. Files are listed once, for the examination and for what training would make of them.
     """
-    if isinstance(config, ImageFolder | ImageCsv | ImageShards):
+    if isinstance(config, c.ImageFolder | c.ImageCsv | c.ImageShards):
         listing = list_images(config)
         examination = examine_files(config, listing)
         _ask_training(examination, lambda: image_source(listing, config))  # its notes are findings already
         return examination
-    if isinstance(config, TableFile):
+    if isinstance(config, c.TableFile):
         table = read_table(config, regression=regression)
         examination = examine_rows(table)
         source = _ask_training(examination, lambda: table_source(table, config.select))
     else:
         examination = Examination()
         source = _ask_training(examination, lambda: build_source(config, regression=regression))
-        if source is not None and isinstance(config, EmbeddedTable | Xor):
-            examination = examine_rows(rows_of_source(source), by_design=isinstance(config, Xor))
+        if source is not None and isinstance(config, c.EmbeddedTable | c.Xor):
+            examination = examine_rows(rows_of_source(source), by_design=isinstance(config, c.Xor))
         elif source is not None:
             collection = held_collection(source.splits, source.info.class_names)
             examine_pictures(examination, collection, scan(collection.pictures), None)
@@ -88,7 +78,7 @@ def _ask_training(examination: Examination, build: Callable[[], Source]) -> Sour
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def examine_files(config: ImageFiles, listing: Listing) -> Examination:
+def examine_files(config: c.ImageFiles, listing: Listing) -> Examination:
     """Image files in folders or listed in a CSV file. Never raises: what is wrong becomes a finding."""
     examination = Examination(findings=list(listing.findings))
     if not len(listing):
@@ -112,7 +102,7 @@ def examine_files(config: ImageFiles, listing: Listing) -> Examination:
     return examination
 
 
-def _divided(config: ImageFiles, listing: Listing, looked: Scan) -> np.ndarray:
+def _divided(config: c.ImageFiles, listing: Listing, looked: Scan) -> np.ndarray:
     """The splits that training will make of it; the given ones if it cannot, or if there are no labels to divide by."""
     split_of = listing.split_of.copy()
     kept = np.arange(len(listing))
@@ -124,7 +114,9 @@ def _divided(config: ImageFiles, listing: Listing, looked: Scan) -> np.ndarray:
     return split_of
 
 
-def examine_pictures(examination: Examination, collection: Collection, looked: Scan, config: ImageFiles | None) -> None:
+def examine_pictures(
+    examination: Examination, collection: Collection, looked: Scan, config: c.ImageFiles | None
+) -> None:
     """Add everything that is found by looking at the images. config: None for images that are not classified files."""
     text, size_figures = size_facts(looked)
     examination.facts += _facts(collection, looked, text)

@@ -7,18 +7,7 @@ files or rows and everything that is wrong with them, and a strict one makes sam
 from pathlib import Path
 from typing import assert_never
 
-from mlcli.data.config import (
-    ClassificationData,
-    Digits,
-    EmbeddedTable,
-    ImageCsv,
-    ImageFolder,
-    ImageShards,
-    RegressionData,
-    TableFile,
-    TorchvisionSet,
-    Xor,
-)
+from mlcli.data import config as c
 from mlcli.data.source import Source
 from mlcli.data.sources.arrays import digits, embedded_table, xor
 from mlcli.data.sources.image_files import image_source
@@ -31,7 +20,7 @@ from mlcli.errors import ConfigError
 
 
 def build_source(
-    config: ClassificationData | RegressionData, *, regression: bool = False, known: KnownData | None = None
+    config: c.ClassificationData | c.RegressionData, *, regression: bool = False, known: KnownData | None = None
 ) -> Source:
     """Read a data set. Raises DataError if it is not there or not fit to learn from.
 
@@ -41,63 +30,64 @@ def build_source(
     """
     old = known is not None and known.is_of_old_version
     source = _read(config, regression, None if old else known, centred=not old)
-    lies_in_files = isinstance(config, ImageFolder | ImageCsv | ImageShards | TableFile)  # divided as they were read
-    return source if known is None or old or lies_in_files else source.divided_as(known)
+    if known is None or old or isinstance(config, c.ImageFolder | c.ImageCsv | c.ImageShards | c.TableFile):
+        return source  # files are divided as they are read
+    return source.divided_as(known)
 
 
 def _read(
-    config: ClassificationData | RegressionData, regression: bool, known: KnownData | None, *, centred: bool
+    config: c.ClassificationData | c.RegressionData, regression: bool, known: KnownData | None, *, centred: bool
 ) -> Source:
     match config:
-        case Digits():
+        case c.Digits():
             return digits(config)
-        case TorchvisionSet():
+        case c.TorchvisionSet():
             return torchvision_set(config)
-        case ImageFolder() | ImageCsv() | ImageShards():
+        case c.ImageFolder() | c.ImageCsv() | c.ImageShards():
             return image_source(list_images(config), config, known)
-        case TableFile():
+        case c.TableFile():
             table = read_table(config, regression=regression, known=known)
             return table_source(table, config.select, info=known.info if known else None, centred=centred)
-        case EmbeddedTable():
+        case c.EmbeddedTable():
             return embedded_table(config)
-        case Xor():
+        case c.Xor():
             return xor(config)
         case _:
             assert_never(config)
 
 
 def new_data(
-    config: ClassificationData | RegressionData, path: Path, target: str
-) -> ImageFolder | ImageCsv | ImageShards | TableFile:
+    config: c.ClassificationData | c.RegressionData, path: Path, target: str
+) -> c.ImageFolder | c.ImageCsv | c.ImageShards | c.TableFile:
     """Return the section of all labelled data in a folder, shards or a CSV file, of the kind of a run's.
 
     target: the column to predict of a table that lies in no file. Raises ConfigError for what is of another kind.
     """
-    if isinstance(config, Digits | TorchvisionSet | ImageFolder | ImageCsv | ImageShards):
+    if isinstance(config, c.Digits | c.TorchvisionSet | c.ImageFolder | c.ImageCsv | c.ImageShards):
         if has_shards(path):
-            label = config.label if isinstance(config, ImageShards) else None
-            return ImageShards(name="shards", root=path, label=label, val=0, test=0)
+            label = config.label if isinstance(config, c.ImageShards) else None
+            return c.ImageShards(name="shards", root=path, label=label, val=0, test=0)
         if path.is_dir():
-            return ImageFolder(name="folder", root=path, val=0, test=0)
-        section = ImageCsv(name="image_csv", file=path, val=0, test=0)
-        if isinstance(config, ImageCsv):
+            return c.ImageFolder(name="folder", root=path, val=0, test=0)
+        section = c.ImageCsv(name="image_csv", file=path, val=0, test=0)
+        if isinstance(config, c.ImageCsv):
             section = section.model_copy(update=config.model_dump(include={"path_column", "label_column"}))
         return section
     if path.is_dir():
         raise ConfigError("the model takes rows of a table", where=f"--on {path}", fix="give a CSV file")
-    section_of_rows = TableFile(name="csv", file=path, target=target, val=0, test=0)
-    if isinstance(config, TableFile):
+    section_of_rows = c.TableFile(name="csv", file=path, target=target, val=0, test=0)
+    if isinstance(config, c.TableFile):
         drop = (*config.drop, *([config.split_column] if config.split_column else []))
         kept = {"target": config.target, "categorical": config.categorical, "drop": drop}
         section_of_rows = section_of_rows.model_copy(update=kept)
     return section_of_rows
 
 
-def list_images(config: ImageFolder | ImageCsv | ImageShards) -> Listing:
+def list_images(config: c.ImageFolder | c.ImageCsv | c.ImageShards) -> Listing:
     """The image files that a section names, and what is wrong with their layout. Never raises."""
-    if isinstance(config, ImageFolder):
+    if isinstance(config, c.ImageFolder):
         return read_folder(config.root, val=config.val, test=config.test)
-    if isinstance(config, ImageShards):
+    if isinstance(config, c.ImageShards):
         patterns = {str(split): name for split, name in config.shards.items()} if config.shards else None
         return read_shards(config.root, shards=patterns, label=config.label, val=config.val, test=config.test)
     return read_image_csv(

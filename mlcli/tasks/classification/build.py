@@ -15,21 +15,12 @@ from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source, new_data
 from mlcli.engine.membership import KnownData
 from mlcli.errors import ConfigError
+from mlcli.tasks.classification import config as c
 from mlcli.tasks.classification import losses
-from mlcli.tasks.classification.config import (
-    BinaryCrossEntropy,
-    Classification,
-    CrossEntropy,
-    Focal,
-    Hinge,
-    Loss,
-    ProbabilityError,
-    SmoothProbabilityError,
-)
 from mlcli.tasks.classification.task import ClassificationTask, Classifier
 
 
-def build_task(config: Classification, known: KnownData | None = None) -> ClassificationTask:
+def build_task(config: c.Classification, known: KnownData | None = None) -> ClassificationTask:
     """Find the data and make the task. Raises DataError, ConfigError or CheckpointError for what does not fit.
 
     known: what a run knows of the data, which are divided as it did.
@@ -44,23 +35,23 @@ def build_task(config: Classification, known: KnownData | None = None) -> Classi
     return ClassificationTask(config, source, build_criterion(config.loss, weights))
 
 
-def build_predictor(config: Classification, facts: dict[str, Any]) -> Classifier:
+def build_predictor(config: c.Classification, facts: dict[str, Any]) -> Classifier:
     """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
     return Classifier(config.from_scratch(), DataInfo.from_plain(facts["data"]), build_criterion(config.loss).loss)
 
 
-def on_new_data(config: Classification, path: Path, facts: dict[str, Any]) -> Classification:
+def on_new_data(config: c.Classification, path: Path, facts: dict[str, Any]) -> c.Classification:
     """Return the configuration with all of new data in place of its own."""
     data = new_data(config.data, path, facts["data"]["target"])
     return config.model_copy(update={"data": data})
 
 
-def examine(config: Classification) -> Examination:
+def examine(config: c.Classification) -> Examination:
     """Look for everything that is wrong with the data."""
     return examine_data(config.data, regression=False)
 
 
-def convert(config: Classification, to: str, folder: Path, shard_bytes: int | None = None) -> list[str]:
+def convert(config: c.Classification, to: str, folder: Path, shard_bytes: int | None = None) -> list[str]:
     """Write the pictures to a new folder as shards, divided as training divides them. Returns lines for people.
 
     Raises ConfigError for another format and for tables, and what reading and writing raise.
@@ -75,23 +66,23 @@ def convert(config: Classification, to: str, folder: Path, shard_bytes: int | No
     return write_classes(build_source(config.data), folder, shard_bytes or SHARD_BYTES)
 
 
-def build_criterion(config: Loss, class_weights: Tensor | None = None) -> losses.Criterion:
+def build_criterion(config: c.Loss, class_weights: Tensor | None = None) -> losses.Criterion:
     """Make the loss that a configuration names. class_weights: float32 [C], or None for no weighting."""
     loss: losses.SampleLoss
     match config:
-        case CrossEntropy(label_smoothing=smoothing):
+        case c.CrossEntropy(label_smoothing=smoothing):
             loss = losses.CrossEntropyLoss(smoothing)
-        case Hinge(margin=margin, power=power):
+        case c.Hinge(margin=margin, power=power):
             loss = losses.HingeLoss(margin, power)
-        case BinaryCrossEntropy(label_smoothing=smoothing):
+        case c.BinaryCrossEntropy(label_smoothing=smoothing):
             loss = losses.BinaryCrossEntropyLoss(smoothing)
-        case Focal(gamma=gamma):
+        case c.Focal(gamma=gamma):
             loss = losses.FocalLoss(gamma)
-        case ProbabilityError(name="mse"):
+        case c.ProbabilityError(name="mse"):
             loss = losses.SquaredDistance()
-        case ProbabilityError():
+        case c.ProbabilityError():
             loss = losses.AbsoluteDistance()
-        case SmoothProbabilityError(beta=beta):
+        case c.SmoothProbabilityError(beta=beta):
             loss = losses.SmoothDistance(beta)
         case _:
             assert_never(config)
