@@ -147,19 +147,15 @@ class Board:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Plain]:
-    """A flat config's settings as values the dashboard knows; None is left out, lists become text."""
-    return {
-        key: value if isinstance(value, bool | int | float) else visible(_as_text(value))
-        for key, value in config.items()
-        if value is not None
-    }
-
-
-def _as_text(value: Any) -> str:
-    """`128, 64`; of named components the names: `random_crop, horizontal_flip`."""
-    if not isinstance(value, list | tuple):
-        return str(value)
-    return ", ".join(str(item.get("name", item)) if isinstance(item, dict) else str(item) for item in value)
+    """A flat config's settings as values the dashboard knows; None is left out, lists become text: `128, 64`, of named
+    components the names."""
+    plain: dict[str, Plain] = {}
+    for key, value in config.items():
+        if isinstance(value, list | tuple):
+            value = ", ".join(str(item.get("name", item) if isinstance(item, dict) else item) for item in value)
+        if value is not None:
+            plain[key] = value if isinstance(value, bool | int | float) else visible(str(value))
+    return plain
 
 
 def _tag(group: str, name: str) -> str:

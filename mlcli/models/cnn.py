@@ -70,21 +70,15 @@ def conv(
         arriving, height, width = _image(shape, "conv")
         for what, count in (("input", arriving), ("output", channels)):
             if count % groups:
-                raise _Misfit(
-                    "conv",
-                    f"{count} {what} channels do not divide into {groups} groups",
-                    fix=f"choose groups that divide both {arriving} and {channels}",
-                )
+                problem = f"{count} {what} channels do not divide into {groups} groups"
+                raise _Misfit("conv", problem, fix=f"choose groups that divide both {arriving} and {channels}")
         around = padding
         if around == "same":
             # It stays a word where both sides would be uneven, which PyTorch can do at stride 1 only.
             around, uneven = divmod(dilation * (kernel - 1), 2)
             if uneven and stride > 1:
-                raise _Misfit(
-                    "conv",
-                    f"an even kernel ({kernel}) has no equal padding on both sides at stride {stride}",
-                    fix=f"use kernel {kernel + 1}, or set padding: {around}",
-                )
+                problem = f"an even kernel ({kernel}) has no equal padding on both sides at stride {stride}"
+                raise _Misfit("conv", problem, fix=f"use kernel {kernel + 1}, or set padding: {around}")
             around = "same" if uneven else around
         if isinstance(around, int):
             height, width = _slid("conv", shape, kernel, stride, around, dilation)
@@ -116,11 +110,8 @@ def pool(*, kind: str = "max", kernel: int = 2, stride: int | None = None, paddi
     def build(shape: Shape) -> tuple[nn.Module, Shape]:
         channels, _, _ = _image(shape, "pool")
         if padding > kernel // 2:
-            raise _Misfit(
-                "pool",
-                f"padding {padding} is more than half of kernel {kernel}",
-                fix=f"use padding {kernel // 2} or less",
-            )
+            problem = f"padding {padding} is more than half of kernel {kernel}"
+            raise _Misfit("pool", problem, fix=f"use padding {kernel // 2} or less")
         height, width = _slid("pool", shape, kernel, stride or kernel, padding)
         layer = nn.MaxPool2d if kind == "max" else nn.AvgPool2d
         return layer(kernel, stride or kernel, padding), (channels, height, width)
@@ -185,11 +176,8 @@ class _Misfit(Exception):
 def _image(shape: Shape, block: str) -> tuple[int, int, int]:
     """(C, H, W); an error if an earlier block has flattened the image."""
     if len(shape) != 3:
-        raise _Misfit(
-            block,
-            f"{block} needs channels x height x width, but the image is flattened already",
-            fix="move it before the first flatten or linear block",
-        )
+        problem = f"{block} needs channels x height x width, but the image is flattened already"
+        raise _Misfit(block, problem, fix="move it before the first flatten or linear block")
     channels, height, width = shape
     return channels, height, width
 
@@ -199,9 +187,7 @@ def _slid(block: str, shape: Shape, kernel: int, stride: int, padding: int, dila
     height, width = (conv_output_side(side, kernel, stride, padding, dilation) for side in shape[1:])
     if min(height, width) < 1:
         reach = dilation * (kernel - 1) + 1
-        raise _Misfit(
-            block,
-            f"its kernel spans {reach} pixels, the padded side has {min(shape[1:]) + 2 * padding}",
-            fix="use a smaller kernel, more padding, fewer pool blocks before it, or larger images",
-        )
+        problem = f"its kernel spans {reach} pixels, the padded side has {min(shape[1:]) + 2 * padding}"
+        fix = "use a smaller kernel, more padding, fewer pool blocks before it, or larger images"
+        raise _Misfit(block, problem, fix)
     return height, width

@@ -54,9 +54,8 @@ def torchvision_model(
     try:
         net = models.get_model(arch, weights=None, num_classes=outputs, **_extras(arch, image, pretrained))
     except ValueError as error:  # maxvit cuts images into windows of 7x7
-        raise ConfigError(
-            f"{arch} cannot take these images: {error}", where="model.arch", fix="set data.image_size to 224"
-        ) from None
+        what = f"{arch} cannot take these images: {error}"
+        raise ConfigError(what, where="model.arch", fix="set data.image_size to 224") from None
 
     net.notes = ()
     if not pretrained:
@@ -93,22 +92,16 @@ def _check_fit(arch: str, image: tuple[int, int, int], weights: str | Path, leas
     if regression and arch.startswith("squeezenet"):
         raise misfit("ends in a ReLU and can predict no negative number", "choose another arch for regression")
     if not arch.startswith(LOOSE_MIN_SIZE) and min(height, width) < least:
-        raise misfit(
-            f"needs images of {least}x{least} or more, the data have {height}x{width}",
-            f"use images of that size (data.image_size: {least} for image files) or another arch, such as resnet18",
-        )
+        fix = f"use images of that size (data.image_size: {least} for image files) or another arch, such as resnet18"
+        raise misfit(f"needs images of {least}x{least} or more, the data have {height}x{width}", fix)
     if arch.startswith("vit"):
         patch = int(arch.rpartition("_")[2])
         if height != width or height % patch:
-            raise misfit(
-                f"cuts square images into patches of {patch}x{patch}, which {height}x{width} is no multiple of",
-                f"set data.image_size to a multiple of {patch}",
-            )
+            problem = f"cuts square images into patches of {patch}x{patch}, which {height}x{width} is no multiple of"
+            raise misfit(problem, f"set data.image_size to a multiple of {patch}")
         if weights == "default" and height != least:
-            raise misfit(
-                f"has default weights for {least}x{least} images, the data have {height}x{width}",
-                f"set data.image_size to {least}, or model.weights to none",
-            )
+            problem = f"has default weights for {least}x{least} images, the data have {height}x{width}"
+            raise misfit(problem, f"set data.image_size to {least}, or model.weights to none")
 
 
 def _extras(arch: str, image: tuple[int, int, int], pretrained: bool) -> dict[str, Any]:

@@ -59,7 +59,12 @@ def _set(text: str, section: str, key: str, value: str) -> str:
         return text[:start] + value + text[old.end() if old else start :]
     if section in tree.data and isinstance(tree.data[section], dict):
         return _insert(text, tree, (section,), f"{key}: {value}")
-    return _append(text, tree, f"{section}: {{{key}: {value}}}")
+    # A new last entry of the whole configuration.
+    start, entry = _offset(text, tree.values[()]), f"{section}: {{{key}: {value}}}"
+    if text[start : start + 1] == "{":
+        return _insert(text, tree, (), entry)
+    newline = "" if text.endswith(("\n", "\r")) else _newline(text)
+    return f"{text}{newline}{' ' * tree.values[()].column}{entry}{_newline(text)}"
 
 
 def _insert(text: str, tree: Tree, path: tuple[str, ...], entry: str) -> str:
@@ -69,15 +74,6 @@ def _insert(text: str, tree: Tree, path: tuple[str, ...], entry: str) -> str:
         empty = not tree.at(path)
         return text[: start + 1] + entry + ("" if empty else ", ") + text[start + 1 :]
     return text[:start] + entry + _newline(text) + " " * tree.values[path].column + text[start:]
-
-
-def _append(text: str, tree: Tree, entry: str) -> str:
-    """A new last entry of the whole configuration."""
-    start = _offset(text, tree.values[()])
-    if text[start : start + 1] == "{":
-        return _insert(text, tree, (), entry)
-    newline = "" if text.endswith(("\n", "\r")) else _newline(text)
-    return f"{text}{newline}{' ' * tree.values[()].column}{entry}{_newline(text)}"
 
 
 def _parsed(text: str) -> Tree:

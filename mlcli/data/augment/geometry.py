@@ -104,15 +104,12 @@ def pad(images: Tensor, padding: int, fill: str) -> Tensor:
     if fill == "zero":
         return functional.pad(images, [padding] * 4)
     for dim in (2, 3):  # functional.pad cannot reflect uint8
-        images = images.index_select(dim, _source_positions(images.shape[dim], padding, fill, images.device))
+        last = images.shape[dim] - 1
+        positions = torch.arange(-padding, last + 1 + padding, device=images.device)
+        if fill == "reflect":
+            positions = last - (last - positions.abs()).abs()
+        images = images.index_select(dim, positions.clamp(0, last))
     return images
-
-
-def _source_positions(size: int, padding: int, fill: str, device: torch.device) -> Tensor:
-    positions = torch.arange(-padding, size + padding, device=device)
-    if fill == "reflect":
-        positions = (size - 1) - ((size - 1) - positions.abs()).abs()
-    return positions.clamp(0, size - 1)
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, size: Sequence[int]) -> Tensor:

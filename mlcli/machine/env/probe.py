@@ -3,6 +3,7 @@
 No torch in here: PyTorch is asked in a process of its own (probe_torch.py), which may crash or hang as it likes.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -87,13 +88,11 @@ def ask_all(questions: Questions, within_s: float = ANSWER_WITHIN_S) -> tuple[di
     return answered, tuple(f"{key}: {failures.get(key, late)}" for key in threads if key not in answered)
 
 
-def probe_torch(
-    timeout_s: float = TORCH_TIMEOUT_S, environment: Mapping[str, str] | None = None, python: str = sys.executable
-) -> TorchFacts:
+def probe_torch(timeout_s: float = TORCH_TIMEOUT_S, environment: Mapping[str, str] | None = None) -> TorchFacts:
     """Ask PyTorch in a process of its own; what it reported before it crashed or hung is kept."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(  # -P: of Python files lying around none is PyTorch
-            [python, "-P", str(PROBE)],
+            [sys.executable, "-P", str(PROBE)],
             stdin=subprocess.PIPE,  # never written to; closed when we end, on which the process ends too
             stdout=out,  # files, not pipes: a grandchild that holds a pipe open would make us wait for it
             stderr=err,
@@ -128,11 +127,8 @@ def _end(process: subprocess.Popen) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-        # A process that a wedged driver holds inside the kernel cannot be killed: it is left behind.
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # left behind: a wedged driver holds it inside the kernel
             process.wait(5)
-        except subprocess.TimeoutExpired:
-            return
 
 
 def _reported(text: str) -> dict[str, Any]:

@@ -119,12 +119,12 @@ def rotational(device: str, root: Path) -> bool | None:
     return next((answer == "1" for answer in answers if answer), None) if name else None
 
 
-def cold_read_mb_s(folder: Path, budget_s: float = 1.0) -> float | None:
+def cold_read_mb_s(folder: Path) -> float | None:
     """Read a large file found here after dropping it from the page cache; None without such a file or a way."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     sized = [(path.stat().st_size, str(path)) for path in islice(files, FILES_LOOKED_AT)]
     size, path = max((pair for pair in sized if LEAST_READ_BYTES <= pair[0] <= MOST_READ_BYTES), default=(0, ""))
-    timing, _ = read_cold([path], budget_s) if path else (None, "")
+    timing, _ = read_cold([path], budget_s=1.0) if path else (None, "")
     return size * timing.per_s / 1e6 if timing else None
 
 

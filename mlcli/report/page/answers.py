@@ -127,7 +127,8 @@ def _finite(value: Any) -> float:
 
 @dataclass(frozen=True)
 class Picture:
-    """source: an address that holds the picture itself; width: in pixels; names: what lists the samples in it."""
+    """source: an address that holds the picture itself; width: in pixels; names: what lists the samples in it,
+    `photos/7.jpg: cat, is dog`."""
 
     title: str
     split: str
@@ -144,6 +145,7 @@ def pictures(record: Record) -> Values | None:
     """Every picture that is no chart of the page, of the headline's split first; train's last."""
     order = {split: i for i, split in enumerate((record.split, *(s for s in SPLITS if s != record.split)))}
     seen = set(evaluation.CHARTS) if record.detail else set()
+    wrong = [mistake for mistake in record.detail.get("mistakes") or [] if isinstance(mistake, dict)]
     found: list[Picture] = []
     for path in sorted(record.pictures, key=lambda path: order.get(_named(path)[0], len(SPLITS))):
         split, name = _named(path)
@@ -152,16 +154,11 @@ def pictures(record: Record) -> Values | None:
         seen.add(name)  # the same of another split says little more
         source, width = _embedded(path)
         if source:
-            names = _mistaken(record) if (split, name) == (record.detail_split, "mistakes") else ()
+            listed = wrong if (split, name) == (record.detail_split, "mistakes") else ()
+            names = tuple(f"{m.get('name')}: {m.get('answer')}, is {m.get('truth')}" for m in listed)
             found.append(Picture(name[:1].upper() + name[1:], split, source, width, names))
     # Large ones first, small ones side by side.
     return {"figures": sorted(found, key=lambda picture: not picture.is_wide)} if found else None
-
-
-def _mistaken(record: Record) -> tuple[str, ...]:
-    """Files of the wrong answers, in the order of their picture: "photos/7.jpg: cat, is dog"."""
-    found = [mistake for mistake in record.detail.get("mistakes") or [] if isinstance(mistake, dict)]
-    return tuple(f"{m.get('name')}: {m.get('answer')}, is {m.get('truth')}" for m in found)
 
 
 def _named(path: Path) -> tuple[str, str]:
