@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlcli.commands import export as export_command
 from mlcli.commands import init as init_command
 from mlcli.commands.predict import answers
 from mlcli.commands.train import train_experiment
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from mlcli.engine.contract import Predictor
     from mlcli.engine.runtime import Runtime
+    from mlcli.export.run import Result
 
 PAGE_HEIGHT = 640
 """Pixels that a report takes in a notebook."""
@@ -173,6 +175,32 @@ class Run:
         """
         checkpoint = self._folder.checkpoint("best")
         return measure(self._folder, checkpoint, split, overrides, on=None if on is None else Path(on))
+
+    def export(
+        self,
+        to: str = "onnx",
+        file: str | Path | None = None,
+        *,
+        batch: int | None = None,
+        opset: int | None = None,
+        precision: str = "fp32",
+    ) -> "Result":
+        """Write the best model as one file, verified beside the model on the run's own data, as `mlcli export` does.
+
+        Args:
+            to: "onnx" or "pt2".
+            file: its name; `model.onnx` or `model.pt2` in the run folder unless given.
+            batch: samples that the file takes at once, None for any number.
+            opset: of ONNX.
+            precision: "fp32", or "fp16" for half the size, in ONNX.
+
+        Returns what was written, and the figures of the comparison. Raises CheckpointError, after the file was kept
+        under another name, if its answers are not the model's; ConfigError for a model that cannot be exported.
+        """
+        output = None if file is None else Path(file)
+        result = export_command.export(self._folder, to, output, batch=batch, opset=opset, precision=precision)
+        export_command.refuse_unlike(result)
+        return result
 
     def resume(self, *overrides: str) -> "Run":
         """Go on with a training that was stopped, or with more epochs ("train.epochs=40"). Raises UserError."""

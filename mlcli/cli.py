@@ -396,6 +396,7 @@ def export(
     ] = None,
     batch: Annotated[str, typer.Option("--batch", metavar="N|dynamic", help="Samples at once.")] = "dynamic",
     opset: Annotated[int | None, typer.Option("--opset", help="Version of ONNX's operators; 18 unless given.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, or fp16: half the size, ONNX only.")] = "fp32",
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
 ) -> None:
@@ -407,7 +408,7 @@ def export(
     """
     from mlcli.commands import export
 
-    export.run(run, to, output=output, batch=batch, opset=opset, checkpoint=checkpoint, root=out)
+    export.run(run, to, output=output, batch=batch, opset=opset, precision=precision, checkpoint=checkpoint, root=out)
 
 
 @app.command()

@@ -26,7 +26,8 @@ class Facts(BaseModel):
 
     format: of this entry. mlcli, torch: versions that wrote it. run, epoch: where its weights come from.
     model: the model section of the run's configuration. answers: what the task needs for its answers, the facts about
-    the data among it. batch: samples that the file takes at once, None for any number.
+    the data among it. batch: samples that the file takes at once, None for any number. precision: of its weights and
+    arithmetic.
     """
 
     format: Literal[1]
@@ -38,6 +39,7 @@ class Facts(BaseModel):
     model: dict[str, JsonValue]
     answers: dict[str, JsonValue]
     batch: Annotated[int, Field(ge=1, le=2**20)] | None
+    precision: Literal["fp32", "fp16"] = "fp32"
 
     def to_json(self) -> str:
         return self.model_dump_json()

@@ -64,7 +64,7 @@ def measure_file(
         "split": split,
         "samples": task.splits[split],
         "device": "cpu, onnxruntime",
-        "precision": "fp32",
+        "precision": facts.precision,
         "overrides": list(experiment.overrides),
         "caveat": task.caveat,
         "metrics": as_json(metrics.compute()),

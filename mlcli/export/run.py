@@ -15,6 +15,7 @@ from mlcli.export.write import Form, beside, exported, load_pt2
 from mlcli.files import move, write_output
 from mlcli.saved import load_predictor, load_task, load_whole
 from mlcli.tasks.exporting import Exportable
+from mlcli.text import table
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,17 @@ class Result:
 
     path: Path
     size_bytes: int
+    form: Form
     verified: Verified
+
+    def __str__(self) -> str:
+        """The figures of the comparison as a table."""
+        return table(["", "model", self.form.to, "bar"], self.verified.rows)
+
+    @property
+    def fix(self) -> str:
+        """What to do about a file below the bar."""
+        return "--precision fp32" if self.form.precision == "fp16" else "use the run itself, or another format"
 
 
 def export_run(folder: RunFolder, checkpoint: str, form: Form, output: Path | None = None) -> Result:
@@ -40,7 +51,7 @@ def export_run(folder: RunFolder, checkpoint: str, form: Form, output: Path | No
         raise ConfigError("models of this task cannot be exported", where=f"run: {folder.name}")
     predictor.model.to("cpu").eval()
     source = folder.checkpoint(checkpoint)
-    facts = facts_of(predictor, load_whole(source), folder.name, form.batch)
+    facts = facts_of(predictor, load_whole(source), folder.name, form)
     content = exported(predictor, facts, form)
     unverified = beside(path, "unverified")
     write_output(unverified, content)
@@ -52,7 +63,7 @@ def export_run(folder: RunFolder, checkpoint: str, form: Form, output: Path | No
     verified = verify(predictor, _runner(unverified, content, form), found, (weights, len(content)))
     if verified.passed:
         move(unverified, path)
-    return Result(path if verified.passed else unverified, len(content), verified)
+    return Result(path if verified.passed else unverified, len(content), form, verified)
 
 
 def _runner(path: Path, content: bytes, form: Form) -> Any:

@@ -13,6 +13,7 @@ from mlcli.engine.contract import Batch
 from mlcli.errors import UserError
 from mlcli.export.facts import Facts
 from mlcli.export.file import random_inputs
+from mlcli.export.write import Form
 from mlcli.saved import SavedTask
 from mlcli.tasks.exporting import Check, Exportable
 from mlcli.text import number, size
@@ -69,13 +70,13 @@ def verify(
     return Verified(rows, all(check.passed for check in checks), on)
 
 
-def facts_of(predictor: Exportable, saved: dict[str, Any], run: str, batch: int | None) -> Facts:
+def facts_of(predictor: Exportable, saved: dict[str, Any], run: str, form: Form) -> Facts:
     """Return what the file is to say of itself. saved: the checkpoint."""
     versions = saved.get("versions", {})
     return Facts(
         format=1, mlcli=versions.get("mlcli", ""), torch=torch.__version__, task=saved["config"]["task"],
         run=run, epoch=saved["epoch"], model=_without_paths(saved["config"]["model"]),
-        answers=predictor.answer_facts(), batch=batch,
+        answers=predictor.answer_facts(), batch=form.batch, precision=form.precision,
     )  # fmt: skip
 
 

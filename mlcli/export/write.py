@@ -21,6 +21,7 @@ from mlcli.tasks.exporting import Exportable
 from mlcli.text import size
 
 Format = Literal["onnx", "pt2"]
+Precision = Literal["fp32", "fp16"]
 OPSETS = range(18, 24)
 """Of ONNX, that torch's exporter writes and onnxruntime reads."""
 OPSET = 18
@@ -29,11 +30,16 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True)
 class Form:
-    """What is asked of an exported file. batch: samples at once, None for any number. opset: of ONNX."""
+    """What is asked of an exported file.
+
+    batch: samples at once, None for any number. opset: of ONNX. precision: of weights and arithmetic, in ONNX; inputs
+    and outputs stay uint8 or float32.
+    """
 
     to: Format
     batch: int | None = None
     opset: int = OPSET
+    precision: Precision = "fp32"
 
 
 def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
@@ -71,11 +77,21 @@ def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
     if written != form.opset:
         fix = f"leave it out, for {OPSET}"
         raise ConfigError(f"torch writes this model with opset {written}, not {form.opset}", where="--opset", fix=fix)
+    if form.precision == "fp16":
+        proto = _halved(proto)
     proto.metadata_props.add(key=KEY, value=facts.to_json())
     proto.producer_name, proto.doc_string = "mlcli", f"{facts.task}: {facts.run}, epoch {facts.epoch}"
     if proto.ByteSize() > MOST_BYTES:
         raise OutputError(f"the model has {size(proto.ByteSize())}, an ONNX file at most 2 GiB", fix="--to pt2")
     return proto.SerializeToString()
+
+
+def _halved(proto: Any) -> Any:
+    """The same graph with weights and arithmetic in fp16, but for operators that have no such form."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet():
+        return convert_float_to_float16(proto, keep_io_types=True)
 
 
 def load_pt2(content: bytes) -> nn.Module:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mlcli import load
+from mlcli.commands import export as export_command
 from mlcli.commands import train
 from mlcli.data import decode
-from mlcli.errors import CheckpointError
+from mlcli.errors import CheckpointError, ConfigError
 from mlcli.export import run as export_run
 from mlcli.export.file import open_exported
 
@@ -154,6 +157,39 @@ def compared(ours: list[dict], theirs: list[dict]) -> None:
         assert other["bbox"] == pytest.approx(mine["bbox"], abs=0.02)
 
 
+def test_half_the_precision_from_python(trained, mlcli, monkeypatch):
+    run = load("d")
+    half = run.export("onnx", "half.onnx", precision="fp16")
+    assert half.path == Path("half.onnx")
+    assert half.size_bytes == half.path.stat().st_size
+    assert half.verified.passed
+    assert "64 samples of val" in half.verified.on
+    assert "cosine" in str(half)
+    opened = open_exported(trained / "half.onnx")
+    assert opened.facts.precision == "fp16"
+    kinds = {tensor.data_type for tensor in onnx.load(trained / "half.onnx").graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert onnx.TensorProto.FLOAT not in kinds
+    inputs = np.random.default_rng(0).integers(0, 256, (9, 1, 8, 8), dtype=np.uint8)
+    (theirs,) = opened.outputs(inputs)
+    with torch.no_grad():
+        ours = run.model(torch.from_numpy(inputs)).softmax(dim=1).numpy()
+    assert theirs.dtype == np.float32
+    assert not np.array_equal(ours, theirs)
+    assert theirs == pytest.approx(ours, abs=0.01)
+    typed = mlcli("evaluate", "half.onnx", "d.yaml", "--json")
+    assert json.loads(typed.out)["precision"] == "fp16"
+    below = replace(half, verified=replace(half.verified, passed=False))
+    monkeypatch.setattr(export_command, "export", lambda *positional, **named: below)
+    with pytest.raises(CheckpointError, match="below the bar"):
+        run.export()
+
+
+def test_python_is_told_what_cannot_be_asked(trained):
+    with pytest.raises(ConfigError, match="'0' is no number"):
+        load("d").export(batch=0)
+
+
 def test_what_is_below_the_bar_is_kept_under_another_name(trained, mlcli, monkeypatch):
     real = export_run.load_pt2
     monkeypatch.setattr(export_run, "load_pt2", lambda content: lambda inputs: (real(content)(inputs)[0].flip(1),))
@@ -170,6 +206,8 @@ def test_what_is_below_the_bar_is_kept_under_another_name(trained, mlcli, monkey
         (["--to", "tflite"], "'tflite' is no format"),
         (["--batch", "0"], "'0' is no number of samples"),
         (["--to", "pt2", "--opset", "18"], "only ONNX has an opset"),
+        (["--to", "pt2", "--precision", "fp16"], "only ONNX is written in fp16"),
+        (["--precision", "int8"], "'int8' is no precision"),
     ],
 )
 def test_what_cannot_be_asked(words, said, mlcli):
