@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.soak import LONG
+
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 everything, rounds = import_module("everything"), import_module("rounds")
 
 TOGETHER = {
-    "loader_in_ram": ["--images", "600", "--rounds", "1"],
+    "loader_in_ram": ["--images", "300", "--rounds", "1"],
     "layout": ["--rounds", "1", "--steps", "1", "--only", "cnn-digits"],
     "nms": ["--boxes", "50", "--rounds", "1"],
     "checkpoint": ["--rounds", "1", "--model", "squeezenet1_1", "--folder", "{tmp}"],
-    "loader_folders": ["--rounds", "1", "--seconds", "0.1", "--small", "400", "--large", "100"],
+    "loader_folders": ["--rounds", "1", "--seconds", "0.1", "--small", "200", "--large", "50"],
     "detection_training": ["--size", "32", "--batch", "2", "--steps", "1", "--rounds", "1", "--threads", "1"],
     "shards": ["--quick"],
     "gpu": ["--tiny", "--sections", "probe", "trainers", "caches", "memory", "promises", "--output", "{tmp}/gpu.md"],
@@ -34,6 +36,8 @@ ALONE = {
                 "{tmp}/s.png"],
 }  # fmt: skip
 """These start processes of their own."""
+LONGEST = {"loader_folders", "shards", "several_processes", "tensorboard_cost", "scaling"}
+"""Of half a minute; but for the long run it is enough that what they import is there."""
 SEVERAL = """
 import runpy, sys
 for script, *arguments in {scripts!r}:
@@ -68,7 +72,9 @@ def arguments_of(arguments: list[str], folder: Path) -> list[str]:
 def outputs(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("benchmarks")
     scripts = [
-        [str(BENCHMARKS / f"{name}.py"), *arguments_of(arguments, folder)] for name, arguments in TOGETHER.items()
+        [str(BENCHMARKS / f"{name}.py"), *arguments_of(arguments, folder)]
+        for name, arguments in TOGETHER.items()
+        if LONG or name not in LONGEST
     ]
     parts = re.split(r"^script (.*)\n", run(["-c", SEVERAL.format(scripts=scripts)], folder), flags=re.MULTILINE)[1:]
     return {Path(script).stem: output for script, output in zip(parts[::2], parts[1::2], strict=True)}
@@ -76,11 +82,17 @@ def outputs(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_it_runs(name, outputs):
+    if name in LONGEST and not LONG:
+        import_module(name)
+        return
     judge(outputs[name])
 
 
 @pytest.mark.parametrize("name", ALONE)
 def test_it_runs_alone(name, tmp_path):
+    if name in LONGEST and not LONG:
+        import_module(name)
+        return
     judge(run([str(BENCHMARKS / f"{name}.py"), *arguments_of(ALONE[name], tmp_path)], tmp_path))
 
 

@@ -96,14 +96,15 @@ class TrainOrder:
         return indices, sample_keys(self._seed, epoch, indices)
 
 
-def in_order(num: int, batch_size: int, rank: int = 0, ranks: int = 1) -> Iterator[Part]:
+def in_order(num: int, batch_size: int, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Part]:
     """Every sample of a split once, front to back; the last part may be smaller. Nothing is random, so keys are 0.
 
-    rank, ranks: which share of the parts is given, of so many.
+    rank, ranks: which share of the parts is given, of so many. samples: only so many, at even distances.
     """
-    count = -(-num // batch_size)
+    taken = num if samples is None else min(num, samples)
+    count = -(-taken // batch_size)
     for part in range(count * rank // ranks, count * (rank + 1) // ranks):
-        indices = torch.arange(part * batch_size, min(num, (part + 1) * batch_size))
+        indices = torch.arange(part * batch_size, min(taken, (part + 1) * batch_size)) * num // taken
         yield Part(indices, torch.zeros_like(indices))
 
 

@@ -97,7 +97,7 @@ class BatchFeed(ABC):
 
     @abstractmethod
     def targets(self, split: str, part: Part) -> Any:
-        """Targets of consecutive samples of a split, as they are."""
+        """Targets of samples of a split, as they are."""
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`.
@@ -117,13 +117,15 @@ class BatchFeed(ABC):
         self._order.cut(parts, taken)
         self._eval_batch_size = self._evaluated_at_once()
 
-    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Batch]:
         """Every sample of a split once, in order, without augmentation; of several ranks, those of one.
+
+        samples: only so many, at even distances.
 
         Batches are four times a training micro-batch, as no gradients are kept, within 256 images or 1024 rows. Workers
         of the stream path stay for the next evaluation.
         """
-        parts = in_order(len(self._source.splits[split]), self._eval_batch_size, rank, ranks)
+        parts = in_order(len(self._source.splits[split]), self._eval_batch_size, rank, ranks, samples)
         for part, inputs in self._inputs_of(split, training=False).fetch(parts):
             yield Batch(inputs, self.targets(split, part), part.indices)
 
@@ -240,8 +242,7 @@ class SampleFeed(BatchFeed):
         return self._augment(inputs, targets, part.keys)
 
     def targets(self, split: str, part: Part) -> Tensor:
-        first = int(part.indices[0])
-        return self._targets_of(split)[first : first + len(part)]
+        return self._targets_of(split)[part.indices.to(self._device)]
 
     def _targets_of(self, split: str) -> Tensor:
         if split not in self._targets:

@@ -122,10 +122,11 @@ class Feed(Protocol):
         taken: those of a step that this process takes; all unless given.
         """
 
-    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Batch]:
         """Every sample of a split once, in order, without augmentation.
 
         rank, ranks: the part of the batches to be given, of so many; the batches of all parts in turn are the same.
+        samples: only so many, at even distances.
         """
 
     def names(self, split: str, indices: Tensor) -> list[str]:

@@ -28,21 +28,23 @@ def evaluate_split(
     runtime: Runtime,
     stop: StopRequest | None = None,
     answer: Callable[[nn.Module, Batch], tuple[Terms, Any]] | None = None,
+    samples: int | None = None,
 ) -> tuple[dict[str, float], Metrics]:
     """Run over a whole split in evaluation mode, without gradients; of several ranks, each over its part.
 
     Returns the scores (`loss`, that of all samples at once, where the task has terms for it, then the task's metrics)
     and the metrics object they came from, the same on all ranks. Nothing waits for the device until the end. Raises
-    Interrupted if a stop is asked for. answer: in place of the task's `evaluate`.
+    Interrupted if a stop is asked for. answer: in place of the task's `evaluate`. samples: only so many of the split,
+    at even distances.
     """
     answer = answer or task.evaluate
     task.model.eval()
     ranks, metrics, found = runtime.ranks, task.metrics(split), list[Terms]()
 
     def measure_own() -> None:
-        share = task.splits[split] // ranks.size
+        share = (samples or task.splits[split]) // ranks.size
         with torch.inference_mode(), runtime.autocast(), bar(f"measuring {split}", share, "sample") as shown:
-            for batch in feed.eval_batches(split, ranks.rank, ranks.size):
+            for batch in feed.eval_batches(split, ranks.rank, ranks.size, samples):
                 if stop is not None and stop.received:
                     break
                 terms, predictions = answer(net, batch)

@@ -239,8 +239,8 @@ def _rehearsed(
     )
     steps_left = settings.train.epochs * feed.steps_per_epoch - state.progress.step
     # An evaluation pass is a forward without a backward: about a third of the work per sample.
-    judged = task.splits.get("val", task.splits["train"]) / task.splits["train"] / 3 / settings.train.evaluate_every
-    left_s = part_s * parts.parts * steps_left * (1 + judged)
+    share = task.splits.get("val", task.splits["train"]) / task.splits["train"] + settings.train.measure_train
+    left_s = part_s * parts.parts * steps_left * (1 + share / 3 / settings.train.evaluate_every)
     say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
     return batches, left_s
 

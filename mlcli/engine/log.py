@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """Writes each (split, step) once, also after a run was killed and resumed.
+    """Writes each value of a split and step once, also after a run was killed and resumed.
 
     Args:
         run: the folder to write to.

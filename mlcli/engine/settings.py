@@ -257,6 +257,10 @@ class Train(Strict):
     the last bits with their number."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation split."""
+    measure_train: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the training samples, at even distances, that is measured whenever the validation split is, and as that
+    is: in evaluation mode and without augmentation. The two curves together show over- and underfitting. 100 samples at
+    least, or as many as the validation split has; 0 leaves it out."""
     log_every: PositiveInt = 50
     """Optimizer steps between entries in metrics.jsonl and TensorBoard."""
     checkpoints: Checkpoints = Checkpoints()

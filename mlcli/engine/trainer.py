@@ -24,6 +24,8 @@ from mlcli.engine.step import MicroBatches, Stepper
 from mlcli.engine.stop import StopRequest
 from mlcli.errors import ConfigError, DivergedError, OutOfMemoryError
 
+FEWEST_MEASURED = 100
+"""Training samples, where a share of them is measured: fewer would say little. No more than are validated by."""
 FIRST_COST_S = {"layers": 0.01, "pictures": 1.0}
 """Seconds, before it is known: importing matplotlib and drawing take about one."""
 
@@ -236,12 +238,15 @@ def finish_epoch(training: Training, epoch: int) -> None:
             if (metric := training.select_by.metric) not in scores:  # some models have no loss but in training
                 fix = f"train.watch: one of {', '.join(scores)}"
                 raise ConfigError(f"measuring this model gives no '{metric}'", where="train.watch", fix=fix)
+            learned = score_of_training_samples(training)
             best = is_best(training, scores[metric], scores.get("loss"), epoch)
             if best:
                 save_best(training, scores, metrics)
             show_answers(training, metrics)
         training.log.scalars(training.select_by.split, progress.step, epoch + 1, scores)
-        shown = {"train": training.state.epoch_loss.read(), training.select_by.split: scores}
+        if learned:
+            training.log.scalars("train", progress.step, epoch + 1, learned)
+        shown = {"train": learned | training.state.epoch_loss.read(), training.select_by.split: scores}
         training.screen.epoch(epoch, shown, lr, rates, best)
         training.state.epoch_loss.clear()
         training.run.update_status(epoch=epoch + 1, step=progress.step, best=best_so_far(training))
@@ -252,10 +257,24 @@ def finish_epoch(training: Training, epoch: int) -> None:
     training.meter.judged(time.perf_counter() - began)
 
 
-def evaluate(training: Training, split: str) -> tuple[dict[str, float], Metrics]:
-    """Scores and metrics of the model as it is on one split. Raises Interrupted if a stop is asked for."""
+def evaluate(training: Training, split: str, samples: int | None = None) -> tuple[dict[str, float], Metrics]:
+    """Scores and metrics of the model as it is on one split, or on `samples` of it. Raises Interrupted if stopped."""
     task, net, feed = training.task, training.state.net, training.feed
-    return evaluate_split(task, net, feed, split, training.runtime, training.stop)
+    return evaluate_split(task, net, feed, split, training.runtime, training.stop, samples=samples)
+
+
+def score_of_training_samples(training: Training) -> dict[str, float]:
+    """Return the watched metric on a share of what was learned from; empty where it is not asked for, or is the loss.
+
+    The loss of the training steps is known already, and is another one: of augmented samples, with dropout.
+    """
+    share, splits, by = training.settings.train.measure_train, training.task.splits, training.select_by
+    if share == 0 or by.split == "train" or by.metric == "loss":
+        return {}
+    fewest = min(FEWEST_MEASURED, splits[by.split], splits["train"])
+    samples = max(fewest, round(share * splits["train"]))
+    scores, _ = evaluate(training, "train", samples)
+    return {by.metric: scores[by.metric]} if by.metric in scores else {}
 
 
 def save_best(training: Training, scores: dict[str, float], metrics: Metrics) -> None:

@@ -413,8 +413,9 @@ def test_it_stops_when_asked_to(digits, tmp_path):
     assert process.wait(60) == 143
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("lines", [0, 12], ids=["at once", "in the middle"])
+@pytest.mark.parametrize(
+    ("lines", "unbuffered"), [(0, ""), (12, "1")], ids=["at once, buffered", "in the middle, unbuffered"]
+)
 def test_a_reader_that_leaves_does_not_end_the_run(digits, tmp_path, lines, unbuffered):
     command = [sys.executable, "-m", "mlcli", "train", str(digits), PLAIN]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -68,6 +68,16 @@ def test_in_order_has_a_smaller_last_part():
     assert [part.indices.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
+def test_some_samples_are_taken_from_all_over_a_split():
+    def taken(samples, rank=0, ranks=1):
+        return [part.indices.tolist() for part in in_order(10, 2, rank, ranks, samples)]
+
+    assert taken(5) == [[0, 2], [4, 6], [8]]
+    assert taken(4) == [[0, 2], [5, 7]]
+    assert taken(99) == taken(10) == taken(None) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    assert taken(5, 0, 2) + taken(5, 1, 2) == taken(5)
+
+
 def test_batch_larger_than_the_split_is_refused():
     with pytest.raises(ConfigError, match="batch_size 28 is more than the 27 samples") as error:
         TrainOrder(TARGETS, Train(batch_size=28), "shuffle")

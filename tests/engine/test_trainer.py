@@ -11,7 +11,7 @@ from mlcli.engine.terms import Term
 from mlcli.engine.trainer import fit
 from mlcli.errors import ConfigError, DivergedError
 from tests.engine.rig import TIME_FIELDS, StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
-from tests.engine.toy import ToyFeed, ToyTask
+from tests.engine.toy import ToyFeed, ToyMetrics, ToyTask
 
 
 def test_it_equals_a_loop_written_by_hand(tmp_path):
@@ -105,11 +105,12 @@ def test_patience_and_the_best_survive_a_stop(tmp_path, stop_after):
 
 
 def test_a_resumed_epoch_shows_the_mean_loss_of_all_its_steps(tmp_path, capsys):
-    train(tmp_path, ToyTask(), settings_of())
+    alone = {"train": {"measure_train": 0}}
+    train(tmp_path, ToyTask(), settings_of(**alone))
     second_epoch = capsys.readouterr().out.splitlines()[-2].split()[:4]
-    cut, _ = train(tmp_path, ToyTask(), settings_of(), stop=StopAfter(11))
+    cut, _ = train(tmp_path, ToyTask(), settings_of(**alone), stop=StopAfter(11))
     assert cut.state.progress.step == 7  # in the second of three epochs of four steps, after its first log point
-    train(tmp_path, ToyTask(), settings_of(), run=cut.run)
+    train(tmp_path, ToyTask(), settings_of(**alone), run=cut.run)
     assert capsys.readouterr().out.splitlines()[-2].split()[:4] == second_epoch
 
 
@@ -189,7 +190,7 @@ NAN = float("nan")
     ids=["lower loss", "then the later", "the metric first", "no NaN", "no NaN loss", "any loss before NaN"],
 )
 def test_ties_go_to_the_lower_loss_and_then_to_the_later_epoch(tmp_path, evaluations, best):
-    t, _ = train(tmp_path, Scripted(*evaluations), settings_of(train={"watch": "hits"}))
+    t, _ = train(tmp_path, Scripted(*evaluations), settings_of(train={"watch": "hits", "measure_train": 0}))
     assert (t.state.progress.best_epoch, t.run.status()["best"]["epoch"]) == (best, best)
     assert load_checkpoint(t.run.checkpoint("best"))["epoch"] == best
 
@@ -200,7 +201,8 @@ def test_of_equal_losses_the_later_epoch_is_best(tmp_path):
 
 
 def test_a_tie_with_a_lower_loss_resets_patience_and_one_with_the_same_does_not(tmp_path):
-    settings = settings_of(train={"watch": "hits", "epochs": 9, "early_stopping": {"patience": 2, "min_delta": 0.01}})
+    early = {"patience": 2, "min_delta": 0.01}
+    settings = settings_of(train={"watch": "hits", "epochs": 9, "early_stopping": early, "measure_train": 0})
     falling = [(0.9, 0.5), (0.9, 0.4), (0.9, 0.3), (0.9, 0.3), (0.9, 0.3)]
     t, outcome = train(tmp_path, Scripted(*falling), settings)
     assert (outcome, t.state.progress.step, t.state.progress.best_epoch) == ("stopped early", 5 * 4, 5)
@@ -272,7 +274,7 @@ def test_fp16_overflow_skips_the_step_and_the_schedule_waits(tmp_path):
     )
     assert t.state.progress.skipped > 0
     assert t.state.scaler.get_scale() < 65536
-    last = [line for line in read_metrics(t.log.path) if line["split"] == "train"][-1]
+    last = [line for line in read_metrics(t.log.path) if "lr" in line][-1]
     assert last["lr"] == pytest.approx(0.05 * (1 - (3 - t.state.progress.skipped) / 3), abs=0.05 / 3 + 1e-9)
 
 
@@ -283,14 +285,40 @@ def test_status_and_metrics_tell_what_happened(tmp_path, capsys):
     assert status["best"]["metric"] == "mae"
     lines = read_metrics(t.log.path)
     assert [(line["split"], line["step"]) for line in lines] == [
-        ("train", 2), ("train", 4), ("val", 4), ("train", 6), ("train", 8), ("val", 8),
-        ("train", 10), ("train", 12), ("val", 12),
+        ("train", 2), ("train", 4), ("val", 4), ("train", 4), ("train", 6), ("train", 8), ("val", 8), ("train", 8),
+        ("train", 10), ("train", 12), ("val", 12), ("train", 12),
     ]  # fmt: skip
     assert {"loss", "lr", "samples_per_s", "wait_share"} <= lines[0].keys()
+    # the same samples here, and the same model: training steps have told their loss, these tell the metric
+    assert [line["mae"] for line in lines if line["split"] == "train" and "mae" in line] == [
+        line["mae"] for line in lines if line["split"] == "val"
+    ]
     printed = capsys.readouterr().out.strip().splitlines()
     assert len(printed) == 4
     assert "train loss" in printed[0]
     assert "val mae" in printed[0]
+
+
+@pytest.mark.parametrize(
+    ("samples", "share", "measured"),
+    [(24, 1.0, [24, 24]), (300, 0.05, [100, 300]), (24, 0, [24]), (6000, 0.05, [300, 6000])],
+)
+def test_training_samples_are_measured_beside_the_others(tmp_path, monkeypatch, samples, share, measured):
+    """A share of them, but no fewer than say something; nobody is asked twice where the loss is watched."""
+    seen = []
+
+    def counted(self, predictions, batch):
+        self.seen = getattr(self, "seen", 0) + len(batch)
+
+    def told(self):
+        seen.append(self.seen)
+        return {"mae": 1.0}
+
+    monkeypatch.setattr(ToyMetrics, "update", counted)
+    monkeypatch.setattr(ToyMetrics, "compute", told)
+    kwargs = {"train": {"epochs": 1, "measure_train": share}}
+    train(tmp_path, ToyTask(samples=samples, batch_size=samples), settings_of(**kwargs))
+    assert sorted(seen) == measured
 
 
 def test_tensorboard_holds_every_point_once_after_a_resume(tmp_path):

@@ -56,8 +56,8 @@ class ToyFeed:
     def cut(self, parts: int, taken: slice = slice(None)) -> None:
         self.task.accumulate, self.taken = parts, taken
 
-    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1):
-        batches = torch.arange(self.task.samples).split(7)
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1, samples: int | None = None):
+        batches = torch.arange(min(samples or self.task.samples, self.task.samples)).split(7)
         for index in batches[len(batches) * rank // ranks : len(batches) * (rank + 1) // ranks]:
             yield Batch(self.task.inputs[index], self.task.targets[index], index)
 

@@ -9,6 +9,7 @@ from torchvision import models
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.models.layers import last_layer
+from tests.reliability.soak import LONG
 
 FAMILIES = {
     "mobilenet_v3_small": 32,
@@ -40,9 +41,12 @@ def test_inception_answers_once(images, build):
 
 
 def test_the_last_layer_is_found_in_every_architecture():
+    """Of every family; in the long run of every size of each."""
     names = [name for name in models.list_models(module=models) if not name.startswith("regnet")]  # not on meta
     assert len(names) >= 60
-    for name in names:
+    of_family = {models.get_model_builder(name).__module__: name for name in reversed(names)}
+    assert len(of_family) >= 16
+    for name in names if LONG else of_family.values():
         inception = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         with torch.device("meta"):
             _, layer = last_layer(models.get_model(name, weights=None, num_classes=17, **inception))

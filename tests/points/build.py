@@ -74,8 +74,8 @@ class CircleFeed:
     def cut(self, parts: int, taken: slice = slice(None)) -> None:
         self.parts, self.taken = parts, taken
 
-    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
-        batches = torch.arange(len(self.splits[split])).split(8)
+    def eval_batches(self, split: str, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Batch]:
+        batches = torch.arange(samples or len(self.splits[split])).split(8)
         for indices in batches[len(batches) * rank // ranks : len(batches) * (rank + 1) // ranks]:
             yield self._batch(split, indices)
 

@@ -17,6 +17,7 @@ import torch
 
 from mlcli import cli
 from tests.conftest import Typed
+from tests.reliability.warm import warm_up
 
 LIMIT_S = 120
 """Of real time, for a case that hangs; hundreds of times what one takes."""
@@ -42,6 +43,7 @@ def in_child(work: Callable[[], Any], *, limit_s: int = LIMIT_S) -> Spent:
 
     Its value comes back by pickle; what it raises fails the test here, as does a signal that ends it.
     """
+    warm_up()
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from mlcli import cli
+from tests.reliability.warm import warm_up
 
 LIMIT_S = 120
 """After which a child that does not end is killed; many times what one takes."""
@@ -38,6 +39,7 @@ class Command:
 
     def __init__(self, folder: Path, *arguments: object, prepare: Callable[[], None] = lambda: None) -> None:
         self._out = folder / "out.txt"
+        warm_up()
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:

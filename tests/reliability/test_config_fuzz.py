@@ -22,7 +22,7 @@ from tests.reliability.child import type_here
 from tests.reliability.soak import soaked
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-CASES = range(soaked(2_000, more=2.5)) if "MLCLI_CASE" not in os.environ else [int(os.environ["MLCLI_CASE"])]
+CASES = range(soaked(1_000, more=5)) if "MLCLI_CASE" not in os.environ else [int(os.environ["MLCLI_CASE"])]
 TYPED_EVERY = 25
 """One case out of so many is typed as a command as well, which takes longer than reading it."""
 PLACE = re.compile(r"x\.yaml:(\d+):(\d+): ")
@@ -290,7 +290,7 @@ def test_one_letter_typos_get_the_right_word(tmp_path, monkeypatch, of):
     occurrences = words()[0 if of == "keys" else 1]
     assert len(occurrences) > {"keys": 200, "choices": 80}[of], "most of what a YAML can say"
     tried, missed = 0, []
-    for case in range(soaked(800)):
+    for case in range(soaked(400, more=2)):
         draw = random.Random(f"typo {case}")
         plain, path = draw.choice(draw.choice(list(occurrences.values())))
         made = misspelt(plain, path, draw, key=of == "keys")
@@ -303,5 +303,5 @@ def test_one_letter_typos_get_the_right_word(tmp_path, monkeypatch, of):
         if f"did you mean '{word}'?" not in message:
             missed.append(message.split("\n")[0])
     share = 1 - len(missed) / tried
-    assert tried > soaked(600)
+    assert tried > soaked(300, more=2)
     assert share >= 0.95, f"{share:.3f}: {missed[:20]}"

@@ -19,7 +19,7 @@ from tests.reliability.soak import soaked
 from tests.reliability.trials import Trial, in_child
 
 KILLS_EACH = 25
-SEEDS = os.environ.get("MLCLI_SEEDS", " ".join(map(str, range(soaked(200) // KILLS_EACH)))).split()
+SEEDS = os.environ.get("MLCLI_SEEDS", " ".join(map(str, range(soaked(100, 2) // KILLS_EACH)))).split()
 """A seed stands for 25 kills."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mlcli.errors import UserError
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.reliability.warm"])
+_server.set_forkserver_preload(["tests.reliability.warmed"])
 
 
 class Ended(NamedTuple):

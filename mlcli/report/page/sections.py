@@ -159,13 +159,12 @@ def curves(record: Record) -> Values | None:
         charts.append(chart("Loss", losses, scale, rules=rules, note="logarithmic scale" if scale else ""))
     if score:
         title = in_words(metric) if len(metric) <= 4 else _sentence(in_words(metric), stop="")  # rmse, mae, r2, map
-        trained = record.scores.get("train", {}).get(metric)
-        # Measured once, with the best model: during training only the loss is known.
-        at_best = (
-            [(float(best), trained)] if isinstance(best, int) and trained is not None and watched != "train" else []
-        )
-        lines = [Line("train", at_best, "quiet", dots=True), Line(watched, score)]
-        note = "train: the best model, measured at the end" if at_best else ""
+        trained, note = line("train", metric) if watched != "train" else [], "train: some of the samples learned from"
+        at_best = record.scores.get("train", {}).get(metric)
+        if not trained and watched != "train" and isinstance(best, int) and at_best is not None:
+            trained, note = [(float(best), at_best)], "train: the best model, measured at the end"
+        lines = [Line("train", trained, "quiet", dots=len(trained) == 1), Line(watched, score)]
+        note = note if trained else ""
         charts.append(chart(title, lines, rules=rules, note=note, shown=lambda value: score_text(metric, value)))
     if rate := line("train", "lr"):
         charts.append(chart("Learning rate", [Line("lr", rate, "quiet")], shown="{:.3g}".format))

@@ -7,6 +7,7 @@ from torchvision.ops import box_iou
 
 from mlcli.engine.terms import total
 from mlcli.tasks.detection.targets import Targets
+from tests.reliability.soak import LONG
 
 from .overfit import detector, facts, nothing, two_rectangles
 
@@ -19,12 +20,24 @@ TERMS = {"free": {"box", "class", "distribution"}, "anchors": {"box", "objectnes
 STEPS = 120
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::masked_select")
 
+long_run = pytest.mark.skipif(not LONG, reason="the long run tries each shape with each kind")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
+SHAPES = {"square": ((64, 64), 3), "wide, one class": ((48, 80), 1)}
+IN_THE_LONG_RUN = [("free", "wide, one class"), ("anchors", "square"), ("ssd", "wide, one class")]
 
-@every_kind
-@pytest.mark.parametrize(("size", "classes"), [((64, 64), 3), ((48, 80), 1)], ids=["square", "wide, one class"])
-def test_a_batch_is_learned_by_heart(kind, size, classes):
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("free", "square"),
+        ("anchors", "wide, one class"),
+        ("ssd", "square"),
+        *(pytest.param(*both, marks=long_run) for both in IN_THE_LONG_RUN),
+    ],
+)
+def test_a_batch_is_learned_by_heart(kind, shape):
+    size, classes = SHAPES[shape]
     images, targets = two_rectangles(6, *size, classes)
     net = detector(facts(*size, classes), **KINDS[kind])
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
