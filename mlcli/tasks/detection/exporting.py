@@ -4,8 +4,6 @@ Greedy suppression is a scan of as many steps as objects are kept at most: each 
 and drops, or makes less certain, those of its class that overlap it. Both torch.export and ONNX know a scan.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
@@ -14,8 +12,8 @@ from mlcli.errors import ConfigError
 from mlcli.tasks.detection.boxes import clip, overlap
 from mlcli.tasks.detection.models.detector import Detector, SingleShot
 from mlcli.tasks.detection.models.rcnn import LookAtCrops, RegionDetector, crop_and_warp
-from mlcli.tasks.detection.models.torchvision_detectors import FcosDetector, OneStage
-from mlcli.tasks.detection.nms import MAX_CANDIDATES, Method
+from mlcli.tasks.detection.models.torchvision_detectors import OneStage
+from mlcli.tasks.detection.nms import MAX_CANDIDATES, Candidates, Method, likeliest
 
 GONE = -1.0
 """Score of what is not, or no longer, a candidate."""
@@ -23,14 +21,6 @@ SIGMA = 0.5
 """Of soft suppression, as in `nms.soft_nms`."""
 LEAST_SIDE = 1e-2
 """Pixels; torchvision's heads drop smaller boxes."""
-
-
-class Candidates(NamedTuple):
-    """Boxes before suppression: float32 [B, C, 4] in pixels, clipped; scores float32 [B, C]; labels int64 [B, C]."""
-
-    boxes_xyxy: Tensor
-    scores: Tensor
-    labels: Tensor
 
 
 class ExportableDetector(nn.Module):
@@ -81,19 +71,7 @@ class ExportableOneStage(ExportableDetector):
     def candidates(self, pixels: Tensor) -> Candidates:
         net = self.detector.net
         outputs = net.head(list(net.backbone(pixels).values()))
-        scores = outputs["cls_logits"].sigmoid()
-        if isinstance(self.detector, FcosDetector):
-            scores = (scores * outputs["bbox_ctrness"].sigmoid()).sqrt()
-            boxes = net.box_coder.decode(outputs["bbox_regression"].flatten(0, 1), self._anchors_of(pixels))
-        else:
-            boxes = net.box_coder.decode_single(outputs["bbox_regression"].flatten(0, 1), self._anchors_of(pixels))
-        boxes = clip(boxes.reshape(pixels.shape[0], -1, 4), *self.detector.image_size)
-        parts = zip(boxes.split(self.rows, dim=1), scores.split(self.rows, dim=1), strict=True)
-        found = [likeliest(*part, net.topk_candidates) for part in parts]
-        return Candidates(*(torch.cat(column, dim=1) for column in zip(*found, strict=True)))
-
-    def _anchors_of(self, pixels: Tensor) -> Tensor:
-        return self.anchors.expand(pixels.shape[0], -1, -1).flatten(0, 1)
+        return self.detector.candidates(outputs, self.anchors, self.rows)
 
 
 class ExportableRegions(ExportableDetector):
@@ -140,14 +118,6 @@ def exportable(detector: Detector, method: Method = "hard") -> ExportableDetecto
         where=f"model: {layer}",
         fix="train one of yolo, ssd, retinanet, fcos, or rcnn and fast_rcnn on sliding windows",
     )
-
-
-def likeliest(boxes_xyxy: Tensor, scores: Tensor, most: int) -> Candidates:
-    """Return the `most` candidates of the highest scores. boxes_xyxy: [B, N, 4]; scores: [B, N, K], of each class."""
-    classes = scores.shape[2]
-    best, place = scores.flatten(1).float().topk(min(most, scores.shape[1] * classes), dim=1)
-    boxes = boxes_xyxy.float().gather(1, (place // classes)[..., None].expand(-1, -1, 4))
-    return Candidates(boxes, best, place % classes + 1)
 
 
 def suppress(

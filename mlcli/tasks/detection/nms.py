@@ -5,17 +5,27 @@ Greedy NMS, soft-NMS (Bodla et al. 2017, arXiv:1704.04503), and DIoU-NMS (Zheng 
 the tests hold the two to the same answer.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mlcli.tasks.detection.boxes import Overlap, overlap_matrix
-from mlcli.tasks.detection.targets import Detections, to_detections
+from mlcli.tasks.detection.targets import Detections, padded
 
 Method = Literal["hard", "soft", "diou"]
 
 MAX_CANDIDATES = 2000  # of one image: NMS compares each with each; torchvision's RetinaNet takes 1000 of each level
+APART = 1000
+"""More candidates of an image are suppressed class by class on a CPU, where comparing each with each takes longer."""
+
+
+class Candidates(NamedTuple):
+    """Boxes before suppression: float32 [B, C, 4] in pixels, clipped; scores float32 [B, C]; labels int64 [B, C]."""
+
+    boxes_xyxy: Tensor
+    scores: Tensor
+    labels: Tensor
 
 
 def nms(
@@ -103,29 +113,58 @@ def suppress(
 
     Returns Detections of D = max_detections rows, on the same device. Waits for the device, as NMS must.
     """
-    from torchvision.ops import batched_nms
+    return reduced(likeliest(boxes_xyxy, scores, MAX_CANDIDATES), iou, score_threshold, max_detections, method)
 
-    num_classes, images = scores.shape[2], []
-    best, place = scores.flatten(1).float().topk(min(MAX_CANDIDATES, scores[0].numel()), dim=1)  # [B, C]
-    rows, labels = place // num_classes, place % num_classes + 1
-    candidates = boxes_xyxy.float().gather(1, rows[..., None].expand(-1, -1, 4))
-    for box, score, label in zip(candidates, best, labels, strict=True):
-        above = ~(
-            score <= score_threshold
-        )  # keeps NaN, so that a broken model does not pass for one that finds nothing
-        box, score, label = box[above], score[above], label[above]
+
+def likeliest(boxes_xyxy: Tensor, scores: Tensor, most: int) -> Candidates:
+    """Return the `most` candidates of the highest scores, and labels from 1 on.
+
+    boxes_xyxy: [B, N, 4]; scores: [B, N, K], of each class.
+    """
+    classes = scores.shape[2]
+    best, place = scores.flatten(1).float().topk(min(most, scores.shape[1] * classes), dim=1)
+    boxes = boxes_xyxy.float().gather(1, (place // classes)[..., None].expand(-1, -1, 4))
+    return Candidates(boxes, best, place % classes + 1)
+
+
+def reduced(
+    found: Candidates, iou: float, score_threshold: float, max_detections: int, method: Method = "hard"
+) -> Detections:
+    """Suppress among candidates, most certain first; see `suppress`.
+
+    Waits once for how many of each image are above the threshold. Then nothing but NMS itself is done image by image.
+    """
+    from torchvision.ops import batched_nms
+    from torchvision.ops import nms as nms_kernel
+
+    above = ~(found.scores <= score_threshold)  # keeps NaN, so that a broken model does not pass for one without finds
+    counts = above.sum(dim=1).tolist()
+    boxes, scores, labels = (column[:, : max(1, *counts)] for column in found)
+    # The classes of an image are moved apart, each by more than the image, so that none suppresses another.
+    farthest = boxes.masked_fill(~above[:, : boxes.shape[1], None], 0).amax(dim=(1, 2))
+    apart = boxes + (labels.to(boxes) * (farthest + 1)[:, None])[..., None]
+    kept, softened = [], []
+    for image, count in enumerate(counts):
+        box, score, label = boxes[image, :count], scores[image, :count], labels[image, :count]
         match method:
+            case "hard" if count > APART and box.device.type == "cpu":
+                kept.append(batched_nms(box, score, label, iou))
             case "hard":
-                kept = batched_nms(box, score, label, iou)[:max_detections]
+                kept.append(nms_kernel(apart[image, :count], score, iou))
             case "diou":
-                kept = nms(box, score, iou, "diou", labels=label)[:max_detections]
+                kept.append(nms(box, score, iou, "diou", labels=label))
             case "soft":
-                kept, softened = soft_nms(
-                    box, score, labels=label, score_threshold=score_threshold, most=max_detections
-                )
-                score = score.index_copy(0, kept, softened)
-        images.append({"boxes": box[kept], "scores": score[kept], "labels": label[kept]})
-    return to_detections(images, max_detections)
+                best = soft_nms(box, score, labels=label, score_threshold=score_threshold, most=max_detections)
+                kept.append(best[0])
+                softened.append(best[1])
+    place = padded(kept, max_detections)  # [B, D]
+    numbers = torch.tensor([len(one) for one in kept]).to(place.device, non_blocking=True)
+    missing = torch.arange(max_detections, device=place.device) >= numbers[:, None]
+    return Detections(
+        boxes.gather(1, place[..., None].expand(-1, -1, 4)).masked_fill(missing[..., None], 0),
+        padded(softened, max_detections) if softened else scores.gather(1, place).masked_fill(missing, 0),
+        labels.gather(1, place).masked_fill(missing, 0),
+    )
 
 
 def both(
@@ -142,5 +181,6 @@ def both(
     boxes = torch.cat([plain.boxes_xyxy, back], dim=1)  # [B, 2 D, 4]
     labels = torch.cat([plain.labels, mirrored.labels], dim=1)
     scores = torch.cat([plain.scores, mirrored.scores], dim=1)
-    of_classes = scores.new_zeros(*scores.shape, int(labels.max()) + 1).scatter(2, labels[..., None], scores[..., None])
+    classes = max(1, int(labels.max()))
+    of_classes = scores.new_zeros(*scores.shape, classes + 1).scatter(2, labels[..., None], scores[..., None])
     return suppress(boxes, of_classes[..., 1:], iou, 0.0, plain.scores.shape[1], method)

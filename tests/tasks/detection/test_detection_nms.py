@@ -152,3 +152,38 @@ def test_soft_nms_by_class_is_soft_nms_of_each_class(seed):
         mine = labels[kept] == label
         assert kept[mine].equal(own[alone])
         torch.testing.assert_close(new_scores[mine], alone_scores)
+
+
+@pytest.mark.parametrize("boxes_per_image", [40, 300])
+def test_a_batch_is_suppressed_as_image_by_image(boxes_per_image):
+    """By torchvision's batched_nms, to the bit; 300 boxes of 6 classes are more than are moved apart on a CPU."""
+    generator = torch.Generator().manual_seed(boxes_per_image)
+    boxes = torch.stack([random_boxes(boxes_per_image, seed) for seed in range(4)]).float()
+    scores = torch.rand(4, boxes_per_image, 6, generator=generator) ** 2
+    scores[1] = 0.0
+    scores[2, 0, 0] = torch.nan
+    found = suppress(boxes, scores, 0.4, 0.05, 30)
+    for image in range(4):
+        score, place = scores[image].flatten().sort(descending=True, stable=True)
+        above = ~(score <= 0.05)
+        score, place = score[above], place[above]
+        box, label = boxes[image, place // 6], place % 6 + 1
+        kept = ops.batched_nms(box, score, label, 0.4)[:30]
+        alike = {"rtol": 0, "atol": 0, "equal_nan": True}
+        torch.testing.assert_close(found.boxes_xyxy[image, : len(kept)], box[kept], **alike)
+        torch.testing.assert_close(found.scores[image, : len(kept)], score[kept], **alike)
+        assert torch.equal(found.labels[image, : len(kept)], label[kept])
+        assert not found.labels[image, len(kept) :].any()
+        assert not found.scores[image, len(kept) :].any()
+        assert not found.boxes_xyxy[image, len(kept) :].any()
+    assert not found.labels[1].any()
+
+
+def test_a_batch_is_waited_for_once_beside_nms_itself():
+    scores = torch.rand(8, 40, 3, generator=torch.Generator().manual_seed(0))
+    boxes = torch.stack([random_boxes(40, seed) for seed in range(8)])
+    with torch.profiler.profile() as profile:
+        suppress(boxes, scores)
+    called = {event.key: event.count for event in profile.key_averages()}
+    assert called["torchvision::nms"] == 8
+    assert not {"aten::nonzero", "aten::_local_scalar_dense", "aten::item"} & called.keys()

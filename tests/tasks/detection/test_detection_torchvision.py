@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models import detection
 from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from mlcli.engine.terms import total
@@ -393,3 +394,24 @@ def test_the_regions_proposed_are_the_likeliest():
         assert len(more) > 7
         assert torch.equal(some, more[:7])
     assert net.net.rpn.post_nms_top_n() == 200
+
+
+@every_name
+def test_anchors_are_made_once_and_serve_training_after_an_evaluation(name):
+    images, targets = rectangles(64, 64)
+    net = detector(facts(64, 64), name=name, width=4)
+    made = []
+    generator = net.first_stage.anchor_generator.generator
+    generator.register_forward_hook(lambda *_: made.append(1))
+    net.eval()
+    with torch.inference_mode():
+        net(images)
+    net.train()
+    for _ in range(2):
+        terms, _ = net(images, targets)
+        total(terms).backward()
+    assert len(made) == 1
+    maps = list(net.net.backbone(net.normalize(images)).values())
+    pixels = ImageList(images.float(), [(64, 64)] * len(images))
+    for kept, anew in zip(net.first_stage.anchor_generator(pixels, maps), generator(pixels, maps), strict=True):
+        assert torch.equal(kept, anew)

@@ -15,10 +15,11 @@ from torchvision.models.detection.image_list import ImageList
 
 from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.engine.terms import Term, Terms
-from mlcli.tasks.detection.boxes import iou_matrix
+from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.models.detector import Common, Detector
 from mlcli.tasks.detection.models.matching import draw_by_keys, max_iou
 from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
+from mlcli.tasks.detection.nms import Candidates, likeliest, reduced
 from mlcli.tasks.detection.targets import Detections, Targets, to_detections, to_lists
 
 TERMS = {
@@ -34,6 +35,25 @@ TERMS = {
 """torchvision's names of loss terms, and ours."""
 
 Lists = list[dict[str, Tensor]]
+
+
+class AnchorsOnce(nn.Module):
+    """torchvision's anchors, which follow from the sizes of picture and maps, made once and kept: the same tensor
+    float32 [A, 4] for each picture."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+        self._made: tuple[Any, Tensor] | None = None
+
+    def forward(self, images: ImageList, maps: list[Tensor]) -> list[Tensor]:
+        first = maps[0]
+        asked = (images.tensors.shape[2:], [one.shape[2:] for one in maps], first.dtype, first.device)
+        if self._made is None or self._made[0] != asked:
+            with torch.inference_mode(False):  # or training could not use what an evaluation has made
+                (anchors,) = self.generator(ImageList(images.tensors, images.image_sizes[:1]), maps)
+            self._made = asked, anchors
+        return [self._made[1]] * len(images.image_sizes)
 
 
 class TorchvisionBase(Detector):
@@ -71,6 +91,7 @@ class TorchvisionBase(Detector):
             nms_thresh=self.nms_iou,
             detections_per_img=self.max_detections,
         )
+        self.first_stage.anchor_generator = AnchorsOnce(self.first_stage.anchor_generator)
         self._still: tuple[nn.Module, ...] = ()
 
     def load(self, weights: str | Path) -> None:
@@ -100,18 +121,13 @@ class TorchvisionBase(Detector):
         pixels = self.normalize(images)
         image_list = ImageList(pixels, [self.image_size] * len(images))
         features = self.net.backbone(pixels)
-        if not self.training:
-            return {}, to_detections(self.run(image_list, features)[1], self.max_detections)
-        assert targets is not None, "training needs targets"
-        return self.run(image_list, features, targets)[0], None
+        assert targets is not None or not self.training, "training needs targets"
+        return self.run(image_list, features, targets if self.training else None)
 
     def run(
         self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
-    ) -> tuple[Terms, Lists]:
-        """Return the loss terms with targets, and what was found without, from the backbone's maps.
-
-        What was found is for each picture boxes [n, 4], labels [n] in 1..K, scores [n], perhaps masks.
-        """
+    ) -> tuple[Terms, Detections | None]:
+        """Return the loss terms with targets, or what was found without, from the backbone's maps."""
         raise NotImplementedError
 
     def places(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -147,7 +163,7 @@ class TwoStage(TorchvisionBase):
 
     def run(
         self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
-    ) -> tuple[Terms, Lists]:
+    ) -> tuple[Terms, Detections | None]:
         height, width = self.image_size
         lists = None if targets is None else to_lists(targets)
         self._anchors.keys = self._regions.keys = None if targets is None else targets.keys
@@ -158,9 +174,11 @@ class TwoStage(TorchvisionBase):
                 whole = [0.0, 0.0, width, height]
                 proposals = [boxes if len(boxes) else boxes.new_tensor([whole]) for boxes in proposals]
             found, more = self.net.roi_heads(features, proposals, images.image_sizes, lists)
+        if lists is None:
+            return {}, to_detections(found, self.max_detections)
         of_regions = {"class": self._regions.drawn, "box": self._regions.drawn, "mask": self._regions.positive}
         counts = {"rpn_objectness": self._anchors.drawn, "rpn_box": self._anchors.drawn} | of_regions
-        return {TERMS[name]: Term(loss, counts[TERMS[name]]) for name, loss in (losses | more).items()}, found
+        return {TERMS[name]: Term(loss, counts[TERMS[name]]) for name, loss in (losses | more).items()}, None
 
     def propose(self, images: Tensor, most: int) -> list[Tensor]:
         """Propose regions: uint8 or float [B, 3, H, W] in 0..255 -> B times float32 [p, 4], likeliest first.
@@ -182,22 +200,45 @@ class OneStage(TorchvisionBase):
 
     def run(
         self, images: ImageList, features: dict[str, Tensor], targets: Targets | None = None
-    ) -> tuple[Terms, Lists]:
+    ) -> tuple[Terms, Detections | None]:
         maps = list(features.values())
         outputs = {name: values.float() for name, values in self.net.head(maps).items()}  # [B, anchors, ...]
         anchors = self.net.anchor_generator(images, [values.float() for values in maps])
         places = [values.shape[2] * values.shape[3] for values in maps]
+        rows = [count * (outputs["cls_logits"].shape[1] // sum(places)) for count in places]
         with _full_precision(images.tensors):
             if targets is not None:
                 lists = [target | {"labels": target["labels"] - 1} for target in to_lists(targets)]
                 losses, count = self.losses(lists, outputs, anchors, places)
-                return {TERMS[name]: Term(loss, count) for name, loss in losses.items()}, []
-            per_place = outputs["cls_logits"].shape[1] // sum(places)
-            rows = [count * per_place for count in places]
-            by_map = {name: list(values.split(rows, dim=1)) for name, values in outputs.items()}
-            anchors_by_map = [list(one.split(rows)) for one in anchors]
-            found = self.net.postprocess_detections(by_map, anchors_by_map, images.image_sizes)
-        return {}, [one | {"labels": one["labels"] + 1} for one in found]
+                return {TERMS[name]: Term(loss, count) for name, loss in losses.items()}, None
+            found = self.candidates(outputs, anchors[0], rows)
+            scores, order = found.scores.sort(dim=1, descending=True)
+            boxes, labels = (
+                found.boxes_xyxy.gather(1, order[..., None].expand(-1, -1, 4)),
+                found.labels.gather(1, order),
+            )
+            surest = Candidates(boxes, scores, labels)
+            return {}, reduced(surest, self.nms_iou, self.score_threshold, self.max_detections)
+
+    def candidates(self, outputs: dict[str, Tensor], anchors_xyxy: Tensor, rows: list[int]) -> Candidates:
+        """Return the likeliest of each map, as many as torchvision takes, from the head's outputs.
+
+        anchors_xyxy: [A, 4], those of an image; rows: how many of them are each map's.
+        """
+        scores, deltas = self.scores(outputs), outputs["bbox_regression"]
+        anchors = anchors_xyxy.expand(deltas.shape[0], -1, -1)
+        boxes = self.decode(deltas.flatten(0, 1), anchors.flatten(0, 1)).reshape(deltas.shape)
+        parts = zip(clip(boxes, *self.image_size).split(rows, dim=1), scores.split(rows, dim=1), strict=True)
+        found = [likeliest(*part, self.net.topk_candidates) for part in parts]
+        return Candidates(*(torch.cat(column, dim=1) for column in zip(*found, strict=True)))
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Return what the head says of each class in 0..1: [B, A, K]."""
+        return outputs["cls_logits"].sigmoid()
+
+    def decode(self, deltas: Tensor, anchors_xyxy: Tensor) -> Tensor:
+        """Return boxes [N, 4] from what the head says of them and their anchors, both [N, 4]."""
+        raise NotImplementedError
 
     def losses(
         self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
@@ -224,6 +265,9 @@ class RetinaNetDetector(OneStage):
 
     kind = "retinanet"
 
+    def decode(self, deltas: Tensor, anchors_xyxy: Tensor) -> Tensor:
+        return self.net.box_coder.decode_single(deltas, anchors_xyxy)
+
     def losses(
         self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
     ) -> tuple[dict[str, Tensor], Tensor | int]:
@@ -234,6 +278,13 @@ class FcosDetector(OneStage):
     """Tian et al. 2019 (arXiv:1904.01355): no anchors. Terms: class, box, centerness."""
 
     kind = "fcos"
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Return the geometric mean of class and centerness."""
+        return (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
+
+    def decode(self, deltas: Tensor, anchors_xyxy: Tensor) -> Tensor:
+        return self.net.box_coder.decode(deltas, anchors_xyxy)
 
     def losses(
         self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
