@@ -101,12 +101,10 @@ class Preparation:
 
         def whole_or_middle(width: int, height: int) -> Box:
             if exact and (height, width) != self.image_size:
-                raise DataError(
-                    f"image is {width}x{height} pixels, but the data set's other images are "
-                    f"{self.image_size[1]}x{self.image_size[0]}",
-                    where=_name_of(source, name),
-                    fix=f"set data.image_size, for example data.image_size={max(self.image_size)}",
-                )
+                what = f"image is {width}x{height} pixels, but the data set's other images are "
+                what += f"{self.image_size[1]}x{self.image_size[0]}"
+                fix = f"set data.image_size, for example data.image_size={max(self.image_size)}"
+                raise DataError(what, where=_name_of(source, name), fix=fix)
             return middle(width, height, self.image_size) if self.fit == "crop" else (0.0, 0.0, width, height)
 
         pixels, box = self._decoded(source, whole_or_middle, name)
@@ -320,9 +318,8 @@ def middle(width: int, height: int, image_size: tuple[int, int]) -> Box:
 def clamped(left: float, top: float, right: float, bottom: float, width: int, height: int) -> Box:
     box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
     if not (box[0] < box[2] and box[1] < box[3]):
-        raise DataError(
-            f"box from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) is outside of {width}x{height} pixels"
-        )
+        corners = f"({left:g}, {top:g}) to ({right:g}, {bottom:g})"
+        raise DataError(f"box from {corners} is outside of {width}x{height} pixels")
     return box
 
 

@@ -61,12 +61,10 @@ def common_size(samples: Sequence[ImageFilesSamples], seed: int) -> tuple[int, i
     if len(counts) > 1:
         sizes = sorted(counts, key=lambda size: -counts[size])
         shorter = sorted(min(size) for size in counts for _ in range(counts[size]))
-        raise DataError(
-            f"images are of {len(counts)} different sizes: "
-            + first_few([f"{width}x{height} ({counts[width, height]})" for width, height in sizes]),
-            where=f"{examples[sizes[0]]} and {examples[sizes[1]]}",
-            fix=f"set the size they are brought to: data.image_size={min(224, shorter[len(shorter) // 2])}",
-        )
+        listed = first_few([f"{width}x{height} ({counts[width, height]})" for width, height in sizes])
+        where = f"{examples[sizes[0]]} and {examples[sizes[1]]}"
+        fix = f"set the size they are brought to: data.image_size={min(224, shorter[len(shorter) // 2])}"
+        raise DataError(f"images are of {len(counts)} different sizes: {listed}", where=where, fix=fix)
     width, height = next(iter(counts))
     return height, width
 

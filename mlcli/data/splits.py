@@ -144,11 +144,10 @@ def refuse_emptied(before: np.ndarray, after: np.ndarray, where: str) -> None:
     positions in SPLITS."""
     lost = [split for code, split in enumerate(SPLITS) if (before == code).any() and not (after == code).any()]
     if lost:
-        raise DataError(
-            f"data.duplicates leaves nothing in {listed(lost)}: all of it has copies in a split that is held out more",
-            where=where,
-            fix="remove the copies from the other splits, or data.duplicates=keep",
+        what = (
+            f"data.duplicates leaves nothing in {listed(lost)}: all of it has copies in a split that is held out more"
         )
+        raise DataError(what, where=where, fix="remove the copies from the other splits, or data.duplicates=keep")
 
 
 def _check_classes(
@@ -163,21 +162,18 @@ def _check_classes(
     parts = 1 + len(counts)
     small = [f"'{class_names[label]}' has {sizes[label]}" for label in np.flatnonzero(sizes < parts).tolist()]
     if small and counts:
-        raise DataError(
-            f"classes too small to be divided: {first_few(small)}; each needs at least {parts} {unit}, "
-            f"one for each of {listed(['train', *counts])}",
-            where=where,
-            fix=f"add {unit} to these classes or remove them",
-        )
+        what = f"classes too small to be divided: {first_few(small)}; each needs at least {parts} {unit}, "
+        what += f"one for each of {listed(['train', *counts])}"
+        raise DataError(what, where=where, fix=f"add {unit} to these classes or remove them")
     for split, count in counts.items():
         if count < len(class_names):
             enough = np.ceil(100 * len(class_names) / len(labels)) / 100
-            raise DataError(
+            what = (
                 f"data.{split}: {shares[split]} of {len(labels)} {unit} is {count}, fewer than the {len(class_names)} "
-                "classes, each of which must be in it",
-                where=where,
-                fix=f"data.{split}={enough:g} or larger, data.{split}=0 for none, or more {unit}",
             )
+            what += "classes, each of which must be in it"
+            fix = f"data.{split}={enough:g} or larger, data.{split}=0 for none, or more {unit}"
+            raise DataError(what, where=where, fix=fix)
     left = len(labels) - sum(counts.values())
     if left < len(class_names):
         what = f"data.val and data.test leave {left} {unit} to train on, fewer than the {len(class_names)} classes"

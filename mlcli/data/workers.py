@@ -207,11 +207,9 @@ class _Worker:
         except (EOFError, OSError):
             raise self._died() from None
         if isinstance(answer, str):
-            answer = DataError(
-                f"a worker (process {self._process.pid}) raised {answer}",
-                where=f"while reading {self._in_flight()}",
-                fix="a bug, not a damaged file: loader.workers=0 shows the whole traceback",
-            )
+            what = f"a worker (process {self._process.pid}) raised {answer}"
+            fix = "a bug, not a damaged file: loader.workers=0 shows the whole traceback"
+            answer = DataError(what, where=f"while reading {self._in_flight()}", fix=fix)
         self.asked.popleft()
         return answer
 
@@ -224,12 +222,10 @@ class _Worker:
         self._process.join(1)  # its pipe may close a moment before it is gone
         code = self._process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return DataError(
-            f"a worker (process {self._process.pid}) {how}",
-            where=f"while reading {self._in_flight()}",
-            fix="SIGKILL mostly means that memory ran out: lower loader.workers or loader.prefetch; "
-            "loader.workers=0 reads without workers",
-        )
+        what = f"a worker (process {self._process.pid}) {how}"
+        fix = "SIGKILL mostly means that memory ran out: lower loader.workers or loader.prefetch; "
+        fix += "loader.workers=0 reads without workers"
+        return DataError(what, where=f"while reading {self._in_flight()}", fix=fix)
 
     def _in_flight(self) -> str:
         return some_of(self.asked[0], self._name)

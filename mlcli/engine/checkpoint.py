@@ -163,9 +163,8 @@ def _read_trailer(file: io.BufferedReader, path: Path) -> tuple[int, bytes]:
         what = f"the checkpoint is of format {trailer[6]}, and mlcli {__version__} reads no newer than {MAGIC[6]}"
         raise CheckpointError(what, where=str(path), fix="pip install --upgrade mlcli, or use an older checkpoint")
     if len(trailer) < TRAILER_BYTES or not trailer.startswith(MAGIC):
-        raise CheckpointError(
-            "this is not a whole mlcli checkpoint: its end is missing", where=str(path), fix="use an older checkpoint"
-        )
+        what = "this is not a whole mlcli checkpoint: its end is missing"
+        raise CheckpointError(what, where=str(path), fix="use an older checkpoint")
     length = int.from_bytes(trailer[8:16], "little")
     if length != whole - TRAILER_BYTES:
         raise _damaged(path)

@@ -139,10 +139,9 @@ def _told(place: Path) -> Iterator[None]:
     except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         if not is_out_of_memory(error):
             raise
+        what = f"it does not fit into memory: {str(error) or type(error).__name__}"
         fix = "a smaller model, data.image_size or train.batch_size"
-        raise OutOfMemoryError(
-            f"it does not fit into memory: {str(error) or type(error).__name__}", where="before training", fix=fix
-        ) from error
+        raise OutOfMemoryError(what, where="before training", fix=fix) from error
 
 
 @contextlib.contextmanager

@@ -182,12 +182,10 @@ def _decide_device(asked: str) -> tuple[torch.device, str]:
         what = f"train.device is cuda, but CUDA cannot be used: {_why_no_cuda()}"
         raise ConfigError(what, where="train.device", fix="train.device=auto chooses an available device")
     if asked == "mps" and not mps:
-        raise ConfigError(
-            "train.device is mps, but this machine has none", where="train.device", fix="train.device=auto"
-        )
-    return torch.device("cuda", torch.cuda.current_device()) if asked == "cuda" else torch.device(
-        asked
-    ), "as configured"
+        what = "train.device is mps, but this machine has none"
+        raise ConfigError(what, where="train.device", fix="train.device=auto")
+    number = torch.cuda.current_device() if asked == "cuda" else None
+    return torch.device(asked, number), "as configured"
 
 
 def _why_no_cuda() -> str:

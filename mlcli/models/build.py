@@ -61,22 +61,8 @@ def build(config: c.Model, info: DataInfo) -> nn.Module:
 
 
 def _block(config: c.Block) -> cnn.Block:
-    settings = config.model_dump(exclude={"name"})
-    match config:
-        case c.ConvBlock():
-            return cnn.conv(**settings)
-        case c.PoolBlock():
-            return cnn.pool(**settings)
-        case c.GlobalPoolBlock():
-            return cnn.global_pool(**settings)
-        case c.DropoutBlock():
-            return cnn.dropout(**settings)
-        case c.FlattenBlock():
-            return cnn.flatten()
-        case c.DenseBlock():
-            return cnn.linear(**settings)
-        case _:
-            assert_never(config)
+    """The function of the block's name, whose keywords are the block's keys."""
+    return getattr(cnn, config.name)(**config.model_dump(exclude={"name"}))
 
 
 def _image_shape(info: DataInfo, model: str) -> tuple[int, int, int]:

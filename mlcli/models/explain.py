@@ -78,7 +78,6 @@ def _last_map(model: nn.Module, image: Tensor) -> tuple[str, nn.Module]:
         model(image)
     if not found:
         what = "this model makes no map of an image that a heat map could lie over"
-        raise ConfigError(
-            what, where="--explain", fix="it is for networks of convolutions: cnn, vgg, resnet and others"
-        )
+        fix = "it is for networks of convolutions: cnn, vgg, resnet and others"
+        raise ConfigError(what, where="--explain", fix=fix)
     return found[-1]

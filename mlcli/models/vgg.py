@@ -89,9 +89,7 @@ def refuse_small_images(depth: int, height: int, width: int) -> None:
     if side < 2 ** len(CHANNELS):
         failing = side.bit_length()  # each pooling drops one bit, rounding down; this one would leave none
         ordinal = ("1st", "2nd", "3rd", "4th", "5th")[failing - 1]
-        raise ConfigError(
-            f"image {height}x{width} is too small for the {ordinal} pooling of vgg{depth}: "
-            f"at least {2**failing}x{2**failing}, and 32x32 for all five",
-            where="model.depth",
-            fix="use images of 32x32 or more (data.image_size for image files), or model name: resnet or cnn",
-        )
+        what = f"image {height}x{width} is too small for the {ordinal} pooling of vgg{depth}: "
+        what += f"at least {2**failing}x{2**failing}, and 32x32 for all five"
+        fix = "use images of 32x32 or more (data.image_size for image files), or model name: resnet or cnn"
+        raise ConfigError(what, where="model.depth", fix=fix)

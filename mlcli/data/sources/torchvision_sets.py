@@ -74,12 +74,10 @@ class _Published:
             if self.emnist_split == "letters":  # labelled 1 to 26, class 0 being "N/A"
                 labels, class_names = labels - 1, class_names[1:]
         if len(images) != len(labels) or not len(labels) or labels.min() < 0 or labels.max() >= len(class_names):
-            raise DataError(
-                f"{TITLES[self.name]}: {len(images)} images and {len(labels)} labels do not fit together, "
-                f"or labels are outside 0 to {len(class_names) - 1}",
-                where=str(self.root),
-                fix="delete the files and download them again: data.download=true",
-            )
+            what = f"{TITLES[self.name]}: {len(images)} images and {len(labels)} labels do not fit together, "
+            what += f"or labels are outside 0 to {len(class_names) - 1}"
+            fix = "delete the files and download them again: data.download=true"
+            raise DataError(what, where=str(self.root), fix=fix)
         return images.contiguous(), labels.long(), class_names
 
     def _load(self, *, train: bool) -> Any:

@@ -3,6 +3,7 @@
 `Classifier` is what a saved model can do without any data; `ClassificationTask` adds what it is learned from.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,46 +120,37 @@ class ClassificationTask(SampleTask, Classifier):
         }
         drawn: dict[str, Image | None] = {**pictures(details, f"{split}: ")}
         if self.info.kind == "image":
-            drawn["mistakes"] = self._mistakes_picture(split, metrics)
-            drawn["what decided"] = self._explained_mistakes(split, metrics)
+            drawn |= self._mistake_pictures(split, metrics)
             drawn["filters"] = filters(self.model, self.info.input_shape, self.info.class_names)
             (first,) = self.source.splits[split].read(np.zeros(1, dtype=np.int64))
             drawn["feature maps"] = feature_maps(self.model, first, f"{split}: feature maps")
         return {title: picture for title, picture in drawn.items() if picture is not None}
 
-    def _mistakes_picture(self, split: str, metrics: ClassificationMetrics) -> Image | None:
-        """Return the mistakes with the highest probability as the model saw them; None if there is no mistake."""
-        from mlcli.tasks.classification.pictures import mistakes_sheet
+    def _mistake_pictures(self, split: str, metrics: ClassificationMetrics) -> dict[str, Image]:
+        """Return the mistakes with the highest probability as the model saw them, and the surest of them beside what
+        spoke for the wrong answer: not where the model has no maps, or where it would take long beside the evaluation.
+        Empty if there is no mistake."""
+        from mlcli.models.explain import heat_maps
+        from mlcli.tasks.classification.pictures import explained_sheet, mistakes_sheet
 
-        mistakes = metrics.mistakes.read()
+        mistakes, names = metrics.mistakes.read(), self.info.class_names
         if not mistakes:
-            return None
+            return {}
         images = self.source.splits[split].read(np.array([mistake.position for mistake in mistakes]))
         wrong = metrics.confusion.sum() - metrics.confusion.trace()
         which = "all" if len(mistakes) == wrong else f"the most confident {len(mistakes)} of"
         of_all = f"{int(wrong):,} wrong answers to {self.splits[split]:,} samples"
         note = f"{which} {of_all}; below each the answer and the truth"
-        return mistakes_sheet(images, mistakes, self.info.class_names, f"{split}: mistakes", note)
-
-    def _explained_mistakes(self, split: str, metrics: ClassificationMetrics) -> Image | None:
-        """Return the surest mistakes beside what spoke for the wrong answer; None where there are none, where the model
-        has no maps, or where it would take long beside the evaluation."""
-        from mlcli.models.explain import heat_maps
-        from mlcli.tasks.classification.pictures import explained_sheet
-
-        mistakes = metrics.mistakes.read()[: min(MOST_EXPLAINED, self.splits[split] // SAMPLES_PER_EXPLAINED)]
-        if not mistakes:
-            return None
-        images = self.source.splits[split].read(np.array([mistake.position for mistake in mistakes]))
-        answers = torch.tensor([mistake.answer for mistake in mistakes])
-        try:
-            heat = heat_maps(self.model, images.to(next(self.model.parameters()).device), answers)
-        except ConfigError:
-            return None
-        names = self.info.class_names
-        lines = [(f"{names[m.answer]}\t{m.probability:.0%}", f"is {names[m.truth]}") for m in mistakes]
-        note = f"the surest mistakes; yellow: what spoke for the wrong answer ({heat.method})"
-        return explained_sheet(images, heat.maps, lines, f"{split}: what decided", note)
+        drawn = {"mistakes": mistakes_sheet(images, mistakes, names, f"{split}: mistakes", note)}
+        surest = mistakes[: min(MOST_EXPLAINED, self.splits[split] // SAMPLES_PER_EXPLAINED)]
+        if surest:
+            images, answers = images[: len(surest)], torch.tensor([mistake.answer for mistake in surest])
+            with contextlib.suppress(ConfigError):  # a model without maps
+                heat = heat_maps(self.model, images.to(next(self.model.parameters()).device), answers)
+                lines = [(f"{names[m.answer]}\t{m.probability:.0%}", f"is {names[m.truth]}") for m in surest]
+                note = f"the surest mistakes; yellow: what spoke for the wrong answer ({heat.method})"
+                drawn["what decided"] = explained_sheet(images, heat.maps, lines, f"{split}: what decided", note)
+        return drawn
 
     def embeddings(self, split: str, limit: int = MOST_EMBEDDED) -> Embeddings:
         """Return the inputs of the last layer for up to `limit` samples, evenly spread over the split; maps as their

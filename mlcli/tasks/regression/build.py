@@ -29,9 +29,8 @@ def build_predictor(config: Regression, facts: dict[str, Any]) -> Regressor:
     """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
     info = DataInfo.from_plain(facts["data"])
     if None in (info.preparation.get("target_mean"), info.preparation.get("target_std")):
-        raise CheckpointError(
-            "the checkpoint lacks the mean or the spread of the target", where="facts.data.preparation"
-        )
+        what = "the checkpoint lacks the mean or the spread of the target"
+        raise CheckpointError(what, where="facts.data.preparation")
     return Regressor(config.from_scratch(), info)
 
 
