@@ -52,6 +52,12 @@ Out = Annotated[Path, typer.Option("--out", help="Folder that holds all runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", help="best or last.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")]
+Tiles = Annotated[
+    int | None, typer.Option("--tiles", metavar="SIDE", help="Look for objects in tiles of SIDE pixels of each image.")
+]
+Overlap = Annotated[
+    float | None, typer.Option("--overlap", help="Share of a tile that the next one sees too; 0.2 unless given.")
+]
 Arguments = Annotated[
     list[str] | None, typer.Argument(metavar="X.yaml [KEY=VALUE ...]", help="The experiment, and keys to override.")
 ]
@@ -282,13 +288,8 @@ def evaluate(
     rotate: Annotated[str | None, typer.Option("--rotate", metavar="A..B", help="Score by angle, in degrees.")] = None,
     blur: Annotated[str | None, typer.Option("--blur", metavar="A..B", help="Score by blur, in pixels.")] = None,
     noise: Annotated[str | None, typer.Option("--noise", metavar="A..B", help="Score by noise, 0 to 1.")] = None,
-    tiles: Annotated[
-        int | None,
-        typer.Option("--tiles", metavar="SIDE", help="Look for objects in tiles of SIDE pixels of each image."),
-    ] = None,
-    overlap: Annotated[
-        float | None, typer.Option("--overlap", help="Share of a tile that the next one sees too; 0.2 unless given.")
-    ] = None,
+    tiles: Tiles = None,
+    overlap: Overlap = None,
     checkpoint: Checkpoint = "best",
     out: Out = Path("runs"),
     as_json: Json = False,
@@ -346,13 +347,8 @@ def predict(
             "--to", metavar="voc|coco|yolo_txt|csv", help="Write found objects as a data set, to the folder --output."
         ),
     ] = None,
-    tiles: Annotated[
-        int | None,
-        typer.Option("--tiles", metavar="SIDE", help="Look for objects in tiles of SIDE pixels of each image."),
-    ] = None,
-    overlap: Annotated[
-        float | None, typer.Option("--overlap", help="Share of a tile that the next one sees too; 0.2 unless given.")
-    ] = None,
+    tiles: Tiles = None,
+    overlap: Overlap = None,
     image_ids: Annotated[
         Path | None, typer.Option("--image-ids", help="COCO file with the images' ids, for --output X.json.")
     ] = None,

@@ -66,15 +66,15 @@ def training_length(train_count: int) -> tuple[int, int]:
     return batch_size, min(50, max(10, STEPS * batch_size // max(1, train_count)))
 
 
-def table_draft(place: "Place", *, regression: bool, task: str, loss: str) -> Draft | None:
+def table_draft(place: "Place", *, task: str, loss: str) -> Draft | None:
     """Return a task's YAML for a CSV file of features; None if it is none, or its target is not what is learned.
 
-    regression: whether the task learns amounts rather than classes. Raises DataError for a CSV that cannot be used.
+    Raises DataError for a CSV that cannot be used.
     """
     table = place.table
-    if table is None or table.path_column is not None or table.regression != regression:
+    if table is None or table.path_column is not None or table.regression != (task == "regression"):
         return None
-    answer = f"{table.distinct:,} different numbers" if regression else f"{table.distinct} classes"
+    answer = f"{table.distinct:,} different numbers" if table.regression else f"{table.distinct} classes"
     inputs = [c for c in table.file.header if c not in (table.target, table.split_column, *table.identifiers)]
     facts = [
         f"{as_comment(str(place.path))}: {len(table.file.rows):,} rows, {len(inputs)} columns to learn from.",

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mlcli.engine.archive import FOREIGN, PLAIN, refuse_unlike_plain, refuse_unlike_saved
 from mlcli.engine.limits import available_memory_bytes
+from mlcli.engine.optimizer import size_of
 from mlcli.engine.run import by_age
 from mlcli.engine.runtime import is_out_of_memory
 from mlcli.errors import CheckpointError, OutputError
@@ -45,7 +47,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         torch.save(content, archive)  # type: ignore[arg-type]  # it asks no more of a file than write and flush
         archive.finish()
 
-    fill_atomically(path, fill, _refuse_unless_as_written, size_bytes=_size_of(content))
+    tensors = [leaf for leaf in tree_leaves(content) if isinstance(leaf, Tensor)]
+    fill_atomically(path, fill, _refuse_unless_as_written, size_bytes=size_of(tensors))
 
 
 class _Archive:
@@ -89,15 +92,6 @@ class _Archive:
                 self._write(part)
             except OSError as error:
                 self._error = error
-
-
-def _size_of(content: Any) -> int:
-    """About the bytes of a checkpoint: those of its tensors."""
-    if isinstance(content, dict):
-        return sum(_size_of(item) for item in content.values())
-    if isinstance(content, list | tuple):
-        return sum(_size_of(item) for item in content)
-    return content.numel() * content.element_size() if isinstance(content, Tensor) else 0
 
 
 def _assert_plain(value: Any, at: str = "checkpoint") -> None:

@@ -6,7 +6,7 @@ hashes see is said in `mlcli.data.fingerprints`.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -196,18 +196,17 @@ class KnownData:
         stored = Fingerprints(np.concatenate([part.keys for part in parts]),
                               np.concatenate([part.targets for part in parts]))  # fmt: skip
         split_of = np.repeat(np.arange(len(names)), [len(part) for part in parts])
-        at, by = _match(stored, found)
-        known = at >= 0
-        self.changes = _changes(names, split_of, stored, found, at, by, now, drawn)
+        match = _match(stored, found)
+        self.changes = _changes(names, split_of, match, now, drawn)
         if self.purpose == "resume" and self.changes:
             told = self.changes.lines()
             what = f"the data have changed since the run began: {told[0]}"
             raise DataError(what, where="; ".join([where, *told[1:]]), fix="restore the data, or start a new run")
-        if not (known & (by < 2 if self.elsewhere else True)).any():
+        if not (match.known & (match.by < 2 if self.elsewhere else True)).any():
             raise OtherData(
                 f"none of the run's {len(stored):,} samples is among the {len(found):,} there are now", where=where
             )
-        splits = {name: at[(split_of == code) & known] for code, name in enumerate(names)}
+        splits = {name: match.at[(split_of == code) & match.known] for code, name in enumerate(names)}
         splits = {split: rows for split, rows in splits.items() if len(rows)}
         return {"train": next(iter(splits.values())), **splits}  # a place without training samples needs some as such
 
@@ -239,23 +238,34 @@ class KnownData:
         return left, labels
 
 
+class _Match(NamedTuple):
+    """Stored samples among those found.
+
+    at: for each stored one the position of one found that it is, -1 for none. by: which key tells so. int64 [N] each.
+    """
+
+    stored: Fingerprints
+    found: Fingerprints
+    at: np.ndarray
+    by: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether it is there: bool [N]."""
+        return self.at >= 0
+
+
 def _changes(
-    names: Sequence[str],
-    split_of: np.ndarray,
-    stored: Fingerprints,
-    found: Fingerprints,
-    at: np.ndarray,
-    by: np.ndarray,
-    now: Mapping[str, np.ndarray],
-    drawn: Collection[str],
+    names: Sequence[str], split_of: np.ndarray, match: _Match, now: Mapping[str, np.ndarray], drawn: Collection[str]
 ) -> Changes:
-    """Count what a match of the stored samples with those found (`_match`) means for each split."""
+    """Count what a match means for each split."""
 
     def count(which: np.ndarray) -> dict[str, int]:
         numbers = np.bincount(split_of[which], minlength=len(names)).tolist()
         return {name: number for name, number in zip(names, numbers, strict=True) if number}
 
-    known = at >= 0
+    stored, found, at, by = match
+    known = match.known
     other_target = np.zeros_like(known)
     other_target[known] = stored.targets[known] != found.targets[at[known]]
     now_in = np.full(len(found), -1)  # the position of the split in names
@@ -280,14 +290,11 @@ def _changes(
     )
 
 
-def _match(stored: Fingerprints, found: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
-    """For each stored sample the position of one found that it is, -1 for none, and which key tells so: int64 [N] each.
-
-    Each is used once. Of equal ones the first is the first; one with the same target comes before the others.
-    """
+def _match(stored: Fingerprints, found: Fingerprints) -> _Match:
+    """Each is used once. Of equal ones the first is the first; one with the same target comes before the others."""
     at, by = np.full((2, len(stored)), -1)
     if stored.keys.shape[1] != found.keys.shape[1]:
-        return at, by
+        return _Match(stored, found, at, by)
     free = np.ones(len(found), dtype=bool)
     for key in range(stored.keys.shape[1]):
         for with_target in (True, False):
@@ -300,7 +307,7 @@ def _match(stored: Fingerprints, found: Fingerprints) -> tuple[np.ndarray, np.nd
             _, first, second = np.intersect1d(a, b, assume_unique=True, return_indices=True)
             at[wanted[first]], by[wanted[first]] = offered[second], key
             free[offered[second]] = False
-    return at, by
+    return _Match(stored, found, at, by)
 
 
 def _numbered(keys: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ class TrainingState:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Raises CheckpointError if the checkpoint is of another model or optimizer."""
         try:
-            refuse_unlike(saved, self.state_dict())
+            refuse_other_shape(saved, self.state_dict())
             refuse_odd_steps(self.optimizer, saved["optimizer"]["state"])
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -166,7 +166,7 @@ class TrainingState:
                                   fix="resume with the config of the run, or start a new run") from error  # fmt: skip
 
 
-def refuse_unlike(saved: Any, fresh: Any, at: str = "") -> None:
+def refuse_other_shape(saved: Any, fresh: Any, at: str = "") -> None:
     """Raise ValueError unless saved state is shaped as that of a fresh start: the same entries, kinds and shapes.
 
     Where the fresh one has nothing (None, an empty dict), what is saved may be anything of that kind.
@@ -174,11 +174,11 @@ def refuse_unlike(saved: Any, fresh: Any, at: str = "") -> None:
     if isinstance(fresh, dict) and isinstance(saved, dict):
         for key, value in fresh.items():
             if key in saved:  # an entry that a later version has added is asked for where it is used
-                refuse_unlike(saved[key], value, f"{at}.{key}" if at else str(key))
+                refuse_other_shape(saved[key], value, f"{at}.{key}" if at else str(key))
         return
     if isinstance(fresh, list | tuple) and isinstance(saved, list | tuple) and len(saved) == len(fresh):
         for number, (one, other) in enumerate(zip(saved, fresh, strict=True)):
-            refuse_unlike(one, other, f"{at}.{number}")
+            refuse_other_shape(one, other, f"{at}.{number}")
         return
     if isinstance(fresh, Tensor):
         fits = isinstance(saved, Tensor) and saved.shape == fresh.shape

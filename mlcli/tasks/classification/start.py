@@ -34,7 +34,7 @@ def propose(place: "Place") -> Draft | None:
     """
     images, table = place.images, place.table
     if images is None:
-        return table_draft(place, regression=False, task="classification", loss="cross_entropy")
+        return table_draft(place, task="classification", loss="cross_entropy")
     if table is None:
         data = f"  name: {'shards' if place.has_shards else 'folder'}\n  root: {in_yaml(place)}\n"
     else:

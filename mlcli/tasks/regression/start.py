@@ -14,4 +14,4 @@ TEMPLATES: Mapping[str, Path] = {}
 
 def propose(place: "Place") -> Draft | None:
     """Return a YAML for a CSV file of features and an amount; None for anything else."""
-    return table_draft(place, regression=True, task="regression", loss="mse")
+    return table_draft(place, task="regression", loss="mse")
