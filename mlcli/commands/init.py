@@ -1,6 +1,5 @@
 """`mlcli init`: a commented YAML to start from, as the tasks propose it for some data; `mlcli schema`: all its keys."""
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from mlcli.commands.common import refuse_input
 from mlcli.data.draft import Draft, as_comment
 from mlcli.errors import ConfigError
 from mlcli.files import write_atomically, write_output
+from mlcli.schema.explain import closest
 from mlcli.show.terminal import fitted
 from mlcli.text import command_line, listed
 
@@ -107,8 +107,8 @@ def _draft(what: str, folder: Path, target: str, task: str, minutes: float | Non
         return Draft([fact.removeprefix("# ")], sections)
     path, files = Path(what).expanduser(), "a folder of images, of annotated pictures, or a .csv file"
     if not path.exists():
-        near = difflib.get_close_matches(what, sorted(templates), n=1)
-        fix = f"did you mean {near[0]}?" if near else f"give {', '.join(sorted(templates))}, {files}"
+        near = closest(what, sorted(templates))
+        fix = f"did you mean {near}?" if near else f"give {', '.join(sorted(templates))}, {files}"
         raise ConfigError(f"there is no data set, folder or file called {what}", fix=fix)
 
     from mlcli.data.survey import Place

@@ -98,8 +98,8 @@ def evaluation_record(
 
 
 def as_json(scores: dict[str, float]) -> dict[str, float | None]:
-    """Return scores with None in place of NaN, for what cannot be measured: JSON has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in scores.items()}
+    """Return scores with None in place of NaN and infinity, which JSON does not have: what cannot be measured."""
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
 @dataclass(frozen=True)

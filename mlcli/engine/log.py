@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import math
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli.engine.documents import Entry, LayerLook, read_entries
+from mlcli.engine.evaluate import as_json
 from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates, TimeLeft
 from mlcli.engine.run import EVENT_FOLDERS, RunFolder
@@ -59,9 +59,8 @@ class RunLog:
             run goes on.
         JSON has no NaN or infinity; such values are written as null.
         """
-        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        line = json.dumps({"split": split, "step": step, "epoch": epoch, **finite, "time": round(time.time(), 3)})
-        self._metrics.write(line)
+        entry = {"split": split, "step": step, "epoch": epoch, **as_json(values), "time": round(time.time(), 3)}
+        self._metrics.write(json.dumps(entry))
         for name, value in values.items():
             self._writer(split).add_scalar(visible(name, one_line=True), value, step if shown_at is None else shown_at)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mlcli.show.drawing import font
+from mlcli.show.drawing import font, scaled
 from mlcli.show.palette import INK, PAPER
 
 Colour = tuple[int, int, int]
@@ -48,24 +48,6 @@ def colour_of(label: int) -> Colour:
     hue, lightness = label * GOLDEN_ANGLE % 1, (0.4, 0.55, 0.7)[label % 3]
     red, green, blue = (round(255 * part) for part in hls_to_rgb(hue, lightness, 0.85))
     return red, green, blue
-
-
-def scaled(image: Image.Image, side: int) -> Image.Image:
-    """Its longer side as many pixels as asked for; whole factors keep the pixels of tiny pictures square."""
-    longer = max(image.size)
-    if longer == side:
-        return image.convert("RGB")
-    size = (max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer)))
-    whole = side >= 2 * longer and side % longer == 0
-    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
-
-
-def readable_side(image: Image.Image, least: int, most: int) -> int:
-    """Pixels of the longer side at which a picture can be looked at: its own if it is in between."""
-    longer = max(image.size)
-    if longer < least:
-        return longer * -(-least // longer)
-    return min(longer, most)
 
 
 def drawn(image: Image.Image, things: Sequence[Thing], side: int) -> Image.Image:

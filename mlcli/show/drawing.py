@@ -69,15 +69,28 @@ def picture_of(pixels: Tensor) -> Image.Image:
     return Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0]).convert("RGB")
 
 
+def scaled(image: Image.Image, side: int) -> Image.Image:
+    """Its longer side as many pixels as asked for; whole factors keep the pixels of tiny pictures square."""
+    longer = max(image.size)
+    if longer == side:
+        return image.convert("RGB")
+    size = (max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer)))
+    whole = side >= 2 * longer and side % longer == 0
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+
+
+def readable_side(image: Image.Image, least: int, most: int) -> int:
+    """Pixels of the longer side at which a picture can be looked at: its own if it is in between."""
+    longer = max(image.size)
+    if longer < least:
+        return longer * -(-least // longer)
+    return min(longer, most)
+
+
 def fitted(picture: Image.Image, side: int) -> Image.Image:
     """In the middle of a light square; tiny pictures grow by whole factors, so that their pixels stay square."""
     longer = max(picture.size)
-    if 2 * longer <= side:
-        factor = side // longer
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    else:
-        size = max(1, round(picture.width * side / longer)), max(1, round(picture.height * side / longer))
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    picture = scaled(picture, side - side % longer if 2 * longer <= side else side)
     square = Image.new("RGB", (side, side), TRACK)
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return square

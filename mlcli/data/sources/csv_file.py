@@ -7,7 +7,6 @@ Numbers may be written with a decimal comma, thousands separators, and a percent
 """
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from mlcli.data.finding import Finding
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
+from mlcli.schema.explain import closest
 from mlcli.text import first_few, from_csv_cell, plural
 
 DELIMITERS = ",;\t|"
@@ -101,8 +101,8 @@ class CsvFile:
         found = []
         for name in names:
             if name not in self.header and self.header:
-                near = difflib.get_close_matches(name, self.header, n=1)
-                what = f"there is no column '{name}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+                near = closest(name, self.header)
+                what = f"there is no column '{name}'" + (f" (did you mean '{near}'?)" if near else "")
                 what = f"{what} among the file's columns"
                 found.append(Finding("error", "missing-column", what, tuple(self.header), f"set {key} to one of them"))
         return found

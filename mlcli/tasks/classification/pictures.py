@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.decode import read_image
-from mlcli.show.drawing import Tile, font, heated, picture_of, sheet, shortened
+from mlcli.show.drawing import Tile, font, heated, picture_of, readable_side, scaled, sheet, shortened
 from mlcli.show.palette import INK, PAPER, TRACK
 from mlcli.tasks.classification.metrics import Mistake
 from mlcli.text import sides
@@ -36,7 +36,11 @@ def annotate(image_path: Path, label: str, probability: float) -> Image.Image:
 
 def caption(image: Image.Image, label: str, probability: float) -> Image.Image:
     """An RGB image with the bar of `annotate` below it."""
-    image = _resized(image.convert("RGB"))
+    image = scaled(image, readable_side(image, MIN_SIDE, MAX_SIDE))
+    if image.width < MIN_WIDTH:
+        wide = Image.new("RGB", (MIN_WIDTH, image.height), TRACK)  # too narrow for a caption: grey on both sides
+        wide.paste(image, ((wide.width - image.width) // 2, 0))
+        image = wide
     unit = min(36, max(16, image.width // 16))  # the text's height in pixels; everything else follows from it
     type_ = font(unit)
     bar = Image.new("RGB", (image.width, round(2.6 * unit)), PAPER)
@@ -54,23 +58,6 @@ def caption(image: Image.Image, label: str, probability: float) -> Image.Image:
     canvas.paste(image, (0, 0))
     canvas.paste(bar, (0, image.height))
     return canvas
-
-
-def _resized(image: Image.Image) -> Image.Image:
-    """Longer side between MIN_SIDE and MAX_SIDE; tiny images by whole factors, so that their pixels stay square."""
-    longer = max(image.size)
-    if longer < MIN_SIDE:
-        factor = -(-MIN_SIDE // longer)
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    elif longer > MAX_SIDE:
-        scale = MAX_SIDE / longer
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    if image.width >= MIN_WIDTH:
-        return image
-    wide = Image.new("RGB", (MIN_WIDTH, image.height), TRACK)  # too narrow for a caption: grey on both sides
-    wide.paste(image, ((wide.width - image.width) // 2, 0))
-    return wide
 
 
 def batch_sheet(images: Tensor, targets: Tensor, class_names: Sequence[str]) -> Image.Image:
@@ -103,7 +90,7 @@ def explained_sheet(
     tiles = []
     for image, heat, below in zip(images, maps, lines, strict=True):
         small = picture_of(image)
-        shown = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
+        shown = scaled(small, factor * max(small.size))
         tiles.append(Tile(shown, below, more=(heated(shown, heat.numpy()),)))
     side = factor * max(images.shape[2:]) if factor > 1 else side  # whole pixels stay whole
     return sheet(title, note, tiles, columns=COLUMNS // 2, side=side)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from mlcli.show.boxes import COLOURS, Thing, colour_of, drawn, readable_side
+from mlcli.show.boxes import COLOURS, Thing, colour_of, drawn
+from mlcli.show.drawing import readable_side
 from mlcli.show.palette import INK
 from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics

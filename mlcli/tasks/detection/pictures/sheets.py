@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from mlcli.data.decode import read_image
-from mlcli.show.boxes import Thing, colour_of, drawn, readable_side
-from mlcli.show.drawing import Tile, picture_of, sheet
+from mlcli.show.boxes import Thing, colour_of, drawn
+from mlcli.show.drawing import Tile, picture_of, readable_side, sheet
 from mlcli.tasks.detection.data.records import Records
 from mlcli.tasks.detection.masks import decode
 from mlcli.tasks.detection.models.matching import BACKGROUND
