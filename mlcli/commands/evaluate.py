@@ -30,7 +30,7 @@ def run(
     root: Path = Path("runs"),
     as_json: bool = False,
     views: str | None = None,
-    changes: Mapping[str, str | None] | None = None,
+    changes: Mapping[Any, str | None] | None = None,
     tiles: int | None = None,
     overlap: float | None = None,
 ) -> None:
@@ -72,7 +72,7 @@ def run(
         print(json.dumps(result, indent=2) if as_json else _page(result))
         return
     folder = find_run(run, root)
-    changed: dict[Any, list[float]] = {kind: _amounts(kind, text) for kind, text in asked.items()}
+    changed = {kind: _amounts(kind, text) for kind, text in asked.items()}
 
     from mlcli.engine.run import png
     from mlcli.saved import measure, measure_changed

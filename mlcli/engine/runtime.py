@@ -184,8 +184,8 @@ def _decide_device(asked: str) -> tuple[torch.device, str]:
     if asked == "mps" and not mps:
         what = "train.device is mps, but this machine has none"
         raise ConfigError(what, where="train.device", fix="train.device=auto")
-    number = torch.cuda.current_device() if asked == "cuda" else None
-    return torch.device(asked, number), "as configured"
+    device = torch.device("cuda", torch.cuda.current_device()) if asked == "cuda" else torch.device(asked)
+    return device, "as configured"
 
 
 def _why_no_cuda() -> str:

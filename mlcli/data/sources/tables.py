@@ -37,6 +37,7 @@ from mlcli.data.splits import (
     refuse_emptied,
     rows_of,
 )
+from mlcli.engine.contract import Samples
 from mlcli.engine.membership import KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
@@ -330,7 +331,7 @@ def table_source(
         if table.labels is None:
             targets = (targets - known.preparation.get("target_offset", 0.0)).astype(np.float32)
         everything = Arrays(torch.from_numpy(inputs), torch.from_numpy(targets), table.origin, table.lines)
-        splits = {split: everything.only(rows) for split, rows in table.splits.items()}
+        splits: dict[str, Samples] = {split: everything.only(rows) for split, rows in table.splits.items()}
         return Source(replace(known, target=target), splits)
     train = table.split_of == 0
     notes = [f"{finding}; {finding.fix}" if finding.fix else str(finding) for finding in table.findings]
