@@ -1,11 +1,11 @@
-"""Large pictures looked at in overlapping tiles, and what was found in the tiles made one. No torch in here but for
-masks.
+"""Large pictures looked at in overlapping tiles, and what was found in the tiles made one. No torch in here.
 
 Slicing aided inference (Akyon et al. 2022, arXiv:2202.06934), with another rule for what is found twice. There, boxes
 of a class are one object if they share much of the smaller one, which leaves an object in two halves that is longer
 than twice the overlap, and makes one of a small object before a large one. Here, a box and a box of another tile are
 one object if they are the same *where both tiles look*. The tile that has it farthest from its seams says where it is;
-an object that no tile sees whole is the hull of its pieces.
+an object that no tile sees whole is the hull of its pieces. What is cut by a seam is not asked about where another
+tile sees more of it: a piece of one thing often looks like another.
 """
 
 import math
@@ -148,7 +148,7 @@ class Tiles:
 def merged(found: Found, layout: Layout) -> Found:
     """Make one of what was found in the tiles of a picture: in pixels of the picture, float64, most certain first.
 
-    found: of T tiles, in pixels of their inputs. An object is as certain as its most certain piece.
+    found: of T tiles, in pixels of their inputs. An object is as certain as its pieces are on average.
     Returns N objects without a first dimension; one that is not finite if an answer is not.
     """
     tile, row = np.nonzero(found.labels > 0)
@@ -156,23 +156,22 @@ def merged(found: Found, layout: Layout) -> Found:
     tiles_xyxy = layout.tiles_xyxy
     boxes = np.clip(boxes + np.tile(layout.origins_xy[tile], 2), tiles_xyxy[tile][:, [0, 1, 0, 1]],
                     tiles_xyxy[tile][:, [2, 3, 2, 3]])  # fmt: skip
+    if not (np.isfinite(boxes).all() and np.isfinite(found.scores[tile, row]).all()):
+        masks = None if found.masks is None else found.masks[0, :1]
+        return Found(np.full((1, 4), np.nan), np.full(1, np.nan), np.ones(1, dtype=np.int64), masks)
     scores, labels = found.scores[tile, row].astype(np.float64), found.labels[tile, row]
     masks = None if found.masks is None else found.masks[tile, row]
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        return Found(
-            np.full((1, 4), np.nan),
-            np.full(1, np.nan),
-            np.ones(1, dtype=np.int64),
-            None if masks is None else masks[:1],
-        )
     away = np.abs(boxes - tiles_xyxy[tile]) / np.tile(layout.size_wh, 2)
     away = np.where(layout.inner[tile], away, np.inf).min(axis=1, initial=np.inf)  # from the nearest seam
-    order, objects = np.argsort(-scores, kind="stable"), list[list[int]]()
-    for pieces in grouped(boxes, labels, tile, away <= AT_SEAM, layout):
-        objects.append(sorted(pieces, key=lambda piece: -away[piece]))
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    objects.sort(key=lambda pieces: min(rank[pieces]))
+    own = ~seen_elsewhere(boxes, tile, layout)
+    groups = [
+        sorted((piece for piece in pieces if own[piece]), key=lambda piece: -away[piece])
+        for pieces in grouped(boxes, labels, tile, away <= AT_SEAM, layout)
+        if own[pieces].any()
+    ]
+    certain = np.array([scores[pieces].mean() for pieces in groups])
+    order = np.argsort(-certain, kind="stable")
+    objects = [groups[position] for position in order.tolist()]
     first = np.array([pieces[0] for pieces in objects], dtype=np.int64)
     boxes_of, masks_of = boxes[first], None if masks is None else masks[first]
     for place, pieces in enumerate(objects):
@@ -181,7 +180,26 @@ def merged(found: Found, layout: Layout) -> Found:
             boxes_of[place] = hull
             if masks_of is not None:
                 masks_of[place] = np.max([spread(masks[piece], boxes[piece], hull) for piece in pieces], axis=0)
-    return Found(boxes_of, np.array([scores[pieces].max() for pieces in objects]), labels[first], masks_of)
+    return Found(boxes_of, certain[order], labels[first], masks_of)
+
+
+def seen_elsewhere(boxes_xyxy: np.ndarray, tile: np.ndarray, layout: Layout) -> np.ndarray:
+    """Return which boxes are cut by a seam beyond which another tile looks that sees all the rest of them: bool [N].
+
+    boxes_xyxy: float64 [N, 4], in pixels of the picture. tile: int64 [N].
+    """
+    tiles_xyxy, reach = layout.tiles_xyxy, np.tile(AT_SEAM * layout.size_wh, 2)
+    inward = np.array([1, 1, -1, -1])
+    cut = layout.inner[tile] & (np.abs(boxes_xyxy - tiles_xyxy[tile]) <= reach)
+    found = np.zeros(len(boxes_xyxy), dtype=bool)
+    for other, sides in enumerate(tiles_xyxy):
+        near = (np.abs(layout.origins_xy[tile] - layout.origins_xy[other]) <= layout.size_wh).all(axis=1)
+        rows = np.flatnonzero(near & cut.any(axis=1))
+        own = tiles_xyxy[tile[rows]]
+        clear = ~layout.inner[other] | ((boxes_xyxy[rows] - sides) * inward > reach) | (own == sides)
+        beyond = cut[rows] & ((own - sides) * inward > 0)
+        found[rows] |= clear.all(axis=1) & beyond.any(axis=1)
+    return found
 
 
 def grouped(

@@ -199,11 +199,23 @@ def test_pieces_of_a_mask_become_one_mask():
     masks = np.stack([right[None, :, ::-1], right[None]])
     told = merged(Found(boxes, np.array([[0.6], [0.7]]), np.array([[1], [1]]), masks), layout)
     assert told.boxes_xyxy.tolist() == [[80, 30, 120, 70]]
-    assert told.scores.tolist() == [0.7]
+    assert told.scores.tolist() == pytest.approx([0.65])
     assert told.masks is not None
     assert told.masks.dtype == np.float32
     whole = np.hypot(*np.meshgrid(y, y, indexing="ij")) < 20
     assert ((told.masks[0] >= 0.5) != whole).mean() < 0.03
+
+
+def test_a_piece_is_not_asked_about_where_another_tile_sees_more():
+    """Cut in two, an object may look like one of another class."""
+    layout = Tiles(100, 0.4, (100, 100), "pad").layout(160, 100)
+    assert layout.origins_xy.tolist() == [[0, 0], [60, 0]]
+    whole, piece = ([10.0, 20, 50, 60], 0.6, 1), ([70.0, 20, 100, 60], 0.9, 2)
+    told = merged(stacked([[piece], [whole]]), layout)
+    assert told.boxes_xyxy.tolist() == [[70, 20, 110, 60]]
+    assert told.labels.tolist() == [1]
+    long = ([0.0, 20, 50, 60], 0.6, 1)  # begins before the second tile: neither sees all of it
+    assert sorted(merged(stacked([[piece], [long]]), layout).labels.tolist()) == [1, 2]
 
 
 def test_a_mask_spread_over_its_own_box_is_itself():
