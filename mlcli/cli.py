@@ -325,7 +325,9 @@ def evaluate(
 @app.command()
 def predict(
     run: Run,
-    inputs: Annotated[list[Path], typer.Argument(metavar="FILES|DIRS...", help="Images, folders of images, or a CSV.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="FILES|DIRS...", help="Images, folders of them, a CSV, a video, or -.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write: .jsonl, .csv; .json for boxes.")
     ] = None,
@@ -362,25 +364,27 @@ def predict(
     """
     from mlcli.commands import predict
 
-    raise typer.Exit(
-        predict.run(
-            run,
-            inputs,
-            output=output,
-            pictures=pictures,
-            top=top,
-            score_threshold=threshold,
-            invert=invert,
-            to=to,
-            image_ids=image_ids,
-            tiles=tiles,
-            overlap=overlap,
-            checkpoint=checkpoint,
-            root=out,
-            as_json=as_json,
-            explain=explain,
+    with predict.given(inputs) as (paths, called):
+        raise typer.Exit(
+            predict.run(
+                run,
+                paths,
+                output=output,
+                pictures=pictures,
+                top=top,
+                score_threshold=threshold,
+                invert=invert,
+                to=to,
+                image_ids=image_ids,
+                tiles=tiles,
+                overlap=overlap,
+                checkpoint=checkpoint,
+                root=out,
+                as_json=as_json,
+                explain=explain,
+                called=called,
+            )
         )
-    )
 
 
 @app.command()

@@ -2,15 +2,17 @@
 
 import contextlib
 import csv
+import glob
 import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.commands.common import find_run, is_exported, refuse_input, tiles_asked
+from mlcli.commands.common import find_run, is_exported, refuse_input, show_progress, tiles_asked
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.show.terminal import bar
 from mlcli.text import csv_cell, numbers, plural, screen_width, table
@@ -20,8 +22,40 @@ if TYPE_CHECKING:
     from mlcli.tasks.exporting import Answers
 
 BATCH_SIZE = 64
+FRAMES = 8
+"""Of a video, that are in memory at once."""
 FORMATS = (".jsonl", ".csv")
 """The endings of files that every predictor's answers can be written to."""
+
+
+@contextlib.contextmanager
+def given(inputs: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]:
+    """Resolve what was typed: a quoted pattern is the files that it matches, `-` one picture from standard input.
+
+    Yields the files, and what those are called that were not typed. Raises DataError, ConfigError.
+    """
+    if Path("-") not in inputs:
+        yield [match for path in inputs for match in _matching(path)], {}
+        return
+    if len(inputs) > 1:
+        raise ConfigError("standard input is asked about alone", where="-", fix="leave the other files out")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ConfigError("nothing is handed over", where="-", fix="mlcli predict RUN - < photo.jpg")
+
+    from mlcli.data.jpeg import MOST_FILE_BYTES
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stdin"
+        path.write_bytes(sys.stdin.buffer.read(MOST_FILE_BYTES))
+        yield [path], {str(path): "-"}
+
+
+def _matching(path: Path) -> list[Path]:
+    if not glob.has_magic(str(path)) or path.exists():
+        return [path]
+    if not (found := sorted(glob.glob(str(path), recursive=True))):
+        raise DataError("no file is matched by this pattern", where=str(path), fix="check the spelling")
+    return [Path(match) for match in found]
 
 
 def run(
@@ -41,6 +75,7 @@ def run(
     explain: bool = False,
     tiles: int | None = None,
     overlap: float | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> ExitCode:
     """Answer each input in one record: input, then label, probability and probabilities; or the number predicted; or
     objects, each with label, score and bbox (left, top, width, height in its pixels).
@@ -49,11 +84,13 @@ def run(
 
     Args:
         run: folder or name of a run, or an exported file, which needs no torch.
-        inputs: images, folders, CSV files of paths; for a model of tables, one CSV file.
+        inputs: images, folders, CSV files of paths; for a model of tables, one CSV file; or one video or animation,
+            with a record for each frame: input, frame (from 0), seconds, then as above.
         output: .jsonl (a record a line) or .csv file (a row for each label, number or object, behind the columns of the
             CSV file that was asked about), or one of the task's own formats, such as .json for COCO's list of results;
-            written whole or not at all. None prints a table on a terminal, and JSON lines elsewhere.
-        pictures: folder for the images with their answers.
+            written whole or not at all. None prints a table on a terminal, and JSON lines elsewhere. Of a video also
+            another video, with the answers drawn.
+        pictures: folder for the images, or the video, with their answers.
         top: how many probabilities or objects a record has, the likeliest; None for all.
         invert: swap dark and bright, as for ink on paper.
         as_json: print JSON lines on a terminal as well.
@@ -63,12 +100,14 @@ def run(
         image_ids: JSON file of a COCO data set that says what the images are called by in COCO's results.
         tiles, overlap: side of the tiles that images are looked at in, in their pixels, and the share of it that the
             next tile sees too, 0.2 unless given; None for whole images.
+        called: names of inputs that have other names in the records.
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
     predictor: Any  # Answers or a Predictor: what only some have is asked for where it is used
     compute: Callable[[Any], Any]
     tiling = tiles_asked(tiles, overlap)
+    video = _video_among(inputs, {"--to": to, "--image-ids": image_ids, "--explain": explain})
     keep: list[Path | str]
     if explain and pictures is None:
         pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
@@ -97,7 +136,7 @@ def run(
     formats = [*FORMATS, *predictor.formats]
     if to is not None and output is None:
         raise ConfigError("a data set needs a folder", where="--to", fix=f"--to {to} --output labelled")
-    if to is None and output is not None and output.suffix not in formats:
+    if to is None and output is not None and output.suffix not in formats and video is None:
         fix = f"end its name in {' or '.join(formats)}"
         raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
     if score_threshold is not None:
@@ -106,13 +145,25 @@ def run(
         from mlcli.data.inputs import in_tiles
 
         compute = in_tiles(predictor, compute, tiling)
+    at_once = BATCH_SIZE if tiling is None else 1
+    if video is not None:
+
+        def of_frames(paths: Sequence[Path]) -> "Iterator[Record]":
+            return answers(predictor, compute, predictor.inputs(paths, invert=invert), top, min(at_once, FRAMES))
+
+        return _answer_frames(video, of_frames, predictor, output, pictures)
     found = predictor.inputs(inputs, invert=invert)
+    if called and found.paths is None:
+        what = "this model takes rows of a table, and standard input is a picture"
+        raise ConfigError(what, where="-", fix="name the CSV file")
     for option, value in (("--to", to), ("--image-ids", image_ids)):
         if value is not None and not hasattr(predictor, "write_data_set"):
             raise ConfigError("this model finds no objects", where=option, fix="leave it out")
     if image_ids is not None and hasattr(predictor, "use_image_ids"):
         predictor.use_image_ids(found, image_ids)
-    records = answers(predictor, compute, found, top, BATCH_SIZE if tiling is None else 1)
+    records = answers(predictor, compute, found, top, at_once)
+    if called:
+        records = (record | {"input": called.get(record["input"], record["input"])} for record in records)
     if pictures is not None:
         if found.paths is None or not hasattr(predictor, "picture"):  # asking engine.contract would load torch
             option = "--explain" if explain else "--pictures"
@@ -139,6 +190,98 @@ def run(
             where=f"the first: {failed[0]['input']}: {failed[0]['error']}",
             fix="each has its reason as 'error' in its record",
         )
+    return ExitCode.OK
+
+
+def _video_among(inputs: Sequence[Path], options: Mapping[str, Any]) -> Path | None:
+    """The video or animation that is asked about; None for other inputs. An animation among others is its first frame.
+
+    options: those that make no sense for a video. Raises ConfigError, DataError.
+    """
+    from mlcli.data.video import VIDEOS, is_moving
+
+    if len(inputs) > 1:
+        if moving := [path for path in inputs if path.suffix.lower() in VIDEOS]:
+            raise ConfigError("a video is asked about alone", where=str(moving[0]), fix="leave the other files out")
+        return None
+    if not is_moving(inputs[0]):
+        return None
+    if not inputs[0].exists():
+        raise DataError(f"no such file or folder: {inputs[0]}", fix="check the spelling")
+    for option, value in options.items():
+        if value:
+            raise ConfigError(
+                "this is for pictures, and not for the frames of a video", where=option, fix="leave it out"
+            )
+    return inputs[0]
+
+
+def _answer_frames(
+    video: Path,
+    of_frames: "Callable[[Sequence[Path]], Iterator[Record]]",
+    predictor: Any,
+    output: Path | None,
+    pictures: Path | None,
+) -> ExitCode:
+    """Answer a video frame by frame: a JSON line each, and a video with the answers drawn where one is asked for.
+
+    Raises DataError for a damaged one, after the answers to its earlier frames were written.
+    """
+    from mlcli.data.video import DRAWN, frames, writing
+    from mlcli.files import make_output_folder, write_output
+
+    ending = DRAWN.get(video.suffix.lower(), video.suffix.lower())
+    drawn = None if pictures is None else pictures / f"{video.stem}{ending}"
+    if output is not None and output.suffix.lower() != ".jsonl":
+        if output.suffix.lower() != ending:
+            fix = f"end its name in .jsonl for the answers, or in {ending} for a video of them"
+            raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
+        drawn, output = output, None
+    if drawn is not None:
+        if not hasattr(predictor, "picture"):
+            raise ConfigError("the answers of this model cannot be drawn", where="--pictures", fix="leave it out")
+        refuse_input("--pictures", drawn, [video])
+        make_output_folder(drawn.parent, marked=False)
+    lines, count, failed = list[str](), 0, 0
+    source, fault, ended = frames(video), None, False
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            writer = stack.enter_context(writing(drawn)) if drawn is not None else None
+            while not ended:
+                batch = []
+                try:
+                    while len(batch) < FRAMES:
+                        batch.append(next(source))
+                except StopIteration:
+                    ended = True
+                except DataError as error:  # the frames before it are answered first
+                    fault, ended = error, True
+                paths = [folder / f"{number}.png" for number in range(len(batch))]
+                for frame, path in zip(batch, paths, strict=True):
+                    frame.image.save(path, compress_level=1)
+                for frame, path, record in zip(batch, paths, of_frames(paths) if batch else (), strict=True):
+                    place = {"input": str(video), "frame": frame.number, "seconds": round(frame.seconds, 3)}
+                    line = json.dumps(
+                        place | {key: record[key] for key in record if key != "input"}, ensure_ascii=False
+                    )
+                    count, failed = count + 1, failed + ("error" in record)
+                    if output is not None:
+                        lines.append(f"{line}\n")
+                    elif drawn is None:
+                        print(line)
+                    if writer is not None:
+                        writer.add(frame.image if "error" in record else predictor.picture(path, record), frame)
+                show_progress(f"frame {count:,}")
+    finally:
+        show_progress("")
+        if lines and output is not None:
+            write_output(output, "".join(lines).encode())
+    where = ", ".join(str(path) for path in (output, drawn) if path is not None)
+    said = f"{plural(count - failed, 'frame')} answered" + (f": {where}" if where else "")
+    print(said, file=sys.stdout if where else sys.stderr)
+    if fault is not None:
+        raise fault
     return ExitCode.OK
 
 
