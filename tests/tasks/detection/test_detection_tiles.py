@@ -214,8 +214,8 @@ def test_a_piece_is_not_asked_about_where_another_tile_sees_more():
     told = merged(stacked([[piece], [whole]]), layout)
     assert told.boxes_xyxy.tolist() == [[70, 20, 110, 60]]
     assert told.labels.tolist() == [1]
-    long = ([0.0, 20, 50, 60], 0.6, 1)  # begins before the second tile: neither sees all of it
-    assert sorted(merged(stacked([[piece], [long]]), layout).labels.tolist()) == [1, 2]
+    long = ([50.0, 20, 100, 60], 0.9, 2)  # begins before the second tile: neither sees all of it
+    assert sorted(merged(stacked([[long], [whole]]), layout).labels.tolist()) == [1, 2]
 
 
 def test_a_mask_spread_over_its_own_box_is_itself():
