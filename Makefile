@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COVERAGE ?=
 
-.PHONY: install demo demo-detection test coverage soak lint types docs bench clean
+.PHONY: install demo demo-detection test coverage test-gpu soak lint types docs bench clean
 
 install: .venv/.installed
 
@@ -24,6 +24,9 @@ test: install
 
 coverage: COVERAGE = --cov=mlcli --cov-report=term:skip-covered
 coverage: test
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu -rs
 
 soak: install
 	MLCLI_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/export tests/test_examples.py -n auto

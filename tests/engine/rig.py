@@ -81,7 +81,7 @@ def fingerprint(state: TrainingState) -> str:
     def feed(value) -> None:
         if isinstance(value, torch.Tensor):
             digest.update(str((value.dtype, tuple(value.shape))).encode())
-            digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         elif isinstance(value, dict):
             for key in value:
                 digest.update(repr(key).encode())
