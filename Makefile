@@ -19,7 +19,7 @@ demo-detection: install
 	$(BIN)/mlcli train configs/detection/yolo-scenes.yaml --name demo-detection
 
 test: install
-	$(BIN)/python -m pytest -m alone --reruns 2  # a measurement that others disturbed is repeated
+	$(BIN)/python -m pytest tests/machine -m alone --reruns 2  # a measurement that others disturbed is repeated
 	$(BIN)/python -m pytest -m "not alone" -n auto --dist worksteal $(COVERAGE)
 
 coverage: COVERAGE = --cov=mlcli --cov-report=term:skip-covered

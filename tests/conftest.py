@@ -28,6 +28,12 @@ def undrawn(chart) -> Image.Image:
 figure.image_of = undrawn
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """`make test` looks for measurements in tests/machine alone: reading all of the tests takes half a minute."""
+    elsewhere = [item.nodeid for item in items if item.get_closest_marker("alone") and "machine" not in item.path.parts]
+    assert not elsewhere, elsewhere
+
+
 @pytest.fixture(autouse=True, scope="module")
 def draws(request):
     """Have charts drawn for the tests of a module that says `DRAWS = True`."""

@@ -36,7 +36,15 @@ ALONE = {
                 "{tmp}/s.png"],
 }  # fmt: skip
 """These start processes of their own."""
-LONGEST = {"loader_folders", "shards", "several_processes", "tensorboard_cost", "scaling"}
+LONGEST = {
+    "loader_folders",
+    "shards",
+    "startup",
+    "trainer_overhead",
+    "several_processes",
+    "tensorboard_cost",
+    "scaling",
+}
 """Of half a minute; but for the long run it is enough that what they import is there."""
 SEVERAL = """
 import runpy, sys
