@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -88,13 +89,9 @@ def mount_of(path: Path, mounts: Iterable[Any] | None = None) -> tuple[str, str]
     return found
 
 
-def shared_memory_bytes() -> int | None:
-    """Size of /dev/shm; None where there is none."""
-    try:
-        found = os.statvfs("/dev/shm")
-    except OSError:
-        return None
-    return found.f_blocks * found.f_frsize
+def shared_memory_bytes(folder: Path = Path("/dev/shm")) -> int | None:
+    """Size of /dev/shm, through which workers hand over batches; None where there is none."""
+    return shutil.disk_usage(folder).total if folder.is_dir() else None
 
 
 def _read(path: str) -> int:

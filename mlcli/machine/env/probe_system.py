@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
-from mlcli.machine.bench.disk import mount_of, read_cold
+from mlcli.machine.bench.disk import mount_of, read_cold, shared_memory_bytes
 from mlcli.machine.env.facts import BusDevice, Folder, Gpu, Package
 
 Questions = dict[str, Callable[[], Any]]
@@ -64,8 +64,7 @@ def host_questions(root: Path, folder: Path) -> Questions:
         "load": lambda: os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "memory_bytes": lambda: psutil.virtual_memory().total,
         "memory_available_bytes": lambda: available_memory_bytes(*cgroups),
-        # Through it workers hand over batches.
-        "shm_bytes": lambda: shutil.disk_usage(root / "dev/shm").total if (root / "dev/shm").is_dir() else None,
+        "shm_bytes": lambda: shared_memory_bytes(root / "dev/shm"),
         "open_files": open_files,
         "folder": lambda: folder_facts(folder, root),
         "cudnn_on_path": lambda: cudnn_on_path(os.environ.get("LD_LIBRARY_PATH", "")),
