@@ -17,7 +17,7 @@ import numpy as np
 
 from mlcli.data.finding import Finding
 from mlcli.data.sources.listing import Listing, nothing
-from mlcli.data.sources.storage import COMPRESSED, TAR, Shard, Storage, expanded, storage_at
+from mlcli.data.sources.storage import TAR, Shard, Storage, expanded, storage_at
 from mlcli.data.sources.tar_index import CONNECTIONS, Damage, Member, TarIndex, index_of, members, window_of
 from mlcli.data.splits import SPLITS, in_order, named_split
 from mlcli.errors import DataError, UserError
@@ -146,10 +146,10 @@ def first_sample(storage: Storage, shard: Shard) -> dict[str, Member]:
 def has_shards(folder: Path) -> bool:
     """Whether a folder holds tar files, or folders called after splits do; or it is one."""
     if folder.is_file():
-        return folder.name.lower().endswith(TAR)
+        return folder.name.lower().endswith(".tar")
     try:
         below = [folder, *(one for one in sorted(folder.iterdir())[:50] if one.is_dir() and named_split(one.name))]
-        return any(path.name.lower().endswith((*TAR, *COMPRESSED)) for one in below for path in one.iterdir())
+        return any(path.name.lower().endswith(TAR) for one in below for path in one.iterdir())
     except OSError:
         return False
 

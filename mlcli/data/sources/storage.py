@@ -30,8 +30,8 @@ TIMEOUT_S, ATTEMPTS = 60.0, 4
 PAUSE_S = 1.0
 MOST_SMALL = 2**24
 """Bytes of a file beside the shards, such as that of the names of classes."""
-TAR = (".tar",)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+TAR = (".tar", *COMPRESSED)
 Result = TypeVar("Result")
 
 
@@ -98,7 +98,7 @@ class LocalStorage:
             below[:] = sorted(name for name in below if not name.startswith("."))
             place = os.path.relpath(folder, self._root)
             found += [os.path.normpath(os.path.join(place, name)) for name in files if not name.startswith(".")]
-        return sorted(name for name in found if name.lower().endswith((*TAR, *COMPRESSED)))
+        return sorted(name for name in found if name.lower().endswith(TAR))
 
     def shard(self, name: str) -> Shard:
         try:
@@ -172,7 +172,7 @@ class RemoteStorage:
         self._protocol = root.partition("://")[0].lower()
         path, mark, query = root.partition("?")
         folder, _, last = path.rstrip("/").rpartition("/")
-        self._one = last if last.lower().endswith((*TAR, *COMPRESSED)) else ""
+        self._one = last if last.lower().endswith(TAR) else ""
         self._root, self._query = folder if self._one else path.rstrip("/"), mark + query
         self.address = without_secrets(self._root)
         self._system: tuple[int, Any] | None = None
@@ -224,7 +224,7 @@ class RemoteStorage:
                 name = posixpath.join(folder, last)
                 if entry["type"] == "directory" and not folder and last and len(folders) < 1000:
                     folders.append(name)
-                elif last.lower().endswith((*TAR, *COMPRESSED)):
+                elif last.lower().endswith(TAR):
                     found.append(name)
         return sorted(set(found))
 
