@@ -79,9 +79,9 @@ class KeyedRandom:
         """
         return _shift_right(_shift_right(self.bits(shape), 32) * high, 32)
 
-    def bernoulli(self, p: float, shape: tuple[int, ...] = ()) -> Tensor:
+    def bernoulli(self, p: float) -> Tensor:
         """bool, true with probability p; always for p = 1, never for p = 0."""
-        return self.uniform(shape=shape) < p
+        return self.uniform() < p
 
     def normal(self, shape: tuple[int, ...] = ()) -> Tensor:
         """float32 of mean 0 and variance 1, by Box & Muller (1958). Needs a device with float64."""

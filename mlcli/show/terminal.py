@@ -59,7 +59,7 @@ def fitted(text: str, first: str = "", stream: TextIO | None = None) -> str:
     return wrapped(text, first, " " * len(first)) if stream.isatty() else first + text
 
 
-def bar(what: str, total: int | None, unit: str = "") -> "tqdm[Any]":
+def bar(what: str, total: int, unit: str = "") -> "tqdm[Any]":
     """Return a progress bar on standard error, where that is a terminal; nothing is left of it when it is closed.
 
     It appears when the work has taken a second. Also a context manager; `update(n)` counts.
@@ -71,9 +71,9 @@ def bar(what: str, total: int | None, unit: str = "") -> "tqdm[Any]":
                 dynamic_ncols=True, file=sys.stderr)  # fmt: skip
 
 
-def progress(items: Iterable[Item], what: str, *, total: int | None = None, unit: str = "") -> Iterator[Item]:
+def progress(items: Iterable[Item], what: str, *, total: int) -> Iterator[Item]:
     """Pass the items on; a bar shows how many are done and how long the others will take."""
-    with bar(what, total, unit) as shown:
+    with bar(what, total) as shown:
         for item in items:
             yield item
             shown.update()
