@@ -1,20 +1,22 @@
-"""All about speed that needs a GPU, in ten minutes: what the machine can do, and what mlcli makes of it.
+"""All about speed that needs a GPU, in eight minutes: what the machine can do, and what mlcli makes of it.
 
-Probe (copy bandwidth, matrix products); mlcli beside a loop by hand and other trainers; a ladder of precisions, layout
-and compilation; data on the device, in RAM and from files, with the GPU's idle time by events; detectors; memory by
-phase; no waiting for the device and no recompilation between log points. Comparisons alternate and show medians. The
-table so far is written after each section, so that a run that is cut short is no loss. `--tiny` runs all of it with toy
-sizes on whatever there is, the CPU included: a rehearsal, whose figures say nothing.
+In order of worth: a probe (copy bandwidth, matrix products); no waiting for the device and no recompilation between log
+points; mlcli beside a loop by hand; data on the device, in RAM and from files, with the GPU's idle time by events;
+detectors; a ladder of precisions, layout and compilation; memory by phase; other trainers. Comparisons alternate and
+show medians. Each section may take so long and no longer, row by row, and what there is so far is written after each
+row, as Markdown and as JSON: a run that is cut short is no loss. `--tiny` runs all of it with toy sizes on whatever
+there is, the CPU included: a rehearsal, whose figures say nothing.
 
-    python benchmarks/gpu.py [--tiny] [--output benchmarks/gpu.md] [--limit-s 560] [--sections probe ladder ...]
+    python benchmarks/gpu.py [--tiny] [--output benchmarks/gpu.md] [--limit-s 480] [--sections probe ladder ...]
 """
 
 import argparse
 import gc
+import json
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,10 +50,13 @@ TINY_MODELS: dict[str, tuple[dict[str, Any], int]] = {
 DETECTORS = ("yolo", "ssd", "retinanet", "faster_rcnn")
 AUGMENT = [{"name": "random_crop", "padding": 4}, {"name": "horizontal_flip"}]
 
+Rows = Iterator[list[str]]
+"""Of a section's table; the first is its head."""
+
 
 @dataclass
 class Bench:
-    """device: what is measured. seconds: of one measurement. noise: a folder of 32x32 images."""
+    """device: what is measured. seconds: of one measurement. noise: a folder for 32x32 images."""
 
     device: torch.device
     tiny: bool
@@ -74,19 +79,20 @@ class Bench:
         name = list(self.models)[-1]
         return (name, *self.models[name])
 
-    def setup(self, model: dict[str, Any], batch: int, **more: Any) -> Setup:
+    def setup(self, model: dict[str, Any], batch: int, *, noise: str = "", **more: Any) -> Setup:
         samples = 2 * batch if self.tiny else max(50_000, 4 * batch)
         train = {"device": self.device.type, "threads": self.threads, **more.pop("train", {})}
-        return Setup.of(model, batch, samples, self.noise, train=train, **more)
+        return Setup.of(model, batch, samples, noise or str(Path(self.noise, "few")), train=train, **more)
 
 
-def probe(b: Bench) -> str:
+def probe(b: Bench) -> Rows:
     """What the device can do at best: copying, and matrix products in each format."""
     size = 256 if b.tiny else 8192
     source = torch.randn(size * size, device=b.device)
     target = torch.empty_like(source)
     copies = rate(lambda: target.copy_(source).numel(), b.seconds, b.device)
-    rows = [["copy, GB/s read and written", f"{copies * 8 / 1e9:,.0f}"]]
+    yield ["probe", "value"]
+    yield ["copy, GB/s read and written", f"{copies * 8 / 1e9:,.0f}"]
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         left = torch.randn(size, size, device=b.device, dtype=dtype)  # zeros would run faster than data do
 
@@ -95,28 +101,34 @@ def probe(b: Bench) -> str:
             return 1
 
         products = rate(multiply, b.seconds, b.device)
-        rows.append([f"{size} x {size} product in {str(dtype)[6:]}, TFLOP/s", f"{products * 2 * size**3 / 1e12:,.1f}"])
+        yield [f"{size} x {size} product in {str(dtype)[6:]}, TFLOP/s", f"{products * 2 * size**3 / 1e12:,.1f}"]
     if b.device.type == "cuda":
-        rows.append(["device", torch.cuda.get_device_name(b.device)])
-    return table(("probe", "value"), rows)
+        yield ["device", torch.cuda.get_device_name(b.device)]
 
 
-def trainers(b: Bench) -> str:
-    """Samples a second of mlcli's steps, a loop by hand, and other trainers in whole runs."""
-    rows = []
+def trainers(b: Bench) -> Rows:
+    """Samples a second of mlcli's steps beside a loop by hand."""
+    yield from _beside_by_hand(b, ())
+
+
+def peers(b: Bench) -> Rows:
+    """Samples a second of other trainers in whole runs beside mlcli's steps and a loop by hand."""
+    yield from _beside_by_hand(b, [peer for peer in ("accelerate", "Lightning") if not missing(PEERS[peer][0])])
+
+
+def _beside_by_hand(b: Bench, others: Sequence[str]) -> Rows:
+    yield ["model", "trainer", "samples/s", "x by hand"]
     for name, (model, batch) in b.models.items():
         make = partial(b.setup, model, batch, loader={"cache": "device" if b.device.type == "cuda" else "ram"})
         measures: dict[str, Callable[[], float]] = {
             "by hand": partial(_by_hand, b, make),
             "mlcli": partial(_by_mlcli, b, make),
         }
-        others = [] if b.tiny else [peer for peer in ("accelerate", "Lightning") if not missing(PEERS[peer][0])]
-        measures |= {peer: partial(_peer, peer, make, 300) for peer in others}
+        measures |= {peer: partial(_peer, peer, make, 20 if b.tiny else 300) for peer in others}
         found = alternate(measures, b.rounds)
         for trainer, values in found.items():
             ratios = [value / hand for value, hand in zip(values, found["by hand"], strict=True)]
-            rows.append([name, trainer, spread(values), spread(ratios, ".3f")])
-    return table(("model", "trainer", "samples/s", "x by hand"), rows)
+            yield [name, trainer, spread(values), spread(ratios, ".3f")]
 
 
 def _by_hand(b: Bench, make: Callable[[], Setup]) -> float:
@@ -166,7 +178,7 @@ class Cast(nn.Module):
             return self.model(inputs).float()
 
 
-def ladder(b: Bench) -> str:
+def ladder(b: Bench) -> Rows:
     """The largest model, faster rung by rung: format of numbers, layout of images, compilation."""
     name, model, batch = b.largest
     cuda = b.device.type == "cuda"
@@ -176,7 +188,8 @@ def ladder(b: Bench) -> str:
     rungs["bf16, channels_last"] = {"precision": "bf16", "channels_last": True}
     rungs |= {"fp16, channels_last": {"precision": "fp16", "channels_last": True}} if cuda else {}
     rungs |= {} if b.tiny else {"bf16, channels_last, compiled": {**rungs["bf16, channels_last"], "compile": True}}
-    rows, first = [], 0.0
+    yield [f"{name}, batches of {batch}", "images/s", "x fp32", "first step, s", "peak MB"]
+    first = 0.0
     for title, train in rungs.items():
         step, _, close = b.setup(model, batch, train=train).by_mlcli()
         began = time.perf_counter()
@@ -186,18 +199,19 @@ def ladder(b: Bench) -> str:
         values, peak = peak_mb(b.device, partial(_rates, b, step))
         close()
         first = first or sorted(values)[len(values) // 2]
-        rows.append([title, spread(values), f"{sorted(values)[len(values) // 2] / first:.2f}", f"{first_s:.1f}", peak])
+        yield [title, spread(values), f"{sorted(values)[len(values) // 2] / first:.2f}", f"{first_s:.1f}", peak]
         _free(b)
-    return table((f"{name}, batches of {batch}", "images/s", "x fp32", "first step, s", "peak MB"), rows)
 
 
-def caches(b: Bench) -> str:
+def caches(b: Bench) -> Rows:
     """Where the data are: images a second, time spent waiting for them, and how long the device is idle."""
     name, model, batch = b.largest
-    rows = []
+    files = Path(b.noise, "many")
+    write_noise(files, 16 if b.tiny else 512)  # enough of them for several batches of an epoch
+    yield [f"loader.cache, {name}, crop and flip", "images/s", "waiting for data", "device idle"]
     for cache in (["device"] if b.device.type == "cuda" else []) + ["ram", "none"]:
         more: dict[str, Any] = {"loader": {"cache": cache}, "augment": AUGMENT}
-        setup = b.setup(model, batch, **more)
+        setup = b.setup(model, batch, noise=str(files), **more)
         if cache != "none":  # the files themselves, read over and over
             setup.task.source = setup.source
         feed = setup.task.feed(setup.runtime)
@@ -205,17 +219,16 @@ def caches(b: Bench) -> str:
         batches = idle.over(feed.train_batches(0))
         found = rate(partial(learner.step, batches, meter), b.seconds, b.device)
         feed.close()
-        rows.append([cache, f"{found:,.0f}", f"{meter.span().wait_share:.1%}", f"{idle.share:.1%}"])
+        yield [cache, f"{found:,.0f}", f"{meter.span().wait_share:.1%}", f"{idle.share:.1%}"]
         _free(b)
-    return table((f"loader.cache, {name}, crop and flip", "images/s", "waiting for data", "device idle"), rows)
 
 
-def detectors(b: Bench) -> str:
+def detectors(b: Bench) -> Rows:
     """Training detectors on made scenes."""
-    size, batch = (64, 2) if b.tiny else (320, 16)
-    rows = []
+    size, batch = (64, 2) if b.tiny else (320, 64)
+    yield [f"detector, {size} x {size}, batches of {batch}", "images/s", "precision", "peak MB"]
     for model in DETECTORS[:1] if b.tiny else DETECTORS:
-        plain = {"task": "detection", "data": {"name": "scenes", "image_size": size, "images": 20 if b.tiny else 200},
+        plain = {"task": "detection", "data": {"name": "scenes", "image_size": size, "images": max(20, 2 * batch)},
                  "augment": [{"name": "horizontal_flip"}], "model": {"name": model},
                  "train": {"batch_size": batch, "device": b.device.type, "threads": b.threads}}  # fmt: skip
         config: Any = config_type("detection").model_validate(plain)
@@ -224,15 +237,14 @@ def detectors(b: Bench) -> str:
         learner, batches = Learner(task, config, runtime, feed), feed.train_batches(0)
         found, peak = peak_mb(b.device, partial(_rates, b, partial(learner.step, batches, meter)))
         feed.close()
-        rows.append([model, spread(found, ",.1f"), runtime.precision, peak])
+        yield [model, spread(found, ",.1f"), runtime.precision, peak]
         _free(b)
-    return table((f"detector, {size} x {size}, batches of {batch}", "images/s", "precision", "peak MB"), rows)
 
 
-def memory(b: Bench) -> str:
+def memory(b: Bench) -> Rows:
     """Most memory held in each phase, and in fewer samples at a time."""
     name, model, batch = b.largest
-    rows = []
+    yield [f"{name}, batches of {batch}", "model, MB", "first step, MB", "second step, MB", "evaluation, MB"]
     for accumulate in (1, 4):
         setup = b.setup(model, batch, train={"accumulate": accumulate})
         setup.task.source = setup.source
@@ -244,32 +256,32 @@ def memory(b: Bench) -> str:
         judge = partial(evaluate_split, setup.task, learner.stepper.state.net, feed, "val", setup.runtime)
         peaks = [placed, *peaks, peak_mb(b.device, judge)[1]]
         feed.close()
-        rows.append([f"accumulate: {accumulate}", *peaks])
+        yield [f"accumulate: {accumulate}", *peaks]
         _free(b)
-    head = (f"{name}, batches of {batch}", "model, MB", "first step, MB", "second step, MB", "evaluation, MB")
-    return table(head, rows)
 
 
-def promises(b: Bench) -> str:
+def promises(b: Bench) -> Rows:
     """Between log points nothing waits for the device, and a compiled model is never compiled again."""
     _, model, batch = b.largest
-    rows = []
+    yield ["promise", "kept"]
     step, _, close = b.setup(model, batch).by_mlcli()
     for _ in range(3):
         step()
     with no_sync(b.device):
-        rows.append(["30 steps without waiting for the device", _kept(lambda: [step() for _ in range(30)], b)])
+        kept = _kept(lambda: [step() for _ in range(30)], b)
+    yield ["30 steps without waiting for the device", kept]
     close()
     if b.tiny:
-        return table(("promise", "kept"), [*rows, ["no recompilation", "not tried with --tiny"]])
+        yield ["no recompilation", "not tried with --tiny"]
+        return
     step, _, close = b.setup(model, batch, train={"compile": True}).by_mlcli()
     for _ in range(5):
         step()
     with torch.compiler.set_stance("fail_on_recompile"):
         epochs = 2 * (50_000 // batch) + 2
-        rows.append([f"no recompilation in {epochs} steps", _kept(lambda: [step() for _ in range(epochs)], b)])
+        kept = _kept(lambda: [step() for _ in range(epochs)], b)
+    yield [f"no recompilation in {epochs} steps", kept]
     close()
-    return table(("promise", "kept"), rows)
 
 
 def _kept(work: Callable[[], Any], b: Bench) -> str:
@@ -286,43 +298,82 @@ def _free(b: Bench) -> None:
         torch.cuda.empty_cache()
 
 
-SECTIONS: dict[str, tuple[Callable[[Bench], str], float]] = {
+SECTIONS: dict[str, tuple[Callable[[Bench], Rows], float]] = {
     "probe": (probe, 15),
-    "trainers": (trainers, 120),
-    "ladder": (ladder, 120),
-    "caches": (caches, 60),
-    "detectors": (detectors, 90),
-    "memory": (memory, 40),
     "promises": (promises, 60),
+    "trainers": (trainers, 60),
+    "caches": (caches, 50),
+    "detectors": (detectors, 90),
+    "ladder": (ladder, 90),
+    "memory": (memory, 40),
+    "peers": (peers, 75),
 }
-"""Each with the seconds it may take; it is left out if less is left."""
+"""By worth, each with the seconds it may take: after those no row is begun, nor after those of the whole."""
+
+
+class Page:
+    """The tables so far, written after each row: Markdown for people, and the same in JSON beside it."""
+
+    def __init__(self, output: Path, machine: str) -> None:
+        self.output, self.machine = output, machine
+        self.sections: dict[str, dict[str, Any]] = {}
+
+    def write(self) -> None:
+        self.output.with_suffix(".json").write_text(
+            json.dumps({"machine": self.machine, "sections": self.sections}, indent=1) + "\n"
+        )
+        texts = [self.text(name) for name in self.sections]
+        self.output.write_text("\n\n".join([self.machine, *texts]) + "\n")
+
+    def text(self, name: str) -> str:
+        section = self.sections[name]
+        parts = [f"### {name}", section["about"]]
+        parts += [table(section["head"], section["rows"])] if section["head"] else []
+        return "\n\n".join(parts + ([section["note"]] if section["note"] else []))
+
+
+def measure(b: Bench, page: Page, name: str, whole_left_s: float) -> None:
+    """Fill a section row by row, for as long as it and the whole may take. What fails is a note of the section."""
+    rows, cap_s = SECTIONS[name]
+    began, left_s = time.perf_counter(), min(cap_s, whole_left_s)
+    section = page.sections[name] = {"about": rows.__doc__, "head": [], "rows": [], "note": "", "seconds": 0.0}
+    if left_s <= 0:
+        section["note"] = "left out: no time was left"
+    try:
+        for row in rows(b) if left_s > 0 else ():
+            if section["head"]:
+                section["rows"].append(row)
+            else:
+                section["head"] = row
+            section["seconds"] = round(time.perf_counter() - began, 1)
+            page.write()
+            if section["seconds"] > left_s and not b.tiny:
+                section["note"] = f"cut short after {section['seconds']:.0f} s"
+                break
+    except Exception:  # what fails must not take the other sections with it
+        section["note"] = f"```\n{traceback.format_exc(limit=-3)}```"
+    page.write()
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--tiny", action="store_true", help="toy sizes, on the CPU too; the figures say nothing")
     arguments.add_argument("--output", type=Path, default=Path(__file__).with_name("gpu.md"))
-    arguments.add_argument("--limit-s", type=float, default=560)
+    arguments.add_argument("--limit-s", type=float, default=480)
     arguments.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     chosen = arguments.parse_args()
     if not (chosen.tiny or torch.cuda.is_available()):
         raise SystemExit("no CUDA device: nothing to measure; --tiny rehearses on the CPU")
     began, device = time.perf_counter(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    page = [machine_line() + ("; a rehearsal, the figures say nothing" if chosen.tiny else "")]
+    page = Page(chosen.output, machine_line() + ("; a rehearsal, the figures say nothing" if chosen.tiny else ""))
+    print(f"{page.machine}\n")
     with tempfile.TemporaryDirectory() as noise:
-        write_noise(Path(noise))
-        b = Bench(device, chosen.tiny, *((0.02, 1) if chosen.tiny else (2.0, 5)), noise)
+        write_noise(Path(noise, "few"))
+        b = Bench(device, chosen.tiny, *((0.02, 1) if chosen.tiny else (1.0, 3)), noise)
         for name in chosen.sections:
-            measure, cap_s = SECTIONS[name]
-            left_s = chosen.limit_s - (time.perf_counter() - began)
-            try:
-                text = measure(b) if left_s >= cap_s or b.tiny else f"left out: {left_s:.0f} s were left of {cap_s:.0f}"
-            except Exception:  # what fails must not take the other sections with it
-                text = f"```\n{traceback.format_exc(limit=-3)}```"
+            measure(b, page, name, chosen.limit_s - (time.perf_counter() - began))
             _free(b)
-            page.append(f"### {name}\n\n{measure.__doc__}\n\n{text}")
-            chosen.output.write_text("\n\n".join(page) + "\n")
-            print(f"{page[-1]}\n" if len(page) > 2 else f"{page[0]}\n\n{page[1]}\n", flush=True)
+            print(f"{page.text(name)}\n", flush=True)
 
 
 if __name__ == "__main__":

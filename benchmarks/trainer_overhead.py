@@ -150,12 +150,12 @@ def us_per_step(name: str, kind: str, model: str, steps: int, threads: int, nois
     return clock.us_per_step
 
 
-def write_noise(root: Path) -> None:
+def write_noise(root: Path, per_class: int = 40) -> None:
     """Images of noise as files, in folders of their classes."""
     draw = np.random.default_rng(0)
     for label in range(10):
-        (root / f"class{label}").mkdir()
-        for number, pixels in enumerate(draw.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)):
+        (root / f"class{label}").mkdir(parents=True)
+        for number, pixels in enumerate(draw.integers(0, 256, (per_class, 32, 32, 3), dtype=np.uint8)):
             Image.fromarray(pixels).save(root / f"class{label}" / f"{number}.png")
 
 

@@ -1,11 +1,13 @@
 """Every benchmark runs, with sizes that take seconds, and says first of all on what machine; the page shows results."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +26,7 @@ TOGETHER = {
     "loader_folders": ["--rounds", "1", "--seconds", "0.1", "--small", "200", "--large", "50"],
     "detection_training": ["--size", "32", "--batch", "2", "--steps", "1", "--rounds", "1", "--threads", "1"],
     "shards": ["--quick"],
-    "gpu": ["--tiny", "--sections", "probe", "trainers", "caches", "memory", "promises", "--output", "{tmp}/gpu.md"],
+    "gpu": ["--tiny", "--sections", "probe", "promises", "trainers", "caches", "memory", "--output", "{tmp}/gpu.md"],
 }
 """In one process, for importing torch takes longer than they do."""
 ALONE = {
@@ -102,6 +104,41 @@ def test_it_runs_alone(name, tmp_path):
         import_module(name)
         return
     judge(run([str(BENCHMARKS / f"{name}.py"), *arguments_of(ALONE[name], tmp_path)], tmp_path))
+
+
+def test_the_gpu_script_writes_row_by_row_and_keeps_to_its_limits(tmp_path, monkeypatch):
+    gpu = import_module("gpu")
+    seen = []
+
+    def rows(_):
+        """Three rows, of which the second takes the time of the section."""
+        yield ["what", "figure"]
+        yield ["first", "1"]
+        seen.append(json.loads((tmp_path / "x.json").read_text())["sections"]["three"]["rows"])
+        clock.append(60.0)
+        yield ["second", "2"]
+        yield ["third", "3"]
+
+    def fails(_):
+        """Nothing."""
+        yield ["what"]
+        raise ValueError("on purpose")
+
+    clock = [0.0]
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: clock[-1])
+    monkeypatch.setitem(gpu.SECTIONS, "three", (rows, 50))
+    monkeypatch.setitem(gpu.SECTIONS, "fails", (fails, 50))
+    page, bench = gpu.Page(tmp_path / "x.md", "a machine"), SimpleNamespace(tiny=False)
+    for name, left_s in (("three", 1000), ("fails", 1000), ("probe", -1)):
+        gpu.measure(bench, page, name, left_s)
+    told = json.loads((tmp_path / "x.json").read_text())["sections"]
+    assert seen == [[["first", "1"]]]
+    assert told["three"]["rows"] == [["first", "1"], ["second", "2"]]
+    assert told["three"]["note"] == "cut short after 60 s"
+    assert "ValueError: on purpose" in told["fails"]["note"]
+    assert (told["probe"]["head"], told["probe"]["note"]) == ([], "left out: no time was left")
+    assert "| second | 2 |" in (tmp_path / "x.md").read_text()
+    assert sum(cap_s for name, (_, cap_s) in gpu.SECTIONS.items() if name not in ("three", "fails")) <= 480
 
 
 def test_all_of_them_are_tried_here_and_run_by_make_bench():
