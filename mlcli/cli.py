@@ -52,6 +52,9 @@ Out = Annotated[Path, typer.Option("--out", help="Folder that holds all runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", help="best or last.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the name of one.")]
+Size = Annotated[
+    int | None, typer.Option("--size", metavar="SIDE", help="Bring images to SIDE pixels, unlike in training.")
+]
 Tiles = Annotated[
     int | None, typer.Option("--tiles", metavar="SIDE", help="Look for objects in tiles of SIDE pixels of each image.")
 ]
@@ -288,6 +291,7 @@ def evaluate(
     rotate: Annotated[str | None, typer.Option("--rotate", metavar="A..B", help="Score by angle, in degrees.")] = None,
     blur: Annotated[str | None, typer.Option("--blur", metavar="A..B", help="Score by blur, in pixels.")] = None,
     noise: Annotated[str | None, typer.Option("--noise", metavar="A..B", help="Score by noise, 0 to 1.")] = None,
+    size: Size = None,
     tiles: Tiles = None,
     overlap: Overlap = None,
     checkpoint: Checkpoint = "best",
@@ -317,6 +321,7 @@ def evaluate(
         as_json=as_json,
         views=tta,
         changes=changes,
+        size=size,
         tiles=tiles,
         overlap=overlap,
     )
@@ -337,9 +342,11 @@ def predict(
     ] = False,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Only the most probable classes.")] = None,
     threshold: Annotated[
-        float | None,
+        list[str] | None,
         typer.Option(
-            "--threshold", min=0, max=1, help="Least score of objects that are shown; the run's best unless given."
+            "--threshold",
+            metavar="[CLASS=]SCORE",
+            help="Least score of objects that are shown, of all classes or of one; the run's best unless given.",
         ),
     ] = None,
     invert: Annotated[bool, typer.Option("--invert", help="Swap dark and bright, as for ink on paper.")] = False,
@@ -349,6 +356,7 @@ def predict(
             "--to", metavar="voc|coco|yolo_txt|csv", help="Write found objects as a data set, to the folder --output."
         ),
     ] = None,
+    size: Size = None,
     tiles: Tiles = None,
     overlap: Overlap = None,
     image_ids: Annotated[
@@ -372,7 +380,8 @@ def predict(
                 output=output,
                 pictures=pictures,
                 top=top,
-                score_threshold=threshold,
+                thresholds=threshold or (),
+                size=size,
                 invert=invert,
                 to=to,
                 image_ids=image_ids,

@@ -78,6 +78,19 @@ class TakesNewData(Protocol[Same]):
         ConfigError for data of another kind."""
 
 
+@runtime_checkable
+class TakesSizes(Protocol[Same]):
+    """A task's module `build` whose models may take inputs of another size than in training (`--size`)."""
+
+    def at_size(
+        self, config: Same, facts: dict[str, Any], side: int, with_data: bool = False
+    ) -> tuple[Same, dict[str, Any]]:
+        """Return the configuration and the facts of a checkpoint for inputs whose longer side has so many pixels.
+
+        with_data: whether the configuration's data are going to be read. Raises ConfigError for a size that cannot be.
+        """
+
+
 class Starter(Protocol):
     """A task's module `start`: what `mlcli init` writes for it."""
 

@@ -32,19 +32,21 @@ from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
 from mlcli.engine.terms import Terms
 from mlcli.errors import CheckpointError, ConfigError, DataError, OutOfMemoryError
-from mlcli.experiment import Experiment, TakesNewData
+from mlcli.experiment import Experiment, TakesNewData, TakesSizes
 from mlcli.models.build import weights_within
 from mlcli.models.weights import load_saved
-from mlcli.text import first_few, listed, size
+from mlcli.text import first_few, listed, sides
+from mlcli.text import size as size_text
 from mlcli.version import __version__
 
 SPARE_BYTES = 2**28
 """Of weights that a model may make and drop on its way, such as a layer of a thousand classes that is replaced."""
 
 
-def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Runtime]:
+def load_predictor(run: str, checkpoint: str, root: Path, side: int | None = None) -> tuple[Predictor, Runtime]:
     """Return the model of a run, ready to predict, and where it does. Raises CheckpointError.
 
+    side: pixels of the longer side of its input; None for that of training. Raises ConfigError if it cannot take it.
     It computes in fp32 on this machine's device, not the one of training: answers should not depend on the machine.
     """
     path = open_run(run, root).checkpoint(checkpoint)
@@ -53,14 +55,17 @@ def load_predictor(run: str, checkpoint: str, root: Path) -> tuple[Predictor, Ru
         experiment = Experiment.from_plain(saved["config"])
         refuse_other_task(saved, experiment.config.task)
         weights = model_weights(saved)
-        size_bytes = sum(weight.nbytes for weight in weights.values())
+        size_bytes, facts = sum(weight.nbytes for weight in weights.values()), saved["facts"]
+        if side is not None:
+            experiment, facts = _at_size(experiment, facts, side)
         try:
             with weights_within(2 * size_bytes + SPARE_BYTES):
-                predictor = experiment.builder.build_predictor(experiment.config, saved["facts"])
+                predictor = experiment.builder.build_predictor(experiment.config, facts)
         except OutOfMemoryError as error:
-            what = f"the weights do not fit the model of the config: they have {size(size_bytes)}; {error.what}"
+            what = f"the weights do not fit the model of the config: they have {size_text(size_bytes)}; {error.what}"
             raise CheckpointError(what, where=str(path)) from error
-        load_saved(predictor.model, weights, path)
+        with _size_named(side):
+            load_saved(predictor.model, weights, path)
     config = experiment.config
     anywhere = {"device": "auto", "precision": "fp32", "threads": None, "deterministic": False}
     runtime = decide_runtime(config.model_copy(update={"train": config.train.model_copy(update=anywhere)}))
@@ -112,6 +117,7 @@ def measure(
     on: Path | None = None,
     views: Sequence[str] = (),
     tiles: tuple[int, float] | None = None,
+    size: int | None = None,
 ) -> dict[str, Any]:
     """Measure the model of a run's checkpoint on one split of its data, or on all of new data.
 
@@ -124,11 +130,12 @@ def measure(
             loss then.
         tiles: side in pixels of the original images and overlap of the tiles that the model looks at, in place of whole
             images; there is no loss then.
+        size: pixels of the longer side that images are brought to; None for that of training.
 
     Returns what evaluation-<split>.json holds, "notes" for people among it. Raises CheckpointError if the data found
     are not those the model was made for, DataError for a missing split, ConfigError.
     """
-    loaded, split, notes = _ready(folder, path, split, overrides, on)
+    loaded, split, notes = _ready(folder, path, split, overrides, on, size)
     task, changes = loaded.task, loaded.known.changes if loaded.known else None
     answer = None
     if views:
@@ -165,13 +172,14 @@ def measure_changed(
     overrides: Sequence[str] = (),
     *,
     on: Path | None = None,
+    size: int | None = None,
 ) -> dict[str, Any]:
     """Measure the model of a run's checkpoint on images changed by each of several amounts; see `measure`.
 
     Returns, as JSON's types, what was measured, "unit" and "metric", the score that decides, and "scores": a dict of
     all scores for each amount, which is among them as "amount".
     """
-    loaded, split, notes = _ready(folder, path, split, overrides, on)
+    loaded, split, notes = _ready(folder, path, split, overrides, on, size)
     task = loaded.task
     refuse_unless((kind,), task.changes if isinstance(task, HasViews) else (), f"--{kind}")
     found = []
@@ -209,10 +217,10 @@ def _scores(
 
 
 def _ready(
-    folder: RunFolder, path: Path, split: str | None, overrides: Sequence[str], on: Path | None
+    folder: RunFolder, path: Path, split: str | None, overrides: Sequence[str], on: Path | None, size: int | None
 ) -> tuple[SavedTask, str, list[str]]:
     """The task with its model, the split to measure, and what a person should hear; see `measure`."""
-    loaded = load_task(folder, path, overrides, on=on)
+    loaded = load_task(folder, path, overrides, on=on, size=size)
     task, changes = loaded.task, loaded.known.changes if loaded.known else None
     notes = list(loaded.notes)
     if on is not None:
@@ -265,12 +273,19 @@ def _said(changes: Changes, split: str, run: str) -> list[str]:
     return told
 
 
-def load_task(folder: RunFolder, path: Path, overrides: Sequence[str] = (), *, on: Path | None = None) -> SavedTask:
+def load_task(
+    folder: RunFolder,
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    on: Path | None = None,
+    size: int | None = None,
+) -> SavedTask:
     """Return the task of a run with the model of a checkpoint, on the data there are now, each sample in its split.
 
     overrides: `key=value` changes to the run's config, such as where the data now are. on: new data to be all of the
-    split `NEW`. Raises CheckpointError if the data found are not those the model was made for, or its weights do not
-    fit.
+    split `NEW`. size: pixels of the longer side of the inputs, if not that of training. Raises CheckpointError if
+    the data found are not those the model was made for, or its weights do not fit.
     """
     saved = load_whole(path)
     with newer_version_named(saved):
@@ -282,7 +297,16 @@ def load_task(folder: RunFolder, path: Path, overrides: Sequence[str] = (), *, o
     known: KnownData | None = None
     if on is not None:
         known = KnownData("measure", members, facts["data"])
-        task = _on_new_data(experiment, on, facts).build(known)
+        experiment = _on_new_data(experiment, on, facts)
+    if size is not None:
+        trained = sides(facts["data"]["input_shape"][1:])
+        experiment, facts = _at_size(experiment, facts, size, with_data=True)
+        notes.append(
+            f"images are brought to {sides(facts['data']['input_shape'][1:])} pixels, in training to {trained}"
+        )
+    if on is not None:
+        assert known is not None
+        task = experiment.build(known)
         if known.trained:
             notes.append(f"{known.trained:,} of these samples were trained on, and say little about new ones")
     else:
@@ -302,11 +326,36 @@ def load_task(folder: RunFolder, path: Path, overrides: Sequence[str] = (), *, o
     refuse_other_data(facts["data"], task.facts["data"])
     runtime = decide_runtime(experiment.config)
     task.adopt(facts)
-    with newer_version_named(saved), models_named(saved["config"], experiment.plain()):
+    with newer_version_named(saved), models_named(saved["config"], experiment.plain()), _size_named(size):
         load_saved(task.model, model_weights(saved), path)
     runtime.place(task.model)
     notes += known.notes if known else []
     return SavedTask(task, experiment, runtime, saved, known, tuple(notes), is_other_data)
+
+
+def _at_size(
+    experiment: Experiment, facts: dict[str, Any], side: int, *, with_data: bool = False
+) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment and the checkpoint's facts for inputs of another size. with_data: the data are read, too."""
+    if not isinstance(experiment.builder, TakesSizes):
+        what = f"a {experiment.config.task} takes inputs of the one size that it was trained with"
+        raise ConfigError(what, where="--size", fix="leave it out: it is for models that find objects")
+    config, facts = experiment.builder.at_size(experiment.config, facts, side, with_data)
+    return replace(experiment, config=config), facts
+
+
+@contextlib.contextmanager
+def _size_named(side: int | None) -> Iterator[None]:
+    """Let weights that do not fit because the input has another size say so."""
+    try:
+        yield
+    except CheckpointError as error:
+        if side is None:
+            raise
+        what = f"this model has other weights for inputs of {side} pixels: {error.what}"
+        raise ConfigError(
+            what, where="--size", fix="a size nearer to that of training, or train one of this size"
+        ) from error
 
 
 def _on_new_data(experiment: Experiment, on: Path, facts: dict[str, Any]) -> Experiment:

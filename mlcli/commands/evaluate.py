@@ -31,6 +31,7 @@ def run(
     as_json: bool = False,
     views: str | None = None,
     changes: Mapping[Any, str | None] | None = None,
+    size: int | None = None,
     tiles: int | None = None,
     overlap: float | None = None,
 ) -> None:
@@ -47,6 +48,7 @@ def run(
             evaluation-<split>-tta.json.
         changes: at most one of shift, scale, rotate, blur, noise, and the amounts to measure at, "0..4" or "0,1,4".
             Written as robustness-<split>-<change>.json and .png.
+        size: pixels of the longer side that images are brought to. Written as evaluation-<split>-size<size>.json.
         tiles, overlap: side of the tiles that the model looks at instead of whole images, in their pixels, and the
             share of it that the next tile sees too, 0.2 unless given. Written as evaluation-<split>-tiles.json.
 
@@ -58,8 +60,8 @@ def run(
     if len(given) > 1:
         raise ConfigError("one of these can be measured at a time", where=" ".join(given), fix=f"leave out {given[-1]}")
     if is_exported(run):
-        if asked or views:
-            what = "changed images and views are measured on a run"
+        if asked or views or size is not None:
+            what = "changed images, views and other sizes are measured on a run"
             raise ConfigError(what, where=run, fix="give the run that it was exported from")
         if on is not None:
             fix = f"mlcli evaluate {run} config.yaml, whose data section names the data"
@@ -82,13 +84,14 @@ def run(
     path = folder.checkpoint(checkpoint)
     if changed:
         ((kind, amounts),) = changed.items()
-        result = measure_changed(folder, path, kind, amounts, split, overrides, on=on)
+        result = measure_changed(folder, path, kind, amounts, split, overrides, on=on, size=size)
         stem, page, drawn = f"robustness-{result['split']}-{kind}", _robustness_page, " and .png"
         folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
     else:
         seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
-        result = measure(folder, path, split, overrides, on=on, views=seen, tiles=tiling)
-        stem, page, drawn = f"evaluation-{result['split']}{'-tta' if seen else '-tiles' if tiling else ''}", _page, ""
+        result = measure(folder, path, split, overrides, on=on, views=seen, tiles=tiling, size=size)
+        how = f"{'-tta' if seen else '-tiles' if tiling else ''}{f'-size{size}' if size else ''}"
+        stem, page, drawn = f"evaluation-{result['split']}{how}", _page, ""
     text = json.dumps(result, indent=2)
     folder.write_text(f"{stem}.json", text + "\n")
     print(text if as_json else f"{page(result)}\n\nwritten: {folder.path / stem}.json{drawn}")

@@ -5,7 +5,9 @@ import csv
 import glob
 import io
 import json
+import math
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.common import find_run, is_exported, refuse_input, show_progress, tiles_asked
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
+from mlcli.schema.explain import closest
 from mlcli.show.terminal import bar
-from mlcli.text import csv_cell, numbers, plural, screen_width, table
+from mlcli.text import csv_cell, first_few, numbers, plural, screen_width, table
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import Inputs, Predictor, Record
@@ -73,6 +76,8 @@ def run(
     root: Path = Path("runs"),
     as_json: bool = False,
     explain: bool = False,
+    thresholds: Sequence[str] = (),
+    size: int | None = None,
     tiles: int | None = None,
     overlap: float | None = None,
     called: Mapping[str, str] | None = None,
@@ -98,6 +103,8 @@ def run(
         to: write the images with their objects as a data set of this format, to the new folder `output`.
         explain: save each image beside a heat map of what in it decided, to `pictures` or a folder beside `output`.
         image_ids: JSON file of a COCO data set that says what the images are called by in COCO's results.
+        thresholds: the same as texts, and "NAME=0.4" for single classes.
+        size: pixels of the longer side that images are brought to; None for the size of training.
         tiles, overlap: side of the tiles that images are looked at in, in their pixels, and the share of it that the
             next tile sees too, 0.2 unless given; None for whole images.
         called: names of inputs that have other names in the records.
@@ -112,9 +119,12 @@ def run(
     if explain and pictures is None:
         pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
     if is_exported(run):  # without torch from here to the end
-        if explain:
-            what = "an exported file gives answers, not what they come from"
-            raise ConfigError(what, where="--explain", fix="give the run that it was exported from")
+        for option, asked, what in (
+            ("--explain", explain, "an exported file gives answers, not what they come from"),
+            ("--size", size is not None, "an exported file takes images of the size it was exported with"),
+        ):
+            if asked:
+                raise ConfigError(what, where=option, fix="give the run that it was exported from")
         from mlcli.export.file import open_exported
 
         keep = [run, *inputs]
@@ -131,7 +141,7 @@ def run(
             section = folder.config_plain().get("data")
             keep += [value for value in section.values() if isinstance(value, str)] if isinstance(section, dict) else []
         refuse_replacing(keep, output, pictures)
-        predictor, runtime = load_predictor(str(folder.path), checkpoint, root)
+        predictor, runtime = load_predictor(str(folder.path), checkpoint, root, size)
         compute = computing(predictor, runtime)
     formats = [*FORMATS, *predictor.formats]
     if to is not None and output is None:
@@ -139,8 +149,7 @@ def run(
     if to is None and output is not None and output.suffix not in formats and video is None:
         fix = f"end its name in {' or '.join(formats)}"
         raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
-    if score_threshold is not None:
-        _set_threshold(predictor, score_threshold)
+    _set_thresholds(predictor, [*thresholds, *([] if score_threshold is None else [f"{score_threshold:g}"])])
     if tiling is not None:
         from mlcli.data.inputs import in_tiles
 
@@ -292,15 +301,30 @@ def refuse_replacing(keep: Sequence[Path | str], output: Path | None, pictures: 
             refuse_input(option, path, keep)
 
 
-def _set_threshold(predictor: "Answers | Predictor", score_threshold: float) -> None:
-    if not hasattr(predictor, "score_threshold"):
+def _set_thresholds(predictor: Any, texts: Sequence[str]) -> None:
+    """Have a predictor leave out what is less certain: "0.4" for all classes, "NAME=0.4" for one. Raises
+    ConfigError."""
+    if texts and not hasattr(predictor, "score_threshold"):
         fix = "leave it out; it is for models that find objects"
         raise ConfigError("the answers of this model have no score to filter by", where="--threshold", fix=fix)
-    if not 0 <= score_threshold <= 1:
-        raise ConfigError(
-            f"scores lie between 0 and 1, and {score_threshold:g} does not", where="--threshold", fix="--threshold 0.3"
-        )
-    predictor.score_threshold = score_threshold
+    for text in texts:
+        name, is_of_class, value = text.rpartition("=")
+        try:
+            score = float(value)
+        except ValueError:
+            score = math.nan
+        if not 0 <= score <= 1:
+            fix = f"--threshold {shlex.quote(f'{name}=0.3') if is_of_class else 0.3}"
+            raise ConfigError(f"scores lie between 0 and 1, and {value} does not", where="--threshold", fix=fix)
+        if not is_of_class:
+            predictor.score_threshold = score
+            continue
+        names = predictor.info.class_names
+        if name not in names:
+            best = closest(name, names)
+            fix = f"--threshold {shlex.quote(f'{best}={score:g}')}" if best else f"one of {first_few(names, 10)}"
+            raise ConfigError(f"the model knows no class '{name}'", where="--threshold", fix=fix)
+        predictor.class_thresholds[name] = score
 
 
 def answers(

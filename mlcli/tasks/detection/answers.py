@@ -52,6 +52,8 @@ class ObjectAnswers:
         self.info, self.max_detections = info, max_detections
         self.score_threshold = score_threshold
         """Detections less certain than this are not reported."""
+        self.class_thresholds: dict[str, float] = {}
+        """The same for single classes, by their names."""
         self.image_ids: dict[str, int] = {}
         """Ids of inputs by their names; empty for their numbers."""
         self.tiles: Tiles | None = None
@@ -176,9 +178,9 @@ class ObjectAnswers:
     def answers(self, predictions: Any, sizes_wh: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """Return what was found in each picture as plain data: {"objects": [...]}, most certain first.
 
-        What is less certain than `score_threshold`, or lies where something more certain does, is left out. An object
-        has its label, its score to 6 decimals, its bbox as COCO has it, [left, top, width, height] in pixels of the
-        upright original to 2 decimals, and, from a model that makes masks, its segmentation, run-length coded.
+        What is less certain than the threshold of its class, or lies where something more certain does, is left out. An
+        object has its label, its score to 6 decimals, its bbox as COCO has it, [left, top, width, height] in pixels of
+        the upright original to 2 decimals, and, from a model that makes masks, its segmentation, run-length coded.
 
         Args:
             predictions: of B pictures.
@@ -186,7 +188,9 @@ class ObjectAnswers:
         """
         predictions = self.arrays(predictions)
         boxes = self._in_originals(predictions.boxes_xyxy, sizes_wh)
-        sure = (predictions.labels > 0) & (predictions.scores >= self.score_threshold)
+        names, least = self.info.class_names, self.score_threshold
+        thresholds = np.array([least, *(self.class_thresholds.get(name, least) for name in names)])
+        sure = (predictions.labels > 0) & (predictions.scores >= thresholds[predictions.labels])
         records = []
         for i, size_wh in enumerate(sizes_wh):
             rows = np.flatnonzero(sure[i])
@@ -216,7 +220,7 @@ class ObjectAnswers:
         """Draw an image with what was found in it. Raises DataError if it cannot be read."""
         from mlcli.tasks.detection.pictures.sheets import annotate
 
-        return annotate(image_path, record, self.info.class_names)
+        return annotate(image_path, record, self.info.class_names, whole=self.tiles is not None)
 
     def _in_originals(self, boxes_xyxy: np.ndarray, sizes_wh: Sequence[tuple[int, int]]) -> np.ndarray:
         """Convert boxes [B, D, 4] of the input to pixels of the originals, clipped to them: float64."""

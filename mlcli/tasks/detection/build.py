@@ -1,5 +1,6 @@
 """A detection from its configuration."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import torch
 from mlcli.data.check.examination import Examination
 from mlcli.data.info import DataInfo
 from mlcli.engine.membership import KnownData
+from mlcli.errors import ConfigError
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.build import build_source, new_data
+from mlcli.tasks.detection.data.config import Scenes
 from mlcli.tasks.detection.data.records import DetectionSource
-from mlcli.tasks.detection.data.strides import USUAL_STRIDES
+from mlcli.tasks.detection.data.strides import STRIDES, USUAL_STRIDES
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
 from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
@@ -45,6 +48,29 @@ def build_predictor(config: Detection, facts: dict[str, Any]) -> ObjectDetector:
 def on_new_data(config: Detection, path: Path, facts: dict[str, Any]) -> Detection:
     """Return the configuration with all of new data in place of its own."""
     return config.model_copy(update={"data": new_data(config.data, path)})
+
+
+def at_size(
+    config: Detection, facts: dict[str, Any], side: int, with_data: bool = False
+) -> tuple[Detection, dict[str, Any]]:
+    """Return the configuration and the facts of a checkpoint for inputs of the same shape and another size.
+
+    Raises ConfigError unless both sides are multiples of the coarsest stride, or if the data are drawn at their size.
+    """
+    _, *trained = facts["data"]["input_shape"]
+    unit = max(trained) // math.gcd(*(length // STRIDES[-1] for length in trained))  # of the longer side
+    if side <= 0 or side % unit:
+        near = sorted({max(unit, side // unit * unit), max(unit, -(-side // unit) * unit)})
+        what = f"{side} pixels do not fit: both sides have to be multiples of {STRIDES[-1]}, the coarsest stride"
+        raise ConfigError(what, where="--size", fix=" or ".join(f"--size {length}" for length in near))
+    if with_data and isinstance(config.data, Scenes):
+        what = "these data are drawn at the size of the input: at another they are other pictures"
+        raise ConfigError(what, where="--size", fix="--on DATA measures all of other data")
+    size = [length * side // max(trained) for length in trained]
+    data = {**facts["data"], "input_shape": [facts["data"]["input_shape"][0], *size]}
+    data["preparation"] = {**data["preparation"], "image_size": size}
+    changed = config.data.model_copy(update={"image_size": tuple(size)})
+    return config.model_copy(update={"data": changed}), {**facts, "data": data}
 
 
 def examine(config: Detection) -> Examination:

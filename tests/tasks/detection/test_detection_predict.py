@@ -18,6 +18,7 @@ from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights, save_checkpoint
 from mlcli.errors import ConfigError, DataError
 from mlcli.experiment import Experiment
+from mlcli.saved import computing, load_predictor
 from mlcli.tasks.detection.answers import DEFAULT_THRESHOLD
 from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
 from mlcli.tasks.detection.data.build import read_annotations
@@ -205,6 +206,53 @@ def evaluated(root: Path, **options) -> dict:
     return json.loads(printed.getvalue())
 
 
+def test_classes_may_have_thresholds_of_their_own(tmp_path):
+    found = detector(tmp_path)
+    boxes = [[0.0, 0, 40, 40], [50.0, 20, 90, 60], [0.0, 0, 0, 0]]
+    for texts, told in (
+        (["0.5"], ["cat", "dog"]),
+        (["0.5", "dog=0.85"], ["cat"]),
+        (["cat=0.95", "dog=0"], ["dog"]),
+        (["1", "dog=0.8"], ["dog"]),
+    ):
+        found.class_thresholds = {}
+        predict._set_thresholds(found, texts)
+        (record,) = found.answers(two_found(boxes, (0.9, 0.8)), [(96, 64)])
+        assert [thing["label"] for thing in record["objects"]] == told
+    with pytest.raises(ConfigError) as error:
+        predict._set_thresholds(found, ["dgo=0.2"])
+    assert error.value.fix == "--threshold dog=0.2"
+
+
+def test_a_model_looks_at_another_size(root, tmp_path):
+    """Of twice the input's pixels the model sees what it would see of pictures of twice the size."""
+    objects = json.loads(ask(root, tmp_path / "a.jsonl", score_threshold=0.0, size=128).splitlines()[0])["objects"]
+    predictor, runtime = load_predictor("run", "best", root / "runs", 128)
+    assert predictor.info.input_shape == (3, 128, 128)
+    inputs = predictor.inputs([root / "pictures" / "a.png"])
+    pixels = inputs.read([0])[1]
+    assert pixels.shape == (1, 3, 128, 128)
+    predictor.score_threshold = 0.0
+    assert predictor.records(computing(predictor, runtime)(pixels), inputs, [0])[0]["objects"] == objects
+    with pytest.raises(ConfigError, match="drawn at the size"):
+        evaluated(root, size=128)
+    data = {"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}], "annotations": [], "categories": []}
+    data["categories"] = [{"id": k + 1, "name": str(k)} for k in range(10)]
+    data["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}]
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    shutil.copy(root / "pictures" / "a.png", tmp_path)
+    result = evaluated(root, size=96, on=tmp_path / "data.json")
+    assert "images are brought to 96x96 pixels, in training to 64x64" in result["notes"]
+
+
+def test_a_model_that_has_weights_for_its_size_refuses_another(tmp_path):
+    yaml_of_ssd = YAML.replace("name: yolo, width: 4", "name: ssd, width: 4")
+    (tmp_path / "ssd.yaml").write_text(yaml_of_ssd)
+    train.run(tmp_path / "ssd.yaml", [], name=None, resume=None, root=tmp_path / "runs")
+    with pytest.raises(ConfigError, match="other weights for inputs of 512 pixels"):
+        load_predictor("ssd", "best", tmp_path / "runs", 512)
+
+
 def test_what_tiles_find_lies_in_the_picture(root, tmp_path):
     lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, tiles=64).splitlines()]
     for line, (width, height) in zip(lines, [(64, 64), (200, 50), (300, 400)], strict=True):
@@ -246,11 +294,14 @@ def test_a_model_that_computes_nan_does_not_pass_for_one_that_finds_nothing(root
     [
         ({"score_threshold": 1.5}, "1.5 does not"),
         ({"output": Path("a.xml")}, "format of a.xml"),
+        ({"thresholds": ["x=0.1"]}, "no class 'x'"),
+        ({"thresholds": ["3=high"]}, "high does not"),
+        ({"size": 100}, "multiples of 32"),
         ({"overlap": 0.1}, "only tiles overlap"),
         ({"tiles": 3}, "a tile of 3 pixels"),
         ({"tiles": 16, "overlap": 1.0}, "1 is none"),
     ],
-    ids=["threshold", "format", "overlap of nothing", "tiny", "all"],
+    ids=["threshold", "format", "class", "score", "size", "overlap of nothing", "tiny", "all"],
 )
 def test_what_is_refused(root, options, message):
     with pytest.raises(ConfigError, match=message):

@@ -31,10 +31,11 @@ MOST_CANDIDATES = 300  # boxes drawn before suppression; more would cover the pi
 GREY = (150, 155, 162)
 
 
-def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str]) -> Image.Image:
+def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str], whole: bool = False) -> Image.Image:
     """An image with its objects: boxes and masks in the classes' colours, names and scores.
 
-    record: as `ObjectDetector.records` makes it. Raises DataError for an unreadable image.
+    record: as `ObjectDetector.records` makes it. whole: at its own size, however large. Raises DataError for an
+    unreadable image.
     """
     image = read_image(image_path, channels=3)
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
@@ -46,7 +47,7 @@ def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str
         caption = _caption(found["label"], found["score"])
         colour = colour_of(label_of[found["label"]])
         things.append(Thing((left, top, left + width, top + height), colour, caption, mask=mask))
-    return drawn(image, things, readable_side(image, LEAST_SIDE, MOST_SIDE))
+    return drawn(image, things, max(image.size) if whole else readable_side(image, LEAST_SIDE, MOST_SIDE))
 
 
 def batch_sheet(images: Tensor, targets: Targets, class_names: Sequence[str]) -> Image.Image:
