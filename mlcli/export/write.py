@@ -78,7 +78,7 @@ def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
         fix = f"leave it out, for {OPSET}"
         raise ConfigError(f"torch writes this model with opset {written}, not {form.opset}", where="--opset", fix=fix)
     if form.precision == "fp16":
-        proto = _halved(proto)
+        proto = halved(proto)
     proto.metadata_props.add(key=KEY, value=facts.to_json())
     proto.producer_name, proto.doc_string = "mlcli", f"{facts.task}: {facts.run}, epoch {facts.epoch}"
     if proto.ByteSize() > MOST_BYTES:
@@ -86,10 +86,18 @@ def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
     return proto.SerializeToString()
 
 
-def _halved(proto: Any) -> Any:
-    """The same graph with weights and arithmetic in fp16, but for operators that have no such form."""
+def halved(proto: Any) -> Any:
+    """The same graph with weights and arithmetic in fp16, but for operators that have no such form.
+
+    Raises ConfigError for one with graphs inside it: their types would no longer be those of what they are given.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    if inner := sorted({node.op_type for node in proto.graph.node} & {"Scan", "Loop", "If"}):
+        what = (
+            f"this model cannot be written in fp16: it has a loop ({', '.join(inner)}), as boxes are sorted out in one"
+        )
+        raise ConfigError(what, where="--precision fp16", fix="leave it out")
     with _quiet():
         return convert_float_to_float16(proto, keep_io_types=True)
 

@@ -15,18 +15,12 @@ from PIL import Image
 
 from mlcli import load
 from mlcli.commands import export as export_command
-from mlcli.commands import train
 from mlcli.data import decode
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.export import run as export_run
 from mlcli.export.file import open_exported
+from tests.export.conftest import YAML
 
-YAML = """
-task: classification
-data: {name: digits}
-model: {name: mlp, hidden: [8]}
-train: {epochs: 1, device: cpu, threads: 1, baselines: false}
-"""
 DETECTOR = """
 task: detection
 data: {name: scenes, images: 20, image_size: 64}
@@ -41,15 +35,6 @@ try: main()
 except SystemExit: pass
 print("loaded", *sorted({"torch", "torchvision", "scipy", "sklearn", "onnx", "pandas"} & set(sys.modules)))
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A working folder with the run d of d.yaml."""
-    path = tmp_path_factory.mktemp("d")
-    (path / "d.yaml").write_text(YAML)
-    train.run(path / "d.yaml", [], name=None, resume=None, root=path / "runs")
-    return path
 
 
 @pytest.fixture
@@ -90,7 +75,6 @@ def scores(typed) -> dict:
 
 
 def test_a_file_has_the_scores_of_its_run(trained, mlcli):
-    assert mlcli("export", "d", "-o", "d.onnx").code == 0
     for split in ("val", "test"):
         ours = scores(mlcli("evaluate", "d", "--split", split, "--json"))
         theirs = scores(mlcli("evaluate", "d.onnx", "d.yaml", "--split", split, "--json"))

@@ -16,6 +16,7 @@ import torch
 from mlcli.data.info import DataInfo
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.experiment import Experiment
+from mlcli.export import write
 from mlcli.export.facts import Facts
 from mlcli.export.file import open_exported, random_inputs
 from mlcli.export.write import Form, exported, load_pt2
@@ -212,3 +213,13 @@ def test_a_file_of_a_fixed_number_of_samples_takes_any_by_filling_up(tmp_path):
     (tmp_path / "m.onnx").write_bytes(exported(predictor, lying, Form("onnx", 4)))
     with pytest.raises(CheckpointError, match="takes 4 samples at once, and its metadata say 3"):
         open_exported(tmp_path / "m.onnx")
+
+
+def test_a_loop_is_not_written_in_half_precision():
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    body = helper.make_graph([helper.make_node("Identity", ["s"], ["t"])], "body", [], [])
+    node = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1)
+    with pytest.raises(ConfigError, match=r"has a loop \(Scan\)"):
+        write.halved(helper.make_model(helper.make_graph([node], "g", [value], [])))
