@@ -231,8 +231,8 @@ def _rehearsed(
     ranks = runtime.ranks
     parts = MicroBatches(settings.train, state.progress, feed, ranks)
     if ranks.size > 1:
-        share = f"each takes {parts.parts} of a step's {parts.whole} parts, of up to {parts.size} samples"
-        say([("processes", f"{ranks.size}: {share}")])
+        taken = f"each takes {parts.parts} of a step's {parts.whole} parts, of up to {parts.size} samples"
+        say([("processes", f"{ranks.size}: {taken}")])
     batches, part_s = rehearse(
         task, feed, runtime, state.progress.step, lambda error: say([("memory", parts.halve(error))])
     )
