@@ -121,6 +121,10 @@ def safetensors_texts(content: bytes | memoryview) -> dict[str, Any]:
     return json.loads(bytes(content[8 : 8 + int.from_bytes(content[:8], "little")]))["__metadata__"]
 
 
+SILENCE_S = 20.0
+"""After which a download is given up; without it a firewall that drops packets would hang the program."""
+
+
 @contextlib.contextmanager
 def giving_up_after(seconds: float) -> Iterator[None]:
     """Within this, a download is given up after so many seconds without an answer; urllib's own is to wait for ever."""

@@ -11,13 +11,10 @@ from torch import Tensor, nn
 
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.models.weights import LoadReport, copy_matching
-from mlcli.reading import giving_up_after
+from mlcli.reading import SILENCE_S, giving_up_after
 
 MOST_NAMED = 100
 """Architectures that a message lists."""
-
-DOWNLOAD_TIMEOUT_S = 20.0
-"""Silence after which a download is given up; without it a firewall that drops packets would hang the program."""
 
 
 def unknown_arch(library: str, arch: str, known: Sequence[str], *, where: str = "model.arch") -> ConfigError:
@@ -48,7 +45,7 @@ def fetched(url: str) -> Path:
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with giving_up_after(DOWNLOAD_TIMEOUT_S):
+            with giving_up_after(SILENCE_S):
                 torch.hub.download_url_to_file(url, str(path))
         except OSError as error:  # urllib's errors are OSErrors too
             what = f"the default weights could not be downloaded: {error}"

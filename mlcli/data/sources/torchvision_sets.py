@@ -23,9 +23,8 @@ from mlcli.data.config import TorchvisionSet
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import array_source, split_arrays
 from mlcli.errors import DataError
-from mlcli.reading import giving_up_after, open_regular
+from mlcli.reading import SILENCE_S, giving_up_after, open_regular
 
-TIMEOUT_S = 20  # without an answer
 DIGITS = tuple(string.digits)
 TITLES = {
     "mnist": "MNIST",
@@ -99,7 +98,7 @@ class _Published:
             fix = f"data.download=true to fetch it (needs network){unpack}, or set data.root to its folder"
             raise DataError(what, where="data.root", fix=fix)
         aside = contextlib.redirect_stdout(sys.stderr)  # torchvision's progress
-        with self._as_data_error(files), giving_up_after(TIMEOUT_S), aside:
+        with self._as_data_error(files), giving_up_after(SILENCE_S), aside:
             if missing:
                 self._download(kind, files)
             return kind(self.root, **options)
