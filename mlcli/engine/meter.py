@@ -1,8 +1,14 @@
-"""Time measurements by the host's clock: throughput, waiting for data, phases of a step; and a budget of it."""
+"""Time measurements: throughput, waiting for data, phases of a step; and a budget of it.
 
+By the host's clock, but for the phases of a step on a GPU, which it works off while the host is elsewhere.
+"""
+
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 PHASES = ("forward", "backward", "optimizer")
 """Phases of a step once it has its batch, in this order."""
@@ -31,6 +37,19 @@ class Reading:
     wait_s: float
 
 
+class Event(Protocol):
+    """A moment of a device's work, as torch.cuda.Event(enable_timing=True)."""
+
+    def record(self) -> None:
+        """Take note of the moment when the device gets here."""
+
+    def query(self) -> bool:
+        """Whether it did; nothing waits for it."""
+
+    def elapsed_time(self, end_event: Self, /) -> float:
+        """Milliseconds from here to another, once the device got to both."""
+
+
 class Meter:
     """Counts samples and waiting time since the last line on the screen, and since the last log point within that.
 
@@ -40,10 +59,17 @@ class Meter:
 
     Args:
         synchronize: waits until the device is done.
+        event: makes what the device takes note of the end of a phase by; None to wait for the device instead and look
+            at the clock. By events a phase is what the device did in it, and nobody waits.
     """
 
-    def __init__(self, synchronize: Callable[[], None] = lambda: None) -> None:
-        self._synchronize = synchronize
+    def __init__(
+        self, synchronize: Callable[[], None] = lambda: None, event: Callable[[], Event] | None = None
+    ) -> None:
+        self._synchronize, self._event = synchronize, event
+        self._unread: deque[list[tuple[str, Event]]] = deque()
+        """Of each step timed by events that the device was not done with: the name of what ended at each; "" for a
+        wait of the host, after which the next phase begins."""
         self.samples, self.wait_s, self.training_s, self.evaluation_s = 0, 0.0, 0.0, 0.0
         self._phase_s = dict.fromkeys(PHASES, 0.0)
         self._timed, self._steps, self._timed_steps, self._marked = False, 0, 0, 0.0
@@ -53,11 +79,17 @@ class Meter:
         """A step begins; `timed` has its phases measured, which makes a GPU wait."""
         self._timed = timed
         self._steps += 1
-        self._timed_steps += timed
+        if timed and self._event:
+            self._read()
+            self._unread.append([])
+        else:
+            self._timed_steps += timed
 
     def mark(self, phase: str) -> None:
         """This phase of the step is over."""
-        if self._timed:
+        if self._timed and self._event:
+            self._record(phase)
+        elif self._timed:
             self._synchronize()
             now = time.perf_counter()
             self._phase_s[phase] += now - self._marked
@@ -74,12 +106,32 @@ class Meter:
         self.restart()
 
     def times(self) -> dict[str, float]:
-        """Seconds so far: data, forward, backward, optimizer, evaluation, and other (logging, saving, this program)."""
+        """Seconds so far: data, forward, backward, optimizer, evaluation, and other (logging, saving, this program).
+
+        By events the phases are the device's, and what the host waits or works for meanwhile costs nothing: data and
+        other are then of the time that the device was idle.
+        """
+        self._read()
         seconds = self.training_s + self._now().time_s - self._span.time_s
         share = self._steps / max(1, self._timed_steps)
         phases = {name: phase_s * share for name, phase_s in self._phase_s.items()}
-        other = max(0.0, seconds - self.wait_s - sum(phases.values()))
-        return {"data": self.wait_s, **phases, "evaluation": self.evaluation_s, "other": other}
+        idle_s = max(0.0, seconds - sum(phases.values()))
+        waited_s = min(self.wait_s, idle_s) if self._event else self.wait_s
+        return {"data": waited_s, **phases, "evaluation": self.evaluation_s, "other": max(0.0, idle_s - waited_s)}
+
+    def _record(self, name: str) -> None:
+        assert self._event is not None
+        event = self._event()
+        event.record()
+        self._unread[-1].append((name, event))
+
+    def _read(self) -> None:
+        """Add up the steps that the device is done with."""
+        while self._unread and all(event.query() for _, event in self._unread[0][-1:]):
+            for (_, began), (name, ended) in itertools.pairwise(self._unread.popleft()):
+                if name:
+                    self._phase_s[name] += began.elapsed_time(ended) / 1000
+            self._timed_steps += 1
 
     def __enter__(self) -> None:
         self._waiting_since = time.perf_counter()
@@ -87,6 +139,8 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         self._marked = time.perf_counter()
         self.wait_s += self._marked - self._waiting_since
+        if self._timed and self._event:
+            self._record("")
 
     def count(self, samples: int) -> None:
         self.samples += samples

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from mlcli.engine.limits import has_bf16_units, usable_threads
+from mlcli.engine.meter import Event
 from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import ConfigError, OutOfMemoryError
@@ -109,6 +111,11 @@ class Runtime:
             torch.cuda.reset_peak_memory_stats(self.device)
             return round(peak / 1e6, 1)
         return round(_process(os.getpid()).memory_info().rss / 1e6, 1)
+
+    @property
+    def event(self) -> Callable[[], Event] | None:
+        """What makes events that the device takes note of the time by; None where there are none."""
+        return functools.partial(torch.cuda.Event, enable_timing=True) if self.device.type == "cuda" else None
 
     def synchronize(self) -> None:
         """Wait until the device is done; for timing only."""

@@ -53,7 +53,7 @@ class Training:
 
     def __post_init__(self) -> None:
         shown = self.settings.train.tensorboard
-        self.meter = Meter(self.runtime.synchronize)
+        self.meter = Meter(self.runtime.synchronize, self.runtime.event)
         self.stepper = Stepper(self.task, self.state, self.settings, self.runtime, self.meter)
         self.micro_batches = MicroBatches(self.settings.train, self.state.progress, self.feed, self.runtime.ranks)
         self.saver: CheckpointSaver = SilentSaver()
