@@ -17,7 +17,14 @@ from torch import Tensor
 from mlcli.data.augment.geometry import sample_crop_boxes
 from mlcli.data.config import RandomResizedCrop
 from mlcli.data.disk_cache import READ_BATCH, DiskCache
-from mlcli.data.randomness import KeyedRandom, balanced_draw, permutation, sample_keys
+from mlcli.data.randomness import (
+    KeyedRandom,
+    balanced_draw,
+    permutation,
+    repeat_factors,
+    repeated_draw,
+    sample_keys,
+)
 from mlcli.data.source import Samples
 from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError, UserError
@@ -48,24 +55,39 @@ class TrainOrder:
     A step's samples are cut into `accumulate` parts that differ in size by one at most.
 
     Attributes:
+        samples: drawn in an epoch; N but for repeat_factor.
+        repeats: float64 [N], how often each sample comes in an epoch on average, of repeat_factor.
         cuts: where each part of a step that is taken here begins and ends in it.
 
     Args:
         targets: int64 [N] labels or float32 [N] numbers of the training split.
-        sampler: shuffle or balanced, as in the loader section.
+        sampler, repeat_below: as in the loader section.
+        holds: int64 [T] and int64 [T], which sample holds which class, for repeat_factor; each its target's if None.
     """
 
-    def __init__(self, targets: Tensor, train: Train, sampler: str) -> None:
+    def __init__(
+        self,
+        targets: Tensor,
+        train: Train,
+        sampler: str,
+        repeat_below: float = 0.001,
+        holds: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         num = len(targets)
         if train.samples_per_step > num:
             what = f"batch_size {train.samples_per_step} is more than the {num} samples of the training split"
             raise ConfigError(what, where="train.batch_size", fix=f"train.batch_size={num}")
-        if sampler == "balanced" and targets.is_floating_point():
-            what = "a balanced sampler needs classes, but the target is a number"
+        if sampler != "shuffle" and targets.is_floating_point():
+            what = f"a {sampler} sampler needs classes, but the target is a number"
             raise ConfigError(what, where="loader.sampler", fix="loader.sampler=shuffle")
-        self._targets, self._seed, self._balanced = targets, train.seed, sampler == "balanced"
+        self._targets, self._seed, self._sampler = targets, train.seed, sampler
+        self.repeats = np.ones(num)
+        if sampler == "repeat_factor":
+            samples, classes = holds or (np.arange(num), targets.numpy())
+            self.repeats = repeat_factors(samples, classes, num, repeat_below)
         self.batch_size = train.samples_per_step
-        self.steps_per_epoch = num // train.samples_per_step
+        self.samples = int(self.repeats.sum() + 1e-6)
+        self.steps_per_epoch = self.samples // train.samples_per_step
         self.cut(train.accumulate)
 
     def cut(self, parts: int, taken: slice = slice(None)) -> None:
@@ -88,8 +110,13 @@ class TrainOrder:
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Indices and keys of a whole epoch, int64 [N] each."""
-        if self._balanced:
-            indices = torch.from_numpy(balanced_draw(self._targets, self._seed, epoch))
+        if self._sampler != "shuffle":
+            drawn = (
+                balanced_draw(self._targets, self._seed, epoch)
+                if self._sampler == "balanced"
+                else repeated_draw(self.repeats, self._seed, epoch)
+            )
+            indices = torch.from_numpy(drawn)
             # A sample drawn twice must not be changed in the same way twice: the draw's place in the epoch is its key.
             return indices, sample_keys(self._seed, epoch, torch.arange(len(indices)))
         indices = torch.from_numpy(permutation(len(self._targets), self._seed, epoch))

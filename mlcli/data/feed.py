@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,7 @@ class BatchFeed(ABC):
         train: batch size, accumulation and seed.
         loader: cache, workers, sampler, prefetch and timeout.
         device: where batches are wanted.
+        holds: which training sample holds which class, int64 [T] each, where a target does not say it.
 
     Attributes:
         steps_per_epoch: optimizer steps in an epoch.
@@ -62,9 +64,11 @@ class BatchFeed(ABC):
         train: Train,
         loader: Loader,
         device: torch.device,
+        holds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self._source, self._loader, self._device = source, loader, device
-        self._order = TrainOrder(source.splits["train"].targets, train, loader.sampler)
+        targets = source.splits["train"].targets
+        self._order = TrainOrder(targets, train, loader.sampler, loader.repeat_below, holds)
         self.steps_per_epoch = self._order.steps_per_epoch
         self._crop = crop
         self._disk = self._disk_caches()
@@ -84,6 +88,11 @@ class BatchFeed(ABC):
         if left_out and self._loader.sampler == "shuffle":
             why = f"of {size:,}; the other {left_out:,} of the {samples:,} samples wait, each epoch others"
             found.append(Choice("batches", f"{self.steps_per_epoch:,} an epoch", why))
+        if self._loader.sampler == "repeat_factor":
+            rare, most, least = self._order.repeats > 1, self._order.repeats.max(), self._loader.repeat_below
+            why = f"{rare.sum():,} of {samples:,} samples hold a class that is in less than {100 * least:g} % of them"
+            why += f", up to {most:.1f} times" if rare.any() else ": nothing is repeated; raise loader.repeat_below"
+            found.append(Choice("sampler", f"{self._order.samples:,} draws an epoch", why))
         return found
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, made odd: SplitMix64's increment
 _MULTIPLIER_1, _MULTIPLIER_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # Stafford's variant 13, as in the paper
 _MASK = 2**64 - 1
-_ORDER, _SLOTS, _MEMBERS, _SAMPLES = range(4)  # one independent family of keys for each purpose
+_ORDER, _SLOTS, _MEMBERS, _SAMPLES, _REPEATS = range(5)  # one independent family of keys for each purpose
 
 
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
@@ -35,6 +35,37 @@ def balanced_draw(targets: np.ndarray | Tensor, seed: int, epoch: int) -> np.nda
     chosen = np.argsort(_hashes(len(labels), seed, epoch, _SLOTS).numpy()) % len(counts)
     members = KeyedRandom(_hashes(len(labels), seed, epoch, _MEMBERS)).integers(torch.from_numpy(counts[chosen]))
     return by_class[first[chosen] + members.numpy()]
+
+
+def repeat_factors(samples: np.ndarray, classes: np.ndarray, num: int, rare_below: float) -> np.ndarray:
+    """Return how often each of `num` samples is to come in an epoch on average: float64 [num], 1 or more.
+
+    Repeat factor sampling (Gupta et al. 2019, LVIS, arXiv:1908.03195): max(1, sqrt(rare_below / f)) for a class that a
+    share f of the samples holds; of a sample, that of its rarest class.
+
+    samples, classes: int64 [T], which sample holds which class; one that holds several of a class is one all the same.
+    """
+    factors = np.ones(num)
+    if len(samples):
+        samples, classes = np.unique(np.stack([samples, classes]), axis=1)
+        of_class = np.maximum(1.0, np.sqrt(rare_below * num / np.maximum(np.bincount(classes), 1)))
+        np.maximum.at(factors, samples, of_class[classes])
+    return factors
+
+
+def repeated_draw(factors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Draw each sample as often as its factor says on average, rounded up or down: int64 [N] indices in random order.
+
+    N is the sum of the factors, rounded down, in every epoch: the samples lie in random order on a line, each as long
+    as its factor, and those at every whole number from a random start are drawn (systematic sampling).
+    """
+    order, length = permutation(len(factors), seed, epoch), int(factors.sum() + 1e-6)
+    ends = np.cumsum(factors[order])
+    start = float(KeyedRandom(_hashes(1, seed, epoch, _SLOTS)).uniform())
+    passed = np.ceil(ends * (length / ends[-1]) - start).astype(np.int64)
+    passed[-1] = length
+    drawn = np.repeat(order, np.diff(passed, prepend=0))
+    return drawn[np.argsort(_hashes(length, seed, epoch, _REPEATS).numpy())]
 
 
 def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:

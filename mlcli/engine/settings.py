@@ -289,8 +289,12 @@ class Loader(Strict):
     workers: NonNegativeInt | Literal["auto"] = "auto"
     """Processes that read and decode files; auto measures which number is fastest where files are read while training
     (1.5 s at most, no result depends on it). Data held in memory need none."""
-    sampler: Literal["shuffle", "balanced"] = "shuffle"
-    """shuffle visits each sample once an epoch; balanced draws with replacement so that classes come equally often."""
+    sampler: Literal["shuffle", "balanced", "repeat_factor"] = "shuffle"
+    """shuffle visits each sample once an epoch; balanced draws with replacement so that classes come equally often;
+    repeat_factor shows samples with rare classes more than once an epoch (LVIS, Gupta et al. 2019)."""
+    repeat_below: Annotated[float, Field(gt=0, le=1)] = 0.001
+    """For repeat_factor: share of the samples below which a class is rare. Samples of a class that a share f of them
+    holds come sqrt(repeat_below / f) times an epoch on average, one of several classes as often as the rarest asks."""
     prefetch: Annotated[int, Field(gt=0, le=1000)] = 2
     """Batches each worker prepares ahead."""
     timeout: PositiveFloat = 120.0

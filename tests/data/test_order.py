@@ -2,10 +2,12 @@
 
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
 from mlcli.data.batches import TrainOrder, in_order
+from mlcli.data.randomness import repeat_factors, repeated_draw
 from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError
 
@@ -13,7 +15,7 @@ TARGETS = torch.tensor([0] * 20 + [1] * 5 + [2] * 2)
 
 
 def take(count: int, *, start: int = 0, sampler: str = "shuffle", **train) -> list:
-    return list(islice(TrainOrder(TARGETS, Train(**train), sampler).parts(start), count))
+    return list(islice(TrainOrder(TARGETS, Train(**train), sampler, 0.5).parts(start), count))
 
 
 def test_an_epoch_visits_every_sample_once():
@@ -30,7 +32,7 @@ def test_what_fills_no_batch_is_left_out():
     assert len(indices.unique()) == 20
 
 
-@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced", "repeat_factor"])
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 @pytest.mark.parametrize("start", [1, 2, 3, 7])
 def test_starting_later_equals_skipping(start, accumulate, sampler):
@@ -87,3 +89,33 @@ def test_batch_larger_than_the_split_is_refused():
 def test_balanced_needs_classes():
     with pytest.raises(ConfigError, match="needs classes"):
         TrainOrder(torch.rand(9), Train(batch_size=3), "balanced")
+
+
+def test_repeat_factors_are_those_of_the_paper():
+    """Four samples; class 1 is in all of them, class 3 in one, twice; the fourth sample's rarest class decides."""
+    samples, classes = np.array([0, 1, 2, 3, 3, 3]), np.array([1, 1, 1, 1, 3, 3])
+    assert repeat_factors(samples, classes, 4, 0.001).tolist() == [1, 1, 1, 1]
+    assert repeat_factors(samples, classes, 4, 1.0).tolist() == [1, 1, 1, 2]  # sqrt(1 / (1 / 4))
+    assert repeat_factors(samples[:0], classes[:0], 2, 1.0).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_samples_come_as_often_as_their_factors_say(seed):
+    factors = np.concatenate([np.ones(40), np.full(7, 1.6), np.full(3, 3.3)])
+    counts = np.stack([np.bincount(repeated_draw(factors, seed, epoch), minlength=50) for epoch in range(400)])
+    assert (counts.sum(axis=1) == int(factors.sum())).all()
+    assert np.isin(counts, [np.floor(factors * 61 / 61.1), np.ceil(factors)]).all()
+    np.testing.assert_allclose(counts.mean(axis=0), factors * 61 / 61.1, atol=0.12)
+    one, other = repeated_draw(factors, seed, 3), repeated_draw(factors, seed, 4)
+    assert one.tolist() == repeated_draw(factors, seed, 3).tolist() != other.tolist()
+    assert sorted(repeated_draw(np.ones(9), seed, 0).tolist()) == list(range(9))
+
+
+def test_repeated_samples_have_new_keys_and_lengthen_the_epoch():
+    order = TrainOrder(TARGETS, Train(batch_size=5), "repeat_factor", 0.5)
+    factors = [1.0] * 20 + [(0.5 * 27 / 5) ** 0.5] * 5 + [(0.5 * 27 / 2) ** 0.5] * 2
+    assert order.repeats.tolist() == pytest.approx(factors)
+    assert order.samples == int(sum(factors)) == 33
+    assert order.steps_per_epoch == 6
+    parts = list(islice(order.parts(0), 6))
+    assert len(torch.cat([part.keys for part in parts]).unique()) == 30

@@ -9,8 +9,8 @@ tile sees more of it: a piece of one thing often looks like another.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -123,15 +123,13 @@ class Tiles:
             parts = [
                 compute(self._inputs(pixels, layout, start)) for start in range(0, len(layout.origins_xy), AT_ONCE)
             ]
-            columns = zip(*parts, strict=True)
-            one = merged(Found(*(None if part[0] is None else np.concatenate(part) for part in columns)), layout)
+            one = merged(_joined(parts, np.concatenate), layout)
             scale, shift = (
                 np.tile(part, 2) for part in placement(np.array([width, height]), self.image_size, self.fit)
             )
             each.append(one._replace(boxes_xyxy=one.boxes_xyxy * scale + shift))
         most = max(1, *(len(one.scores) for one in each))
-        padded = [[_padded(column, most) for column in one] for one in each]
-        return Found(*(None if column[0] is None else np.stack(column) for column in zip(*padded, strict=True)))
+        return _joined([_padded(one, most) for one in each], np.stack)
 
     def _inputs(self, pixels: np.ndarray, layout: Layout, start: int) -> np.ndarray:
         """A batch of tiles as the model takes them: uint8 [B, 3, h, w]."""
@@ -140,8 +138,8 @@ class Tiles:
         width, height = np.round(layout.size_wh * layout.scale).astype(int)
         left, top = layout.shift.astype(int)
         for one, origin in zip(inputs, origins, strict=True):
-            x1, y1, x2, y2 = (*origin.tolist(), *(origin + layout.size_wh).tolist())
-            resize(pixels, (x1, y1, x2, y2), one[:, top : top + height, left : left + width])
+            (x, y), (right, bottom) = origin.tolist(), (origin + layout.size_wh).tolist()
+            resize(pixels, (x, y, right, bottom), one[:, top : top + height, left : left + width])
         return inputs
 
 
@@ -178,7 +176,7 @@ def merged(found: Found, layout: Layout) -> Found:
         if away[pieces[0]] <= AT_SEAM and len(pieces) > 1:
             hull = np.concatenate([boxes[pieces, :2].min(axis=0), boxes[pieces, 2:].max(axis=0)])
             boxes_of[place] = hull
-            if masks_of is not None:
+            if masks is not None and masks_of is not None:
                 masks_of[place] = np.max([spread(masks[piece], boxes[piece], hull) for piece in pieces], axis=0)
     return Found(boxes_of, certain[order], labels[first], masks_of)
 
@@ -287,6 +285,14 @@ def spread(mask: np.ndarray, box_xyxy: np.ndarray, hull_xyxy: np.ndarray) -> np.
     return (weights[0] @ mask @ weights[1].T).astype(mask.dtype)
 
 
-def _padded(rows: np.ndarray | None, most: int) -> np.ndarray | None:
-    """[n, ...] -> [most, ...], zeros at the end."""
-    return None if rows is None else np.pad(rows, [(0, most - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
+def _joined(parts: Sequence[Found], join: Callable[[Any], np.ndarray]) -> Found:
+    """Make one of several by joining their boxes, scores, labels and masks."""
+    boxes, scores, labels, masks = zip(*parts, strict=True)
+    return Found(join(boxes), join(scores), join(labels), None if masks[0] is None else join(masks))
+
+
+def _padded(found: Found, most: int) -> Found:
+    """What was found, n rows each, in `most` rows, zeros at the end."""
+    more = (0, most - len(found.scores))
+    padded = [np.pad(rows, [more, *[(0, 0)] * (rows.ndim - 1)]) for rows in found if rows is not None]
+    return Found(*padded)

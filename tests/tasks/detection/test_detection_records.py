@@ -16,9 +16,10 @@ from mlcli.tasks.detection.data import augmentations as c
 from mlcli.tasks.detection.data.build import build_source
 from mlcli.tasks.detection.data.config import BoxCsv, Scenes, Voc
 from mlcli.tasks.detection.data.feed import DetectionFeed, InputMasks, TargetTable
-from mlcli.tasks.detection.data.records import Records, rarest_labels
+from mlcli.tasks.detection.data.records import DetectionSource, Records, rarest_labels
 from mlcli.tasks.detection.masks import decode, encode_rle
 from tests.tasks.detection import sheets
+from tests.tasks.detection.published import records_of
 
 CPU = torch.device("cpu")
 AUGMENT = (
@@ -285,3 +286,35 @@ def one_picture(root, name, size, box, preparation) -> Records:
         difficult=nothing,
         area=np.ones(1, dtype=np.float32),
     )
+
+
+def test_pictures_of_rare_objects_are_repeated_by_all_they_hold():
+    """By pictures, not by boxes, and without what does not count."""
+    records = records_of(
+        {
+            "images": [{"id": n, "width": 32, "height": 32} for n in range(1, 9)],
+            "categories": [{"id": 1, "name": "many"}, {"id": 2, "name": "few"}],
+            "annotations": [
+                {"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+                for n in range(1, 8)
+            ]
+            + [
+                {"id": 10 + n, "image_id": 3, "category_id": 2, "bbox": [9, 9, 5 + n, 5], "area": 25, "iscrowd": 0}
+                for n in range(20)
+            ]
+            + [{"id": 40, "image_id": 8, "category_id": 2, "bbox": [9, 9, 5, 5], "area": 25, "iscrowd": 1}],
+        }
+    )
+    info = build_source(Scenes(name="scenes", images=20, image_size=32)).info
+    source = DetectionSource(info, {"train": records})
+    feed = DetectionFeed(
+        source,
+        (),
+        0.3,
+        train=Train(batch_size=4),
+        loader=Loader(sampler="repeat_factor", repeat_below=0.5, workers=0, cache="none"),
+        device=torch.device("cpu"),
+    )
+    why = "1 of 8 samples hold a class that is in less than 50 % of them, up to 2.0 times"
+    assert feed.choices[-1] == ("sampler", "9 draws an epoch", why)
+    assert feed.steps_per_epoch == 2

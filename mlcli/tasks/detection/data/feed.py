@@ -44,7 +44,9 @@ class DetectionFeed(BatchFeed):
         masks: bool = False,
         max_objects: int | None = None,
     ) -> None:
-        super().__init__(source.pictures, None, train=train, loader=loader, device=device)
+        counted = ~source.splits["train"].ignored
+        holds = source.splits["train"].picture_of[counted], source.splits["train"].labels[counted]
+        super().__init__(source.pictures, None, train=train, loader=loader, device=device, holds=holds)
         self._records, self._masks = source.splits, masks
         self._tables: dict[str, TargetTable] = {}
         counts = TargetTable(source.splits["train"], device, masks=False).counts
