@@ -258,7 +258,7 @@ def _answer_frames(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             writer = stack.enter_context(writing(drawn)) if drawn is not None else None
             while not ended:
-                batch = []
+                batch: list[Any] = []  # of Frame
                 try:
                     while len(batch) < FRAMES:
                         batch.append(next(source))

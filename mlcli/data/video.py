@@ -147,6 +147,8 @@ class _VideoWriter:
     def __init__(self, path: Path, kind: str, av: Any) -> None:
         self._path, self._kind, self._av = path, kind, av
         self._container: Any = None
+        self._stream: Any = None
+        self._last = -1
 
     def add(self, image: Image.Image, frame: Frame) -> None:
         if self._container is None:
@@ -159,7 +161,7 @@ class _VideoWriter:
             self._container.mux(self._stream.encode(picture))
 
     def _begin(self, width: int, height: int) -> None:
-        self._container, self._last = self._av.open(str(self._path), "w", format=self._kind), -1
+        self._container = self._av.open(str(self._path), "w", format=self._kind)
         known = self._av.codecs_available
         codec = next(name for name in CODECS.get(self._kind, USUAL_CODECS) if name in known)
         self._stream = self._container.add_stream(codec, rate=1000)

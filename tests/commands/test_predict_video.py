@@ -80,6 +80,8 @@ def test_a_video_is_answered_frame_by_frame_and_drawn(runs_root, tmp_path, capsy
     assert len(drawn) == 20
     assert drawn[-1].seconds == pytest.approx(1.9, abs=0.01)
     assert drawn[0].image.height > 32
+    left = [np.asarray(frame.image)[: frame.image.width // 2, :4].mean() / 20 for frame in drawn]
+    assert [round(value) for value in left] == [number % 12 for number in range(20)]
     assert [each.name for each in (tmp_path / "shown").iterdir()] == ["a.mp4"]
 
 
