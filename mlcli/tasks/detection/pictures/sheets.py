@@ -34,7 +34,7 @@ GREY = (150, 155, 162)
 def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str], whole: bool = False) -> Image.Image:
     """An image with its objects: boxes and masks in the classes' colours, names and scores.
 
-    record: as `ObjectDetector.records` makes it. whole: at its own size, however large. Raises DataError for an
+    record: as `ObjectDetector.records` makes it. whole: never smaller than it is. Raises DataError for an
     unreadable image.
     """
     image = read_image(image_path, channels=3)
@@ -47,7 +47,8 @@ def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str
         caption = _caption(found["label"], found["score"])
         colour = colour_of(label_of[found["label"]])
         things.append(Thing((left, top, left + width, top + height), colour, caption, mask=mask))
-    return drawn(image, things, max(image.size) if whole else readable_side(image, LEAST_SIDE, MOST_SIDE))
+    side = readable_side(image, LEAST_SIDE, MOST_SIDE)
+    return drawn(image, things, max(side, *image.size) if whole else side)
 
 
 def batch_sheet(images: Tensor, targets: Targets, class_names: Sequence[str]) -> Image.Image:
