@@ -12,10 +12,15 @@ os.environ["COLUMNS"] = "120"  # the width of the screens that texts are compare
 os.environ["NO_COLOR"] = "1"
 
 import pytest
+import torch
 from PIL import Image
 
 from mlcli import cli
 from mlcli.show import figure
+
+# The first backward pass of a process decides whether autograd has threads, which do not outlive a fork: on a CPU it
+# has none, but after something was compiled or exported it would. Many tests fork.
+torch.ones(1, requires_grad=True).sum().backward()
 
 drawn = figure.image_of
 

@@ -105,6 +105,10 @@ class Evaluation(Document):
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+TRAIN_MEASURED = "train_measured"
+"""The "split" in metrics.jsonl of training samples measured as the others are; "train" has what the steps told."""
+
+
 class Entry(Document):
     """A line of metrics.jsonl: scores, by their names, at a step."""
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.engine.documents import Entry, LayerLook, read_entries
+from mlcli.engine.documents import TRAIN_MEASURED, Entry, LayerLook, read_entries
 from mlcli.engine.evaluate import as_json
 from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates, TimeLeft
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """Writes each value of a split and step once, also after a run was killed and resumed.
+    """Writes each (split, step) once, also after a run was killed and resumed.
 
     Args:
         run: the folder to write to.
@@ -62,7 +62,9 @@ class RunLog:
         entry = {"split": split, "step": step, "epoch": epoch, **as_json(values), "time": round(time.time(), 3)}
         self._metrics.write(json.dumps(entry))
         for name, value in values.items():
-            self._writer(split).add_scalar(visible(name, one_line=True), value, step if shown_at is None else shown_at)
+            self._writer("train" if split == TRAIN_MEASURED else split).add_scalar(
+                visible(name, one_line=True), value, step if shown_at is None else shown_at
+            )
 
     def layers(self, stats: LayerStats) -> None:
         """One line in layers.jsonl; what is wrong also as text in TensorBoard."""

@@ -9,6 +9,7 @@ from typing import Any
 from mlcli.engine.board import Board
 from mlcli.engine.contract import Batch, Feed, Metrics, Task
 from mlcli.engine.divergence import diverged
+from mlcli.engine.documents import TRAIN_MEASURED
 from mlcli.engine.evaluate import Interrupted, SelectBy, evaluate_split
 from mlcli.engine.layer_stats import LayerMonitor, LayerStats
 from mlcli.engine.log import RunLog, Screen
@@ -245,7 +246,7 @@ def finish_epoch(training: Training, epoch: int) -> None:
             show_answers(training, metrics)
         training.log.scalars(training.select_by.split, progress.step, epoch + 1, scores)
         if learned:
-            training.log.scalars("train", progress.step, epoch + 1, learned)
+            training.log.scalars(TRAIN_MEASURED, progress.step, epoch + 1, learned)
         shown = {"train": learned | training.state.epoch_loss.read(), training.select_by.split: scores}
         training.screen.epoch(epoch, shown, lr, rates, best)
         training.state.epoch_loss.clear()

@@ -27,6 +27,7 @@ SETTINGS = settings_of(
         "accumulate": 2,
         "epochs": 9,
         "log_every": 2,
+        "measure_train": 0,
         "watch": "mae",
         "ema": {"decay": 0.9},
         "early_stopping": {"patience": 4, "min_delta": 2.0},

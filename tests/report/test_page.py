@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mlcli.report.page import sections
-from mlcli.report.page.sections import SECTIONS, highlighted, layers
+from mlcli.report.page.sections import SECTIONS, curves, highlighted, layers
 from mlcli.report.page.write import write_report
 from mlcli.report.record import Record
 from tests.report import crafted
@@ -73,6 +73,21 @@ def test_every_section_a_classification_has(full):
     assert re.sub(r"\s+", " ", f"The files, in this order photos/7.jpg: {EVIL}, is cat") in full.text
     for words in (*shown, "made by hand", "29% forward", "mlcli train made.yaml", "4,810"):
         assert words in full.text, words
+
+
+def test_the_score_of_training_samples_stands_beside_that_of_validation(tmp_path):
+    """As a curve where it was measured on the way; else as one point, of the best model at the end."""
+
+    def notes_of(folder: str, measured: list[dict]) -> tuple[int, int]:
+        scores = {"train": {"accuracy": 0.9}, "val": {"accuracy": 0.5}}
+        status = crafted.status("accuracy", "max", scores)
+        entries = crafted.metrics("accuracy", [0.3, 0.4, 0.5]) + measured
+        page = str(curves(Record.read(crafted.craft(tmp_path, folder, status=status, metrics=entries))))
+        return page.count("some of the samples learned from"), page.count("measured at the end")
+
+    measured = [{"split": "train_measured", "step": 10 * e, "epoch": e, "accuracy": 0.3 * e} for e in (1, 2, 3)]
+    assert notes_of("on the way", measured) == (1, 0)
+    assert notes_of("at the end", []) == (0, 1)
 
 
 def test_updates_are_not_judged_by_the_last_step_of_a_schedule(tmp_path):

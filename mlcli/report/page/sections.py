@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from mlcli.engine.documents import TRAIN_MEASURED
 from mlcli.report.evidence import Evidence
 from mlcli.report.page.answers import Values, classes, confusion, errors, importance, pictures, quality, residuals
 from mlcli.report.record import SHARES, SPLITS, Record, in_words, is_number, mapping, score_text
@@ -159,7 +160,7 @@ def curves(record: Record) -> Values | None:
         charts.append(chart("Loss", losses, scale, rules=rules, note="logarithmic scale" if scale else ""))
     if score:
         title = in_words(metric) if len(metric) <= 4 else _sentence(in_words(metric), stop="")  # rmse, mae, r2, map
-        trained, note = line("train", metric) if watched != "train" else [], "train: some of the samples learned from"
+        trained, note = line(TRAIN_MEASURED, metric), "train: some of the samples learned from"
         at_best = record.scores.get("train", {}).get(metric)
         if not trained and watched != "train" and isinstance(best, int) and at_best is not None:
             trained, note = [(float(best), at_best)], "train: the best model, measured at the end"
