@@ -35,9 +35,9 @@ FACTORS: dict[str, tuple[str, ...]] = {
         "optimizer={name: rmsprop, lr: 1e-3, momentum: 0.5}",
     ),
 }
-POLLS = (1, 4, 2, 7, 3)
+POLLS = (1, 6, 3, 9, 4)
 """How often a session asks whether to stop before it is told to: after each step, and for each batch it evaluates.
-7 leads past an evaluation, 1 into one."""
+9 leads past an evaluation, 1 into one."""
 
 
 def every_pair_of_values() -> list[tuple[str, ...]]:
@@ -96,7 +96,7 @@ def test_stopped_at_each_step_in_turn(data, arena, workers):
     config = experiment(data, "mlp", few, f"loader.workers={workers}", "train.ema={decay: 0.9}")
     whole, polls = unstopped(arena, config)
     stops = set()
-    every = 3 if workers and not LONG else 1  # starting workers is what takes the time
+    every = 6 if workers and not LONG else 1  # starting workers is what takes the time
     for after in range(0, polls, every):
         result, (stop,) = sessions_of(arena, config, itertools.chain([after], itertools.repeat(10**9)))
         assert result == whole, f"stopped after step {stop} (poll {after} of {polls})"
@@ -108,9 +108,9 @@ def test_stopped_at_each_step_in_turn(data, arena, workers):
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda row: " ".join(row).translate(str.maketrans(".", "_")))
 def test_stopped_again_and_again(data, arena, combination):
     name, *overrides = combination
-    config = experiment(data, name, *overrides)
+    config = experiment(data, name, "train.measure_train=0", *overrides)
     whole, _ = unstopped(arena, config)
     result, stops = sessions_of(arena, config, itertools.cycle(POLLS))
     assert result == whole
-    assert len(stops) >= 10
+    assert len(stops) >= 8
     assert any(step % STEPS for step in stops)
