@@ -29,7 +29,7 @@ test-gpu: install
 	$(BIN)/python -m pytest -m gpu -rs
 
 soak: install
-	MLCLI_SOAK=10 $(BIN)/python -m pytest tests/reliability tests/export tests/test_examples.py -n auto
+	MLCLI_SOAK=10 MLCLI_TEST_DEVICE=cpu $(BIN)/python -m pytest -m "not alone" -n auto --dist worksteal
 
 lint: install types
 	$(BIN)/ruff check .
