@@ -45,12 +45,15 @@ class Writer(Protocol):
 
 
 def is_moving(path: Path) -> bool:
-    """Return whether a file is a video by its ending, or an animation of several frames. Raises DataError."""
+    """Return whether a file is a video by its ending, or an animation of several frames that can be opened."""
     ending = path.suffix.lower()
     if ending not in ANIMATIONS or not path.is_file():
         return ending in VIDEOS
-    with opened(path) as image:
-        return getattr(image, "n_frames", 1) > 1
+    try:
+        with opened(path) as image:
+            return getattr(image, "n_frames", 1) > 1
+    except DataError:  # as of any other image that cannot be read, its record will say so
+        return False
 
 
 def frames(path: Path) -> Iterator[Frame]:

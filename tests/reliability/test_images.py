@@ -69,7 +69,7 @@ def every_command(odd: Odd) -> dict[str, Any]:
     training.replace(testing)
     told["evaluate"] = type_here("evaluate", "sound", "--on", "set")
     told["predict"] = type_here("predict", "sound", testing, "-o", "answers.jsonl")
-    told["record"] = json.loads(Path("answers.jsonl").read_text())
+    told["record"] = json.loads(Path("answers.jsonl").read_text().splitlines()[0])  # of an animation's first frame
     told["pixels"] = decoded_by_training(testing)
     return told
 
