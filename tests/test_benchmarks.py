@@ -39,6 +39,7 @@ ALONE = {
 }  # fmt: skip
 """These start processes of their own."""
 LONGEST = {
+    "detection_training",
     "loader_folders",
     "shards",
     "startup",

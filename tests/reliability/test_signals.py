@@ -71,8 +71,12 @@ def sender(number: signal.Signals, whole_group: bool) -> Callable[[], None]:
     return lambda: os.killpg(pid, number) if whole_group else os.kill(pid, number)
 
 
-@pytest.mark.parametrize("whole_group", [False, True], ids=["process", "group"])
-@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+SENT = [(signal.SIGINT, True), (signal.SIGTERM, False)]
+"""Ctrl-C goes to all of a terminal's processes, a scheduler's signal to one; the long run tries the others too."""
+IN_THE_LONG_RUN = [(signal.SIGINT, False), (signal.SIGTERM, True)] if LONG else []
+
+
+@pytest.mark.parametrize(("number", "whole_group"), SENT + IN_THE_LONG_RUN)
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_signal_stops_a_run_that_then_goes_on(data, root, phase, number, whole_group):
     stopped = typed_in_child(root, *TRAIN, prepare=lambda: PHASES[phase](sender(number, whole_group)))
