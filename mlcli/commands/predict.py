@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.commands.common import find_run, is_exported, refuse_input, show_progress, tiles_asked
+from mlcli.commands.common import find_run, is_exported, refuse_input, tiles_asked
+from mlcli.commands.frames import FRAMES, answer_frames, video_among
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.schema.explain import closest
 from mlcli.show.terminal import bar
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from mlcli.tasks.exporting import Answers
 
 BATCH_SIZE = 64
-FRAMES = 8
-"""Of a video, that are in memory at once."""
 FORMATS = (".jsonl", ".csv")
 """The endings of files that every predictor's answers can be written to."""
 
@@ -114,7 +113,7 @@ def run(
     predictor: Any  # Answers or a Predictor: what only some have is asked for where it is used
     compute: Callable[[Any], Any]
     tiling = tiles_asked(tiles, overlap)
-    video = _video_among(inputs, {"--to": to, "--image-ids": image_ids, "--explain": explain})
+    video = video_among(inputs, {"--to": to, "--image-ids": image_ids, "--explain": explain})
     keep: list[Path | str]
     if explain and pictures is None:
         pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
@@ -160,7 +159,7 @@ def run(
         def of_frames(paths: Sequence[Path]) -> "Iterator[Record]":
             return answers(predictor, compute, predictor.inputs(paths, invert=invert), top, min(at_once, FRAMES))
 
-        return _answer_frames(video, of_frames, predictor, output, pictures)
+        return answer_frames(video, of_frames, predictor, output, pictures)
     found = predictor.inputs(inputs, invert=invert)
     if called and found.paths is None:
         what = "this model takes rows of a table, and standard input is a picture"
@@ -199,98 +198,6 @@ def run(
             where=f"the first: {failed[0]['input']}: {failed[0]['error']}",
             fix="each has its reason as 'error' in its record",
         )
-    return ExitCode.OK
-
-
-def _video_among(inputs: Sequence[Path], options: Mapping[str, Any]) -> Path | None:
-    """The video or animation that is asked about; None for other inputs. An animation among others is its first frame.
-
-    options: those that make no sense for a video. Raises ConfigError, DataError.
-    """
-    from mlcli.data.video import VIDEOS, is_moving
-
-    if len(inputs) > 1:
-        if moving := [path for path in inputs if path.suffix.lower() in VIDEOS]:
-            raise ConfigError("a video is asked about alone", where=str(moving[0]), fix="leave the other files out")
-        return None
-    if not is_moving(inputs[0]):
-        return None
-    if not inputs[0].exists():
-        raise DataError(f"no such file or folder: {inputs[0]}", fix="check the spelling")
-    for option, value in options.items():
-        if value:
-            raise ConfigError(
-                "this is for pictures, and not for the frames of a video", where=option, fix="leave it out"
-            )
-    return inputs[0]
-
-
-def _answer_frames(
-    video: Path,
-    of_frames: "Callable[[Sequence[Path]], Iterator[Record]]",
-    predictor: Any,
-    output: Path | None,
-    pictures: Path | None,
-) -> ExitCode:
-    """Answer a video frame by frame: a JSON line each, and a video with the answers drawn where one is asked for.
-
-    Raises DataError for a damaged one, after the answers to its earlier frames were written.
-    """
-    from mlcli.data.video import DRAWN, frames, writing
-    from mlcli.files import make_output_folder, write_output
-
-    ending = DRAWN.get(video.suffix.lower(), video.suffix.lower())
-    drawn = None if pictures is None else pictures / f"{video.stem}{ending}"
-    if output is not None and output.suffix.lower() != ".jsonl":
-        if output.suffix.lower() != ending:
-            fix = f"end its name in .jsonl for the answers, or in {ending} for a video of them"
-            raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
-        drawn, output = output, None
-    if drawn is not None:
-        if not hasattr(predictor, "picture"):
-            raise ConfigError("the answers of this model cannot be drawn", where="--pictures", fix="leave it out")
-        refuse_input("--pictures", drawn, [video])
-        make_output_folder(drawn.parent, marked=False)
-    lines, count, failed = list[str](), 0, 0
-    source, fault, ended = frames(video), None, False
-    try:
-        with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            writer = stack.enter_context(writing(drawn)) if drawn is not None else None
-            while not ended:
-                batch: list[Any] = []  # of Frame
-                try:
-                    while len(batch) < FRAMES:
-                        batch.append(next(source))
-                except StopIteration:
-                    ended = True
-                except DataError as error:  # the frames before it are answered first
-                    fault, ended = error, True
-                paths = [folder / f"{number}.png" for number in range(len(batch))]
-                for frame, path in zip(batch, paths, strict=True):
-                    frame.image.save(path, compress_level=1)
-                for frame, path, record in zip(batch, paths, of_frames(paths) if batch else (), strict=True):
-                    place = {"input": str(video), "frame": frame.number, "seconds": round(frame.seconds, 3)}
-                    line = json.dumps(
-                        place | {key: record[key] for key in record if key != "input"}, ensure_ascii=False
-                    )
-                    count, failed = count + 1, failed + ("error" in record)
-                    if output is not None:
-                        lines.append(f"{line}\n")
-                    elif drawn is None:
-                        print(line)
-                    if writer is not None:
-                        writer.add(frame.image if "error" in record else predictor.picture(path, record), frame)
-                show_progress(f"frame {count:,}")
-    finally:
-        show_progress("")
-        if lines and output is not None:
-            write_output(output, "".join(lines).encode())
-    where = ", ".join(str(path) for path in (output, drawn) if path is not None)
-    said = f"{plural(count - failed, 'frame')} answered" + (f": {where}" if where else "")
-    print(said, file=sys.stdout if where else sys.stderr)
-    if fault is not None:
-        raise fault
     return ExitCode.OK
 
 
