@@ -317,8 +317,11 @@ def test_training_samples_are_measured_beside_the_others(tmp_path, monkeypatch, 
     monkeypatch.setattr(ToyMetrics, "update", counted)
     monkeypatch.setattr(ToyMetrics, "compute", told)
     kwargs = {"train": {"epochs": 1, "measure_train": share}}
+    splits, of_split = [], ToyTask.metrics
+    monkeypatch.setattr(ToyTask, "metrics", lambda self, split: splits.append(split) or of_split(self, split))
     train(tmp_path, ToyTask(samples=samples, batch_size=samples), settings_of(**kwargs))
     assert sorted(seen) == measured
+    assert splits[-len(measured) :] == ["val", "train"][: len(measured)]
 
 
 def test_tensorboard_holds_every_point_once_after_a_resume(tmp_path):
