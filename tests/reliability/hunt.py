@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.reliability import tiny
-from tests.reliability.child import in_child, keep_to_one_cpu, type_here
+from tests.reliability.child import LIMIT_S, in_child, keep_to_one_cpu, type_here
 from tests.reliability.forked import Ended, typed_in_child
 from tests.reliability.soak import soaked
 
@@ -61,7 +61,7 @@ def build_world(folder: Path) -> Path:
     (folder / "table.yaml").write_text(TABLE)
     columns = ["age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"]
     (folder / "diabetes.csv").write_text(",".join(columns) + "\n" + "0.1," * 9 + "0.1\n")
-    for module in in_child(lambda: _make_runs(folder)).value:
+    for module in in_child(lambda: _make_runs(folder), limit_s=10 * LIMIT_S).value:
         with contextlib.suppress(ImportError):
             import_module(module)
     return folder
