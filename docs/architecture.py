@@ -22,6 +22,7 @@ LAYERS = [
     (("cli", "api"), "every command's signature and help line; the same for Python and notebooks"),
     (("commands",), "one thin file per command: arguments in, text out, exit code"),
     (("export",), "a run as one ONNX or .pt2 file, verified, and the file as a model again"),
+    (("scoring",), "how good a saved model is, on its own data or on new ones"),
     (("saved",), "a saved model made into its predictor or its task again"),
     (("experiment",), "one YAML file as one typed, frozen Experiment; the table of tasks"),
     (("report", "machine"), "what a finished run shows; env-check and bench-io"),

@@ -30,7 +30,8 @@ from mlcli.report.page.write import NAME, write_report
 from mlcli.report.record import Record
 from mlcli.report.summary import layer_troubles
 from mlcli.report.verdict import Verdict, judge
-from mlcli.saved import computing, load_predictor, measure
+from mlcli.saved import computing, load_predictor
+from mlcli.scoring import Asked, measure
 
 if TYPE_CHECKING:
     from torch import nn
@@ -174,7 +175,7 @@ class Run:
         Writes nothing. Raises UserError.
         """
         checkpoint = self._folder.checkpoint("best")
-        return measure(self._folder, checkpoint, split, overrides, on=None if on is None else Path(on))
+        return measure(Asked(self._folder, checkpoint, split, overrides, None if on is None else Path(on)))
 
     def export(
         self,

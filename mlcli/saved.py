@@ -1,41 +1,32 @@
 """A saved model to be used again: its checkpoint is read and checked, and its predictor or its task made from it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from packaging.version import InvalidVersion, Version
-from torch import nn
 
-from mlcli.data.changes import KINDS, Change, changed
 from mlcli.data.info import PlainInfo
-from mlcli.data.inputs import in_tiles
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import (
-    Batch,
     Feed,
     HasMembership,
-    HasViews,
-    LooksInTiles,
-    Metrics,
     Predictor,
     Task,
 )
 from mlcli.engine.documents import Saved, refuse_unlike
-from mlcli.engine.evaluate import as_json, evaluate_split, evaluation_record
-from mlcli.engine.membership import NEW, Changes, KnownData, OtherData
+from mlcli.engine.membership import KnownData, OtherData
 from mlcli.engine.resume import differences
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
-from mlcli.engine.terms import Terms
 from mlcli.errors import CheckpointError, ConfigError, DataError, OutOfMemoryError
 from mlcli.experiment import Experiment, TakesNewData, TakesSizes
 from mlcli.models.build import weights_within
 from mlcli.models.weights import load_saved
-from mlcli.text import first_few, listed, sides
+from mlcli.text import first_few, sides
 from mlcli.text import size as size_text
 from mlcli.version import __version__
 
@@ -106,171 +97,6 @@ class SavedTask:
         small = isinstance(train.batch_size, int) and train.batch_size * train.accumulate > samples
         smaller = train.model_copy(update={"batch_size": samples, "accumulate": 1})
         return self.task.feed(self.runtime, train=smaller if small else train)
-
-
-def measure(
-    folder: RunFolder,
-    path: Path,
-    split: str | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    on: Path | None = None,
-    views: Sequence[str] = (),
-    tiles: tuple[int, float] | None = None,
-    size: int | None = None,
-) -> dict[str, Any]:
-    """Measure the model of a run's checkpoint on one split of its data, or on all of new data.
-
-    Args:
-        path: of the checkpoint.
-        split: train, val or test; None for test, or for val where there is no test split.
-        overrides: `key=value` changes to the run's config, such as where the data now are.
-        on: labelled data of the kind of the run's.
-        views: of each image, whose answers are made one, flip and scale (`mlcli.data.changes.views`); there is no
-            loss then.
-        tiles: side in pixels of the original images and overlap of the tiles that the model looks at, in place of whole
-            images; there is no loss then.
-        size: pixels of the longer side that images are brought to; None for that of training.
-
-    Returns what evaluation-<split>.json holds, "notes" for people among it. Raises CheckpointError if the data found
-    are not those the model was made for, DataError for a missing split, ConfigError.
-    """
-    loaded, split, notes = _ready(folder, path, split, overrides, on, size)
-    task, changes = loaded.task, loaded.known.changes if loaded.known else None
-    answer = None
-    if views:
-        refuse_unless(views, task.views if isinstance(task, HasViews) else (), "--tta")
-        assert isinstance(task, HasViews)
-
-        def answer(net: nn.Module, batch: Batch) -> tuple[Terms, Any]:
-            return {}, task.evaluate_views(net, batch, views)
-
-        notes.append(f"answers are those of several views of each image together: {', '.join(views)}")
-        if "flip" in views:
-            notes.append("flip is only right where a mirrored image means the same, unlike with letters and digits")
-    if tiles is not None:
-        looking = cast(LooksInTiles, task)
-        compute = in_tiles(task, computing(cast(Predictor, task), loaded.runtime), tiles)
-
-        def answer(net: nn.Module, batch: Batch) -> tuple[Terms, Any]:
-            return {}, looking.found_in_tiles(compute, split, batch.indices)
-
-    scores, metrics = _scores(loaded, split, answer)
-    result = evaluation_record(folder.name, path.name, loaded.saved, task, split, loaded.runtime, scores, metrics)
-    compared = asdict(changes) if changes else None
-    more = {"overrides": list(overrides), "on": on and str(on), "notes": notes, "changes": compared}
-    how = {"tta": list(views)} if views else {"tiles": {"side": tiles[0], "overlap": tiles[1]}} if tiles else {}
-    return result | more | how
-
-
-def measure_changed(
-    folder: RunFolder,
-    path: Path,
-    kind: Change,
-    amounts: Sequence[float],
-    split: str | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    on: Path | None = None,
-    size: int | None = None,
-) -> dict[str, Any]:
-    """Measure the model of a run's checkpoint on images changed by each of several amounts; see `measure`.
-
-    Returns, as JSON's types, what was measured, "unit" and "metric", the score that decides, and "scores": a dict of
-    all scores for each amount, which is among them as "amount".
-    """
-    loaded, split, notes = _ready(folder, path, split, overrides, on, size)
-    task = loaded.task
-    refuse_unless((kind,), task.changes if isinstance(task, HasViews) else (), f"--{kind}")
-    found = []
-    for amount in amounts:
-
-        def answer(net: nn.Module, batch: Batch, amount: float = amount) -> tuple[Terms, Any]:
-            return task.evaluate(net, replace(batch, inputs=changed(batch.inputs, kind, amount, batch.indices)))
-
-        found.append({"amount": amount, **as_json(_scores(loaded, split, answer)[0])})
-    return {
-        "run": folder.name,
-        "checkpoint": path.name,
-        "split": split,
-        "samples": task.splits[split],
-        "notes": notes,
-        "change": kind,
-        "unit": KINDS[kind].unit,
-        "metric": task.primary,
-        "scores": found,
-    }
-
-
-def refuse_unless(asked: Sequence[str], known: Sequence[str], option: str) -> None:
-    """Raise ConfigError for a view or a change of images that a task cannot be measured on."""
-    if unknown := [name or "nothing" for name in asked if name not in known]:
-        fix = f"it can be measured with {listed(known)}" if known else "leave it out: it is for models of images"
-        raise ConfigError(f"{listed(unknown)} makes no sense for this model", where=option, fix=fix)
-
-
-def _scores(
-    loaded: SavedTask, split: str, answer: Callable[[nn.Module, Batch], tuple[Terms, Any]] | None
-) -> tuple[dict[str, float], Metrics]:
-    with contextlib.closing(loaded.feed()) as feed:
-        return evaluate_split(loaded.task, loaded.task.model, feed, split, loaded.runtime, answer=answer)
-
-
-def _ready(
-    folder: RunFolder, path: Path, split: str | None, overrides: Sequence[str], on: Path | None, size: int | None
-) -> tuple[SavedTask, str, list[str]]:
-    """The task with its model, the split to measure, and what a person should hear; see `measure`."""
-    loaded = load_task(folder, path, overrides, on=on, size=size)
-    task, changes = loaded.task, loaded.known.changes if loaded.known else None
-    notes = list(loaded.notes)
-    if on is not None:
-        if split is not None:
-            raise ConfigError("--on measures all of the data", where="--split", fix="leave it out")
-        split = NEW
-    else:
-        split, note = chosen_split(split, task.splits if changes is None else changes.members)
-        notes += [note] if note else []
-    if loaded.is_other_data:
-        total = sum(task.splits.values())
-        notes.append(f"other data than the run's, and {split} is {task.splits[split]:,} of their {total:,} samples; "
-                     f"mlcli evaluate {folder.name} --on DATA measures all")  # fmt: skip
-    notes += _said(changes, split, folder.name) if changes else []
-    return loaded, split, notes
-
-
-def chosen_split(asked: str | None, splits: Mapping[str, int]) -> tuple[str, str]:
-    """Return the split to measure, and what a person should hear about the choice.
-
-    asked: train, val or test; None for test if there is one. Raises ConfigError or DataError for one there is not.
-    """
-    if asked is None:
-        if "test" in splits:
-            return "test", ""
-        fallback = "val" if "val" in splits else "train"
-        return fallback, f"the data have no test split, so this is {fallback}"
-    if asked not in ("train", "val", "test"):
-        raise ConfigError(f"'{asked}' is no split", where="--split", fix="train, val or test")
-    if asked not in splits:
-        known = ", ".join(f"{name} ({count:,})" for name, count in splits.items())
-        where, fix = f"splits there are: {known}", f"--split {next(iter(splits))}"
-        raise DataError(f"there is no split '{asked}'", where=where, fix=fix)
-    return asked, ""
-
-
-def _said(changes: Changes, split: str, run: str) -> list[str]:
-    """What a person should hear of data that have changed since training. Raises DataError if nothing is left of a
-    split."""
-    new_data = f"mlcli evaluate {run} --on DATA"
-    if not changes.found(split):
-        what = f"none of the run's {changes.members[split]:,} {split} samples is there any more"
-        fix = f"restore the data; {new_data} measures all of new data"
-        raise DataError(what, where="; ".join(changes.lines()), fix=fix)
-    told = changes.lines()
-    if changes.new:
-        told[-1] += f"; {new_data} measures new data"
-    if judged := changes.judged.get(split):
-        told.append(f"dividing the data anew would have counted {judged:,} of the training samples as {split}")
-    return told
 
 
 def load_task(

@@ -77,19 +77,19 @@ def run(
     changed = {kind: _amounts(kind, text) for kind, text in asked.items()}
 
     from mlcli.engine.run import png
-    from mlcli.saved import measure, measure_changed
+    from mlcli.scoring import Asked, measure, measure_changed
     from mlcli.show.evaluation import robustness
     from mlcli.show.figure import image
 
-    path = folder.checkpoint(checkpoint)
+    what = Asked(folder, folder.checkpoint(checkpoint), split, overrides, on, size)
     if changed:
         ((kind, amounts),) = changed.items()
-        result = measure_changed(folder, path, kind, amounts, split, overrides, on=on, size=size)
+        result = measure_changed(what, kind, amounts)
         stem, page, drawn = f"robustness-{result['split']}-{kind}", _robustness_page, " and .png"
         folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
     else:
         seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
-        result = measure(folder, path, split, overrides, on=on, views=seen, tiles=tiling, size=size)
+        result = measure(what, views=seen, tiles=tiling)
         how = f"{'-tta' if seen else '-tiles' if tiling else ''}{f'-size{size}' if size else ''}"
         stem, page, drawn = f"evaluation-{result['split']}{how}", _page, ""
     text = json.dumps(result, indent=2)

@@ -11,7 +11,8 @@ from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import CheckpointError
 from mlcli.experiment import Experiment
 from mlcli.export.file import open_exported
-from mlcli.saved import SavedTask, chosen_split, refuse_other_data
+from mlcli.saved import SavedTask, refuse_other_data
+from mlcli.scoring import chosen_split
 from mlcli.show.terminal import bar
 
 
@@ -21,7 +22,7 @@ def measure_file(
     """Measure an ONNX file on a split of the data that a configuration names.
 
     split: train, val or test; None for test, or for val where there is no test split.
-    tiles: as in `saved.measure`.
+    tiles: as in `scoring.measure`.
 
     Returns what evaluation-<split>.json of a run holds, without what takes the model itself: loss and importance.
     Raises CheckpointError if the file is of another task, model, classes or form of data than the configuration's.

@@ -150,7 +150,7 @@ def importance(details: Details) -> tuple[BarChart, ...]:
 
 
 def robustness(details: Details) -> tuple[LineChart, ...]:
-    """The score by the amount by which images are changed; see `mlcli.saved.measure_changed`."""
+    """The score by the amount by which images are changed; see `mlcli.scoring.measure_changed`."""
     metric, rows = details["metric"], details["scores"]
     points = [(float(row["amount"]), float(row[metric])) for row in rows if row.get(metric) is not None]
     lines = [Line("", points), Line("", points, dots=True)]
