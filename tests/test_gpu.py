@@ -4,6 +4,7 @@ MLCLI_TEST_DEVICE=cpu rehearses them on the CPU, all but those that ask for a GP
 check is known to hold there, and that they check it.
 """
 
+import itertools
 import json
 import math
 import os
@@ -226,12 +227,42 @@ def test_after_an_epoch_nothing_is_compiled_again(tmp_path):
     t.log.close()
 
 
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", TASKS)
+def test_steps_as_graphs_are_the_same_bit_for_bit(tmp_path, name, precision):
+    kind, content = TASKS[name]
+    found = []
+    for graphs in (False, True):
+        train = {**content["train"], "device": DEVICE, "deterministic": True, "precision": precision}
+        config = kind.model_validate(content | {"train": {**train, "cuda_graphs": graphs, "log_every": 5}})
+        t = training(tmp_path / str(graphs), Experiment(config, "").build(), config, stop=StopAfter(14))
+        fit(t, t.feed.train_batches(0))
+        t.log.close()
+        found.append((fingerprint(t.state), metrics_without_times(t.run)))
+    assert found[0] == found[1]
+    assert t.stepper.launch._captured
+
+
+@needs_gpu
+def test_phases_timed_by_the_gpu_are_less_than_all_the_time(tmp_path):
+    config = digits({"epochs": 3, "time_on_device": True, "log_every": 5})
+    t = training(tmp_path, Experiment(config, "").build(), config)
+    began = time.monotonic()
+    assert fit(t, t.feed.train_batches(0)) == "finished"
+    t.log.close()
+    times = t.meter.times()
+    assert 0 < times["forward"] + times["backward"] + times["optimizer"] < time.monotonic() - began
+
+
 @pytest.mark.parametrize("name", ["cnn", "detection"])
 def test_what_is_held_trains_as_what_is_read(data, tmp_path, name):
     found = []
-    for cache in ("none", "ram", *(["device"] if HAS_GPU else [])):
-        config = experiment(data, name, on_device, "train.deterministic=true", f"loader.cache={cache}")
-        t, _ = session(tmp_path / cache, config)
+    for cache, ahead in itertools.product(("none", "ram", "device"), ("false", "true")):
+        config = experiment(
+            data, name, on_device, "train.deterministic=true", f"loader.cache={cache}", f"loader.ahead={ahead}"
+        )
+        t, _ = session(tmp_path / f"{cache}-{ahead}", config)
         found.append((fingerprint(t.state), metrics_without_times(t.run)))
     assert all(one == found[0] for one in found)
 

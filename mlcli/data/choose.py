@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import cast
 
 import torch
 
@@ -25,7 +26,8 @@ from mlcli.text import plural, size
 MOST_WORKERS = 8  # more rarely help one trainer, and each costs memory
 WORKERS_A_CPU, LEAST_CAP = 8, 32
 """Workers taken when more are asked for; they may wait for a network, not compute."""
-_CACHE_SHARE = 0.25  # of the available memory that decoded samples may take unasked
+_CACHE_SHARE = 0.25  # of the available memory that decoded samples may take unasked; the rest is for the model
+_CHANGED_COPIES = 4  # of a batch as float32, at once, while it is augmented
 BUDGET_S = 1.5  # for all of it
 _SHARE_S = 0.25  # for one number of workers, once all are at work
 _PART_S = 0.03  # of reading, at most, in a batch that is measured: several must fit
@@ -37,15 +39,17 @@ OpenReader = Callable[[int, int], InputStream]
 
 
 def choose_cache(
-    source: Source, loader: Loader, device: torch.device, disk: Collection[DiskCache], *, crops: bool
+    source: Source, loader: Loader, device: torch.device, disk: Collection[DiskCache], *, crops: bool, batch_size: int
 ) -> tuple[str, str]:
     """Choose none, ram, disk or device, and say why. Raises ConfigError if there is too little memory for it."""
     num = sum(len(samples) for samples in source.splits.values())
-    needed = num * math.prod(source.info.input_shape)
+    sample = math.prod(source.info.input_shape)
+    needed, changed = num * sample, _CHANGED_COPIES * 4 * batch_size * sample
     if in_memory(source):
         if loader.cache == "device":
             return "device", "as asked"
-        return "ram", "the data are in memory as they are"
+        held = sum(cast(Arrays, samples).inputs.nbytes for samples in source.splits.values())
+        return "ram", f"the data are in memory as they are{_would_fit(held, changed, device)}"
     if loader.cache == "disk":
         return "disk", f"as asked; {_on_disk(disk)}{_cut_from_held(crops)}"
     available = available_memory_bytes()
@@ -53,13 +57,29 @@ def choose_cache(
         if crops:
             return "none", "random_resized_crop cuts from the original pixels"
         share = f"{size(needed)} decoded, {100 * needed / max(available, 1):.1f} % of the available memory"
-        return ("ram" if needed <= _CACHE_SHARE * available else "none"), share
+        return ("ram" if needed <= _CACHE_SHARE * available else "none"), share + _would_fit(needed, changed, device)
     if loader.cache == "device" and device.type == "cuda":
         available = min(available, torch.cuda.mem_get_info(device)[0])
     if loader.cache != "none" and needed > available:
         what = f"the decoded images take {size(needed)}, but {size(available)} of memory are available"
         raise ConfigError(what, where=f"loader.cache={loader.cache}", fix="loader.cache=none")
     return loader.cache, f"as asked{_cut_from_held(crops) if loader.cache != 'none' else ''}"
+
+
+def _would_fit(needed: int, changed: int, device: torch.device) -> str:
+    """Say whether samples fit on a GPU beside the model, and how they get there.
+
+    They are not put there unasked: whether that is faster was never measured.
+
+    needed, changed: bytes of the samples, and of a batch of them while it is augmented.
+    """
+    if device.type != "cuda":
+        return ""
+    free = torch.cuda.mem_get_info(device)[0]
+    taken = f"{size(needed)}, and {size(changed)} to augment a batch, are {100 * (needed + changed) / free:.1f} %"
+    if needed + changed <= _CACHE_SHARE * free:
+        return f"; they would fit on the GPU ({taken} of its free memory): loader.cache=device"
+    return f"; on the GPU they would leave the model too little room ({taken} of its free memory)"
 
 
 def choose_workers(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlcli.data.ahead import SideStream, one_ahead
 from mlcli.data.augment.build import Augment, resized_crop_of
 from mlcli.data.batches import (
     DecodedInputs,
@@ -72,8 +73,14 @@ class BatchFeed(ABC):
         self.steps_per_epoch = self._order.steps_per_epoch
         self._crop = crop
         self._disk = self._disk_caches()
-        crops = crop is not None
-        self._cache, self._why_cache = choose_cache(source, loader, device, self._disk.values(), crops=crops)
+        self._cache, self._why_cache = choose_cache(
+            source,
+            loader,
+            device,
+            self._disk.values(),
+            crops=crop is not None,
+            batch_size=self._order.largest_part,
+        )
         self._eval_batch_size = self._evaluated_at_once()
         self._inputs: dict[tuple[str, bool], InputStream] = {}
 
@@ -113,6 +120,11 @@ class BatchFeed(ABC):
 
         Where samples are mixed, with others from all of their step, the step is cut only afterwards.
         """
+        batches = self._made(start_step)
+        is_ahead = self._loader.ahead and self._device.type == "cuda"
+        return one_ahead(batches, SideStream(self._device)) if is_ahead else batches
+
+    def _made(self, start_step: int) -> Iterator[Batch]:
         parts = self._order.parts(start_step, whole=self.mixes)
         for part, inputs in self._inputs_of("train", training=True).fetch(parts):
             batch = Batch(*self.changed(inputs, part), part.indices)

@@ -6,6 +6,7 @@ Pseudorandom Number Generators", OOPSLA 2014, figure 16): draw n of a key is `sc
 arithmetic modulo 2^64 only (seeds too), hence the same bits on every CPU and GPU.
 """
 
+import functools
 import math
 from typing import cast
 
@@ -16,6 +17,8 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, made odd: SplitMix64's increment
 _MULTIPLIER_1, _MULTIPLIER_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # Stafford's variant 13, as in the paper
 _MASK = 2**64 - 1
+_MADE = 5
+"""Draws that `of_streams` makes at once for each sample: as many as most augmentations take."""
 _ORDER, _SLOTS, _MEMBERS, _SAMPLES, _REPEATS = range(5)  # one independent family of keys for each purpose
 
 
@@ -87,21 +90,36 @@ class KeyedRandom:
 
     def __init__(self, keys: Tensor, stream: int = 0) -> None:
         self._keys = _scramble(keys + _signed(_scramble_int(stream)))
-        self._drawn = 0
+        self._drawn, self._made = 0, self._keys[:, None][:, :0]
+
+    @classmethod
+    def of_streams(cls, keys: Tensor, streams: int) -> "list[KeyedRandom]":
+        """Return those of streams 0, 1, ..., whose first draws are made together: a few operations for all of them."""
+        starts, steps = _constants(streams, keys.device)
+        ready = _scramble(keys + starts)  # [streams, B]
+        made = _scramble(ready[:, :, None] + steps)  # [streams, B, _MADE]
+        found = []
+        for of_stream, bits in zip(ready.unbind(), made.unbind(), strict=True):
+            random = cls.__new__(cls)
+            random._keys, random._drawn, random._made = of_stream, 0, bits
+            found.append(random)
+        return found
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def bits(self, shape: tuple[int, ...]) -> Tensor:
         """int64 [B, *shape], all 64 bits random."""
-        count = math.prod(shape)
-        steps = torch.arange(self._drawn + 1, self._drawn + count + 1, device=self._keys.device) * _signed(_GOLDEN)
-        self._drawn += count
+        first, self._drawn = self._drawn, self._drawn + math.prod(shape)
+        if self._drawn <= self._made.shape[1]:
+            return self._made[:, first : self._drawn].reshape(-1, *shape)
+        steps = torch.arange(first + 1, self._drawn + 1, device=self._keys.device) * _signed(_GOLDEN)
         return _scramble(self._keys[:, None] + steps).view(-1, *shape)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Tensor:
         """float32 in [low, high), of 2^24 equally likely values."""
-        return _shift_right(self.bits(shape), 40).float() * ((high - low) / 2**24) + low
+        scaled = _shift_right(self.bits(shape), 40).float() * ((high - low) / 2**24)
+        return scaled + low if low else scaled
 
     def integers(self, high: int | Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """int64 in 0 .. high - 1; `high` (at most 2^31) is one bound or broadcasts against [B, *shape].
@@ -132,6 +150,16 @@ class KeyedRandom:
 
 def _hashes(num: int, seed: int, epoch: int, purpose: int) -> Tensor:
     return _scramble(_start(seed, epoch, purpose) + torch.arange(num) * _signed(_GOLDEN))
+
+
+@functools.cache
+def _constants(streams: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What is added to keys for each stream, int64 [streams, 1], and to those for each draw, int64 [_MADE].
+
+    Copied to the device once: it would have to be waited for each time.
+    """
+    starts = torch.tensor([[_signed(_scramble_int(stream))] for stream in range(streams)], device=device)
+    return starts, torch.arange(1, _MADE + 1, device=device) * _signed(_GOLDEN)
 
 
 def _start(seed: int, epoch: int, purpose: int) -> int:

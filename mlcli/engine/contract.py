@@ -6,7 +6,7 @@ is, and the trainer's optimizer looks for a better one. What only some tasks hav
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -47,6 +47,28 @@ class Batch:
     def __getitem__(self, rows: slice) -> "Batch":
         """Return a batch of some of the samples."""
         return Batch(self.inputs[rows], self.targets[rows], self.indices[rows])
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors of inputs and targets, always in the same order."""
+        found: list[Tensor] = []
+        _each(found.append, [self.inputs, self.targets])
+        return found
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return a batch with what `change` makes of each tensor of inputs and targets."""
+        inputs, targets = _each(change, [self.inputs, self.targets])
+        return Batch(inputs, targets, self.indices)
+
+
+def _each(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """The same with every tensor in it replaced by what `change` returns; it may hold data classes and lists."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list):
+        return [_each(change, item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _each(change, getattr(value, one.name)) for one in fields(value)})
+    return value
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -20,15 +20,16 @@ from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
 from mlcli.engine.distributed import joined
 from mlcli.engine.evaluate import Interrupted, as_json, choose_metric, evaluation_record
+from mlcli.engine.graphs import refuse_graphs
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.membership import KnownData
 from mlcli.engine.processes import write_into
 from mlcli.engine.ranks import Ranks
-from mlcli.engine.rehearsal import out_of_memory, rehearse
+from mlcli.engine.rehearsal import out_of_memory, rehearse, step_flops
 from mlcli.engine.resume import Resumable, flatten
 from mlcli.engine.resume import resume as restore
 from mlcli.engine.run import RunFolder, check_writable, create_run, open_run, utc_now
-from mlcli.engine.runtime import Runtime, decide_compile, decide_runtime, is_out_of_memory
+from mlcli.engine.runtime import Runtime, advise_device, decide_compile, decide_runtime, is_out_of_memory
 from mlcli.engine.settings import TaskSettings, TrainerSettings
 from mlcli.engine.silent import SilentBoard, SilentLog, SilentRun, SilentScreen
 from mlcli.engine.state import TrainingState
@@ -91,6 +92,7 @@ def launch(
             run = ending.enter_context(_held(run, ranks))
         plan, task, runtime = _task(plan, run, ranks, say, choose_batch_size)
         settings = plan.config if ranks.is_first else _quiet(plan.config)
+        refuse_graphs(task, settings.train, runtime)
         feed = ranks.in_turn(lambda: task.feed(runtime))
         ending.callback(feed.close)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
@@ -102,7 +104,10 @@ def launch(
         if settings.train.sync_batch_norm:
             ranks.synchronise(state.model)
         if settings.train.compile == "auto":
-            choice = ranks.from_first(lambda: decide_compile(runtime, left_s, is_static=task.is_static))
+            by_graphs = settings.train.cuda_graphs
+            choice = ranks.from_first(
+                lambda: decide_compile(runtime, left_s, is_static=task.is_static, by_graphs=by_graphs)
+            )
             say([(choice.what, f"{choice.value}: {choice.why}")])
             runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
             state.net = runtime.callable_form(state.model)
@@ -240,6 +245,11 @@ def _rehearsed(
     # An evaluation pass is a forward without a backward: about a third of the work per sample.
     share = task.splits.get("val", task.splits["train"]) / task.splits["train"] + settings.train.measure_train
     left_s = part_s * parts.parts * steps_left * (1 + share / 3 / settings.train.evaluate_every)
+    if settings.train.device == "auto" and runtime.device.type == "cuda" and task.is_static:
+        batch = next(batches)
+        batches = itertools.chain([batch], batches)
+        trained = sum(one.numel() for one in task.model.parameters() if one.requires_grad)
+        say(advise_device(runtime, step_flops(task, batch, settings.train.samples_per_step), trained))
     say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
     return batches, left_s
 

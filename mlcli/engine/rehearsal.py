@@ -81,6 +81,23 @@ def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> flo
     return fastest_s
 
 
+def step_flops(task: Task, batch: Batch, samples: int) -> float:
+    """Return about how many floating-point operations a step of `samples` takes, forward and backward.
+
+    Counted on one sample of the batch, forward, on the CPU; a backward pass takes twice as many. Infinite for a model
+    that cannot be called there: it is for advice only.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = copy.deepcopy(task.model).cpu().eval()
+    try:
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            model(batch[:1].each(torch.Tensor.cpu).inputs)
+    except RuntimeError:
+        return math.inf
+    return 3.0 * samples * counted.get_total_flops()
+
+
 def explain(error: Exception, last_layer: str, batch_size: int) -> UserError:
     """The error of a forward or backward pass in words for a person.
 

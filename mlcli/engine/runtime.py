@@ -24,6 +24,14 @@ SAVED = 0.15
 """Of the time of training on a GPU, that a compiled model is expected to save."""
 COMPILE_S = 60.0
 MARGIN = 1.5  # expected saving and time to compile are guesses both
+GPU_STEP_S, CPU_STEP_S = 1.6e-3, 0.6e-3
+"""Seconds of the shortest step: on a GPU those of launching its kernels (an MLP of two layers, batches of 128, on an
+NVIDIA H100 with a Xeon, 2026-11-27), on a CPU those of a loop by hand (the same, EPYC, 2026-11-23)."""
+CPU_FLOPS, CPU_BYTES = 80e9, 10e9
+"""What a CPU thread computes a second (VGG-16 and ResNet-18 on two threads, fp32, EPYC, 2026-11-23: 87e9) and what a
+CPU reads and writes of weights, gradients and momentum."""
+CLEARLY = 1.5
+"""Times faster that a CPU must be expected to be for advice: both times are rough."""
 CRASHES_IN = "torch 2.15.0"
 """The last version seen to write past its buffer in the backward pass of a strided 1x1 convolution, channels_last on a
 CPU, from fewer than `SAFE_CHANNELS` channels (https://github.com/uxlfoundation/oneDNN/issues/6035): wrong gradients, a
@@ -236,7 +244,7 @@ def _decide_precision(asked: str, device: torch.device, convolves: bool) -> tupl
     return asked, "as configured"
 
 
-def decide_compile(runtime: Runtime, left_s: float, *, is_static: bool) -> Choice:
+def decide_compile(runtime: Runtime, left_s: float, *, is_static: bool, by_graphs: bool = False) -> Choice:
     """Resolve `train.compile: auto`: whether compiling pays, which takes a minute before the first step.
 
     Measured by others, a compiled convolutional net takes 0.72 to 0.91 of the time on a GPU (airbench 1.24 times as
@@ -247,6 +255,7 @@ def decide_compile(runtime: Runtime, left_s: float, *, is_static: bool) -> Choic
     Args:
         left_s: seconds that the training is expected to take as it is.
         is_static: of the task.
+        by_graphs: steps are CUDA graphs.
     """
     if runtime.device.type == "cpu":
         return Choice("compile", "no", "on a CPU it saves too little time")
@@ -254,7 +263,27 @@ def decide_compile(runtime: Runtime, left_s: float, *, is_static: bool) -> Choic
         return Choice("compile", "no", f"it is not known to pay on {runtime.device.type}")
     if not is_static:
         return Choice("compile", "no", "shapes inside this model depend on the data, so it would be recompiled often")
+    if by_graphs:
+        return Choice("compile", "no", "train.cuda_graphs: steps are captured as they are")
     if torch.are_deterministic_algorithms_enabled():
         return Choice("compile", "no", "train.deterministic: whether it pays depends on the clock")
     why = f"compiling takes about {COMPILE_S:.0f} s and may save {SAVED * left_s:.0f} s of this training"
     return Choice("compile", "yes" if SAVED * left_s > MARGIN * COMPILE_S else "no", why)
+
+
+def advise_device(runtime: Runtime, step_flops: float, parameters: int) -> list[tuple[str, str]]:
+    """Return a line where `train.device: auto` took a GPU and a CPU is expected to be clearly faster.
+
+    By a rule, as small models were slower on a GPU than on two CPU threads: an MLP on digits 22,000 to 26,000 samples/s
+    against 87,000. Only said, since no other GPU was tried.
+
+    Args:
+        step_flops: floating-point operations of a step, forward and backward.
+        parameters: that it moves.
+    """
+    cpu_s = CPU_STEP_S + step_flops / (CPU_FLOPS * runtime.threads) + 20 * parameters / CPU_BYTES
+    if runtime.device.type != "cuda" or CLEARLY * cpu_s > GPU_STEP_S:
+        return []
+    cpu = f"about {1000 * cpu_s:.1f} ms on {plural(runtime.threads, 'CPU thread')}"
+    why = f"and {1000 * GPU_STEP_S:.1f} ms or more on a GPU, most of it to launch its kernels"
+    return [("advice", f"a step of this model takes {cpu}, {why}: train.device=cpu is probably faster")]

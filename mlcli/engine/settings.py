@@ -248,6 +248,12 @@ class Train(Strict):
     compile: bool | Literal["auto"] = "auto"
     """Compile the model with torch.compile: a minute more at the start, sometimes faster steps. auto does so on cuda
     where the rest of the training is long enough to win that back; `train` alone decides it, other commands do not."""
+    cuda_graphs: bool = False
+    """Launch forward and backward of a step as one CUDA graph after some steps: faster where a model is small and the
+    device is cuda. Not for Faster R-CNN and its kind, and not with compile, auto_microbatch or several processes."""
+    time_on_device: bool = False
+    """On cuda, time the parts of a step by the GPU's own events, so that nothing waits for it; otherwise the host waits
+    for it after each part of the steps at log points."""
     seed: Seed = 0
     """Every random choice of the run follows from it."""
     deterministic: bool = False
@@ -297,6 +303,9 @@ class Loader(Strict):
     holds come sqrt(repeat_below / f) times an epoch on average, one of several classes as often as the rarest asks."""
     prefetch: Annotated[int, Field(gt=0, le=1000)] = 2
     """Batches each worker prepares ahead."""
+    ahead: bool = False
+    """On cuda, make each batch on a stream of its own while the GPU learns from the one before; elsewhere this does
+    nothing."""
     timeout: PositiveFloat = 120.0
     """Seconds without a batch after which a worker is held to hang."""
 

@@ -53,8 +53,8 @@ class Training:
     identity: dict[str, Any]
 
     def __post_init__(self) -> None:
-        shown = self.settings.train.tensorboard
-        self.meter = Meter(self.runtime.synchronize, self.runtime.event)
+        shown, by_events = self.settings.train.tensorboard, self.settings.train.time_on_device
+        self.meter = Meter(self.runtime.synchronize, self.runtime.event if by_events else None)
         self.stepper = Stepper(self.task, self.state, self.settings, self.runtime, self.meter)
         self.micro_batches = MicroBatches(self.settings.train, self.state.progress, self.feed, self.runtime.ranks)
         self.saver: CheckpointSaver = SilentSaver()

@@ -1,5 +1,6 @@
 """The number of workers is measured; which number it is changes nothing but the speed."""
 
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mlcli.data.config import RandomResizedCrop
 from mlcli.data.decode import Preparation
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
-from mlcli.data.source import ImageFilesSamples, Source
+from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import DataError
 
@@ -156,3 +157,30 @@ def test_a_bad_file_is_left_to_the_training(feed, files):
     assert "usable CPUs" in fed.choices[1].why
     with pytest.raises(DataError, match="damaged or not one of"):
         next(fed.train_batches(0))
+
+
+# --- beside the model on a GPU ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("free", "text"),
+    [
+        (10**9, r"they would fit on the GPU \(30\.7 MB, and 24\.6 MB to augment a batch, are 5\.5 % of its free "
+                r"memory\): loader\.cache=device"),
+        (2 * 10**8, r"on the GPU they would leave the model too little room \(.* are 27\.6 % of its free memory\)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["files", "arrays"])
+def test_whether_samples_fit_on_the_gpu_is_said_and_left_to_the_user(monkeypatch, free, text, kind):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    shape, num = (3, 32, 32), 10_000
+    paths = np.array([b"a.png"] * num)
+    samples = ImageFilesSamples("nowhere", paths, torch.zeros(num, dtype=torch.int64), Preparation((32, 32)))
+    if kind == "arrays":
+        samples = Arrays(torch.zeros((num, *shape), dtype=torch.uint8), samples.targets, "noise")
+    source = Source(DataInfo("image", shape, ("a",), "label", (0.5,) * 3, (0.2,) * 3), {"train": samples})
+    on_gpu = {"crops": False, "batch_size": 500}
+    cache, why = choose.choose_cache(source, Loader(), torch.device("cuda"), (), **on_gpu)
+    assert cache == "ram"
+    assert re.search(text, why)
+    assert "GPU" not in choose.choose_cache(source, Loader(), torch.device("cpu"), (), **on_gpu)[1]

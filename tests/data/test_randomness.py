@@ -148,3 +148,41 @@ def test_balanced_draw_takes_classes_equally_often_and_members_evenly():
     assert (balanced_draw(targets, 0, 0) == draw).all()
     assert (balanced_draw(targets, 0, 1) != draw).any()
     assert stats.kstest(np.flatnonzero(targets.numpy()[draw] == 3), "uniform", (0, 1000)).pvalue > PLAUSIBLE
+
+
+# --- the same numbers everywhere -------------------------------------------------------------------------------------
+
+
+def by_numpy(keys: np.ndarray, stream: int, draws: int) -> np.ndarray:
+    """All 64 bits of the first draws of each key, by NumPy's unsigned integers: uint64 [B, draws]."""
+
+    def scramble(z: np.ndarray) -> np.ndarray:
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    with np.errstate(over="ignore"):
+        start = scramble(keys.view(np.uint64) + scramble(np.array([stream], dtype=np.uint64)))
+        steps = np.arange(1, draws + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return scramble(start[:, None] + steps)
+
+
+@pytest.mark.parametrize("stream", [0, 3])
+def test_draws_are_those_of_plain_integer_arithmetic(stream):
+    bits = by_numpy(KEYS.numpy(), stream, 9)
+    uniform = ((bits >> np.uint64(40)).astype(np.float32) * np.float32(3 / 2**24)) + np.float32(-1)
+    integers = ((bits >> np.uint64(32)) * np.uint64(81)) >> np.uint64(32)
+    assert np.array_equal(KeyedRandom(KEYS, stream).bits((9,)).numpy().view(np.uint64), bits)
+    assert np.array_equal(KeyedRandom(KEYS, stream).uniform(-1, 2, (9,)).numpy(), uniform)
+    assert np.array_equal(KeyedRandom(KEYS, stream).integers(81, (9,)).numpy(), integers.astype(np.int64))
+
+
+@pytest.mark.parametrize("shapes", [[(), (2,), ()], [(3,), (4,), ()], [(9,)]], ids=str)
+def test_draws_made_together_are_those_made_one_by_one(shapes):
+    together = KeyedRandom.of_streams(KEYS[:7], 3)
+    assert len(together) == 3
+    for stream, random in enumerate(together):
+        alone = KeyedRandom(KEYS[:7], stream)
+        assert len(random) == 7
+        for shape in shapes:
+            assert torch.equal(random.bits(shape), alone.bits(shape))

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +13,13 @@ import torch
 from torch import nn
 
 from mlcli.engine import runtime as module
+from mlcli.engine.contract import Batch
+from mlcli.engine.rehearsal import step_flops
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import Train, TrainerSettings
 from mlcli.engine.stop import StopRequest
 from mlcli.errors import ConfigError, ExitCode
+from mlcli.experiment import Experiment
 from mlcli.models.resnet import ResNet
 from mlcli.tasks.classification.config import Classification
 
@@ -155,3 +160,49 @@ for _ in range(8):
 def test_a_narrow_resnet_is_trained_by_two_threads():
     done = subprocess.run([sys.executable, "-c", NARROW_STEPS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# --- whether a GPU is worth having -----------------------------------------------------------------------------------
+
+
+def step_of(model: dict[str, Any], batch_size: int) -> tuple[float, int]:
+    """Floating-point operations of a training step on digits, and parameters."""
+    config = Classification.model_validate({"task": "classification", "data": {"name": "digits"}, "model": model})
+    task = Experiment(config, "").build()
+    images = Batch(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1), torch.zeros(1))
+    return step_flops(task, images, batch_size), sum(one.numel() for one in task.model.parameters())
+
+
+def test_operations_of_a_step_are_counted():
+    flops, parameters = step_of({"name": "mlp", "hidden": [128]}, 64)
+    assert flops == 64 * 3 * 2 * (64 * 128 + 128 * 10)
+    assert parameters == 64 * 128 + 128 + 128 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "advised"),
+    [
+        ({"name": "mlp", "hidden": [128]}, 64, True),
+        ({"name": "mlp", "hidden": [4096, 4096]}, 64, False),
+        ({"name": "resnet", "depth": 18}, 64, False),
+    ],
+    ids=["mlp", "large mlp", "resnet"],
+)
+def test_a_cpu_is_advised_where_a_gpu_only_launches_kernels(model, batch_size, advised):
+    gpu = replace(decide_runtime(settings_of(threads=2)), device=torch.device("cuda"))
+    flops, parameters = step_of(model, batch_size)
+    lines = module.advise_device(gpu, flops, parameters)
+    assert bool(lines) == advised
+    assert all("train.device=cpu" in text for _, text in lines)
+    assert module.advise_device(replace(gpu, device=torch.device("cpu")), flops, parameters) == []
+
+
+def test_operations_of_a_model_that_cannot_be_called_on_a_cpu_are_not_known():
+    class Elsewhere(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("Expected all tensors to be on the same device")
+
+    task = SimpleNamespace(model=Elsewhere())
+    flops = step_flops(task, Batch(torch.zeros(1, 2), torch.zeros(1), torch.zeros(1)), 8)
+    gpu = replace(decide_runtime(settings_of()), device=torch.device("cuda"))
+    assert module.advise_device(gpu, flops, 10) == []

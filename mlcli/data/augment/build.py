@@ -48,9 +48,10 @@ class Augment:
         Returns inputs as uint8 or float32 in 0..255, and targets as int64 [B] or, with mixup or CutMix, float32
         [B, num_classes].
         """
-        on_device = keys.to(inputs.device, non_blocking=True)
-        for stream, operation in self._operations:
-            inputs = operation(inputs, KeyedRandom(on_device, stream))
+        if self._operations:
+            randoms = KeyedRandom.of_streams(keys.to(inputs.device, non_blocking=True), self._operations[-1][0] + 1)
+            for stream, operation in self._operations:
+                inputs = operation(inputs, randoms[stream])
         return self._mix(inputs, targets, keys)
 
 

@@ -4,6 +4,7 @@ Images are [B, C, H, W], uint8 or float32 in 0..255. What is interpolated become
 are float32 [B, 2, 3] and say where an output pixel (x, y), measured in pixels from the middle, comes from.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -211,9 +212,14 @@ def cutout(images: Tensor, random: KeyedRandom, *, size: int = 8, p: float = 1.0
     left = random.integers(width) - size // 2
     rows = _within(top, size, height) & random.bernoulli(p)[:, None]
     blank = rows[:, None, :, None] & _within(left, size, width)[:, None, None, :]
-    if images.dtype == torch.uint8:
-        fill = fill.round()
-    return torch.where(blank, fill.to(images, non_blocking=True).view(-1, 1, 1), images)
+    return torch.where(blank, _filling(tuple(fill.tolist()), images.dtype, images.device), images)
+
+
+@functools.cache
+def _filling(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[C, 1, 1], copied to the device once."""
+    fill = torch.tensor(values)
+    return (fill.round() if dtype == torch.uint8 else fill).to(device, dtype).view(-1, 1, 1)
 
 
 def _within(start: Tensor, length: int, size: int) -> Tensor:

@@ -77,6 +77,7 @@ class BoxAugment:
             _Numbered(stream, config, config.model_dump(exclude={"name", "off_share"}))
             for stream, config in enumerate(augment)
         ]
+        self._streams = len(numbered)
         self._colours = [one for one in numbered if isinstance(one.config, Photometric)]
         self._mixups = [one for one in numbered if isinstance(one.config, BoxMixup)]
         self._moves = [one for one in numbered if not isinstance(one.config, Photometric | BoxMixup)]
@@ -93,15 +94,15 @@ class BoxAugment:
     def __call__(self, images: Tensor, targets: Targets, part: Part) -> tuple[Tensor, Targets]:
         """images: uint8 [B, 3, H, W]; returns them as uint8 or float32 in 0..255, and targets of `rows` rows."""
         num_proposals = 0 if targets.proposals_xyxy is None else targets.proposals_xyxy.shape[1]
-        keys = part.keys.to(images.device, non_blocking=True)
+        randoms = KeyedRandom.of_streams(part.keys.to(images.device, non_blocking=True), self._streams)
         for stream, _, keywords in self._colours:
-            images = random_colour(images, KeyedRandom(keys, stream), **keywords)
+            images = random_colour(images, randoms[stream], **keywords)
         chosen = [move for move in self._moves if self._on(move.config, part.epoch)]
         if chosen:
-            images, targets = self._moved(images, targets, keys, chosen)
+            images, targets = self._moved(images, targets, randoms, chosen)
         for stream, config, keywords in self._mixups:
             if self._on(config, part.epoch):
-                images, targets = moves.mixup(KeyedRandom(keys, stream), images, targets, **keywords)
+                images, targets = moves.mixup(randoms[stream], images, targets, **keywords)
         return images, _filled(targets, self.rows, num_proposals)
 
     def _on(self, config: DetectionAugmentation, epoch: int) -> bool:
@@ -109,11 +110,11 @@ class BoxAugment:
         return epoch < self._epochs - round(off_share * self._epochs)
 
     def _moved(
-        self, images: Tensor, targets: Targets, keys: Tensor, chosen: Sequence[_Numbered]
+        self, images: Tensor, targets: Targets, randoms: Sequence[KeyedRandom], chosen: Sequence[_Numbered]
     ) -> tuple[Tensor, Targets]:
         placement = Placement.unchanged(len(images), images.device)
         for move in chosen:
-            placement = self._next(placement, targets, KeyedRandom(keys, move.stream), move)
+            placement = self._next(placement, targets, randoms[move.stream], move)
         boxes, valid = self._seen(placement, targets)
         resample = Resample(placement, self._image_size)
         labels = targets.labels[placement.picture].flatten(1) * valid
