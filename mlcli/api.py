@@ -13,14 +13,17 @@ The run folder is the same as the commands', so both may be mixed. What goes wro
 
 import html
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli.commands import export as export_command
 from mlcli.commands import init as init_command
-from mlcli.commands.predict import answers
+from mlcli.commands.common import tiles_asked
+from mlcli.commands.frames import frame_records, video_among
+from mlcli.commands.predict import Wanted, answers, prepared
 from mlcli.commands.train import train_experiment
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.errors import DataError
@@ -146,36 +149,71 @@ class Run:
         """
         return self._loaded[0].model
 
-    def predict(self, inputs: Any, *, top: int | None = None, invert: bool = False) -> list[dict[str, Any]]:
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        top: int | None = None,
+        invert: bool = False,
+        threshold: float | Mapping[str, float] | None = None,
+        size: int | None = None,
+        tiles: int | None = None,
+        overlap: float | None = None,
+    ) -> list[dict[str, Any]]:
         """Return the best model's answer to each input, as `mlcli predict` gives it.
 
         Args:
             inputs: one or a list of: an image file or a folder of them, a Pillow image, an array or a tensor uint8
                 [H, W], [H, W, 3] or [3, H, W]; for a model of tables, a CSV file, a list of dicts by column, or a
-                DataFrame. Images are brought to the model's size as the training data were.
+                DataFrame. Images are brought to the model's size as the training data were. Or one file of a video or
+                an animation, with an answer for each frame.
             top: how many probabilities or objects an answer has, the likeliest.
             invert: swap dark and bright, as for ink on paper.
+            threshold: objects less certain than this are left out; or scores by class, the run's own for the others.
+            size: pixels of the longer side that images are brought to, unlike in training.
+            tiles, overlap: side in pixels of the tiles that images are looked at in, and the share of it that the next
+                tile sees too, 0.2 unless given.
 
-        An input that cannot be read has `error` in its answer. Raises UserError.
+        An input that cannot be read has `error` in its answer. Raises UserError; its message speaks of the command's
+        options, which are called as these.
         """
-        predictor, runtime = self._loaded
+        of_classes = threshold if isinstance(threshold, Mapping) else {} if threshold is None else {"": threshold}
+        wanted = Wanted(top, invert, of_classes, size, tiles, overlap)
+        loaded, runtime = self._loaded if size is None else self._load(size)
+        predictor: Any = copy(loaded)  # it is to answer so this once
+        compute = prepared(predictor, computing(predictor, runtime), wanted)
+
+        def of_files(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+            return answers(predictor, compute, predictor.inputs(paths, invert=invert), wanted)
+
         with tempfile.TemporaryDirectory() as folder:
             paths, names = _as_files(inputs, Path(folder))
-            found = [*answers(predictor, computing(predictor, runtime), predictor.inputs(paths, invert=invert), top)]
+            video = video_among(paths, {})
+            found = [*(frame_records(video, of_files, predictor) if video else of_files(paths))]
         return [record | {"input": names.get(record["input"], record["input"])} for record in found]
 
-    def evaluate(self, split: str | None = None, *overrides: str, on: str | Path | None = None) -> dict[str, Any]:
+    def evaluate(
+        self,
+        split: str | None = None,
+        *overrides: str,
+        on: str | Path | None = None,
+        size: int | None = None,
+        tiles: int | None = None,
+        overlap: float | None = None,
+    ) -> dict[str, Any]:
         """Measure the best model on a split as `mlcli evaluate` does: "metrics", "classes", "notes" on the data ...
 
         Args:
             split: "train", "val" or "test"; None for test, or for val where there is no test split.
             overrides: `key=value` changes to the run's configuration, such as where the data now are.
             on: new labelled data of the same kind, all of which are measured instead of a split.
+            size, tiles, overlap: as in `predict`.
 
         Writes nothing. Raises UserError.
         """
+        data, tiling = None if on is None else Path(on), tiles_asked(tiles, overlap)
         checkpoint = self._folder.checkpoint("best")
-        return measure(Asked(self._folder, checkpoint, split, overrides, None if on is None else Path(on)))
+        return measure(Asked(self._folder, checkpoint, split, overrides, data, size), tiles=tiling)
 
     def export(
         self,
@@ -211,7 +249,10 @@ class Run:
 
     @cached_property
     def _loaded(self) -> "tuple[Predictor, Runtime]":
-        return load_predictor(str(self.path), "best", self.path.parent)
+        return self._load()
+
+    def _load(self, size: int | None = None) -> "tuple[Predictor, Runtime]":
+        return load_predictor(str(self.path), "best", self.path.parent, size)
 
     def _record(self) -> Record:
         return Record.read(self._folder)

@@ -372,25 +372,22 @@ def predict(
     """
     from mlcli.commands import predict
 
+    thresholds = predict.thresholds_typed(threshold or ())
+    wanted = predict.Wanted(top, invert, thresholds, size, tiles, overlap)
     with predict.given(inputs) as (paths, called):
         raise typer.Exit(
             predict.run(
                 run,
                 paths,
+                wanted,
                 output=output,
                 pictures=pictures,
-                top=top,
-                thresholds=threshold or (),
-                size=size,
-                invert=invert,
+                explain=explain,
                 to=to,
                 image_ids=image_ids,
-                tiles=tiles,
-                overlap=overlap,
+                as_json=as_json,
                 checkpoint=checkpoint,
                 root=out,
-                as_json=as_json,
-                explain=explain,
                 called=called,
             )
         )

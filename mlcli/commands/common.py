@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.typed import yaml_here
-from mlcli.errors import CheckpointError, ConfigError
+from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
 from mlcli.files import make_output_folder, refuse_links, write_atomically
 from mlcli.show.terminal import paint
@@ -20,6 +20,7 @@ from mlcli.text import command_line, paragraphs, shown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mlcli.engine.contract import Record
     from mlcli.engine.run import RunFolder
 
 
@@ -108,6 +109,17 @@ def refuse_input(option: str, output: Path, inputs: Iterable[Path | str]) -> Non
             if os.path.samefile(output, path):
                 what = f"{output} is read, and would be replaced"
                 raise ConfigError(what, where=option, fix=f"another name for {option}")
+
+
+def refuse_failed(failed: "Sequence[Record]", count: int, what: str) -> None:
+    """Raise DataError if some of so many records have an error in place of an answer. what: they are of."""
+    if failed:
+        frame = f", frame {failed[0]['frame']}" if "frame" in failed[0] else ""
+        raise DataError(
+            f"{len(failed)} of {count} {what} could not be answered",
+            where=f"the first: {failed[0]['input']}{frame}: {failed[0]['error']}",
+            fix="each has its reason as 'error' in its record",
+        )
 
 
 def write_picture(path: Path, picture: "Image") -> str:

@@ -4,11 +4,11 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.commands.common import refuse_input, show_progress
+from mlcli.commands.common import refuse_failed, refuse_input, show_progress
 from mlcli.errors import ConfigError, DataError, ExitCode
 from mlcli.text import plural
 
@@ -31,7 +31,7 @@ def video_among(inputs: Sequence[Path], options: Mapping[str, Any]) -> Path | No
         if moving := [path for path in inputs if path.suffix.lower() in VIDEOS]:
             raise ConfigError("a video is asked about alone", where=str(moving[0]), fix="leave the other files out")
         return None
-    if not is_moving(inputs[0]):
+    if not inputs or not is_moving(inputs[0]):
         return None
     if not inputs[0].exists():
         raise DataError(f"no such file or folder: {inputs[0]}", fix="check the spelling")
@@ -45,16 +45,16 @@ def video_among(inputs: Sequence[Path], options: Mapping[str, Any]) -> Path | No
 
 def answer_frames(
     video: Path,
-    of_frames: "Callable[[Sequence[Path]], Iterator[Record]]",
+    of_pictures: "Callable[[Sequence[Path]], Iterator[Record]]",
     predictor: Any,
     output: Path | None,
     pictures: Path | None,
 ) -> ExitCode:
     """Answer a video frame by frame: a JSON line each, and a video with the answers drawn where one is asked for.
 
-    Raises DataError for a damaged one, after the answers to its earlier frames were written.
+    Raises DataError, after everything was written, if a frame could not be answered.
     """
-    from mlcli.data.video import DRAWN, frames, writing
+    from mlcli.data.video import DRAWN
     from mlcli.files import make_output_folder, write_output
 
     ending = DRAWN.get(video.suffix.lower(), video.suffix.lower())
@@ -69,37 +69,58 @@ def answer_frames(
             raise ConfigError("the answers of this model cannot be drawn", where="--pictures", fix="leave it out")
         refuse_input("--pictures", drawn, [video])
         make_output_folder(drawn.parent, marked=False)
-    lines, count, failed = list[str](), 0, 0
-    source, fault = frames(video), list[DataError]()
+    lines, count, failed = list[str](), 0, list[dict[str, Any]]()
     try:
-        with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            writer = stack.enter_context(writing(drawn)) if drawn is not None else None
-            for batch in _batches(source, fault):
-                paths = [folder / f"{number}.png" for number in range(len(batch))]
-                for frame, path in zip(batch, paths, strict=True):
-                    frame.image.save(path, compress_level=1)
-                for frame, path, record in zip(batch, paths, of_frames(paths), strict=True):
-                    place = {"input": str(video), "frame": frame.number, "seconds": round(frame.seconds, 3)}
-                    line = json.dumps(place | {k: v for k, v in record.items() if k != "input"}, ensure_ascii=False)
-                    count, failed = count + 1, failed + ("error" in record)
-                    if output is not None:
-                        lines.append(f"{line}\n")
-                    elif drawn is None:
-                        print(line)
-                    if writer is not None:
-                        writer.add(frame.image if "error" in record else predictor.picture(path, record), frame)
+        with contextlib.closing(frame_records(video, of_pictures, predictor, drawn)) as records:
+            for count, record in enumerate(records, start=1):
+                line = json.dumps(record, ensure_ascii=False)
+                if "error" in record:
+                    failed.append(record)
+                if output is not None:
+                    lines.append(f"{line}\n")
+                elif drawn is None:
+                    print(line)
                 show_progress(f"frame {count:,}")
     finally:
         show_progress("")
         if lines and output is not None:
             write_output(output, "".join(lines).encode())
     where = ", ".join(str(path) for path in (output, drawn) if path is not None)
-    said = f"{plural(count - failed, 'frame')} answered" + (f": {where}" if where else "")
+    said = f"{plural(count - len(failed), 'frame')} answered" + (f": {where}" if where else "")
     print(said, file=sys.stdout if where else sys.stderr)
-    if fault:
-        raise fault[0]
+    refuse_failed(failed, count, "frames")
     return ExitCode.OK
+
+
+def frame_records(
+    video: Path,
+    of_pictures: "Callable[[Sequence[Path]], Iterator[Record]]",
+    predictor: Any,
+    drawn: Path | None = None,
+) -> "Generator[Record]":
+    """Return a record for each frame: input, frame (from 0), seconds, and what `of_pictures` says of it.
+
+    A video that cannot be read on ends with a record that has `error`. drawn: a video to write with the answers drawn,
+    by a predictor that is a `DrawsAnswers`. Raises ConfigError without PyAV, OutputError.
+    """
+    from mlcli.data.video import frames, writing
+
+    fault, count = list[DataError](), 0
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        writer = stack.enter_context(writing(drawn)) if drawn is not None else None
+        for batch in _batches(frames(video), fault):
+            paths = [folder / f"{number}.png" for number in range(len(batch))]
+            for frame, path in zip(batch, paths, strict=True):
+                frame.image.save(path, compress_level=1)
+            for frame, path, record in zip(batch, paths, of_pictures(paths), strict=True):
+                if writer is not None:
+                    writer.add(frame.image if "error" in record else predictor.picture(path, record), frame)
+                place = {"input": str(video), "frame": frame.number, "seconds": round(frame.seconds, 3)}
+                yield place | record | {"input": str(video)}
+                count = frame.number + 1
+    for error in fault:
+        yield {"input": str(video), "frame": count, "error": error.what}
 
 
 def _batches(source: "Iterator[Frame]", fault: list[DataError]) -> "Iterator[list[Frame]]":

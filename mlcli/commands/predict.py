@@ -5,17 +5,17 @@ import csv
 import glob
 import io
 import json
-import math
 import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.commands.common import find_run, is_exported, refuse_input, tiles_asked
-from mlcli.commands.frames import FRAMES, answer_frames, video_among
+from mlcli.commands.common import find_run, is_exported, refuse_failed, refuse_input, tiles_asked
+from mlcli.commands.frames import answer_frames, video_among
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.schema.explain import closest
 from mlcli.show.terminal import bar
@@ -60,25 +60,40 @@ def _matching(path: Path) -> list[Path]:
     return [Path(match) for match in found]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How a model is to answer.
+
+    top: how many probabilities or objects a record has, the likeliest; None for all.
+    invert: swap dark and bright, as for ink on paper.
+    thresholds: score by class, under "" for all others; less certain objects are left out. Where it names none, that
+        which was best on the validation split.
+    size: pixels of the longer side that images are brought to; None for the size of training.
+    tiles, overlap: side of the tiles that images are looked at in, in their pixels, and the share of it that the next
+        tile sees too, 0.2 unless given; None for whole images.
+    """
+
+    top: int | None = None
+    invert: bool = False
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    size: int | None = None
+    tiles: int | None = None
+    overlap: float | None = None
+
+
 def run(
     run: str,
     inputs: Sequence[Path],
+    wanted: Wanted = Wanted(),
     *,
     output: Path | None = None,
     pictures: Path | None = None,
-    top: int | None = None,
-    invert: bool = False,
-    score_threshold: float | None = None,
+    explain: bool = False,
     to: str | None = None,
     image_ids: Path | None = None,
+    as_json: bool = False,
     checkpoint: str = "best",
     root: Path = Path("runs"),
-    as_json: bool = False,
-    explain: bool = False,
-    thresholds: Sequence[str] = (),
-    size: int | None = None,
-    tiles: int | None = None,
-    overlap: float | None = None,
     called: Mapping[str, str] | None = None,
 ) -> ExitCode:
     """Answer each input in one record: input, then label, probability and probabilities; or the number predicted; or
@@ -95,34 +110,26 @@ def run(
             written whole or not at all. None prints a table on a terminal, and JSON lines elsewhere. Of a video also
             another video, with the answers drawn.
         pictures: folder for the images, or the video, with their answers.
-        top: how many probabilities or objects a record has, the likeliest; None for all.
-        invert: swap dark and bright, as for ink on paper.
-        as_json: print JSON lines on a terminal as well.
-        score_threshold: objects less certain than this are left out; None for what was best on the validation split.
-        to: write the images with their objects as a data set of this format, to the new folder `output`.
         explain: save each image beside a heat map of what in it decided, to `pictures` or a folder beside `output`.
+        to: write the images with their objects as a data set of this format, to the new folder `output`.
         image_ids: JSON file of a COCO data set that says what the images are called by in COCO's results.
-        thresholds: the same as texts, and "NAME=0.4" for single classes.
-        size: pixels of the longer side that images are brought to; None for the size of training.
-        tiles, overlap: side of the tiles that images are looked at in, in their pixels, and the share of it that the
-            next tile sees too, 0.2 unless given; None for whole images.
+        as_json: print JSON lines on a terminal as well.
         called: names of inputs that have other names in the records.
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
     predictor: Any  # Answers or a Predictor: what only some have is asked for where it is used
     compute: Callable[[Any], Any]
-    tiling = tiles_asked(tiles, overlap)
     video = video_among(inputs, {"--to": to, "--image-ids": image_ids, "--explain": explain})
     keep: list[Path | str]
     if explain and pictures is None:
         pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
     if is_exported(run):  # without torch from here to the end
-        for option, asked, what in (
+        for option, is_given, what in (
             ("--explain", explain, "an exported file gives answers, not what they come from"),
-            ("--size", size is not None, "an exported file takes images of the size it was exported with"),
+            ("--size", wanted.size is not None, "an exported file takes images of the size it was exported with"),
         ):
-            if asked:
+            if is_given:
                 raise ConfigError(what, where=option, fix="give the run that it was exported from")
         from mlcli.export.file import open_exported
 
@@ -140,7 +147,7 @@ def run(
             section = folder.config_plain().get("data")
             keep += [value for value in section.values() if isinstance(value, str)] if isinstance(section, dict) else []
         refuse_replacing(keep, output, pictures)
-        predictor, runtime = load_predictor(str(folder.path), checkpoint, root, size)
+        predictor, runtime = load_predictor(str(folder.path), checkpoint, root, wanted.size)
         compute = computing(predictor, runtime)
     formats = [*FORMATS, *predictor.formats]
     if to is not None and output is None:
@@ -148,19 +155,14 @@ def run(
     if to is None and output is not None and output.suffix not in formats and video is None:
         fix = f"end its name in {' or '.join(formats)}"
         raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
-    _set_thresholds(predictor, [*thresholds, *([] if score_threshold is None else [f"{score_threshold:g}"])])
-    if tiling is not None:
-        from mlcli.data.inputs import in_tiles
-
-        compute = in_tiles(predictor, compute, tiling)
-    at_once = BATCH_SIZE if tiling is None else 1
+    compute = prepared(predictor, compute, wanted)
     if video is not None:
 
         def of_frames(paths: Sequence[Path]) -> "Iterator[Record]":
-            return answers(predictor, compute, predictor.inputs(paths, invert=invert), top, min(at_once, FRAMES))
+            return answers(predictor, compute, predictor.inputs(paths, invert=wanted.invert), wanted)
 
         return answer_frames(video, of_frames, predictor, output, pictures)
-    found = predictor.inputs(inputs, invert=invert)
+    found = predictor.inputs(inputs, invert=wanted.invert)
     if called and found.paths is None:
         what = "this model takes rows of a table, and standard input is a picture"
         raise ConfigError(what, where="-", fix="name the CSV file")
@@ -169,7 +171,7 @@ def run(
             raise ConfigError("this model finds no objects", where=option, fix="leave it out")
     if image_ids is not None and hasattr(predictor, "use_image_ids"):
         predictor.use_image_ids(found, image_ids)
-    records = answers(predictor, compute, found, top, at_once)
+    records = answers(predictor, compute, found, wanted)
     if called:
         records = (record | {"input": called.get(record["input"], record["input"])} for record in records)
     if pictures is not None:
@@ -192,12 +194,7 @@ def run(
     strange = f"{plural(unknown, 'row has', 'rows have')} categories that training never saw: see 'unknown'"
     for line in filter(None, (report, strange if unknown else "", predictor.caveat)):
         print(line, file=sys.stdout if output else sys.stderr)  # without --output, stdout is for the answers alone
-    if failed:
-        raise DataError(
-            f"{len(failed)} of {count} inputs could not be answered",
-            where=f"the first: {failed[0]['input']}: {failed[0]['error']}",
-            fix="each has its reason as 'error' in its record",
-        )
+    refuse_failed(failed, count, "inputs")
     return ExitCode.OK
 
 
@@ -208,50 +205,63 @@ def refuse_replacing(keep: Sequence[Path | str], output: Path | None, pictures: 
             refuse_input(option, path, keep)
 
 
-def _set_thresholds(predictor: Any, texts: Sequence[str]) -> None:
-    """Have a predictor leave out what is less certain: "0.4" for all classes, "NAME=0.4" for one. Raises
-    ConfigError."""
-    if texts and not hasattr(predictor, "score_threshold"):
-        fix = "leave it out; it is for models that find objects"
-        raise ConfigError("the answers of this model have no score to filter by", where="--threshold", fix=fix)
+def thresholds_typed(texts: Sequence[str]) -> dict[str, float]:
+    """Return `Wanted.thresholds` of texts: "0.4" for all classes, "NAME=0.4" for one. Raises ConfigError."""
+    found: dict[str, float] = {}
     for text in texts:
-        name, is_of_class, value = text.rpartition("=")
+        name, _, value = text.rpartition("=")
         try:
-            score = float(value)
+            found[name] = float(value)
         except ValueError:
-            score = math.nan
-        if not 0 <= score <= 1:
-            fix = f"--threshold {shlex.quote(f'{name}=0.3') if is_of_class else 0.3}"
-            raise ConfigError(f"scores lie between 0 and 1, and {value} does not", where="--threshold", fix=fix)
-        if not is_of_class:
-            predictor.score_threshold = score
-            continue
-        names = predictor.info.class_names
-        if name not in names:
-            best = closest(name, names)
-            fix = f"--threshold {shlex.quote(f'{best}={score:g}')}" if best else f"one of {first_few(names, 10)}"
-            raise ConfigError(f"the model knows no class '{name}'", where="--threshold", fix=fix)
-        predictor.class_thresholds[name] = score
+            raise _no_score(name, value) from None
+    return found
+
+
+def _no_score(name: str, value: object) -> ConfigError:
+    fix = f"--threshold {shlex.quote(f'{name}=0.3') if name else 0.3}"
+    return ConfigError(f"scores lie between 0 and 1, and {value} does not", where="--threshold", fix=fix)
+
+
+def prepared(predictor: Any, compute: Callable[[Any], Any], wanted: Wanted) -> Callable[[Any], Any]:
+    """Have a predictor answer as it is asked to, and return what it is to compute by. Raises ConfigError for what this
+    model cannot do."""
+    if wanted.thresholds:
+        if not hasattr(predictor, "score_threshold"):
+            fix = "leave it out; it is for models that find objects"
+            raise ConfigError("the answers of this model have no score to filter by", where="--threshold", fix=fix)
+        of_classes, names = dict(wanted.thresholds), predictor.info.class_names
+        for name, score in wanted.thresholds.items():
+            if not 0 <= score <= 1:
+                raise _no_score(name, score)
+            if name and name not in names:
+                best = closest(name, names)
+                fix = f"--threshold {shlex.quote(f'{best}={score:g}')}" if best else f"one of {first_few(names, 10)}"
+                raise ConfigError(f"the model knows no class '{name}'", where="--threshold", fix=fix)
+        predictor.score_threshold = of_classes.pop("", predictor.score_threshold)
+        predictor.class_thresholds = of_classes
+    tiling = tiles_asked(wanted.tiles, wanted.overlap)
+    if tiling is None:
+        return compute
+
+    from mlcli.data.inputs import in_tiles
+
+    return in_tiles(predictor, compute, tiling)
 
 
 def answers(
-    predictor: "Answers | Predictor",
-    compute: Callable[[Any], Any],
-    inputs: "Inputs",
-    top: int | None,
-    at_once: int = BATCH_SIZE,
+    predictor: "Answers | Predictor", compute: Callable[[Any], Any], inputs: "Inputs", wanted: Wanted
 ) -> "Iterator[Record]":
     """Return a record for each input, in order.
 
-    compute: from inputs as in `Inputs.read` to predictions. at_once: inputs that are read together.
+    compute: from inputs as in `Inputs.read` to predictions, as `prepared` returns it.
     """
-    names = inputs.names
+    names, at_once = inputs.names, BATCH_SIZE if wanted.tiles is None else 1
     for start in range(0, len(names), at_once):
         positions = range(start, min(start + at_once, len(names)))
         good, batch, errors = inputs.read(positions)
         answers = {position: {"error": error} for position, error in errors.items()}
         if good:
-            answers |= dict(zip(good, predictor.records(compute(batch), inputs, good, top), strict=True))
+            answers |= dict(zip(good, predictor.records(compute(batch), inputs, good, wanted.top), strict=True))
         for position in positions:
             yield {"input": names[position], **answers[position]}
 

@@ -4,8 +4,9 @@ The order is a pure function of (seed, step): there is nothing to replay after a
 memory, or image files read in this process; `workers` reads the same files ahead of time in other processes.
 """
 
+import bisect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -159,6 +160,31 @@ class FileSamples(Samples, Protocol):
         """Parts of the originals, resized: uint8 [B, C, H, W]. crops: (top, left, height, width) in shares, [B, 4]."""
 
 
+class Joined:
+    """Splits of image files one behind the other, each batch of one of them: the same workers read all of them.
+
+    begins: position of the first sample of each split.
+    """
+
+    def __init__(self, splits: Mapping[str, FileSamples]) -> None:
+        self._splits = list(splits.values())
+        self._first = [0, *itertools.accumulate(len(samples) for samples in self._splits)][:-1]
+        self.begins = dict(zip(splits, self._first, strict=True))
+
+    def read(self, indices: np.ndarray) -> Tensor:
+        """Read whole images of one split: uint8 [B, C, H, W]."""
+        samples, begin = self._of(int(indices[0]))
+        return samples.read(indices - begin)
+
+    def name(self, index: int) -> str:
+        samples, begin = self._of(index)
+        return samples.name(index - begin)
+
+    def _of(self, index: int) -> tuple[FileSamples, int]:
+        place = bisect.bisect_right(self._first, index) - 1
+        return self._splits[place], self._first[place]
+
+
 @dataclass(frozen=True)
 class FileReader:
     """Reads the inputs of a micro-batch: uint8 [B, C, H, W] on the CPU. Raises DataError, naming the file.
@@ -166,12 +192,12 @@ class FileReader:
     crop: a random resized crop to be cut from the original pixels, and the stream its boxes are drawn from.
     """
 
-    samples: FileSamples
+    samples: FileSamples | Joined
     crop: tuple[RandomResizedCrop, int] | None = None
 
     def __call__(self, part: Part) -> Tensor:
         indices = part.indices.numpy()
-        if self.crop is None:
+        if self.crop is None or isinstance(self.samples, Joined):
             return self.samples.read(indices)
         config, stream = self.crop
         aspects = torch.from_numpy(self.samples.aspect_ratios(indices))

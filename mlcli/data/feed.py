@@ -6,6 +6,7 @@ processes. Either way augmentation happens here, on whole batches and on the dev
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from mlcli.data.batches import (
     FileSamples,
     HeldInputs,
     InputStream,
+    Joined,
     Part,
     ReadHere,
     TrainOrder,
@@ -82,7 +84,7 @@ class BatchFeed(ABC):
             batch_size=self._order.largest_part,
         )
         self._eval_batch_size = self._evaluated_at_once()
-        self._inputs: dict[tuple[str, bool], InputStream] = {}
+        self._inputs: dict[str, InputStream] = {}
 
     @cached_property
     def choices(self) -> list[Choice]:
@@ -126,7 +128,7 @@ class BatchFeed(ABC):
 
     def _made(self, start_step: int) -> Iterator[Batch]:
         parts = self._order.parts(start_step, whole=self.mixes)
-        for part, inputs in self._inputs_of("train", training=True).fetch(parts):
+        for part, inputs in self._inputs_of("train", training=True)[0].fetch(parts):
             batch = Batch(*self.changed(inputs, part), part.indices)
             yield from (batch[cut] for cut in self._order.cuts) if self.mixes else [batch]
 
@@ -146,8 +148,10 @@ class BatchFeed(ABC):
         Batches are four times a training micro-batch, as no gradients are kept, within 256 images or 1024 rows. Workers
         of the stream path stay for the next evaluation.
         """
+        inputs_of, begin = self._inputs_of(split, training=False)
         parts = in_order(len(self._source.splits[split]), self._eval_batch_size, rank, ranks, samples)
-        for part, inputs in self._inputs_of(split, training=False).fetch(parts):
+        for asked, inputs in inputs_of.fetch(replace(part, indices=part.indices + begin) for part in parts):
+            part = replace(asked, indices=asked.indices - begin)
             yield Batch(inputs, self.targets(split, part), part.indices)
 
     def names(self, split: str, indices: Tensor) -> list[str]:
@@ -163,12 +167,23 @@ class BatchFeed(ABC):
         part, limit = self._order.largest_part, _EVAL_LIMIT[self._source.info.kind]
         return max(part, min(_EVAL_FACTOR * part, limit))
 
-    def _inputs_of(self, split: str, *, training: bool) -> InputStream:
-        """Held samples are the same for training and evaluation; a stream of files is not, having other crops."""
-        key = (split, training and self._cache == "none")
+    def _inputs_of(self, split: str, *, training: bool) -> tuple[InputStream, int]:
+        """What the inputs of a split come from, and where the split begins in that.
+
+        Held samples are the same for training and evaluation; a stream of files is not, having other crops. All splits
+        are evaluated from one, so that no workers wait for each of them.
+        """
+        samples, key, begin = self._source.splits[split], split, 0
+        if self._cache == "none" and not isinstance(samples, Arrays):
+            key, begin = ("to train on", 0) if training else ("to evaluate", self._joined.begins[split])
         if key not in self._inputs:
             self._inputs[key] = self._open(split, training=training)
-        return self._inputs[key]
+        return self._inputs[key], begin
+
+    @cached_property
+    def _joined(self) -> Joined:
+        files = {name: part for name, part in self._source.splits.items() if not isinstance(part, Arrays)}
+        return Joined(cast(dict[str, FileSamples], files))
 
     def _open(self, split: str, *, training: bool) -> InputStream:
         samples, workers = self._source.splits[split], self._workers[0]
@@ -177,9 +192,10 @@ class BatchFeed(ABC):
             return HeldInputs(samples.inputs.to(held_on), self._device)
         files = cast(FileSamples, samples)
         if self._cache == "none":
+            if not training:
+                return self._reader(FileReader(self._joined), self._copy, workers, self._eval_batch_size)
             read_at_once = self._order.batch_size if self.mixes else self._order.largest_part
-            crop, batch_size = (self._crop, read_at_once) if training else (None, self._eval_batch_size)
-            return self._reader(FileReader(files, crop), self._copy, workers, batch_size)
+            return self._reader(FileReader(files, self._crop), self._copy, workers, read_at_once)
         shape = (len(files), *self._source.info.input_shape)
         reader = self._reader(FileReader(files), Tensor.clone, workers, READ_BATCH)
         return DecodedInputs(reader, shape, held_on, self._device, split, self._disk.get(split))

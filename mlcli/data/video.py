@@ -1,6 +1,7 @@
 """Moving pictures frame by frame: animated GIF and WebP by Pillow, videos by PyAV. One frame is in memory at a time."""
 
 import contextlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -92,16 +93,24 @@ def _of_video(path: Path) -> Iterator[Frame]:
             if stream.width * stream.height > MAX_PIXELS:
                 raise DataError(f"its frames have {stream.width}x{stream.height} pixels", where=str(path))
             for count, frame in enumerate(container.decode(stream)):
-                image = frame.to_image()
-                if frame.rotation:
-                    image = image.rotate(frame.rotation, expand=True)
                 lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else None
-                yield Frame(count, float(frame.time or 0.0), lasts, image)
+                yield Frame(count, float(frame.time or 0.0), lasts, _upright(frame))
                 count += 1
         except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
             raise _damaged(path, count, error) from error
     if not count:
         raise DataError("this video has no frame", where=str(path))
+
+
+def _upright(frame: Any) -> Image.Image:
+    """The picture as it is to be shown: phones store what the sensor saw, and beside it how the phone was held."""
+    image, angle = frame.to_image(), frame.rotation  # degrees counterclockwise
+    for each in frame.side_data:
+        if each.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d, *_ = struct.unpack("=9i", bytes(each))
+            if a * d < b * c:  # mirrored as well, as by some front cameras
+                image, angle = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), angle + 180
+    return image.rotate(angle, expand=True) if angle % 360 else image
 
 
 def _damaged(path: Path, count: int, error: Exception) -> DataError:

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mlcli.engine.contract import Batch
 from mlcli.errors import UserError
@@ -20,6 +22,7 @@ from mlcli.text import number, size
 
 SAMPLES = 64
 """Most that both are run on."""
+SHAKEN = 1e-5
 ROUNDS = 3
 """Of which the fastest is the time of a sample."""
 
@@ -57,7 +60,11 @@ def verify(
         batches, scored = _samples(found, split), split
         on = f"{sum(map(len, batches))} samples of {split}"
     ours, theirs = _outputs(predictor, batches), _run(run_file, batches)
-    checks: list[Check] = predictor.compare(_joined(ours), _joined(theirs))
+    checks: list[Check] = predictor.compare(
+        _joined(ours),
+        _joined(theirs),
+        lambda seed: _joined(_outputs(predictor, batches, _shaken(predictor.model, seed))),
+    )
     finite = all(np.isfinite(part).all() for parts in theirs for part in parts)
     if not finite:
         checks.append(Check("finite", "no", "yes", False))
@@ -108,10 +115,20 @@ def _noise(predictor: Any) -> list[Batch]:
     return [Batch(inputs, torch.zeros(SAMPLES), torch.arange(SAMPLES))]
 
 
-def _outputs(predictor: Any, batches: Sequence[Batch]) -> list[Outputs]:
+def _outputs(predictor: Any, batches: Sequence[Batch], model: nn.Module | None = None) -> list[Outputs]:
     with torch.inference_mode():
-        found = [predictor.outputs_of(predictor.predict(predictor.model, batch.inputs.cpu())) for batch in batches]
+        net = predictor.model if model is None else model
+        found = [predictor.outputs_of(predictor.predict(net, batch.inputs.cpu())) for batch in batches]
     return [[part.numpy() for part in parts] for parts in found]
+
+
+def _shaken(model: nn.Module, seed: int) -> nn.Module:
+    """A copy, each weight changed at random by a share of it: more than rounding does, and less than means anything."""
+    shaken, generator = deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in shaken.parameters():
+            weight.mul_(1 + SHAKEN * torch.randn(weight.shape, generator=generator))
+    return shaken
 
 
 def _run(run_file: Callable[[np.ndarray], Outputs], batches: Sequence[Batch]) -> list[Outputs]:

@@ -23,7 +23,7 @@ from mlcli.engine.terms import Term, Terms
 from mlcli.models.build import build_seeded, describe_model, fine_tuning
 from mlcli.models.config import FineTune, Model
 from mlcli.tasks.answers import SampleAnswers
-from mlcli.tasks.exporting import Check, closeness, same_labels
+from mlcli.tasks.exporting import Again, Check, closeness, same_labels
 
 MOST_PASSES, MOST_REPEATS, MOST_ROWS = 1000, 5, 2000
 """Bounds on what importance costs: passes of so many rows at most, fewer repeats where there are many columns."""
@@ -87,7 +87,9 @@ class SamplePredictor(SampleAnswers):
         """Return the one output as predictions."""
         return outputs[0]
 
-    def compare(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> list[Check]:
+    def compare(
+        self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], again: Again | None = None
+    ) -> list[Check]:
         """Compare predictions: how far apart, and of probabilities whether the same class is the likeliest."""
         return closeness(ours[0], theirs[0]) + ([same_labels(ours[0], theirs[0])] if ours[0].ndim == 2 else [])
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mlcli.commands import evaluate, predict
+from mlcli.commands.predict import Wanted
 from mlcli.data.config import ClassificationTable, Digits, RegressionTable
 from mlcli.data.sources.build import build_source
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
@@ -65,7 +66,7 @@ def test_csv_says_the_same_as_json_lines(runs_root, pictures, tmp_path):
 def test_without_output_json_lines_are_printed_and_nothing_else(runs_root, pictures, capsys):
     capsys.readouterr()
     first = sorted((pictures / "1").glob("*.png"))[:2]
-    predict.run("digits", first, root=runs_root, top=2)
+    predict.run("digits", first, Wanted(top=2), root=runs_root)
     printed = capsys.readouterr()
     records = [json.loads(line) for line in printed.out.splitlines()]
     assert [record["input"] for record in records] == [str(path) for path in first]
@@ -128,7 +129,7 @@ def test_inverted_images_are_answered_the_same_with_invert(runs_root, pictures, 
     for file in files:
         Image.fromarray(255 - np.asarray(Image.open(file))).save(tmp_path / "ink" / file.name)
     predict.run("digits", files, output=tmp_path / "a.jsonl", root=runs_root)
-    predict.run("digits", [tmp_path / "ink"], output=tmp_path / "b.jsonl", invert=True, root=runs_root)
+    predict.run("digits", [tmp_path / "ink"], Wanted(invert=True), output=tmp_path / "b.jsonl", root=runs_root)
     predict.run("digits", [tmp_path / "ink"], output=tmp_path / "c.jsonl", root=runs_root)
     as_drawn, inverted, not_inverted = (
         [record["probabilities"] for record in jsonl(tmp_path / f"{name}.jsonl")] for name in "abc"
@@ -232,7 +233,8 @@ def test_numbers_are_predicted_in_their_own_unit(runs_root, tmp_path, capsys):
         ("digits", ["."], {"output": Path("answers.txt")}, ConfigError, "format of answers.txt"),
         ("wine", ["."], {}, ConfigError, "rows of a CSV file, and . is a folder"),
         ("wine", ["new.csv", "new.csv"], {}, ConfigError, "got 2 paths"),
-        ("wine", ["new.csv"], {"invert": True}, ConfigError, "only images can be inverted"),
+        ("wine", ["new.csv"], {"wanted": Wanted(invert=True)}, ConfigError, "only images can be inverted"),
+        ("digits", ["seven.png"], {"wanted": Wanted(thresholds={"": 0.5})}, ConfigError, "no score to filter by"),
         ("wine", ["new.csv"], {"pictures": Path("shown")}, ConfigError, "no pictures"),
         ("wine", ["new.csv"], {"explain": True}, ConfigError, "no pictures"),
         ("digits", ["seven.png"], {"explain": True}, ConfigError, "no map of an image"),

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from mlcli import load
 from mlcli.commands import predict
+from mlcli.commands.predict import Wanted
 from mlcli.data import video
 from mlcli.errors import ConfigError, DataError, ExitCode
+from mlcli.tasks.answers import NOT_FINITE
+from mlcli.tasks.classification.answers import ClassAnswers
 
 av = pytest.importorskip("av")
 
@@ -63,7 +67,7 @@ def test_every_frame_of_an_animation_comes_once(name, tmp_path):
 
 def test_a_video_is_answered_frame_by_frame_and_drawn(runs_root, tmp_path, capsys):
     path = write_video(tmp_path / "a.mp4")
-    assert predict.run("digits", [path], top=1, root=runs_root) == ExitCode.OK
+    assert predict.run("digits", [path], Wanted(top=1), root=runs_root) == ExitCode.OK
     screen = capsys.readouterr()
     assert "20 frames answered" in screen.err
     lines = records(screen.out)
@@ -71,9 +75,10 @@ def test_a_video_is_answered_frame_by_frame_and_drawn(runs_root, tmp_path, capsy
     assert {line["input"] for line in lines} == {str(path)}
     for frame in list(video.frames(path))[:3]:
         frame.image.save(tmp_path / f"{frame.number}.png")
-    predict.run("digits", [tmp_path / f"{number}.png" for number in range(3)], top=1, root=runs_root)
+    predict.run("digits", [tmp_path / f"{number}.png" for number in range(3)], Wanted(top=1), root=runs_root)
     for line, alone in zip(lines, records(capsys.readouterr().out), strict=False):
         assert (line["label"], line["probabilities"]) == (alone["label"], alone["probabilities"])
+    assert load("digits", root=runs_root).predict(path, top=1) == lines
     predict.run("digits", [path], output=tmp_path / "a.jsonl", pictures=tmp_path / "shown", root=runs_root)
     assert len(records((tmp_path / "a.jsonl").read_text())) == 20
     drawn = [*video.frames(tmp_path / "shown" / "a.mp4")]
@@ -88,12 +93,68 @@ def test_a_video_is_answered_frame_by_frame_and_drawn(runs_root, tmp_path, capsy
 def test_an_animation_is_drawn_as_one(runs_root, tmp_path, capsys):
     for name in ("a.gif", "b.webp"):
         path = write_animation(tmp_path / name)
+        found = load("digits", root=runs_root).predict(path)
+        assert [(each["frame"], each["seconds"]) for each in found] == [(0, 0.0), (1, 0.2), (2, 0.5)]
         predict.run("digits", [path], output=tmp_path / f"drawn-{path.stem}.gif", root=runs_root)
         assert "3 frames answered" in capsys.readouterr().out
         with Image.open(tmp_path / f"drawn-{path.stem}.gif") as image:
             assert [frame.info["duration"] for frame in ImageSequence.Iterator(image)] == [200, 300, 400]
             assert image.height > 32
             assert [np.asarray(frame.convert("L"))[5, 5] // 20 for frame in ImageSequence.Iterator(image)] == [1, 5, 9]
+
+
+CORNERS = np.zeros((32, 48, 3), dtype=np.uint8)
+CORNERS[:16, :24], CORNERS[:16, 24:], CORNERS[16:, :24] = 240, 160, 80
+
+
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        ([0, 1, -1, 0], np.rot90(CORNERS, -1)),  # as of a phone held upright
+        ([0, -1, 1, 0], np.rot90(CORNERS)),
+        ([-1, 0, 0, -1], np.rot90(CORNERS, 2)),
+        ([-1, 0, 0, 1], CORNERS[:, ::-1]),
+        ([0, 1, 1, 0], CORNERS.transpose(1, 0, 2)),
+    ],
+    ids=["clockwise", "counterclockwise", "upside down", "mirrored", "both"],
+)
+def test_a_video_is_answered_and_drawn_as_it_is_shown(matrix, upright, runs_root, tmp_path):
+    a, b, c, d = (65536 * number for number in matrix)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        container.mux(stream.encode(av.VideoFrame.from_image(Image.fromarray(CORNERS))))
+        container.mux(stream.encode(None))
+    (frame,) = video.frames(tmp_path / "a.mp4")
+    assert frame.image.size == upright.shape[1::-1]
+    assert np.abs(np.asarray(frame.image).astype(int) - upright).mean() < 8
+    run = load("digits", root=runs_root)
+    (of_video,), (of_picture,) = run.predict(tmp_path / "a.mp4"), run.predict(frame.image)
+    assert of_video["probabilities"] == of_picture["probabilities"]
+    frame.image.save(tmp_path / "still.png")
+    for name in ("a.mp4", "still.png"):
+        predict.run("digits", [tmp_path / name], pictures=tmp_path / "shown", root=runs_root)
+    (drawn,), (still,) = video.frames(tmp_path / "shown/a.mp4"), (tmp_path / "shown").glob("*.png")
+    shown, wanted = (np.asarray(each.convert("RGB")).astype(int) for each in (drawn.image, Image.open(still)))
+    assert np.abs(shown[: len(wanted), : wanted.shape[1]] - wanted).mean() < 8
+
+
+def test_a_frame_without_an_answer_ends_as_a_picture_without_one(runs_root, mlcli, tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", count=10)
+    real = ClassAnswers.plain
+
+    def not_finite(answers, predictions, top=None):
+        return [{"error": NOT_FINITE}, *real(answers, predictions[1:], top)]
+
+    monkeypatch.setattr(ClassAnswers, "plain", not_finite)
+    typed = mlcli("predict", "digits", path, "--out", runs_root, "-o", "a.jsonl")
+    assert typed.code == ExitCode.DATA
+    assert "2 of 10 frames could not be answered" in typed.err
+    assert "a.mp4, frame 0: the model's answer is not finite" in typed.err
+    assert "8 frames answered: a.jsonl" in typed.out
+    lines = records((tmp_path / "a.jsonl").read_text())
+    assert [line["frame"] for line in lines if "error" in line] == [0, 8]
 
 
 def test_what_comes_before_damage_is_kept(runs_root, tmp_path, monkeypatch):
@@ -111,6 +172,10 @@ def test_what_comes_before_damage_is_kept(runs_root, tmp_path, monkeypatch):
         patch.setattr(video, "frames", breaks)
         with pytest.raises(DataError, match="from frame 1"):
             predict.run("digits", [tmp_path / "a.mkv"], output=tmp_path / "b.mkv", root=runs_root)
+        answered, unread = load("digits", root=runs_root).predict(tmp_path / "a.mkv")
+    assert (answered["frame"], unread) == (
+        0, {"input": str(tmp_path / "a.mkv"), "frame": 1, "error": "cannot read on from frame 1"}
+    )  # fmt: skip
     assert len([*video.frames(tmp_path / "b.mkv")]) == 1
     write_animation(tmp_path / "a.gif")
     content = (tmp_path / "a.gif").read_bytes()

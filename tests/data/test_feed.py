@@ -1,8 +1,10 @@
 """The feed: the same batches from memory, cache and files, with any number of workers, from any step on."""
 
+import shutil
 from itertools import islice
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -127,6 +129,32 @@ def test_same_bits_from_files_cache_and_memory(feed, options):
     other = feed("files", **options)
     assert equal(islice(reference.train_batches(0), 9), islice(other.train_batches(0), 9))
     assert equal(reference.eval_batches("val"), other.eval_batches("val"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_splits_are_evaluated_by_the_same_workers_while_training_goes_on(feed, folder, workers):
+    before, fed, source = len(psutil.Process().children()), feed("files", cache="none", workers=workers), arrays(folder)
+    training = fed.train_batches(0)
+    next(training)
+    for name, samples in (("val", None), ("train", 7), ("val", 3), ("train", None)):
+        next(fed.eval_batches(name))  # a round that is not taken to its end
+        batches = list(fed.eval_batches(name, samples=samples))
+        indices = torch.cat([batch.indices for batch in batches])
+        assert len(indices) == (samples or len(source.splits[name]))
+        assert torch.equal(torch.cat([batch.inputs for batch in batches]), source.splits[name].inputs[indices])
+        assert torch.equal(torch.cat([batch.targets for batch in batches]), source.splits[name].targets[indices])
+        assert len(psutil.Process().children()) - before == 2 * workers
+    assert equal([next(training)], islice(feed("arrays").train_batches(0), 1, 2))
+
+
+def test_a_damaged_file_is_named_in_whichever_split(feed, folder, tmp_path):
+    for name in ("train", "val"):
+        shutil.copytree(folder, tmp_path / name)
+        (tmp_path / name / ("3.png" if name == "train" else "30.png")).write_bytes(b"")
+        fed = feed("files", source=files(tmp_path / name), cache="none", workers=1)
+        with pytest.raises(DataError, match=r"cannot|empty") as raised:
+            [*fed.eval_batches("val"), *fed.eval_batches("train")]
+        assert raised.value.where.endswith("/3.png" if name == "train" else "/30.png")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

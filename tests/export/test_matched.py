@@ -72,3 +72,31 @@ def test_models_of_low_scores_are_compared_and_nothing_found_is_no_proof():
     assert not told(low, found((BOX, 0.01, 1), (BOX, 0.01, 2)))[1]
     none = found((POINT, 0.0, 0))
     assert told(none, none) == ("none found by either, so nothing was compared", False)
+
+
+MANY = Found(np.tile(np.array([BOX]), (64, 1, 1)), np.full((64, 1), 0.9), np.ones((64, 1), dtype=np.int64))
+
+
+def without(*pictures: int) -> Found:
+    labels = MANY.labels.copy()
+    labels[list(pictures)] = 0
+    return MANY._replace(labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "again", "said", "passed"),
+    [
+        ([], [], "64 of 64", True),
+        ([3], None, "63 of 64", False),
+        ([3], [[], [], []], "63 of 64", False),
+        ([3], [[], [3, 5], []], "64 of 64, 1 by a tie", True),
+        ([3, 5], [[], [3], [7]], "63 of 64, 1 by a tie", False),
+        ([3, 5], [[3], [5]], "64 of 64, 2 by ties", True),
+        ([*range(33)], [[*range(33)]], "64 of 64, 33 by ties", False),
+    ],
+)
+def test_pictures_of_which_the_model_itself_is_not_sure_are_ties(theirs, again, said, passed):
+    """Each asks as often as it has to: a further question would have no answer in its list."""
+    asked = None if again is None else lambda seed: without(*again[seed])[:3]
+    alike = matched(MANY, without(*theirs), again=asked)[-1]
+    assert (alike.value, alike.passed) == (said, passed)

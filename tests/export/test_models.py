@@ -3,6 +3,7 @@
 Models are tiny and untrained, with weights large enough for their answers to differ.
 """
 
+import copy
 import importlib.util
 import sys
 from dataclasses import replace
@@ -14,12 +15,14 @@ import pytest
 import torch
 
 from mlcli.data.info import DataInfo
-from mlcli.errors import CheckpointError, ConfigError
+from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
 from mlcli.export import write
 from mlcli.export.facts import Facts
 from mlcli.export.file import open_exported, random_inputs
+from mlcli.export.verify import verify
 from mlcli.export.write import Form, exported, load_pt2
+from mlcli.tasks.detection.answers import LEAST_IOU, MOST_SCORE_ERROR
 from tests.reliability.soak import LONG
 
 IMAGES = DataInfo(
@@ -65,9 +68,9 @@ def facts_of(predictor: Any, task: str) -> Facts:
     return Facts(format=1, mlcli="", torch="", task=task, run="r", epoch=1, model={}, answers=answers, batch=None)
 
 
-def own(predictor: Any, inputs: np.ndarray) -> list[np.ndarray]:
+def own(predictor: Any, inputs: np.ndarray, model: Any = None) -> list[np.ndarray]:
     with torch.inference_mode():
-        found = predictor.outputs_of(predictor.predict(predictor.model, torch.from_numpy(inputs)))
+        found = predictor.outputs_of(predictor.predict(model or predictor.model, torch.from_numpy(inputs)))
     return [part.numpy() for part in found]
 
 
@@ -129,6 +132,17 @@ DETECTORS = {
 }
 
 
+@pytest.fixture(scope="module")
+def yolo() -> Any:
+    model, more = DETECTORS["yolo"]
+    info = replace(IMAGES, target="boxes", preparation=IMAGES.preparation | more)
+    predictor = predictor_of("detection", model | {"name": "yolo"}, info, "scenes")
+    with torch.no_grad():
+        for what in predictor.model.head.what:
+            what[-1].weight.mul_(100)  # for scores as of a trained one
+    return predictor
+
+
 @pytest.mark.skipif(not LONG, reason="10 to 30 s each; one goes through the whole command in test_export.py")
 @pytest.mark.parametrize("to", ["onnx", "pt2"])
 @pytest.mark.parametrize("name", DETECTORS)
@@ -140,12 +154,91 @@ def test_detectors(name, to, tmp_path):
     ours, theirs = own(predictor, inputs), through(to, predictor, "detection", tmp_path, inputs)
     assert (ours[2] > 0).sum() >= 9, "what finds nothing would prove nothing"
     assert np.ptp(ours[1][ours[2] > 0]) > 1e-5
-    objects, iou, score = predictor.compare(ours, theirs)
+    objects, iou, score, _, alike = predictor.compare(ours, theirs)
+    assert alike.passed, alike
     assert iou.passed, (objects, iou, score)
     assert float(iou.value) > 0.9999, (objects, iou, score)
     assert float(score.value) < 1e-5
     moved = predictor.compare(ours, [theirs[0] + 8, *theirs[1:]])
     assert not moved[1].passed
+
+
+def of_weights_changed_by(predictor: Any, share: float) -> Any:
+    """The model's outputs with each weight another by this share, as a file's are of other sums and other rounding."""
+    other, generator = copy.deepcopy(predictor.model), torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1 + share * torch.randn(weight.shape, generator=generator))
+    return lambda inputs: own(predictor, inputs, other)
+
+
+def wrong_on_two(predictor: Any, change: Any) -> Any:
+    """The model's own outputs, but for two samples."""
+
+    def outputs(inputs: np.ndarray) -> list[np.ndarray]:
+        parts = own(predictor, inputs)
+        for row in (7, 33):
+            change(*(part[row] for part in parts))
+        return parts
+
+    return outputs
+
+
+def moved(boxes: np.ndarray, *_: np.ndarray) -> None:
+    boxes += 3
+
+
+def renamed(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+    labels[:] = np.where(labels > 0, labels % 3 + 1, 0)
+
+
+def less_sure(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+    scores *= 0.9
+
+
+def without_the_last(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
+    last = (labels > 0).sum() - 1
+    boxes[last], scores[last], labels[last] = 0, 0, 0
+
+
+@pytest.mark.parametrize("change", [moved, renamed, less_sure, without_the_last])
+def test_a_detector_that_is_wrong_in_one_picture_of_thirty_is_not_verified(change, yolo):
+    found = verify(yolo, wrong_on_two(yolo, change), DataError("none"), (1, 1))
+    told = {name: (value, bar) for name, _, value, bar in found.rows}
+    assert told["pictures alike"] == ("62 of 64", "all")
+    assert float(told["IoU of them"][0]) > LEAST_IOU, "what the mean of all would have let pass"
+    assert float(told["score differs by"][0]) < MOST_SCORE_ERROR
+    assert not found.passed
+
+
+def test_rounding_is_no_difference_and_other_weights_are(yolo):
+    assert verify(yolo, of_weights_changed_by(yolo, 1e-6), DataError("none"), (1, 1)).passed
+    assert not verify(yolo, of_weights_changed_by(yolo, 0.01), DataError("none"), (1, 1)).passed
+
+
+def test_a_classifier_that_is_wrong_on_one_sample_of_thirty_is_not_verified():
+    predictor = predictor_of("classification", {"name": "mlp", "hidden": [4]}, TABLE, "iris")
+
+    def blurred(probabilities: np.ndarray) -> None:
+        probabilities += 0.2 * (np.eye(3, dtype=np.float32)[probabilities.argmax()] - probabilities)
+
+    found = verify(predictor, wrong_on_two(predictor, blurred), DataError("none"), (1, 1))
+    assert ["same top-1", "", "64 of 64", "all"] in found.rows
+    assert not found.passed
+    assert verify(predictor, lambda inputs: own(predictor, inputs), DataError("none"), (1, 1)).passed
+
+
+def test_a_regression_that_is_wrong_on_one_sample_of_thirty_is_not_verified():
+    info = replace(TABLE, class_names=(), preparation=TABLE.preparation | {"target_mean": 30.0, "target_std": 7.0})
+    predictor = predictor_of("regression", {"name": "mlp", "hidden": [4]}, info, "diabetes")
+    inputs = random_inputs(info.input_shape, info.kind, 64)
+    ours = own(predictor, inputs)
+    theirs = [ours[0].copy()]
+    theirs[0][[7, 33]] += 0.02 * ours[0].std()
+    checks = {check.name: check for check in predictor.compare(ours, theirs)}
+    assert checks["cosine"].passed
+    assert not checks["of their spread"].passed
+    assert all(check.passed for check in predictor.compare(ours, [ours[0] * (1 + 1e-5)]))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mlcli.tasks.detection.arrays import Found
 from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.models.build import build
 from mlcli.tasks.detection.targets import Detections
-from mlcli.tasks.exporting import Check
+from mlcli.tasks.exporting import Again, Check
 
 
 class ObjectDetector(ObjectAnswers):
@@ -58,6 +58,8 @@ class ObjectDetector(ObjectAnswers):
         """Return an exported model's outputs as detections."""
         return Detections(*outputs)
 
-    def compare(self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> list[Check]:
+    def compare(
+        self, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], again: Again | None = None
+    ) -> list[Check]:
         """Compare detections, each with the one of its label that it overlaps most; see `matched`."""
-        return matched(Found(*ours), Found(*theirs))
+        return matched(Found(*ours), Found(*theirs), self.score_threshold, again)

@@ -13,7 +13,9 @@ import torch
 import yaml
 from PIL import Image
 
+from mlcli import load
 from mlcli.commands import evaluate, predict, train
+from mlcli.commands.predict import Wanted
 from mlcli.data.info import DataInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights, save_checkpoint
 from mlcli.errors import ConfigError, DataError
@@ -129,16 +131,21 @@ def root(tmp_path_factory) -> Path:
     return folder
 
 
-def ask(root: Path, output: Path, **options) -> str:
-    predict.run("run", [root / "pictures"], output=output, root=root / "runs", **options)
-    return output.read_text()
+ALL = {"": 0.0}
+"""Thresholds above which everything is that a model finds."""
+
+
+def ask(root: Path, output: Path | None = None, **options) -> str:
+    wanted = {name: options.pop(name) for name in Wanted.__dataclass_fields__ if name in options}
+    predict.run("run", [root / "pictures"], Wanted(**wanted), output=output, root=root / "runs", **options)
+    return output.read_text() if output is not None and output.is_file() else ""
 
 
 def test_all_formats_say_the_same(root, tmp_path):
     """The model has hardly learned, so anything above nothing is asked for."""
-    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, top=5).splitlines()]
-    results = json.loads(ask(root, tmp_path / "a.json", score_threshold=0.0, top=5))
-    rows = list(csv.DictReader(ask(root, tmp_path / "a.csv", score_threshold=0.0, top=5).splitlines()))
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", thresholds=ALL, top=5).splitlines()]
+    results = json.loads(ask(root, tmp_path / "a.json", thresholds=ALL, top=5))
+    rows = list(csv.DictReader(ask(root, tmp_path / "a.csv", thresholds=ALL, top=5).splitlines()))
     assert [Path(line["input"]).name for line in lines] == ["a.png", "b.jpg", "c.png"]
     told = [(line["input"], thing) for line in lines for thing in line["objects"]]
     assert 3 <= len(told) == len(results) == len(rows)
@@ -162,7 +169,7 @@ def test_all_formats_say_the_same(root, tmp_path):
 def test_the_results_can_be_read_by_coco_tools(root, tmp_path):
     from faster_coco_eval import COCO
 
-    results = json.loads(ask(root, tmp_path / "a.json", score_threshold=0.0))
+    results = json.loads(ask(root, tmp_path / "a.json", thresholds=ALL))
     truth = {
         "images": [{"id": n, "width": 300, "height": 400} for n in (1, 2, 3)],
         "categories": [{"id": k, "name": str(k - 1)} for k in range(1, 11)],
@@ -172,15 +179,15 @@ def test_the_results_can_be_read_by_coco_tools(root, tmp_path):
 
 
 def test_pictures_without_an_object_are_answered_too(root, tmp_path):
-    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=1.0).splitlines()]
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", thresholds={"": 1.0}).splitlines()]
     assert [line["objects"] for line in lines] == [[], [], []]
-    assert json.loads(ask(root, tmp_path / "a.json", score_threshold=1.0)) == []
-    rows = list(csv.DictReader(ask(root, tmp_path / "a.csv", score_threshold=1.0).splitlines()))
+    assert json.loads(ask(root, tmp_path / "a.json", thresholds={"": 1.0})) == []
+    rows = list(csv.DictReader(ask(root, tmp_path / "a.csv", thresholds={"": 1.0}).splitlines()))
     assert [(row["label"], row["error"]) for row in rows] == [("", "")] * 3
 
 
 def test_answers_are_drawn_at_a_readable_size(root, tmp_path):
-    ask(root, tmp_path / "a.jsonl", score_threshold=1.0, pictures=tmp_path / "shown")
+    ask(root, tmp_path / "a.jsonl", thresholds={"": 1.0}, pictures=tmp_path / "shown")
     sizes = {path.name: Image.open(path).size for path in sorted((tmp_path / "shown").glob("*.png"))}
     assert sizes == {
         "00001-0_objects-a.png": (512, 512),
@@ -190,8 +197,8 @@ def test_answers_are_drawn_at_a_readable_size(root, tmp_path):
 
 
 def test_tiles_of_the_pictures_own_size_change_nothing(root, tmp_path, capsys):
-    whole = ask(root, tmp_path / "a.jsonl", score_threshold=0.0)
-    assert ask(root, tmp_path / "b.jsonl", score_threshold=0.0, tiles=400) == whole
+    whole = ask(root, tmp_path / "a.jsonl", thresholds=ALL)
+    assert ask(root, tmp_path / "b.jsonl", thresholds=ALL, tiles=400) == whole
     said = capsys.readouterr().out
     assert "3 of 3 answered" in said
     assert "3 tiles of 400x400 pixels in 3 pictures, overlapping by 20 % or more" in said
@@ -215,18 +222,20 @@ def test_classes_may_have_thresholds_of_their_own(tmp_path):
         (["cat=0.95", "dog=0"], ["dog"]),
         (["1", "dog=0.8"], ["dog"]),
     ):
-        found.class_thresholds = {}
-        predict._set_thresholds(found, texts)
+        predict.prepared(found, None, Wanted(thresholds=predict.thresholds_typed(texts)))
         (record,) = found.answers(two_found(boxes, (0.9, 0.8)), [(96, 64)])
         assert [thing["label"] for thing in record["objects"]] == told
     with pytest.raises(ConfigError) as error:
-        predict._set_thresholds(found, ["dgo=0.2"])
+        predict.prepared(found, None, Wanted(thresholds={"dgo": 0.2}))
     assert error.value.fix == "--threshold dog=0.2"
+    with pytest.raises(ConfigError, match="high does not") as error:
+        predict.thresholds_typed(["0.5", "dog=high"])
+    assert error.value.fix == "--threshold dog=0.3"
 
 
 def test_a_model_looks_at_another_size(root, tmp_path):
     """Of twice the input's pixels the model sees what it would see of pictures of twice the size."""
-    objects = json.loads(ask(root, tmp_path / "a.jsonl", score_threshold=0.0, size=128).splitlines()[0])["objects"]
+    objects = json.loads(ask(root, tmp_path / "a.jsonl", thresholds=ALL, size=128).splitlines()[0])["objects"]
     predictor, runtime = load_predictor("run", "best", root / "runs", 128)
     assert predictor.info.input_shape == (3, 128, 128)
     inputs = predictor.inputs([root / "pictures" / "a.png"])
@@ -245,6 +254,27 @@ def test_a_model_looks_at_another_size(root, tmp_path):
     assert "images are brought to 96x96 pixels, in training to 64x64" in result["notes"]
 
 
+def test_python_asks_as_the_command_does_and_each_time_anew(root, tmp_path):
+    run, photos = load("run", root=root / "runs"), root / "pictures"
+    before = run.predict(photos)
+    for options in ({"tiles": 64, "overlap": 0.5}, {"size": 128, "top": 3}, {"tiles": 100}, {"size": 32}, {}):
+        lines = ask(root, tmp_path / "a.jsonl", thresholds=ALL, **options).splitlines()
+        found = run.predict(photos, threshold=0, **options)
+        assert found == [json.loads(line) for line in lines]
+        surest = found[2]["objects"][0]
+        named = run.predict(photos, threshold={surest["label"]: 0.0}, **options)  # nothing else is above 0.3
+        assert surest in named[2]["objects"]
+        assert {thing["label"] for each in named for thing in each["objects"]} == {surest["label"]}
+    assert run.predict(photos) == before
+    for options in ({"tiles": 40, "overlap": 0.5}, {}):
+        assert run.evaluate(**options)["metrics"] == evaluated(root, **options)["metrics"]
+    with pytest.raises(ConfigError, match="drawn at the size"):
+        run.evaluate(size=128)
+    for options, said in (({"overlap": 0.5}, "only tiles overlap"), ({"threshold": 2}, "2 does not")):
+        with pytest.raises(ConfigError, match=said):
+            run.predict(photos, **options)
+
+
 def test_a_model_that_has_weights_for_its_size_refuses_another(tmp_path):
     yaml_of_ssd = YAML.replace("name: yolo, width: 4", "name: ssd, width: 4")
     (tmp_path / "ssd.yaml").write_text(yaml_of_ssd)
@@ -254,7 +284,7 @@ def test_a_model_that_has_weights_for_its_size_refuses_another(tmp_path):
 
 
 def test_what_tiles_find_lies_in_the_picture(root, tmp_path):
-    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, tiles=64).splitlines()]
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", thresholds=ALL, tiles=64).splitlines()]
     for line, (width, height) in zip(lines, [(64, 64), (200, 50), (300, 400)], strict=True):
         boxes = np.array([thing["bbox"] for thing in line["objects"]])
         assert boxes.min() >= 0
@@ -286,35 +316,34 @@ def test_a_model_that_computes_nan_does_not_pass_for_one_that_finds_nothing(root
         predict.run("run", [root / "pictures"], output=tmp_path / "a.jsonl", root=tmp_path / "runs")
     assert "not finite" in (tmp_path / "a.jsonl").read_text()
     with pytest.raises(DataError, match="3 of 3"):
-        predict.run("run", [root / "pictures"], output=tmp_path / "b.jsonl", root=tmp_path / "runs", tiles=48)
+        predict.run("run", [root / "pictures"], Wanted(tiles=48), output=tmp_path / "b.jsonl", root=tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score_threshold": 1.5}, "1.5 does not"),
+        ({"thresholds": {"": 1.5}}, "1.5 does not"),
         ({"output": Path("a.xml")}, "format of a.xml"),
-        ({"thresholds": ["x=0.1"]}, "no class 'x'"),
-        ({"thresholds": ["3=high"]}, "high does not"),
+        ({"thresholds": {"x": 0.1}}, "no class 'x'"),
         ({"size": 100}, "multiples of 32"),
         ({"overlap": 0.1}, "only tiles overlap"),
         ({"tiles": 3}, "a tile of 3 pixels"),
         ({"tiles": 16, "overlap": 1.0}, "1 is none"),
     ],
-    ids=["threshold", "format", "class", "score", "size", "overlap of nothing", "tiny", "all"],
+    ids=["threshold", "format", "class", "size", "overlap of nothing", "tiny", "all"],
 )
 def test_what_is_refused(root, options, message):
     with pytest.raises(ConfigError, match=message):
-        predict.run("run", [root / "pictures"], root=root / "runs", **options)
+        ask(root, **options)
 
 
 @pytest.mark.parametrize("format", ["yolo_txt", "voc", "coco", "csv"])
 def test_answers_become_a_data_set_that_is_read_back(root, tmp_path, format, capsys):
     """Labels that a person only has to correct; the section that is printed reads them."""
     out = tmp_path / "labelled"
-    predict.run("run", [root / "pictures"], output=out, to=format, root=root / "runs", score_threshold=0.0, top=5)
+    ask(root, out, to=format, thresholds=ALL, top=5)
     section = yaml.safe_load(capsys.readouterr().out.partition("by the section\n")[2].partition("\n\n")[0])
-    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", score_threshold=0.0, top=5).splitlines()]
+    lines = [json.loads(line) for line in ask(root, tmp_path / "a.jsonl", thresholds=ALL, top=5).splitlines()]
     (out / "x.yaml").write_text(yaml.safe_dump({"task": "detection", **section, "model": {"name": "yolo"}}))
     annotations = read_annotations(Experiment.load(out / "x.yaml", ["data.image_size=64"]).config.data)
     checked = CheckedAnnotations(annotations)
@@ -338,7 +367,7 @@ def test_results_have_the_ids_of_the_data_set(root, tmp_path):
     ]
     content = {"images": images, "annotations": [], "categories": []}
     (tmp_path / "ids.json").write_text(json.dumps(content))
-    options = {"score_threshold": 0.0, "top": 2, "image_ids": tmp_path / "ids.json"}
+    options = {"thresholds": ALL, "top": 2, "image_ids": tmp_path / "ids.json"}
     results = json.loads(ask(root, tmp_path / "a.json", **options))
     assert {(Path(one["file_name"]).name, one["image_id"]) for one in results} == {
         ("a.png", 7),
@@ -353,4 +382,4 @@ def test_results_have_the_ids_of_the_data_set(root, tmp_path):
 def test_a_data_set_needs_a_format_and_a_folder(root, tmp_path):
     for options in ({"to": "nonsense", "output": tmp_path / "x"}, {"to": "voc"}):
         with pytest.raises(ConfigError, match=r"format|folder"):
-            predict.run("run", [root / "pictures"], root=root / "runs", **options)
+            ask(root, **options)
