@@ -158,8 +158,8 @@ def _constants(streams: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
     Copied to the device once: it would have to be waited for each time.
     """
-    starts = torch.tensor([[_signed(_scramble_int(stream))] for stream in range(streams)], device=device)
-    return starts, torch.arange(1, _MADE + 1, device=device) * _signed(_GOLDEN)
+    starts = torch.tensor([_signed(_scramble_int(n)) for n in range(streams)], dtype=torch.int64, device=device)
+    return starts[:, None], torch.arange(1, _MADE + 1, device=device) * _signed(_GOLDEN)
 
 
 def _start(seed: int, epoch: int, purpose: int) -> int:

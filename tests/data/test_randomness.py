@@ -179,6 +179,7 @@ def test_draws_are_those_of_plain_integer_arithmetic(stream):
 
 @pytest.mark.parametrize("shapes", [[(), (2,), ()], [(3,), (4,), ()], [(9,)]], ids=str)
 def test_draws_made_together_are_those_made_one_by_one(shapes):
+    assert KeyedRandom.of_streams(KEYS[:7], 0) == []  # as of data that nothing changes
     together = KeyedRandom.of_streams(KEYS[:7], 3)
     assert len(together) == 3
     for stream, random in enumerate(together):
