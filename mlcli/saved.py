@@ -119,10 +119,7 @@ def load_task(
     refuse_other_task(saved, experiment.config.task)
     experiment = replace(experiment, config=experiment.config.from_scratch())
     members, facts, notes = folder.membership(), saved["facts"], list[str]()
-    is_other_data = False
-    known: KnownData | None = None
     if on is not None:
-        known = KnownData("measure", members, facts["data"])
         experiment = _on_new_data(experiment, on, facts)
     if size is not None:
         trained = sides(facts["data"]["input_shape"][1:])
@@ -130,14 +127,20 @@ def load_task(
         notes.append(
             f"images are brought to {sides(facts['data']['input_shape'][1:])} pixels, in training to {trained}"
         )
+    known: KnownData | None = None
+    is_other_data = False
     if on is not None:
-        assert known is not None
+        known = KnownData("measure", members, facts["data"])
         task = experiment.build(known)
         if known.trained:
             notes.append(f"{known.trained:,} of these samples were trained on, and say little about new ones")
+    elif members is None:
+        task = experiment.build()
+        if isinstance(task, HasMembership):
+            notes.append("the run has not kept its splits: that none of these was trained on cannot be checked")
     else:
         moved = any(override.strip().startswith("data.") for override in overrides)
-        known = KnownData("evaluate", members, facts["data"], elsewhere=moved) if members else None
+        known = KnownData("evaluate", members, facts["data"], elsewhere=moved)
         try:
             task = experiment.build(known)
         except OtherData as error:
@@ -147,8 +150,6 @@ def load_task(
                 new_data = f"mlcli evaluate {folder.name} --on DATA"
                 error.fix = error.fix or f"restore the data; {new_data} measures all of new data"
                 raise
-        if members is None and isinstance(task, HasMembership):
-            notes.append("the run has not kept its splits: that none of these was trained on cannot be checked")
     refuse_other_data(facts["data"], task.facts["data"])
     runtime = decide_runtime(experiment.config)
     task.adopt(facts)

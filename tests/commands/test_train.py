@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from mlcli.engine.checkpoint import load_checkpoint
 from mlcli.engine.log import read_metrics
 from mlcli.engine.run import RunFolder, list_runs
 from tests.engine.rig import TIME_FIELDS
-from tests.reliability.forked import typed_in_child
+from tests.reliability.forked import Command, typed_in_child
 
 DIGITS = """
 task: classification
@@ -137,18 +138,15 @@ def undisturbed(tmp_path_factory) -> RunFolder:
 def test_a_stopped_process_resumes_to_the_bits_of_one_that_was_not(
     mlcli, digits, tmp_path, undisturbed, number, code, state
 ):
-    process = subprocess.Popen([sys.executable, "-m", "mlcli", "train", str(digits), *LONG, "--name", "cut"],
-                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    for line in process.stdout:
-        if line.split()[:1] == ["3"]:  # the third epoch's line
-            break
-    process.send_signal(number)
-    rest = process.stdout.read()
-    assert process.wait(60) == code
+    command = Command(tmp_path, "train", digits, *LONG, "--name", "cut")
+    command.wait_until(lambda: re.search(r"^ *3 .*\n", command.out(), re.MULTILINE))  # the third epoch's line
+    os.kill(command.pid, number)
+    ended = command.wait()
+    assert ended.code == code
     (run,) = list_runs(tmp_path / "runs")
     assert run.status()["state"] == state
     if number != signal.SIGKILL:
-        assert f"to go on: mlcli train --resume runs/{run.name}" in rest
+        assert f"to go on: mlcli train --resume runs/{run.name}" in ended.out
     resumed = mlcli("train", "--resume", run.path)
     assert resumed.code == 0, resumed.err
     ours, theirs = (load_checkpoint(r.checkpoint("last"))["model"] for r in (run, undisturbed))
