@@ -124,6 +124,8 @@ def _beside_by_hand(b: Bench, others: Sequence[str]) -> Rows:
             "by hand": partial(_by_hand, b, make),
             "mlcli": partial(_by_mlcli, b, make),
         }
+        if b.device.type == "cuda":
+            measures["mlcli, cuda_graphs"] = partial(_by_mlcli, b, partial(make, train={"cuda_graphs": True}))
         measures |= {peer: partial(_peer, peer, make, 20 if b.tiny else 300) for peer in others}
         found = alternate(measures, b.rounds)
         for trainer, values in found.items():
@@ -209,8 +211,11 @@ def caches(b: Bench) -> Rows:
     files = Path(b.noise, "many")
     write_noise(files, 16 if b.tiny else 512)  # enough of them for several batches of an epoch
     yield [f"loader.cache, {name}, crop and flip", "images/s", "waiting for data", "device idle"]
-    for cache in (["device"] if b.device.type == "cuda" else []) + ["ram", "none"]:
-        more: dict[str, Any] = {"loader": {"cache": cache}, "augment": AUGMENT}
+    places = [("ram", False), ("none", False)]
+    if b.device.type == "cuda":
+        places = [("device", False), ("device", True), *places, ("ram", True)]
+    for cache, ahead in places:
+        more: dict[str, Any] = {"loader": {"cache": cache, "ahead": ahead}, "augment": AUGMENT}
         setup = b.setup(model, batch, noise=str(files), **more)
         if cache != "none":  # the files themselves, read over and over
             setup.task.source = setup.source
@@ -219,7 +224,7 @@ def caches(b: Bench) -> Rows:
         batches = idle.over(feed.train_batches(0))
         found = rate(partial(learner.step, batches, meter), b.seconds, b.device)
         feed.close()
-        yield [cache, f"{found:,.0f}", f"{meter.span().wait_share:.1%}", f"{idle.share:.1%}"]
+        yield [cache + ", ahead" * ahead, f"{found:,.0f}", f"{meter.span().wait_share:.1%}", f"{idle.share:.1%}"]
         _free(b)
 
 

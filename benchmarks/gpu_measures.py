@@ -76,7 +76,7 @@ class Setup:
         return step
 
 
-def rate(step: Callable[[], int], seconds: float, device: torch.device, warm_up: int = 3) -> float:
+def rate(step: Callable[[], int], seconds: float, device: torch.device, warm_up: int = 5) -> float:
     """Samples a second of `step`, which returns how many it took; the device is waited for at the ends only."""
     for _ in range(warm_up):
         step()

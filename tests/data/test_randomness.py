@@ -177,6 +177,10 @@ def test_draws_are_those_of_plain_integer_arithmetic(stream):
     assert np.array_equal(KeyedRandom(KEYS, stream).integers(81, (9,)).numpy(), integers.astype(np.int64))
 
 
+def test_no_stream_at_all_gives_nothing():
+    assert KeyedRandom.of_streams(KEYS[:7], 0) == []
+
+
 @pytest.mark.parametrize("shapes", [[(), (2,), ()], [(3,), (4,), ()], [(9,)]], ids=str)
 def test_draws_made_together_are_those_made_one_by_one(shapes):
     assert KeyedRandom.of_streams(KEYS[:7], 0) == []  # as of data that nothing changes
