@@ -155,6 +155,7 @@ def why_absent(path: Path) -> str:
         name, above = above.name, above.parent
     with contextlib.suppress(OSError):
         names = {entry.lower(): entry for entry in os.listdir(above)}
-        close = difflib.get_close_matches(name.lower(), names, n=1)
+        close = [entry for entry in names if os.path.splitext(entry)[0] == name.lower()]
+        close = close or difflib.get_close_matches(name.lower(), names, n=1)
         return f"{above} holds no '{name}'; did you mean '{names[close[0]]}'?" if close else ""
     return ""

@@ -16,7 +16,9 @@ from mlcli.text import command_line, listed
 SCHEMA_FILE = "mlcli.schema.json"
 """Lies next to the YAML, shared by all YAMLs of the folder; a web address would need a network and fit one version."""
 COMMENT_COLUMN = 24
-SAID = ("Column to predict: ", "Folders taken for splits", "Photographs: ", "ImageNet's weights")
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".gz", ".zip", ".json", ".jsonl")
+SAID = ("Column to predict: ", "Folders taken for splits", "Photographs: ", "ImageNet's weights", "Left out, as names",
+        "Its classes are numbers")  # fmt: skip
 """Beginnings of facts that are said on the screen, not only in the YAML."""
 YAML_ENDINGS = (".yaml", ".yml", "")
 
@@ -118,4 +120,5 @@ def _draft(what: str, folder: Path, target: str, task: str, minutes: float | Non
         return draft
     if task:
         raise ConfigError(f"{what} holds nothing that a {task} learns from", where="--task", fix="leave it out")
-    raise ConfigError(f"{what} is neither a folder nor a CSV file", fix=f"give {files}")
+    fix = "open it, and save it as .csv (UTF-8)" if path.suffix.lower() in SPREADSHEETS else f"give {files}"
+    raise ConfigError(f"{what} is neither a folder nor a CSV file", fix=fix)

@@ -1,14 +1,12 @@
 """A YAML to start from, as `mlcli init` writes it: a task's proposal for the user's data. No torch or numpy in here."""
 
-import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli.schema.yaml12 import scalar
+from mlcli.schema.yaml12 import as_scalar
 from mlcli.text import first_few
 
 if TYPE_CHECKING:
@@ -32,13 +30,6 @@ class Draft:
     sections: str
     is_timed: bool = False
     pretrained: bool = False
-
-
-def as_scalar(value: str) -> str:
-    """Return a YAML scalar that is read as this text."""
-    if re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and isinstance(scalar(value), str):
-        return value
-    return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 def in_yaml(place: "Place", path: Path | None = None) -> str:
@@ -80,9 +71,16 @@ def table_draft(place: "Place", *, task: str, loss: str) -> Draft | None:
         f"{as_comment(str(place.path))}: {len(table.file.rows):,} rows, {len(inputs)} columns to learn from.",
         f"Column to predict: {as_comment(table.target)} ({answer}), {table.reason}; so this is a {task}.",
     ]
+    if table.gap_words and not table.regression:
+        words = as_comment(first_few(table.gap_words))
+        facts.append(f"WARNING: {words} is taken for no value: {table.gaps:,} rows are left out. A class needs a name.")
     if table.alternatives:
         others = first_few([as_comment(name) for name in reversed(table.alternatives)])
         facts[-1] += f" Others: --target {others}"
+    if table.countable:
+        facts.append("Its classes are numbers; to predict an amount instead: --task regression")
+    if table.identifiers:
+        facts.append(f"Left out, as names of rows: {first_few(map(as_comment, table.identifiers))}.")
     facts += [f"WARNING: {as_comment(str(fault))}." for fault in table.file.faults]
     data = f"  name: csv\n  file: {in_yaml(place)}\n  target: {as_columns(table.indicators or (table.target,))}\n"
     if table.identifiers:

@@ -1,6 +1,7 @@
 """Division into training, validation and test: stratified by class and fixed by a seed alone."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from mlcli.errors import DataError
 from mlcli.text import first_few, listed
 
 SPLITS = ("train", "val", "test")
+ALIKE = "differ only by case, blanks, punctuation, zeros or what cannot be seen"
 _WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "validate", "dev"),
@@ -40,6 +42,34 @@ def in_order(classes: Collection[str]) -> tuple[str, ...]:
     """Return the names of classes, sorted: by value if all are whole numbers, else as text."""
     whole = all(re.fullmatch(r"-?[0-9]{1,4000}", name) for name in classes)  # Python reads no longer ones
     return tuple(sorted(classes, key=lambda name: (int(name), name)) if whole else sorted(classes))
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a class with case, accents' encoding, blanks, dashes and unseen characters aside; of a number,
+    1.0, its value.
+
+    A single letter keeps its case: A and a are two classes of handwriting. Between digits a sign has a meaning (1-0 and
+    10), and other signs have one too (C and C++).
+    """
+    text = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf").strip()
+    if re.fullmatch(r"[+-]?[0-9]{1,15}(\.0*)?", text, re.ASCII):
+        return str(int(text.partition(".")[0]))
+    letters = re.sub(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)", "", text)
+    return letters.casefold() if len(letters) > 1 else letters or text
+
+
+def alike(class_names: Sequence[str]) -> list[list[str]]:
+    """Return the groups of names that are plainly the same."""
+    plain: dict[str, list[str]] = {}
+    for name in class_names:
+        plain.setdefault(plain_name(name), []).append(name)
+    return [names for names in plain.values() if len(names) > 1]
+
+
+def told_alike(class_names: Sequence[str]) -> list[str]:
+    """Return a sentence about classes whose names are plainly the same; none if there are none."""
+    pairs = [" / ".join(map(repr, names)) for names in alike(class_names)]
+    return [f"WARNING: different classes whose names {ALIKE}: {first_few(pairs)}; spell each one way"] if pairs else []
 
 
 def hold_out(

@@ -13,16 +13,17 @@ import numpy as np
 from mlcli.data import places
 from mlcli.data.decode import EXTENSIONS, opened, upright_size
 from mlcli.data.finding import Finding, refuse
-from mlcli.data.sources.csv_file import CsvFile, counts, read_column, read_csv
-from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
+from mlcli.data.sources.csv_file import FEW, CsvFile, read_column, read_csv
+from mlcli.data.sources.listing import Listing, picture_folder, read_folder, read_image_csv
 from mlcli.data.sources.shards import has_shards, read_shards
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
+from mlcli.reading import why_absent
 
+LIST_COLUMNS = 4
+"""Columns of a list of images: path, label, split and one more; a table that names images has others to learn from."""
 HEADERS_READ = 2000
 """Images whose size is looked at, evenly spread over all; a header takes 0.1 ms."""
-MOST_CLASSES = 20
-"""Different whole numbers in a column up to which they are taken for classes rather than amounts."""
 TARGET_NAMES = ("label", "target", "class", "y", "outcome", "species", "diagnosis", "survived", "price")
 
 
@@ -60,8 +61,9 @@ class TableSurvey:
     target: of one-hot labels the columns' names, joined, as the file's one column in their place is called here.
     indicators: those columns.
     reason: why the target is that column; alternatives: the columns that could be it as well.
-    gaps: rows without a value of the target. distinct: how many different values the others have.
-    decimal_comma: whether its numbers have one.
+    gaps: rows without a value of the target, with `gap_words` in them. distinct: how many different values the others
+    have.
+    decimal_comma: whether its numbers have one. countable: whether its classes are numbers, and a guess.
     """
 
     file: CsvFile
@@ -69,14 +71,18 @@ class TableSurvey:
     split_column: str | None
     path_column: str | None
     """Column of image paths, if it lists images."""
+    root: Path | None
+    """The folder these are relative to; None for the file's own."""
     regression: bool
     identifiers: tuple[str, ...]
     """Columns with a name, or a text of its own in each row, from which nothing can be learned."""
     reason: str
     alternatives: tuple[str, ...]
     gaps: int
+    gap_words: tuple[str, ...]
     distinct: int
     decimal_comma: bool
+    countable: bool
     indicators: tuple[str, ...] = ()
 
 
@@ -123,6 +129,7 @@ class Place:
             return None
         listing = read_image_csv(
             self.path,
+            root=table.root,
             path_column=table.path_column,
             label_column=table.indicators or table.target,
             split_column=table.split_column,
@@ -134,8 +141,7 @@ class Place:
 
 
 def _look_at(listing: Listing) -> ImageSurvey:
-    if not len(listing):
-        refuse(listing.findings, listing.origin)
+    refuse([found for found in listing.findings if found.kind == "wrapped" or not len(listing)], listing.origin)
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable, modes = 0, set()
     for address in listing.paths[:: max(1, -(-len(listing) // HEADERS_READ))]:
@@ -179,9 +185,13 @@ def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
         raise DataError(what, where=str(path), fix="add a column to predict")
     refuse(file.absent([target] if target else [], "--target"), str(path))
     split_column = next((name for name in file.header if name != target and _says_splits(file.column(name))), None)
-    path_column = next((name for name in file.header if _lists_images(file.column(name), path.parent)), None)
+    candidates = [name for name in file.header if name not in (split_column, target)]
+    lists = ((name, folder) for name in candidates if (folder := _pictures_of(file, name)))
+    path_column, root = next(lists, (None, path.parent))
     inputs = [name for name in file.header if name not in (split_column, path_column, target)]
-    identifiers = tuple(name for name in inputs if _is_identifier(name, file.column(name)))
+    identifiers = tuple(name for name in inputs if read_column(name, file.column(name)).names_rows)
+    if len(identifiers) == len(inputs) - (not target):
+        identifiers = ()  # an x that counts is what a first exercise has
     reason, alternatives = "it was named", tuple[str, ...]()
     if not target:
         target, reason, alternatives = _guessed(file, [name for name in inputs if name not in identifiers])
@@ -195,20 +205,22 @@ def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
     column = read_column(target, file.column(target))
     numbers = _numbers(file.column(target))
     # Fractions, or more different whole numbers than there are classes in most data.
-    amounts = len(np.unique(numbers)) > MOST_CLASSES or bool((numbers % 1 != 0).any())
+    amounts = len(np.unique(numbers)) > FEW or bool((numbers % 1 != 0).any())
     regression = path_column is None and (task == "regression" or (not task and amounts))
     return TableSurvey(
-        file, target, split_column, path_column, regression, identifiers, reason, alternatives,
-        gaps=int(column.missing.sum()), indicators=indicators,
+        file, target, split_column, path_column, root if root != path.parent else None, regression, identifiers,
+        reason, alternatives,
+        gaps=int(column.missing.sum()), gap_words=column.gap_words, indicators=indicators,
         distinct=len({cell for cell, is_gap in zip(column.cells, column.missing, strict=True) if not is_gap}),
-        decimal_comma=regression and column.form.decimal == "comma",
+        decimal_comma=regression and column.form.decimal == "comma" and not column.unclear,
+        countable=not task and not regression and len(numbers) > 0,
     )  # fmt: skip
 
 
 def _guessed(file: CsvFile, names: list[str]) -> tuple[str, str, tuple[str, ...]]:
     """Return the column that is probably to be predicted, why, and the others that could be: neither constant, nor a
     text of its own in most rows, nor a copy of another. Empty if there is none."""
-    columns = {name: file.column(name) for name in names if name != file.header[0] or not counts(file.column(name))}
+    columns = {name: file.column(name) for name in names}
     contents = Counter(tuple(cells) for cells in columns.values())
     fit = [name for name, cells in columns.items() if contents[tuple(cells)] == 1 and _can_be_told(cells)]
     if not fit:
@@ -222,7 +234,7 @@ def _guessed(file: CsvFile, names: list[str]) -> tuple[str, str, tuple[str, ...]
 def _can_be_told(cells: list[str]) -> bool:
     """Whether a column is no constant, and no text of its own in most rows."""
     different = len(set(cells))
-    return 1 < different <= (len(cells) if len(_numbers(cells)) else max(MOST_CLASSES, len(cells) // 2))
+    return 1 < different <= (len(cells) if len(_numbers(cells)) else max(FEW, len(cells) // 2))
 
 
 def _says_splits(cells: list[str]) -> bool:
@@ -230,16 +242,20 @@ def _says_splits(cells: list[str]) -> bool:
     return "train" in splits and "" not in splits
 
 
-def _lists_images(cells: list[str], root: Path) -> bool:
-    """Most cells: a list with a few bad rows is still a list of images, and training names those rows."""
-    named = sum(cell.lower().endswith(EXTENSIONS) for cell in cells)
-    return 2 * named > len(cells) and any((root / cell).is_file() for cell in cells[:50])
+def _pictures_of(file: CsvFile, name: str) -> Path | None:
+    """Return the folder of the images that a column lists; None if it lists none.
 
-
-def _is_identifier(name: str, cells: list[str]) -> bool:
-    all_different = len(cells) > MOST_CLASSES and len(set(cells)) == len(cells)
-    named_so = name.lower() in ("id", "index", "uuid", "") or name.lower().endswith(("_id", " id", "uuid"))
-    return all_different and (named_so or not len(_numbers(cells)))
+    Most cells: a list with a few bad rows is still a list of images, and training names those rows. Raises DataError
+    if there is little else in the file and they are in no folder near.
+    """
+    cells = file.column(name)
+    named = 2 * sum(cell.lower().endswith(EXTENSIONS) for cell in cells) > len(cells)
+    folder = picture_folder(cells[:50], file.path.parent, 1 if named else 25)
+    if folder is None and named and len(file.header) <= LIST_COLUMNS:
+        what = f"column '{name}' lists images, but they are not there, such as '{cells[0]}'"
+        fix = why_absent(file.path.parent / cells[0]) or "put the CSV file into the folder that the paths start from"
+        raise DataError(what, where=str(file.path), fix=fix)
+    return folder if named or len(file.header) <= LIST_COLUMNS else None
 
 
 def _numbers(cells: list[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ from mlcli.engine.evaluate import as_json
 from mlcli.engine.layer_stats import LayerStats
 from mlcli.engine.meter import Rates, TimeLeft
 from mlcli.engine.run import EVENT_FOLDERS, RunFolder
-from mlcli.files import Journal, cannot_write, is_disk_trouble, write_atomically
+from mlcli.files import Journal, cannot_write, write_atomically
 from mlcli.show.terminal import bar, paint
 from mlcli.text import ABSENT, duration, paragraphs, screen_width, visible
 
@@ -104,8 +104,9 @@ class RunLog:
 
 
 def _unless_said_anyway(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread dies of a full disk with a traceback; but the next call to its writer raises that error."""
-    if failed.exc_value is None or not is_disk_trouble(failed.exc_value):
+    """TensorBoard's thread dies of a file error with a traceback; but the next call to its writer raises that error."""
+    of_tensorboard = type(failed.thread).__module__.startswith("tensorboard.")
+    if not (of_tensorboard and isinstance(failed.exc_value, OSError)):
         threading.__excepthook__(failed)
 
 

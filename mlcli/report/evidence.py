@@ -26,7 +26,8 @@ class Evidence:
     metric, direction: what decided what is best; curve: of it on the watched split, `samples` of it; train, val: the
     best model's scores, train only where it was measured in the same way; score: of `split`, the headline's, with
     `score_samples`. train_loss, val_loss: curves; the former as logged, in training mode; lr: after each epoch.
-    watched: the split by which the best was chosen, "train" where there is no validation split; data: facts about it.
+    watched: the split by which the best was chosen, "train" where there is no validation split; macro_f1: its, if
+    classes are told apart; data: facts about it.
     """
 
     metric: str
@@ -44,6 +45,7 @@ class Evidence:
     score_samples: int | None = None
     best_epoch: int | None = None
     watched: str = "val"
+    macro_f1: float | None = None
     baselines: Baselines | None = None
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Evidence:
             score_samples=record.samples(split),
             best_epoch=record.best.get("epoch"),
             watched=watched,
+            macro_f1=scores.get(watched, {}).get("macro_f1"),
             baselines=fair,
             config=record.config,
             data=record.data_facts,

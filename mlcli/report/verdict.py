@@ -12,7 +12,7 @@ from typing import Literal
 from mlcli.report.advice import Advice, advise
 from mlcli.report.evidence import Evidence, last_third, scatter, standard_error, trend
 from mlcli.report.record import SHARES, in_words, score_text
-from mlcli.text import plural
+from mlcli.text import number, plural
 
 Kind = Literal[
     "diverged",
@@ -32,6 +32,9 @@ GAP_POINTS = 0.05
 """Gap that matters of a metric that ends at 1, such as accuracy: below 5 points, closing it all would hardly show."""
 GAP_RATIO = 1.25
 """Validation error over training error that matters for errors in the target's unit (rmse, mae)."""
+HARDLY = 0.02
+"""Share of the largest validation error of the run up to which a gap between errors does not matter: closing it all
+would hardly show."""
 GAP_OF_LOSS = 0.1
 """Gap between the losses that matters, as a share of the training loss after the first epoch."""
 RISEN = 1.2
@@ -115,6 +118,8 @@ def _kind(e: Evidence) -> tuple[Kind, list[str]]:
     if baseline and baseline[0]:
         return "worse than a baseline", [baseline[1], *([gap.words] if gap else [])]
     remarks = [*known, *([rise[1]] if rise else []), *_loss_rose(e)]
+    if nothing := _no_better_than_one_answer(e):
+        return "underfitting", [nothing, *remarks]
     if decline and decline[0] == "overfitting":
         return "overfitting", [decline[1], *known]
     if gap and gap.matters and gap.real:
@@ -149,7 +154,10 @@ def measure_gap(e: Evidence) -> Gap | None:
     ratio, sure = e.val / e.train, SURE * (math.inf if error is None else error) / e.train
     about = f" ± {sure:.2f}" if error else ""
     words = f"{both}; {ratio:.2f}{about} times as much{of}"
-    return Gap(ratio - 1, GAP_RATIO - 1, sure, words)
+    largest = max((value for _, value in e.curve), default=0.0)
+    if ratio >= GAP_RATIO and e.val - e.train < HARDLY * largest:
+        words += f", but little beside the {number(largest)} that it was"
+    return Gap(ratio - 1, max(GAP_RATIO - 1, HARDLY * largest / e.train), sure, words)
 
 
 def _gap_of_losses(e: Evidence) -> Gap | None:
@@ -203,6 +211,17 @@ def _against_baselines(e: Evidence) -> tuple[bool, str] | None:
         which = f"best simple model of those there was time for, {best.name}{few}"
         numbers += f"; left out: {', '.join(simple.left_out)}"
     return ahead < -sure, f"on {e.split} it is {relation} the {which}: {numbers}"
+
+
+def _no_better_than_one_answer(e: Evidence) -> str:
+    """A sentence if the answers are no better than one answer for all samples."""
+    if e.metric == "r2" and e.train is not None and e.train <= 0:
+        return "even its training samples are answered no better than by their mean"
+    classes = len(e.data.get("class_names") or ())
+    if e.metric != "accuracy" or e.val is None or e.macro_f1 is None or classes < 2:
+        return ""
+    of_one_class = 2 * e.val / (1 + e.val) / classes
+    return f"all {_watched(e)} samples are given the same class" if abs(e.macro_f1 - of_one_class) < 1e-6 else ""
 
 
 def _learned_little(e: Evidence) -> str:

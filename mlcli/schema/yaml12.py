@@ -6,10 +6,11 @@ wins silently. Only its parser is used here, whose events build nothing; scalars
 bytes grows to gigabytes or calls code, and a configuration needs none of them.
 """
 
+import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -74,6 +75,18 @@ def scalar(text: str) -> Any:
     if _NOT_FINITE.fullmatch(text):
         return float(text.replace(".", ""))
     return text
+
+
+def as_scalar(value: str) -> str:
+    """Return a YAML scalar that is read as this text."""
+    if re.fullmatch(r"[A-Za-z_./][\w./-]*", value, re.ASCII) and isinstance(scalar(value), str):
+        return value
+    return json.dumps(value, ensure_ascii=not value.isprintable())
+
+
+def as_list(key: str, values: Iterable[str]) -> str:
+    """Return `'key=[a, b]'` as a shell takes it: in quotes, since brackets and blanks mean something to it."""
+    return shlex.quote(f"{key}=[{', '.join(map(as_scalar, values))}]")
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

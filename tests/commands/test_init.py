@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mlcli.data.sources.build import build_source
-from mlcli.errors import ExitCode
+from mlcli.errors import DataError, ExitCode
 from mlcli.experiment import Experiment, json_schema
 
 
@@ -178,13 +178,13 @@ def test_folder_of_images_trains(mlcli):
 # --- CSV files -------------------------------------------------------------------------------------------------------
 
 TABLES = {
-    "numbers to predict": ("a,b,price\n", "{i},x{p},{i}.5\n", "regression", "price"),
-    "whole numbers to predict": ("a,b,count\n", "{p},x{p},{i}\n", "regression", "count"),
-    "words to predict": ("a,b,kind\n", "{i},{p},k{p}\n", "classification", "kind"),
-    "few whole numbers": ("a,b,kind\n", "{i},{i}.5,{p}\n", "classification", "kind"),
-    "target by name": ("a,Label,b\n", "{i},k{p},{i}\n", "classification", "Label"),
-    "label before y": ("y,label,b\n", "{i},k{p},{i}\n", "classification", "label"),
-    "semicolons": ("a;b;kind\n", "{i};{p};k{p}\n", "classification", "kind"),
+    "numbers to predict": ("a,b,price\n", "{i}.2,x{p},{i}.5\n", "regression", "price"),
+    "whole numbers to predict": ("a,b,count\n", "{p},x{p},{i}0\n", "regression", "count"),
+    "words to predict": ("a,b,kind\n", "{i}.5,{p},k{p}\n", "classification", "kind"),
+    "few whole numbers": ("a,b,kind\n", "{i}.2,{i}.5,{p}\n", "classification", "kind"),
+    "target by name": ("a,Label,b\n", "{i}.2,k{p},{i}.5\n", "classification", "Label"),
+    "label before y": ("y,label,b\n", "{i}.2,k{p},{i}.5\n", "classification", "label"),
+    "semicolons": ("a;b;kind\n", "{i}.2;{p};k{p}\n", "classification", "kind"),
 }
 
 
@@ -205,7 +205,25 @@ def test_a_guessed_target_is_no_id_no_name_and_no_copy(mlcli):
     assert (config.task, config.data.target) == ("regression", "weight")
     said = "guessed because it is the last that is no id, no name and no copy of another; so this is a regression."
     assert f"{said} Others: --target kind\n" in text
+    assert "Left out, as names of rows: number, name, person_id." in text
     assert said in mlcli("init", "table.csv", "--force").out
+
+
+def test_a_target_in_thousands_is_not_taken_for_decimal_commas(mlcli):
+    Path("table.csv").write_text("share,price\n" + "".join(f'0.{101 + i},"{101 + i},{200 + i}"\n' for i in range(60)))
+    _, config = proposal(mlcli, "table.csv")
+    assert (config.task, config.data.decimal) == ("regression", "auto")
+    with pytest.raises(DataError, match="'101,200'") as caught:
+        build_source(config.data, regression=True)
+    assert "if it separates thousands: data.decimal=point" in caught.value.fix
+
+
+def test_amounts_and_classes_that_could_be_either_are_told(mlcli):
+    Path("table.csv").write_text("a,stars\n" + "".join(f"{i}.5,{i % 5}\n" for i in range(60)))
+    text, config = proposal(mlcli, "table.csv")
+    assert config.task == "classification"
+    assert "# Its classes are numbers; to predict an amount instead: --task regression" in text
+    assert "--task regression" not in proposal(mlcli, "table.csv", "--task", "classification")[0]
 
 
 def test_target_and_task_are_taken_as_given(mlcli):
@@ -247,6 +265,31 @@ def test_list_of_images(mlcli):
     assert sum(map(len, build_source(config.data).splits.values())) == 28
 
 
+@pytest.mark.parametrize(
+    ("written", "root"), [("pets/cat/{}.png", None), ("cat/{}", "pets"), ("pets\\cat\\{}.png", None), ("{}", None)]
+)
+def test_images_are_found_however_they_are_written(mlcli, written, root):
+    """A list of 20 would otherwise be a table of 20 categories."""
+    folder = Path("pets/cat") if "cat" in written else Path()
+    for i in range(20):
+        picture(folder / f"{i}.png")
+    Path("list.csv").write_text("id,animal\n" + "".join(f"{written.format(i)},{'ab'[i % 2]}\n" for i in range(20)))
+    _, config = proposal(mlcli, "list.csv")
+    assert (config.data.name, config.data.root, config.data.path_column) == (
+        "image_csv",
+        root and Path.cwd() / root,
+        "id",
+    )
+    assert sum(map(len, build_source(config.data).splits.values())) == 20
+
+
+def test_a_list_of_images_that_are_not_there_is_no_table(mlcli):
+    Path("list.csv").write_text("file,animal\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(20)))
+    done = mlcli("init", "list.csv")
+    assert done.code == ExitCode.DATA
+    assert "column 'file' lists images, but they are not there, such as '0.png'" in done.err
+
+
 def test_list_of_images_with_splits(mlcli):
     pictures(Path("pets"), {"cat": 20, "dog": 20}, (16, 16))
     part = ("train", "test")
@@ -279,6 +322,7 @@ def _prepare() -> None:
     Path("narrow.csv").write_text("a\n1\n2\n")
     Path("headless.csv").write_text("1,2\n3,4\n")
     Path("notes.md").touch()
+    Path("table.xlsx").touch()
 
 
 WRONG = {
@@ -302,6 +346,7 @@ WRONG = {
     "empty CSV": ("empty.csv", ExitCode.DATA, "the file is empty", "empty.csv"),
     "no rows": ("header.csv", ExitCode.DATA, "there is a header but no rows", "header.csv"),
     "one column": ("narrow.csv", ExitCode.DATA, "there is one column only, 'a'", "add a column to predict"),
+    "a workbook": ("table.xlsx", ExitCode.CONFIG, "neither a folder nor a CSV file", "save it as .csv"),
     "no header": ("headless.csv", ExitCode.DATA, "the first line holds numbers", "put a header line on top"),
 }
 

@@ -139,6 +139,41 @@ def test_missing_split_is_held_out_of_train(tmp_path):
     assert sizes(folder(tmp_path, val=0)) == {"train": 30, "test": 6}
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_class_folders_is_none_and_said(tmp_path, split):
+    write_classes(tmp_path / "train", 10)
+    write_image(tmp_path / split / "a.png")
+    source = folder(tmp_path, val=0.2, test=0.2)
+    assert sizes(source) == {"train": 18, "val": 6, "test": 6}
+    assert any(note.startswith(f"{split}/ has no class folders in it") for note in source.notes)
+
+
+def test_a_folder_around_the_data_set_is_no_class(tmp_path):
+    write_classes(tmp_path / "archive" / "pets")
+    error = fault(tmp_path)
+    assert error.what.startswith("there is one folder only, archive/, and 3 folders in archive/pets/: ant, bee")
+    assert error.fix == f"give the folder that holds the classes: {tmp_path / 'archive' / 'pets'}"
+    assert sizes(folder(tmp_path / "archive" / "pets"))["train"] == 22
+    write_classes(tmp_path / "parted" / "all" / "Train", 4)
+    assert f"{tmp_path / 'parted' / 'all'}" in fault(tmp_path / "parted").fix
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights")
+@pytest.mark.parametrize(("link", "to", "said"), [("bug", "ant", "bug = ant"), ("all", ".", "all = the folder it")])
+def test_links_to_other_classes_are_refused(tmp_path, link, to, said):
+    write_classes(tmp_path)
+    (tmp_path / link).symlink_to(to)
+    assert said in fault(tmp_path).what
+
+
+def test_folders_that_systems_leave_behind_are_no_classes(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "__MACOSX" / "ant").mkdir(parents=True)
+    write_image(tmp_path / "@eaDir" / "thumb.png")
+    write_image(tmp_path / "ant" / "@eaDir" / "thumb.png")
+    assert sum(sizes(folder(tmp_path)).values()) == 30
+
+
 def test_a_class_may_be_called_train(tmp_path):
     source = folder(write_classes(tmp_path, 5, ("car", "plane", "train")), val=0.2, test=0.2)
     assert source.info.class_names == ("car", "plane", "train")
@@ -524,6 +559,17 @@ def test_csv_faults(tmp_path):
     assert "no label in column 'label': line 2: ant/00.png, line 5: ant/03.png" in error.what
     error = csv_fault(write_csv(tmp_path, ["path,label", *lines, lines[4]]))
     assert "line 32: ant/04.png" in error.what
+    error = csv_fault(write_csv(tmp_path, ["path,label", *lines, f"./{lines[4]}"]))
+    assert "line 32: ./ant/04.png" in error.what
+    error = csv_fault(write_csv(tmp_path, ["path,label", *lines[:9], f"{lines[9].split(',')[0]},nan"]))
+    assert ("no label in column 'label': line 11" in error.what, "'nan' is a class" in error.fix) == (True, True)
+    bare = write_csv(tmp_path, ["path,label", *(line.replace(".png", "") for line in lines)])
+    assert sum(sizes(build_source(ImageCsv(name="image_csv", file=bare, image_size=8))).values()) == 30
+    write_image(tmp_path / "ant" / "00.jpg", size=(30, 30))
+    assert "1 of 30 images are not in" in csv_fault(bare).what
+    windows = write_csv(tmp_path, ["path,label", *(line.replace("/", "\\") for line in lines)])
+    assert sizes(build_source(ImageCsv(name="image_csv", file=windows, image_size=8))) == {
+        "train": 22, "val": 4, "test": 4}  # fmt: skip
     error = csv_fault(
         write_csv(tmp_path, ["path,label,part", *(f"{line},trian" for line in lines)]), split_column="part"
     )

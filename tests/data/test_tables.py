@@ -12,7 +12,7 @@ from sklearn.preprocessing import OneHotEncoder
 from mlcli.data.config import FeatureSelection, TableFile
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
-from mlcli.data.sources.csv_file import read_number
+from mlcli.data.sources.csv_file import read_column, read_csv, read_number
 from mlcli.data.sources.rows import prepare_rows
 from mlcli.errors import DataError
 
@@ -120,6 +120,13 @@ def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):
     plain = build(write(tmp_path / "a.csv", rows()))
     other = build(write(tmp_path / "b.csv", rows(), delimiter=delimiter, encoding=encoding))
     assert other.info == plain.info
+
+
+def test_delimiters_in_names_of_columns(tmp_path):
+    (tmp_path / "t.csv").write_text("size (s;m;l;xl),answer\n" + "m,yes\nl,no\n" * 30)
+    assert read_csv(tmp_path / "t.csv").header == ["size (s;m;l;xl)", "answer"]
+    (tmp_path / "t.csv").write_text("width, mm, net;answer\n" + "1,5;yes\n2,5;no\n" * 30)
+    assert read_csv(tmp_path / "t.csv").header == ["width, mm, net", "answer"]
 
 
 def test_quotes_blank_lines_and_line_ends(tmp_path):
@@ -319,6 +326,16 @@ def test_new_rows_with_faults(tmp_path):
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("header", ["a,answer", "a,answer,,"])
+def test_delimiters_at_the_ends_of_lines(tmp_path, header):
+    (tmp_path / "t.csv").write_text(f"{header}\n" + "1,yes,,\n2,no,,\n" * 30)
+    source = build(tmp_path / "t.csv")
+    assert source.info.input_shape == (1,)
+    assert any("a delimiter ends each line" in note for note in source.notes)
+    (tmp_path / "t.csv").write_text(f"{header}\n" + "1,yes,,\n2,no,,\n" * 30 + "3,no,x,\n")
+    assert fault(tmp_path / "t.csv").what
+
+
 def test_ragged_rows(tmp_path):
     table = rows()
     table[3] = table[3][:2]
@@ -366,6 +383,11 @@ def column_of(path: Path, cells: list[str], delimiter: str = ",", **options):
         (["3.1%", "40 %", "-2%"], [3.1, 40, -2], {}),
         (["$3.10", "$1,200.50", "-$2"], [3.1, 1200.5, -2], {}),
         (["1'234.5", "8"], [1234.5, 8], {}),
+        (["1,25,000", "12,34,56,789"], [125_000, 123_456_789], {}),
+        (["0,125", "0,250"], [0.125, 0.25], {}),
+        (["0.125", "0.250"], [0.125, 0.25], {"decimal": "comma"}),
+        (["1,5e+01", "2,25e0"], [15, 2.25], {"delimiter": ";"}),
+        (["\u22121.5", "2"], [-1.5, 2], {}),
     ],
 )
 def test_numbers_as_people_write_them(tmp_path, cells, values, options):
@@ -408,6 +430,81 @@ def test_a_target_with_decimal_commas_is_read_where_the_config_says_so(tmp_path)
     assert (targets % 1 == 0.5).all()
 
 
+@pytest.mark.parametrize(
+    ("cells", "value", "options"),
+    [(["$1,200.50", "$900.00"], 1200.5, {}), (["12.5 %", "8 %"], 12.5, {}), (["1'250", "900"], 1250, {}),
+     (["1,250", "900"], 1250, {"decimal": "point"})],
+)  # fmt: skip
+def test_amounts_to_predict_as_people_write_them(tmp_path, cells, value, options):
+    table = [[str(number * number % 7), f'"{cells[number % 2]}"'] for number in range(40)]
+    source = build(write(tmp_path / "t.csv", table, header=["x", "y"]), target="y", regression=True, **options)
+    offset = source.info.preparation.get("target_offset", 0.0)
+    assert (source.splits["train"].targets + offset).max() == pytest.approx(value)
+    assert f"the target's {cells[0]} is read as {value:g}" in source.notes
+    if options:
+        error = fault(tmp_path / "t.csv", target="y", regression=True)
+        assert "if it separates thousands: data.decimal=point" in error.fix
+
+
+def test_numbers_that_stand_for_no_value_are_told(tmp_path):
+    table = [[*row, "-999" if number % 9 == 2 else str(number % 50), str(90 + number % 10)]
+             for number, row in enumerate(rows())]  # fmt: skip
+    notes = build(write(tmp_path / "t.csv", table, header=[*HEADER, "depth", "score"])).notes
+    (note,) = (note for note in notes if "if it stands for no value" in note)
+    assert "column 'depth' is -999 in 7 rows, 0 to 49 in others" in note
+    assert "line 4, line 13" in note
+
+
+def test_classes_that_are_plainly_the_same_are_told(tmp_path):
+    table = [[*row[:3], "Yes" if row[3] == "yes" and number % 2 else row[3]] for number, row in enumerate(rows())]
+    notes = build(write(tmp_path / "t.csv", table)).notes
+    assert any(note.startswith("WARNING: different classes") and "'Yes' / 'yes'" in note for note in notes)
+
+
+def test_a_class_that_is_called_as_if_it_were_missing_is_asked_about(tmp_path):
+    error = fault(write(tmp_path / "t.csv", [[*row[:3], row[3].replace("maybe", "None")] for row in rows()]))
+    assert error.fix.startswith("if 'None' is a class, call it otherwise; if not, ")
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "names"),
+    [
+        ("id", [str(7 * n % 101) for n in range(50)], True),
+        ("CustomerId", [str(15_634_602 + 37 * n) for n in range(50)], True),
+        ("Unnamed: 0", [str(7 * n % 101) for n in range(50)], True),
+        ("x", [str(n + 1) for n in range(50)], True),
+        ("who", [f"person {n}" for n in range(50)], True),
+        ("year", [str(1970 + n) for n in range(50)], False),
+        ("grid", [str(7 * n % 101) for n in range(50)], False),
+        ("id", [str(n % 25) for n in range(50)], False),
+        ("id", [f"{n}.5" for n in range(50)], False),
+        ("id", [str(n) for n in range(15)], False),
+        ("kind", ["a", "b"] * 25, False),
+    ],
+)
+def test_columns_that_name_rows(name, cells, names):
+    assert read_column(name, cells).names_rows is names
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sample"),
+    [
+        ("5.1,3.5,setosa", "4.9,3.0,setosa", True),
+        ("39,State-gov,77516,13", "50,Private,83311,9", True),
+        ("a/0.png,cat", "a/1.png,dog", True),
+        ("0,1,2", "5,6,7", True),
+        ("country,1990,1995,2005", "Chad,1,2,3", False),
+        ("dose,10,20,30", "x,1,2,3", False),
+        ("2023,kind", "1,a", False),
+        ("path,kind", "a.png,1", False),
+    ],
+)
+def test_a_first_line_that_is_no_header(tmp_path, first, second, sample):
+    (tmp_path / "t.csv").write_text(f"{first}\n{second}\n{second}\n")
+    said = [fault.text for fault in read_csv(tmp_path / "t.csv").faults]
+    assert any(text.startswith("the first line holds") for text in said) is sample, said
+
+
 def test_rows_without_a_target_may_be_left_out(tmp_path):
     table = rows()
     table[2][3], table[4][3] = "", "NaN"
@@ -433,7 +530,7 @@ def test_an_index_column_is_left_out_and_told(tmp_path):
         error = fault(write(tmp_path / "t.csv", table, header=header))
         assert "columns without a name" in error.what
     source = build(write(tmp_path / "t.csv", [[str(n), *row] for n, row in enumerate(rows())], header=["n", *HEADER]))
-    assert any("column 'n' counts the rows" in note for note in source.notes)
+    assert any("column 'n' numbers the rows" in note for note in source.notes)
 
 
 def test_splits_may_be_written_in_any_case(tmp_path):
@@ -484,6 +581,11 @@ def test_class_in_one_split_only(tmp_path):
         (b"a,answer\n" + b"1" * 200_000 + b",yes\n", "line 2 is not CSV: field larger"),
         (b"a,answer\n\xff,yes\n", "line 2 is not UTF-8"),
         (b'a,answer\n"x"y,yes\n', "line 2 is not CSV"),
+        (b"# by me\na,answer\n1,yes\n", "comments are not read"),
+        (b"a answer\n1.5  yes\n2.5 no\n", "separated by blanks: 'a answer'"),
+        (b"PK\3\4\xff\0", "an Excel workbook"),
+        (b'{"a": 1, "answer": "yes"}\n', "this is JSON"),
+        (b"\x1f\x8b\x08\0", "packed by gzip"),
         (b"a,b\n1,2\n", "no column 'answer'"),
         (b"answer\nyes\nno\n" * 8, "no column is left"),
         (b"a,answer\n,yes\n,no\n,yes\n,no\n,yes\n,no\n,yes\n,no\n", "column 'a' is empty"),

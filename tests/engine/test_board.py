@@ -1,7 +1,9 @@
 """What TensorBoard finds in a run, read back from the event files by TensorBoard's own readers."""
 
+import errno
 import io
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from tensorboard.util import tensor_util
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from mlcli.engine import log
 from mlcli.engine.board import LAYER_CHARTS, Board
 from mlcli.engine.layer_stats import Activation, LayerMeasurement, LayerStats
 
@@ -302,3 +305,14 @@ def test_a_resumed_run_has_every_tag_and_step_once(tmp_path):
     pictures = [tensor_util.make_ndarray(event.tensor_proto)[2] for event in killed.Tensors("mistakes/val")]
     colours = [Image.open(io.BytesIO(picture)).getpixel((0, 0)) for picture in pictures]
     assert colours == [(1, 0, 0), (2, 0, 0), (3, 0, 0), *((step, 3, 0) for step in range(4, 9))]
+
+
+@pytest.mark.parametrize(("module", "error", "shown"), [
+    ("tensorboard.summary.writer.event_file_writer", OSError(errno.ELOOP, "loop"), False),
+    ("tensorboard.summary.writer.event_file_writer", KeyError("x"), True),
+    ("threading", OSError(errno.ELOOP, "loop"), True),
+])  # fmt: skip
+def test_a_file_error_in_the_writers_thread_is_left_to_its_next_call(capsys, module, error, shown):
+    thread = type("Thread", (threading.Thread,), {"__module__": module})()
+    log._unless_said_anyway(threading.ExceptHookArgs([type(error), error, None, thread]))
+    assert bool(capsys.readouterr().err) is shown

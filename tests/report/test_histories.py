@@ -148,6 +148,49 @@ HISTORIES = {
     "no number of samples, few epochs": (
         replace(SETTLED, samples=None, train=1.0, val=0.8, curve=by_epoch([0.4, 0.79, 0.80, 0.80])),
         "too noisy to tell", "with an unknown number of samples only the jumps of the curve are known"),
+    "r2 below 0 on both": (
+        replace(SETTLED, metric="r2", curve=by_epoch([-0.2] * EPOCHS), train=-0.1, val=-0.2, score=-0.2, samples=2000),
+        "underfitting", "10 points apart, but the mean of all targets would be the better answer to either"),
+    "twice a tiny error": (
+        replace(NUMBERS, train=0.001, val=0.002, score=0.002, curve=saturating(0.002, start=90.0, noise=1e-5)),
+        "good fit", "of an error of 90 nothing is left, on training and validation samples alike"),
+    "twice an error that matters": (
+        replace(NUMBERS, train=2.0, val=4.0, score=4.0, curve=saturating(4.0, start=90.0, noise=0.02)),
+        "overfitting", "2 of 90 can still be gained"),
+    "always the most frequent of two classes": (
+        replace(SETTLED, train=0.95, val=0.95, score=0.95, curve=by_epoch([0.95] * EPOCHS),
+                macro_f1=0.95 / 1.95, data={"class_names": ["no", "yes"]}),
+        "underfitting", "macro f1 is that of one answer for all"),
+    "both of two classes": (
+        replace(SETTLED, train=0.95, val=0.95, score=0.95, curve=by_epoch([0.95] * EPOCHS),
+                macro_f1=0.7, data={"class_names": ["no", "yes"]}),
+        "good fit", "the rare class is recognised as well"),
+    # How others' curves look
+    "jumping between two values": (
+        replace(SETTLED, curve=by_epoch([0.3, 0.55] * 10), train=0.55, val=0.55, score=0.55, lr=by_epoch([1.0] * 20)),
+        "too noisy to tell", "steps that are too large; where it stops is chance"),
+    "late and steep": (
+        replace(SETTLED, curve=by_epoch([0.5] * 14 + [0.55, 0.62, 0.7, 0.78, 0.85, 0.9]), lr=by_epoch([0.1] * 20),
+                train=0.99), "still improving", "nothing says that the rise is over"),
+    "at chance": (replace(SETTLED, curve=by_epoch([0.1] * 20), train=0.101, val=0.1, score=0.1), "underfitting",
+                  "one of ten is what guessing gets right"),
+    "fine-tuned, best at once": (
+        replace(SETTLED, curve=saturating(0.94, start=0.95, noise=0.004), train=0.985, val=0.952, best_epoch=1),
+        "good fit", "it began near its end; 3 points are small"),
+    "collapsed at the end": (
+        replace(SETTLED, curve=by_epoch([0.5, 0.7, 0.8, 0.85] + [0.9] * 11 + [0.3] + [0.1] * 4),
+                train_loss=by_epoch([2, 1, 0.8, 0.6, 0.5] + [0.3] * 10 + [2.0] + [2.3] * 4), best_epoch=8),
+        "diverged", "the training loss rose with it"),
+    "memorised amounts": (
+        replace(NUMBERS, train=0.0, train_loss=by_epoch(8100 * np.exp(-np.arange(20.0))),
+                val_loss=by_epoch([3000.0 + n % 2 for n in range(20)])),
+        "overfitting", "no error on training samples, where a ratio says nothing; the losses are far apart"),
+    "never a box found": (
+        replace(BOXES, curve=by_epoch([0.0] * 12), val=0.0, score=0.0, train_loss=by_epoch([3.9] * 12),
+                val_loss=by_epoch([4.0] * 12)), "underfitting", "the loss never fell"),
+    "a noisy climb over a hundred epochs": (
+        replace(SETTLED, curve=by_epoch([0.5 + 0.003 * n + 0.01 * (-1) ** n for n in range(100)]), train=0.82, val=0.8,
+                lr=by_epoch([0.01] * 100), best_epoch=99), "still improving", "10 points in the last third, ± 1"),
     # Simple models
     "worse than a simple model": (
         replace(SETTLED, split="test", score=0.85, score_samples=2000, baselines=simple_models(0.90)),

@@ -23,7 +23,7 @@ from mlcli.data.sources.build import build_source, list_images
 from mlcli.data.sources.image_files import image_source, settled
 from mlcli.data.sources.listing import Listing
 from mlcli.data.sources.tables import read_table, table_source
-from mlcli.data.splits import SPLITS
+from mlcli.data.splits import SPLITS, told_alike
 from mlcli.errors import DataError
 from mlcli.show.drawing import Tile, sheet
 from mlcli.show.palette import PAPER, TRACK
@@ -61,7 +61,8 @@ def examine(config: c.ClassificationData | c.RegressionData, *, regression: bool
             examine_pictures(examination, collection, scan(collection.pictures), None)
     if source is not None:
         told = tuple(str(finding) for finding in examination.findings)
-        notes = [note for note in source.notes if not note.startswith(told)]
+        said = told_alike(source.info.class_names)  # a finding of its own
+        notes = [note for note in source.notes if not note.startswith(told) and note not in said]
         examination.findings += [Finding("note", "training-says", note) for note in notes]
     return examination
 

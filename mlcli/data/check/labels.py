@@ -17,9 +17,10 @@ import numpy as np
 from mlcli.data.finding import Finding
 from mlcli.data.inspection import drawn
 from mlcli.data.scan import Collection, Scan, blank_images
+from mlcli.data.splits import ALIKE, alike, plain_name
 from mlcli.text import plural
 
-LITTER = {"__macosx", "@eadir", "thumbs", "$recycle.bin", "lost+found", "labels", "annotations", "images"}
+LITTER = {"__macosx", "@eadir", "thumbs", "$recycle.bin", "lost+found", "labels", "annotations", "images", "masks"}
 """Names of folders that programs leave behind, or that hold no class."""
 NO_CLASS = {"nan", "none", "null", "na", "n/a", "undefined", "?"}
 """Texts that other programs write for an empty cell."""
@@ -52,12 +53,9 @@ NEAREST = 4  # similar samples shown for a suspicious one
 def label_findings(class_names: Sequence[str], counts: np.ndarray) -> list[Finding]:
     """counts: int [C], samples of each class in all splits."""
     found = []
-    plain: dict[str, list[str]] = {}
-    for name in class_names:
-        plain.setdefault(_plain(name), []).append(name)
-    collisions = [names for names in plain.values() if len(names) > 1]
+    collisions = alike(class_names)
     if collisions:
-        what = "class names that differ only by case, blanks or punctuation, and are taken for different classes"
+        what = f"class names that {ALIKE}, and are taken for different classes"
         places = tuple(" / ".join(map(repr, names)) for names in collisions)
         found.append(Finding("error", "labels-alike", what, places, "spell each class one way"))
     known = {name for names in collisions for name in names}
@@ -73,7 +71,7 @@ def label_findings(class_names: Sequence[str], counts: np.ndarray) -> list[Findi
         ("labels-blanks", "class names with leading, trailing or doubled spaces", "rename them",
          lambda name: name != name.strip() or "  " in name),
         ("labels-missing", "class names that stand for a missing label", "label these samples, or remove them",
-         lambda name: name.casefold().strip() in NO_CLASS),
+         lambda name: name.casefold().strip() in NO_CLASS or re.fullmatch(r"-?9{3,}|-9{1,2}", name)),
         ("labels-litter", "folders with unlikely names are taken for classes", "move them elsewhere",
          lambda name: name.casefold() in LITTER),
     ]  # fmt: skip
@@ -83,17 +81,9 @@ def label_findings(class_names: Sequence[str], counts: np.ndarray) -> list[Findi
     return found
 
 
-def _plain(name: str) -> str:
-    """Case, accents' encoding, blanks and dashes aside. A single letter keeps its case: A and a are two classes of
-    handwriting. Between digits a sign has a meaning (1-0 and 10), and other signs have one too (C and C++)."""
-    text = unicodedata.normalize("NFKC", name).strip()
-    letters = re.sub(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)", "", text)
-    return letters.casefold() if len(letters) > 1 else letters or text
-
-
 def _one_meant(a: str, b: str, count_a: int, count_b: int) -> bool:
     """Whether two names differ by accents, a plural, or a typo in the one that is rare."""
-    a, b = _plain(a), _plain(b)
+    a, b = plain_name(a), plain_name(b)
     bare = ["".join(letter for letter in unicodedata.normalize("NFD", name) if not unicodedata.combining(letter))
             for name in (a, b)]  # fmt: skip
     if bare[0] == bare[1]:

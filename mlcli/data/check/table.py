@@ -12,16 +12,16 @@ from mlcli.data.check.splits import balance_findings, drift_findings, is_coarse,
 from mlcli.data.finding import Finding, Severity
 from mlcli.data.inspection import drawn
 from mlcli.data.source import Arrays, Source
-from mlcli.data.sources.csv_file import Column
-from mlcli.data.sources.tables import FEW, FeatureTable
+from mlcli.data.sources.csv_file import FEW, Column
+from mlcli.data.sources.tables import FeatureTable
 from mlcli.data.splits import SPLITS
+from mlcli.schema.yaml12 import as_list
 from mlcli.text import plural, share
 
 GAPS = 0.3
 """Share of missing values from which a column is known of too few rows."""
 ALMOST = 0.999
 """Rank correlation with a numeric target, from which a column is the answer itself."""
-ID_NAMES = ("id", "index", "uuid", "guid", "key", "row")
 FAR, VERY_FAR = 6.0, 12.0
 """Robust z-scores from which a value is worth a look, and probably wrong. A normal value is beyond 6 once in 5e8."""
 TO_SIGMA = 1.4826
@@ -155,7 +155,8 @@ def column_findings(table: FeatureTable) -> list[Finding]:
     if constant:
         what = f"{plural(len(constant), 'column is', 'columns are')} the same in every row: nothing to learn from"
         found.append(Finding("warning", "constant-column", what, tuple(constant), _drop(constant)))
-    names = [column.name for column in table.columns if column.name not in constant and _is_id(column)]
+    columns = [column for column in table.columns if column.name not in constant and not column.free_text]
+    names = [column.name for column in columns if column.names_rows]
     if names:
         what = f"{plural(len(names), 'column names', 'columns name')} each row rather than describing it"
         found.append(Finding("warning", "id-column", what, tuple(names), _drop(names)))
@@ -177,20 +178,6 @@ def _gaps(table: FeatureTable, constant: list[str]) -> list[Finding]:
         what = f"{plural(len(few), 'column has', 'columns have')} missing values; numbers become the training median"
         found.append(Finding("note", "some-gaps", what, places))
     return found
-
-
-def _is_id(column: Column) -> bool:
-    """All different, and texts, or whole numbers named so or counting up in steps of one."""
-    known = ~column.missing
-    if column.free_text or known.sum() <= FEW or len(np.unique(column.codes[known])) < known.sum():
-        return False
-    name = column.name.casefold()
-    named = name in ID_NAMES or name.endswith(("_id", " id", "uuid"))
-    if column.numbers is None:
-        return True
-    numbers = column.numbers[known]
-    whole = bool((numbers == np.round(numbers)).all())
-    return whole and (named or bool((np.diff(numbers) == 1).all()))
 
 
 def _twins(columns: list[Column]) -> list[Finding]:
@@ -273,7 +260,7 @@ def _determines_amount(table: FeatureTable, column: Column) -> str:
 
 
 def _drop(names: list[str]) -> str:
-    return f"data.drop=[{', '.join(names)}]"
+    return as_list("data.drop", names)
 
 
 # --- numbers to predict ---------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from mlcli.data.finding import Finding
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.schema.explain import closest
-from mlcli.text import first_few, from_csv_cell, plural
+from mlcli.text import first_few, from_csv_cell, plural, truncated
 
 DELIMITERS = ",;\t|"
 MISSING = frozenset(("", "na", "n/a", "#n/a", "#na", "<na>", "nan", "null", "none", "?"))
@@ -30,11 +30,26 @@ GAPS = frozenset(("-", "--", ".", "..", "...", "n.a.", "unknown", "missing", "ni
 """Cells that hold no value among numbers; among categories they are categories."""
 INDICATED = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 """What the cells of a one-hot column mean."""
+OTHER_FILES = {
+    b"PK\3\4": "an Excel workbook or another zip archive", b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\x1f\x8b": "a file packed by gzip", b"PAR1": "a Parquet file", b"SQLite": "a database", b"%PDF": "a PDF",
+    b'{"': "JSON", b"[{": "JSON", b"<!": "a page of the web", b"<?xml": "XML",
+}  # fmt: skip
+"""What files begin with that are given for CSV."""
 Decimal = Literal["auto", "auto_comma", "point", "comma"]
+FEW = 20
+"""Different values up to which a column may well hold categories."""
+ROW_NAME = re.compile(
+    r"(?i:index|key|row|(row|serial)[ _]?(no\.?|number)|unnamed: \d+|(.*[ _-])?(id|uuid|guid))|.*[a-z](Id|ID)"
+)
+"""What columns are called that number the rows or name them."""
 AFFIXES = "%$€£¥₹"
-GROUPED = r"[-+]?(?:[0-9]{1,3}(?:([%s'\u2019\u00a0\u202f])[0-9]{3})(?:\1[0-9]{3})*|[0-9]*)(?:%s[0-9]+)?"
-GROUPED_NUMBER = {"point": re.compile(GROUPED % (",", r"\.")), "comma": re.compile(GROUPED % (r"\.", ","))}
-"""Numbers with thousands separators or none, with a decimal point or with a decimal comma."""
+GROUPED = r"[-+]?(?:[1-9]\d{0,2}([%s'\u2019\u00a0\u202f])(?:\d{2,3}\1)*\d{3}|\d*)(?:%s\d+)?(?:[eE][-+]?\d+)?"
+GROUPED_NUMBER = {
+    "point": re.compile(GROUPED % (",", r"\."), re.ASCII),
+    "comma": re.compile(GROUPED % (r"\.", ","), re.ASCII),
+}
+"""Numbers with a decimal point or a decimal comma, in thousands, in lakhs (1,23,456) or not separated."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -134,7 +149,7 @@ class CsvFile:
 
 
 def read_csv(path: Path) -> CsvFile:
-    """Read a file with a header line; the delimiter is the one of , ; tab | that the header has most of.
+    """Read a file with a header line, and , ; tab or | between cells.
 
     Cells are stripped of blanks around them; empty lines are left out. Never raises: faults are a missing or empty
     file, text that is not UTF-8 or not CSV, columns without a name or of the same name (they are numbered instead), and
@@ -148,8 +163,7 @@ def read_csv(path: Path) -> CsvFile:
     if "\0" in text:
         what = f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL character, which no text has"
         faults.append(Finding("error", "csv", what, (), "save the file as UTF-8; it may be UTF-16, or damaged"))
-    bare = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
-    delimiter = max(DELIMITERS, key=bare.count)
+    delimiter = _delimiter(text)
     rows: list[list[str]] = []
     lines: list[int] = []
     for strict in (True, False):
@@ -163,13 +177,22 @@ def read_csv(path: Path) -> CsvFile:
             break
         except csv.Error as error:  # not strict, only a NUL and the like, which ends the file
             what = f"line {reader.line_num} is not CSV: {error}"
-            faults += [Finding("error", "csv", what, (), "correct the line")] if strict else []
+            fix = 'correct the line; a quote within quotes is written twice: ""'
+            faults += [Finding("error", "csv", what, (), fix)] if strict else []
     if len(rows) < 2 and not faults:
         what = "there is a header but no rows" if rows else "the file is empty"
         faults.append(Finding("error", "csv", what, (), "give a CSV file with a header line and one sample a row"))
-    header = _header(rows[0], faults) if rows else []
+    width = max((place for place, name in enumerate(rows[0], 1) if name), default=0) if rows else 0
+    if any(len(row) > width for row in rows[:2]) and not any(any(row[width:]) for row in rows):
+        what = "a delimiter ends each line: the empty cells behind it are left out"
+        faults.append(Finding("note", "csv", what))
+        rows = [row[:width] for row in rows]
+    header = _header(rows[0], rows[1:51], faults) if rows else []
     width = len(header)
     ragged = [number for number, row in enumerate(rows) if len(row) != width]
+    if ragged and rows[0][0].startswith("#"):
+        what = f"line {lines[0]} begins with #, and comments are not read"
+        faults.append(Finding("error", "csv", what, (), "delete the lines above the header"))
     if ragged:
         what = f"rows of another length than the header's {width} cells"
         places = tuple(f"line {lines[number]}: {len(rows[number])} cells" for number in ragged)
@@ -190,11 +213,6 @@ def is_index(cells: list[str]) -> bool:
     return len(set(cells)) == len(cells) > 1 and all(cell.isascii() and cell.isdigit() for cell in cells)
 
 
-def counts(cells: list[str]) -> bool:
-    """Whether these are whole numbers from 0 or 1 on."""
-    return bool(cells) and cells[0] in ("0", "1") and cells == [str(int(cells[0]) + row) for row in range(len(cells))]
-
-
 def _read_text(path: Path) -> tuple[str, list[Finding]]:
     """The file's text, and what was wrong with it as text."""
     try:
@@ -206,6 +224,8 @@ def _read_text(path: Path) -> tuple[str, list[Finding]]:
         return "", [Finding("error", "csv", "this is a folder, not a CSV file", (), "set data.file to a file")]
     except OSError as error:
         return "", [Finding("error", "csv", f"cannot read the file: {error.strerror}")]
+    if kind := next((kind for start, kind in OTHER_FILES.items() if data.startswith(start)), ""):
+        return "", [Finding("error", "csv", f"this is {kind}, not CSV", (), "open it, and save it as CSV (UTF-8)")]
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
@@ -214,7 +234,15 @@ def _read_text(path: Path) -> tuple[str, list[Finding]]:
         return data.decode("utf-8-sig", errors="replace"), [fault]
 
 
-def _header(cells: list[str], faults: list[Finding]) -> list[str]:
+def _delimiter(text: str) -> str:
+    """The one of , ; tab | that most of the first lines have as many of as the header has; of several its commonest."""
+    lines = [line for line in re.sub(r'"[^"]*"', "", text[:10_000]).splitlines() if line.strip()][:21] or [""]
+    counts = {one: [line.count(one) for line in lines] for one in DELIMITERS}
+    there = [one for one in DELIMITERS if counts[one][0]] or [","]
+    return max(there, key=lambda one: (counts[one].count(counts[one][0]), counts[one][0]))
+
+
+def _header(cells: list[str], rows: list[list[str]], faults: list[Finding]) -> list[str]:
     """The columns' names, each once: `column 3` for one that has none or another's."""
     nameless = tuple(f"number {number}" for number, name in enumerate(cells, 1) if not name)
     if nameless:
@@ -223,12 +251,42 @@ def _header(cells: list[str], faults: list[Finding]) -> list[str]:
     repeated = tuple(sorted({name for name in cells if name and cells.count(name) > 1}))
     if repeated:
         faults.append(Finding("error", "csv", "columns of the same name", repeated, "rename all but one"))
-    if not np.isnan([read_number(name) for name in cells]).any():
-        what = f"the first line holds numbers ({first_few(cells)}), not the columns' names"
-        faults.append(Finding("error", "csv", what, (), "put a header line on top"))
+    if _is_sample(cells, rows):
+        kind = "pictures" if any(map(_is_picture, cells)) else "numbers"
+        what = f"the first line holds {kind} ({first_few(cells)}), not the columns' names"
+        fix = "put a header line on top, or in its place if these are pandas' numbers of columns"
+        faults.append(Finding("error", "csv", what, (), fix))
+    parts = [row[0].split() for row in (cells, *rows) if len(row) == 1]
+    has_numbers = len(parts) > 1 and not np.isnan([read_number(part) for part in parts[1]]).all()
+    if has_numbers and len(parts[0]) > 1 and len({*map(len, parts)}) == 1:
+        what = f"columns are separated by blanks: '{truncated(cells[0], 40)}'"
+        faults.append(Finding("error", "csv", what, (), "write commas, semicolons or tabs between them"))
     return [
         f"column {number}" if not name or name in cells[: number - 1] else name for number, name in enumerate(cells, 1)
     ]
+
+
+def _is_sample(names: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first line is a sample and no header: all names are numbers, or all those of the columns of numbers
+    are, and neither years nor equally far apart; or one is a picture's, as are the cells below."""
+    numbers = [read_number(name) for name in names]
+    if not np.isnan(numbers).any():
+        return True
+    rows = [row for row in rows if len(row) == len(names)]
+    below = [[read_number(row[place]) for row in rows] for place in range(len(names))]
+    numeric = [place for place, values in enumerate(below) if rows and not np.isnan(values).any()]
+    given = np.array([numbers[place] for place in numeric])
+    pictures = any(_is_picture(name) and rows and _is_picture(rows[0][at]) for at, name in enumerate(names))
+    if not len(given) or np.isnan(given).any():
+        return pictures
+    steps, whole = np.diff(given), bool((given == np.round(given)).all())
+    years = len(given) > 1 and bool((steps > 0).all()) and 1800 <= given.min() <= given.max() <= 2100
+    counts = len(given) == 1 or bool((steps == 1).all()) or (len(steps) > 1 and np.ptp(steps) == 0 < steps[0])
+    return pictures or not (whole and (years or counts))
+
+
+def _is_picture(cell: str) -> bool:
+    return re.search(r"\.(jpe?g|png|bmp|tiff?|webp|gif)$", cell.lower()) is not None
 
 
 # --- columns --------------------------------------------------------------------------------------------------------
@@ -285,10 +343,28 @@ class Column:
             return np.zeros(0, dtype=np.int64)
         return np.flatnonzero(np.isnan(self.numbers) & ~self.missing)
 
+    @property
+    def gap_words(self) -> tuple[str, ...]:
+        """What is written where there is no value, in quotes, sorted; without nothing."""
+        return tuple(sorted({repr(cell) for cell, gap in zip(self.cells, self.missing, strict=True) if gap and cell}))
+
     @cached_property
     def texts(self) -> np.ndarray:
         """The cells as an array of texts, empty where there is no value."""
         return np.where(self.missing, "", np.array(self.cells))
+
+    @cached_property
+    def names_rows(self) -> bool:
+        """Whether it names the rows rather than describing them: each has a value of its own, and these are texts, or
+        whole numbers that are called an id or count from 0 or 1."""
+        known = ~self.missing
+        if known.sum() <= FEW or len(np.unique(self.texts[known])) < known.sum():
+            return False
+        if self.numbers is None or len(self.wrong) > known.sum() / 2:
+            return True
+        numbers = self.numbers[known]
+        counts = bool((numbers == numbers[0] + np.arange(len(numbers))).all()) and numbers[0] in (0, 1)
+        return counts or bool((numbers == np.round(numbers)).all() and ROW_NAME.fullmatch(self.name))
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -354,7 +430,11 @@ def _form_of(values: list[str], decimal: Decimal) -> tuple[Form, bool]:
 
 
 def read_number(text: str) -> float:
-    """Return a number written in ASCII digits; NaN for anything else, as `1_2` and other scripts' digits are."""
+    """Return a number written in ASCII digits; NaN for anything else, as `1_2` and other scripts' digits are.
+
+    The minus of typesetters is one.
+    """
+    text = text.replace("\u2212", "-")
     if not text.isascii() or "_" in text:
         return np.nan
     try:

@@ -4,6 +4,7 @@ No image is opened here; 60,000 files are listed in a fifth of a second, as no f
 readers are lenient: what is wrong is listed as well, and training refuses it (`refuse`).
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,14 +16,17 @@ import numpy as np
 from mlcli.data.decode import CONVERT, EXTENSIONS, OTHER_PICTURES, opened
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.places import Root
-from mlcli.data.sources.csv_file import read_csv
+from mlcli.data.sources.csv_file import MISSING, read_csv
 from mlcli.data.splits import SPLITS, hold_out, named_split
 from mlcli.errors import DataError
 from mlcli.files import MARK, holds_output, is_own_picture
 from mlcli.reading import why_absent
-from mlcli.text import plural
+from mlcli.schema.yaml12 import as_list
+from mlcli.text import first_few, plural
 
 UNLABELLED = -1
+LITTER = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
+"""Folders that systems leave behind; they count as little as hidden ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +106,11 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
         without_classes = []
     else:
         given = {}  # train holds no folders, so it is a class of that name
+    flat = {split: places for split, places in given.items() if not any(walk.contents(place)[0] for place in places)}
+    loose += [
+        os.path.join(place, name) for places in flat.values() for place in places for name in walk.contents(place)[1]
+    ]
+    given = {split: places for split, places in given.items() if split not in flat}
     held_out = {split: share for split, share in {"val": val, "test": test}.items() if split not in given}
     groups: list[tuple[int, str, list[bytes]]] = []  # position of the split, class, paths
     empty = []
@@ -131,7 +140,8 @@ def read_folder(root: Path, *, val: float = 0.15, test: float = 0.15) -> Listing
         held_out=held_out,
         findings=(
             *walk.unreadable(),
-            *_layout(folders, given, held_out, without_classes),
+            *_layout(folders, given, held_out, without_classes, flat),
+            *_one_folder(walk, root, given, [name for _, name, found in groups if found]),
             *_outside_of_classes(root, bool(groups), empty, loose),
             *walk.passed_over(),
             *walk.left_out(),
@@ -212,7 +222,8 @@ class _Walk:
                 self.outputs |= {below, *map(str, PurePath(below).parents)}
                 return []
             self._own[folder] = len(own)
-            return [entry for entry in found if entry.name not in own and not entry.name.startswith(".")]
+            own |= {entry.name for entry in found if entry.name.startswith(".") or entry.name.lower() in LITTER}
+            return [entry for entry in found if entry.name not in own]
         except OSError as error:
             folders = self._unreadable.setdefault(error.strerror or str(error), [])
             folders += [folder] if folder not in folders else []
@@ -282,9 +293,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _layout(
-    folders: list[str], given: dict[str, list[str]], held_out: dict[str, float], without_classes: list[str]
+    folders: list[str],
+    given: dict[str, list[str]],
+    held_out: dict[str, float],
+    without_classes: list[str],
+    flat: dict[str, list[str]],
 ) -> list[Finding]:
-    """Return findings about the folders of splits. without_classes: those called after splits that are none."""
+    """Return findings about the folders of splits. without_classes: those called after splits that are none; flat:
+    those without class folders, by split."""
     if len(without_classes) > 1:
         what = "folders that look like splits would be taken for classes, since there is no train/ with folders in it"
         fix = "name them train, val and test, with a folder for each class inside"
@@ -300,15 +316,46 @@ def _layout(
         if len(places) > 1:
             what = f"both {' and '.join(f'{place}/' for place in places)} could be the {split} split"
             found.append(Finding("error", "two-folders-for-a-split", what, (), "rename or remove one of them"))
-    unused = [name for name in folders if name not in {place for places in given.values() for place in places}]
+    for split, places in flat.items():
+        what = (
+            f"{places[0]}/ has no class folders in it, so nothing is known about its images: it is not used for {split}"
+        )
+        found.append(Finding("warning", "split-without-classes", what, (), "move each into the folder of its class"))
+    used = {place for places in (*given.values(), *flat.values()) for place in places}
+    unused = [name for name in folders if name not in used]
     if unused:
         fix = "move what is wanted into train/, val/ or test/"
         found.append(Finding("note", "unused-folders", "folders next to train/ are not used", tuple(unused), fix))
     for split, share in held_out.items():
         if share:
-            what = f"there is no {split}/ folder: {share:g} of train/ is held out for it"
+            of_classes = " with classes" if split in flat else ""
+            what = f"there is no {split}/ folder{of_classes}: {share:g} of train/ is held out for it"
             found.append(Finding("note", "split-held-out", what, (), f"data.{split} sets the share"))
     return found
+
+
+def _one_folder(walk: "_Walk", root: Path, given: dict[str, list[str]], names: list[str]) -> list[Finding]:
+    """Errors where all classes lie in a folder that looks like the only one, and where two classes are one folder."""
+    inner = names[0] if len(set(names)) == 1 and not given else ""
+    while inner:
+        folders, images = walk.contents(inner)
+        if images or not folders:
+            break
+        if len(folders) > 1 or named_split(folders[0]):
+            what = f"there is one folder only, {names[0]}/, and {plural(len(folders), 'folder')} in {inner}/"
+            fix = f"give the folder that holds the classes: {root / inner}"
+            return [Finding("error", "wrapped", what, tuple(folders), fix)]
+        inner = os.path.join(inner, folders[0])
+    real: dict[str, str] = {}
+    found = []
+    for place in [place for places in given.values() for place in places] or [""]:
+        for name in names:
+            path = os.path.join(root, place, name)
+            other = real.setdefault(os.path.realpath(path), name) if os.path.isdir(path) else name
+            if other != name or f"{os.path.realpath(root)}/".startswith(f"{os.path.realpath(path)}/"):
+                found.append(f"{os.path.join(place, name)} = {other if other != name else 'the folder it stands in'}")
+    fix = "remove the link, or the class that it repeats"
+    return [Finding("error", "linked-class", "class folders are links to others", tuple(found), fix)] if found else []
 
 
 def _outside_of_classes(root: Path, has_classes: bool, empty: list[str], loose: list[str]) -> list[Finding]:
@@ -328,6 +375,34 @@ def _outside_of_classes(root: Path, has_classes: bool, empty: list[str], loose: 
         fix = "move each into the folder of its class, or remove it"
         found.append(Finding("note", "loose-images", what, tuple(loose), fix))
     return found
+
+
+def _with_endings(paths: list[str], folder: str) -> list[str]:
+    """Paths of images, with the ending of the one image of that name where the file itself is not there."""
+    stems: dict[str, dict[str, list[str]]] = {}
+    whole = []
+    for path in paths:
+        place, name = os.path.split(path)
+        if name and not _is_image(name):
+            if place not in stems:
+                stems[place] = {}
+                with contextlib.suppress(OSError):
+                    for entry in filter(_is_image, os.listdir(os.path.join(folder, place))):
+                        stems[place].setdefault(os.path.splitext(entry)[0], []).append(entry)
+            if len(named := stems[place].get(name, [])) == 1 and not os.path.lexists(os.path.join(folder, path)):
+                path = os.path.join(place, named[0])
+        whole.append(path)
+    return whole
+
+
+def picture_folder(cells: Sequence[str], folder: Path, least: int) -> Path | None:
+    """Return the folder that at least so many of these, or all of fewer, are paths of images in, with or without their
+    endings: this one, or one in it; None if there is none."""
+    for root in (folder, *sorted(filter(Path.is_dir, folder.iterdir()))):
+        there = _with_endings([cell.replace("\\", "/") for cell in cells], os.fspath(root))
+        if sum(_is_image(path) and (root / path).is_file() for path in there) >= min(least, len(cells)):
+            return root
+    return None
 
 
 def _is_image(name: str) -> bool:
@@ -371,7 +446,7 @@ def read_image_csv(
     if isinstance(label_column, str) and (indicators := table.indicators(rest, one_of)):
         what = f"{len(indicators)} columns together are one label: in each row one of them is 1"
         what += f"; only '{one_of}' is learned" if one_of else ""
-        fix = f"data.label_column=[{', '.join(indicators)}] to learn all"
+        fix = f"{as_list('data.label_column', indicators)} to learn all"
         unknown = [Finding("warning" if one_of else "error", "one-hot-labels", what, indicators, fix)]
     findings += unknown
     if not isinstance(label_column, str):
@@ -381,10 +456,16 @@ def read_image_csv(
         return nothing(file, findings)
     folder = os.fspath(root or file.parent)
     paths, labels = table.column(path_column), table.column(label_column)
-    if unlabelled := [row for row, label in enumerate(labels) if not label]:
+    if any("\\" in path and not os.path.lexists(os.path.join(folder, path)) for path in paths):
+        paths = [path.replace("\\", "/") for path in paths]  # written on Windows
+    paths = _with_endings(paths, folder)
+    if unlabelled := [row for row, label in enumerate(labels) if label.lower() in MISSING]:
+        words = sorted({repr(labels[row]) for row in unlabelled} - {"''"})
         what = f"{plural(len(unlabelled), 'row has', 'rows have')} no label in column '{label_column}'"
-        places = table.places(unlabelled, paths)
-        findings.append(Finding("error", "no-label", what, places, "fill these cells, or remove the lines"))
+        fix = "fill these cells, or remove the lines"
+        fix += f"; if {first_few(words)} is a class, call it otherwise" if words else ""
+        findings.append(Finding("error", "no-label", what, table.places(unlabelled, paths), fix))
+        labels = ["" if label.lower() in MISSING else label for label in labels]
     here = [os.path.isfile(os.path.join(folder, path)) for path in paths]
     if absent := [row for row, exists in enumerate(here) if not exists]:
         what = f"{len(absent):,} of {plural(len(paths), 'image')} are not in {folder}"
@@ -392,9 +473,10 @@ def read_image_csv(
         fix = why_absent(Path(folder, paths[absent[0]])) or fix
         findings.append(Finding("error", "missing-image", what, table.places(absent, paths), fix))
     first: dict[str, int] = {}
-    if again := [row for row, path in enumerate(paths) if first.setdefault(path, row) != row]:
+    plain = [*map(os.path.normpath, paths)]
+    if again := [row for row, path in enumerate(plain) if first.setdefault(path, row) != row]:
         what = f"{plural(len(again), 'row lists', 'rows list')} an image once more"
-        if differing := sum(labels[row] != labels[first[paths[row]]] for row in again):
+        if differing := sum(labels[row] != labels[first[plain[row]]] for row in again):
             what += f", {differing:,} of them with another label"
         places = table.places(again, paths)
         findings.append(Finding("error", "listed-twice", what, places, "keep one line for each image"))

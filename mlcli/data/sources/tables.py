@@ -25,7 +25,7 @@ from mlcli.data.fingerprints import of_columns, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import feature_source
-from mlcli.data.sources.csv_file import Column, CsvFile, Decimal, Form, read_column, read_csv
+from mlcli.data.sources.csv_file import FEW, Column, CsvFile, Decimal, Form, read_column, read_csv
 from mlcli.data.sources.rows import encoded, features
 from mlcli.data.splits import (
     SPLITS,
@@ -36,14 +36,16 @@ from mlcli.data.splits import (
     one_of_each,
     refuse_emptied,
     rows_of,
+    told_alike,
 )
 from mlcli.engine.contract import Samples
 from mlcli.engine.membership import KnownData
 from mlcli.errors import DataError
+from mlcli.schema.yaml12 import as_list
 from mlcli.text import first_few, plural
 
-FEW = 20
-"""Different values up to which a column may well hold categories."""
+CODES = [sign * (10.0**digits - 1) for digits in range(2, 10) for sign in (1, -1)]
+"""Numbers of nines, which are often written where there is no value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +116,7 @@ def read_table(config: TableFile, *, regression: bool = False, known: KnownData 
     if target not in table.header or not table.rows:
         return replace(empty, findings=tuple(findings))
     used = [name for name in table.header if name not in {target, config.split_column, *config.drop}]
-    form = Form() if config.decimal != "comma" else None
-    of_target = partial(read_column, target, numeric=regression, form=form, decimal=config.decimal)
+    of_target = partial(read_column, target, numeric=regression, form=_form_of_target(table, target, config.decimal))
     if config.missing_target == "drop":
         kept = np.flatnonzero(~of_target(table.column(target)).missing)
         if dropped := len(table.rows) - len(kept):
@@ -183,9 +184,9 @@ def _one_of_several(table: CsvFile, target: str, drop: Sequence[str], regression
     indicators = table.indicators([name for name in table.header if name not in drop], target)
     if not indicators:
         return []
-    others = ", ".join(name for name in indicators if name != target)
+    others = as_list("data.drop", [name for name in indicators if name != target])
     what = f"'{target}' is one of {len(indicators)} columns that together are one label: in each row one of them is 1"
-    fix = f"data.target=[{', '.join(indicators)}]; to tell only '{target}' from the rest, data.drop=[{others}]"
+    fix = f"{as_list('data.target', indicators)}; to tell only '{target}' from the rest, {others}"
     fix = f"task: classification and {fix}" if regression else fix
     return [Finding("error", "one-hot-target", what, indicators, fix)]
 
@@ -199,20 +200,35 @@ def _equal_rows(table: CsvFile, names: Sequence[str]) -> np.ndarray:
     return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].ravel()
 
 
+def _form_of_target(table: CsvFile, target: str, decimal: Decimal) -> Form:
+    """How the numbers to predict are written; a decimal comma only where the config says so."""
+    form = read_column(target, table.column(target), decimal=decimal).form
+    return Form() if form.decimal == "comma" and decimal != "comma" else form
+
+
 def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
     """Rows without a usable value to predict, and numbers that may be classes."""
     found = []
+    readable = [cell for cell in column.cells if np.isfinite(column.form.read(cell))]
+    if column.form != Form() and readable:
+        what = f"the target's {readable[0]} is read as {column.form.read(readable[0]):g}"
+        found.append(Finding("note", "target-form", what))
     if gaps := np.flatnonzero(column.missing).tolist():
         what = f"the target '{column.name}' is missing in {plural(len(gaps), 'row')}"
-        fix = "fill these cells, or leave the rows out: data.missing_target=drop"
+        words = column.gap_words if column.numbers is None else ()
+        fix = f"if {first_few(words)} is a class, call it otherwise; if not, " if words else ""
+        fix += "fill these cells, or leave the rows out: data.missing_target=drop"
         found.append(Finding("error", "target-missing", what, table.places(gaps), fix))
     if wrong := column.wrong.tolist():
         what = f"the target '{column.name}' is not a finite number in {plural(len(wrong), 'row')}"
         places = table.places(wrong, [repr(cell) for cell in column.cells])
         fix = "correct these cells; to predict classes: task: classification"
-        if not read_column(column.name, [column.cells[row] for row in wrong], decimal="comma").wrong.size:
+        commas = read_column(column.name, column.cells)
+        if commas.form.decimal == "comma":
             fix = f"if the comma of {column.cells[wrong[0]]} is a decimal comma: data.decimal=comma"
+            fix += "; if it separates thousands: data.decimal=point" if commas.unclear else ""
         found.append(Finding("error", "target-no-number", what, places, fix))
+    found += [] if column.numbers is None else _codes(table, column)
     numbers = np.zeros(0) if column.numbers is None else column.numbers
     if len(values := np.unique(numbers[np.isfinite(numbers)])) == 2:
         what = f"the target '{column.name}' has two values only, {values[0]:g} and {values[1]:g}, which may be classes"
@@ -269,23 +285,16 @@ def _typed(
     total = int(known.sum())
     if not total:
         what = f"column '{name}' is empty in the training split"
-        findings.append(Finding("error", "empty-column", what, (), f"data.drop=[{name}]"))
+        findings.append(Finding("error", "empty-column", what, (), as_list("data.drop", [name])))
         return replace(column, numbers=None)
     wrong = column.wrong
     if not categorical and known[wrong].sum() < total / 2:
         if len(wrong):
             what = f"column '{name}' holds finite numbers, but not in {plural(len(wrong), 'row')}"
             places = table.places(wrong.tolist(), [repr(cell) for cell in column.cells])
-            fix = f"correct or empty these cells, or data.categorical=[{name}] if they are categories, "
-            findings.append(Finding("error", "no-number", what, places, f"{fix}or data.drop=[{name}]"))
-        if column.unclear:
-            forms = [Form(mark, column.form.affix) for mark in ("comma", "point")]
-            both = {cell: [form.read(cell) for form in forms] for cell in dict.fromkeys(column.cells)}
-            rows = [row for row, cell in enumerate(column.cells) if np.ptp(both[cell]) > 0]
-            one = column.cells[rows[0]]
-            what = f"numbers of column '{name}' can mean two things: {one} is {both[one][0]:g} or {both[one][1]:g}"
-            places = table.places(rows, [repr(cell) for cell in column.cells])
-            findings.append(Finding("error", "unclear-comma", what, places, "data.decimal=comma or data.decimal=point"))
+            fix = f"correct or empty these cells, or {as_list('data.categorical', [name])} if they are categories, "
+            findings.append(Finding("error", "no-number", what, places, f"{fix}or {as_list('data.drop', [name])}"))
+        findings += _unclear(table, column) + _codes(table, column)
         return column
     values = sorted({column.cells[row] for row in np.flatnonzero(known).tolist()})
     free_text = not categorical and len(values) > max(FEW, total / 2)
@@ -294,11 +303,44 @@ def _typed(
         examples = sorted(first.values())[:3]
         what = f"column '{name}' has {len(values):,} different texts in {total:,} rows, "
         what += "nearly one a row" if free_text else "each of which becomes a feature"
-        fix = f"data.drop=[{name}], or data.categorical=[{name}] to use it all the same; numbers have no unit behind"
+        fix = f"{as_list('data.drop', [name])}, or {as_list('data.categorical', [name])} to use it all the same; "
+        fix += "numbers have no unit behind"
         places = table.places(examples, [repr(cell) for cell in column.cells])
         severity: Severity = "error" if free_text else "warning"
         findings.append(Finding(severity, "free-text" if free_text else "many-texts", what, places, fix))
     return replace(column, numbers=None, free_text=free_text)
+
+
+def _unclear(table: CsvFile, column: Column) -> list[Finding]:
+    """An error if the commas of a column can be decimal commas or separate thousands."""
+    if not column.unclear:
+        return []
+    forms = [Form(mark, column.form.affix) for mark in ("comma", "point")]
+    both = {cell: [form.read(cell) for form in forms] for cell in dict.fromkeys(column.cells)}
+    rows = [row for row, cell in enumerate(column.cells) if np.ptp(both[cell]) > 0]
+    one = column.cells[rows[0]]
+    what = f"numbers of column '{column.name}' can mean two things: {one} is {both[one][0]:g} or {both[one][1]:g}"
+    places = table.places(rows, [repr(cell) for cell in column.cells])
+    return [Finding("error", "unclear-comma", what, places, "data.decimal=comma or data.decimal=point")]
+
+
+def _codes(table: CsvFile, column: Column) -> list[Finding]:
+    """A warning for each of -999, 9999 and the like that stands apart from the column's other numbers."""
+    numbers = column.numbers
+    assert numbers is not None
+    coded = np.isin(numbers, CODES)
+    others = numbers[~coded & np.isfinite(numbers)]
+    if not coded.any() or not len(others):
+        return []
+    low, high, found = others.min(), others.max(), []
+    for value in np.unique(numbers[coded]).tolist():
+        rows = np.flatnonzero(numbers == value).tolist()
+        apart = value < min(low, 0) if low >= 0 else value < low - (high - low)
+        if len(rows) > 1 and (apart or value > high + (high - low)):
+            what = f"column '{column.name}' is {value:g} in {plural(len(rows), 'row')}, {low:g} to {high:g} in others: "
+            what += "if it stands for no value, it is learned as a number all the same"
+            found.append(Finding("warning", "code-for-missing", what, table.places(rows), "empty these cells"))
+    return found
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------
@@ -335,6 +377,7 @@ def table_source(
         return Source(replace(known, target=target), splits)
     train = table.split_of == 0
     notes = [f"{finding}; {finding.fix}" if finding.fix else str(finding) for finding in table.findings]
+    notes += told_alike(table.class_names)
     encodings = [_learned(column, train, notes) for column in table.columns]
     parts = [encoded(column, encoding) for column, encoding in zip(table.columns, encodings, strict=True)]
     return feature_source(
@@ -363,10 +406,9 @@ def _learned(column: Column, train: np.ndarray, notes: list[str]) -> dict[str, A
         if column.form != Form():
             example = next(cell for row, cell in enumerate(column.cells) if np.isfinite(column.numbers[row]))
             notes.append(f"column '{name}': {example} is read as {column.form.read(example):g}")
-        if len(column.numbers) > FEW and (np.diff(column.numbers) == 1).all():
-            notes.append(
-                f"column '{name}' counts the rows, which says nothing of new ones; without: data.drop=[{name}]"
-            )
+        if column.names_rows:
+            without = as_list("data.drop", [name])
+            notes.append(f"column '{name}' numbers the rows, which says nothing of new ones; without: {without}")
         written = {key: value for key, value in asdict(column.form).items() if value != getattr(Form(), key)}
         return {"name": name, "kind": "number", "missing": median, **written}
     values = sorted({column.cells[row] for row in np.flatnonzero(train & ~column.missing).tolist()})

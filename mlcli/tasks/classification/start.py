@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli.data.draft import Draft, as_columns, as_comment, as_scalar, in_yaml, table_draft, training_length
+from mlcli.data.draft import Draft, as_columns, as_comment, in_yaml, table_draft, training_length
+from mlcli.schema.yaml12 import as_scalar
 from mlcli.text import command_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def propose(place: "Place") -> Draft | None:
     if table is None:
         data = f"  name: {'shards' if place.has_shards else 'folder'}\n  root: {in_yaml(place)}\n"
     else:
-        data = f"  name: image_csv\n  file: {in_yaml(place)}\n  path_column: {as_scalar(table.path_column or '')}\n"
+        data = f"  name: image_csv\n  file: {in_yaml(place)}\n"
+        data += f"  root: {in_yaml(place, table.root)}\n" if table.root else ""
+        data += f"  path_column: {as_scalar(table.path_column or '')}\n"
         data += f"  label_column: {as_columns(table.indicators or (table.target,))}\n"
         data += f"  split_column: {as_scalar(table.split_column)}\n" if table.split_column else ""
     # The size of well-known data sets next below the images' usual shorter side.

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlcli.data.decode import Preparation
-from mlcli.data.draft import Draft, as_comment, as_scalar, in_yaml
+from mlcli.data.draft import Draft, as_comment, in_yaml
 from mlcli.engine.limits import usable_threads
 from mlcli.errors import DataError
+from mlcli.schema.yaml12 import as_scalar
 from mlcli.tasks.detection.data.config import AnnotationFiles
 from mlcli.tasks.detection.data.recognise import recognise
 from mlcli.tasks.detection.data.strides import fitting_strides

@@ -76,7 +76,7 @@ def broken_coco(tmp_path):
     add("duplicate_id", [1, 1, 7, 7], id=1)
     add("unknown_image", [1, 1, 5, 5], image_id=12345)
     add("malformed", [1, 1, 5])
-    add("malformed", ["1", 1, 5, 5])
+    add("malformed", ["1 px", 1, 5, 5])
     add("malformed", [1, 1, 5, 5], iscrowd="perhaps")
     add("bad_mask", [1, 2, 5, 5], segmentation=[[1, 2, 3, 4]])
     add("bad_mask", [1, 3, 5, 5], segmentation={"size": [9, 9], "counts": [81]})
@@ -159,7 +159,7 @@ def test_a_pixel_is_cut_without_a_word_but_counted(tmp_path):
     (tmp_path / "Annotations" / "p0.xml").write_text(sheets.xml(0, extra=extra))
     source = build_source(Voc(name="voc", root=tmp_path, **SMALL))
     assert [0, 5, 20, 40] in source.splits["train"].boxes_of(0).tolist()
-    assert "1 box out of the picture by a pixel at most: cut" in source.notes
+    assert "1 box sticks out of the picture by a pixel at most: cut" in source.notes
 
 
 VOC_FAULTS = {

@@ -381,12 +381,35 @@ def test_shares_are_not_taken_for_pixels(tmp_path, policy):
     assert "multiply x by the width" in error.value.fix
 
 
+@pytest.mark.parametrize("policy", ["error", "drop", "fix"])
+def test_corners_and_sides_are_not_taken_for_each_other(tmp_path, policy):
+    """Mended one by one they would be other boxes."""
+    content = sheets.coco_content()
+    for thing in content["annotations"]:
+        left, top, width, height = thing["bbox"]
+        thing["bbox"] = [left, top, left + width, top + height]
+    with pytest.raises(DataError, match="but all are right as left, top, right, bottom"):
+        build_source(coco(tmp_path, content, on_invalid=policy))
+    lines = [
+        ",".join(map(str, (f"p{n}.png", "cat", a, b, c - a, d - b))) for n in range(6) for a, b, c, d in sheets.BOXES[n]
+    ]
+    (tmp_path / "b.csv").write_text("\n".join([HEADER, *lines]))
+    with pytest.raises(DataError, match="but all are right as left, top, width, height") as caught:
+        build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", on_invalid=policy, **SMALL))
+    assert caught.value.fix == "write left, top, right, bottom, which this format has"
+
+
 def test_coco_as_other_tools_write_it(tmp_path):
     content = sheets.coco_content()
     for image in content["images"]:
         image["id"] = str(image["id"])
     for thing in content["annotations"]:
         thing |= {"category_id": float(thing["category_id"]), "segmentation": [[]], "area": 0}
+        if thing["id"] == 1:
+            thing["bbox"] = [str(side) for side in thing["bbox"]]
+        if thing["id"] == 2:
+            left, top, width, height = thing.pop("bbox")
+            thing["segmentation"] = [[left, top, left + width, top, left + width, top + height, left, top + height]]
     for category in content["categories"]:
         category["supercategory"] = "animals"
     content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
@@ -395,6 +418,38 @@ def test_coco_as_other_tools_write_it(tmp_path):
     assert any("'animals' has no object and is no class" in note for note in source.notes)
     assert contents(source.splits["train"]) == expected(*range(6))
     assert source.splits["train"].area.min() > 0
+
+
+def test_coco_with_an_image_entry_for_each_object(tmp_path):
+    """As some tools write it; sizes are texts in it as well, and a box is drawn at an angle."""
+    content = sheets.coco_content()
+    of_id = {image["id"]: image for image in content["images"]}
+    for number, thing in enumerate(content["annotations"]):
+        again = of_id[thing["image_id"]] | {"id": 1000 + number}
+        content["images"].append(again | {side: str(again[side]) for side in ("width", "height")})
+        thing |= {"image_id": again["id"], "attributes": {"rotation": 12.5 * (number == 0)}}
+    source = build_source(coco(tmp_path, content))
+    assert contents(source.splits["train"]) == expected(*range(6))
+    number = len(content["annotations"])
+    assert any(f"{number} image entries name a file once more" in note for note in source.notes)
+    assert any("1 box is rotated, and read as if not" in note for note in source.notes)
+
+
+def test_voc_pictures_without_xml_and_rotated_boxes_are_said(folder):
+    (folder / "Annotations" / "p2.xml").unlink()
+    turned = "<attributes><attribute><name>rotation</name><value>{}</value></attribute></attributes>"
+    extra = "".join(sheets.xml_object((1, 1, 9 + n, 9), "cat", turned.format(30.0 * n)) for n in (0, 1))
+    (folder / "Annotations" / "p4.xml").write_text(sheets.xml(4, extra=extra))
+    notes = build_source(voc(folder)).notes
+    assert any("1 picture without an XML file, not used: p2.png" in note for note in notes)
+    assert any("1 box is rotated" in note for note in notes)
+
+
+def test_classes_that_are_plainly_the_same_are_told(tmp_path):
+    content = sheets.coco_content()
+    content["categories"][0]["name"] = content["categories"][1]["name"].upper()
+    notes = build_source(coco(tmp_path, content)).notes
+    assert any(note.startswith("WARNING: different classes") for note in notes)
 
 
 def test_coco_numbers_and_names_that_nothing_can_hold_are_faults(tmp_path):
@@ -447,6 +502,13 @@ def test_csv(tmp_path):
     (tmp_path / "b.csv").write_text(f"{HEADER}\n{rows(*range(6))}p2.png,,,,,\n")
     source = build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL))
     assert contents(source.splits["train"]) == expected(*range(6))
+
+
+def test_csv_rows_without_a_class(tmp_path):
+    sheets.draw(tmp_path)
+    (tmp_path / "b.csv").write_text(f"{HEADER}\n{rows(*range(6))}p2.png,nan,1,1,9,9\n")
+    with pytest.raises(DataError, match="1 unknown_class"):
+        build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", **SMALL))
 
 
 def test_csv_with_a_column_of_splits_other_delimiters_and_order(tmp_path):
@@ -574,6 +636,14 @@ def test_a_root_that_the_names_repeat_is_said_and_the_advice_holds(tmp_path):
     root = tmp_path / "set"
     assert f"lie below {root}: set data.root" in error.value.fix
     assert len(build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", root=root, **SMALL)).splits["train"]) == 6
+
+
+def test_where_nothing_is_left_the_first_faults_are_told(tmp_path):
+    sheets.draw(tmp_path)
+    (tmp_path / "b.csv").write_text(f"{HEADER}\n" + 'p0.png,cat,"1,5","2,5","9,5","9,5"\n' * 6)
+    with pytest.raises(DataError, match="no picture with an object") as caught:
+        build_source(BoxCsv(name="box_csv", file=tmp_path / "b.csv", on_invalid="fix", **SMALL))
+    assert "b.csv:2: '1,5' is not a number" in caught.value.where
 
 
 def test_boxes_of_two_columns_of_one_name_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.sources.shards import has_shards
-from mlcli.data.splits import SPLITS, split_indices
+from mlcli.data.splits import SPLITS, split_indices, told_alike
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import ConfigError, DataError
 from mlcli.files import refuse_unfinished
@@ -23,7 +23,7 @@ from mlcli.reading import why_absent
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco
 from mlcli.tasks.detection.data.annotations.contents import Annotations
-from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations, counted, refuse
+from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations, counted, refuse, told
 from mlcli.tasks.detection.data.annotations.shards import read_shards
 from mlcli.tasks.detection.data.annotations.voc import read_voc
 from mlcli.tasks.detection.data.annotations.yolo_txt import read_yolo_txt
@@ -42,6 +42,8 @@ from mlcli.tasks.detection.data.records import DetectionSource, Records, rarest_
 from mlcli.tasks.detection.data.scenes import make_scenes
 from mlcli.text import first_few, listed, plural, without_secrets
 
+FEW_BOXES, MANY_WRONG = 5, 0.3
+"""Boxes below which nothing is said about all of them; share of wrong ones from which they may be written otherwise."""
 UNMEASURABLE = (
     "give it pictures with objects, or name none for it: data.val and data.test then hold some of train out. Without a "
     "val that can be measured, train says which epoch is best"
@@ -180,10 +182,11 @@ def _refuse_absent(annotations: Annotations) -> None:
     below = sorted(os.listdir(root)) if os.path.isdir(root) else []
     near = [place for place in (root.parent, *(root / name for name in below)) if os.path.lexists(place / first.path)]
     name = os.path.basename(first.path)
+    held = [place for place in (root, *(root / name for name in below)) if os.path.lexists(place / name)]
     if near:
         fix = f"the pictures lie below {near[0]}: set data.root to it (in a data.yaml: path)"
-    elif os.path.lexists(root / name):
-        fix = f"the pictures lie in {root} itself: write '{name}' instead of '{first.path}'"
+    elif held:
+        fix = f"the pictures lie in {held[0]}: set data.root to it and write '{name}' instead of '{first.path}'"
     else:
         fix = why_absent(Path(paths[0])) or "set data.root to the folder that the names are relative to"
     what = f"none of the {plural(len(paths), 'picture')} is there, such as {first.path}"
@@ -216,6 +219,32 @@ def _refuse_shares(annotations: Annotations) -> None:
             "all boxes lie between 0 and 1: they are in shares of the picture, not in pixels",
             where=annotations.objects[0].where,
             fix="multiply x by the width of the picture and y by its height; `yolo_txt` is the format that has shares",
+        )
+
+
+def _refuse_other_corners(config: AnnotationFiles, checked: CheckedAnnotations) -> None:
+    """Raise DataError if many boxes are wrong as corners but all are right as left, top, width and height, or for COCO
+    the other way round: mending each would teach wrong boxes."""
+    things, sides = checked.annotations.objects, checked.sizes[checked.picture_of]
+    boxes = np.array([thing.box_xyxy for thing in things], dtype=np.float64).reshape(-1, 4)
+    known = (sides > 0).all(axis=1) & np.isfinite(boxes).all(axis=1)
+    if checked.annotations.relative or known.sum() < FEW_BOXES:
+        return
+    left, top, right, bottom = boxes[known].T
+    width, height = sides[known].T
+    if isinstance(config, Coco | AnnotatedShards):
+        right, bottom = right - left, bottom - top  # as written
+        wrong, given, other = (left + right > width + 1) | (top + bottom > height + 1), "width, height", "right, bottom"
+        fits = (right > left) & (bottom > top) & (right <= width + 1) & (bottom <= height + 1)
+    else:
+        wrong, given, other = (right < left) | (bottom < top), "right, bottom", "width, height"
+        fits = (right > 0) & (bottom > 0) & (left + right <= width + 1) & (top + bottom <= height + 1)
+    if wrong.mean() >= MANY_WRONG and fits.all():
+        raise DataError(
+            f"{wrong.sum():,} of {len(wrong):,} boxes are wrong as left, top, {given}, but all are right as left, top, "
+            f"{other}",
+            where=things[int(np.flatnonzero(known)[np.argmax(wrong)])].where,
+            fix=f"write left, top, {given}, which this format has",
         )
 
 
@@ -263,6 +292,7 @@ def given_splits(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[
 def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Records, dict[str, np.ndarray], list[str]]:
     """All pictures that are kept, their positions in each split that the files name, int64 [n], and notes."""
     root, annotations = checked.annotations.root, checked.annotations
+    _refuse_other_corners(config, checked)
     if config.on_invalid == "error":
         refuse(checked.faults, root)
     pictures, objects = checked.kept(config.on_invalid)
@@ -273,6 +303,7 @@ def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Record
     splits = {split: everything.only(rows) for split, rows in positions.items()}
     if "train" not in splits or splits["train"].ignored.all():
         left = f"{root}: {len(pictures)} pictures, {len(objects)} objects read, {objects.sum()} left"
+        left += f"; {told(checked.faults)}" if checked.faults else ""
         if "train" in splits and (train := splits["train"]).ignored.any():
             left += f"; {train.crowd.sum()} crowds and {train.difficult.sum()} difficult ones do not count"
         raise DataError(
@@ -290,7 +321,8 @@ def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Record
             f"{config.on_invalid} leaves out {listed(plural(n, what, many.get(what, '')) for what, n in lost.items())}"
         )
     if checked.clipped:
-        notes.append(f"{plural(checked.clipped, 'box', 'boxes')} out of the picture by a pixel at most: cut")
+        boxes = plural(checked.clipped, "box sticks", "boxes stick")
+        notes.append(f"{boxes} out of the picture by a pixel at most: cut")
     empty = {split: int((records.counts == 0).sum()) for split, records in splits.items()}
     if any(empty.values()):
         notes.append("pictures without objects: " + ", ".join(f"{n} of {split}" for split, n in empty.items() if n))
@@ -298,6 +330,7 @@ def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Record
     unlearned = [repr(name) for label, name in enumerate(checked.class_names, 1) if label not in learned]
     if unlearned:
         notes.append(f"no training picture shows {first_few(unlearned)}")
+    notes += told_alike(checked.class_names)
     return everything, positions, notes
 
 

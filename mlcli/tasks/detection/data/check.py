@@ -6,12 +6,13 @@ import numpy as np
 
 from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.examine import examine_pictures
+from mlcli.data.check.labels import label_findings
 from mlcli.data.check.splits import balance_findings
 from mlcli.data.finding import Finding, Severity
 from mlcli.data.scan import Collection, FilePictures, HeldPictures, scan
 from mlcli.data.source import Arrays
 from mlcli.data.sources.listing import UNLABELLED
-from mlcli.data.splits import SPLITS
+from mlcli.data.splits import SPLITS, told_alike
 from mlcli.errors import DataError
 from mlcli.show.boxes import Thing, colour_of, drawn
 from mlcli.show.drawing import Tile, sheet
@@ -59,7 +60,8 @@ def examine(config: DetectionData, strides: Sequence[int] = USUAL_STRIDES) -> Ex
     if left is not None:
         _examine_objects(examination, left, strides)
     notes = checked.annotations.notes if source is None else source.notes
-    examination.findings += [Finding("note", "training-says", note) for note in notes]
+    said = told_alike(checked.class_names)  # a finding of its own
+    examination.findings += [Finding("note", "training-says", note) for note in notes if note not in said]
     examination.refuses = refusal is not None
     if refusal is not None and config.on_invalid == "error" and told:  # those are told one by one
         rest = [fault for fault in checked.faults if fault not in told]
@@ -149,6 +151,7 @@ def _examine_objects(examination: Examination, source: DetectionSource, strides:
     examination.facts.append(("objects", line))
     one_class = len(names) == 1  # fine for a detector, which separates objects from background
     found = balance_findings(table, names, "objects", one_label=False)
+    found += label_findings(names, np.sum(list(table.values()), axis=0))
     examination.findings += [finding for finding in found if not (one_class and finding.kind == "one-class")]
     examination.findings += _sizes(source, strides)
     examination.sheets.append(_sheet(source))

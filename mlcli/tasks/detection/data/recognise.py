@@ -187,7 +187,8 @@ def _coco(folder: Path, files: dict[str, Path]) -> Coco:
 
 def _is_coco(path: Path) -> bool:
     """Whether a JSON file has boxes of objects as COCO has them. Raises DataError for other tools' annotations."""
-    return any(isinstance(thing, dict) and "bbox" in thing for thing in _coco_lists(path).get("annotations", ()))
+    things = _coco_lists(path).get("annotations", ())
+    return any(isinstance(thing, dict) and not {"bbox", "segmentation"}.isdisjoint(thing) for thing in things)
 
 
 def _coco_lists(path: Path) -> dict[str, Any]:

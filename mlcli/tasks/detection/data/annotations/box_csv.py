@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.data.finding import refuse
-from mlcli.data.sources.csv_file import read_csv, read_number
+from mlcli.data.sources.csv_file import MISSING, read_csv, read_number
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations
@@ -56,7 +56,8 @@ def read_box_csv(
             except ValueError as error:
                 found.add_fault("malformed", str(error), where)
                 continue
-            found.objects.append(AnnotatedObject(pictures[key], (left, top, right, bottom), cells["class"], where))
+            name = "" if cells["class"].lower() in MISSING else cells["class"]
+            found.objects.append(AnnotatedObject(pictures[key], (left, top, right, bottom), name, where))
     return found
 
 

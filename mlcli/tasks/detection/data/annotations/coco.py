@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlcli.data.sources.csv_file import read_number
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.tasks.detection.data.annotations.contents import LABELME, AnnotatedObject, Annotations, read_flag
 from mlcli.tasks.detection.masks import Segmentation
+from mlcli.text import plural
 
 
 def read_coco(
@@ -21,9 +23,10 @@ def read_coco(
     JSON file's own folder or to a folder below root that is called after the split.
 
     Takes the files of COCO, CVAT, Label Studio, Roboflow, makesense and VIA's export: ids as numbers or texts of
-    digits, `iscrowd` as number, text or true, and `segmentation` of none, [[]], polygons or a run-length code. An area
-    of 0 is that of the box. Roboflow's root category, id 0 above the others and without objects, is no class. The JSON
-    of labelme, VIA and Label Studio itself is refused by name.
+    digits, `iscrowd` as number, text or true, boxes as texts, or around the polygons where there are none, and
+    `segmentation` of none, [[]], polygons or a run-length code. An area of 0 is that of the box. Roboflow's root
+    category, id 0 above the others and without objects, is no class. The JSON of labelme, VIA and Label Studio itself
+    is refused by name.
 
     Classes are those of train_file, in the order of their ids: 1..K regardless of the ids. Raises DataError if a file
     cannot be read.
@@ -160,6 +163,7 @@ def _picture_folder(content: dict[str, Any], path: Path, split: str, root: Path)
 def _add_pictures(content: dict[str, Any], path: Path, split: str, folder: str, found: Annotations) -> dict[int, int]:
     """Return the positions of pictures by id."""
     positions: dict[int, int] = {}
+    of_name: dict[str, int] = {}
     for index, entry in enumerate(content.get("images", ())):
         where = f"{path}: images[{index}]"
         entry = {**entry, "id": _id(entry.get("id"))} if isinstance(entry, dict) else {}
@@ -167,7 +171,7 @@ def _add_pictures(content: dict[str, Any], path: Path, split: str, folder: str, 
             needed = "an image needs a whole number `id` (64 bits) and a text `file_name` (no NUL, no half surrogate)"
             found.add_fault("malformed", needed, where)
             continue
-        number, size = entry["id"], (entry.get("width", 0), entry.get("height", 0))
+        number, size = entry["id"], tuple(_id(entry.get(side)) or 0 for side in ("width", "height"))
         where = f"{where} (id {number})"
         if number in positions:
             found.add_fault("duplicate_id", f"image id {number} again, for {entry['file_name']}", where)
@@ -176,7 +180,12 @@ def _add_pictures(content: dict[str, Any], path: Path, split: str, folder: str, 
             found.add_fault("malformed", "width and height must be whole numbers", where, fixable=True)
             size = (0, 0)
         name = os.path.join(folder, entry["file_name"])
-        positions[number] = found.add_picture(name, where, split=split, size=size, id=number)
+        if name not in of_name:
+            of_name[name] = found.add_picture(name, where, split=split, size=size, id=number)
+        positions[number] = of_name[name]
+    if again := len(positions) - len(of_name):
+        found.notes.append(f"{plural(again, 'image entry names', 'image entries name')} a file once more, as "
+                           f"some tools write one for each object: their objects are put together: {path}")  # fmt: skip
     return positions
 
 
@@ -185,6 +194,7 @@ def add_objects(
 ) -> None:
     """Add the objects of a file. pictures: positions by id; names: of classes by id."""
     seen: set[Any] = set()
+    rotated = 0
     for index, entry in enumerate(content.get("annotations", ())):
         if not isinstance(entry, dict):
             found.add_fault("malformed", "not an object", f"{path}: annotations[{index}]")
@@ -196,6 +206,13 @@ def add_objects(
                 found.add_fault("duplicate_id", f"annotation id {number} again", where, fixable=True)
             seen.add(number)
         box, image, category = entry.get("bbox"), _id(entry.get("image_id")), _id(entry.get("category_id"))
+        mask = _mask(entry.get("segmentation"))
+        if isinstance(box, list):
+            numbers = [read_number(side) if isinstance(side, str) else math.nan for side in box]
+            box = [side if math.isnan(number) else number for side, number in zip(box, numbers, strict=True)]
+        elif box is None and isinstance(mask, list) and mask:
+            across, down = [x for part in mask for x in part[::2]], [y for part in mask for y in part[1::2]]
+            box = [min(across), min(down), max(across) - min(across), max(down) - min(down)] if down else None
         if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
             found.add_fault("malformed", "`bbox` must be [left, top, width, height]", where)
         elif not _is_whole(image) or image not in pictures:
@@ -206,6 +223,8 @@ def add_objects(
             except ValueError as error:
                 found.add_fault("malformed", f"`iscrowd` or `difficult`: {error}", where)
                 continue
+            attributes = entry.get("attributes")
+            rotated += isinstance(attributes, dict) and bool(attributes.get("rotation"))
             left, top, width, height = box
             thing = AnnotatedObject(
                 pictures[image],
@@ -215,9 +234,10 @@ def add_objects(
                 crowd=crowd,
                 difficult=difficult,
                 area=_area(entry.get("area")),
-                segmentation=_mask(entry.get("segmentation")),
+                segmentation=mask,
             )
             found.objects.append(thing)
+    found.note_rotated(rotated, path)
 
 
 def _mask(given: Any) -> Segmentation | None:

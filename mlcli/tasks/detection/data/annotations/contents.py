@@ -13,6 +13,7 @@ import numpy as np
 
 from mlcli.data.places import Root, Shards
 from mlcli.tasks.detection.masks import Segmentation
+from mlcli.text import plural
 
 LABELME = "labelme's files become one of COCO by: pip install labelme2coco && labelme2coco FOLDER"
 """What to do with JSON files of one picture each."""
@@ -108,6 +109,12 @@ class Annotations:
 
     def add_fault(self, kind: str, message: str, where: str, *, fixable: bool = False) -> None:
         self.faults.append(AnnotationFault(kind, message, where, fixable))
+
+    def note_rotated(self, count: int, where: str) -> None:
+        """Note boxes that were drawn at an angle, as CVAT writes them, if there are any."""
+        if count:
+            boxes = plural(count, "box is", "boxes are")
+            self.notes.append(f"{boxes} rotated, and read as if not: export polygons for boxes around them: {where}")
 
     def add_picture(
         self, path: str, where: str, *, split: str = "", size: tuple[int, int] = (0, 0), id: int | None = None

@@ -321,13 +321,17 @@ def refuse(faults: list[AnnotationFault], where: str) -> None:
     """Raise DataError if there are faults: how many of each kind, and the first ones."""
     if faults:
         fixable = sum(fault.fixable for fault in faults)
-        first = "; ".join(f"{fault.where}: {fault.message}" for fault in faults[:_QUOTED])
-        rest = f"; and {len(faults) - _QUOTED} more" if len(faults) > _QUOTED else ""
         raise DataError(
             f"{plural(len(faults), 'fault')} in the annotations ({counted(faults)})",
-            where=first + rest,
+            where=told(faults),
             fix=f"`mlcli data check` lists all; data.on_invalid=fix fixes {fixable} and drops {len(faults) - fixable}",
         )
+
+
+def told(faults: list[AnnotationFault]) -> str:
+    """The first faults with their places, and how many more there are."""
+    first = "; ".join(f"{fault.where}: {fault.message}" for fault in faults[:_QUOTED])
+    return first + (f"; and {len(faults) - _QUOTED} more" if len(faults) > _QUOTED else "")
 
 
 def counted(faults: Iterable[AnnotationFault]) -> str:

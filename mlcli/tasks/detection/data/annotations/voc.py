@@ -9,6 +9,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from mlcli.data.decode import EXTENSIONS
+from mlcli.data.sources.csv_file import read_number
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
@@ -20,7 +21,7 @@ from mlcli.tasks.detection.data.annotations.contents import (
     Annotations,
     read_flag,
 )
-from mlcli.text import first_few
+from mlcli.text import first_few, plural
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -65,11 +66,16 @@ def read_voc(
         )
         if not folder_split:
             listed = _listed(listed, root / splits if splits else None, split_file, found)
+        listed, before = [*listed], len(found.pictures)
         for stem, split, listed_at in listed:
             path = root / folder / files.get(stem, f"{stem}.xml")
             content = _parse(path, listed_at, found)
             if content is not None:
                 _add_picture(found, content, path, pictures, by_stem, split, one_based, difficult == "use")
+        used = {os.path.basename(picture.path) for picture in found.pictures[before:]}
+        bare = sorted(name for names in by_stem.values() for name in names if name not in used)
+        if bare and {stem for stem, *_ in listed} == set(files):
+            found.notes.append(f"{plural(len(bare), 'picture')} without an XML file, not used: {first_few(bare)}")
     return found
 
 
@@ -121,8 +127,12 @@ def _add_picture(
         return
     name = named if named in names else names[0]
     picture = found.add_picture(os.path.join(images, name), str(path), split=split, size=size)
+    rotated = 0
     for texts, line in content.objects:
         _add_object(found, picture, texts, f"{path}:{line}", one_based, use_difficult)
+        attribute = texts.get("/object/attributes/attribute/name")
+        rotated += attribute == "rotation" and bool(read_number(texts.get("/object/attributes/attribute/value", "0")))
+    found.note_rotated(rotated, str(path))
 
 
 def _files_by_stem(folder: Path) -> dict[str, list[str]]:

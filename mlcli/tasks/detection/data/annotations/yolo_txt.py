@@ -140,7 +140,7 @@ def _pictures(entry: Any, root: Path, where: str, notes: list[str]) -> Iterator[
             path = root / one[3:]  # one exporter writes its paths as if data.yaml lay a folder deeper
         if os.path.isdir(path):
             pictures, passed_over = look_below(path)
-            notes += map(str, passed_over)
+            notes += [str(found) for found in passed_over if found.kind != "other-files"]  # labels may lie there
             yield from ((str(picture), str(picture)) for picture in pictures)
         elif path.name.lower().endswith(EXTENSIONS):
             yield str(path), where
