@@ -1,12 +1,14 @@
 """`mlcli train`: from a YAML file to a trained and measured model."""
 
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlcli.commands.common import find_run, load_experiment, say
 from mlcli.commands.typed import unfinished
 from mlcli.engine.launcher import launch_here, number_of_processes
-from mlcli.engine.processes import hush, place
+from mlcli.engine.processes import end_with_parent, hushed, place
 from mlcli.errors import ConfigError, DivergedError, ExitCode
 from mlcli.experiment import Experiment
 from mlcli.text import command_line, shown
@@ -40,24 +42,26 @@ def run(
         raise ConfigError(f"'{name}' cannot name a folder of runs", where="--name", fix="a name without slashes")
     if resume is not None and not resume.strip():
         raise ConfigError("the name of the run to go on with is empty", where="--resume", fix=unfinished(root))
-    hush(place())
-    folder = None if resume in (None, AUTO) else find_run(resume, root)
-    if config is None and folder is not None:
-        experiment = Experiment.of_run(folder.path, overrides)
-    else:
-        experiment = load_experiment("train", config, overrides)
-    if resume == AUTO:
-        folder = _newest(name or experiment.name, root)
-        if folder and folder.status().get("state") == "finished":
-            print(f"run        {shown(folder.path)} is complete; nothing to do")
-            return ExitCode.OK
-    if devices is not None and (count := number_of_processes(devices, place())) > 1:
-        from mlcli.engine.step import parts_of_step
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(signal.SIGTERM)
+    with hushed(place()):
+        folder = None if resume in (None, AUTO) else find_run(resume, root)
+        if config is None and folder is not None:
+            experiment = Experiment.of_run(folder.path, overrides)
+        else:
+            experiment = load_experiment("train", config, overrides)
+        if resume == AUTO:
+            folder = _newest(name or experiment.name, root)
+            if folder and folder.status().get("state") == "finished":
+                print(f"run        {shown(folder.path)} is complete; nothing to do")
+                return ExitCode.OK
+        if devices is not None and (count := number_of_processes(devices, place())) > 1:
+            from mlcli.engine.step import parts_of_step
 
-        if experiment.config.train.batch_size != "auto":
-            parts_of_step(experiment.config.train, count)  # a batch that is too small is told before they are started
-        return launch_here(count)
-    return train_experiment(experiment, name=name, resume=str(folder.path) if folder else None, root=root)[0]
+            if experiment.config.train.batch_size != "auto":
+                parts_of_step(experiment.config.train, count)  # too small a batch is told before they are started
+            return launch_here(count)
+        return train_experiment(experiment, name=name, resume=str(folder.path) if folder else None, root=root)[0]
 
 
 def _newest(name: str, root: Path) -> "RunFolder | None":

@@ -95,7 +95,7 @@ class TrainOrder:
         """Cut every step into that many micro-batches, from the next call of `parts` on. taken: those given here."""
         bounds = [self.batch_size * part // parts for part in range(parts + 1)]
         self.cuts = [slice(*cut) for cut in itertools.pairwise(bounds)][taken]
-        self.largest_part = max(cut.stop - cut.start for cut in self.cuts)
+        self.largest_part = -(-self.batch_size // parts)  # of all, as ranks that take others are to measure alike
 
     def parts(self, start_step: int, *, whole: bool = False) -> Iterator[Part]:
         """Endless, beginning with the first micro-batch of step `start_step`. whole: steps that are not cut."""

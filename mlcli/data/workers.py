@@ -11,7 +11,6 @@ against 38, two shared cores), and the trainer's own Python would wait for them 
 
 import atexit
 import contextlib
-import ctypes
 import errno
 import mmap
 import multiprocessing
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 
 from mlcli.data.batches import FileReader, Part, some_of
+from mlcli.engine.processes import end_with_parent
 from mlcli.engine.stop import SIGNALS
 from mlcli.errors import DataError, OutputError, UserError
 
@@ -37,8 +37,6 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class WorkerPool:
@@ -261,6 +259,6 @@ def _belong_to(parent: int) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held back by `_signals_held_back`
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent(signal.SIGKILL)
         if os.getppid() != parent:  # it died before the call
             os._exit(1)

@@ -9,6 +9,7 @@ backward pass runs; a rank that fails in there leaves the others hanging.
 import contextlib
 import copy
 import datetime
+import itertools
 import json
 import os
 import signal
@@ -26,20 +27,24 @@ from torch import Tensor, nn
 
 from mlcli.engine.processes import Place, place, rendezvous_of_slurm
 from mlcli.engine.ranks import ALONE, Ranks
+from mlcli.engine.resume import differences
 from mlcli.engine.runtime import is_out_of_memory
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.sync_norm import is_synchronised, synchronise
 from mlcli.engine.terms import Term, Terms
 from mlcli.errors import ConfigError, OutOfMemoryError, RankError, UserError
+from mlcli.text import first_few, truncated
 
 STEP_TIMEOUT_S = 60.0
 """How long ranks wait for one another in a step before one is given up, unless half of loader.timeout is longer."""
 START_S = 300.0
-"""How long they wait for all to be started ..."""
+"""How long they wait in the first step, where one may compile longer than another, and for all to be started ..."""
 QUIET_S = 15.0
 """... and how long before a word about it."""
 PATIENCE_S = 3600.0
-"""How long they wait outside of steps: while data are prepared, measured and drawn."""
+"""How long they wait outside of steps, while data are prepared, measured and drawn: for those that are alive."""
+BEAT_S, SILENCE_S = 5.0, 60.0
+"""How often each gives a sign of life, and after how long without one it is given up."""
 ANSWER_S = 2.0
 """How long those that wait have to say so, once one of them has noticed that somebody is missing."""
 FAREWELL_S = 20.0
@@ -71,6 +76,7 @@ class DistributedRanks(Ranks):
         self._first_is_gone = False
         self._present = torch.zeros(0, dtype=torch.uint8)
         self._store = dist.PrefixStore("mlcli", store)
+        self._store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if here.local_size == here.size and sys.platform == "linux":  # gloo looks the machine's own name up otherwise
@@ -78,9 +84,13 @@ class DistributedRanks(Ranks):
         backend, patience = "nccl" if device.type == "cuda" else "gloo", datetime.timedelta(seconds=PATIENCE_S)
         sums = dist.PrefixStore("sums", store)
         dist.init_process_group(backend, store=sums, rank=here.rank, world_size=here.size, timeout=patience)
-        self._patient = self._steps = _group(patience, "gloo")
+        self._patient = self._steps = self._later_steps = _group(patience, "gloo")
         self._sums = dist.group.WORLD
-        self._store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
+        self._meetings, self._seen, self._is_over = 0, set[int](), threading.Event()
+        for rank in range(self.size):  # all have said by now which process they are
+            self._was_killed(rank)
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
 
     # --- agreeing ----------------------------------------------------------------------------------------------------
 
@@ -98,13 +108,16 @@ class DistributedRanks(Ranks):
                 raise
             failure = error
         code = FINE if failure is None else OUT_OF_MEMORY if is_out_of_memory(failure) else FAILED
+        with self._noticing("before or after steps"):
+            if group is self._patient:
+                self._meet()
         if failure is not None and code == FAILED:
             self._tell(failure)
         received = self._stop.received if self._stop else None
         present = [parameter.grad is not None and code == FINE for parameter in parameters]
         said = torch.tensor([*[FINE] * self.size, received or 0, *present], dtype=torch.uint8)
         said[self.rank] = code
-        with self._noticing("in a step" if parameters else "before or after training"):
+        with self._noticing("in a step" if parameters else "before or after steps"):
             dist.all_reduce(said, dist.ReduceOp.MAX, group=group)
         codes, asked, self._present = said[: self.size].tolist(), int(said[self.size]), said[self.size + 1 :]
         if self._stop and asked:
@@ -119,15 +132,53 @@ class DistributedRanks(Ranks):
             raise OutOfMemoryError("a micro-batch does not fit into memory", where=where, fix=fix)
         return result
 
+    def _beat(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the store is gone
+            for number in itertools.count():
+                self._store.set(f"beat/{self.rank}", str(number))
+                if self._is_over.wait(BEAT_S):
+                    return
+
+    def _meet(self) -> None:
+        """Wait until all have come here, as long as those that have not are alive. Raises RankError."""
+        self._meetings += 1
+        missing = {rank: ("", time.monotonic()) for rank in range(self.size)}
+        pause_s = 0.001
+        with contextlib.suppress(RuntimeError):  # the store is gone with what has started them: the wait is a blind one
+            self._store.set(f"came/{self.rank}", str(self._meetings))
+            while missing := {r: of for r, of in missing.items() if int(self._word(f"came/{r}")) < self._meetings}:
+                for rank, (beat, since_s) in missing.items():
+                    if self._store.check([f"failed/{rank}"]):
+                        raise self._failure_of(rank)
+                    if (now := self._word(f"beat/{rank}")) != beat:
+                        missing[rank] = now, time.monotonic()
+                    elif self._was_killed(rank) or time.monotonic() - since_s > SILENCE_S:
+                        raise self._missing("before or after steps", [rank])
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.25)
+
+    def _was_killed(self, rank: int) -> bool:
+        """Whether a process that was seen on this machine is there no longer."""
+        host, pid = self._store.get(f"process/{rank}").decode().split()
+        if host == socket.gethostname() and _lives(int(pid)):
+            self._seen.add(rank)
+            return False
+        return rank in self._seen
+
+    def _word(self, key: str) -> str:
+        """A number in the store; 0 for none."""
+        return self._store.get(key).decode() if self._store.check([key]) else "0"
+
     def follow(self, stop: StopRequest, batch_s: float) -> None:
         self._stop = stop
         stop.asks_others = True
         timeout = datetime.timedelta(seconds=max(STEP_TIMEOUT_S, batch_s / 2))
-        self._steps, self._sums = _group(timeout, "gloo"), _group(timeout, None)
+        self._steps, self._later_steps = _group(datetime.timedelta(seconds=START_S), "gloo"), _group(timeout, "gloo")
+        self._sums = _group(timeout, None)
 
     def from_first(self, work: Callable[[], T]) -> T:
         box: list[Any] = [self._to_send(self.together(work if self.is_first else lambda: None))]
-        with self._noticing("before or after training"):
+        with self._noticing("before or after steps"):
             dist.broadcast_object_list(box, src=0, group=self._patient)
         return box[0]
 
@@ -139,7 +190,8 @@ class DistributedRanks(Ranks):
 
     def gathered(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.size
-        with self._noticing("before or after training"):
+        with self._noticing("before or after steps"):
+            self._meet()
             dist.all_gather_object(values, self._to_send(value), group=self._patient)
         return values
 
@@ -147,12 +199,14 @@ class DistributedRanks(Ranks):
         """Return the value with its tensors in the memory of the host: another process has another GPU."""
         return on_host(value) if self._device.type == "cuda" else value
 
-    def same(self, what: str, value: Any) -> None:
+    def same(self, what: str, value: dict[str, Any]) -> None:
         texts = self.gathered(json.dumps(value, sort_keys=True, default=str))
         for rank, text in enumerate(texts):
             if text != texts[0]:
-                raise RankError(f"rank {rank} has other {what} than the first", where=_difference(texts[0], text),
-                                fix="the same files, versions and kind of machine for all ranks")  # fmt: skip
+                found = differences(json.loads(texts[0]), json.loads(text))
+                told = [f"{key} is {truncated(f'{a!r}, not {b!r}', 100)}" for key, (b, a) in found.items()]
+                raise RankError(f"rank {rank} has other {what} than the first", where=first_few(told, 3),
+                                fix="the same command, files and versions for all ranks")  # fmt: skip
 
     # --- summing -----------------------------------------------------------------------------------------------------
 
@@ -160,6 +214,7 @@ class DistributedRanks(Ranks):
         self, work: Callable[[], Terms], parameters: Sequence[nn.Parameter] = (), averaged: Sequence[Tensor] = ()
     ) -> Terms:
         terms = self._together(work, self._steps, parameters)
+        self._steps = self._later_steps
         for parameter, present in zip(parameters, self._present.tolist(), strict=False):
             if present and parameter.grad is None:  # of a part of the model that this rank's samples did not reach
                 parameter.grad = torch.zeros_like(parameter)
@@ -202,29 +257,36 @@ class DistributedRanks(Ranks):
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            raise self._missing(when, error) from error
+            raise self._missing(when, why=str(error).partition("\n")[0]) from error
 
-    def _missing(self, when: str, error: RuntimeError) -> UserError:
-        """Find out why an exchange failed: what another rank has told of its end, or who does not answer."""
+    def _missing(self, when: str, silent: list[int] | None = None, why: str = "") -> UserError:
+        """Find out why an exchange failed: what another rank has told of its end, or who does not answer.
+
+        silent: who does not, where that is known already. why: what the exchange said.
+        """
         try:
             self._store.set(f"waiting/{self.rank}", when)
             until = time.monotonic() + ANSWER_S
-            while time.monotonic() < until:
+            while silent is None and time.monotonic() < until:
                 for rank in range(self.size):
                     if rank != self.rank and self._store.check([f"failed/{rank}"]):
                         return self._failure_of(rank)
                 time.sleep(0.05)
-            silent = [rank for rank in range(self.size) if not self._store.check([f"waiting/{rank}"])]
+            if silent is None:
+                silent = [rank for rank in range(self.size) if not self._store.check([f"waiting/{rank}"])]
             places = {rank: self._store.get(f"process/{rank}").decode().split() for rank in silent}
+            here = {rank: int(pid) for rank, (host, pid) in places.items() if host == socket.gethostname()}
+            ended = [rank for rank in silent if self._store.check([f"ended/{rank}"])]  # by another that waited for it
+            gone = [rank for rank, pid in here.items() if not _lives(pid) and rank not in ended]
+            for rank in here.keys() - gone:  # or they would be waited for by what has started them
+                self._store.set(f"ended/{rank}", "")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(here[rank], signal.SIGKILL)
         except RuntimeError:  # the store was the first rank's
             self._first_is_gone = True
             return RankError("the first rank is gone", where=when, fix="its machine's log says more")
         if not silent:
-            return RankError(f"the ranks have lost one another: {str(error).splitlines()[0]}", where=when)
-        here = {rank: int(pid) for rank, (host, pid) in places.items() if host == socket.gethostname()}
-        gone = [rank for rank, pid in here.items() if not _lives(pid)]
-        for rank in here.keys() - gone:  # or they would be waited for by what has started them
-            os.kill(here[rank], signal.SIGKILL)
+            return RankError(f"the ranks have lost one another: {why}", where=when)
         self._first_is_gone = 0 in (gone or silent)
         names = ", ".join(f"rank {rank} (process {places[rank][1]} on {places[rank][0]})" for rank in gone or silent)
         what = f"{names} {'is gone' if gone else 'does not answer'}"
@@ -243,6 +305,8 @@ class DistributedRanks(Ranks):
         return RankError(f"rank {rank} failed: {what}", where=where, fix=fix)
 
     def leave(self, error: BaseException | None) -> None:
+        self._is_over.set()
+        self._beating.join(ANSWER_S)
         if error is not None:
             self._tell(error)
         with contextlib.suppress(RuntimeError):
@@ -342,9 +406,3 @@ def _lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _difference(a: str, b: str) -> str:
-    """Where two texts begin to differ."""
-    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    return f"'{a[max(0, at - 20) : at + 20]}' and '{b[max(0, at - 20) : at + 20]}'"

@@ -114,10 +114,12 @@ def launch(
         stop = ending.enter_context(StopRequest())  # from here on there is something to be resumed
         ranks.follow(stop, settings.loader.timeout)
         if run is None:
+            members = task.membership() if isinstance(task, HasMembership) else None
+            ranks.same("samples", members.digests() if members else {})
             made = ranks.from_first(lambda: create_run(root, name or plan.name))
             run = ending.enter_context(_held(made, ranks, is_new=True))
-            if isinstance(task, HasMembership):
-                run.write_membership(task.membership())
+            if members:
+                run.write_membership(members)
         if ranks.is_first:
             log = RunLog(run, offset, state.progress.step)
             board = Board(log.tensorboard, resumed=state.progress.step > 0)
@@ -177,12 +179,13 @@ def _task(
     plan: Plan, run: RunFolder | None, ranks: Ranks, say: Say, choose_batch_size: ChooseBatchSize
 ) -> tuple[Plan, Task, Runtime]:
     """Make the task, for which the batch size may have to be found first, and decide where it computes."""
+    ranks.same("config", plan.plain())
     runtime = decide_runtime(plan.config, ranks)
     ranks.same("arithmetic", {"precision": runtime.precision, "torch": _versions()["torch"]})
     members = ranks.from_first(lambda: run.membership() if run else None)
     known = KnownData("resume", members) if run else None
     task = ranks.in_turn(lambda: plan.build(known))
-    ranks.same("data", [task.splits, task.facts["data"]])
+    ranks.same("data", {"samples": task.splits, **task.facts["data"]})
     say(task.describe())
     if run and not members and isinstance(task, HasMembership):
         say([("warning", "the run has not kept its splits: that the samples are the same cannot be checked")])
@@ -363,6 +366,7 @@ def _introduced(training: Training, batches: Iterator[Batch], config_text: str) 
     if picture is not None:
         board.pictures("train", {"batch after augmentation": picture}, step)
         training.run.write_picture("train batch after augmentation", picture)
+    training.runtime.ranks.together(lambda: None)  # not in a step, where nobody waits for long
     return itertools.chain([first], batches)
 
 

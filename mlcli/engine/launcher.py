@@ -14,6 +14,8 @@ from mlcli.text import size
 MOST_PROCESSES = 1024
 PROCESS_BYTES = 250_000_000
 """That a process takes at least, once torch is imported."""
+SAVING_S = 600
+"""How long processes have for the step they are in and its checkpoint, once they are asked to stop."""
 
 
 def number_of_processes(devices: str, here: Place) -> int:
@@ -43,11 +45,13 @@ def launch_here(count: int) -> int:
         what = f"{count} processes take {size(needed)} of memory and more, and {size(available)} are available"
         fits = max(1, available // PROCESS_BYTES // 2)
         raise ConfigError(what, where="--devices", fix=f"--devices {fits} or fewer, or auto: one for each GPU")
+    import psutil
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable()  # the first rank says what happens
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING_S))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_threads()[0] // count)))
     config = LaunchConfig(
         min_nodes=1,
@@ -59,8 +63,10 @@ def launch_here(count: int) -> int:
         local_addr="localhost",
         max_restarts=0,
     )
+    # Python would look for modules in the working directory first, which the command `mlcli` does not.
+    safe = [] if os.getcwd() in map(os.path.abspath, sys.path) else ["-P"]
     try:
-        elastic_launch(config, sys.executable)("-m", "mlcli", *sys.argv[1:])
+        elastic_launch(config, sys.executable)(*safe, "-m", "mlcli", *sys.argv[1:])
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         if codes.get(0, -1) > 0:
@@ -70,5 +76,7 @@ def launch_here(count: int) -> int:
         print("fix:   mlcli train --resume latest --devices N goes on; mlcli runs shows the run", file=sys.stderr)
         return ExitCode.RANK
     except SignalException as stopped:
+        for left in psutil.Process().children(recursive=True):  # after a second signal
+            left.kill()
         return ExitCode.INTERRUPTED if stopped.sigval == signal.SIGINT else ExitCode.TERMINATED
     return ExitCode.OK

@@ -4,6 +4,7 @@ A sample is known by hashes of what it is, not by its position: rows may be sort
 hashes see is said in `mlcli.data.fingerprints`.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -60,6 +61,13 @@ class Membership:
         """Name and split of each sample."""
         for split, part in self.splits.items():
             yield from ((part.name(row), split) for row in range(len(part)))
+
+    def digests(self) -> dict[str, str]:
+        """A hash of each split: of its samples, their targets and their order."""
+        return {
+            split: hashlib.sha256(part.keys.tobytes() + part.targets.tobytes()).hexdigest()[:12]
+            for split, part in self.splits.items()
+        }
 
     def to_bytes(self) -> bytes:
         """The hashes as a safetensors file: 16 bytes for each row of a table, 32 for each file."""

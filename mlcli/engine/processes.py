@@ -5,16 +5,23 @@ SLURM's srun by SLURM_PROCID and its like.
 """
 
 import contextlib
+import ctypes
 import os
 import re
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from mlcli.errors import ConfigError
+
+ALONE_S = 3.0
+"""How long a rank that fails before it has met the others waits to be ended: they may have failed as well."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -89,23 +96,43 @@ def rendezvous_of_slurm(variables: Mapping[str, str] = os.environ) -> tuple[str,
     return host, 15_000 + (job * 7 + step) % 15_000
 
 
+def end_with_parent(number: signal.Signals) -> None:
+    """Have this process sent a signal once the thread that has started it ends, however it does. On Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
 _unseen: IO[bytes] | None = None
 """What a rank other than the first has printed before its run had a folder."""
 
 
-def hush(here: Place) -> None:
-    """Have a rank other than the first print into a file that nobody sees, until `write_into` says where.
+@contextlib.contextmanager
+def hushed(here: Place) -> Iterator[None]:
+    """Within this context a rank other than the first prints into a file that nobody sees, until `write_into` says
+    where.
 
-    The first one of each machine keeps its standard error: what goes wrong before the ranks meet is said there.
+    The first one of each machine keeps its standard error: what goes wrong before the ranks meet is said there. If
+    another, of torchrun's, fails so early, it says so as well, unless that ends it meanwhile for having failed itself.
     """
     global _unseen
-    if not here.rank or _unseen:
+    if not here.rank:
+        yield
         return
-    _unseen = tempfile.TemporaryFile("w+b", buffering=0)  # noqa: SIM115 - open to the end
+    _unseen = unseen = tempfile.TemporaryFile("w+b", buffering=0)  # noqa: SIM115 - open to the end
+    kept = {descriptor: os.dup(descriptor) for descriptor in ((1, 2) if here.local_rank else (1,))}
     sys.stdout.flush()
     sys.stderr.flush()
-    for descriptor in (1, 2) if here.local_rank else (1,):
-        os.dup2(_unseen.fileno(), descriptor)
+    for descriptor in kept:
+        os.dup2(unseen.fileno(), descriptor)
+    try:
+        yield
+    except Exception:
+        if _unseen and "TORCHELASTIC_RUN_ID" in os.environ:
+            time.sleep(ALONE_S)
+            for descriptor, before in kept.items():
+                os.dup2(before, descriptor)
+            print(f"rank {here.rank}:", file=sys.stderr, flush=True)
+        raise
 
 
 def write_into(path: Path) -> None:

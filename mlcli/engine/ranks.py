@@ -66,8 +66,8 @@ class Ranks:
     def follow(self, stop: "StopRequest", batch_s: float) -> None:
         """Have a stop that any rank is asked for be that of all. batch_s: `loader.timeout`."""
 
-    def same(self, what: str, value: Any) -> None:
-        """Raise RankError where `value`, as JSON's types, is not the same on all ranks."""
+    def same(self, what: str, value: dict[str, Any]) -> None:
+        """Raise RankError, naming the keys, where `value`, as JSON's types, is not the same on all ranks."""
 
     def leave(self, error: BaseException | None) -> None:
         """Part from the others. error: why this rank ends early, if it does."""

@@ -19,16 +19,21 @@ from mlcli.errors import ExitCode
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
+TOGETHER_S = 2.0
+"""Signals to one of several processes within this time count as one."""
+
 
 class StopRequest:
     """While entered, remembers that a stop was asked for. The handler only sets a flag: nothing is saved inside it.
 
     received: the signal this process was sent. signal: the one to stop for; of one of several ranks
-    (`mlcli.engine.ranks`), what all have agreed on. asks_others: whether it is one of several.
+    (`mlcli.engine.ranks`), what all have agreed on. asks_others: whether it is one of several. These are sent the same
+    signal twice at about the same time: by whoever ends all processes of a job, and by what has started them.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._received_s = 0.0
         self.signal: signal.Signals | None = None
         self.asks_others = False
         self._before: dict[int, Any] = {}
@@ -61,9 +66,11 @@ class StopRequest:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
+            if self.asks_others and time.monotonic() - self._received_s < TOGETHER_S:
+                return
             # Asked twice: the last checkpoint on disk is whole at every instant.
             os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)
-        self.received = signal.Signals(number)
+        self.received, self._received_s = signal.Signals(number), time.monotonic()
         if not self.asks_others:
             self.signal = self.received
         if number not in (signal.SIGINT, signal.SIGTERM):

@@ -100,6 +100,7 @@ def take_steps(training: Training, batches: Iterator[Batch]) -> str:
                 finish_epoch(training, epoch - 1)
             except Interrupted:
                 break
+            training.runtime.ranks.together(lambda: None)  # until the first has drawn; in a step nobody waits for long
         if progress.step >= training.total_steps or has_stopped_improving(training):
             return "finished" if progress.step >= training.total_steps else "stopped early"
         if prepared_epoch != epoch:  # evaluations come between epochs only, so training mode lasts for one
@@ -333,6 +334,10 @@ def describe(training: Training) -> dict[str, Any]:
 
 def save(training: Training) -> None:
     """Write the whole state, verify it, and only then delete older ones. Never saves a state that has diverged."""
-    read_window(training)
-    training.log.flush()
-    training.saver.save(training.state.progress.step, {**training.state.state_dict(), **describe(training)})
+
+    def write() -> None:
+        read_window(training)
+        training.log.flush()
+        training.saver.save(training.state.progress.step, {**training.state.state_dict(), **describe(training)})
+
+    training.runtime.ranks.together(write)

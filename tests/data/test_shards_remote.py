@@ -2,7 +2,9 @@
 
 import contextlib
 import http.server
+import os
 import re
+import socket
 import threading
 from functools import partial
 
@@ -24,9 +26,12 @@ pytest.importorskip("aiohttp")
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; `ranges` says whether parts are sent, `failing` how many requests are answered by 503 yet."""
+    """Files of a folder; `ranges` says whether parts are sent, `failing` how many requests are answered by 503 yet.
 
-    ranges, failing = True, 0
+    odd: instead of sending a part it does "cut" it off, sends as much from the "start" of the file, or that status.
+    """
+
+    ranges, failing, odd = True, 0, ""
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -42,14 +47,24 @@ class Server(http.server.SimpleHTTPRequestHandler):
         with open(path, "rb") as file:
             content = file.read()
         first, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
+        if self.odd.isdecimal() or first > last:
+            self.send_error(int(self.odd or 416))
+            return
+        if self.odd == "start":
+            first, last = 0, last - first
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
         self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Last-Modified", self.date_time_string(os.stat(path).st_mtime))
         self.end_headers()
+        if self.odd == "cut":
+            self.wfile.write(content[first:last])
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         self.wfile.write(content[first : last + 1])
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError, ValueError):
             super().handle()
 
     def log_message(self, *_: object) -> None:
@@ -140,9 +155,44 @@ def test_nobody_answers_and_nothing_is_there(served, capsys):
     assert "no such file" in finding.text
 
 
-def test_a_shard_that_changes_on_the_server(served):
+@pytest.mark.parametrize(
+    ("odd", "told", "attempts"),
+    [
+        ("cut", "cannot be read over the network: ClientPayloadError", 4),
+        ("start", r"does not send parts of files \(ranges\)", 1),
+        ("200", r"does not send parts of files \(ranges\)", 1),
+        ("403", "status 403", 1),
+        ("404", "there is no such file", 1),
+        ("416", "has been changed, replaced or deleted", 1),
+        ("429", "status 429", 4),
+    ],
+)
+def test_an_answer_that_is_not_the_part_that_was_asked_for(served, capsys, odd, told, attempts):
+    """It begins once the index is made, as behind a server that is replaced."""
+    folder, kind, address = served
+    train = source_of(address).splits["train"]
+    kind.odd = odd
+    for rows in (np.array([5]), np.arange(20, 24)):  # one at a time and several at once are asked for in two ways
+        with pytest.raises(DataError, match=told) as error:
+            train.read(rows)
+        assert error.value.where.startswith(f"{address}/train-00")
+        assert capsys.readouterr().err.count("asked again") == attempts - 1
+    kind.odd = ""
+    assert (train.read(np.arange(70)) == source_of(folder).splits["train"].read(np.arange(70))).all()
+
+
+@pytest.mark.parametrize("how", ["shorter", "as long"])
+def test_a_shard_that_changes_on_the_server(served, how):
     folder, _, address = served
     train = source_of(address).splits["train"]
-    write_tar(folder / "train-001.tar", labelled(10, 5))
-    with pytest.raises(DataError):
-        train.read(np.arange(60, 70))
+    path = folder / "train-001.tar"
+    if how == "shorter":
+        write_tar(path, labelled(10, 5))
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:5000] + b"x" + content[5001:])
+        os.utime(path, (0, path.stat().st_mtime - 5))
+    assert len(train.read(np.arange(5))) == 5  # of the other shard
+    for rows in ([65], [*range(60, 70)]):
+        with pytest.raises(DataError, match="has been changed, replaced or deleted since its index was made"):
+            train.read(np.array(rows))

@@ -89,6 +89,21 @@ def test_more_processes_than_fit_into_memory_are_not_started(monkeypatch):
     assert told.value.fix == "--devices 4 or fewer, or auto: one for each GPU"
 
 
+def test_modules_in_the_working_directory_are_imported_only_where_the_command_did_so(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("logging.disable", lambda: None)
+    monkeypatch.setattr(
+        "torch.distributed.launcher.api.elastic_launch", lambda *_: lambda *typed: started.append(typed)
+    )
+    for name in ("OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "1")
+    launcher.launch_here(1)
+    monkeypatch.syspath_prepend(tmp_path)
+    launcher.launch_here(1)
+    assert [typed[: typed.index("mlcli")] for typed in started] == [("-P", "-m"), ("-m",)]
+
+
 def test_cpus_are_shared_by_the_processes_of_a_machine(monkeypatch):
     alone = limits.usable_cpus()
     for name, value in (TORCHRUN | {"LOCAL_WORLD_SIZE": "4"}).items():
@@ -106,11 +121,11 @@ def test_the_one_thread_that_torchrun_sets_is_not_taken_for_the_users(monkeypatc
 QUIET = """
 import os, sys
 from pathlib import Path
-from mlcli.engine.processes import Place, hush, write_into
-hush(Place({rank}, 2, {local_rank}, 2))
-print("before"); print("wrong", file=sys.stderr); os.write(1, b"native\\n")
-write_into(Path("ranks/1.log"))
-print("after")
+from mlcli.engine.processes import Place, hushed, write_into
+with hushed(Place({rank}, 2, {local_rank}, 2)):
+    print("before"); print("wrong", file=sys.stderr); os.write(1, b"native\\n")
+    write_into(Path("ranks/1.log"))
+    print("after")
 """
 
 

@@ -1,6 +1,8 @@
 """Several ranks take the same steps and find the same scores as one process does."""
 
 import contextlib
+import json
+import math
 import os
 import signal
 import socket
@@ -16,7 +18,7 @@ from mlcli.engine.evaluate import SelectBy, evaluate_split
 from mlcli.engine.meter import Meter
 from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.runtime import decide_runtime
-from mlcli.engine.state import TrainingState
+from mlcli.engine.state import Progress, TrainingState
 from mlcli.engine.step import MicroBatches, Stepper
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.sync_norm import is_synchronised, separate
@@ -73,8 +75,14 @@ MIXUP = [{"name": "mixup", "alpha": 0.8}]
 
 @pytest.mark.parametrize(
     "sections",
-    [{}, {"augment": MIXUP}, {"loader": {"sampler": "balanced"}}, {"loss": {"name": "focal"}}],
-    ids=["dropout", "mixup", "balanced", "focal"],
+    [
+        {},
+        {"augment": MIXUP},
+        {"loader": {"sampler": "balanced"}},
+        {"loader": {"sampler": "repeat_factor", "repeat_below": 0.15}},
+        {"loss": {"name": "focal"}},
+    ],
+    ids=["dropout", "mixup", "balanced", "repeat_factor", "focal"],
 )
 def test_two_ranks_are_bit_equal_to_two_parts(sections):
     check_bits(digits(**sections))
@@ -166,34 +174,38 @@ def test_a_synchronised_layer_is_torchs_layer_on_all_rows(kind, shape):
 
 
 def measured(ranks: Ranks, config, build, held: int) -> tuple[dict[str, float], dict]:
-    """Scores and details of the first samples of the training split."""
+    """Scores and details of so many samples of the training split."""
     task, runtime = build.build_task(config), decide_runtime(config, ranks)
-    first = torch.arange(held)
-    feed = task.feed(runtime, memory=(torch.from_numpy(task.source.splits["train"].read(first.numpy()).numpy()), first))
-    task.splits["train"] = held
-    scores, metrics = evaluate_split(task, task.model, feed, "train", runtime)
+    feed = task.feed(runtime)
+    MicroBatches(config.train, Progress(), feed, ranks)  # which cuts what is measured at once as well
+    scores, metrics = evaluate_split(task, task.model, feed, "train", runtime, samples=held)
     return scores, metrics.details()
 
 
-@pytest.mark.parametrize("held", [1, 2, 7, 1000])
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_scores_do_not_depend_on_the_number_of_ranks(kind, held):
-    if kind == "regression":
-        held = min(held, 280)
-        config = config_of(Regression, kind, data={"name": "diabetes"}, model={"name": "mlp", "hidden": [16]},
-                           train={"batch_size": 1})  # fmt: skip
-        build = regression
-    else:
-        config, build = digits(train={"batch_size": 1}), classification
-    scores, details = measured(ALONE, config, build, held)
-    for size in (2, 3):
-        for theirs, their_details in on_ranks(size, measured, config, build, held):
-            assert theirs.keys() == scores.keys()
-            assert {n: f"{v:.6g}" for n, v in theirs.items()} == {n: f"{v:.6g}" for n, v in scores.items()}
-            assert their_details.keys() == details.keys()
-            if kind == "classification":
-                assert their_details["mistakes"] == details["mistakes"]
-                assert their_details["confusion"] == details["confusion"]
+def all_measured(ranks: Ranks, config, build, held: tuple[int, ...]) -> list[tuple[dict[str, float], dict]]:
+    return [measured(ranks, config, build, count) for count in held]
+
+
+def check_scores(config, build, held: tuple[int, ...], sizes: tuple[int, ...] = (2, 3)) -> None:
+    """Any number of ranks finds the scores and details of one process, on splits of so many samples."""
+    expected = all_measured(ALONE, config, build, held)
+    for size in sizes:
+        for found in on_ranks(size, all_measured, config, build, held):
+            for (theirs, their_details), (scores, details) in zip(found, expected, strict=True):
+                assert {n: f"{v:.5g}" for n, v in theirs.items()} == {n: f"{v:.5g}" for n, v in scores.items()}
+                assert their_details.keys() == details.keys()
+                for name in {"mistakes", "confusion"} & details.keys() or details.keys():
+                    assert json.dumps(their_details[name], default=str) == json.dumps(details[name], default=str)
+
+
+def test_scores_of_classes_do_not_depend_on_the_number_of_ranks():
+    check_scores(digits(train={"batch_size": 7}), classification, (1, 2, 7, 1000))
+
+
+def test_nor_do_those_of_numbers():
+    config = config_of(Regression, "regression", data={"name": "diabetes"}, model={"name": "mlp", "hidden": [16]},
+                       train={"batch_size": 7})  # fmt: skip
+    check_scores(config, regression, (1, 2, 7, 280))
 
 
 def test_what_is_sent_to_another_gpu_is_a_copy_on_the_host_of_all_of_it():
@@ -339,10 +351,12 @@ def test_a_rank_that_was_killed_is_named():
 
 
 def hanging(ranks: Ranks) -> object:
-    import mlcli.engine.distributed as distributed
-
-    distributed.STEP_TIMEOUT_S = 2.0
+    distributed.STEP_TIMEOUT_S = 1.0
     ranks.follow(StopRequest(), 1.0)
+    if ranks.rank == 1:
+        time.sleep(2)  # as one that compiles the first step
+    if error := step_error(ranks):
+        return error
     if ranks.rank == 1:
         time.sleep(600)
     return step_error(ranks)
@@ -364,6 +378,43 @@ def test_a_rank_that_hangs_is_named_and_ended():
     assert "the others wait for it in a step" in first.where
 
 
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    monkeypatch.setattr(distributed, "BEAT_S", 0.1)
+    monkeypatch.setattr(distributed, "SILENCE_S", 1.0)
+
+
+def silent(ranks: Ranks, number: signal.Signals) -> object:
+    """The last rank is stopped, or killed, while the others wait outside of a step."""
+    try:
+        for _ in range(2):
+            ranks.gathered(ranks.rank)
+        if ranks.rank == 1:
+            os.kill(os.getpid(), number)
+        ranks.together(lambda: None)
+    except RankError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(("number", "what"), [(signal.SIGSTOP, "does not answer"), (signal.SIGKILL, "is gone")])
+def test_a_rank_that_is_stopped_or_killed_outside_of_a_step_is_named(impatient, number, what):
+    first, second, third = on_ranks(3, silent, number)
+    assert second == -signal.SIGKILL
+    for one in (first, third):
+        assert one.what.startswith("rank 1 (process "), one
+        assert one.what.endswith(what)
+        assert one.where == "the others wait for it before or after steps"
+
+
+def working(ranks: Ranks) -> object:
+    return ranks.from_first(lambda: time.sleep(2) or "done")
+
+
+def test_a_rank_that_works_for_long_is_waited_for(impatient):
+    assert on_ranks(2, working) == ["done", "done"]
+
+
 def stopping(ranks: Ranks) -> object:
     stop = StopRequest()
     with stop:
@@ -379,16 +430,25 @@ def test_a_stop_that_one_rank_is_asked_for_is_that_of_all_after_the_same_step():
     assert on_ranks(3, stopping) == [(False, True, 130)] * 3
 
 
-def other_data(ranks: Ranks) -> object:
+def other_config(ranks: Ranks) -> object:
     try:
-        ranks.same("data", {"samples": 10 + (ranks.rank == 1)})
+        ranks.same("config", {"optimizer": {"lr": 0.1, "name": "sgd"}, "seed": 3 + (ranks.rank == 1), "nan": math.nan})
     except RankError as error:
-        return error.what
+        return error.what, error.where
     return None
 
 
-def test_other_data_on_another_rank_are_refused():
-    assert on_ranks(2, other_data) == ["rank 1 has other data than the first"] * 2
+def test_what_another_rank_has_otherwise_is_named():
+    told = ("rank 1 has other config than the first", "nan is nan, not nan, seed is 4, not 3")
+    assert on_ranks(2, other_config) == [told] * 2
+
+
+def same_config(ranks: Ranks) -> None:
+    ranks.same("config", {"seed": 3, "nan": math.nan})
+
+
+def test_what_is_no_number_on_all_is_the_same():
+    assert on_ranks(2, same_config) == [None, None]
 
 
 def test_a_batch_must_have_a_sample_for_each_rank():

@@ -1,5 +1,6 @@
 """Two processes that train together, started as a person does: stopped, killed, and resumed to the same bits."""
 
+import contextlib
 import json
 import os
 import random
@@ -14,9 +15,13 @@ import pytest
 import safetensors.torch
 import torch
 
+import mlcli.engine.launch
 from mlcli.commands import train
+from mlcli.engine.checkpoint import load_newest
+from mlcli.engine.ranks import Ranks
 from mlcli.engine.run import RunFolder, list_runs
-from tests.reliability.soak import soaked
+from tests.engine.many import on_ranks
+from tests.reliability.soak import LONG, soaked
 from tests.reliability.tiny import metrics_without_times
 
 CONFIG = """
@@ -28,13 +33,19 @@ train: {epochs: 6, batch_size: 32, precision: fp32, threads: 1, baselines: false
         checkpoints: {every_steps: 7}, tensorboard: {layers: false, pictures: false, graph: false}}
 """
 LIMIT_S = 240
+HERE = ("-m", "mlcli", "train")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    command = [sys.executable, "-m", "mlcli", "train", *arguments, "--devices", "2"]
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)  # fmt: skip
+def start(folder: Path, *command: str, **variables: str) -> subprocess.Popen:
+    """Start Python in a session of its own, with one thread for each process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **variables}
+    return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+
+def in_two(folder: Path, *arguments: str) -> subprocess.Popen:
+    return start(folder, *HERE, *arguments, "--devices", "2")
 
 
 def wait_for_step(folder: Path, process: subprocess.Popen, step: int) -> RunFolder:
@@ -80,30 +91,32 @@ def check_same(run: RunFolder, whole: RunFolder) -> None:
     assert metrics_without_times(run) == metrics_without_times(whole)
 
 
-def check_one_writer(run: RunFolder) -> None:
+def check_one_writer(run: RunFolder, starts: int) -> None:
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert len({(line["split"], line["step"]) for line in lines}) == len(lines)
-    assert len(list((run.path / "train").glob("events.*"))) == 3  # of three starts
-    assert (run.path / "ranks" / "1.log").read_text().count("digits (included)") == 3
+    for split in ("train", "val"):
+        assert len(list((run.path / split).glob("events.*"))) == starts
 
 
-@pytest.mark.parametrize("case", range(soaked(1)))
-def test_stopped_killed_and_resumed_it_is_the_run_of_one_process_that_nobody_stopped(tmp_path, whole, case):
-    draw = random.Random(case)
+@pytest.fixture
+def folder(tmp_path) -> Path:
     (tmp_path / "x.yaml").write_text(CONFIG)
-    process = start(tmp_path, "x.yaml")
-    run = wait_for_step(tmp_path, process, 7 * draw.randint(1, 10))
-    ranks = ranks_of(process)
-    ranks[1].send_signal(signal.SIGUSR1)
-    told, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 143, told
-    assert told.count("to go on: mlcli train --resume") == 1
-    check_nothing_runs(ranks)
-    stopped_at = json.loads((run.path / "status.json").read_text())["state"], max(run.checkpoints.glob("step-*.ckpt"))
-    assert stopped_at[0] == "interrupted"
+    return tmp_path
 
-    process = start(tmp_path, "--resume", "latest")
-    wait_for_step(tmp_path, process, int(stopped_at[1].stem[5:]) + 7)
+
+def gone_on(ranks: Ranks, folder: Path) -> int:
+    """What `mlcli train --resume latest` returns to one of the ranks, which have met already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlcli.engine.launch, "joined", lambda device: contextlib.nullcontext(ranks))
+        return int(train.run(None, [], name=None, resume="latest", root=folder / "runs"))
+
+
+@pytest.mark.parametrize("case", range(soaked(1, 2)))
+def test_killed_and_resumed_it_is_the_run_of_one_process_that_nobody_killed(folder, whole, case):
+    draw = random.Random(case)
+    process = in_two(folder, "x.yaml")
+    run = wait_for_step(folder, process, 7 * draw.randint(1, 20))
+    time.sleep(draw.random() / 10)
     ranks = ranks_of(process)
     victim = draw.choice(ranks)
     victim.kill()
@@ -112,8 +125,141 @@ def test_stopped_killed_and_resumed_it_is_the_run_of_one_process_that_nobody_sto
     assert f"rank {ranks.index(victim)}" in told.split("error: ")[1]
     check_nothing_runs(ranks)
 
-    process = start(tmp_path, "--resume", "latest")
+    if LONG:
+        process = in_two(folder, "--resume", "latest")
+        told, _ = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0, told
+        assert (run.path / "ranks" / "1.log").read_text().count("digits (included)") == 2
+    else:
+        assert on_ranks(2, gone_on, folder) == [0, 0]
+    check_same(run, whole)
+    check_one_writer(run, starts=2)
+
+
+# --- in the long run -------------------------------------------------------------------------------------------------
+
+long_run = pytest.mark.skipif(not LONG, reason="starts many processes: MLCLI_SOAK=2")
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
+
+
+def check_saved(run: RunFolder, code: int) -> None:
+    """It was stopped after a step that is kept whole, and can be resumed."""
+    status = json.loads((run.path / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", code)
+    saved, path, problems = load_newest(run.checkpoints)
+    assert not problems
+    assert path.name == f"step-{saved['step']:08}.ckpt"
+
+
+@long_run
+@pytest.mark.parametrize("to", ["rank 0", "rank 1", "launcher", "all"])
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_to_any_of_them_stops_all_after_the_step(folder, number, to):
+    process = in_two(folder, "x.yaml")
+    run = wait_for_step(folder, process, 7)
+    ranks = ranks_of(process)
+    everybody = {"rank 0": ranks[:1], "rank 1": ranks[1:], "launcher": [process], "all": [*ranks, process]}
+    for one in everybody[to]:
+        one.send_signal(number)
+    told, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == CODES[number], told
+    assert told.count("to go on: mlcli train --resume") == 1
+    assert "Traceback" not in told
+    check_nothing_runs(ranks)
+    check_saved(run, CODES[number])
+
+
+@long_run
+@pytest.mark.parametrize("number", [*CODES, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("launcher", [HERE, TORCHRUN], ids=["devices", "torchrun"])
+def test_what_has_started_them_may_end_in_any_way(folder, whole, launcher, number):
+    given = ["x.yaml", "--devices", "2"] if launcher == HERE else ["-m", "mlcli", "train", "x.yaml"]
+    process = start(folder, *launcher, *given)
+    run = wait_for_step(folder, process, 7)
+    ranks = ranks_of(process)
+    process.send_signal(number)
+    process.communicate(timeout=LIMIT_S)
+    check_nothing_runs(ranks)
+    check_saved(run, CODES.get(number, 143))
+
+
+@long_run
+def test_a_second_ctrl_c_ends_all_at_once(folder):
+    process = in_two(folder, "x.yaml")
+    run = wait_for_step(folder, process, 7)
+    ranks = ranks_of(process)
+    ranks[1].suspend()  # or the step would be done before
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+    told, _ = process.communicate(timeout=10)
+    assert process.returncode == 130, told
+    check_nothing_runs(ranks)
+    assert not load_newest(run.checkpoints)[2]
+
+
+@long_run
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_hangs_is_named_within_a_minute(folder, victim):
+    process = in_two(folder, "x.yaml", "train.epochs=100")
+    wait_for_step(folder, process, 7)
+    ranks = ranks_of(process)
+    ranks[victim].suspend()
+    began = time.monotonic()
+    told, _ = process.communicate(timeout=LIMIT_S)
+    assert time.monotonic() - began < 100
+    assert process.returncode == 9, told
+    check_nothing_runs(ranks)
+    log = told if victim else next(folder.glob("runs/*/*/ranks/1.log")).read_text()
+    assert f"rank {victim} (process {ranks[victim].pid} on" in log
+    assert "does not answer" in log
+
+
+def slurm(rank: int) -> dict[str, str]:
+    return {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0",
+            "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0",
+            "SLURM_STEP_NODELIST": "localhost"}  # fmt: skip
+
+
+@long_run
+def test_torchrun_and_srun_come_to_the_same_bits(folder, whole):
+    process = start(folder, *TORCHRUN, "-m", "mlcli", "train", "x.yaml")
     told, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, told
+    both = [start(folder, *HERE, "x.yaml", "--name", "slurm", **slurm(rank)) for rank in range(2)]
+    for process in both:
+        told, _ = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0, told
+    runs = list_runs(folder / "runs")
+    assert len(runs) == 2
+    for run in runs:
+        check_same(run, whole)
+        check_one_writer(run, starts=1)
+
+
+@long_run
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_goes_on_by_itself_after_one_was_killed(folder, whole, victim):
+    going_on = ["-m", "mlcli", "train", "x.yaml", "--name", "n", "--resume", "auto"]
+    process = start(folder, *TORCHRUN, "--max-restarts=1", *going_on)
+    run = wait_for_step(folder, process, 21)
+    ranks_of(process)[victim].kill()
+    told, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, told
+    assert "n/" in told
     check_same(run, whole)
-    check_one_writer(run)
+    check_one_writer(run, starts=2)
+
+
+@long_run
+def test_an_error_before_they_meet_is_said_once(folder):
+    (folder / "x0.yaml").write_text(CONFIG)
+    (folder / "x1.yaml").write_text(CONFIG.replace("batch_size", "batch_sice"))
+    for launcher, *given in ((HERE, "x1.yaml", "--devices", "2"), (TORCHRUN, "-m", "mlcli", "train", "x1.yaml")):
+        told, _ = start(folder, *launcher, *given).communicate(timeout=LIMIT_S)
+        assert told.count("batch_sice") == told.count("did you mean") == 1, told
+    own = ["--no-python", "bash", "-c", f"{sys.executable} -m mlcli train x$RANK.yaml"]
+    told, _ = start(folder, *TORCHRUN, *own).communicate(timeout=LIMIT_S)
+    assert told.count("batch_sice") == 1, told
+    assert "rank 1:\n" in told
+    assert list_runs(folder / "runs") == []

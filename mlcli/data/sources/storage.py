@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from mlcli.errors import ConfigError, DataError
+from mlcli.errors import ConfigError, DataError, UserError
 from mlcli.reading import ANY_SIZE, open_regular, read_file, why_absent
 from mlcli.text import listed, visible, without_secrets
 
@@ -198,7 +198,9 @@ class RemoteStorage:
                 import aiohttp
 
                 timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
-                options = {"client_kwargs": {"timeout": timeout}}
+                looking = aiohttp.TraceConfig()
+                looking.on_request_end.append(self._look_at_answer)
+                options = {"client_kwargs": {"timeout": timeout, "trace_configs": [looking]}}
             try:
                 options |= {"skip_instance_cache": True, "use_listings_cache": False}
                 system = fsspec.filesystem(self._protocol, **options)
@@ -232,45 +234,70 @@ class RemoteStorage:
         found = self._asked(name, lambda: self._files.info(self._url(name)))
         if not isinstance(found.get("size"), int):
             raise self._no_ranges(name, "it does not say how large the file is")
-        if self._is_http and not self._ranges_told and found["size"] >= 2:
-            self._probe(name, found)
         stamps = ("ETag", "Last-Modified", "LastModified", "etag", "md5Hash", "mtime", "updated", "created")
-        return Shard(name, found["size"], str(next((found[key] for key in stamps if found.get(key)), "")))
+        shard = Shard(name, found["size"], str(next((found[key] for key in stamps if found.get(key)), "")))
+        if self._is_http and not self._ranges_told and shard.size >= 2:
+            if found.get("partial") is False:
+                raise self._no_ranges(name)
+            self.read(shard, 1, 1)
+            self._ranges_told = True
+        return shard
 
-    def _probe(self, name: str, found: dict[str, Any]) -> None:
-        """Raise DataError unless the server sends a part of a file when asked for one; it is cut off if it does not."""
-
-        def part() -> bytes:
-            with self._files.open(self._url(name), "rb", size=found["size"], cache_type="none") as file:
-                file.seek(1)
-                return file.read(1)
-
-        try:
-            told = found.get("partial") is not False and len(self._asked(name, part)) == 1
-        except DataError as error:
-            if not isinstance(error.__cause__, ValueError):  # with which fsspec says that the whole file came
-                raise
-            told = False
-        if not told:
-            raise self._no_ranges(name, "the server does not send parts of files (ranges)")
-        self._ranges_told = True
+    async def _look_at_answer(self, session: Any, context: Any, ended: Any) -> None:
+        """Raise DataError, before anything is read, for an answer by http that is not the part that was asked for, or
+        not of the file that the index was made of."""
+        answer, asked = ended.response, re.fullmatch(r"bytes=(\d+)-(\d+)", ended.headers.get("Range", ""))
+        if asked is None or answer.status not in (200, 206, 416):
+            return
+        first, size = int(asked[1]), int(asked[2]) - int(asked[1]) + 1
+        shard: Shard | None = (context.trace_request_ctx or {}).get(str((*answer.history, answer)[0].url))
+        name = shard.name if shard else ""
+        told, total = re.match(r"bytes (\d+)-\d+/(\d*)", answer.headers.get("Content-Range", "")), answer.content_length
+        if answer.status == 416 and shard:  # no such part: it is shorter by now
+            raise changed(self.address, shard)
+        if answer.status == 206 and (told is None or int(told[1]) != first):
+            raise self._no_ranges(name)
+        if answer.status == 200 and (first, total) != (0, size):  # but all that there is may be all that was asked for
+            raise self._no_ranges(name)
+        by_tag = shard is not None and shard.stamp.removeprefix("W/").startswith('"')
+        stamp = answer.headers.get("ETag" if by_tag else "Last-Modified", "")
+        others = shard and stamp and stamp.removeprefix("W/") != shard.stamp.removeprefix("W/")
+        if shard and shard.stamp and (others or (told and told[2] and int(told[2]) != shard.size)):
+            raise changed(self.address, shard)
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
-        end = offset + size
-        data = self._asked(shard.name, lambda: self._files.cat_file(self._url(shard.name), start=offset, end=end))
-        return self._whole(shard, data, size)
+        return self._parts([(shard, offset, size)])[0]
 
     def read_many(self, parts: Sequence[tuple[Shard, int, int]]) -> Iterator[bytes]:
         """All at once, over several connections; the last answer is kept, as sizes are asked for before crops."""
         if len(parts) < 2:
             return iter([self.read(*part) for part in parts])
-        if self._last[0] != parts:
-            urls = [self._url(shard.name) for shard, _, _ in parts]
-            starts, ends = [part[1] for part in parts], [part[1] + part[2] for part in parts]
-            asked = self._asked(parts[0][0].name, lambda: self._files.cat_ranges(urls, starts, ends, on_error="raise"))
-            found = [self._whole(shard, data, size) for (shard, _, size), data in zip(parts, asked, strict=True)]
-            self._last = (parts, found)
-        return iter(self._last[1])
+        before, found = self._last
+        if before != parts:
+            found = self._parts(parts)
+            self._last = parts, found
+        return iter(found)
+
+    def _parts(self, parts: Sequence[tuple[Shard, int, int]]) -> list[bytes]:
+        urls = [self._url(shard.name) for shard, _, _ in parts]
+        starts, ends = [offset for _, offset, _ in parts], [offset + size for _, offset, size in parts]
+        options: dict[str, Any] = {}
+        if self._is_http:  # for `_look_at_answer`
+            meant = {str(self._files.encode_url(url)): part[0] for url, part in zip(urls, parts, strict=True)}
+            options = {"trace_request_ctx": meant}
+
+        def ask() -> list[bytes]:
+            found = self._files.cat_ranges(urls, starts, ends, on_error="raise", **options)
+            for data, (shard, _, size) in zip(found, parts, strict=True):
+                if isinstance(data, Exception):  # older versions of fsspec return them
+                    raise data
+                if len(data) < size and self._is_http:
+                    raise ConnectionResetError("the answer is cut off")
+                if len(data) != size:
+                    raise self._no_ranges(shard.name) if len(data) > size else changed(self.address, shard)
+            return [bytes(data) for data in found]
+
+        return self._asked(parts[0][0].name, ask)
 
     def small(self, name: str) -> bytes | None:
         try:
@@ -293,7 +320,7 @@ class RemoteStorage:
                 what = "there is no such file" if isinstance(error, FileNotFoundError) else "it may not be read"
                 fix = "check the address; without a listing name the files: data.shards={train: 'a-{000..146}.tar'}"
                 raise DataError(f"{what} (answer to a request)", where=where, fix=fix) from error
-            except ConfigError:
+            except UserError:
                 raise
             except Exception as error:  # of many libraries, whose texts may hold the address with its secrets
                 status = getattr(error, "status", None)
@@ -309,16 +336,9 @@ class RemoteStorage:
             pause_s *= 2
         raise AssertionError("the last attempt returns or raises")
 
-    def _whole(self, shard: Shard, data: bytes, size: int) -> bytes:
-        if len(data) > size:
-            raise self._no_ranges(shard.name, "the server does not send parts of files (ranges)")
-        if len(data) < size:
-            raise changed(self.address, shard)
-        return bytes(data)
-
-    def _no_ranges(self, name: str, what: str) -> DataError:
+    def _no_ranges(self, name: str, what: str = "the server does not send parts of files (ranges)") -> DataError:
         fix = "use a server that takes ranges (nginx, S3, ...), or copy the shards to a disk and name its folder"
-        return DataError(what, where=f"{self.address}/{name}", fix=fix)
+        return DataError(what, where=f"{self.address}/{name}".rstrip("/"), fix=fix)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
