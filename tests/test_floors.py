@@ -1,6 +1,7 @@
 """The layers hold: imports only go down and never in a circle, tasks do not know each other, configs load no torch."""
 
 import ast
+import functools
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -64,13 +65,16 @@ def ours(names: set[str]) -> set[str]:
     return names & PATHS.keys()
 
 
-GRAPH = {name: ours(imports(path)) - {name} for name, path in PATHS.items()}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """Return what each module of the package imports of it. Made by the first test: reading all files takes seconds."""
+    return {name: ours(imports(path)) - {name} for name, path in PATHS.items()}
 
 
-def circle(graph: dict[str, set[str]]) -> list[str]:
+def circle(uses: dict[str, set[str]]) -> list[str]:
     """Return one circle of a graph, empty if there is none."""
     try:
-        TopologicalSorter(graph).prepare()
+        TopologicalSorter(uses).prepare()
     except CycleError as error:
         return error.args[1]
     return []
@@ -78,7 +82,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 def test_there_are_modules():
     assert len(MODULES) > 60
-    assert sum(map(len, GRAPH.values())) > 300
+    assert sum(map(len, graph().values())) > 300
 
 
 def test_every_package_has_its_layer():
@@ -88,13 +92,13 @@ def test_every_package_has_its_layer():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_only_go_down(path):
     own = name_of(path)
-    upward = {name for name in GRAPH[own] if layer(name) < layer(own)}
-    aside = {name for name in GRAPH[own] if layer(name) == layer(own) and package(name) != package(own)}
+    upward = {name for name in graph()[own] if layer(name) < layer(own)}
+    aside = {name for name in graph()[own] if layer(name) == layer(own) and package(name) != package(own)}
     assert not upward | aside
 
 
 def test_no_files_import_each_other_in_a_circle():
-    assert circle(GRAPH) == []
+    assert circle(graph()) == []
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda p: name_of(p / "__init__.py"))
@@ -105,12 +109,12 @@ def test_packages_beside_each_other_form_no_circle(folder):
     def of(name: str) -> str:
         return name.removeprefix(prefix).split(".")[0] if name.startswith(prefix) else ""
 
-    graph = {
-        child: {of(used) for name, uses in GRAPH.items() if of(name) == child for used in uses if of(used) in below}
+    between = {
+        child: {of(used) for name, uses in graph().items() if of(name) == child for used in uses if of(used) in below}
         - {child}
         for child in below
     }
-    assert circle(graph) == []
+    assert circle(between) == []
 
 
 def test_a_circle_would_be_found():
@@ -122,13 +126,13 @@ def test_tasks_do_not_import_each_other(path):
     """What two tasks share lies directly in mlcli/tasks, or lower."""
     own = path.relative_to(PACKAGE / "tasks").parts[0]
     shared = {p.stem for p in (PACKAGE / "tasks").glob("*.py")}
-    used = {name.split(".")[2] for name in GRAPH[name_of(path)] if name.startswith("mlcli.tasks.")}
+    used = {name.split(".")[2] for name in graph()[name_of(path)] if name.startswith("mlcli.tasks.")}
     assert used <= shared | {own}
 
 
 def test_models_know_data_only_by_its_facts():
     for path in (PACKAGE / "models").rglob("*.py"):
-        used = {name for name in GRAPH[name_of(path)] if package(name) == "data"}
+        used = {name for name in graph()[name_of(path)] if package(name) == "data"}
         assert used <= {"mlcli.data", "mlcli.data.info"}, path
 
 
@@ -159,7 +163,7 @@ def test_configs_are_data(module):
     """A config class builds nothing and knows nobody who reads it."""
     tree = ast.parse(PATHS[module].read_text(encoding="utf-8"))
     assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "build"]
-    assert not GRAPH[module] & {name for name in PATHS if name.endswith((".build", ".task", ".predictor"))}
+    assert not graph()[module] & {name for name in PATHS if name.endswith((".build", ".task", ".predictor"))}
 
 
 @pytest.mark.parametrize(

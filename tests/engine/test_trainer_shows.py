@@ -1,11 +1,15 @@
 """What a run leaves to look at while it goes on: layers, pictures, times; each step once, also after a resume."""
 
+import errno
 import json
+import os
+import re
 from collections import Counter
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from mlcli.engine.launch import conclude
@@ -72,6 +76,17 @@ def test_what_version_0_1_0_wrote_for_tensorboard_stays_the_runs(tmp_path):
     assert [point.step for point in events.Scalars("loss/train")] == [1, 2, 3, 4]
     assert [point.step for point in events.Scalars("loss")] == [5]
     assert not (run.path / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ELOOP, errno.EIO])
+def test_no_trace_of_the_thread_that_cannot_write_for_tensorboard(tmp_path, monkeypatch, capfd, number):
+    def fails(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(RecordWriter, "write", fails)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        RunLog(create_run(tmp_path, "full"), 0, 0).tensorboard.flush()  # as late as here, if not earlier
+    assert capfd.readouterr().err == ""
 
 
 def test_watching_changes_no_bit(tmp_path):
