@@ -81,15 +81,15 @@ def run(
     from mlcli.show.evaluation import robustness
     from mlcli.show.figure import image
 
-    what = Asked(folder, folder.checkpoint(checkpoint), split, overrides, on, size)
+    measured = Asked(folder, folder.checkpoint(checkpoint), split, overrides, on, size)
     if changed:
         ((kind, amounts),) = changed.items()
-        result = measure_changed(what, kind, amounts)
+        result = measure_changed(measured, kind, amounts)
         stem, page, drawn = f"robustness-{result['split']}-{kind}", _robustness_page, " and .png"
         folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
     else:
         seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
-        result = measure(what, views=seen, tiles=tiling)
+        result = measure(measured, views=seen, tiles=tiling)
         how = f"{'-tta' if seen else '-tiles' if tiling else ''}{f'-size{size}' if size else ''}"
         stem, page, drawn = f"evaluation-{result['split']}{how}", _page, ""
     text = json.dumps(result, indent=2)
