@@ -116,8 +116,7 @@ def answers_of(facts: Facts, path: Path) -> "Answers":
         answers = entry.answers_type.from_facts(facts.answers)
         answers.output_shapes()
     except CheckpointError as error:
-        error.where = f"{path}: {error.where}"
-        raise
+        raise _refused(path, f"its metadata are not as mlcli writes them: {error.where}: {error.what}") from None
     return answers
 
 

@@ -69,6 +69,33 @@ def test_onnx_answers_as_the_run_does_without_torch(trained, mlcli):
         open_exported(trained / "forged.onnx").predict(np.zeros((1, 1, 8, 8), np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (["task"], "detection", "max_detections: None is no number of objects"),
+        (["task"], "dreams", "no task 'dreams' answers"),
+        (["epoch"], "last", "epoch: Input should be a valid integer"),
+        (["batch"], 7, "samples at once, and its metadata say 7"),
+        (["answers", "data", "input_shape"], [1, 16, 16], "image_size is not that of input_shape"),
+        (["answers", "data", "kind"], "features", r"takes inputs: tensor\(uint8\)"),
+        (["answers", "data", "class_names"], ["a", "b"], "is .*, not .*2"),
+    ],
+)
+def test_forged_metadata_are_refused(path, value, said, folder, tmp_path):
+    proto = onnx.load(folder / "d.onnx")
+    entry = next(one for one in proto.metadata_props if one.key == "mlcli")
+    facts = json.loads(entry.value)
+    place = facts
+    for key in path[:-1]:
+        place = place[key]
+    assert place[path[-1]] != value
+    place[path[-1]] = value
+    entry.value = json.dumps(facts)
+    onnx.save(proto, tmp_path / "forged.onnx")
+    with pytest.raises(CheckpointError, match=rf"(?s)cannot be used.*({said})"):
+        open_exported(tmp_path / "forged.onnx").predict(np.zeros((1, 1, 8, 8), np.uint8))
+
+
 def scores(typed) -> dict:
     assert typed.code == 0, typed.err
     return json.loads(typed.out)["metrics"]

@@ -92,7 +92,7 @@ class ObjectAnswers:
         """Return the shape of each output for one picture."""
         most = self.max_detections
         if not isinstance(most, int) or not 0 < most <= 2**20:
-            raise CheckpointError(f"{most!r} objects at most in a picture", where="facts.max_detections")
+            raise CheckpointError(f"{most!r} is no number of objects", where="max_detections")
         return (most, 4), (most,), (most,)
 
     def predictions(self, outputs: Sequence[np.ndarray]) -> Found:
