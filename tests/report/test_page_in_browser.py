@@ -63,6 +63,28 @@ def test_dark_is_dark(chromium, pages):
     assert brightness() < 3 * 40
 
 
+@pytest.mark.parametrize("name", ["long names", "detection", "regression"])
+def test_a_printed_page_is_whole_and_light(chromium, pages, name):
+    """On A4 without margins of its own, as the printer has them; asked for by somebody with a dark desk."""
+    chromium.open(pages[name], A4_WIDTH, "dark")
+    chromium.call("Emulation.setEmulatedMedia", media="print",
+                  features=[{"name": "prefers-color-scheme", "value": "dark"}])  # fmt: skip
+    assert chromium.evaluate("document.documentElement.scrollWidth") <= A4_WIDTH
+    assert chromium.evaluate(CUT) == []
+    ground = chromium.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)")
+    assert ground[:3] == [255, 255, 255]
+    chromium.call("Emulation.setEmulatedMedia", media="screen")
+
+
+CUT = """[...document.querySelectorAll('.plot > span')].filter(e => {
+  const box = e.getBoundingClientRect();
+  return box.width && (box.left < 0 || box.right > innerWidth);
+}).map(e => `${e.className} ${e.textContent.slice(0, 40)}`)"""
+"""Labels of charts that the edge of the paper cuts."""
+A4_WIDTH = 718
+"""Pixels of CSS between the margins of a browser."""
+
+
 def test_values_under_the_pointer(chromium, pages):
     chromium.open(pages["detection"], 1280, "light")
     left, top, width, height = chromium.evaluate(

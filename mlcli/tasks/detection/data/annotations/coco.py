@@ -171,7 +171,7 @@ def _add_pictures(content: dict[str, Any], path: Path, split: str, folder: str, 
             needed = "an image needs a whole number `id` (64 bits) and a text `file_name` (no NUL, no half surrogate)"
             found.add_fault("malformed", needed, where)
             continue
-        number, size = entry["id"], tuple(_id(entry.get(side)) or 0 for side in ("width", "height"))
+        number, size = entry["id"], (_id(entry.get("width")) or 0, _id(entry.get("height")) or 0)
         where = f"{where} (id {number})"
         if number in positions:
             found.add_fault("duplicate_id", f"image id {number} again, for {entry['file_name']}", where)
