@@ -112,6 +112,7 @@ class Captured:
         self._graph.replay()
         for parameter, gradient, before in zip(self._trained, self._gradients, earlier, strict=True):
             parameter.grad = gradient if before is None else gradient.add_(before)
+        meter.mark("forward")  # both passes are one work now; all of its time counts as this one's
         meter.mark("backward")
         return {name: Term(term.mean.clone(), _own(term.count)) for name, term in self._terms.items()}
 
@@ -158,7 +159,7 @@ class StepGraphs:
         kind = self._kind(batch, divisors)
         is_watched = any(layer._forward_hooks or layer._forward_pre_hooks for layer in self._layers)
         if is_watched or (kind not in self._captured and len(self._captured) == MOST_GRAPHS):
-            return compute(batch, meter)
+            return _detached(compute(batch, meter))
         if kind not in self._captured:
             self._captured[kind] = Captured(self._make_graph(), self._parameters)
         return self._captured[kind](compute, batch, meter)
@@ -177,7 +178,8 @@ def kernel_by_kernel(compute: Compute, batch: Batch, meter: Meter, divisors: Div
 
 
 def _detached(terms: Terms) -> Terms:
-    """The terms without what they were computed from: nodes that live on would tie the graph to another stream."""
+    """The terms without what they were computed from: its nodes belong to a stream, and while they live, a capture on
+    another one would fail."""
     return {name: Term(term.mean.detach(), term.count) for name, term in terms.items()}
 
 

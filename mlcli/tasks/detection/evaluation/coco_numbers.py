@@ -104,13 +104,26 @@ def coco_numbers(
     def silent(*_: object) -> None:
         """In place of print."""
 
+    class Whole(COCO):
+        """A data set of which all annotations are evaluated, so that no index of them is made."""
+
+        def createIndex(self) -> None:  # noqa: N802
+            self.imgs, self.cats = ({one["id"]: one for one in self.dataset[of]} for of in ("images", "categories"))
+
+        def getAnnIds(self, *_: object, **__: object) -> list[int]:  # noqa: N802
+            return []
+
+        def loadAnns(self, ids: object = None) -> list[dict[str, Any]]:  # noqa: N802
+            return self.dataset["annotations"]
+
     for number, result in enumerate(results, start=1):
         result |= {"id": number, "iscrowd": 0}
     # `COCO.loadRes` would measure one mask after the other.
-    reference, found = (COCO(truth | more, print_function=silent) for more in ({}, {"annotations": results}))
+    reference, found = (Whole(truth | more, print_function=silent) for more in ({}, {"annotations": results}))
     evaluation = COCOeval_faster(reference, found, kind, print_function=silent)
-    counts = Counter((one["image_id"], one["category_id"]) for one in results)
-    more = [counts.most_common(1)[0][1]] if most is None and counts else []
+    more = []
+    if most is None and results:
+        more = [max(Counter((one["image_id"], one["category_id"]) for one in results).values())]
     evaluation.params.maxDets = [*(1, 10, COCO_MOST), *(number for number in more if number > COCO_MOST)]
     evaluation.run()
     stats = np.asarray(evaluation.stats).tolist()
