@@ -507,6 +507,11 @@ def test_any_mutation_is_valid_or_a_config_error(write):
     assert min(outcomes.values()) > 20, outcomes
 
 
+def test_gpu_means_cuda_and_not_the_nearer_cpu(write):
+    with pytest.raises(ConfigErrors, match="did you mean 'cuda'"):
+        Experiment.load(write(VALID), ["train.device=gpu"])
+
+
 def _one_letter_typo(word: str, rng: random.Random) -> str:
     i = rng.randrange(len(word))
     letter = rng.choice("abcdefghijklmnopqrstuvwxyz")

@@ -4,6 +4,7 @@ One that cannot be read does not keep the others from being answered: its error 
 here, so that an exported model can be asked without it.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "pa
 
     Raises DataError for what does not exist or holds nothing, ConfigError for what the model cannot take.
     """
-    missing = [str(path) for path in paths if not path.exists()]
+    missing = [str(path) for path in paths if not os.path.lexists(path)]  # a link to nowhere is one bad input of many
     if missing:
         raise DataError(f"no such file or folder: {', '.join(missing[:5])}", fix="check the spelling")
     needed = ("columns", "features") if info.kind == "features" else ("image_size", "fit", "channels")

@@ -247,6 +247,10 @@ def show(value: Any, *, quotes: bool = True) -> str:
 # --- suggestions -----------------------------------------------------------------------------------------------------
 
 
+MEANT = {"gpu": "cuda", "nvidia": "cuda", "apple": "mps", "metal": "mps"}
+"""Other words for known ones, which spelling does not tell: gpu is nearer to cpu than to cuda."""
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """The known word that was probably meant, "" if none is near."""
     known = list(known)
@@ -255,7 +259,8 @@ def closest(word: str, known: Iterable[str]) -> str:
     # difflib's usual 0.6 finds nothing for a wrong letter in a word of two.
     near = get_close_matches(word.lower(), known, n=1, cutoff=0.6 if len(word) > 3 else 0.5)
     containing = [name for name in known if len(word) > 2 and word.lower() in name]
-    return _same_spelling(word, known) or "".join(near or containing[:1])
+    other = MEANT.get(word.lower())
+    return other if other in known else _same_spelling(word, known) or "".join(near or containing[:1])
 
 
 def _same_spelling(word: str, known: Iterable[str]) -> str:

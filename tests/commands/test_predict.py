@@ -113,14 +113,16 @@ def test_a_bad_image_does_not_keep_the_others_from_being_answered(runs_root, pic
     shutil.copytree(pictures / "2", folder)
     (folder / "bad.png").write_bytes((folder / min(p.name for p in folder.iterdir())).read_bytes()[:40])
     (folder / "empty.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="2 of") as error:
-        predict.run("digits", [folder], output=tmp_path / "a.jsonl", pictures=tmp_path / "shown", root=runs_root)
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    given = [folder, tmp_path / "gone.png"]
+    with pytest.raises(DataError, match="3 of") as error:
+        predict.run("digits", given, output=tmp_path / "a.jsonl", pictures=tmp_path / "shown", root=runs_root)
     assert error.value.code == 4
     records = jsonl(tmp_path / "a.jsonl")
     bad = {Path(record["input"]).name for record in records if "error" in record}
-    assert bad == {"bad.png", "empty.jpg"}
+    assert bad == {"bad.png", "empty.jpg", "gone.png"}
     assert all("label" in record for record in records if Path(record["input"]).name not in bad)
-    assert len(list((tmp_path / "shown").glob("*.png"))) == len(records) - 2
+    assert len(list((tmp_path / "shown").glob("*.png"))) == len(records) - 3
 
 
 def test_inverted_images_are_answered_the_same_with_invert(runs_root, pictures, tmp_path):

@@ -336,6 +336,14 @@ def test_delimiters_at_the_ends_of_lines(tmp_path, header):
     assert fault(tmp_path / "t.csv").what
 
 
+def test_columns_of_new_rows_that_are_called_otherwise(tmp_path):
+    stored = build(write(tmp_path / "t.csv", rows())).info.preparation
+    with pytest.raises(DataError, match="are missing: 'length', 'colour', 'code'") as caught:
+        prepare_rows(stored, [{"Length": "1", "color": "red", "size": "7"}])
+    assert caught.value.where == "columns found: 'Length', 'color', 'size'"
+    assert caught.value.fix.startswith("rename 'Length' to 'length', 'color' to 'colour', or add them")
+
+
 def test_ragged_rows(tmp_path):
     table = rows()
     table[3] = table[3][:2]

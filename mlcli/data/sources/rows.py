@@ -11,6 +11,7 @@ import numpy as np
 from mlcli.data.info import features_of
 from mlcli.data.sources.csv_file import Column, Form, read_column
 from mlcli.errors import DataError
+from mlcli.schema.explain import closest
 from mlcli.text import first_few
 
 
@@ -21,7 +22,7 @@ def prepare_rows(preparation: dict[str, Any], rows: Sequence[dict[str, str]]) ->
     """
     names = [encoding["name"] for encoding in preparation["columns"]]
     present = [name for name in rows[0] if all(name in row for row in rows)]
-    cells = {name: [(row[name] or "").strip() for row in rows] for name in present if name in names}
+    cells = {name: [(row[name] or "").strip() for row in rows] if name in names else [] for name in present}
     return features(preparation, cells, lambda wrong: "rows " + first_few(str(row + 1) for row in wrong))
 
 
@@ -37,6 +38,8 @@ def features(
     if absent:
         what = f"columns the model was trained with are missing: {first_few(map(repr, absent))}"
         fix = "add them; cells may stay empty where a value is not known"
+        if near := {name: found for name in absent if (found := closest(name, cells_of))}:
+            fix = f"rename {first_few(f'{found!r} to {name!r}' for name, found in near.items())}, or {fix}"
         raise DataError(what, where=f"columns found: {first_few(map(repr, cells_of))}", fix=fix)
     parts = []
     for encoding in encodings:
