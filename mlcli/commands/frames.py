@@ -87,7 +87,8 @@ def answer_frames(
             write_output(output, "".join(lines).encode())
     where = ", ".join(str(path) for path in (output, drawn) if path is not None)
     said = f"{plural(count - len(failed), 'frame')} answered" + (f": {where}" if where else "")
-    print(said, file=sys.stdout if where else sys.stderr)
+    for line in filter(None, (said, predictor.caveat)):
+        print(line, file=sys.stdout if where else sys.stderr)
     refuse_failed(failed, count, "frames")
     return ExitCode.OK
 

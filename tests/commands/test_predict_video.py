@@ -90,6 +90,11 @@ def test_a_video_is_answered_frame_by_frame_and_drawn(runs_root, tmp_path, capsy
     assert [each.name for each in (tmp_path / "shown").iterdir()] == ["a.mp4"]
 
 
+def test_what_is_to_be_known_of_the_answers_is_said_of_frames_as_well(runs_root, tmp_path, capsys):
+    predict.run("perceptron", [write_animation(tmp_path / "a.gif")], root=runs_root)
+    assert "the hinge loss defines no probabilities" in capsys.readouterr().err
+
+
 def test_an_animation_is_drawn_as_one(runs_root, tmp_path, capsys):
     for name in ("a.gif", "b.webp"):
         path = write_animation(tmp_path / name)
