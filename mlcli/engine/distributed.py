@@ -357,7 +357,8 @@ def _join(device: str, here: Place) -> Ranks:
     try:
         url = f"env://?rank={here.rank}&world_size={here.size}"
         store, _, _ = next(iter(dist.rendezvous(url, timeout=datetime.timedelta(seconds=START_S))))
-        return DistributedRanks(here, where, store)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives those it starts again
+        return DistributedRanks(here, where, dist.PrefixStore(f"attempt/{attempt}", store))
     except (RuntimeError, ValueError) as error:
         what = f"rank {here.rank} of {here.size} does not find the others: {str(error).splitlines()[0]}"
         raise RankError(what, where=address, fix=fix) from error

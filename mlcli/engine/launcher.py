@@ -76,7 +76,7 @@ def launch_here(count: int) -> int:
         print("fix:   mlcli train --resume latest --devices N goes on; mlcli runs shows the run", file=sys.stderr)
         return ExitCode.RANK
     except SignalException as stopped:
-        for left in psutil.Process().children(recursive=True):  # after a second signal
+        for left in psutil.Process().children(recursive=True):  # after a third signal: the second is passed on as well
             left.kill()
         return ExitCode.INTERRUPTED if stopped.sigval == signal.SIGINT else ExitCode.TERMINATED
     return ExitCode.OK

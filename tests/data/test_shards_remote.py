@@ -5,6 +5,7 @@ import http.server
 import os
 import re
 import socket
+import sys
 import threading
 from functools import partial
 
@@ -18,7 +19,7 @@ from mlcli.data.sources import storage
 from mlcli.data.sources.build import build_source
 from mlcli.data.sources.shards import read_shards
 from mlcli.engine.settings import Loader, Train
-from mlcli.errors import DataError
+from mlcli.errors import DataError, UserError
 from tests.data.shard_files import labelled, write_tar
 
 pytest.importorskip("fsspec")
@@ -196,3 +197,19 @@ def test_a_shard_that_changes_on_the_server(served, how):
     for rows in ([65], [*range(60, 70)]):
         with pytest.raises(DataError, match="has been changed, replaced or deleted since its index was made"):
             train.read(np.array(rows))
+
+
+@pytest.mark.parametrize(
+    ("address", "missing", "fix"),
+    [
+        ("https://host/x", "fsspec", "pip install 'mlcli[remote]'"),
+        ("https://host/x", "aiohttp", "pip install 'mlcli[remote]'"),
+        ("s3://bucket/x", "s3fs", "pip install s3fs for s3://"),
+        ("gs://bucket/x", "gcsfs", "gcsfs for gs://"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_told_with_the_command(monkeypatch, address, missing, fix):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError) as error:
+        source_of(address)
+    assert fix in error.value.fix

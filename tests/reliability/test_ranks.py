@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mlcli.commands import train
 from mlcli.engine.checkpoint import load_newest
 from mlcli.engine.ranks import Ranks
 from mlcli.engine.run import RunFolder, list_runs
+from mlcli.errors import RankError
 from tests.engine.many import on_ranks
 from tests.reliability.soak import LONG, soaked
 from tests.reliability.tiny import metrics_without_times
@@ -94,8 +96,8 @@ def check_same(run: RunFolder, whole: RunFolder) -> None:
 def check_one_writer(run: RunFolder, starts: int) -> None:
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert len({(line["split"], line["step"]) for line in lines}) == len(lines)
-    for split in ("train", "val"):
-        assert len(list((run.path / split).glob("events.*"))) == starts
+    assert len(list((run.path / "train").glob("events.*"))) == starts
+    assert 1 <= len(list((run.path / "val").glob("events.*"))) <= starts  # none where nothing was measured yet
 
 
 @pytest.fixture
@@ -105,13 +107,13 @@ def folder(tmp_path) -> Path:
 
 
 def gone_on(ranks: Ranks, folder: Path) -> int:
-    """What `mlcli train --resume latest` returns to one of the ranks, which have met already."""
+    """What `mlcli train x.yaml --resume auto` returns to one of the ranks, which have met already."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlcli.engine.launch, "joined", lambda device: contextlib.nullcontext(ranks))
-        return int(train.run(None, [], name=None, resume="latest", root=folder / "runs"))
+        return int(train.run(folder / "x.yaml", [], name=None, resume="auto", root=folder / "runs"))
 
 
-@pytest.mark.parametrize("case", range(soaked(1, 2)))
+@pytest.mark.parametrize("case", range(soaked(1, 0.3)))
 def test_killed_and_resumed_it_is_the_run_of_one_process_that_nobody_killed(folder, whole, case):
     draw = random.Random(case)
     process = in_two(folder, "x.yaml")
@@ -151,6 +153,33 @@ def check_saved(run: RunFolder, code: int) -> None:
     assert path.name == f"step-{saved['step']:08}.ckpt"
 
 
+def killed_after(ranks: Ranks, folder: Path, victim: int, delay_s: float) -> int:
+    """As `gone_on`, where one of the ranks is killed after some time."""
+    if ranks.rank == victim:
+        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return gone_on(ranks, folder)
+
+
+@long_run
+def test_twenty_of_twenty_random_kills_are_survived(whole, tmp_path):
+    draw, kills, saved, trial = random.Random(0), 0, 0, 0
+    while kills < soaked(1, 2):
+        folder, trial = tmp_path / str(trial), trial + 1
+        folder.mkdir()
+        (folder / "x.yaml").write_text(CONFIG)
+        victim = draw.randrange(2)
+        answers = on_ranks(2, killed_after, folder, victim, draw.uniform(0, 4))
+        if isinstance(answers[1 - victim], RankError):  # not killed after all was done
+            kills += 1
+            assert answers[victim] == -signal.SIGKILL, answers
+            assert f"rank {victim}" in answers[1 - victim].what
+            saved += bool([*folder.glob("runs/*/*/checkpoints/step-*.ckpt")])
+            assert on_ranks(2, gone_on, folder) == [0, 0]
+        check_same(list_runs(folder / "runs")[-1], whole)
+    print(f"{kills} kills, {saved} of them after the first checkpoint")
+    assert saved > kills / 4
+
+
 @long_run
 @pytest.mark.parametrize("to", ["rank 0", "rank 1", "launcher", "all"])
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
@@ -184,15 +213,15 @@ def test_what_has_started_them_may_end_in_any_way(folder, whole, launcher, numbe
 
 
 @long_run
-def test_a_second_ctrl_c_ends_all_at_once(folder):
-    process = in_two(folder, "x.yaml")
+def test_ctrl_c_again_and_again_ends_also_what_hangs(folder):
+    process = in_two(folder, "x.yaml", "train.epochs=100")
     run = wait_for_step(folder, process, 7)
     ranks = ranks_of(process)
-    ranks[1].suspend()  # or the step would be done before
-    for _ in range(2):
+    ranks[1].suspend()
+    for _ in range(3):
         process.send_signal(signal.SIGINT)
-        time.sleep(1)
-    told, _ = process.communicate(timeout=10)
+        time.sleep(3)
+    told, _ = process.communicate(timeout=30)
     assert process.returncode == 130, told
     check_nothing_runs(ranks)
     assert not load_newest(run.checkpoints)[2]
@@ -257,9 +286,9 @@ def test_an_error_before_they_meet_is_said_once(folder):
     (folder / "x1.yaml").write_text(CONFIG.replace("batch_size", "batch_sice"))
     for launcher, *given in ((HERE, "x1.yaml", "--devices", "2"), (TORCHRUN, "-m", "mlcli", "train", "x1.yaml")):
         told, _ = start(folder, *launcher, *given).communicate(timeout=LIMIT_S)
-        assert told.count("batch_sice") == told.count("did you mean") == 1, told
+        assert told.count("unknown key 'batch_sice'") == 1, told
     own = ["--no-python", "bash", "-c", f"{sys.executable} -m mlcli train x$RANK.yaml"]
     told, _ = start(folder, *TORCHRUN, *own).communicate(timeout=LIMIT_S)
-    assert told.count("batch_sice") == 1, told
+    assert told.count("unknown key 'batch_sice'") == 1, told
     assert "rank 1:\n" in told
     assert list_runs(folder / "runs") == []

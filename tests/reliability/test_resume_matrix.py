@@ -13,7 +13,15 @@ from mlcli.engine.run import RunFolder
 from mlcli.engine.trainer import Training
 from tests.engine.rig import StopAfter, fingerprint
 from tests.reliability.soak import LONG
-from tests.reliability.tiny import STEPS, digest, experiment, metrics_without_times, session, write_data
+from tests.reliability.tiny import (
+    STEPS,
+    STEPS_PER_EPOCH,
+    digest,
+    experiment,
+    metrics_without_times,
+    session,
+    write_data,
+)
 
 FACTORS: dict[str, tuple[str, ...]] = {
     "model": ("mlp", "cnn", "detection"),
@@ -35,9 +43,15 @@ FACTORS: dict[str, tuple[str, ...]] = {
         "optimizer={name: rmsprop, lr: 1e-3, momentum: 0.5}",
     ),
 }
-POLLS = (1, 6, 3, 9, 4)
+POLLS = (1, 6, 3, 9, 4) if LONG else (1, 9, 14, 6)
 """How often a session asks whether to stop before it is told to: after each step, and for each batch it evaluates.
 9 leads past an evaluation, 1 into one."""
+
+
+class AfterEachStep(StopAfter):
+    """A stop that comes after one step, and never in an evaluation."""
+
+    received = False
 
 
 def every_pair_of_values() -> list[tuple[str, ...]]:
@@ -75,13 +89,15 @@ def unstopped(root: Path, config: Any) -> tuple[dict[str, Any], int]:
     return everything_of(t), 10**9 - counter.left
 
 
-def sessions_of(root: Path, config: Any, polls: Iterator[int]) -> tuple[dict[str, Any], list[int]]:
+def sessions_of(
+    root: Path, config: Any, polls: Iterator[int], kind: type[StopAfter] = StopAfter
+) -> tuple[dict[str, Any], list[int]]:
     """A run stopped after that many polls of each session in turn: what comes of it, and at which steps it stopped."""
     run: RunFolder | None = None
     stops: list[int] = []
     while True:
         torch.manual_seed(len(stops))  # what a new process's generators hold must not matter
-        t, outcome = session(root, config, run=run, stop=StopAfter(next(polls)))
+        t, outcome = session(root, config, run=run, stop=kind(next(polls)))
         run = t.run
         if outcome == "finished":
             run.unlock()
@@ -89,20 +105,34 @@ def sessions_of(root: Path, config: Any, polls: Iterator[int]) -> tuple[dict[str
         stops.append(t.state.progress.step)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_stopped_at_each_step_in_turn(data, arena, workers):
-    """Every instant at which a run asks: before each step, in the middle of each evaluation, around each save."""
+def each_step(data: Path, workers: int) -> Any:
     few = "augment=[{name: random_crop, padding: 1}]"
-    config = experiment(data, "mlp", few, f"loader.workers={workers}", "train.ema={decay: 0.9}")
+    return experiment(data, "mlp", few, f"loader.workers={workers}", "train.ema={decay: 0.9}")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_at_each_poll_in_turn(data, arena, workers):
+    """Every instant at which a run asks: before each step, in the middle of each evaluation, around each save.
+
+    But for the long run, those from the end of one epoch to the next, and with workers, which take long to start, few.
+    """
+    config = each_step(data, workers)
     whole, polls = unstopped(arena, config)
+    chosen = range(0, polls, 6 if workers else 1) if LONG else range(9, 20, 5 if workers else 1)
     stops = set()
-    every = 6 if workers and not LONG else 1  # starting workers is what takes the time
-    for after in range(0, polls, every):
+    for after in chosen:
         result, (stop,) = sessions_of(arena, config, itertools.chain([after], itertools.repeat(10**9)))
         assert result == whole, f"stopped after step {stop} (poll {after} of {polls})"
         stops.add(stop)
-    assert every > 1 or stops == set(range(STEPS + 1))
-    assert len(stops) > 32 / every
+    assert stops >= ({*range(STEPS + 1)} if LONG and not workers else {STEPS_PER_EPOCH})
+
+
+def test_stopped_after_each_step_of_all(data, arena):
+    config = each_step(data, 0)
+    whole, _ = unstopped(arena, config)
+    result, stops = sessions_of(arena, config, itertools.repeat(1), AfterEachStep)
+    assert result == whole
+    assert stops == [*range(1, STEPS + 1)]
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda row: " ".join(row).translate(str.maketrans(".", "_")))
@@ -112,5 +142,5 @@ def test_stopped_again_and_again(data, arena, combination):
     whole, _ = unstopped(arena, config)
     result, stops = sessions_of(arena, config, itertools.cycle(POLLS))
     assert result == whole
-    assert len(stops) >= 8
+    assert len(stops) >= (8 if LONG else 4)
     assert any(step % STEPS for step in stops)
