@@ -145,7 +145,9 @@ def _meant(argv: Sequence[str], options: Options) -> str:
             kept += [word] if equals or not (options[option] and rest) else [word, rest.pop(0)]
         else:
             key = _key_of(option, exact=True)
-            near = "" if key else closest(option, [name for name in options if name.startswith("--")])
+            # Without the dashes, which would make every two options alike.
+            named = {name.removeprefix("--"): name for name in options if name.startswith("--")}
+            near = "" if key else named.get(closest(option.lstrip("-"), named), "")
             key = key or ("" if near else _key_of(option, exact=False))
             if not (key or near):
                 return ""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from mlcli.text import number, size
 SAMPLES = 64
 """Most that both are run on."""
 SHAKEN = 1e-5
+"""Share of each weight that it is changed by, to see what is a tie for the model itself."""
 ROUNDS = 3
 """Of which the fastest is the time of a sample."""
 
 Outputs = list[np.ndarray]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def verify(
         split = "val" if "val" in found.task.splits else "train"
         batches, scored = _samples(found, split), split
         on = f"{sum(map(len, batches))} samples of {split}"
-    ours, theirs = _outputs(predictor, batches), _run(run_file, batches)
+    ours, our_bytes = _with_growth(lambda: _outputs(predictor, batches))
+    theirs, their_bytes = _with_growth(lambda: _run(run_file, batches))
     checks: list[Check] = predictor.compare(
         _joined(ours),
         _joined(theirs),
@@ -73,6 +76,8 @@ def verify(
         rows += _scores(predictor, found, scored, batches, ours, theirs)
     times = [_seconds(lambda: _outputs(predictor, batches[:1])), _seconds(lambda: _run(run_file, batches[:1]))]
     rows.append(["ms a sample", *(f"{1000 * each / len(batches[0]):.3g}" for each in times), ""])
+    if our_bytes is not None and their_bytes is not None:
+        rows.append(["memory to answer", size(our_bytes), size(their_bytes), ""])
     rows.append(["size", *map(size, sizes), ""])
     return Verified(rows, all(check.passed for check in checks), on)
 
@@ -152,6 +157,26 @@ def _scores(
             metrics.update(predictions, batch)
         values.append(metrics.compute()[found.task.primary])
     return [[f"{found.task.primary.replace('_', ' ')} on them", *map(number, values), ""]]
+
+
+def _with_growth(work: Callable[[], Result]) -> tuple[Result, int | None]:
+    """What it returns, and by how many bytes this process grew meanwhile at most, which Linux alone can say.
+
+    Of a first time: what a library keeps for the next one is no growth any more.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; proc(5)
+        before, _ = _resident_and_peak()
+    except (OSError, KeyError):
+        return work(), None
+    done = work()
+    return done, max(_resident_and_peak()[1] - before, 0)
+
+
+def _resident_and_peak() -> tuple[int, int]:
+    """Bytes of memory that this process holds, and held at most. Raises OSError or KeyError where nobody tells."""
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(told["VmRSS"].split()[0]), 1024 * int(told["VmHWM"].split()[0])
 
 
 def _seconds(work: Callable[[], Any]) -> float:

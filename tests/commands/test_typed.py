@@ -49,6 +49,8 @@ def test_the_line_that_was_meant(mlcli, tmp_path, typed, meant):
 
 def test_what_stands_for_nothing_is_answered_with_the_options_there_are(mlcli):
     assert "--name, --resume" in mlcli("train", "x.yaml", "--zzzz").err
+    assert "there are: --" in mlcli("bench-io", "x.yaml", "--seconds", "1").err  # not --json, for its s, o and n
+    assert "--name 3" not in mlcli("train", "x.yaml", "-e", "3").err
     assert "train.epochs" not in mlcli("predict", "run", "--epochs", "3").err  # it takes no keys
 
 

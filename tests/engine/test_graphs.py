@@ -21,6 +21,7 @@ from mlcli.tasks.classification.config import Classification
 from tests.engine.rig import StopAfter, fingerprint, settings_of, training
 from tests.engine.test_no_waiting import TASKS
 from tests.engine.toy import ToyTask
+from tests.reliability.soak import LONG
 from tests.reliability.tiny import metrics_without_times
 
 
@@ -119,7 +120,7 @@ def test_replayed_steps_are_the_same_bit_for_bit(tmp_path, monkeypatch, name, ac
     assert computed < steps * accumulate if "watched" in name else computed == steps * accumulate
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn with augmentation", "yolo"])
+@pytest.mark.parametrize("name", ["mlp", "cnn with augmentation", *(["yolo"] if LONG else [])])
 def test_real_models_are_replayed_as_they_are_computed(tmp_path, name):
     kind, content = TASKS[name]
     config = kind.model_validate(content | {"train": {**content["train"], **UNWATCHED}})

@@ -316,3 +316,19 @@ def test_a_loop_is_not_written_in_half_precision():
     node = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1)
     with pytest.raises(ConfigError, match=r"has a loop \(Scan\)"):
         write.halved(helper.make_model(helper.make_graph([node], "g", [value], [])))
+
+
+def test_the_memory_that_answering_took_is_told():
+    predictor = predictor_of("classification", {"name": "mlp", "hidden": [4]}, TABLE, "iris")
+
+    def greedy(inputs: np.ndarray) -> list[np.ndarray]:
+        assert np.ones(2**25)[-1] == 1  # 256 MiB
+        return own(predictor, inputs)
+
+    rows = {row[0]: row for row in verify(predictor, greedy, DataError("none"), (1, 1)).rows}
+    if not Path("/proc/self/clear_refs").exists():
+        assert "memory to answer" not in rows
+        return
+    _, ours, theirs, _ = rows["memory to answer"]
+    assert 250 < float(theirs.removesuffix(" MB")) < 400
+    assert not ours.endswith(" MB") or float(ours.removesuffix(" MB")) < 100
