@@ -9,8 +9,8 @@ install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	touch $@  # --no-compile: of 14,000 files most are never imported; compiling all of them takes a minute
 
 demo: install
 	$(BIN)/mlcli train configs/classification/mlp-digits.yaml --name demo

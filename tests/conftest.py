@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from mlcli import cli
-from mlcli.engine.limits import usable_cpus
 from mlcli.show import figure
 
 # The first backward pass of a process decides whether autograd has threads, which do not outlive a fork: on a CPU it
@@ -32,11 +31,6 @@ def undrawn(chart) -> Image.Image:
 
 
 figure.image_of = undrawn
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are CPUs: a sixth of the time, tests wait for signals, timeouts and disks."""
-    return usable_cpus() + 1
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -148,6 +148,7 @@ class TrainingState:
         """Raises CheckpointError if the checkpoint is of another model or optimizer."""
         try:
             refuse_other_shape(saved, self.state_dict())
+            refuse_odd_settings(self.optimizer, saved["optimizer"]["param_groups"])
             refuse_odd_steps(self.optimizer, saved["optimizer"]["state"])
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -188,6 +189,22 @@ def refuse_other_shape(saved: Any, fresh: Any, at: str = "") -> None:
         fits = not isinstance(fresh, dict | list | tuple) and isinstance(saved, float | int | None)
     if not fits:
         raise ValueError(f"its {at} is not as it should be")
+
+
+def refuse_odd_settings(optimizer: torch.optim.Optimizer, saved: list[dict[str, Any]]) -> None:
+    """Raise ValueError unless the settings that an optimizer takes over are of its own kinds: a number for a number."""
+    for group, fresh in zip(saved, optimizer.param_groups, strict=True):
+        for key in (fresh.keys() & group.keys()) - {"params", "foreach", "fused"}:  # the last may be None: as it likes
+            if _kind(group[key]) != _kind(fresh[key]):
+                raise ValueError(f"its optimizer's {key} is not as it should be")
+
+
+def _kind(setting: Any) -> Any:
+    """Whether it is a switch, a number, nothing, or a pair of such."""
+    if isinstance(setting, list | tuple):
+        return [_kind(part) for part in setting]
+    is_number = isinstance(setting, int | float) and not isinstance(setting, bool)
+    return "number" if is_number else type(setting)
 
 
 def refuse_odd_steps(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> None:

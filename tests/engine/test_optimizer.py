@@ -7,6 +7,7 @@ from torch import nn
 
 from mlcli.engine.optimizer import build_optimizer, clip_gradients, give_momentum, parameter_groups, set_lr
 from mlcli.engine.settings import Optimizer
+from mlcli.engine.state import refuse_odd_settings
 
 
 def parse(**config):
@@ -94,3 +95,18 @@ def test_clipping_by_norm_and_by_value():
     assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-4)
     clip_gradients([parameter], parse(name="sgd", clip_value=0.7))
     assert parameter.grad.tolist() == pytest.approx([0.6, 0.7], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+def test_settings_taken_over_from_a_checkpoint_are_of_their_kinds(name):
+    config = parse(name=name)
+    optimizer = build_optimizer(config, parameter_groups(net(), config, lambda name: 1.0), fused=False)
+    good = optimizer.state_dict()["param_groups"]
+    refuse_odd_settings(optimizer, good)
+    refuse_odd_settings(optimizer, [group | {"fused": None, "foreach": True} for group in good])
+    for key in good[0].keys() - {"params", "foreach", "fused"}:
+        with pytest.raises(ValueError, match=f"its optimizer's {key} is not as it should be"):
+            refuse_odd_settings(optimizer, [group | {key: "-1"} for group in good])
+    for key, value in (("maximize", -1), ("lr", None), ("lr", True)):
+        with pytest.raises(ValueError, match="is not as it should be"):
+            refuse_odd_settings(optimizer, [group | {key: value} for group in good])
