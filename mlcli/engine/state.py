@@ -148,10 +148,11 @@ class TrainingState:
         """Raises CheckpointError if the checkpoint is of another model or optimizer."""
         try:
             refuse_other_shape(saved, self.state_dict())
-            refuse_odd_settings(self.optimizer, saved["optimizer"]["param_groups"])
             refuse_odd_steps(self.optimizer, saved["optimizer"]["state"])
             self.model.load_state_dict(saved["model"])
+            fresh = [dict(group) for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(saved["optimizer"])
+            refuse_odd_settings(self.optimizer.param_groups, fresh)
             self.scaler.load_state_dict(saved["scaler"])
             self.ema.load_state_dict(saved["ema"])
             self.schedule.load_state_dict(saved["schedule"])
@@ -191,11 +192,14 @@ def refuse_other_shape(saved: Any, fresh: Any, at: str = "") -> None:
         raise ValueError(f"its {at} is not as it should be")
 
 
-def refuse_odd_settings(optimizer: torch.optim.Optimizer, saved: list[dict[str, Any]]) -> None:
-    """Raise ValueError unless the settings that an optimizer takes over are of its own kinds: a number for a number."""
-    for group, fresh in zip(saved, optimizer.param_groups, strict=True):
-        for key in (fresh.keys() & group.keys()) - {"params", "foreach", "fused"}:  # the last may be None: as it likes
-            if _kind(group[key]) != _kind(fresh[key]):
+def refuse_odd_settings(taken: list[dict[str, Any]], fresh: list[dict[str, Any]]) -> None:
+    """Raise ValueError unless an optimizer has taken over all settings, a number for a number, and so on.
+
+    taken, fresh: its parameter groups after and before.
+    """
+    for group, own in zip(taken, fresh, strict=True):
+        for key in own.keys() - {"params", "foreach", "fused"}:  # which may be None: as torch likes
+            if key not in group or _kind(group[key]) != _kind(own[key]):
                 raise ValueError(f"its optimizer's {key} is not as it should be")
 
 

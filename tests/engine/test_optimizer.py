@@ -101,12 +101,13 @@ def test_clipping_by_norm_and_by_value():
 def test_settings_taken_over_from_a_checkpoint_are_of_their_kinds(name):
     config = parse(name=name)
     optimizer = build_optimizer(config, parameter_groups(net(), config, lambda name: 1.0), fused=False)
-    good = optimizer.state_dict()["param_groups"]
-    refuse_odd_settings(optimizer, good)
-    refuse_odd_settings(optimizer, [group | {"fused": None, "foreach": True} for group in good])
+    good = optimizer.param_groups
+    refuse_odd_settings(good, good)
+    refuse_odd_settings([group | {"fused": None, "foreach": True} for group in good], good)
     for key in good[0].keys() - {"params", "foreach", "fused"}:
-        with pytest.raises(ValueError, match=f"its optimizer's {key} is not as it should be"):
-            refuse_odd_settings(optimizer, [group | {key: "-1"} for group in good])
+        for odd in ([group | {key: "-1"} for group in good], [{k: v for k, v in g.items() if k != key} for g in good]):
+            with pytest.raises(ValueError, match=f"its optimizer's {key} is not as it should be"):
+                refuse_odd_settings(odd, good)
     for key, value in (("maximize", -1), ("lr", None), ("lr", True)):
         with pytest.raises(ValueError, match="is not as it should be"):
-            refuse_odd_settings(optimizer, [group | {key: value} for group in good])
+            refuse_odd_settings([group | {key: value} for group in good], good)
