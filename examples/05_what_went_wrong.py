@@ -122,7 +122,7 @@ explain(overfitted)
 
 # %%
 print("epoch  training loss  validation loss")
-losses = {(line["split"], line["epoch"]): line["loss"] for line in overfitted.curves}
+losses = {(line["split"], line["epoch"]): line["loss"] for line in overfitted.curves if "loss" in line}
 for epoch in (1, 5, 10, 20, 30):
     print(f"{epoch:5}  {losses['train', epoch]:13.3f}  {losses['val', epoch]:15.3f}")
 
