@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from mlcli.data import places
-from mlcli.data.sources.csv_file import Column
+from mlcli.data.sources.columns import Column
 from mlcli.engine.membership import Fingerprints, Sees, mixed
 
 MOST_FILES, MOST_BYTES = 20_000, 256 * 2**20

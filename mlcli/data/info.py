@@ -66,7 +66,7 @@ Side = Annotated[int, Field(ge=1, le=MOST_INPUTS)]
 class Encoding(BaseModel):
     """How a column becomes features. missing: the number that stands for a gap; values: the categories.
 
-    decimal, affix: how its numbers are written, see `mlcli.data.sources.csv_file.Form`.
+    decimal, affix: how its numbers are written, see `mlcli.data.sources.columns.Form`.
     """
 
     name: str

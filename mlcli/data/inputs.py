@@ -16,7 +16,8 @@ import numpy as np
 from mlcli.data.decode import Preparation, read_image
 from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
-from mlcli.data.sources.csv_file import MISSING, read_csv
+from mlcli.data.sources.columns import MISSING
+from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.sources.listing import find_images
 from mlcli.data.sources.rows import prepare_rows
 from mlcli.engine.limits import usable_cpus

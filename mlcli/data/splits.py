@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,70 +73,61 @@ def told_alike(class_names: Sequence[str]) -> list[str]:
     return [f"WARNING: different classes whose names {ALIKE}: {first_few(pairs)}; spell each one way"] if pairs else []
 
 
-def hold_out(
-    split_of: np.ndarray,
-    shares: dict[str, float],
-    seed: int,
-    *,
-    labels: np.ndarray | None = None,
-    class_names: Sequence[str] = (),
-    unit: str = "images",
-    where: str = "",
-    groups: np.ndarray | None = None,
-) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Divisible:
+    """Samples that are to be divided.
+
+    labels: int [N]; every split has each class in proportion. None where there are no classes.
+    groups: int [N]; samples of one group go to one split together, divided by the label of the first of them.
+    unit, where: how errors call the samples and their place.
+    """
+
+    count: int
+    labels: np.ndarray | None = None
+    class_names: Sequence[str] = ()
+    groups: np.ndarray | None = None
+    unit: str = "images"
+    where: str = ""
+
+    def only(self, rows: np.ndarray) -> "Divisible":
+        """The samples at these positions."""
+        labels, groups = (None if values is None else values[rows] for values in (self.labels, self.groups))
+        return replace(self, count=len(rows), labels=labels, groups=groups)
+
+
+def hold_out(samples: Divisible, split_of: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
     """Return the split of each sample, int8 [N], once shares of those in train are moved to the splits that lack them.
 
-    labels and groups: of all N samples; the rest as of `split_indices`, which draws them.
+    split_of: int8 [N], positions in SPLITS. Drawn, and refused, as by `split_indices`.
     """
-    train = np.flatnonzero(split_of == 0)
-    labels, groups = (None if values is None else values[train] for values in (labels, groups))
-    indices = split_indices(
-        len(train), shares, seed, labels=labels, class_names=class_names, unit=unit, where=where, groups=groups
-    )
-    split_of = split_of.copy()
-    for split, chosen in indices.items():
+    train, split_of = np.flatnonzero(split_of == 0), split_of.copy()
+    for split, chosen in split_indices(samples.only(train), shares, seed).items():
         split_of[train[chosen]] = SPLITS.index(split)
     return split_of
 
 
-def split_indices(
-    num_samples: int,
-    shares: dict[str, float],
-    seed: int,
-    *,
-    labels: np.ndarray | None = None,
-    class_names: Sequence[str] = (),
-    unit: str = "images",
-    where: str = "",
-    groups: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
+def split_indices(samples: Divisible, shares: dict[str, float], seed: int) -> dict[str, np.ndarray]:
     """Sorted, disjoint indices per split: "train" and one for each share above 0.
 
     The same samples in the same order give the same splits for the same seed.
 
-    Args:
-        shares: what part of all samples each held-out split takes, such as {"val": 0.15, "test": 0.15}.
-        labels: int [N]; every split then has each class in proportion. None for regression.
-        unit, where: how errors call the samples and their place.
-        groups: int [N]; samples of one group go to one split together, divided by the label of the first of them.
+    shares: what part of all samples each held-out split takes, such as {"val": 0.15, "test": 0.15}.
 
     Raises DataError if a class, or the whole, is too small to be divided.
     """
-    if groups is not None:
-        _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
-        of_groups = split_indices(
-            len(first), shares, seed, labels=None if labels is None else labels[first], class_names=class_names,
-            unit=unit, where=where,
-        )  # fmt: skip
+    if samples.groups is not None:
+        _, first, group_of = np.unique(samples.groups, return_index=True, return_inverse=True)
+        of_groups = split_indices(replace(samples.only(first), groups=None), shares, seed)
         return {split: np.flatnonzero(np.isin(group_of, chosen)) for split, chosen in of_groups.items()}
-    counts = {split: max(1, round(share * num_samples)) for split, share in shares.items() if share > 0}
-    if sum(counts.values()) >= num_samples:
-        what = f"{num_samples} {unit} are too few to be divided into {listed(['train', *counts])}"
+    labels, unit = samples.labels, samples.unit
+    counts = {split: max(1, round(share * samples.count)) for split, share in shares.items() if share > 0}
+    if sum(counts.values()) >= samples.count:
+        what = f"{samples.count} {unit} are too few to be divided into {listed(['train', *counts])}"
         fix = f"use more {unit}, or smaller shares: " + " ".join(f"data.{split}=0" for split in counts)
-        raise DataError(what, where=where, fix=fix)
+        raise DataError(what, where=samples.where, fix=fix)
     if labels is not None:
-        _check_classes(labels, class_names, counts, shares, unit, where)
-    rest = np.arange(num_samples)
+        _check_classes(samples, labels, counts, shares)
+    rest = np.arange(samples.count)
     splits = {}
     for position, (split, count) in enumerate(counts.items()):
         # A class that is down to its last sample stays in training; it cannot be stratified any further.
@@ -145,11 +137,11 @@ def split_indices(
         splits[split] = held_out = movable[chosen]
         rest = np.setdiff1d(rest, held_out, assume_unique=True)
     if labels is not None:
-        lost = np.setdiff1d(labels, labels[rest]).tolist()
+        lost = [repr(samples.class_names[label]) for label in np.setdiff1d(labels, labels[rest]).tolist()]
         if lost:  # seen with a class of three and 60 % held out
-            what = f"no {unit} are left to train on of {first_few([repr(class_names[label]) for label in lost])}"
+            what = f"no {unit} are left to train on of {first_few(lost)}"
             fix = f"smaller {listed([f'data.{split}' for split in counts])}, or more {unit} of these classes"
-            raise DataError(what, where=where, fix=fix)
+            raise DataError(what, where=samples.where, fix=fix)
     return {"train": rest, **splits}
 
 
@@ -180,21 +172,15 @@ def refuse_emptied(before: np.ndarray, after: np.ndarray, where: str) -> None:
         raise DataError(what, where=where, fix="remove the copies from the other splits, or data.duplicates=keep")
 
 
-def _check_classes(
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    counts: dict[str, int],
-    shares: dict[str, float],
-    unit: str,
-    where: str,
-) -> None:
+def _check_classes(samples: Divisible, labels: np.ndarray, counts: dict[str, int], shares: dict[str, float]) -> None:
+    class_names, unit = samples.class_names, samples.unit
     sizes = np.bincount(labels, minlength=len(class_names))
     parts = 1 + len(counts)
     small = [f"'{class_names[label]}' has {sizes[label]}" for label in np.flatnonzero(sizes < parts).tolist()]
     if small and counts:
         what = f"classes too small to be divided: {first_few(small)}; each needs at least {parts} {unit}, "
         what += f"one for each of {listed(['train', *counts])}"
-        raise DataError(what, where=where, fix=f"add {unit} to these classes or remove them")
+        raise DataError(what, where=samples.where, fix=f"add {unit} to these classes or remove them")
     for split, count in counts.items():
         if count < len(class_names):
             enough = np.ceil(100 * len(class_names) / len(labels)) / 100
@@ -203,11 +189,11 @@ def _check_classes(
             )
             what += "classes, each of which must be in it"
             fix = f"data.{split}={enough:g} or larger, data.{split}=0 for none, or more {unit}"
-            raise DataError(what, where=where, fix=fix)
+            raise DataError(what, where=samples.where, fix=fix)
     left = len(labels) - sum(counts.values())
     if left < len(class_names):
         what = f"data.val and data.test leave {left} {unit} to train on, fewer than the {len(class_names)} classes"
-        raise DataError(what, where=where, fix=f"smaller data.val and data.test, or more {unit}")
+        raise DataError(what, where=samples.where, fix=f"smaller data.val and data.test, or more {unit}")
 
 
 def check_same_classes(labels: dict[str, np.ndarray], class_names: Sequence[str], unit: str, where: str) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from mlcli.data import places
 from mlcli.data.decode import EXTENSIONS, opened, upright_size
 from mlcli.data.finding import Finding, refuse
-from mlcli.data.sources.csv_file import FEW, CsvFile, read_column, read_csv
+from mlcli.data.sources.columns import FEW, read_column
+from mlcli.data.sources.csv_file import CsvFile, read_csv
 from mlcli.data.sources.listing import Listing, picture_folder, read_folder, read_image_csv
 from mlcli.data.sources.shards import has_shards, read_shards
 from mlcli.data.splits import SPLITS, named_split

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlcli.data.splits import check_same_classes, class_balance, split_indices
+from mlcli.data.splits import Divisible, check_same_classes, class_balance, split_indices
 from mlcli.errors import DataError
 
 NAMES = ("ant", "bee", "cat")
@@ -15,9 +15,8 @@ def labels_of(*sizes: int, seed: int = 0) -> np.ndarray:
 
 
 def divided(labels, seed=0, val=0.15, test=0.15, **options):
-    return split_indices(
-        len(labels), {"val": val, "test": test}, seed, labels=labels, class_names=NAMES[: labels.max() + 1], **options
-    )
+    samples = Divisible(len(labels), labels, NAMES[: labels.max() + 1], **options)
+    return split_indices(samples, {"val": val, "test": test}, seed)
 
 
 @pytest.mark.parametrize("sizes", [(100, 100, 100), (300, 40, 7), (1000, 3, 3)])
@@ -58,7 +57,7 @@ def test_share_of_zero_gives_no_split():
 
 
 def test_numbers_are_split_without_strata():
-    splits = split_indices(101, {"val": 0.2, "test": 0.1}, 0)
+    splits = split_indices(Divisible(101), {"val": 0.2, "test": 0.1}, 0)
     assert [len(indices) for indices in splits.values()] == [71, 20, 10]
     assert sorted(np.concatenate(list(splits.values()))) == list(range(101))
 
@@ -101,7 +100,7 @@ def test_share_smaller_than_the_number_of_classes():
 
 def test_nothing_left_to_train_on():
     with pytest.raises(DataError, match="2 rows are too few"):
-        split_indices(2, {"val": 0.3, "test": 0.3}, 0, unit="rows")
+        split_indices(Divisible(2, unit="rows"), {"val": 0.3, "test": 0.3}, 0)
     with pytest.raises(DataError, match="leave 2 images to train on, fewer than the 3 classes"):
         divided(labels_of(4, 3, 3), val=0.4, test=0.4)
 
@@ -130,7 +129,7 @@ def test_val_and_test_are_drawn_independently():
     seeds, num = 200, 60
     landed = np.zeros(num)
     for seed in range(seeds):
-        landed[split_indices(num, {"val": 0.15, "test": 0.15}, seed)["test"]] += 1
+        landed[split_indices(Divisible(num), {"val": 0.15, "test": 0.15}, seed)["test"]] += 1
     share = landed / seeds
     assert share.mean() == pytest.approx(0.15)
     assert share.min() > 0.05  # 4 standard deviations of 200 draws

@@ -12,7 +12,8 @@ from sklearn.preprocessing import OneHotEncoder
 from mlcli.data.config import FeatureSelection, TableFile
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source
-from mlcli.data.sources.csv_file import read_column, read_csv, read_number
+from mlcli.data.sources.columns import read_column, read_number
+from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.sources.rows import prepare_rows
 from mlcli.errors import DataError
 
@@ -115,7 +116,7 @@ def test_gaps_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):
     plain = build(write(tmp_path / "a.csv", rows()))
     other = build(write(tmp_path / "b.csv", rows(), delimiter=delimiter, encoding=encoding))
@@ -588,6 +589,8 @@ def test_class_in_one_split_only(tmp_path):
         (b"a,answer\n1,yes\n2,n\0\n", "line 3 holds a NUL"),
         (b"a,answer\n" + b"1" * 200_000 + b",yes\n", "line 2 is not CSV: field larger"),
         (b"a,answer\n\xff,yes\n", "line 2 is not UTF-8"),
+        ("a,answer\n1,yes\n".encode("utf-16") + b"\0", "is not UTF-16 text"),
+        ("a,answer\n1,yes\n".encode("utf-16-le"), "holds a NUL character"),
         (b'a,answer\n"x"y,yes\n', "line 2 is not CSV"),
         (b"# by me\na,answer\n1,yes\n", "comments are not read"),
         (b"a answer\n1.5  yes\n2.5 no\n", "separated by blanks: 'a answer'"),

@@ -12,7 +12,7 @@ from mlcli.data.check.splits import balance_findings, drift_findings, is_coarse,
 from mlcli.data.finding import Finding, Severity
 from mlcli.data.inspection import drawn
 from mlcli.data.source import Arrays, Source
-from mlcli.data.sources.csv_file import FEW, Column
+from mlcli.data.sources.columns import FEW, Column
 from mlcli.data.sources.tables import FeatureTable
 from mlcli.data.splits import SPLITS
 from mlcli.schema.yaml12 import as_list

@@ -20,7 +20,7 @@ from mlcli.data.fingerprints import of_array, of_samples
 from mlcli.data.info import DataInfo, features_of
 from mlcli.data.inspection import feature_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import Arrays, Source
-from mlcli.data.splits import SPLITS, split_indices
+from mlcli.data.splits import SPLITS, Divisible, split_indices
 from mlcli.engine.membership import Fingerprints
 from mlcli.errors import DataError
 
@@ -35,7 +35,8 @@ def split_arrays(
     inputs: Tensor, labels: Tensor, class_names: tuple[str, ...], shares: dict[str, float], seed: int, origin: str
 ) -> dict[str, Arrays]:
     """Divide samples, stratified by label; each keeps its place in the whole as its number."""
-    indices = split_indices(len(labels), shares, seed, labels=labels.numpy(), class_names=class_names, where=origin)
+    samples = Divisible(len(labels), labels.numpy(), class_names, where=origin)
+    indices = split_indices(samples, shares, seed)
     splits: dict[str, Arrays] = {}
     for split, chosen in indices.items():
         rows = torch.from_numpy(chosen)
@@ -188,15 +189,9 @@ def embedded_table(config: EmbeddedTable) -> Source:
     regression = config.name == "diabetes"
     data = getattr(datasets, f"load_{config.name}")(**({"scaled": False} if regression else {}))
     class_names = () if regression else tuple(map(str, data.target_names))
-    splits = split_indices(
-        len(data.target),
-        {"val": config.val, "test": config.test},
-        config.split_seed,
-        labels=None if regression else data.target,
-        class_names=class_names,
-        unit="rows",
-        where=config.name,
-    )
+    labels = None if regression else data.target
+    rows = Divisible(len(data.target), labels, class_names, unit="rows", where=config.name)
+    splits = split_indices(rows, {"val": config.val, "test": config.test}, config.split_seed)
     medians = np.median(data.data[splits["train"]], axis=0)
     columns = [
         {"name": str(feature), "kind": "number", "missing": float(median)}

@@ -16,8 +16,9 @@ import numpy as np
 from mlcli.data.decode import CONVERT, EXTENSIONS, OTHER_PICTURES, opened
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.places import Root
-from mlcli.data.sources.csv_file import MISSING, read_csv
-from mlcli.data.splits import SPLITS, hold_out, named_split
+from mlcli.data.sources.columns import MISSING
+from mlcli.data.sources.csv_file import read_csv
+from mlcli.data.splits import SPLITS, Divisible, hold_out, named_split
 from mlcli.errors import DataError
 from mlcli.files import MARK, holds_output, is_own_picture
 from mlcli.reading import why_absent
@@ -69,10 +70,8 @@ class Listing:
     def divided(self, seed: int) -> np.ndarray:
         """The split of each file, int8 [N], once those to be held out are taken from train. Raises DataError if it is
         too small for that."""
-        return hold_out(
-            self.split_of, self.held_out, seed, labels=self.labels, class_names=self.class_names, where=self.origin,
-            groups=self.copies,
-        )  # fmt: skip
+        files = Divisible(len(self), self.labels, self.class_names, self.copies, where=self.origin)
+        return hold_out(files, self.split_of, self.held_out, seed)
 
 
 def nothing(origin: object, findings: Iterable[Finding]) -> Listing:

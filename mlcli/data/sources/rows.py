@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlcli.data.info import features_of
-from mlcli.data.sources.csv_file import Column, Form, read_column
+from mlcli.data.sources.columns import Column, Form, read_column
 from mlcli.errors import DataError
 from mlcli.schema.explain import closest
 from mlcli.text import first_few

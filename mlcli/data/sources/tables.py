@@ -25,10 +25,12 @@ from mlcli.data.fingerprints import of_columns, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source
 from mlcli.data.sources.arrays import feature_source
-from mlcli.data.sources.csv_file import FEW, Column, CsvFile, Decimal, Form, read_column, read_csv
+from mlcli.data.sources.columns import FEW, Column, Decimal, Form, read_column
+from mlcli.data.sources.csv_file import CsvFile, read_csv
 from mlcli.data.sources.rows import encoded, features
 from mlcli.data.splits import (
     SPLITS,
+    Divisible,
     check_same_classes,
     hold_out,
     in_order,
@@ -266,10 +268,8 @@ def _divided(
     if labels is not None and (labels < 0).any():  # refused for that; rows without a class cannot be stratified
         return given
     if config.split_column is None:
-        return hold_out(
-            given, {"val": config.val, "test": config.test}, config.split_seed, labels=labels, class_names=class_names,
-            unit="rows", where=str(table.path), groups=copies,
-        )  # fmt: skip
+        rows = Divisible(len(given), labels, class_names, copies, "rows", str(table.path))
+        return hold_out(rows, given, {"val": config.val, "test": config.test}, config.split_seed)
     if labels is not None:
         of_split = {split: labels[rows] for split, rows in rows_of(given).items()}
         check_same_classes(of_split, class_names, "rows", str(table.path))

@@ -15,7 +15,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.sources.shards import has_shards
-from mlcli.data.splits import SPLITS, split_indices, told_alike
+from mlcli.data.splits import SPLITS, Divisible, split_indices, told_alike
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import ConfigError, DataError
 from mlcli.files import refuse_unfinished
@@ -382,7 +382,7 @@ def _divided(records: Records, shares: dict[str, float], seed: int, where: str) 
     if smallest < len(np.unique(strata)):
         strata = np.zeros_like(strata)
     names = [str(stratum) for stratum in range(strata.max() + 1)]
-    return split_indices(len(records), shares, seed, labels=strata, class_names=names, unit="pictures", where=where)
+    return split_indices(Divisible(len(records), strata, names, unit="pictures", where=where), shares, seed)
 
 
 def _source(

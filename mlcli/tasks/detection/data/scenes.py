@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlcli.data.decode import Preparation
 from mlcli.data.source import Arrays
-from mlcli.data.splits import split_indices
+from mlcli.data.splits import Divisible, split_indices
 from mlcli.tasks.detection.data.records import Records, rarest_labels
 from mlcli.tasks.detection.masks import encode_rle
 
@@ -71,9 +71,8 @@ def _digits() -> dict[str, DigitInks]:
     for image in data.images / 16:
         rows, columns = (np.flatnonzero((image > 0.25).any(axis=axis)) for axis in (1, 0))
         inks.append(image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    indices = split_indices(
-        len(inks), {"val": 0.15, "test": 0.15}, seed=0, labels=data.target, class_names=tuple("0123456789")
-    )
+    digits = Divisible(len(inks), data.target, tuple("0123456789"))
+    indices = split_indices(digits, {"val": 0.15, "test": 0.15}, seed=0)
     return {split: DigitInks([inks[i] for i in chosen], data.target[chosen] + 1) for split, chosen in indices.items()}
 
 

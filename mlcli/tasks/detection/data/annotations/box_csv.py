@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlcli.data.finding import refuse
-from mlcli.data.sources.csv_file import MISSING, read_csv, read_number
+from mlcli.data.sources.columns import MISSING, read_number
+from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.contents import AnnotatedObject, Annotations

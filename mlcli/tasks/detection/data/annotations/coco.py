@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlcli.data.sources.csv_file import read_number
+from mlcli.data.sources.columns import read_number
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent

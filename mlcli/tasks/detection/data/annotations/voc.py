@@ -9,7 +9,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from mlcli.data.decode import EXTENSIONS
-from mlcli.data.sources.csv_file import read_number
+from mlcli.data.sources.columns import read_number
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
