@@ -56,7 +56,7 @@ class TrainOrder:
     A step's samples are cut into `accumulate` parts that differ in size by one at most.
 
     Attributes:
-        samples: drawn in an epoch; N but for repeat_factor.
+        samples: drawn in an epoch; N, or N times as often as each comes, but for repeat_factor.
         repeats: float64 [N], how often each sample comes in an epoch on average, of repeat_factor.
         cuts: where each part of a step that is taken here begins and ends in it.
 
@@ -64,6 +64,7 @@ class TrainOrder:
         targets: int64 [N] labels or float32 [N] numbers of the training split.
         sampler, repeat_below: as in the loader section.
         holds: int64 [T] and int64 [T], which sample holds which class, for repeat_factor; each its target's if None.
+        times: how often each sample comes in an epoch, each time changed in another way.
     """
 
     def __init__(
@@ -73,21 +74,23 @@ class TrainOrder:
         sampler: str,
         repeat_below: float = 0.001,
         holds: tuple[np.ndarray, np.ndarray] | None = None,
+        times: int = 1,
     ) -> None:
         num = len(targets)
-        if train.samples_per_step > num:
-            what = f"batch_size {train.samples_per_step} is more than the {num} samples of the training split"
-            raise ConfigError(what, where="train.batch_size", fix=f"train.batch_size={num}")
+        if train.samples_per_step > num * times:
+            what = f"batch_size {train.samples_per_step} is more than the {num * times} samples of the training split"
+            raise ConfigError(what, where="train.batch_size", fix=f"train.batch_size={num * times}")
         if sampler != "shuffle" and targets.is_floating_point():
             what = f"a {sampler} sampler needs classes, but the target is a number"
             raise ConfigError(what, where="loader.sampler", fix="loader.sampler=shuffle")
         self._targets, self._seed, self._sampler = targets, train.seed, sampler
+        self._times = times
         self.repeats = np.ones(num)
         if sampler == "repeat_factor":
             samples, classes = holds or (np.arange(num), targets.numpy())
             self.repeats = repeat_factors(samples, classes, num, repeat_below)
         self.batch_size = train.samples_per_step
-        self.samples = int(self.repeats.sum() + 1e-6)
+        self.samples = int((self.repeats * times).sum() + 1e-6)
         self.steps_per_epoch = self.samples // train.samples_per_step
         self.cut(train.accumulate)
 
@@ -113,15 +116,15 @@ class TrainOrder:
         """Indices and keys of a whole epoch, int64 [N] each."""
         if self._sampler != "shuffle":
             drawn = (
-                balanced_draw(self._targets, self._seed, epoch)
+                balanced_draw(self._targets.repeat(self._times), self._seed, epoch)
                 if self._sampler == "balanced"
-                else repeated_draw(self.repeats, self._seed, epoch)
+                else repeated_draw(self.repeats * self._times, self._seed, epoch)
             )
-            indices = torch.from_numpy(drawn)
+            indices = torch.from_numpy(drawn % len(self._targets))
             # A sample drawn twice must not be changed in the same way twice: the draw's place in the epoch is its key.
             return indices, sample_keys(self._seed, epoch, torch.arange(len(indices)))
-        indices = torch.from_numpy(permutation(len(self._targets), self._seed, epoch))
-        return indices, sample_keys(self._seed, epoch, indices)
+        indices = torch.from_numpy(permutation(len(self._targets) * self._times, self._seed, epoch))
+        return indices % len(self._targets), sample_keys(self._seed, epoch, indices)
 
 
 def in_order(num: int, batch_size: int, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Part]:
@@ -185,24 +188,35 @@ class Joined:
         return self._splits[place], self._first[place]
 
 
+Cut = Callable[[Part], Tensor]
+"""Cuts parts of training samples at random from their original pixels: uint8 [B, C, H, W] on the CPU."""
+
+
 @dataclass(frozen=True)
-class FileReader:
-    """Reads the inputs of a micro-batch: uint8 [B, C, H, W] on the CPU. Raises DataError, naming the file.
+class ResizedCrop:
+    """A random resized crop of original pixels; `stream` is that its boxes are drawn from."""
 
-    crop: a random resized crop to be cut from the original pixels, and the stream its boxes are drawn from.
-    """
-
-    samples: FileSamples | Joined
-    crop: tuple[RandomResizedCrop, int] | None = None
+    samples: FileSamples
+    config: RandomResizedCrop
+    stream: int
 
     def __call__(self, part: Part) -> Tensor:
         indices = part.indices.numpy()
-        if self.crop is None or isinstance(self.samples, Joined):
-            return self.samples.read(indices)
-        config, stream = self.crop
-        aspects = torch.from_numpy(self.samples.aspect_ratios(indices))
-        boxes = sample_crop_boxes(KeyedRandom(part.keys, stream), aspects, area=config.area, ratio=config.ratio)
+        random, aspects = KeyedRandom(part.keys, self.stream), torch.from_numpy(self.samples.aspect_ratios(indices))
+        boxes = sample_crop_boxes(random, aspects, area=self.config.area, ratio=self.config.ratio)
         return self.samples.read_crops(indices, boxes.numpy())
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads the inputs of a micro-batch, whole or cut: uint8 [B, C, H, W] on the CPU. Raises DataError, naming the
+    file."""
+
+    samples: Samples | Joined
+    cut: Cut | None = None
+
+    def __call__(self, part: Part) -> Tensor:
+        return self.samples.read(part.indices.numpy()) if self.cut is None else self.cut(part)
 
 
 class ReadHere:

@@ -39,9 +39,12 @@ OpenReader = Callable[[int, int], InputStream]
 
 
 def choose_cache(
-    source: Source, loader: Loader, device: torch.device, disk: Collection[DiskCache], *, crops: bool, batch_size: int
+    source: Source, loader: Loader, device: torch.device, disk: Collection[DiskCache], *, crops: str, batch_size: int
 ) -> tuple[str, str]:
-    """Choose none, ram, disk or device, and say why. Raises ConfigError if there is too little memory for it."""
+    """Choose none, ram, disk or device, and say why. Raises ConfigError if there is too little memory for it.
+
+    crops: the name of the augmentation that cuts parts from original pixels; empty for none.
+    """
     num = sum(len(samples) for samples in source.splits.values())
     sample = math.prod(source.info.input_shape)
     needed, changed = num * sample, _CHANGED_COPIES * 4 * batch_size * sample
@@ -55,7 +58,7 @@ def choose_cache(
     available = available_memory_bytes()
     if loader.cache == "auto":
         if crops:
-            return "none", "random_resized_crop cuts from the original pixels"
+            return "none", f"{crops} cuts from the original pixels"
         share = f"{size(needed)} decoded, {100 * needed / max(available, 1):.1f} % of the available memory"
         return ("ram" if needed <= _CACHE_SHARE * available else "none"), share + _would_fit(needed, changed, device)
     if loader.cache == "device" and device.type == "cuda":
@@ -126,8 +129,8 @@ def _on_disk(disk: Collection[DiskCache]) -> str:
     return f"{text}, {'what an earlier run wrote there is stale: ' if stale else ''}to be written"
 
 
-def _cut_from_held(crops: bool) -> str:
-    return "; random_resized_crop cuts from the held images" if crops else ""
+def _cut_from_held(crops: str) -> str:
+    return f"; {crops} cuts from the held images" if crops else ""
 
 
 def fastest_workers(open_reader: OpenReader, parts: Iterator[Part], most: int) -> tuple[int, str] | None:

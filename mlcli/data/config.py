@@ -234,7 +234,11 @@ class RandomCrop(Strict):
     """Content of the added pixels: black, the mirrored image, or its repeated edge."""
 
 
-class RandomResizedCrop(Strict):
+class CutsOriginals(Strict):
+    """Base of augmentations that cut parts from the pixels of image files, before these are brought to one size."""
+
+
+class RandomResizedCrop(CutsOriginals):
     """Cut out a random area of random shape and resize it to the image size (Szegedy et al. 2015, section 6)."""
 
     name: Literal["random_resized_crop"]

@@ -129,6 +129,11 @@ class Preparation:
 
         resize(*self._decoded(source, box_in, ""), out)
 
+    def decode_part(self, source: ImageSource, box: Sequence[float], out: np.ndarray) -> None:
+        """Cut a box out, in pixels of the upright image, and resize it to fill `out`. Raises DataError."""
+        left, top, right, bottom = map(float, box)
+        resize(*self._decoded(source, lambda width, height: clamped(left, top, right, bottom, width, height), ""), out)
+
     def _decoded(self, source: ImageSource, choose: Callable[[int, int], Box], name: str) -> tuple[np.ndarray, Box]:
         """The pixels, [H, W, 3] or [H, W], perhaps at a fraction of their size, and the chosen box in them."""
         data = read_jpeg(source)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from mlcli.data.ahead import SideStream, one_ahead
-from mlcli.data.augment.build import Augment, resized_crop_of
+from mlcli.data.augment.build import Augment, cut_of
 from mlcli.data.batches import (
+    Cut,
     DecodedInputs,
     FileReader,
     FileSamples,
@@ -25,6 +26,7 @@ from mlcli.data.batches import (
     Joined,
     Part,
     ReadHere,
+    ResizedCrop,
     TrainOrder,
     in_order,
 )
@@ -47,10 +49,12 @@ class BatchFeed(ABC):
 
     Args:
         source: the data set.
-        crop: the random resized crop to be cut from original pixels and its stream; None where there is none.
+        cut: cuts parts of training samples from their original pixels; None where they are read whole.
+        cuts: the name of the augmentation that does so.
         train: batch size, accumulation and seed.
         loader: cache, workers, sampler, prefetch and timeout.
         device: where batches are wanted.
+        times: how often each sample comes in an epoch.
         holds: which training sample holds which class, int64 [T] each, where a target does not say it.
 
     Attributes:
@@ -62,25 +66,27 @@ class BatchFeed(ABC):
     def __init__(
         self,
         source: Source,
-        crop: tuple[RandomResizedCrop, int] | None,
+        cut: Cut | None,
         *,
         train: Train,
         loader: Loader,
         device: torch.device,
+        cuts: str = "",
+        times: int = 1,
         holds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self._source, self._loader, self._device = source, loader, device
         targets = source.splits["train"].targets
-        self._order = TrainOrder(targets, train, loader.sampler, loader.repeat_below, holds)
+        self._order = TrainOrder(targets, train, loader.sampler, loader.repeat_below, holds, times)
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._crop = crop
+        self._cut = cut
         self._disk = self._disk_caches()
         self._cache, self._why_cache = choose_cache(
             source,
             loader,
             device,
             self._disk.values(),
-            crops=crop is not None,
+            crops=cuts,
             batch_size=self._order.largest_part,
         )
         self._eval_batch_size = self._evaluated_at_once()
@@ -93,9 +99,9 @@ class BatchFeed(ABC):
         workers, why = self._workers
         found = [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
         samples, size = len(self._source.splits["train"]), self._order.batch_size
-        left_out = samples - self.steps_per_epoch * size
+        left_out = self._order.samples - self.steps_per_epoch * size
         if left_out and self._loader.sampler == "shuffle":
-            why = f"of {size:,}; the other {left_out:,} of the {samples:,} samples wait, each epoch others"
+            why = f"of {size:,}; the other {left_out:,} of the {self._order.samples:,} samples wait, each epoch others"
             found.append(Choice("batches", f"{self.steps_per_epoch:,} an epoch", why))
         if self._loader.sampler == "repeat_factor":
             rare, most, least = self._order.repeats > 1, self._order.repeats.max(), self._loader.repeat_below
@@ -174,11 +180,18 @@ class BatchFeed(ABC):
         are evaluated from one, so that no workers wait for each of them.
         """
         samples, key, begin = self._source.splits[split], split, 0
-        if self._cache == "none" and not isinstance(samples, Arrays):
+        if isinstance(samples, Arrays):
+            key = "to cut from" if training and self._cut else split
+        elif self._cache == "none":
             key, begin = ("to train on", 0) if training else ("to evaluate", self._joined.begins[split])
         if key not in self._inputs:
             self._inputs[key] = self._open(split, training=training)
         return self._inputs[key], begin
+
+    @property
+    def training_reader(self) -> FileReader:
+        """What reads training samples where they are not held."""
+        return FileReader(self._source.splits["train"], self._cut)
 
     @cached_property
     def _joined(self) -> Joined:
@@ -189,13 +202,15 @@ class BatchFeed(ABC):
         samples, workers = self._source.splits[split], self._workers[0]
         held_on = self._device if self._cache == "device" else torch.device("cpu")
         if isinstance(samples, Arrays):
+            if training and self._cut:
+                return ReadHere(FileReader(samples, self._cut), self._copy)
             return HeldInputs(samples.inputs.to(held_on), self._device)
         files = cast(FileSamples, samples)
         if self._cache == "none":
             if not training:
                 return self._reader(FileReader(self._joined), self._copy, workers, self._eval_batch_size)
             read_at_once = self._order.batch_size if self.mixes else self._order.largest_part
-            return self._reader(FileReader(files, self._crop), self._copy, workers, read_at_once)
+            return self._reader(self.training_reader, self._copy, workers, read_at_once)
         shape = (len(files), *self._source.info.input_shape)
         reader = self._reader(FileReader(files), Tensor.clone, workers, READ_BATCH)
         return DecodedInputs(reader, shape, held_on, self._device, split, self._disk.get(split))
@@ -222,10 +237,11 @@ class BatchFeed(ABC):
         train = self._source.splits["train"]
         if isinstance(train, Arrays):
             return None
-        read = FileReader(cast(FileSamples, train), self._crop)
         most = min(2 * usable_cpus(), MOST_WORKERS)  # beyond the cores only as far as it helps
         return fastest_workers(
-            lambda workers, size: self._reader(read, Tensor.clone, workers, size), self._order.parts(0), most
+            lambda workers, size: self._reader(self.training_reader, Tensor.clone, workers, size),
+            self._order.parts(0),
+            most,
         )
 
     def _disk_caches(self) -> dict[str, DiskCache]:
@@ -266,7 +282,11 @@ class SampleFeed(BatchFeed):
         loader: Loader,
         device: torch.device,
     ) -> None:
-        super().__init__(source, resized_crop_of(augment), train=train, loader=loader, device=device)
+        samples, found = source.splits["train"], cut_of(augment)
+        cut = None
+        if found and isinstance(found[0], RandomResizedCrop) and not isinstance(samples, Arrays):
+            cut = ResizedCrop(cast(FileSamples, samples), *found)
+        super().__init__(source, cut, train=train, loader=loader, device=device, cuts=found[0].name if found else "")
         self._augment = Augment(augment, source.info, already_cropped=self._cache == "none")
         self._targets: dict[str, Tensor] = {}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlcli.data import places
 from mlcli.data.config import ClassificationData, RegressionData
-from mlcli.data.decode import ImageSource, Preparation, read_size
+from mlcli.data.decode import PAD_VALUE, ImageSource, Preparation, read_size
 from mlcli.data.fingerprints import of_array, of_files, of_samples
 from mlcli.data.info import DataInfo
 from mlcli.data.splits import SPLITS, class_balance
@@ -108,6 +108,22 @@ class ImageFilesSamples:
         """
         batch = self._empty(len(indices))
         self._each(indices, lambda found, row: self.preparation.decode_crop(found, crops[row], batch[row]))
+        return torch.from_numpy(batch)
+
+    def read_parts(self, indices: np.ndarray, boxes: np.ndarray, places: np.ndarray) -> Tensor:
+        """Parts of the original images, each resized to a place in its input, which is grey elsewhere: uint8
+        [B, C, H, W].
+
+        boxes: int [B, 4], left, top, right, bottom in pixels of each upright original; places: the same of its input.
+        """
+        batch = self._empty(len(indices))
+        batch[...] = PAD_VALUE
+
+        def cut(found: ImageSource, row: int) -> None:
+            left, top, right, bottom = places[row].tolist()
+            self.preparation.decode_part(found, boxes[row].tolist(), batch[row, :, top:bottom, left:right])
+
+        self._each(indices, cut)
         return torch.from_numpy(batch)
 
     def sizes(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:

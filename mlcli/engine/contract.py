@@ -316,6 +316,14 @@ class HasMembership(Protocol):
         """Return which samples are in which split."""
 
 
+@runtime_checkable
+class MeasuresSplits(Protocol):
+    """A task that may look at the samples of a split in another way than at batches of a feed."""
+
+    def measured(self, split: str) -> Callable[[nn.Module, Batch], tuple[Terms, Any]]:
+        """Return what takes the place of `evaluate` when a split is measured, from now on until its end."""
+
+
 class Embeddings(NamedTuple):
     """Points for TensorBoard's projector: float32 [N, F], a label each, small square pictures uint8 [N, 3, S, S]."""
 

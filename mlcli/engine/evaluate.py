@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlcli.engine.contract import Batch, Direction, Feed, HasImportance, Metrics, Task
+from mlcli.engine.contract import Batch, Direction, Feed, HasImportance, MeasuresSplits, Metrics, Task
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.terms import Terms, mean_loss
@@ -37,7 +37,7 @@ def evaluate_split(
     Interrupted if a stop is asked for. answer: in place of the task's `evaluate`. samples: only so many of the split,
     at even distances.
     """
-    answer = answer or task.evaluate
+    answer = answer or (task.measured(split) if isinstance(task, MeasuresSplits) else task.evaluate)
     task.model.eval()
     ranks, metrics, found = runtime.ranks, task.metrics(split), list[Terms]()
 

@@ -55,9 +55,9 @@ class Augment:
         return self._mix(inputs, targets, keys)
 
 
-def resized_crop_of(augment: Sequence[object]) -> tuple[c.RandomResizedCrop, int] | None:
-    """The random resized crop of a YAML and the stream its boxes are drawn from; None where there is none."""
-    found = [(config, stream) for stream, config in enumerate(augment) if isinstance(config, c.RandomResizedCrop)]
+def cut_of(augment: Sequence[object]) -> tuple[c.CutsOriginals, int] | None:
+    """The augmentation of a YAML that cuts parts from original pixels, and its stream; None where there is none."""
+    found = [(config, stream) for stream, config in enumerate(augment) if isinstance(config, c.CutsOriginals)]
     return found[0] if found else None
 
 

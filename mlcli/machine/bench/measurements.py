@@ -82,7 +82,7 @@ class Data:
     samples: of all splits; train: of the training split.
     cache, workers: as configured, with `auto` decided.
     in_memory: the data have no files of their own to read while training (tables, arrays).
-    crops: a random resized crop is cut from the original pixels.
+    crops: parts of images are cut from their original pixels.
     bytes_as_tensors: of all splits, decoded; bytes_on_disk: estimated from some files, 0 for data without files.
     """
 

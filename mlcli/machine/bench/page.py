@@ -71,7 +71,7 @@ def advice(measured: Measurements, verdict: ThroughputVerdict) -> list[str]:
     if data.cache == "none" and not data.in_memory:
         lines += _disk_advice(measured, ratings[data.workers].wait_share, ratings[data.workers].cold_wait_share)
     if data.crops and fewest is None and not data.in_memory:
-        lines.append("loader.cache: ram is not advised: random_resized_crop would cut from the small images held")
+        lines.append("loader.cache: ram is not advised: parts would be cut from the small images held")
     if measured.is_slow:
         lines.append(f"the model is slow here: {slow_batch(measured)}; few steps could be measured in the time")
     lines += [check.text for check in memory_checks(measured, verdict) if check.status == "warning"]

@@ -35,7 +35,7 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
         warm_s = warm.seconds
     read_all, images = _read(reader, list(zip(indices.split(CHUNK), keys.split(CHUNK), strict=True)), budget_s / 2)
     laps = [max(lap - warm_s, 0.0) for lap in read_all]
-    what = "decode and crop" if reader.crop else "decode and resize"
+    what = "decode and crop" if reader.cut else "decode and resize"
     return [*stages, Stage(what if stages else f"read, {what}", Timing.of(laps), "worker")], images
 
 

@@ -13,8 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mlcli.data.augment.build import resized_crop_of
+from mlcli.data.augment.build import cut_of
 from mlcli.data.batches import FileReader, FileSamples, Part, TrainOrder
+from mlcli.data.feed import BatchFeed
 from mlcli.data.randomness import sample_keys
 from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.contract import Batch, Feed, Named, Task
@@ -166,15 +167,18 @@ class Bench:
         samples = self.source.splits["train"]
         if self.data.in_memory:
             return [], samples.read(torch.cat([part.indices for part in parts])[:MOST_FILES].numpy())
-        crop = resized_crop_of(self.task.augment) if self.data.cache == "none" else None
-        return reading_stages(FileReader(cast(FileSamples, samples), crop), parts, self._share("files"))
+        reader = FileReader(samples)
+        if self.data.cache == "none":
+            with contextlib.closing(self._feed(None, "none", 0)) as feed:
+                reader = cast(BatchFeed, feed).training_reader
+        return reading_stages(reader, parts, self._share("files"))
 
     def _making_batches(self, images: Tensor, memory: Memory) -> list[Stage]:
         held, num = self.data.cache != "none", self._micro_batch()
         targets = self.source.splits["train"].targets
         raw = images[torch.arange(num) % len(images)]
         part = Part(torch.arange(num), sample_keys(self.settings.train.seed, 0, torch.arange(num)))
-        by_worker = None if held else resized_crop_of(self.task.augment)  # a worker has cut it from the file
+        by_worker = None if held else cut_of(self.task.augment)  # a worker has cut it from the file
         changes = [config for config in self.task.augment if by_worker is None or config is not by_worker[0]]
         with_changes = partial(self._feed, memory, "ram", 0)
         return [
@@ -292,7 +296,7 @@ def describe_data(task: Task, data_name: str, runtime: Runtime) -> Data:
         cache=cast(Cache, chosen["cache"]),
         workers=int(chosen["workers"]),
         in_memory=not any(isinstance(split, FileSamples) for split in splits),
-        crops=resized_crop_of(task.augment) is not None,
+        crops=cut_of(task.augment) is not None,
         bytes_as_tensors=samples * math.prod(source.info.input_shape) * (1 if is_image else 4),
         file_system=file_system(str(train.root)) if isinstance(train, ImageFilesSamples) else "",
     )

@@ -1,6 +1,7 @@
 """A detection from its configuration."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from mlcli.data.info import DataInfo
 from mlcli.engine.membership import KnownData
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.data.augment.random_tile import learned_sides
+from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import build_source, new_data
 from mlcli.tasks.detection.data.config import Scenes
 from mlcli.tasks.detection.data.records import DetectionSource
@@ -30,7 +33,7 @@ def build_task(config: Detection, known: KnownData | None = None) -> DetectionTa
     """
     source, notes, model = build_source(config.data, known), list[str](), config.model
     if isinstance(model, Yolo) and model.head == "anchors":
-        source, notes = with_anchors(source, model.anchors_per_stride * len(model.strides))
+        source, notes = with_anchors(source, model.anchors_per_stride * len(model.strides), config.augment)
     elif isinstance(model, RCnn | FastRCnn):
         from mlcli.tasks.detection.models.proposals import with_proposals
 
@@ -77,7 +80,8 @@ def examine(config: Detection) -> Examination:
     """Look for everything that is wrong with the data."""
     from mlcli.tasks.detection.data.check import examine
 
-    return examine(config.data, getattr(config.model, "strides", USUAL_STRIDES))
+    strides = getattr(config.model, "strides", USUAL_STRIDES)
+    return examine(config.data, strides, config.augment, config.min_visibility)
 
 
 def convert(config: Detection, to: str, folder: Path, shard_bytes: int | None = None) -> list[str]:
@@ -87,13 +91,15 @@ def convert(config: Detection, to: str, folder: Path, shard_bytes: int | None = 
     return convert(config.data, to or ("shards" if shard_bytes else "coco"), folder, shard_bytes)
 
 
-def with_anchors(source: DetectionSource, count: int) -> tuple[DetectionSource, list[str]]:
+def with_anchors(
+    source: DetectionSource, count: int, augment: Sequence[DetectionAugmentation] = ()
+) -> tuple[DetectionSource, list[str]]:
     """Fit anchors to the training boxes (YOLOv2, Redmon & Farhadi 2017, section 2, "Dimension clusters").
 
     Returns the source with "anchors_wh" among its facts, and lines for people.
     """
     records = source.splits["train"]
-    anchors_wh, mean_iou, recall = kmeans_anchors(torch.from_numpy(records.input_sides()), count)
+    anchors_wh, mean_iou, recall = kmeans_anchors(torch.from_numpy(learned_sides(augment, records)), count)
     plain = [[round(side, 2) for side in anchor] for anchor in anchors_wh.tolist()]
     info = replace(source.info, preparation={**source.info.preparation, "anchors_wh": plain})
     text = f"{count} anchors fitted to the boxes: mean IoU {mean_iou:.2f}, {recall:.1%} of boxes overlapped by half"

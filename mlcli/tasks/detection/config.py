@@ -43,6 +43,14 @@ class Detection(TaskSettings):
             raise ValueError(f"mask_rcnn learns from masks, which data '{self.data.name}' does not have; use coco")
         return self
 
+    @model_validator(mode="after")
+    def tiles_have_no_regions(self):
+        if self.model.name in ("rcnn", "fast_rcnn") and any(one.name == "random_tile" for one in self.augment):
+            raise ValueError(
+                f"regions are proposed for whole pictures: {self.model.name} cannot learn from random_tile"
+            )
+        return self
+
     @property
     def convolves(self) -> bool:
         return True

@@ -10,6 +10,7 @@ from mlcli.models.build import seeded
 from mlcli.tasks.detection.answers import ObjectAnswers, matched
 from mlcli.tasks.detection.arrays import Found
 from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.data.augment.random_tile import tile_of
 from mlcli.tasks.detection.models.build import build
 from mlcli.tasks.detection.targets import Detections
 from mlcli.tasks.exporting import Again, Check
@@ -31,6 +32,15 @@ class ObjectDetector(ObjectAnswers):
         self.model: nn.Module = detector
         self.is_static, self.counts_alike = detector.is_static, detector.counts_alike
         self.has_masks = detector.has_masks
+
+    @property
+    def caveat(self) -> str:
+        """Return how many tiles were looked at; of whole pictures, that the model has learned from tiles."""
+        found = tile_of(self.config.augment)
+        if self.tiles or not found:
+            return super().caveat
+        side = found[0].side or max(self.info.input_shape[1:])
+        return f"this model has learned from tiles of {side} pixels: --tiles {side} looks at pictures as it knows them"
 
     def predict(self, net: nn.Module, inputs: Tensor) -> Detections:
         """inputs uint8 [B, 3, H, W] -> what was found, in pixels of the input."""

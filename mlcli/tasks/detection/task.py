@@ -21,6 +21,7 @@ from mlcli.models.build import fine_tuning
 from mlcli.models.layers import count_parameters, megabytes
 from mlcli.tasks.detection.arrays import Found
 from mlcli.tasks.detection.config import Detection
+from mlcli.tasks.detection.data.augment.random_tile import learned_sides, tile_of, tiles_of, told_of_tiles
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import describe_source
 from mlcli.tasks.detection.data.feed import DetectionFeed
@@ -76,11 +77,17 @@ class DetectionTask(ObjectDetector):
     def describe(self) -> list[tuple[str, str]]:
         """Return what a person should see before training: subject and line."""
         config = self.config.model
-        first, *more = describe_source(self.config.data, self.annotated)
+        records = self.annotated.splits["train"]
+        sides = learned_sides(self.config.augment, records)
+        first, *more = describe_source(self.config.data, self.annotated, sides)
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
         lines = [("data", first), *(("", text) for text in (*more, *self.annotated.notes))]
         lines += [("model", f"{describe(config)}  {size}"), *(("", text) for text in self._notes)]
-        found = misfits(self.annotated.splits["train"].input_sides(), getattr(config, "strides", USUAL_STRIDES))
+        tile = tile_of(self.config.augment)
+        if tile:
+            line, warnings = told_of_tiles(tile[0], records, self.config.min_visibility)
+            lines += [("pictures", line), *(("warning", text) for text in warnings)]
+        found = misfits(sides, getattr(config, "strides", USUAL_STRIDES), in_tiles=tile is not None)
         lines += [("warning", f"{misfit.what}; {misfit.fix}") for misfit in found]
         return lines + [("", line) for line in self.finetuning.describe()]
 
@@ -120,6 +127,22 @@ class DetectionTask(ObjectDetector):
         """Return the loss terms, for detectors that have them at no further cost, and what was found."""
         terms, found = net(batch.inputs, batch.targets)
         return self._weighted(terms), found
+
+    def measured(self, split: str) -> Callable[[nn.Module, Batch], tuple[Terms, Any]]:
+        """Return how a split is measured: in tiles, without a loss, of a model that learns from tiles."""
+        if not (found := tile_of(self.config.augment)):
+            return self.evaluate
+        assert isinstance(self.model, Detector)
+        self.tiles, device = tiles_of(found[0], self.annotated.splits[split]), self.model.mean.device
+        in_tiles = self.tiles.found
+
+        def answer(net: nn.Module, batch: Batch) -> tuple[Terms, Detections]:
+            def compute(inputs: np.ndarray) -> Found:
+                return self.arrays(self.predict(net, torch.from_numpy(inputs).to(device)))
+
+            return {}, self.found_in_tiles(lambda pictures: in_tiles(compute, pictures), split, batch.indices)
+
+        return answer
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -92,10 +92,9 @@ class Tiles:
     def layout(self, width: int, height: int) -> Layout:
         """Return the tiles of a picture, evenly spread, row by row. Raises ConfigError for more than `MOST_TILES`."""
         whole = np.array([width, height])
+        size, scale, shift = self.placed(whole)
         if (whole <= self.size_wh).all():
-            scale, shift = placement(whole, self.image_size, self.fit)
             return Layout(np.zeros((1, 2), np.int64), whole, scale, shift, np.zeros((1, 4), dtype=bool))
-        size = np.minimum(whole, self.size_wh)
         step = np.maximum(1, np.floor(self.size_wh * (1 - self.overlap)))
         counts = np.ceil((whole - size) / step).astype(int) + 1
         if counts.prod() > MOST_TILES:
@@ -104,10 +103,20 @@ class Tiles:
             raise ConfigError(what, where="--tiles", fix=f"--tiles {fitting} or a smaller --overlap")
         xs, ys = (np.linspace(0, end, n).round().astype(np.int64) for end, n in zip(whole - size, counts, strict=True))
         origins = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
-        inside = np.array(self.image_size[::-1])
-        resized = np.maximum(np.round(size * inside / self.size_wh), 1)
         inner = np.concatenate([origins > 0, origins + size < whole], axis=1)
-        return Layout(origins, size, resized / size, np.floor((inside - resized) / 2), inner)
+        return Layout(origins, size, scale, shift, inner)
+
+    def placed(self, sizes_wh: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the size of the tiles of pictures, and the scale and shift of each in the input: [..., 2] as sizes_wh.
+
+        `input_xy == (original_xy - origin_xy) * scale + shift`. A picture no larger than a tile is its own only one.
+        """
+        size, inside = np.minimum(sizes_wh, self.size_wh), np.array(self.image_size[::-1])
+        resized = np.maximum(np.round(size * inside / self.size_wh), 1)
+        is_whole = (sizes_wh <= self.size_wh).all(axis=-1, keepdims=True)
+        scale, shift = placement(sizes_wh, self.image_size, self.fit)
+        cut_scale, cut_shift = resized / size, np.floor((inside - resized) / 2)
+        return size, np.where(is_whole, scale, cut_scale), np.where(is_whole, shift, cut_shift)
 
     def found(self, compute: Callable[[np.ndarray], Found], pictures: Iterable[np.ndarray]) -> Found:
         """Return what was found in pictures, uint8 [H, W, 3] each, as if the model had seen each of them whole.

@@ -6,12 +6,32 @@ that move pixels are maps of the plane; they are multiplied into one per picture
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from mlcli.data.config import Affine, AreaShare, ColorJitter, HorizontalFlip, Odds
+from mlcli.data.config import Affine, AreaShare, ColorJitter, CutsOriginals, HorizontalFlip, Odds
 from mlcli.schema import Strict
 
 MinIou = Annotated[float, Field(ge=0, lt=1)]
+
+
+class RandomTile(CutsOriginals):
+    """A part of a large picture at its own resolution, as `--tiles` shows it to the model; first, wherever it stands.
+
+    Pictures no larger than a tile are seen whole. Objects are cut at the tile's edges; of those of which less than
+    min_visibility is left nothing is learned. The model is measured in tiles as well, of the same side.
+    """
+
+    name: Literal["random_tile"]
+    side: Annotated[int, Field(ge=16)] | None = None
+    """Pixels of the picture along a tile's longer side; the tile has the shape of data.image_size and is brought to it.
+    null for as many pixels as that has: nothing is made smaller."""
+    per_picture: PositiveInt = 1
+    """Tiles drawn of each picture in an epoch."""
+    empty: Odds = 0.1
+    """Share of the tiles that may lie anywhere, where mostly there is nothing; each of the others holds an object, as
+    whole as it fits. Tiles of pictures without objects are not affected."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.2
+    """Share of a tile that its neighbours see too, when the model is measured."""
 
 
 class Photometric(ColorJitter):
@@ -78,5 +98,6 @@ class BoxMixup(Strict):
 
 
 DetectionAugmentation = Annotated[
-    Photometric | IouCrop | ZoomOut | BoxAffine | HorizontalFlip | Mosaic | BoxMixup, Field(discriminator="name")
+    RandomTile | Photometric | IouCrop | ZoomOut | BoxAffine | HorizontalFlip | Mosaic | BoxMixup,
+    Field(discriminator="name"),
 ]

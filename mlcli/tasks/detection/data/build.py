@@ -420,20 +420,26 @@ def _source(
     return DetectionSource(info, splits, notes)
 
 
-def describe_source(config: DetectionData, source: DetectionSource) -> list[str]:
-    """`scenes (included)  1,000 train · 200 val · 10 classes · 128x128, pad`, then what is in the pictures."""
+def describe_source(config: DetectionData, source: DetectionSource, sides_wh: np.ndarray) -> list[str]:
+    """`scenes (included)  1,000 train · 200 val · 10 classes · 128x128, pad`, then what is in the pictures.
+
+    sides_wh: [n, 2], in pixels of the input, of the objects that are learned from.
+    """
     origin = getattr(config, "file", None) or without_secrets(str(getattr(config, "root", None) or "included"))
     counts = " · ".join(f"{len(records):,} {split}" for split, records in source.splits.items())
     height, width = source.info.input_shape[1:]
     named = plural(source.info.num_classes, "class", "classes")
-    return [f"{config.name} ({origin})  {counts} · {named} · {height}x{width}, {config.fit}", _objects(source)]
+    return [
+        f"{config.name} ({origin})  {counts} · {named} · {height}x{width}, {config.fit}",
+        _objects(source, sides_wh),
+    ]
 
 
-def _objects(source: DetectionSource) -> str:
+def _objects(source: DetectionSource, sides_wh: np.ndarray) -> str:
     """`3,041 objects to train on, 0 to 5 a picture, sides 14 to 58 pixels of the input (median 31)`"""
     records = source.splits["train"]
-    sides = np.sqrt(records.input_sides().prod(axis=1).clip(min=0))
-    per_picture = np.bincount(records.picture_of[~records.ignored], minlength=len(records))
+    sides = np.sqrt(sides_wh.prod(axis=1).clip(min=0))
+    per_picture = records.learned_counts
     text = f"{len(sides):,} objects to train on, {per_picture.min()} to {per_picture.max()} a picture"
     if not len(sides):
         return text

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from PIL import Image
 
+from mlcli.data.batches import Part
 from mlcli.data.check.examination import Examination, Sheet, refused
 from mlcli.data.check.examine import examine_pictures
 from mlcli.data.check.labels import label_findings
 from mlcli.data.check.splits import balance_findings
 from mlcli.data.finding import Finding, Severity
+from mlcli.data.randomness import sample_keys
 from mlcli.data.scan import Collection, FilePictures, HeldPictures, scan
 from mlcli.data.source import Arrays
 from mlcli.data.sources.listing import UNLABELLED
@@ -18,8 +22,11 @@ from mlcli.show.boxes import Thing, colour_of, drawn
 from mlcli.show.drawing import Tile, sheet
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
 from mlcli.tasks.detection.data.annotations.faults import KINDS, CheckedAnnotations, refuse
+from mlcli.tasks.detection.data.augment.random_tile import RandomTiles, learned_sides, tile_of, told_of_tiles
+from mlcli.tasks.detection.data.augmentations import DetectionAugmentation, RandomTile
 from mlcli.tasks.detection.data.build import build_source, checked_source, read_annotations
 from mlcli.tasks.detection.data.config import AnnotationFiles, DetectionData, Scenes
+from mlcli.tasks.detection.data.feed import CutTargets
 from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
 from mlcli.text import plural
@@ -30,10 +37,15 @@ BY_PIXELS = {"unreadable", "duplicate_image", "shared_image"}
 """Faults that looking at the pixels finds as well, and more of."""
 
 
-def examine(config: DetectionData, strides: Sequence[int] = USUAL_STRIDES) -> Examination:
+def examine(
+    config: DetectionData,
+    strides: Sequence[int] = USUAL_STRIDES,
+    augment: Sequence[DetectionAugmentation] = (),
+    min_visibility: float = 0.3,
+) -> Examination:
     """Look at everything in one pass; what would stop training is a finding among the others.
 
-    strides: of the model's maps in pixels.
+    strides: of the model's maps in pixels. augment, min_visibility: as in the YAML; random tiles are looked at.
 
     Raises ConfigError for a data.yaml that is no YAML, and nothing else.
     """
@@ -41,7 +53,7 @@ def examine(config: DetectionData, strides: Sequence[int] = USUAL_STRIDES) -> Ex
     if isinstance(config, Scenes):
         scenes = build_source(config)
         _examine_pictures(examination, _collection(scenes))
-        _examine_objects(examination, scenes, strides)
+        _examine_objects(examination, scenes, strides, augment, min_visibility)
         return examination
     try:
         checked = CheckedAnnotations(read_annotations(config))
@@ -58,7 +70,7 @@ def examine(config: DetectionData, strides: Sequence[int] = USUAL_STRIDES) -> Ex
     # Where training refuses, look at what would be left if faults were fixed.
     left = source or _cleaned(config.model_copy(update={"on_invalid": "fix"}), checked)[0]
     if left is not None:
-        _examine_objects(examination, left, strides)
+        _examine_objects(examination, left, strides, augment, min_visibility)
     notes = checked.annotations.notes if source is None else source.notes
     said = told_alike(checked.class_names)  # a finding of its own
     examination.findings += [Finding("note", "training-says", note) for note in notes if note not in said]
@@ -140,7 +152,13 @@ def _unlabelled(pictures: FilePictures | HeldPictures, split_of: np.ndarray, spl
 # --- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _examine_objects(examination: Examination, source: DetectionSource, strides: Sequence[int]) -> None:
+def _examine_objects(
+    examination: Examination,
+    source: DetectionSource,
+    strides: Sequence[int],
+    augment: Sequence[DetectionAugmentation],
+    min_visibility: float,
+) -> None:
     """Report the annotated objects: how many of each class, how large, and some pictures with their boxes."""
     names = source.info.class_names
     table = {split: np.bincount(records.labels - 1, minlength=len(names)) for split, records in source.splits.items()}
@@ -153,23 +171,28 @@ def _examine_objects(examination: Examination, source: DetectionSource, strides:
     found = balance_findings(table, names, "objects", one_label=False)
     found += label_findings(names, np.sum(list(table.values()), axis=0))
     examination.findings += [finding for finding in found if not (one_class and finding.kind == "one-class")]
-    examination.findings += _sizes(source, strides)
+    examination.findings += _sizes(source, strides, augment)
     examination.sheets.append(_sheet(source))
+    if found := tile_of(augment):
+        line, warnings = told_of_tiles(found[0], source.splits["train"], min_visibility)
+        examination.facts.append(("training", line))
+        examination.findings += [Finding("warning", "tiles", text) for text in warnings]
+        examination.sheets.append(_tiles_sheet(source, *found, min_visibility))
     examination.figures["objects"] = {
         name: {split: int(count[label]) for split, count in table.items()} for label, name in enumerate(names)
     }
 
 
-def _sizes(source: DetectionSource, strides: Sequence[int]) -> list[Finding]:
+def _sizes(source: DetectionSource, strides: Sequence[int], augment: Sequence[DetectionAugmentation]) -> list[Finding]:
     """Objects of a size that the model's maps do not fit."""
     records = source.splits.values()
-    sides = np.concatenate([one.input_sides() for one in records])
+    sides = np.concatenate([learned_sides(augment, one) for one in records])
     names = [one.name(picture) for one in records for picture in one.picture_of[~one.ignored].tolist()]
     height, width = source.info.input_shape[1:]
-    found = []
-    for misfit in misfits(sides, strides):
+    seen, found = "tiles" if tile_of(augment) else "pictures", []
+    for misfit in misfits(sides, strides, in_tiles=seen == "tiles"):
         places = tuple(f"{names[row]} ({sides[row, 0]:.0f}x{sides[row, 1]:.0f})" for row in misfit.rows.tolist())
-        what = f"once pictures are {width}x{height}, {misfit.what}"
+        what = f"once {seen} are {width}x{height}, {misfit.what}"
         found.append(Finding("warning", f"objects-{misfit.kind}", what, places, misfit.fix))
     return found
 
@@ -188,3 +211,26 @@ def _sheet(source: DetectionSource) -> Sheet:
         tiles.append(Tile(drawn(records.original(row), things, PANEL), (name,)))
     note = f"{len(rows)} of {len(records):,} training pictures with what is annotated in them"
     return Sheet("objects", note, sheet("Objects", note, tiles, columns=6, side=PANEL))
+
+
+def _tiles_sheet(source: DetectionSource, config: RandomTile, stream: int, min_visibility: float) -> Sheet:
+    """Tiles as the first epoch would draw them, of pictures drawn at random, with what is learned from in them."""
+    records, names = source.splits["train"], source.info.class_names
+    tiles, device = RandomTiles(config, stream, records), torch.device("cpu")
+    rows = torch.from_numpy(np.resize(np.random.default_rng(0).permutation(len(records)), SHOWN))
+    part = Part(rows, sample_keys(0, 0, torch.arange(SHOWN)))
+    most = max(1, int(tiles.room_for_objects(min_visibility).max()))
+    targets, _ = CutTargets(records, tiles, min_visibility, most, device, masks=False)(part)
+    shown = []
+    for row, pixels in enumerate(tiles(part)):
+        real = targets.valid[row]
+        things = [
+            Thing(box, colour_of(label), names[label - 1])
+            for box, label in zip(
+                targets.boxes_xyxy[row][real].tolist(), targets.labels[row][real].tolist(), strict=True
+            )
+        ]
+        name = records.name(int(rows[row])).rpartition("/")[2]
+        shown.append(Tile(drawn(Image.fromarray(pixels.permute(1, 2, 0).numpy()), things, PANEL), (name,)))
+    note = f"{SHOWN} tiles as training would draw them, with the objects that are learned from"
+    return Sheet("tiles", note, sheet("Tiles", note, shown, columns=6, side=PANEL))

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from mlcli.data.batches import Part
 from mlcli.data.feed import BatchFeed
+from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.settings import Loader, Train
-from mlcli.tasks.detection.data.augment import BoxAugment
+from mlcli.errors import ConfigError
+from mlcli.tasks.detection.data.augment import LEAST_SIDE, BoxAugment
+from mlcli.tasks.detection.data.augment.random_tile import RandomTiles, shown, tile_of
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.masks import placed, run_length
@@ -44,16 +47,38 @@ class DetectionFeed(BatchFeed):
         masks: bool = False,
         max_objects: int | None = None,
     ) -> None:
-        counted = ~source.splits["train"].ignored
-        holds = source.splits["train"].picture_of[counted], source.splits["train"].labels[counted]
-        super().__init__(source.pictures, None, train=train, loader=loader, device=device, holds=holds)
+        records = source.splits["train"]
+        counted = ~records.ignored
+        holds, counts = (records.picture_of[counted], records.labels[counted]), records.learned_counts
+        self._cut_targets: CutTargets | None = None
+        cut, times = None, 1
+        if found := tile_of(augment):
+            config, stream = found
+            tiles, times = RandomTiles(config, stream, records), config.per_picture
+            counts = tiles.room_for_objects(min_visibility)
+            most = max(1, int(counts.max()))
+            rows = min(most, max_objects or most)
+            self._cut_targets = CutTargets(records, tiles, min_visibility, rows, device, masks=masks)
+            cut = tiles if tiles.cuts else None
+            if loader.cache not in ("auto", "none") and isinstance(records.images, ImageFilesSamples):
+                what = "random_tile cuts from the files' own pixels, which are not held"
+                raise ConfigError(what, where=f"loader.cache={loader.cache}", fix="loader.cache=none")
+        super().__init__(
+            source.pictures,
+            cut,
+            train=train,
+            loader=loader,
+            device=device,
+            cuts="random_tile" if cut else "",
+            times=times,
+            holds=holds,
+        )
         self._records, self._masks = source.splits, masks
         self._tables: dict[str, TargetTable] = {}
-        counts = TargetTable(source.splits["train"], device, masks=False).counts
         self._augment = BoxAugment(
             augment,
-            image_size=source.splits["train"].preparation.image_size,
-            counts=counts.cpu().numpy(),
+            image_size=records.preparation.image_size,
+            counts=counts,
             epochs=train.epochs,
             min_visibility=min_visibility,
             max_objects=max_objects,
@@ -64,7 +89,11 @@ class DetectionFeed(BatchFeed):
         return self._augment.mixes
 
     def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Targets]:
-        images, targets = self._augment(inputs, self.targets("train", part), part)
+        if self._cut_targets is None:
+            images, targets = self._augment(inputs, self.targets("train", part), part)
+        else:
+            targets, shares = self._cut_targets(part)
+            images, targets = self._augment(inputs, targets, part, shares)
         return images, replace(targets, keys=part.keys.to(self._device, non_blocking=True))
 
     def targets(self, split: str, part: Part) -> Targets:
@@ -86,7 +115,7 @@ class TargetTable:
         chosen = np.flatnonzero(~records.ignored)
         pictures = torch.from_numpy(records.picture_of[chosen])
         boxes = torch.from_numpy(records.boxes_xyxy[chosen])
-        counts = torch.bincount(pictures, minlength=len(records))
+        counts = torch.from_numpy(records.learned_counts)
         self._boxes_xyxy = _or_one_row(records.to_input(boxes, pictures)).to(device)
         self._labels = _or_one_row(torch.from_numpy(records.labels[chosen])).to(device)
         self._first = (counts.cumsum(0) - counts).to(device)
@@ -152,14 +181,66 @@ class InputMasks:
         return masks
 
     def _encoded(self, index: int) -> list[dict[str, Any]]:
-        records = self._records
-        scale, shift = (part[0].numpy() for part in records.placements(torch.tensor([index])))
-        codes = []
-        for t in self._objects[self._offsets[index] : self._offsets[index + 1]].tolist():
-            segmentation = records.segmentations[t] if records.segmentations else None
-            if segmentation is None:
-                left, top, right, bottom = records.boxes_xyxy[t].tolist()
-                segmentation = [[left, top, right, top, right, bottom, left, bottom]]
-            mask = placed(segmentation, records.sizes[index], scale, shift, records.preparation.image_size)
-            codes.append(run_length(mask))
-        return codes
+        scale, shift = (part[0].numpy() for part in self._records.placements(torch.tensor([index])))
+        objects = self._objects[self._offsets[index] : self._offsets[index + 1]].tolist()
+        return [run_length(input_mask(self._records, t, index, scale, shift)) for t in objects]
+
+
+def input_mask(records: Records, t: int, index: int, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return the mask of object `t` of a picture in the model's input, where scale and shift (x, y) place that: bool
+    [H, W]. Objects without a mask are masked by their box."""
+    segmentation = records.segmentations[t] if records.segmentations else None
+    if segmentation is None:
+        left, top, right, bottom = records.boxes_xyxy[t].tolist()
+        segmentation = [[left, top, right, top, right, bottom, left, bottom]]
+    return placed(segmentation, records.sizes[index], scale, shift, records.preparation.image_size)
+
+
+class CutTargets:
+    """The objects of a split that are learned from, as random tiles show them; a call makes those of a batch.
+
+    Args:
+        records: the split. tiles: of its pictures.
+        min_visibility: least share of a box that its tile must show for the object to be kept.
+        rows: objects of a tile; the largest are kept.
+        masks: whether the model learns from masks.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        tiles: RandomTiles,
+        min_visibility: float,
+        rows: int,
+        device: torch.device,
+        *,
+        masks: bool,
+    ) -> None:
+        self._records, self._tiles, self._masks = records, tiles, masks
+        self._min_visibility, self._rows, self._device = min_visibility, rows, device
+        self._objects = np.flatnonzero(~records.ignored)
+        self._offsets = np.concatenate([[0], np.cumsum(records.learned_counts)])
+
+    def __call__(self, part: Part) -> tuple[Targets, Tensor]:
+        """Return the targets, and how much of each object is shown: float32 [B, rows]."""
+        drawn, records, batch = self._tiles.draw(part), self._records, len(part)
+        boxes, labels = np.zeros((batch, self._rows, 4), np.float32), np.zeros((batch, self._rows), np.int64)
+        shares = np.zeros((batch, self._rows), np.float32)
+        masks = np.zeros((batch, self._rows, *records.preparation.image_size), np.uint8) if self._masks else None
+        for row, index in enumerate(part.indices.tolist()):
+            objects, seen = self._objects[self._offsets[index] : self._offsets[index + 1]], drawn.boxes_xyxy[row]
+            whole, scale, shift = records.boxes_xyxy[objects].astype(np.float64), drawn.scale[row], drawn.shift[row]
+            share = shown(whole, seen)
+            cut = np.clip(whole, np.tile(seen[:2], 2), np.tile(seen[2:], 2)) * np.tile(scale, 2) + np.tile(shift, 2)
+            sides = cut[:, 2:] - cut[:, :2]
+            kept = np.flatnonzero((share >= self._min_visibility) & (sides >= LEAST_SIDE).all(axis=1))
+            kept = kept[np.argsort(-sides[kept].prod(axis=1), kind="stable")][: self._rows]
+            boxes[row, : len(kept)], shares[row, : len(kept)] = cut[kept], share[kept]
+            labels[row, : len(kept)] = records.labels[objects[kept]]
+            if masks is not None:
+                for place, t in enumerate(objects[kept].tolist()):
+                    masks[row, place] = input_mask(records, t, index, scale, shift)
+        targets = Targets(torch.from_numpy(boxes), torch.from_numpy(labels), None)
+        if masks is not None:
+            targets = replace(targets, masks=torch.from_numpy(masks))
+        return targets.to(self._device, non_blocking=True), torch.from_numpy(shares).to(self._device)

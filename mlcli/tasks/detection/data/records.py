@@ -107,6 +107,11 @@ class Records:
         """bool [T]: neither trained on nor counted."""
         return self.crowd | self.difficult
 
+    @property
+    def learned_counts(self) -> np.ndarray:
+        """int64 [N]: objects of each picture that are learned from."""
+        return np.bincount(self.picture_of[~self.ignored], minlength=len(self))
+
     def objects_of(self, index: int) -> slice:
         """A picture's objects in the arrays of T."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))

@@ -40,20 +40,23 @@ class Misfit(NamedTuple):
     fix: str
 
 
-def misfits(sides_wh: np.ndarray, strides: Sequence[int]) -> list[Misfit]:
+def misfits(sides_wh: np.ndarray, strides: Sequence[int], in_tiles: bool = False) -> list[Misfit]:
     """Return the objects that are too small or too large for strides, where there are many.
 
-    sides_wh: [n, 2], in pixels of the model's input.
+    sides_wh: [n, 2], in pixels of the model's input. in_tiles: whether that shows tiles, whose side decides.
     """
+    larger, smaller = "a larger data.image_size", "a smaller data.image_size"
+    if in_tiles:
+        larger, smaller = "a smaller side of random_tile", "a larger side of random_tile"
     narrow, long, reach = sides_wh.min(axis=1), sides_wh.max(axis=1), REACH * strides[-1]
     small, large = np.flatnonzero(narrow < strides[0]), np.flatnonzero(long > reach)
     found = []
     if len(small) > MANY * len(sides_wh):
         what = f"narrower than {strides[0]} pixels of the input, a cell of the finest map"
-        found.append(Misfit("small", small[narrow[small].argsort()], what, "a larger data.image_size"))
+        found.append(Misfit("small", small[narrow[small].argsort()], what, larger))
     if len(large) > MANY * len(sides_wh):
         what = f"longer than {reach} pixels of the input, {REACH} cells of the coarsest map"
-        found.append(Misfit("large", large[(-long[large]).argsort()], what, "a smaller data.image_size"))
+        found.append(Misfit("large", large[(-long[large]).argsort()], what, smaller))
     fitting = fitting_strides(sides_wh) if found else ()
     mends = {"small": bool(fitting) and fitting[0] < strides[0], "large": bool(fitting) and fitting[-1] > strides[-1]}
     said = f"'model.strides={[*fitting]}'".replace(", ", ",")

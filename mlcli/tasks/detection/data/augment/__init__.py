@@ -28,6 +28,7 @@ from mlcli.tasks.detection.data.augmentations import (
     IouCrop,
     Mosaic,
     Photometric,
+    RandomTile,
     ZoomOut,
 )
 from mlcli.tasks.detection.targets import Targets
@@ -80,7 +81,7 @@ class BoxAugment:
         self._streams = len(numbered)
         self._colours = [one for one in numbered if isinstance(one.config, Photometric)]
         self._mixups = [one for one in numbered if isinstance(one.config, BoxMixup)]
-        self._moves = [one for one in numbered if not isinstance(one.config, Photometric | BoxMixup)]
+        self._moves = [one for one in numbered if not isinstance(one.config, RandomTile | Photometric | BoxMixup)]
         mosaics = sum(isinstance(config, Mosaic) for config in augment)
         if mosaics > 1:
             raise ConfigError("mosaic can be named once only", where="augment", fix="remove all but one")
@@ -91,15 +92,20 @@ class BoxAugment:
         crowded = np.quantile(together, CROWDED) if pictures > 1 else 0
         self.rows = max_objects or max(1, int(counts.max()), int(crowded))
 
-    def __call__(self, images: Tensor, targets: Targets, part: Part) -> tuple[Tensor, Targets]:
-        """images: uint8 [B, 3, H, W]; returns them as uint8 or float32 in 0..255, and targets of `rows` rows."""
+    def __call__(
+        self, images: Tensor, targets: Targets, part: Part, shown: Tensor | None = None
+    ) -> tuple[Tensor, Targets]:
+        """Return pictures as uint8 or float32 in 0..255, and targets of `rows` rows.
+
+        images: uint8 [B, 3, H, W]. shown: float32 [B, M], how much of each object the pictures show; None for all.
+        """
         num_proposals = 0 if targets.proposals_xyxy is None else targets.proposals_xyxy.shape[1]
         randoms = KeyedRandom.of_streams(part.keys.to(images.device, non_blocking=True), self._streams)
         for stream, _, keywords in self._colours:
             images = random_colour(images, randoms[stream], **keywords)
         chosen = [move for move in self._moves if self._on(move.config, part.epoch)]
         if chosen:
-            images, targets = self._moved(images, targets, randoms, chosen)
+            images, targets = self._moved(images, targets, randoms, chosen, shown)
         for stream, config, keywords in self._mixups:
             if self._on(config, part.epoch):
                 images, targets = moves.mixup(randoms[stream], images, targets, **keywords)
@@ -110,12 +116,17 @@ class BoxAugment:
         return epoch < self._epochs - round(off_share * self._epochs)
 
     def _moved(
-        self, images: Tensor, targets: Targets, randoms: Sequence[KeyedRandom], chosen: Sequence[_Numbered]
+        self,
+        images: Tensor,
+        targets: Targets,
+        randoms: Sequence[KeyedRandom],
+        chosen: Sequence[_Numbered],
+        shown: Tensor | None,
     ) -> tuple[Tensor, Targets]:
         placement = Placement.unchanged(len(images), images.device)
         for move in chosen:
-            placement = self._next(placement, targets, randoms[move.stream], move)
-        boxes, valid = self._seen(placement, targets)
+            placement = self._next(placement, targets, randoms[move.stream], move, shown)
+        boxes, valid = self._seen(placement, targets, shown)
         resample = Resample(placement, self._image_size)
         labels = targets.labels[placement.picture].flatten(1) * valid
         masks = None if targets.masks is None else resample.masks(targets.masks) * valid[:, :, None, None]
@@ -127,7 +138,9 @@ class BoxAugment:
             proposals = proposals.unflatten(1, (*placement.picture.shape[1:], -1)).transpose(1, 2).flatten(1, 2)
         return resample.images(images), Targets(boxes * valid[..., None], labels, masks, proposals)
 
-    def _next(self, placement: Placement, targets: Targets, random: KeyedRandom, move: _Numbered) -> Placement:
+    def _next(
+        self, placement: Placement, targets: Targets, random: KeyedRandom, move: _Numbered, shown: Tensor | None
+    ) -> Placement:
         size, keywords = self._image_size, move.keywords
         match move.config:
             case HorizontalFlip():
@@ -137,17 +150,19 @@ class BoxAugment:
             case BoxAffine():
                 return placement.then(moves.affine(random, size, **keywords))
             case IouCrop():
-                return placement.then(moves.iou_crop(random, size, *self._seen(placement, targets), **keywords))
+                return placement.then(moves.iou_crop(random, size, *self._seen(placement, targets, shown), **keywords))
             case Mosaic():
                 return moves.mosaic(random, size, placement, **keywords)
-            case Photometric() | BoxMixup():
+            case RandomTile() | Photometric() | BoxMixup():
                 raise AssertionError(f"{move.config.name} moves nothing")
             case _:
                 assert_never(move.config)
 
-    def _seen(self, placement: Placement, targets: Targets) -> tuple[Tensor, Tensor]:
+    def _seen(self, placement: Placement, targets: Targets, shown: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the boxes as moved so far, [B, P * M, 4], and the mask of objects still visible, bool [B, P * M]."""
         boxes, visible = placement.move(targets.boxes_xyxy, self._image_size)
+        if shown is not None:
+            visible = visible * shown[placement.picture].flatten(1)
         sides = boxes[..., 2:] - boxes[..., :2]
         labels = targets.labels[placement.picture].flatten(1)
         return boxes, (labels > 0) & (visible >= self._min_visibility) & (sides >= LEAST_SIDE).all(-1)
