@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlcli.data import config as c
-from mlcli.data.augment.build import Augment, resized_crop_of
+from mlcli.data.augment.build import Augment, cut_of
 from mlcli.data.info import DataInfo
 from mlcli.data.randomness import sample_keys
 from mlcli.errors import ConfigError
@@ -128,8 +128,8 @@ def test_resized_crop_is_left_to_the_reader_and_the_rest_draws_as_before():
     images, keys = pixels(BATCH, 3, 8, 8), sample_keys(0, 0, torch.arange(BATCH))
     read, _ = Augment(augment, info(3, 8, 8), already_cropped=True)(images, keys, keys)
     assert read.dtype == torch.uint8
-    assert resized_crop_of(augment) == (augment[0], 0)
-    assert resized_crop_of(augment[1:]) is None
+    assert cut_of(augment) == (augment[0], 0)
+    assert cut_of(augment[1:]) is None
     whole, _ = Augment(augment, info(3, 8, 8))(images, keys, keys)
     cropped, _ = Augment(augment[:1], info(3, 8, 8))(images, keys, keys)
     flipped = (read != images).flatten(1).any(1)
