@@ -282,7 +282,7 @@ def evaluate(
         Path | None, typer.Option("--on", metavar="DATA", help="Measure all of new data: a folder, CSV or annotations.")
     ] = None,
     tta: Annotated[
-        str | None, typer.Option("--tta", metavar="flip,scale", help="Average over views of each image.")
+        str | None, typer.Option("--tta", metavar="flip,scale,shift", help="Average over views of each image.")
     ] = None,
     shift: Annotated[
         str | None, typer.Option("--shift", metavar="A..B", help="Score by shift, in pixels: 0..4 or 0,1,4.")

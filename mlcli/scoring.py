@@ -41,8 +41,8 @@ def measure(asked: Asked, *, views: Sequence[str] = (), tiles: tuple[int, float]
     """Measure a model.
 
     Args:
-        views: of each image, whose answers are made one, flip and scale (`mlcli.data.changes.views`); there is no
-            loss then.
+        views: of each image, whose answers are made one, flip, scale and shift (`mlcli.data.changes.views`); there is
+            no loss then.
         tiles: side in pixels of the original images and overlap of the tiles that the model looks at, in place of whole
             images; there is no loss then.
 

@@ -44,7 +44,7 @@ def run(
         config: the YAML that names the data of an exported file.
         on: new labelled data of the same kind, all of which are measured instead of a split.
         checkpoint: "best" or "last".
-        views: of each image, whose answers are made one: "flip", "scale" or "flip,scale". Written as
+        views: of each image, whose answers are made one: "flip", "scale", "shift", or several with commas. Written as
             evaluation-<split>-tta.json.
         changes: at most one of shift, scale, rotate, blur, noise, and the amounts to measure at, "0..4" or "0,1,4".
             Written as robustness-<split>-<change>.json and .png.

@@ -39,14 +39,20 @@ class Part:
 
     indices, keys: int64 [B] on the CPU: positions in the split, and what each sample's random changes follow from.
     epoch: passes over the split before this one; 0 where nothing is random.
+    seed: of the training.
     """
 
     indices: Tensor
     keys: Tensor
     epoch: int = 0
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def first_keys(self) -> Tensor:
+        """Return the keys that its samples had in the first epoch, int64 [B]."""
+        return sample_keys(self.seed, 0, self.indices)
 
 
 class TrainOrder:
@@ -110,7 +116,7 @@ class TrainOrder:
                 begin = step * self.batch_size
                 for cut in cuts:
                     rows = slice(begin + cut.start, begin + cut.stop)
-                    yield Part(indices[rows], keys[rows], epoch)
+                    yield Part(indices[rows], keys[rows], epoch, self._seed)
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Indices and keys of a whole epoch, int64 [N] each."""

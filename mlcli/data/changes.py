@@ -3,6 +3,7 @@
 Directions and noise are keyed by the sample, so the same images come out whatever the batches, and each time anew.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlcli.data.augment.geometry import affine_map, flip, warp
+from mlcli.data.augment.geometry import affine_map, flip, pad, warp
 from mlcli.data.randomness import KeyedRandom, sample_keys
 
 Change = Literal["shift", "scale", "rotate", "blur", "noise"]
@@ -77,10 +78,19 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
 
 
 def views(names: Sequence[str]) -> list[Callable[[Tensor], Tensor]]:
-    """Return functions from images [B, C, H, W] to views of them: as they are, mirrored, at several scales, or both."""
+    """Return functions from images [B, C, H, W] to views of them, some twice, which are to count twice.
 
-    def view(scale: float, mirrored: bool) -> Callable[[Tensor], Tensor]:
+    names: flip (as they are and mirrored), scale (at several sizes), shift (as they are, which counts as much as both
+    others together, and moved by a pixel up and left, and down and right; Jordan 2024, arXiv:2404.00498, section 3.5);
+    with several, all combinations.
+    """
+
+    @functools.cache
+    def view(corner: int, scale: float, mirrored: bool) -> Callable[[Tensor], Tensor]:
         def seen(images: Tensor) -> Tensor:
+            if corner != 1:
+                height, width = images.shape[-2:]
+                images = pad(images, 1, "reflect")[..., corner : corner + height, corner : corner + width]
             if mirrored:
                 images = flip(images, torch.ones(len(images), dtype=torch.bool, device=images.device), 3)
             positions = torch.zeros(len(images), dtype=torch.int64)
@@ -89,4 +99,6 @@ def views(names: Sequence[str]) -> list[Callable[[Tensor], Tensor]]:
         return seen
 
     scales = VIEW_SCALES if "scale" in names else VIEW_SCALES[:1]
-    return [view(scale, mirrored) for scale in scales for mirrored in ((False, True) if "flip" in names else (False,))]
+    sides = (False, True) if "flip" in names else (False,)
+    corners = (1, 1, 0, 2) if "shift" in names else (1,)
+    return [view(corner, scale, mirrored) for corner in corners for scale in scales for mirrored in sides]

@@ -254,6 +254,9 @@ class HorizontalFlip(Strict):
     name: Literal["horizontal_flip"]
     p: Odds = 0.5
     """Probability."""
+    alternate: bool = False
+    """Draw once which images begin mirrored, then mirror each in every other epoch, so that no two epochs in a row show
+    an image alike (Jordan 2024, arXiv:2404.00498, section 3.6)."""
 
 
 class VerticalFlip(Strict):

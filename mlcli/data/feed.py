@@ -296,7 +296,8 @@ class SampleFeed(BatchFeed):
 
     def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         targets = self._targets_of("train").index_select(0, part.indices.to(self._device, non_blocking=True))
-        return self._augment(inputs, targets, part.keys)
+        first_keys = part.first_keys() if self._augment.alternates else None
+        return self._augment(inputs, targets, part.keys, first_keys, part.epoch)
 
     def targets(self, split: str, part: Part) -> Tensor:
         return self._targets_of(split)[part.indices.to(self._device)]

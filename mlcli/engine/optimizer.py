@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mlcli.engine import settings
 
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 
 def parameter_groups(
     model: nn.Module, config: settings.Optimizer, lr_scale: Callable[[str], float]
@@ -22,12 +24,17 @@ def parameter_groups(
     in the groups as well: without a gradient the optimizer leaves them alone, and they can be thawed later. There are
     no more groups than needed, since each costs the optimizer another call.
 
-    Returns groups with the keys params, lr_scale and decays, in order of first appearance in the model.
+    Returns groups with the keys params, lr_scale and decays (what weight decay is multiplied by), in order of first
+    appearance in the model.
     """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     all_alike = config.decay_norm_and_bias or config.weight_decay == 0
+    faster = config.norm_bias_lr if isinstance(config, settings.Sgd) else 1.0
+    norms = [layer for layer in model.modules() if isinstance(layer, NORMS)] if faster != 1 else []
+    shifts = {id(layer.bias) for layer in norms}
     for name, parameter in model.named_parameters():
-        groups[lr_scale(name), all_alike or parameter.ndim >= 2].append(parameter)
+        factor = faster if id(parameter) in shifts else 1.0
+        groups[factor * lr_scale(name), (all_alike or parameter.ndim >= 2) / factor].append(parameter)
     return [{"params": p, "lr_scale": scale, "decays": decays} for (scale, decays), p in groups.items()]
 
 
@@ -52,7 +59,7 @@ def build_optimizer(config: settings.Optimizer, groups: list[dict[str, Any]], *,
     all overflows, torch's fused SGD leaves its momentum uninitialised (torch/optim/sgd.py, `_fused_sgd`).
     """
     for group in groups:
-        group["weight_decay"] = config.weight_decay if group.pop("decays") else 0.0
+        group["weight_decay"] = config.weight_decay * group.pop("decays")
     match config:
         case settings.Sgd():
             momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
@@ -109,7 +116,7 @@ def kept_bytes(
         "weights": weights,
         "gradients": size_of(trained),
         "optimizer": size_of(state),
-        "average": weights if config.train.ema else 0,
+        "average": weights * ((config.train.ema is not None) + (config.train.lookahead is not None)),
     }
 
 

@@ -62,10 +62,11 @@ class LearningRate:
             case settings.Cosine(final=final):
                 return lambda progress: _half_cosine(1.0, final, progress)
             case settings.OneCycle(peak_at=peak_at, start=first, final=final):
+                between = _half_cosine if config.curve == "cosine" else _straight
                 return lambda progress: (
-                    _half_cosine(first, 1.0, progress / peak_at)
+                    between(first, 1.0, progress / peak_at)
                     if progress < peak_at
-                    else _half_cosine(1.0, final, (progress - peak_at) / (1 - peak_at))
+                    else between(1.0, final, (progress - peak_at) / (1 - peak_at))
                 )
             case settings.Polynomial(power=power, final=final):
                 return lambda progress: final + (1 - final) * (1 - progress) ** power
@@ -77,6 +78,10 @@ class LearningRate:
 
 def _half_cosine(first: float, last: float, progress: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def _straight(first: float, last: float, progress: float) -> float:
+    return first + (last - first) * min(progress, 1.0)
 
 
 class PlateauMemory:

@@ -45,6 +45,9 @@ class Sgd(OptimizerBase):
     """Share of the previous step's direction that is kept."""
     nesterov: bool = False
     """Look ahead along the momentum before measuring the gradient."""
+    norm_bias_lr: PositiveFloat = 1.0
+    """Learning rate of the biases of normalisation layers, as a multiple of the others'. What weight decay takes off
+    them a step stays the same (Jordan 2024, arXiv:2404.00498, section 3.4: 64)."""
 
     @model_validator(mode="after")
     def nesterov_needs_momentum(self) -> Self:
@@ -129,9 +132,11 @@ class Cosine(ScheduleBase):
 
 
 class OneCycle(ScheduleBase):
-    """Up from `start` to the peak and down to `final`, along half cosines (Smith & Topin 2018, arXiv:1708.07120)."""
+    """Up from `start` to the peak and down to `final` (Smith & Topin 2018, arXiv:1708.07120)."""
 
     name: Literal["one_cycle"]
+    curve: Literal["cosine", "linear"] = "cosine"
+    """Shape of both ways: half a cosine each, or a straight line, which makes a triangle of them."""
     peak_at: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the training (after warm-up) at which the peak is reached."""
     start: Probability = 0.04
@@ -175,6 +180,20 @@ class Ema(Strict):
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """Share of the old average kept per step; the first steps use less: min(decay, (1 + step) / (10 + step))."""
+
+
+class Lookahead(Strict):
+    """Slow weights that follow the trained ones, which go back to them every few steps (Zhang et al. 2019,
+    arXiv:1907.08610) and at each epoch's end. What is kept of the slow ones grows to the end (Jordan 2024)."""
+
+    start_epoch: PositiveInt = 4
+    """Epoch, counted from 1, from whose start there are any."""
+    every_steps: PositiveInt = 5
+    """Steps between two times."""
+    decay: Decay = 0.95
+    """Share of the slow weights kept per step at the end of the training."""
+    power: NonNegativeFloat = 3.0
+    """Of the training's progress, by which that share is multiplied; 0 for the same share throughout."""
 
 
 class EarlyStopping(Strict):
@@ -236,6 +255,8 @@ class Train(Strict):
     """Stop when the watched metric has not improved for a while; null to train all epochs."""
     ema: Ema | None = None
     """Average the weights over the steps; null for none."""
+    lookahead: Lookahead | None = None
+    """Set the weights back to slow ones that follow them; null for none."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on; auto takes cuda, then mps, then cpu."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"

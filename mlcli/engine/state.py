@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mlcli.engine.contract import Feed, Task
 from mlcli.engine.evaluate import SelectBy
+from mlcli.engine.lookahead import SlowWeights
 from mlcli.engine.optimizer import build_optimizer, parameter_groups
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.schedule import LearningRate
@@ -100,6 +101,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: WeightAverage
+    slow: SlowWeights
     schedule: LearningRate
     device: torch.device
     progress: Progress = field(default_factory=Progress)
@@ -127,6 +129,7 @@ class TrainingState:
             optimizer=optimizer,
             scaler=scaler,
             ema=WeightAverage(model, settings.train.ema),
+            slow=SlowWeights(model, settings.train.lookahead, feed.steps_per_epoch, schedule.total_steps),
             schedule=schedule,
             device=runtime.device,
         )
@@ -138,6 +141,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.state_dict(),
+            "slow": self.slow.state_dict(),
             "schedule": self.schedule.state_dict(),
             "progress": asdict(self.progress),
             "window": self.window.state_dict(),
@@ -155,6 +159,7 @@ class TrainingState:
             refuse_odd_settings(self.optimizer.param_groups, fresh)
             self.scaler.load_state_dict(saved["scaler"])
             self.ema.load_state_dict(saved["ema"])
+            self.slow.load_state_dict(saved.get("slow", {}))  # 0.1.0 had none
             self.schedule.load_state_dict(saved["schedule"])
             progress = {"best_loss": None, "reference_loss": None, **saved["progress"]}  # 0.1.0 did not save them
             if lacking := [entry.name for entry in fields(Progress) if entry.name not in progress]:

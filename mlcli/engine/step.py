@@ -227,6 +227,7 @@ class Stepper:
         scaler.update()
         if scaler.get_scale() < scale:
             return False
+        state.slow.update(state.progress.step)
         state.ema.update(state.progress.step - state.progress.skipped)
         return True
 

@@ -1,12 +1,13 @@
 """Build models from their configs, with first weights drawn by a seed or loaded."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import assert_never
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mlcli.data.info import DataInfo
@@ -14,6 +15,7 @@ from mlcli.engine.limits import available_memory_bytes
 from mlcli.errors import ConfigError, OutOfMemoryError
 from mlcli.models import cnn
 from mlcli.models import config as c
+from mlcli.models.airbench import SMALLEST_SIDE, WHITENED_IMAGES, WHITENED_PIXELS, Airbench
 from mlcli.models.layers import Normalized, count_parameters, megabytes
 from mlcli.models.mlp import MLP
 from mlcli.models.resnet import ResNet
@@ -49,6 +51,13 @@ def build(config: c.Model, info: DataInfo) -> nn.Module:
             channels, _, _ = _image_shape(info, config.name)
             return ResNet(config.depth, channels=channels, outputs=outputs, width=config.width, stem=config.stem,
                           zero_init_residual=config.zero_init_residual, init=init)  # fmt: skip
+        case c.Airbench():
+            channels, height, width = _image_shape(info, config.name)
+            if min(height, width) < SMALLEST_SIDE:
+                what = f"images of {height}x{width} are too small for three poolings of airbench"
+                fix = f"use images of {SMALLEST_SIDE}x{SMALLEST_SIDE} or more (data.image_size), or model name: cnn"
+                raise ConfigError(what, where="model.name", fix=fix)
+            return Airbench(channels=channels, outputs=outputs, width=config.width, init=init)
         case c.TorchvisionModel():
             shape = _image_shape(info, config.arch)
             return torchvision_model(config.arch, image=shape, outputs=outputs, weights=config.weights, init=init,
@@ -116,6 +125,22 @@ def build_seeded(config: c.Model, info: DataInfo, seed: int) -> Normalized:
         return Normalized(net, mean=mean, std=std, image=info.kind == "image")
 
 
+def begin_with_data(
+    model: nn.Module, config: c.Model, info: DataInfo, samples: int, read: Callable[[np.ndarray], Tensor]
+) -> None:
+    """Take those first weights from training samples that a model wants from there; see `c.Airbench.whiten`.
+
+    samples: how many there are. read: inputs by positions, int64 [n] -> uint8 [n, C, H, W].
+    """
+    if isinstance(config, c.Airbench) and config.whiten:
+        assert isinstance(model, Normalized)
+        assert isinstance(model.net, Airbench)
+        _, height, width = info.input_shape
+        num = max(1, min(samples, WHITENED_IMAGES, WHITENED_PIXELS // (height * width)))
+        images = read(np.linspace(0, samples - 1, num).round().astype(np.int64))
+        model.net.learn_patches(torch.addcmul(model.shift, images, model.scale))
+
+
 def describe_model(config: c.Model, info: DataInfo, model: nn.Module) -> str:
     """`mlp 64-128-64-10  17,226 parameters (0.07 MB)`"""
     count, _ = count_parameters(model)
@@ -127,5 +152,5 @@ def fine_tuning(model: nn.Module, config: c.FineTune | None, by_classes: Collect
 
     by_classes: see `FineTuning`."""
     config = config or c.FineTune()
-    return FineTuning(model, weights=config.weights, freeze=config.freeze, unfreeze_at=config.unfreeze_at,
-                      trunk_lr=config.trunk_lr, by_classes=by_classes)  # fmt: skip
+    return FineTuning(model, weights=config.weights, freeze=config.freeze, freeze_from=config.freeze_from,
+                      unfreeze_at=config.unfreeze_at, trunk_lr=config.trunk_lr, by_classes=by_classes)  # fmt: skip

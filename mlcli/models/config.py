@@ -201,6 +201,22 @@ class Resnet(ModelBase):
         return f"resnet{self.depth} {self.stem}{_width(self.width)}"
 
 
+class Airbench(ModelBase):
+    """The network of airbench94 (Jordan 2024, arXiv:2404.00498): small, and quick to learn small images. The scales of
+    its normalisations stay 1, its first convolution stays as it began."""
+
+    name: Literal["airbench"]
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Factor on the channel counts of its groups (64, 256, 256)."""
+    whiten: bool = True
+    """Begin with a first convolution that whitens 2x2 patches, as those of up to 5,000 training images vary; otherwise
+    it is drawn like other weights."""
+
+    def describe(self, info: "DataInfo") -> str:
+        """airbench width 0.5"""
+        return f"{self.name}{_width(self.width)}"
+
+
 class TorchvisionModel(ModelBase):
     """Any classification model of torchvision by its name, its last layer replaced to fit the classes."""
 
@@ -232,7 +248,9 @@ class TimmModel(ModelBase):
         return f"timm {self.arch}, weights {self.weights}"
 
 
-Model = Annotated[Linear | Mlp | Cnn | Vgg | Resnet | TorchvisionModel | TimmModel, Field(discriminator="name")]
+Model = Annotated[
+    Linear | Mlp | Cnn | Vgg | Resnet | Airbench | TorchvisionModel | TimmModel, Field(discriminator="name")
+]
 
 
 class FineTune(Strict):
@@ -243,6 +261,8 @@ class FineTune(Strict):
     freeze: tuple[str, ...] = ()
     """Patterns of parameter names that stay as they are, such as "layer1.*"; frozen batch norms stop adapting too. What
     no file had learns all the same."""
+    freeze_from: PositiveInt = 1
+    """Epoch (counted from 1) from whose start these are frozen; until then they learn."""
     unfreeze_at: PositiveInt | None = None
     """Epoch (counted from 1) from whose start nothing is frozen any more; null for never."""
     trunk_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -250,7 +270,10 @@ class FineTune(Strict):
     the classes, and what no file had."""
 
     @model_validator(mode="after")
-    def unfreeze_needs_freeze(self) -> Self:
-        if self.unfreeze_at is not None and not self.freeze:
-            raise ValueError("unfreeze_at needs patterns in freeze")
+    def epochs_need_patterns(self) -> Self:
+        given = {"unfreeze_at": self.unfreeze_at is not None, "freeze_from": self.freeze_from > 1}
+        if not self.freeze and (key := next((key for key, holds in given.items() if holds), "")):
+            raise ValueError(f"{key} needs patterns in freeze")
+        if self.unfreeze_at is not None and 1 < self.unfreeze_at <= self.freeze_from:
+            raise ValueError(f"unfreeze_at ({self.unfreeze_at}) must be later than freeze_from ({self.freeze_from})")
         return self

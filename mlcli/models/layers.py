@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+from mlcli.engine.optimizer import NORMS
+
 PIXEL_PEAK = 255.0
 """Statistics of images are those of pixel values divided by this."""
 

@@ -166,6 +166,7 @@ class FineTuning:
         model: as saved, usually `Normalized`; patterns match the names within its `net`.
         weights: a file whose tensors are loaded where they fit; None to keep the weights there are.
         freeze: patterns of the parameters that stay as they are, as for file names: `layer1.*`, `*.bias`.
+        freeze_from: epoch, counted from 1, from whose start these stay as they are; until then they learn.
         unfreeze_at: epoch, counted from 1, from whose start nothing is frozen; None for never.
         trunk_lr: learning rate of all but the head, as a share of the head's.
         by_classes: names of the parameters whose shape follows from the classes, besides the last layer's.
@@ -179,6 +180,7 @@ class FineTuning:
         *,
         weights: Path | None = None,
         freeze: Sequence[str] = (),
+        freeze_from: int = 1,
         unfreeze_at: int | None = None,
         trunk_lr: float = 1.0,
         by_classes: Collection[str] = (),
@@ -193,7 +195,8 @@ class FineTuning:
             first, *others = report.lines()
             self._lines += [f"{first} from {weights}", *others]
             new = {*report.missing, *report.mismatched}
-        self._model, self._unfreeze_at, self._trunk_lr = model, unfreeze_at, trunk_lr
+        self._model, self._trunk_lr = model, trunk_lr
+        self._freeze_from, self._unfreeze_at = freeze_from, unfreeze_at
         self._net = model.net if isinstance(model, Normalized) else model
         names = [name for name, _ in self._net.named_parameters()]
         for pattern in freeze:
@@ -216,7 +219,8 @@ class FineTuning:
 
     def train_mode(self, epoch: int) -> None:
         """Training mode for epoch 0, 1, ...: frozen parameters get no gradient, frozen batch norms stop adapting."""
-        frozen = self.frozen if self._unfreeze_at is None or epoch + 1 < self._unfreeze_at else frozenset()
+        is_over = self._unfreeze_at is not None and epoch + 1 >= self._unfreeze_at
+        frozen = self.frozen if epoch + 1 >= self._freeze_from and not is_over else frozenset()
         self._model.train()
         for name, parameter in self._net.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -237,8 +241,9 @@ class FineTuning:
         if left := len(self._meant - self.frozen):
             lines.append(f"{left} tensors that finetune.freeze names are in no file, and learn")
         if self.frozen:
+            since = f" from epoch {self._freeze_from} on" if self._freeze_from > 1 else ""
             until = f" until epoch {self._unfreeze_at}" if self._unfreeze_at else ""
-            lines.append(f"{len(self.frozen)} tensors frozen{until}")
+            lines.append(f"{len(self.frozen)} tensors frozen{since}{until}")
         if self._trunk_lr != 1:
             which = "the last layer" if len(self.head) <= 2 else f"the head ({len(self.head)} tensors)"
             lines.append(f"all but {which} learn at {self._trunk_lr:g} of the learning rate")

@@ -20,7 +20,7 @@ from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
-from mlcli.models.build import build_seeded, describe_model, fine_tuning
+from mlcli.models.build import begin_with_data, build_seeded, describe_model, fine_tuning
 from mlcli.models.config import FineTune, Model
 from mlcli.tasks.answers import SampleAnswers
 from mlcli.tasks.exporting import Again, Check, closeness, same_labels
@@ -135,6 +135,8 @@ class SampleTask(SamplePredictor):
     ) -> None:
         super().__init__(config, source.info, **predicting)
         self.source, self.augment = source, augment
+        trained = source.splits["train"]
+        begin_with_data(self.model, config.model, self.info, len(trained), trained.read)
         self.finetuning = fine_tuning(self.model, config.finetune)
         self.splits = {name: len(samples) for name, samples in source.splits.items()}
         self.facts: dict[str, Any] = {"task": config.task, "data": source.info.to_plain()}

@@ -1,13 +1,17 @@
 """What every augmentation promises: an amount of its own for each sample, range, type and shape, for any size."""
 
+import itertools
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlcli.data import config as c
 from mlcli.data.augment.build import Augment, cut_of
+from mlcli.data.batches import TrainOrder
 from mlcli.data.info import DataInfo
-from mlcli.data.randomness import sample_keys
+from mlcli.data.randomness import KeyedRandom, sample_keys
+from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError
 
 BATCH = 24
@@ -17,6 +21,7 @@ ALL: dict[str, c.Augmentation] = {
     "crop edge": c.RandomCrop(name="random_crop", padding=9, fill="edge"),
     "resized crop": c.RandomResizedCrop(name="random_resized_crop"),
     "horizontal flip": c.HorizontalFlip(name="horizontal_flip"),
+    "alternating flip": c.HorizontalFlip(name="horizontal_flip", alternate=True),
     "vertical flip": c.VerticalFlip(name="vertical_flip"),
     "rotation": c.Rotation(name="rotation"),
     "affine": c.Affine(name="affine", shear=10.0),
@@ -92,6 +97,23 @@ def test_floats_from_an_earlier_augmentation_are_taken(name):
     from_float, _ = apply(images.float(), torch.zeros(6, dtype=torch.int64), sample_keys(0, 0, torch.arange(6)))
     assert from_float.dtype == torch.float32
     assert torch.allclose(from_float, whole.float(), atol=0.51 if name == "cutout" else 1e-3)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_an_alternating_flip_mirrors_every_image_in_every_other_epoch(p):
+    images, indices = pixels(BATCH, 3, 8, 8), torch.arange(BATCH)
+    apply = Augment((c.HorizontalFlip(name="horizontal_flip", p=p, alternate=True),), info(3, 8, 8))
+    order = TrainOrder(torch.zeros(BATCH, dtype=torch.int64), Train(batch_size=BATCH, seed=3), "shuffle")
+    seen = []
+    for part in itertools.islice(order.parts(0), 4):
+        changed, _ = apply(images[part.indices], part.indices, part.keys, part.first_keys(), part.epoch)
+        mirrored = (changed != images[part.indices]).flatten(1).any(1)
+        seen.append(mirrored[part.indices.argsort()])
+    begin = KeyedRandom(sample_keys(3, 0, indices)).bernoulli(p)
+    assert [flips.tolist() for flips in seen] == [begin.tolist(), (~begin).tolist()] * 2
+    assert 0 < begin.sum() < BATCH or p != 0.5
+    assert apply.alternates
+    assert not Augment((ALL["horizontal flip"],), info(3, 8, 8)).alternates
 
 
 def test_nothing_asked_for_returns_what_came_in():

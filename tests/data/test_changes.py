@@ -73,3 +73,19 @@ def test_views_are_the_image_its_mirror_and_other_sizes():
     assert torch.equal(seen[0], IMAGES)
     assert torch.equal(seen[1], IMAGES.flip(3))
     assert len({image.numpy().tobytes() for image in seen}) == 6
+
+
+@pytest.mark.parametrize(("names", "passes"), [(["shift"], 3), (["flip", "shift"], 6), (["scale", "shift"], 9)])
+def test_shifted_views_move_a_pixel_and_count_half_as_much_as_the_unmoved(names, passes):
+    asked = views(names)
+    assert len(set(asked)) == passes
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    found = [seen(IMAGES) for seen in asked]
+    assert all(one.shape == IMAGES.shape and one.dtype == IMAGES.dtype for one in found)
+    if names == ["shift"]:
+        unmoved, _, down, up = found
+        assert asked[0] is asked[1]
+        assert torch.equal(unmoved, IMAGES)
+        assert torch.equal(down[inside], IMAGES[:, :, 1:-3, 1:-3])
+        assert torch.equal(up[inside], IMAGES[:, :, 3:-1, 3:-1])
+        assert torch.equal(down[:, :, 0, 1:], IMAGES[:, :, 1, :-1]), "the border is mirrored"

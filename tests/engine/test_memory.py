@@ -35,3 +35,5 @@ def test_an_average_is_another_set_of_weights():
     settings = settings_of(train={"ema": {"decay": 0.99}})
     found = kept_bytes(nn.Linear(9, 2), settings, lambda name: 1.0)
     assert found["average"] == found["weights"] == 80
+    both = settings_of(train={"ema": {"decay": 0.99}, "lookahead": {}})
+    assert kept_bytes(nn.Linear(9, 2), both, lambda name: 1.0)["average"] == 160

@@ -48,6 +48,13 @@ def test_one_cycle_equals_torch():
     assert ours == sorted(ours[:12]) + sorted(ours[12:], reverse=True)
 
 
+def test_a_cycle_of_straight_lines_is_a_triangle():
+    ours = rates(name="one_cycle", curve="linear", start=0.2, peak_at=13 / 39, final=0.07)
+    up = [0.2 * (0.2 + 0.8 * step / 13) for step in range(13)]
+    down = [0.2 * (1 - 0.93 * step / 26) for step in range(27)]
+    assert ours == pytest.approx(up + down)
+
+
 def test_polynomial_of_power_one_is_a_straight_line_to_its_end():
     ours = rates(name="polynomial", final=0.5)
     assert ours[0] == 0.2

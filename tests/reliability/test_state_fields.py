@@ -30,11 +30,12 @@ SETTINGS = settings_of(
         "measure_train": 0,
         "watch": "mae",
         "ema": {"decay": 0.9},
+        "lookahead": {"start_epoch": 2, "every_steps": 3},
         "early_stopping": {"patience": 4, "min_delta": 2.0},
         "tensorboard": {"layers": False, "pictures": False, "graph": False},
     },
 )
-"""Loss scaling, warm-up, plateau, average and patience: whatever has something to remember."""
+"""Loss scaling, warm-up, plateau, average, slow weights and patience: whatever has something to remember."""
 Field = tuple[str, ...]
 """The keys that lead to it; `*` stands for every key."""
 

@@ -1,6 +1,7 @@
 """Build functions on batches from the augmentations of a YAML."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
 
@@ -17,6 +18,13 @@ from mlcli.errors import ConfigError
 Operation = Callable[[Tensor, KeyedRandom], Tensor]
 
 
+@dataclass(frozen=True)
+class AlternatingFlip:
+    """Mirroring in every other epoch; p: share of the samples that begin mirrored."""
+
+    p: float
+
+
 class Augment:
     """The augmentations of a YAML, in its order; mixup and CutMix come last wherever they stand. Empty changes nothing.
 
@@ -27,10 +35,11 @@ class Augment:
 
     Attributes:
         mixes: whether samples are mixed with one another.
+        alternates: whether something depends on the epoch and on what was drawn in the first one.
     """
 
     def __init__(self, augment: tuple[c.Augmentation, ...], info: DataInfo, *, already_cropped: bool = False) -> None:
-        self._operations: list[tuple[int, Operation]] = [
+        self._operations: list[tuple[int, Operation | AlternatingFlip]] = [
             (stream, _operation(config, info))
             for stream, config in enumerate(augment)
             if not isinstance(config, c.Mixup | c.CutMix)
@@ -40,10 +49,15 @@ class Augment:
             Mixing(config.name, config.alpha, config.p) for config in augment if isinstance(config, c.Mixup | c.CutMix)
         ]
         self.mixes = bool(mixes)
+        self.alternates = any(isinstance(operation, AlternatingFlip) for _, operation in self._operations)
         self._mix = Mix(mixes, info.num_classes, stream=len(augment))
 
-    def __call__(self, inputs: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, keys: Tensor, first_keys: Tensor | None = None, epoch: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """inputs: uint8 [B, C, H, W]; targets: int64 [B]; keys: int64 [B] from `sample_keys`, on the CPU.
+
+        first_keys: those of the samples in epoch 0, where this is another one; None for `keys`.
 
         Returns inputs as uint8 or float32 in 0..255, and targets as int64 [B] or, with mixup or CutMix, float32
         [B, num_classes].
@@ -51,7 +65,12 @@ class Augment:
         if self._operations:
             randoms = KeyedRandom.of_streams(keys.to(inputs.device, non_blocking=True), self._operations[-1][0] + 1)
             for stream, operation in self._operations:
-                inputs = operation(inputs, randoms[stream])
+                if isinstance(operation, AlternatingFlip):
+                    lasting = keys if first_keys is None else first_keys
+                    random = KeyedRandom(lasting.to(inputs.device, non_blocking=True), stream)
+                    inputs = geometry.flip(inputs, random.bernoulli(operation.p) ^ bool(epoch % 2), 3)
+                else:
+                    inputs = operation(inputs, randoms[stream])
         return self._mix(inputs, targets, keys)
 
 
@@ -61,7 +80,7 @@ def cut_of(augment: Sequence[object]) -> tuple[c.CutsOriginals, int] | None:
     return found[0] if found else None
 
 
-def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
+def _operation(config: c.Augmentation, info: DataInfo) -> Operation | AlternatingFlip:
     match config:
         case c.RandomCrop():
             side = min(info.input_shape[1:])
@@ -72,6 +91,8 @@ def _operation(config: c.Augmentation, info: DataInfo) -> Operation:
             return partial(geometry.random_crop, padding=config.padding, fill=config.fill)
         case c.RandomResizedCrop():
             return partial(geometry.random_resized_crop, area=config.area, ratio=config.ratio)
+        case c.HorizontalFlip(alternate=True):
+            return AlternatingFlip(config.p)
         case c.HorizontalFlip():
             return partial(geometry.random_flip, p=config.p, dim=3)
         case c.VerticalFlip():

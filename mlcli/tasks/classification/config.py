@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from mlcli.data.config import Augmentation, ClassificationData
 from mlcli.engine.settings import TaskSettings
-from mlcli.models.config import FineTune, Linear, Mlp, Model, TimmModel, TorchvisionModel
+from mlcli.models.config import Airbench, FineTune, Linear, Mlp, Model, TimmModel, TorchvisionModel
 from mlcli.schema import Strict
 
 ClassWeights = Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
@@ -108,6 +108,8 @@ class Classification(TaskSettings):
 
     def from_scratch(self) -> "Classification":
         model = self.model
+        if isinstance(model, Airbench):
+            model = model.model_copy(update={"whiten": False})
         if isinstance(model, TorchvisionModel | TimmModel):
             model = model.model_copy(update={"weights": "none"})
         return self.model_copy(update={"model": model, "finetune": None})

@@ -85,11 +85,13 @@ class ClassificationTask(SampleTask, Classifier):
 
     @property
     def views(self) -> tuple[str, ...]:
-        return ("flip", "scale") if self.info.kind == "image" else ()
+        return ("flip", "scale", "shift") if self.info.kind == "image" else ()
 
     def evaluate_views(self, net: torch.nn.Module, batch: Batch, views: Sequence[str]) -> Tensor:
         """Return the mean of the views' probabilities, [B, C]."""
-        return torch.stack([self.answers(net(seen(batch.inputs))) for seen in views_of(views)]).mean(dim=0)
+        asked = views_of(views)
+        answers = {seen: self.answers(net(seen(batch.inputs))) for seen in dict.fromkeys(asked)}
+        return torch.stack([answers[seen] for seen in asked]).mean(dim=0)
 
     def loss_at_chance(self, batch: Batch) -> tuple[float, str]:
         """Return the loss of equal scores for all classes, and the formula it follows."""
