@@ -31,6 +31,7 @@ LAYERS = [
     (("data",), "from files to batches; data/check is the data set doctor"),
     (("engine",), "the one trainer; knows no task, no data set, no model"),
     (("schema", "show"), "strict YAML with positions; sheets, boxes, charts, one palette"),
+    (("outputs",), "folders of what mlcli wrote, marked and whole"),
     (("files",), "files written whole or not at all"),
     (("reading",), "files read: regular ones, never more than a bound"),
     (("text", "errors", "version"), "numbers, sizes and lists in words; what can go wrong, with its exit code"),

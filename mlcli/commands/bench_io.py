@@ -141,7 +141,8 @@ def _hint(
 
 def _save(folder: Path, files: dict[str, bytes]) -> None:
     """Write files by name into a new folder, or nothing. Raises OutputError."""
-    from mlcli.files import claim_folder, make_output_folder, write_atomically
+    from mlcli.files import claim_folder, write_atomically
+    from mlcli.outputs import make_output_folder
 
     make_output_folder(folder.parent)
     claim_folder(folder)

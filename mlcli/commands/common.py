@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mlcli.commands.typed import yaml_here
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
-from mlcli.files import make_output_folder, refuse_links, write_atomically
+from mlcli.files import refuse_links, write_atomically
+from mlcli.outputs import make_output_folder
 from mlcli.show.terminal import paint
 from mlcli.text import command_line, paragraphs, shown
 

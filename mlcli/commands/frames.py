@@ -55,7 +55,8 @@ def answer_frames(
     Raises DataError, after everything was written, if a frame could not be answered.
     """
     from mlcli.data.video import DRAWN
-    from mlcli.files import make_output_folder, write_output
+    from mlcli.files import write_output
+    from mlcli.outputs import make_output_folder
 
     ending = DRAWN.get(video.suffix.lower(), video.suffix.lower())
     drawn = None if pictures is None else pictures / f"{video.stem}{ending}"

@@ -44,7 +44,7 @@ def run(
     """
     if os.path.lexists(output) and not force:
         raise ConfigError(f"{output} exists already", fix="--force overwrites it, --output NAME writes another file")
-    _refuse_data(output, Path(what).expanduser())
+    _refuse_data(output, Path(os.path.expanduser(what)))
     if task and task not in experiment.TASKS:
         raise ConfigError(f"there is no task '{task}'", where="--task", fix=f"give {listed([*experiment.TASKS], 'or')}")
     if minutes is not None and not minutes > 0:
@@ -107,7 +107,7 @@ def _draft(what: str, folder: Path, target: str, task: str, minutes: float | Non
     if what in templates:
         fact, _, sections = templates[what].read_text(encoding="utf-8").partition("\n")
         return Draft([fact.removeprefix("# ")], sections)
-    path, files = Path(what).expanduser(), "a folder of images, of annotated pictures, or a .csv file"
+    path, files = Path(os.path.expanduser(what)), "a folder of images, of annotated pictures, or a .csv file"
     if not path.exists():
         near = closest(what, sorted(templates))
         fix = f"did you mean {near}?" if near else f"give {', '.join(sorted(templates))}, {files}"

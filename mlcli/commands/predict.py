@@ -274,7 +274,8 @@ def _with_pictures(
     predictor: a `DrawsAnswers`; to explain, an `ExplainsAnswers` as well.
     """
     from mlcli.engine.run import png
-    from mlcli.files import make_output_folder, write_atomically
+    from mlcli.files import write_atomically
+    from mlcli.outputs import make_output_folder
 
     made = False
     for number, (path, record) in enumerate(zip(inputs.paths or (), records, strict=True), start=1):

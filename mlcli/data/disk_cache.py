@@ -29,7 +29,8 @@ from torch import Tensor
 from mlcli.data import places
 from mlcli.data.decode import Preparation
 from mlcli.engine.limits import available_memory_bytes, usable_cpus
-from mlcli.files import Write, cache_folder, fill_atomically, make_output_folder
+from mlcli.files import Write, fill_atomically
+from mlcli.outputs import cache_folder, make_output_folder
 from mlcli.reading import ANY_SIZE, open_regular
 
 READ_BATCH = 64  # samples read, written and checked at once: much work for a message, little for a split

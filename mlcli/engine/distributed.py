@@ -9,22 +9,19 @@ backward pass runs; a rank that fails in there leaves the others hanging.
 import contextlib
 import copy
 import datetime
-import itertools
 import json
 import os
 import signal
-import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mlcli.engine.presence import Presence
 from mlcli.engine.processes import Place, place, rendezvous_of_slurm
 from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.resume import differences
@@ -32,7 +29,7 @@ from mlcli.engine.runtime import is_out_of_memory
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.sync_norm import is_synchronised, synchronise
 from mlcli.engine.terms import Term, Terms
-from mlcli.errors import ConfigError, OutOfMemoryError, RankError, UserError
+from mlcli.errors import ConfigError, OutOfMemoryError, RankError
 from mlcli.text import first_few, truncated
 
 STEP_TIMEOUT_S = 60.0
@@ -43,14 +40,6 @@ QUIET_S = 15.0
 """... and how long before a word about it."""
 PATIENCE_S = 3600.0
 """How long they wait outside of steps, while data are prepared, measured and drawn: for those that are alive."""
-BEAT_S, SILENCE_S = 5.0, 60.0
-"""How often each gives a sign of life, and after how long without one it is given up."""
-ANSWER_S = 2.0
-"""How long those that wait have to say so, once one of them has noticed that somebody is missing."""
-FAREWELL_S = 20.0
-"""How long a rank that ends early waits for the first one to say why ..."""
-AFTERWARDS_S = 3.0
-"""... and how much longer until it ends itself: the exit code of the one that ends first counts."""
 BUCKET = 8_000_000
 """Numbers that are summed at once: 32 MB of fp32, as DistributedDataParallel's buckets of 25."""
 FINE, OUT_OF_MEMORY, FAILED = 0, 1, 2
@@ -73,10 +62,8 @@ class DistributedRanks(Ranks):
         self.rank, self.size = here.rank, here.size
         self._device = device
         self._stop: StopRequest | None = None
-        self._first_is_gone = False
         self._present = torch.zeros(0, dtype=torch.uint8)
-        self._store = dist.PrefixStore("mlcli", store)
-        self._store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
+        self._presence = Presence(dist.PrefixStore("mlcli", store), self.rank, self.size)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if here.local_size == here.size and sys.platform == "linux":  # gloo looks the machine's own name up otherwise
@@ -86,11 +73,7 @@ class DistributedRanks(Ranks):
         dist.init_process_group(backend, store=sums, rank=here.rank, world_size=here.size, timeout=patience)
         self._patient = self._steps = self._later_steps = _group(patience, "gloo")
         self._sums = dist.group.WORLD
-        self._meetings, self._seen, self._is_over = 0, set[int](), threading.Event()
-        for rank in range(self.size):  # all have said by now which process they are
-            self._was_killed(rank)
-        self._beating = threading.Thread(target=self._beat, daemon=True)
-        self._beating.start()
+        self._presence.begin()
 
     # --- agreeing ----------------------------------------------------------------------------------------------------
 
@@ -110,9 +93,9 @@ class DistributedRanks(Ranks):
         code = FINE if failure is None else OUT_OF_MEMORY if is_out_of_memory(failure) else FAILED
         with self._noticing("before or after steps"):
             if group is self._patient:
-                self._meet()
+                self._presence.meet()
         if failure is not None and code == FAILED:
-            self._tell(failure)
+            self._presence.tell(failure)
         received = self._stop.received if self._stop else None
         present = [parameter.grad is not None and code == FINE for parameter in parameters]
         said = torch.tensor([*[FINE] * self.size, received or 0, *present], dtype=torch.uint8)
@@ -125,49 +108,12 @@ class DistributedRanks(Ranks):
         if failure is not None and (code == FAILED or FAILED not in codes):
             raise failure
         if FAILED in codes:
-            raise self._failure_of(codes.index(FAILED))
+            raise self._presence.failure_of(codes.index(FAILED))
         if OUT_OF_MEMORY in codes:
             where = f"rank {codes.index(OUT_OF_MEMORY)}"
             fix = "train.auto_microbatch=true or a smaller train.batch_size"
             raise OutOfMemoryError("a micro-batch does not fit into memory", where=where, fix=fix)
         return result
-
-    def _beat(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the store is gone
-            for number in itertools.count():
-                self._store.set(f"beat/{self.rank}", str(number))
-                if self._is_over.wait(BEAT_S):
-                    return
-
-    def _meet(self) -> None:
-        """Wait until all have come here, as long as those that have not are alive. Raises RankError."""
-        self._meetings += 1
-        missing = {rank: ("", time.monotonic()) for rank in range(self.size)}
-        pause_s = 0.001
-        with contextlib.suppress(RuntimeError):  # the store is gone with what has started them: the wait is a blind one
-            self._store.set(f"came/{self.rank}", str(self._meetings))
-            while missing := {r: of for r, of in missing.items() if int(self._word(f"came/{r}")) < self._meetings}:
-                for rank, (beat, since_s) in missing.items():
-                    if self._store.check([f"failed/{rank}"]):
-                        raise self._failure_of(rank)
-                    if (now := self._word(f"beat/{rank}")) != beat:
-                        missing[rank] = now, time.monotonic()
-                    elif self._was_killed(rank) or time.monotonic() - since_s > SILENCE_S:
-                        raise self._missing("before or after steps", [rank])
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 0.25)
-
-    def _was_killed(self, rank: int) -> bool:
-        """Whether a process that was seen on this machine is there no longer."""
-        host, pid = self._store.get(f"process/{rank}").decode().split()
-        if host == socket.gethostname() and _lives(int(pid)):
-            self._seen.add(rank)
-            return False
-        return rank in self._seen
-
-    def _word(self, key: str) -> str:
-        """A number in the store; 0 for none."""
-        return self._store.get(key).decode() if self._store.check([key]) else "0"
 
     def follow(self, stop: StopRequest, batch_s: float) -> None:
         self._stop = stop
@@ -191,7 +137,7 @@ class DistributedRanks(Ranks):
     def gathered(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.size
         with self._noticing("before or after steps"):
-            self._meet()
+            self._presence.meet()
             dist.all_gather_object(values, self._to_send(value), group=self._patient)
         return values
 
@@ -257,67 +203,13 @@ class DistributedRanks(Ranks):
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            raise self._missing(when, why=str(error).partition("\n")[0]) from error
-
-    def _missing(self, when: str, silent: list[int] | None = None, why: str = "") -> UserError:
-        """Find out why an exchange failed: what another rank has told of its end, or who does not answer.
-
-        silent: who does not, where that is known already. why: what the exchange said.
-        """
-        try:
-            self._store.set(f"waiting/{self.rank}", when)
-            until = time.monotonic() + ANSWER_S
-            while silent is None and time.monotonic() < until:
-                for rank in range(self.size):
-                    if rank != self.rank and self._store.check([f"failed/{rank}"]):
-                        return self._failure_of(rank)
-                time.sleep(0.05)
-            if silent is None:
-                silent = [rank for rank in range(self.size) if not self._store.check([f"waiting/{rank}"])]
-            places = {rank: self._store.get(f"process/{rank}").decode().split() for rank in silent}
-            here = {rank: int(pid) for rank, (host, pid) in places.items() if host == socket.gethostname()}
-            ended = [rank for rank in silent if self._store.check([f"ended/{rank}"])]  # by another that waited for it
-            gone = [rank for rank, pid in here.items() if not _lives(pid) and rank not in ended]
-            for rank in here.keys() - gone:  # or they would be waited for by what has started them
-                self._store.set(f"ended/{rank}", "")
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(here[rank], signal.SIGKILL)
-        except RuntimeError:  # the store was the first rank's
-            self._first_is_gone = True
-            return RankError("the first rank is gone", where=when, fix="its machine's log says more")
-        if not silent:
-            return RankError(f"the ranks have lost one another: {why}", where=when)
-        self._first_is_gone = 0 in (gone or silent)
-        names = ", ".join(f"rank {rank} (process {places[rank][1]} on {places[rank][0]})" for rank in gone or silent)
-        what = f"{names} {'is gone' if gone else 'does not answer'}"
-        fix = "the run can be resumed; ranks/N.log in its folder and the system's log say more"
-        return RankError(what, where=f"the others wait for it {when}", fix=fix)
-
-    def _tell(self, error: BaseException) -> None:
-        """Leave a word about why this rank ends."""
-        told = error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {error}")
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"failed/{self.rank}", json.dumps([told.what, told.where, told.fix]))
-
-    def _failure_of(self, rank: int) -> RankError:
-        """What a rank has told of its end, as the error of the others."""
-        what, where, fix = json.loads(self._store.get(f"failed/{rank}"))
-        return RankError(f"rank {rank} failed: {what}", where=where, fix=fix)
+            raise self._presence.missing(when, why=str(error).partition("\n")[0]) from error
 
     def leave(self, error: BaseException | None) -> None:
-        self._is_over.set()
-        self._beating.join(ANSWER_S)
-        if error is not None:
-            self._tell(error)
+        self._presence.end(error)
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
-        is_early = error is not None or (self._stop is not None and self._stop())
-        with contextlib.suppress(RuntimeError):
-            if self.is_first:
-                self._store.set("said", "")
-            elif is_early and not self._first_is_gone:  # what has started them ends all when one has failed
-                self._store.wait(["said"], datetime.timedelta(seconds=FAREWELL_S))
-                time.sleep(AFTERWARDS_S)
+        self._presence.take_leave(is_early=error is not None or (self._stop is not None and self._stop()))
 
 
 @contextlib.contextmanager
@@ -400,10 +292,3 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         bucket.append(tensor)
     if bucket:
         yield bucket
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

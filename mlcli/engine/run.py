@@ -20,17 +20,8 @@ from typing import IO, TYPE_CHECKING, Any
 from mlcli.engine.documents import MOST_BYTES, Environment, Status, read_document
 from mlcli.engine.membership import Membership
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError, UserError
-from mlcli.files import (
-    SOFTWARE,
-    cannot_write,
-    claim_folder,
-    make_folder,
-    make_output_folder,
-    open_own,
-    refuse_links,
-    sweep,
-    write_atomically,
-)
+from mlcli.files import cannot_write, claim_folder, make_folder, open_own, refuse_links, sweep, write_atomically
+from mlcli.outputs import SOFTWARE, make_output_folder
 from mlcli.reading import open_regular, read_file
 from mlcli.schema.explain import closest
 from mlcli.schema.read import read

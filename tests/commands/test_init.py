@@ -332,6 +332,12 @@ WRONG = {
         "there is no data set, folder or file called digts",
         "did you mean digits?",
     ),
+    "home of nobody": (
+        "~nobody_here/photos",
+        ExitCode.CONFIG,
+        "there is no data set, folder or file called ~nobody_here/photos",
+        "digits",
+    ),
     "missing path": (
         "no/where",
         ExitCode.CONFIG,

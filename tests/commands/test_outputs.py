@@ -9,9 +9,9 @@ from PIL import Image
 from mlcli.data.sources.build import build_source
 from mlcli.data.sources.listing import find_images, read_folder
 from mlcli.data.survey import Place
-from mlcli.errors import DataError
+from mlcli.errors import DataError, OutputError
 from mlcli.experiment import Experiment
-from mlcli.files import MARK, make_output_folder
+from mlcli.outputs import MARK, cache_folder, make_output_folder
 
 TRAIN = ["train.epochs=1", "train.batch_size=4", "train.threads=1", "train.baselines=false", "data.image_size=12"]
 
@@ -93,3 +93,19 @@ def test_a_new_yaml_does_not_replace_data(photos, mlcli):
     assert (photos / "data.yaml").read_text() == "names: [cat, dog]\n"
     assert not (photos / "x.jpg").exists()
     assert (photos.parent / "t.csv").read_text().startswith("a,y\n")
+
+
+def test_a_user_without_a_home_is_told_where_a_cache_can_be(monkeypatch, tmp_path):
+    """As in a container that is started with a number nobody has."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr(pytest.importorskip("pwd"), "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OutputError, match="no home directory") as error:
+        cache_folder("samples")
+    assert "XDG_CACHE_HOME" in error.value.fix
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("samples") == tmp_path / "mlcli/samples"

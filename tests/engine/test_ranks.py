@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from mlcli.engine import distributed
+from mlcli.engine import distributed, presence
 from mlcli.engine.evaluate import SelectBy, evaluate_split
 from mlcli.engine.meter import Meter
 from mlcli.engine.ranks import ALONE, Ranks
@@ -380,8 +380,8 @@ def test_a_rank_that_hangs_is_named_and_ended():
 
 @pytest.fixture
 def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(distributed, "BEAT_S", 0.1)
-    monkeypatch.setattr(distributed, "SILENCE_S", 1.0)
+    monkeypatch.setattr(presence, "BEAT_S", 0.1)
+    monkeypatch.setattr(presence, "SILENCE_S", 1.0)
 
 
 def silent(ranks: Ranks, number: signal.Signals) -> object:

@@ -6,6 +6,7 @@ file of the user changed.
 """
 
 import contextlib
+import io
 import os
 import random
 import resource
@@ -91,6 +92,7 @@ def fault_of(
     before = _files(folder)
 
     def begin() -> None:
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         keep_to_one_cpu()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))

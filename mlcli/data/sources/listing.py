@@ -20,7 +20,7 @@ from mlcli.data.sources.columns import MISSING
 from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.splits import SPLITS, Divisible, hold_out, named_split
 from mlcli.errors import DataError
-from mlcli.files import MARK, holds_output, is_own_picture
+from mlcli.outputs import MARK, holds_output, is_own_picture
 from mlcli.reading import why_absent
 from mlcli.schema.yaml12 import as_list
 from mlcli.text import first_few, plural

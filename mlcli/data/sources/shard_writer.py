@@ -22,7 +22,8 @@ from mlcli.data.sources.shards import CLASSES
 from mlcli.data.sources.tar_index import BLOCK
 from mlcli.engine.contract import Samples
 from mlcli.errors import ConfigError, DataError
-from mlcli.files import UNFINISHED, Write, fill_atomically, filled_folder, write_atomically
+from mlcli.files import Write, fill_atomically, write_atomically
+from mlcli.outputs import UNFINISHED, filled_folder
 from mlcli.schema.yaml12 import dump
 from mlcli.show.terminal import progress
 from mlcli.text import plural, size

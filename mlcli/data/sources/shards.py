@@ -21,7 +21,7 @@ from mlcli.data.sources.storage import TAR, Shard, Storage, expanded, storage_at
 from mlcli.data.sources.tar_index import CONNECTIONS, Damage, Member, TarIndex, index_of, members, window_of
 from mlcli.data.splits import SPLITS, in_order, named_split
 from mlcli.errors import DataError, UserError
-from mlcli.files import refuse_unfinished
+from mlcli.outputs import refuse_unfinished
 from mlcli.text import first_few, plural, without_secrets
 
 CLASSES = "classes.txt"

@@ -30,7 +30,8 @@ from mlcli.data.finding import Finding
 from mlcli.data.jpeg import MOST_FILE_BYTES
 from mlcli.data.sources.storage import COMPRESSED, Shard, Storage
 from mlcli.errors import OutputError
-from mlcli.files import cache_folder, make_output_folder, write_atomically
+from mlcli.files import write_atomically
+from mlcli.outputs import cache_folder, make_output_folder
 from mlcli.reading import MOST_TEXT_BYTES, read_file, safetensors_texts
 from mlcli.show.terminal import progress
 from mlcli.text import plural, visible

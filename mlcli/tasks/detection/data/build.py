@@ -18,7 +18,7 @@ from mlcli.data.sources.shards import has_shards
 from mlcli.data.splits import SPLITS, Divisible, split_indices, told_alike
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import ConfigError, DataError
-from mlcli.files import refuse_unfinished
+from mlcli.outputs import refuse_unfinished
 from mlcli.reading import why_absent
 from mlcli.tasks.detection.data.annotations.box_csv import read_box_csv
 from mlcli.tasks.detection.data.annotations.coco import read_coco

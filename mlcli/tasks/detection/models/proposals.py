@@ -9,7 +9,6 @@ What no region overlaps cannot be found, so the share of objects that regions do
 
 import hashlib
 import io
-import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mlcli.files import cannot_write, write_atomically
+from mlcli.outputs import cache_folder
 from mlcli.reading import ANY_SIZE, open_regular
 from mlcli.show.terminal import bar
 from mlcli.tasks.detection.boxes import clip, iou_matrix
@@ -37,8 +37,7 @@ OVERLAPPED = 0.5
 
 def default_path(method: str) -> Path:
     """Return the file of proposals unless the YAML names one, in the user's folder for caches."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "mlcli" / f"proposals-{method}.npz"
+    return cache_folder() / f"proposals-{method}.npz"
 
 
 def picture_key(pixels: np.ndarray) -> str:

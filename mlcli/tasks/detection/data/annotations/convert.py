@@ -22,7 +22,7 @@ from mlcli.data.sources.shard_writer import (
     write_shards,
 )
 from mlcli.errors import ConfigError, DataError
-from mlcli.files import filled_folder, refuse_filled
+from mlcli.outputs import filled_folder, refuse_filled
 from mlcli.schema.yaml12 import dump
 from mlcli.tasks.detection.data.annotations.box_csv import write_box_csv
 from mlcli.tasks.detection.data.annotations.coco import write_coco, written_object
