@@ -30,7 +30,7 @@ from mlcli.data.config import HorizontalFlip, ImageFolder, ImageShards
 from mlcli.data.feed import SampleFeed
 from mlcli.data.source import Source
 from mlcli.data.sources.build import build_source
-from mlcli.data.sources.shard_writer import Entry, write_classes, write_shards
+from mlcli.data.sources.shard_writer import ShardEntry, write_classes, write_shards
 from mlcli.engine.settings import Loader, Train
 
 BATCH, CLASSES = 256, 10
@@ -75,7 +75,9 @@ def write_million(out: Path, count: int) -> None:
         Image.fromarray(dice.integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(file, "PNG")
         files.append(file.getvalue())
     entries = (
-        Entry(b"%03d/%08d.png" % (number % CLASSES, number), files[number % 1000], "cls", b"%d" % (number % CLASSES))
+        ShardEntry(
+            b"%03d/%08d.png" % (number % CLASSES, number), files[number % 1000], "cls", b"%d" % (number % CLASSES)
+        )
         for number in range(count)
     )
     write_shards(out, {"train": (count, entries)}, {}, 64 * 2**20)

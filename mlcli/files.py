@@ -92,7 +92,7 @@ def fill_atomically(
     try:
         if path.parent not in _swept:
             _swept.add(path.parent)
-            sweep(path.parent, only_writer=False)
+            sweep_temporaries(path.parent, only_writer=False)
         if path.is_dir() and not path.is_symlink():
             raise IsADirectoryError(errno.EISDIR, "it is a folder", path)
         temporary, descriptor = _new_temporary(path)
@@ -100,7 +100,7 @@ def fill_atomically(
             _adopt_mode(descriptor, path)
             fill(lambda part: write_all(descriptor, part))
             perform(os.fsync, descriptor)
-            if fcntl is None:  # Windows renames no open file; elsewhere an open one keeps `sweep` away
+            if fcntl is None:  # Windows renames no open file; elsewhere an open one keeps `sweep_temporaries` away
                 file.close()
             check(temporary)
             perform(os.replace, temporary, path)
@@ -223,7 +223,7 @@ def refuse_links(*folders: Path) -> None:
             raise OutputError(what, where=str(folder), fix="remove the link, or choose another folder")
 
 
-def sweep(folder: Path, *, only_writer: bool) -> None:
+def sweep_temporaries(folder: Path, *, only_writer: bool) -> None:
     """Delete the temporary files that killed processes have left in a folder.
 
     only_writer: whether no other process writes there. If others may, files that a process has open are left alone.

@@ -55,7 +55,7 @@ def run(
 
     from mlcli.engine.run import check_writable
     from mlcli.engine.runtime import decide_runtime
-    from mlcli.machine.bench.bottleneck import as_shown, compared, judge, memory_checks
+    from mlcli.machine.bench.bottleneck import as_shown, compared, find_bottleneck, memory_checks
     from mlcli.machine.bench.page import advice, page, picture
     from mlcli.machine.bench.throughput import Bench, share_of_one
 
@@ -74,7 +74,7 @@ def run(
             task, settings, runtime, budget_s=left_s, say=lambda what: show_progress(f"measuring {what} ...")
         ).measure(full=full)
     show_progress("")
-    verdict = judge(measured)
+    verdict = find_bottleneck(measured)
     report = {
         "mlcli": __version__,
         "config": str(config),

@@ -39,7 +39,7 @@ def rows_of(split_of: np.ndarray) -> dict[str, np.ndarray]:
     return {split: rows for split, rows in found.items() if len(rows)}
 
 
-def in_order(classes: Collection[str]) -> tuple[str, ...]:
+def sorted_classes(classes: Collection[str]) -> tuple[str, ...]:
     """Return the names of classes, sorted: by value if all are whole numbers, else as text."""
     whole = all(re.fullmatch(r"-?[0-9]{1,4000}", name) for name in classes)  # Python reads no longer ones
     return tuple(sorted(classes, key=lambda name: (int(name), name)) if whole else sorted(classes))
@@ -145,7 +145,7 @@ def split_indices(samples: Divisible, shares: dict[str, float], seed: int) -> di
     return {"train": rest, **splits}
 
 
-def joined(groups: np.ndarray, split_of: np.ndarray) -> np.ndarray:
+def groups_together(groups: np.ndarray, split_of: np.ndarray) -> np.ndarray:
     """Return the split of each sample, int8 [N], with each group as a whole in the split of its that is held out most:
     test before val before train. groups: int [N]; split_of: int8 [N], positions in SPLITS."""
     _, group_of = np.unique(groups, return_inverse=True)
@@ -162,7 +162,7 @@ def one_of_each(groups: np.ndarray, split_of: np.ndarray) -> np.ndarray:
 
 
 def refuse_emptied(before: np.ndarray, after: np.ndarray, where: str) -> None:
-    """Raise DataError if a split has lost all of its samples to `joined` or `one_of_each`. int8 [N], before and after,
+    """Raise DataError if a split has lost all of its samples to `groups_together` or `one_of_each`. int8 [N], before and after,
     positions in SPLITS."""
     lost = [split for code, split in enumerate(SPLITS) if (before == code).any() and not (after == code).any()]
     if lost:

@@ -213,7 +213,7 @@ class DistributedRanks(Ranks):
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def joined_ranks(device: str) -> Iterator[Ranks]:
     """Within this context the process is one of the ranks that the environment speaks of; alone if of none.
 
     device: as in the train section. Raises ConfigError for more processes than GPUs, RankError if the ranks do not find

@@ -18,7 +18,7 @@ import torch
 from mlcli.engine.board import Board
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
-from mlcli.engine.distributed import joined
+from mlcli.engine.distributed import joined_ranks
 from mlcli.engine.evaluate import Interrupted, as_json, choose_metric, evaluation_record
 from mlcli.engine.graphs import refuse_graphs
 from mlcli.engine.log import RunLog, Screen
@@ -85,7 +85,7 @@ def launch(
     open, and signals ask the training to stop. Of several processes that train together each launches; the first one
     owns the folder. Raises UserError.
     """
-    with joined(plan.config.train.device) as ranks, contextlib.ExitStack() as ending:
+    with joined_ranks(plan.config.train.device) as ranks, contextlib.ExitStack() as ending:
         ending.enter_context(_told(root))
         run = ranks.from_first(lambda: _claimed(resume, root, name or plan.name))
         if run:

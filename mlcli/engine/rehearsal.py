@@ -72,7 +72,7 @@ def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> flo
                 terms = forward_backward(task, rehearsal, batch, runtime, scaler, meter)
                 value = total(terms).item()
             except (RuntimeError, ValueError) as error:
-                raise explain(error, last_layer, len(batch)) from error
+                raise error_in_words(error, last_layer, len(batch)) from error
             fastest_s = min(fastest_s, time.perf_counter() - began)
             if not math.isfinite(value):
                 parts = ", ".join(f"{name} = {term.mean.item():.4g}" for name, term in terms.items())
@@ -98,7 +98,7 @@ def step_flops(task: Task, batch: Batch, samples: int) -> float:
     return 3.0 * samples * counted.get_total_flops()
 
 
-def explain(error: Exception, last_layer: str, batch_size: int) -> UserError:
+def error_in_words(error: Exception, last_layer: str, batch_size: int) -> UserError:
     """The error of a forward or backward pass in words for a person.
 
     last_layer: the innermost layer that was entered last, and the shape of what it was given.

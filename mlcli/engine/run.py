@@ -20,7 +20,15 @@ from typing import IO, TYPE_CHECKING, Any
 from mlcli.engine.documents import MOST_BYTES, Environment, Status, read_document
 from mlcli.engine.membership import Membership
 from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError, UserError
-from mlcli.files import cannot_write, claim_folder, make_folder, open_own, refuse_links, sweep, write_atomically
+from mlcli.files import (
+    cannot_write,
+    claim_folder,
+    make_folder,
+    open_own,
+    refuse_links,
+    sweep_temporaries,
+    write_atomically,
+)
 from mlcli.outputs import SOFTWARE, make_output_folder
 from mlcli.reading import open_regular, read_file
 from mlcli.schema.explain import closest
@@ -173,9 +181,9 @@ class RunFolder:
         except OSError as error:
             raise cannot_write(path, error) from error
         _held[self._key] = file
-        sweep(self.checkpoints, only_writer=True)
+        sweep_temporaries(self.checkpoints, only_writer=True)
         for folder in (self.path, self.path / "pictures"):  # evaluations and reports of others are written here too
-            sweep(folder, only_writer=False)
+            sweep_temporaries(folder, only_writer=False)
 
     def discard(self) -> None:
         """Remove the folder, and the one of its name if nothing else is in it."""

@@ -99,7 +99,7 @@ def baselines(
     kept = read_baselines(path)
     if kept is None:
         say()
-        kept = measure(source.info, source.splits["train"], source.splits[split], split, budget_s)
+        kept = measure_baselines(source.info, source.splits["train"], source.splits[split], split, budget_s)
         if kept.complete:
             with suppress(OSError, OutputError):  # one that cannot be stored only costs the time again
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,9 @@ def write_baselines(task: "Task", run: RunFolder, say: Callable[[str], None] = l
         run.write_text("baselines.json", json.dumps(asdict(found), indent=1) + "\n")
 
 
-def measure(info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S) -> Baselines:
+def measure_baselines(
+    info: "Info", train: "Samples", asked: "Samples", split: str, budget_s: float = BUDGET_S
+) -> Baselines:
     """Fit the models on `train` and score them on `asked`, samples of `split`."""
     until = time.monotonic() + PATIENCE * budget_s
     trivial, *models = classical.FOR_CLASSES if info.class_names else classical.FOR_NUMBERS

@@ -138,8 +138,8 @@ def test_the_hint_repeats_what_was_typed():
 
 def test_the_floor_is_held_against_what_is_shown(mlcli, tmp_path, monkeypatch):
     (tmp_path / "table.yaml").write_text(TABLE)
-    real = bottleneck.judge
-    monkeypatch.setattr(bottleneck, "judge", lambda findings: replace(real(findings), ratio=0.996))
+    real = bottleneck.find_bottleneck
+    monkeypatch.setattr(bottleneck, "find_bottleneck", lambda findings: replace(real(findings), ratio=0.996))
     assert mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "1").code == 0  # it says 1x
     assert mlcli("bench-io", "table.yaml", "--quick", "--fail-under", "1.01").code == 1
 

@@ -19,7 +19,7 @@ from mlcli.files import (
     fill_atomically,
     make_folder,
     remove,
-    sweep,
+    sweep_temporaries,
     write_atomically,
     write_output,
 )
@@ -105,7 +105,7 @@ def test_temporary_files_that_nobody_writes_are_swept_and_others_are_not(tmp_pat
 
     def fill(write):
         write(b"half")
-        sweep(tmp_path, only_writer=False)
+        sweep_temporaries(tmp_path, only_writer=False)
         ours = set(os.listdir(tmp_path)) - {*kept}
         assert len(ours) == 1
         assert ours.pop().startswith(".a.")
@@ -115,7 +115,7 @@ def test_temporary_files_that_nobody_writes_are_swept_and_others_are_not(tmp_pat
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "a"])
     assert (tmp_path / "a").read_bytes() == b"half whole"
     (tmp_path / left[0]).touch()
-    sweep(tmp_path, only_writer=True)
+    sweep_temporaries(tmp_path, only_writer=True)
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "a"])
 
 

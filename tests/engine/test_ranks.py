@@ -466,6 +466,6 @@ def test_a_rank_that_is_alone_says_where_it_waits_and_gives_up(monkeypatch, caps
         started = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}
         for name, value in {**started, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
             monkeypatch.setenv(name, str(value))
-        with pytest.raises(RankError, match="rank 1 of 2 does not find the others"), distributed.joined("cpu"):
+        with pytest.raises(RankError, match="rank 1 of 2 does not find the others"), distributed.joined_ranks("cpu"):
             pass
     assert f"rank 1 of 2 waits for the others at 127.0.0.1:{port}" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import torch
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.settings import TrainerSettings
 from mlcli.errors import OutOfMemoryError
-from mlcli.machine.bench.learner import Trial, choose_batch_size, measure, smallest_fast_enough
+from mlcli.machine.bench.learner import Trial, choose_batch_size, measure_learner, smallest_fast_enough
 from mlcli.tasks.classification.build import build_task
 from mlcli.tasks.classification.config import Classification
 
@@ -37,7 +37,7 @@ def test_the_smallest_within_three_percent_of_the_best(speeds, chosen):
 def test_sizes_rise_until_an_epoch_would_have_too_few_steps():
     config = Classification.model_validate(CONFIG)
     task = build_task(config)
-    trials = measure(task, config, decide_runtime(config), [8, 16, 32, 64])
+    trials = measure_learner(task, config, decide_runtime(config), [8, 16, 32, 64])
     sizes = [trial.size for trial in trials]
     assert sizes == [8, 16, 32, 64][: len(sizes)]
     assert all(trial.samples_per_s > 0 for trial in trials)

@@ -8,7 +8,7 @@ from mlcli.machine.bench.bottleneck import (
     TOO_BUSY,
     as_shown,
     expected_wait_share,
-    judge,
+    find_bottleneck,
     memory_checks,
     slots_bytes,
     spreads,
@@ -110,14 +110,14 @@ def test_expected_wait(read_s, own_s, model_s, workers, share):
     ],
 )
 def test_the_fewest_workers_that_are_enough(read_ms, model_ms, fewest):
-    verdict = judge(findings(read_ms=read_ms, model_ms=model_ms))
+    verdict = find_bottleneck(findings(read_ms=read_ms, model_ms=model_ms))
     assert verdict.fewest_workers == fewest
     enough = {rating.workers for rating in verdict.ratings if rating.enough}
     assert enough == ({n for n in (0, 1, 2, 4, 8) if n >= fewest} if fewest is not None else set())
 
 
 def test_what_is_configured_and_enough_is_left_alone():
-    verdict = judge(findings(read_ms=1.0, model_ms=4.0, workers=4))
+    verdict = find_bottleneck(findings(read_ms=1.0, model_ms=4.0, workers=4))
     assert verdict.nothing_to_do
     assert (verdict.workers, verdict.cache, verdict.fewest_workers) == (None, None, 1)
     assert verdict.ratio == pytest.approx(16)
@@ -126,7 +126,7 @@ def test_what_is_configured_and_enough_is_left_alone():
 
 
 def test_too_few_workers():
-    verdict = judge(findings(read_ms=6.0, model_ms=2.0, workers=1))
+    verdict = find_bottleneck(findings(read_ms=6.0, model_ms=2.0, workers=1))
     assert verdict.ratio == pytest.approx(1 / 3)
     assert verdict.wait_share == pytest.approx(2 / 3)
     assert (verdict.nothing_to_do, verdict.workers, verdict.cache) == (False, 4, None)
@@ -137,7 +137,7 @@ def test_too_few_workers():
 
 
 def test_a_cache_where_workers_are_not_enough():
-    verdict = judge(findings(read_ms=40.0, model_ms=2.0, workers=8))
+    verdict = find_bottleneck(findings(read_ms=40.0, model_ms=2.0, workers=8))
     assert (verdict.workers, verdict.cache) == (None, "ram")
     (ram,) = verdict.caches
     assert ram.bytes == GB // 10
@@ -154,18 +154,18 @@ def test_a_cache_where_workers_are_not_enough():
     ],
 )
 def test_no_cache_is_advised(obstacle):
-    verdict = judge(findings(read_ms=40.0, model_ms=2.0, workers=1, **obstacle))
+    verdict = find_bottleneck(findings(read_ms=40.0, model_ms=2.0, workers=1, **obstacle))
     assert verdict.cache is None
     assert verdict.workers == 8  # not enough, but the fastest there is
     assert "the best this machine can do" in verdict.sentence
 
 
 def test_on_a_cpu_workers_take_the_models_cores():
-    alone = judge(findings(read_ms=2.0, model_ms=4.0, workers=2, counts=(0, 1, 2)))
+    alone = find_bottleneck(findings(read_ms=2.0, model_ms=4.0, workers=2, counts=(0, 1, 2)))
     assert alone.nothing_to_do
     # Alone, two workers would feed 4x; beside the model they starve it, and one worker does better.
     fighting = findings(read_ms=2.0, model_ms=4.0, workers=2, counts=(0, 1, 2), together={1: (4.4, 0.05), 2: (9, 0.4)})
-    verdict = judge(fighting)
+    verdict = find_bottleneck(fighting)
     assert verdict.ratio == pytest.approx(0.6)
     assert verdict.wait_share == 0.4
     assert verdict.workers == 1
@@ -173,7 +173,7 @@ def test_on_a_cpu_workers_take_the_models_cores():
 
 def test_augmentation_is_not_blamed_on_reading():
     found = findings(read_ms=1.0, own_ms=3.0, model_ms=3.0, workers=2)
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     assert verdict.nothing_to_do
     assert verdict.wait_share == pytest.approx(0.5)
     assert "making batches in the trainer's own process" in verdict.sentence
@@ -182,7 +182,7 @@ def test_augmentation_is_not_blamed_on_reading():
 
 def test_data_in_memory():
     found = in_memory(findings(read_ms=1.0, model_ms=2.0), fed_ms=0.01, wait=0.02)
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     assert verdict.nothing_to_do
     assert verdict.ratio == pytest.approx(200)
     assert verdict.sentence == (
@@ -197,7 +197,7 @@ def test_spreads_are_said_aloud():
     assert spreads(found) == []
     shaky = replace(found, model=replace(found.model, step=steady(0.002, spread=0.22)))
     assert spreads(shaky) == [("model", 0.22)]
-    assert advice(shaky, judge(shaky))[-1] == (
+    assert advice(shaky, find_bottleneck(shaky))[-1] == (
         "the machine was busy, with spreads above 15%: model 22%; measure again when it is quiet"
     )
 
@@ -244,8 +244,8 @@ def _faster_together_than_the_loader(found):
     ],
 )
 def test_no_verdict_is_relied_on_that_a_busy_machine_gave(spoil):
-    assert judge(findings(**QUIET)).doubts == ()
-    verdict = judge(spoil(findings(**QUIET)))
+    assert find_bottleneck(findings(**QUIET)).doubts == ()
+    verdict = find_bottleneck(spoil(findings(**QUIET)))
     assert verdict.doubts == (TOO_BUSY,)
     assert verdict.sentence.endswith("The machine was too busy for a reliable verdict; measure again.")
 
@@ -255,14 +255,14 @@ def test_a_number_of_workers_that_is_not_judged_may_be_shaky():
     loader = [
         replace(one, timing=steady(one.timing.seconds, 0.01 if one.workers == 2 else 0.6)) for one in found.loader
     ]
-    assert judge(replace(found, loader=tuple(loader))).doubts == ()
+    assert find_bottleneck(replace(found, loader=tuple(loader))).doubts == ()
 
 
 @pytest.mark.parametrize("cached", [pytest.param(False, id="files"), pytest.param(True, id="in memory")])
 def test_a_slow_model_gives_a_guess(cached):
     found = replace(findings(**QUIET), is_slow=True)
     found = in_memory(found, fed_ms=0.01, wait=0.02) if cached else found
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     doubt = "a batch of 64 takes 0.3s, too slow to measure in the time, so this is a rough guess"
     assert verdict.sentence.endswith(f"probably nothing to do ({doubt}).")
     assert verdict.doubts == (doubt,)
@@ -273,14 +273,14 @@ def test_no_workers_at_all_are_not_enough_at_any_ratio():
     # 0 workers read slower than the model learns; that they wait little beside it cannot be trusted.
     waits = {0: (4.6, 0.09), 1: (4.5, 0.3)}
     found = findings(read_ms=6.0, model_ms=4.0, workers=1, counts=(0, 1), together=waits)
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     assert (verdict.workers, verdict.fewest_workers) == (None, None)
     assert "faster than training" not in verdict.sentence
 
 
 def test_who_waits_little_is_left_alone():
     found = findings(read_ms=6.0, model_ms=4.0, workers=1, counts=(0, 1), together={0: (4.9, 0.14), 1: (4.3, 0.07)})
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     assert (verdict.nothing_to_do, verdict.workers, verdict.cache) == (True, None, None)
     assert "Reading hardly slows training down: nothing to do." in verdict.sentence
 
@@ -289,13 +289,13 @@ def test_who_waits_little_is_left_alone():
 def test_fewer_workers_only_where_that_is_clearly_faster(step_ms, advised):
     together = {1: (step_ms, 0.05), 2: (5.0, 0.2)}
     found = findings(read_ms=2.0, model_ms=4.0, workers=2, counts=(0, 1, 2), together=together)
-    assert judge(found).workers == advised
+    assert find_bottleneck(found).workers == advised
 
 
 def test_fewer_workers_that_are_slower_are_not_said_to_be_enough():
     together = {0: (4.8, 0.08), 4: (4.1, 0.01)}
     found = findings(read_ms=0.35, model_ms=4.0, workers=4, counts=(0, 4), together=together)
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     assert verdict.fewest_workers == 0
     assert not any("would already be enough" in line for line in advice(found, verdict))
 
@@ -303,7 +303,7 @@ def test_fewer_workers_that_are_slower_are_not_said_to_be_enough():
 def test_the_fewest_that_feed_is_said_only_of_those_that_do():
     # Making batches takes the trainer's process 4 ms: whoever reads in less does not hold it up, and feeds 0.8x.
     found = findings(read_ms=8.0, own_ms=4.0, model_ms=3.2, workers=1, counts=(1, 2, 4))
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     assert verdict.workers == verdict.fewest_workers == 2
     assert "faster than training" not in verdict.sentence
     assert "loader.workers: 2   the fewest that are enough" in advice(found, verdict)
@@ -311,17 +311,17 @@ def test_the_fewest_that_feed_is_said_only_of_those_that_do():
 
 def test_ratio_and_waiting_that_disagree_are_explained():
     found = findings(read_ms=64.0, model_ms=2.0, workers=1, counts=(0, 1), together={0: (80, 0.16), 1: (70, 0.16)})
-    sentence = judge(found).sentence
+    sentence = find_bottleneck(found).sentence
     assert sentence.startswith(
         "As configured (with 1 worker) loader throughput is 0.84x the model's (alone it would be 0.031x; together both "
         "slow down, as they share the CPU); the model would wait 16% of the time."
     )
     without = replace(found, data=replace(found.data, workers=0))
-    assert "(alone; together both slow down, as they share the CPU)" in judge(without).sentence
+    assert "(alone; together both slow down, as they share the CPU)" in find_bottleneck(without).sentence
 
 
 def test_taking_turns_is_no_sharing():
-    sentence = judge(findings(read_ms=2.0, model_ms=4.0, workers=0, counts=(0, 1))).sentence
+    sentence = find_bottleneck(findings(read_ms=2.0, model_ms=4.0, workers=0, counts=(0, 1))).sentence
     assert "is 2x the model's (making batches and training take turns); the model would wait 33%" in sentence
 
 
@@ -329,12 +329,12 @@ def test_memory_of_the_slots():
     found = findings(read_ms=6.0, model_ms=2.0, workers=1)
     assert slots_bytes(found, 4) == 4 * 2 * 64 * (GB // 10 // 10_000)
     tight = replace(found, machine=replace(found.machine, available_bytes=5_000_000))
-    assert any("lower loader.prefetch" in line for line in advice(tight, judge(tight)))
+    assert any("lower loader.prefetch" in line for line in advice(tight, find_bottleneck(tight)))
 
 
 def test_both_kinds_of_memory_are_checked():
     found = findings(read_ms=6.0, model_ms=2.0, workers=1)
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     shm, ahead = memory_checks(found, verdict)
     assert (shm.name, shm.status, shm.needed_bytes, shm.available_bytes) == ("/dev/shm", "ok", 0, 64_000_000)
     assert "64 MB, not needed" in shm.text
@@ -347,7 +347,7 @@ def test_both_kinds_of_memory_are_checked():
     assert "lower loader.prefetch" in ahead.text
     assert "warning  batches read ahead" in page(tight, verdict, "resnet", [])
     held = in_memory(found, fed_ms=0.1, wait=0.0)
-    assert memory_checks(held, judge(held))[1].needed_bytes == 0
+    assert memory_checks(held, find_bottleneck(held))[1].needed_bytes == 0
 
 
 def test_what_is_shown_is_what_is_compared():
@@ -361,18 +361,18 @@ def test_a_cold_disk_is_mentioned():
     found = on_disk(findings(read_ms=1.0, model_ms=2.0, workers=0))
     # 1 ms of reading and 2 of learning; from the disk 10 and 2.
     assert any("100 files/s" in line and "the first epoch would then wait 83%" in line for line in
-               advice(found, judge(found)))  # fmt: skip
+               advice(found, find_bottleneck(found)))  # fmt: skip
     vast = replace(found, data=replace(found.data, bytes_on_disk=100 * GB))
-    assert any("every epoch" in line for line in advice(vast, judge(vast)))
+    assert any("every epoch" in line for line in advice(vast, find_bottleneck(vast)))
 
 
 def test_workers_share_what_the_disk_costs():
     found = on_disk(findings(read_ms=1.0, model_ms=2.0, counts=(0, 1, 4, 8), workers=1))
-    cold = {rating.workers: rating.cold_wait_share for rating in judge(found).ratings}
+    cold = {rating.workers: rating.cold_wait_share for rating in find_bottleneck(found).ratings}
     # One reads for 10 ms what takes 2 to learn from, four 2.5 ms, eight 1.25.
     assert cold == pytest.approx({0: 10 / 12, 1: 8 / 10, 4: 0.5 / 2.5, 8: 0.0}, abs=1e-6)
     starved = on_disk(findings(read_ms=6.0, model_ms=2.0, counts=(0, 1), together={1: (8.0, 0.75)}, workers=1))
-    assert judge(starved).ratings[1].cold_wait_share == pytest.approx(1 - 2 / 17)
+    assert find_bottleneck(starved).ratings[1].cold_wait_share == pytest.approx(1 - 2 / 17)
 
 
 def on_disk(found: Measurements) -> Measurements:
@@ -384,7 +384,7 @@ def on_disk(found: Measurements) -> Measurements:
 
 def test_the_page_has_every_part():
     found = findings(read_ms=6.0, own_ms=0.2, model_ms=2.0, workers=1)
-    text = page(found, judge(found), "resnet 11,173,962 parameters", [("saved", "there")])
+    text = page(found, find_bottleneck(found), "resnet 11,173,962 parameters", [("saved", "there")])
     heads = [line.split()[0] for line in text.splitlines() if line[:1].strip()]
     assert heads[:4] == ["data", "machine", "memory", "stage"]
     assert {"loader", "model", "epoch", "cache", "VERDICT", "advice", "saved"} <= set(heads)

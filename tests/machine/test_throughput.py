@@ -20,7 +20,7 @@ from mlcli.engine.runtime import decide_runtime
 from mlcli.errors import ConfigError, DataError, ExitCode
 from mlcli.experiment import Experiment
 from mlcli.machine.bench import throughput
-from mlcli.machine.bench.bottleneck import judge
+from mlcli.machine.bench.bottleneck import find_bottleneck
 from mlcli.machine.bench.disk import warm_up
 from mlcli.machine.bench.learner import Learner
 from mlcli.machine.bench.throughput import Bench, worker_counts
@@ -90,7 +90,7 @@ def test_data_in_memory_have_one_number(config):
     assert [joint.workers for joint in found.together] == [0]
     assert found.data.in_memory
     assert "read file, warm" not in named(found)
-    assert judge(found).nothing_to_do
+    assert find_bottleneck(found).nothing_to_do
     assert found.scan is not None
     assert found.scan.samples == found.data.samples
 
@@ -101,7 +101,7 @@ def test_a_cached_set_of_files(images, cache, tmp_path):
     assert [loading.workers for loading in found.loader] == [0, 1, 2]  # what filling the cache takes
     assert [joint.workers for joint in found.together] == [0]
     assert found.configured_loader == next(held.timing for held in found.held if held.cache == cache)
-    assert judge(found).nothing_to_do
+    assert find_bottleneck(found).nothing_to_do
 
 
 def test_the_data_are_not_touched_and_nothing_runs_on(images):
@@ -135,7 +135,7 @@ def test_a_slow_model_is_measured_with_the_batches_it_will_have(images):
     assert (found.batch_size, found.is_slow) == (BATCH, True)
     assert found.model.step.seconds >= 0.05
     assert [joint.workers for joint in found.together] == [loading.workers for loading in found.loader] == [1]
-    verdict = judge(found)
+    verdict = find_bottleneck(found)
     assert verdict.nothing_to_do
     assert re.search(
         r"a batch of 8 takes \d.*s, too slow to measure in the time, so this is a rough guess", verdict.sentence

@@ -7,7 +7,7 @@ from mlcli.engine.meter import TOLERATED_WAIT
 from mlcli.engine.rehearsal import rehearse
 from mlcli.engine.runtime import decide_runtime
 from mlcli.engine.trainer import fit
-from mlcli.machine.bench.bottleneck import ENOUGH, judge
+from mlcli.machine.bench.bottleneck import ENOUGH, find_bottleneck
 from mlcli.machine.bench.throughput import Bench
 from mlcli.report.summary import wait_share
 from tests.engine.rig import training
@@ -29,7 +29,7 @@ def predicted(images, image_s, batch_s, **loader):
     config = config_of(images, **loader)
     bench = Bench(slow_task(config, image_s=image_s, batch_s=batch_s), config, decide_runtime(config),
                   budget_s=BUDGET_S, cpus=2)  # fmt: skip
-    return judge(bench.measure())
+    return find_bottleneck(bench.measure())
 
 
 def measured_wait(images, root, image_s, batch_s, **loader) -> float:

@@ -26,7 +26,7 @@ from mlcli.engine.run import create_run
 from mlcli.experiment import Experiment
 from mlcli.report import baselines as module
 from mlcli.report import classical
-from mlcli.report.baselines import baselines, class_scores, measure, number_scores
+from mlcli.report.baselines import baselines, class_scores, measure_baselines, number_scores
 from mlcli.report.classical import spread
 from mlcli.tasks.classification.metrics import ClassificationMetrics
 from mlcli.tasks.regression.task import RegressionMetrics
@@ -157,7 +157,7 @@ def patient(monkeypatch):
 
 
 def test_slow_models_get_fewer_rows_and_say_so(patient):
-    found = measure(info_of(4, 8), images(900, 4, 8), images(100, 4, 8), "val", budget_s=1.0)
+    found = measure_baselines(info_of(4, 8), images(900, 4, 8), images(100, 4, 8), "val", budget_s=1.0)
     rows = {e.name: e.rows for e in found.entries}
     assert rows["most frequent class"] == rows["logistic regression"] == found.rows_there == 900
     assert rows["random forest"] == rows["pruned decision tree"] == 781  # 0.3 s of 2 us for each of 192 pixels
@@ -184,7 +184,7 @@ def test_a_model_that_is_not_done_in_time_is_given_up(monkeypatch, model):
         return fit(self, *arguments)
 
     monkeypatch.setattr(kind, "fit", watched)
-    found = measure(info_of(4, 8), images(200, 4, 8), images(50, 4, 8), "val")
+    found = measure_baselines(info_of(4, 8), images(200, 4, 8), images(50, 4, 8), "val")
     assert model in found.left_out
     assert fits == [0.0], "no part is begun after the time is over"
     assert not found.complete
@@ -202,7 +202,7 @@ def test_the_forest_is_that_of_one_fit(is_classes):
 
 
 def test_what_cannot_afford_enough_rows_is_left_out(patient):
-    found = measure(info_of(60), images(1200, 60), images(120, 60), "val", budget_s=0.5)
+    found = measure_baselines(info_of(60), images(1200, 60), images(120, 60), "val", budget_s=0.5)
     assert [e.name for e in found.entries] == ["most frequent class"]
     assert found.notes[-1].startswith(
         "left out, too slow for so many inputs and classes: logistic regression, random forest"

@@ -15,7 +15,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import common_size, count_pixels, find_damaged, imagenet_statistics, pixel_statistics
 from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.data.sources.listing import Listing
-from mlcli.data.splits import check_same_classes, joined, one_of_each, refuse_emptied, rows_of, told_alike
+from mlcli.data.splits import check_same_classes, groups_together, one_of_each, refuse_emptied, rows_of, told_alike
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
@@ -90,7 +90,7 @@ def settled(listing: Listing, duplicates: Literal["one_split", "drop"]) -> Listi
     copies = same_pictures(listing.root, listing.paths)
     copied = f"{plural(len(copies) - len(np.unique(copies)), 'image repeats another', 'images repeat another')}"
     if duplicates == "one_split":
-        split_of = joined(copies, listing.split_of)
+        split_of = groups_together(copies, listing.split_of)
         moved = int((split_of != listing.split_of).sum())
         what = f"{copied}, and each goes with it into one split" + (f"; {moved:,} were in another" if moved else "")
         listing = replace(listing, copies=copies, split_of=split_of)

@@ -36,7 +36,7 @@ _OURS = re.compile(r"(train|val|test)-\d{6,}\.tar|\..*\.tmp|\.unfinished|classes
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
-class Entry(NamedTuple):
+class ShardEntry(NamedTuple):
     """One sample. path: of the picture below its root; label: what stands beside it, and under which ending."""
 
     path: bytes
@@ -56,7 +56,7 @@ def read_bytes(text: str) -> int:
 
 
 def write_shards(
-    out: Path, splits: dict[str, tuple[int, Iterator[Entry]]], beside: dict[str, bytes], shard_bytes: int
+    out: Path, splits: dict[str, tuple[int, Iterator[ShardEntry]]], beside: dict[str, bytes], shard_bytes: int
 ) -> list[str]:
     """Write samples, and small files beside the shards. Returns lines for people.
 
@@ -93,9 +93,9 @@ def clear_unfinished(out: Path) -> None:
             os.unlink(out / name)
 
 
-def fill_shard(path: Path, entries: Iterator[Entry], most_bytes: int) -> Iterator[Entry]:
+def fill_shard(path: Path, entries: Iterator[ShardEntry], most_bytes: int) -> Iterator[ShardEntry]:
     """Write one shard, of one sample at least; return those that are left."""
-    left: list[Entry] = []
+    left: list[ShardEntry] = []
 
     def fill(write: Write) -> None:
         keys, total, held = set[bytes](), 0, bytearray()
@@ -118,7 +118,7 @@ def fill_shard(path: Path, entries: Iterator[Entry], most_bytes: int) -> Iterato
     return itertools.chain(left, entries)
 
 
-def _key(entry: Entry, taken: set[bytes]) -> tuple[bytes, bytes]:
+def _key(entry: ShardEntry, taken: set[bytes]) -> tuple[bytes, bytes]:
     """The key of a sample, other than those of its shard, and the ending of its picture, that of its format where the
     name has another or none. Raises DataError for what is no picture then."""
     inside = entry.path.rpartition(b".tar/")[2]  # of a picture that lies in a shard already
@@ -173,9 +173,9 @@ def section_lines(out: Path, keys: dict[str, object]) -> list[str]:
     return ["", "the section for a YAML", *dump({"data": section}).splitlines()]
 
 
-def _entries(part: Samples) -> Iterator[Entry]:
+def _entries(part: Samples) -> Iterator[ShardEntry]:
     for index, label in enumerate(part.targets.tolist()):
-        yield Entry(*encoded_picture(part, index), "cls", b"%d" % label)
+        yield ShardEntry(*encoded_picture(part, index), "cls", b"%d" % label)
 
 
 def encoded_picture(part: Samples, index: int) -> tuple[bytes, bytes]:

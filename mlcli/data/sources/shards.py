@@ -19,7 +19,7 @@ from mlcli.data.finding import Finding
 from mlcli.data.sources.listing import Listing, nothing
 from mlcli.data.sources.storage import TAR, Shard, Storage, expanded, storage_at
 from mlcli.data.sources.tar_index import CONNECTIONS, Damage, Member, TarIndex, index_of, members, window_of
-from mlcli.data.splits import SPLITS, in_order, named_split
+from mlcli.data.splits import SPLITS, named_split, sorted_classes
 from mlcli.errors import DataError, UserError
 from mlcli.outputs import refuse_unfinished
 from mlcli.text import first_few, plural, without_secrets
@@ -197,7 +197,7 @@ def _classes(shards: OpenShards) -> tuple[tuple[str, ...], np.ndarray, list[Find
     texts, findings = shards.index.labels, list[Finding]()
     content = shards.storage.small(CLASSES)
     if content is None:
-        names = in_order(texts)
+        names = sorted_classes(texts)
         position = {name: label for label, name in enumerate(names)}
     else:
         names = tuple(line.rstrip("\r") for line in content.decode(errors="backslashreplace").split("\n"))

@@ -32,12 +32,12 @@ from mlcli.data.splits import (
     SPLITS,
     Divisible,
     check_same_classes,
+    groups_together,
     hold_out,
-    in_order,
-    joined,
     one_of_each,
     refuse_emptied,
     rows_of,
+    sorted_classes,
     told_alike,
 )
 from mlcli.engine.contract import Samples
@@ -128,7 +128,7 @@ def read_table(config: TableFile, *, regression: bool = False, known: KnownData 
     copies, as_given = None, split_of
     if config.duplicates == "one_split":
         copies = _equal_rows(table, used)
-        split_of = joined(copies, split_of)
+        split_of = groups_together(copies, split_of)
     elif config.duplicates == "drop":
         kept = one_of_each(_equal_rows(table, [*used, target]), split_of)
         if dropped := len(table.rows) - len(kept):
@@ -240,7 +240,7 @@ def _target_faults(table: CsvFile, column: Column) -> list[Finding]:
 
 def _labels(column: Column) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels, -1 for a gap, and the sorted classes."""
-    class_names = in_order({cell for cell, gap in zip(column.cells, column.missing, strict=True) if not gap})
+    class_names = sorted_classes({cell for cell, gap in zip(column.cells, column.missing, strict=True) if not gap})
     position = {name: label for label, name in enumerate(class_names)}
     return np.array([position.get(cell, -1) for cell in column.cells], dtype=np.int64), class_names
 

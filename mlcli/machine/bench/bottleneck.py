@@ -159,7 +159,7 @@ def compared(ratio: float) -> str:
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def judge(measured: Measurements) -> ThroughputVerdict:
+def find_bottleneck(measured: Measurements) -> ThroughputVerdict:
     """Return the verdict of a whole measurement, with the reasons to doubt it."""
     verdict = _judge_reading(measured) if measured.data.cache == "none" else _judge_memory(measured)
     doubts, sentence = [], verdict.sentence

@@ -159,7 +159,7 @@ def choose_batch_size(task: Task, settings: TrainerSettings, runtime: Runtime) -
     """
     most = max(1, min(LARGEST, task.splits["train"] // 10))
     sizes = [SMALLEST << doubling for doubling in range(LARGEST.bit_length()) if SMALLEST << doubling <= most] or [most]
-    trials = measure(task, settings, runtime, sizes)
+    trials = measure_learner(task, settings, runtime, sizes)
     chosen = smallest_fast_enough(trials)
     seen = ", ".join(f"{trial.size}: {trial.samples_per_s:,.0f}" for trial in trials)
     return max(chosen.size, settings.train.accumulate), f"the smallest within 3 % of the best samples/s ({seen})"
@@ -171,7 +171,7 @@ def smallest_fast_enough(trials: list[Trial]) -> Trial:
     return next(trial for trial in trials if trial.samples_per_s >= NEARLY * best)
 
 
-def measure(task: Task, settings: TrainerSettings, runtime: Runtime, sizes: list[int]) -> list[Trial]:
+def measure_learner(task: Task, settings: TrainerSettings, runtime: Runtime, sizes: list[int]) -> list[Trial]:
     """Samples per second by size, the sizes rising."""
     train = settings.train.model_copy(update={"batch_size": sizes[-1], "accumulate": 1})
     whole = settings.model_copy(update={"train": train})

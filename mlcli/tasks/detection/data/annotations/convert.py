@@ -14,7 +14,7 @@ from mlcli.data import places
 from mlcli.data.decode import read_size
 from mlcli.data.sources.shard_writer import (
     SHARD_BYTES,
-    Entry,
+    ShardEntry,
     clear_unfinished,
     encoded_picture,
     refuse_inside,
@@ -101,7 +101,7 @@ def _as_shards(
 ) -> list[str]:
     number_of = dict(zip(class_names, category_ids, strict=True))
 
-    def entries(split: str, records: Records) -> Iterator[Entry]:
+    def entries(split: str, records: Records) -> Iterator[ShardEntry]:
         names = [os.fsdecode(places.path(records.root, address)) for address in records.paths] or [""] * len(records)
         annotations = _annotations({split: records}, {split: names}, class_names, category_ids)
         for index, (picture, things) in enumerate(annotations.of_split(split)):
@@ -111,7 +111,7 @@ def _as_shards(
                 "height": picture.size[1],
                 "annotations": [written_object(thing, number_of[thing.name]) for thing in things],
             }
-            yield Entry(*encoded_picture(records.images, index), "json", json.dumps(told).encode())
+            yield ShardEntry(*encoded_picture(records.images, index), "json", json.dumps(told).encode())
 
     categories = [{"id": number, "name": name} for name, number in number_of.items()]
     parts = {split: (len(records), entries(split, records)) for split, records in splits.items()}
