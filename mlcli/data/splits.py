@@ -162,8 +162,10 @@ def one_of_each(groups: np.ndarray, split_of: np.ndarray) -> np.ndarray:
 
 
 def refuse_emptied(before: np.ndarray, after: np.ndarray, where: str) -> None:
-    """Raise DataError if a split has lost all of its samples to `groups_together` or `one_of_each`. int8 [N], before and after,
-    positions in SPLITS."""
+    """Raise DataError if a split has lost all of its samples to `groups_together` or `one_of_each`.
+
+    before, after: int8 [N], positions in SPLITS.
+    """
     lost = [split for code, split in enumerate(SPLITS) if (before == code).any() and not (after == code).any()]
     if lost:
         what = (
