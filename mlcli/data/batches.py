@@ -38,7 +38,7 @@ class Part:
     """The samples of one micro-batch.
 
     indices, keys: int64 [B] on the CPU: positions in the split, and what each sample's random changes follow from.
-    epoch: passes over the split before this one; 0 where nothing is random.
+    epoch, step: passes over the split, and steps of all, before this one; 0 where nothing is random.
     seed: of the training.
     """
 
@@ -46,6 +46,7 @@ class Part:
     keys: Tensor
     epoch: int = 0
     seed: int = 0
+    step: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -116,7 +117,7 @@ class TrainOrder:
                 begin = step * self.batch_size
                 for cut in cuts:
                     rows = slice(begin + cut.start, begin + cut.stop)
-                    yield Part(indices[rows], keys[rows], epoch, self._seed)
+                    yield Part(indices[rows], keys[rows], epoch, self._seed, epoch * self.steps_per_epoch + step)
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Indices and keys of a whole epoch, int64 [N] each."""

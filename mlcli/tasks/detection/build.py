@@ -1,6 +1,5 @@
 """A detection from its configuration."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import build_source, new_data
 from mlcli.tasks.detection.data.config import Scenes
 from mlcli.tasks.detection.data.records import DetectionSource
-from mlcli.tasks.detection.data.strides import STRIDES, USUAL_STRIDES
+from mlcli.tasks.detection.data.strides import STRIDES, USUAL_STRIDES, side_unit
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
 from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
@@ -61,7 +60,7 @@ def at_size(
     Raises ConfigError unless both sides are multiples of the coarsest stride, or if the data are drawn at their size.
     """
     _, *trained = facts["data"]["input_shape"]
-    unit = max(trained) // math.gcd(*(length // STRIDES[-1] for length in trained))  # of the longer side
+    unit = side_unit(trained)
     if side <= 0 or side % unit:
         near = sorted({max(unit, side // unit * unit), max(unit, -(-side // unit) * unit)})
         what = f"{side} pixels do not fit: both sides have to be multiples of {STRIDES[-1]}, the coarsest stride"

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
 from mlcli.errors import ConfigError
-from mlcli.models.build import fine_tuning
+from mlcli.models.build import fine_tuning, seeded
 from mlcli.models.layers import count_parameters, megabytes
 from mlcli.tasks.detection.arrays import Found
 from mlcli.tasks.detection.config import Detection
@@ -29,13 +30,16 @@ from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
 from mlcli.tasks.detection.evaluation.coco_numbers import COCO_MOST
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
-from mlcli.tasks.detection.models.build import describe, shaped_by_classes
+from mlcli.tasks.detection.models.build import build, describe, shaped_by_classes
+from mlcli.tasks.detection.models.config import without_weights
 from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.models.rcnn import RegionDetector
+from mlcli.tasks.detection.models.sizes import Sizes
 from mlcli.tasks.detection.nms import both
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.targets import Detections
-from mlcli.text import first_few
+from mlcli.text import first_few, plural
+from mlcli.text import sides as sides_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,6 +60,13 @@ class DetectionTask(ObjectDetector):
     def __init__(self, config: Detection, annotated: DetectionSource, notes: Sequence[str] = ()) -> None:
         super().__init__(config, annotated.info)
         self.annotated, self._notes = annotated, notes
+        self._sizes: Sizes | None = None
+        if config.multi_scale:
+            plain = without_weights(config.model)
+            asked = [*dict.fromkeys([config.image_size, *config.multi_scale.sizes(config.image_size)])]
+            with seeded(0):
+                self._sizes = Sizes(lambda size: build(plain, replace(self.info, input_shape=(3, *size))), asked)
+            self.is_static = False  # from size to size
         by_classes = shaped_by_classes(config.from_scratch().model, self.info) if config.finetune else ()
         self.finetuning = fine_tuning(self.model, config.finetune, by_classes)
         self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
@@ -83,6 +94,14 @@ class DetectionTask(ObjectDetector):
         size = f"{count_parameters(self.model)[0]:,} parameters ({megabytes(self.model):.2f} MB)"
         lines = [("data", first), *(("", text) for text in (*more, *self.annotated.notes))]
         lines += [("model", f"{describe(config)}  {size}"), *(("", text) for text in self._notes)]
+        if (scale := self.config.multi_scale) is not None:
+            sizes = [sides_of(size) for size in scale.sizes(self.config.image_size)]
+            line = f"{len(sizes)} by turns, {sizes[0]} to {sizes[-1]}, another every {plural(scale.every, 'step')}"
+            lines.append(("sizes", f"{line}; measured at {sides_of(self.config.image_size)}"))
+            if self.config.train.compile is True:
+                lines.append(
+                    ("warning", "train.compile: the model is compiled again for other sizes, which takes time")
+                )
         tile = tile_of(self.config.augment)
         if tile:
             line, warnings = told_of_tiles(tile[0], records, self.config.min_visibility)
@@ -111,6 +130,8 @@ class DetectionTask(ObjectDetector):
             device=runtime.device,
             masks=self.has_masks,
             max_objects=config.data.max_objects,
+            sizes=config.multi_scale.sizes(config.image_size) if config.multi_scale else (),
+            steps_at_one=config.multi_scale.every if config.multi_scale else 1,
         )
 
     def train_mode(self, epoch: int) -> None:
@@ -120,13 +141,26 @@ class DetectionTask(ObjectDetector):
         return self.finetuning.lr_scale(parameter_name)
 
     def losses(self, net: nn.Module, batch: Batch) -> Terms:
+        self._fit(net, batch.inputs)
         terms, _ = net(batch.inputs, batch.targets)
         return self._weighted(terms)
 
     def evaluate(self, net: nn.Module, batch: Batch) -> tuple[Terms, Detections]:
         """Return the loss terms, for detectors that have them at no further cost, and what was found."""
+        self._fit(net, batch.inputs)
         terms, found = net(batch.inputs, batch.targets)
         return self._weighted(terms), found
+
+    def predict(self, net: nn.Module, inputs: Tensor) -> Detections:
+        self._fit(net, inputs)
+        return super().predict(net, inputs)
+
+    def _fit(self, net: nn.Module, inputs: Tensor) -> None:
+        """Have the model, or the copy of it that is called, take inputs of this size."""
+        if self._sizes is not None:
+            detector = net if isinstance(net, Detector) else self.model
+            assert isinstance(detector, Detector)
+            self._sizes.fit(detector, inputs)
 
     def measured(self, split: str) -> Callable[[nn.Module, Batch], tuple[Terms, Any]]:
         """Return how a split is measured: in tiles, without a loss, of a model that learns from tiles."""
@@ -182,6 +216,7 @@ class DetectionTask(ObjectDetector):
 
         names, nms_iou = self.info.class_names, self.config.model.nms_iou
         assert isinstance(self.model, Detector)
+        self._fit(self.model, batch.inputs)
         return inspection_pictures(self.model, batch.inputs, batch.targets, names, nms_iou)
 
     def pictures(self, split: str, metrics: DetectionMetrics) -> dict[str, "Image"]:

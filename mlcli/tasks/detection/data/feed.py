@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mlcli.data.batches import Part
 from mlcli.data.feed import BatchFeed
+from mlcli.data.randomness import KeyedRandom, sample_keys
 from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import ConfigError
@@ -19,6 +21,9 @@ from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.masks import placed, run_length
 from mlcli.tasks.detection.targets import Targets
+
+SIZES = 1_000
+"""The stream that sizes of inputs are drawn from; augmentations have the numbers of their places."""
 
 
 class DetectionFeed(BatchFeed):
@@ -31,6 +36,8 @@ class DetectionFeed(BatchFeed):
         train, loader, device: as for every `BatchFeed`.
         masks: whether the model learns from masks.
         max_objects: most objects of a training picture, the largest being kept; None for as many as there are.
+        sizes: heights and widths that training batches are brought to, by turns at random; none for one size.
+        steps_at_one: steps before another is drawn.
 
     Raises ConfigError as `BatchFeed`.
     """
@@ -46,6 +53,8 @@ class DetectionFeed(BatchFeed):
         device: torch.device,
         masks: bool = False,
         max_objects: int | None = None,
+        sizes: Sequence[tuple[int, int]] = (),
+        steps_at_one: int = 1,
     ) -> None:
         records = source.splits["train"]
         counted = ~records.ignored
@@ -74,6 +83,7 @@ class DetectionFeed(BatchFeed):
             holds=holds,
         )
         self._records, self._masks = source.splits, masks
+        self._sizes, self._steps_at_one, self._seed = sizes, steps_at_one, train.seed
         self._tables: dict[str, TargetTable] = {}
         self._augment = BoxAugment(
             augment,
@@ -94,12 +104,38 @@ class DetectionFeed(BatchFeed):
         else:
             targets, shares = self._cut_targets(part)
             images, targets = self._augment(inputs, targets, part, shares)
+        if self._sizes:
+            images, targets = at_size(images, targets, self._size(part.step))
         return images, replace(targets, keys=part.keys.to(self._device, non_blocking=True))
+
+    def _size(self, step: int) -> tuple[int, int]:
+        """Height and width of the inputs of a step."""
+        keys = sample_keys(self._seed, step // self._steps_at_one, torch.zeros(1, dtype=torch.int64))
+        return self._sizes[int(KeyedRandom(keys, SIZES).integers(len(self._sizes)))]
 
     def targets(self, split: str, part: Part) -> Targets:
         if split not in self._tables:
             self._tables[split] = TargetTable(self._records[split], self._device, masks=self._masks)
         return self._tables[split](part.indices)
+
+
+def at_size(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Tensor, Targets]:
+    """Return pictures resized, float32 in 0..255, and their targets with them; the same where they have the size.
+
+    images: [B, 3, H, W]. size: height and width.
+    """
+    height, width = images.shape[2:]
+    if (height, width) == size:
+        return images, targets
+    scale = torch.tensor([size[1] / width, size[0] / height] * 2, device=images.device)
+    resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=size[0] < height)
+    masks, proposals = targets.masks, targets.proposals_xyxy
+    return resized, replace(
+        targets,
+        boxes_xyxy=targets.boxes_xyxy * scale,
+        masks=None if masks is None else functional.interpolate(masks, size, mode="nearest-exact"),
+        proposals_xyxy=None if proposals is None else proposals * scale,
+    )
 
 
 class TargetTable:
