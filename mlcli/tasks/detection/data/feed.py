@@ -83,7 +83,7 @@ class DetectionFeed(BatchFeed):
             holds=holds,
         )
         self._records, self._masks = source.splits, masks
-        self._sizes, self._steps_at_one, self._seed = sizes, steps_at_one, train.seed
+        self._sizes, self._steps_at_one = sizes, steps_at_one
         self._tables: dict[str, TargetTable] = {}
         self._augment = BoxAugment(
             augment,
@@ -105,12 +105,12 @@ class DetectionFeed(BatchFeed):
             targets, shares = self._cut_targets(part)
             images, targets = self._augment(inputs, targets, part, shares)
         if self._sizes:
-            images, targets = at_size(images, targets, self._size(part.step))
+            images, targets = at_size(images, targets, self._size(part))
         return images, replace(targets, keys=part.keys.to(self._device, non_blocking=True))
 
-    def _size(self, step: int) -> tuple[int, int]:
+    def _size(self, part: Part) -> tuple[int, int]:
         """Height and width of the inputs of a step."""
-        keys = sample_keys(self._seed, step // self._steps_at_one, torch.zeros(1, dtype=torch.int64))
+        keys = sample_keys(part.seed, part.step // self._steps_at_one, torch.zeros(1, dtype=torch.int64))
         return self._sizes[int(KeyedRandom(keys, SIZES).integers(len(self._sizes)))]
 
     def targets(self, split: str, part: Part) -> Targets:
