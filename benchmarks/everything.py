@@ -20,6 +20,7 @@ from mlcli.engine.limits import spin_briefly
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results of make bench -->", "<!-- end of results -->"
+BEGIN_DETECTION = "<!-- results of detection_minutes.py -->"
 HEAD = """# Results
 
 One section a script, each with the machine and the date; figures of different sections are not comparable.
@@ -51,6 +52,8 @@ class Script:
         return [sys.executable, str(HERE / f"{self.name}.py"), *self.arguments]
 
 
+DETECTION = Script("detection_minutes", ("--show", "--picture", "docs/detection-minutes.png"))
+"""It takes hours and is started by hand; here it shows what it has measured so far."""
 SCRIPTS = (
     Script("startup"),
     Script("loader_in_ram"),
@@ -62,6 +65,7 @@ SCRIPTS = (
     Script("checkpoint"),
     Script("nms"),
     Script("detection_training", ("--rounds", "3", "--steps", "6"), limit_s=300),
+    DETECTION,
     Script("scaling", ("--seconds", "1.5", "--rounds", "2", "--batches", "16", "128", "1024"), limit_s=400),
     Script("several_processes", ("--seconds", "2", "--rounds", "3"), limit_s=2000),
     Script("shards", limit_s=1500),
@@ -88,13 +92,19 @@ def section(script: Script, output: str) -> str:
     return f"## {script.title}\n\n{body}\n"
 
 
-def put_between(page: str, content: str) -> str:
-    """The page with `content` between its two marks. Raises SystemExit for a page without them."""
-    before, begin, rest = page.partition(BEGIN)
+def put_between(page: str, content: str, begins: str = BEGIN) -> str:
+    """The page with `content` between the mark that begins it and END. Raises SystemExit for a page without them."""
+    before, begin, rest = page.partition(begins)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(f"the page lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{content.strip()}\n\n{END}{after}"
+        raise SystemExit(f"the page lacks the lines {begins} and {END}")
+    return f"{before}{begins}\n\n{content.strip()}\n\n{END}{after}"
+
+
+def on_detection_page(results: str) -> str:
+    """What all detectors come to in the same time, without its heading; empty where it has not been measured."""
+    found = sections_of(results).get(_key(DETECTION.title), "")
+    return found.partition("\n")[2].strip()
 
 
 def on_page(results: str) -> str:
@@ -124,6 +134,7 @@ def main() -> None:
     arguments.add_argument("--only", nargs="*", help="names of scripts; all unless given")
     arguments.add_argument("--output", type=Path, default=HERE / "results.md")
     arguments.add_argument("--page", type=Path, default=HERE.parent / "docs/performance.md")
+    arguments.add_argument("--detection-page", type=Path, default=HERE.parent / "docs/detection.md")
     chosen = arguments.parse_args()
     spin_briefly()  # as `mlcli` itself does; the scripts inherit it, and all they compare
     wanted = [script for script in SCRIPTS if not chosen.only or script.name in chosen.only]
@@ -144,7 +155,11 @@ def main() -> None:
             del sections[old]  # of a time when it ran with other arguments
         sections[_key(script.title)] = section(script, output)
         chosen.output.write_text("\n".join([HEAD, *_in_order(sections)]))
-        chosen.page.write_text(put_between(chosen.page.read_text(), on_page(chosen.output.read_text())))
+        results = chosen.output.read_text()
+        chosen.page.write_text(put_between(chosen.page.read_text(), on_page(results)))
+        if script == DETECTION:
+            page = chosen.detection_page
+            page.write_text(put_between(page.read_text(), on_detection_page(results), BEGIN_DETECTION))
     print(f"{time.monotonic() - all_began:.0f} s in all")
     if failed:
         raise SystemExit("\n".join(["these kept their old section:", *failed]))

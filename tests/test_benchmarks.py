@@ -36,9 +36,12 @@ ALONE = {
     "tensorboard_cost": ["--epochs", "1", "--rounds", "1", "--models", "mlp 64-128-10"],
     "scaling": ["--largest", "1000", "--seconds", "0.05", "--rounds", "1", "--batches", "16", "--picture",
                 "{tmp}/s.png"],
+    "detection_minutes": ["--seconds", "1", "--only", "yolo", "--rows", "{tmp}/rows.jsonl", "--picture", "{tmp}/m.png",
+                          "--set", "data.images=20", "data.image_size=64", "train.batch_size=4"],
 }  # fmt: skip
 """These start processes of their own."""
 LONGEST = {
+    "detection_minutes",
     "detection_training",
     "loader_folders",
     "shards",
@@ -142,6 +145,90 @@ def test_the_gpu_script_writes_row_by_row_and_keeps_to_its_limits(tmp_path, monk
     assert sum(cap_s for name, (_, cap_s) in gpu.SECTIONS.items() if name not in ("three", "fails")) <= 480
 
 
+ROW = {"data": "scenes", "name": "yolo", "seconds": 240.0, "seed": 0, "machine": "2026-11-28, X", "epochs": 9,
+       "cpu_s": 239.6, "best_epoch": 8, "val": 0.7, "map": 0.7125, "map50": 0.95, "ms": 12.34,
+       "parameters": 1234567}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("costs", "seconds", "epochs", "every"),
+    [
+        ((10, 0.5, 1, 20), 120, 10, 1),  # (120 - 10) / (10 + 1)
+        ((10, 0.5, 1, 20), 230, 21, 3),  # ten evaluations at most: (230 - 10 - 10) / 10
+        ((10, 0.5, 30, 20), 120, 8, 8),  # one takes more than its share: it is the only one, (120 - 10 - 30) / 10
+        ((10, 9.0, 1, 20), 120, 1, 1),
+        ((200, 0.5, 0, 20), 120, 1, 1),
+    ],
+)
+def test_a_training_is_as_long_as_its_time(costs, seconds, epochs, every):
+    minutes = import_module("detection_minutes")
+    assert minutes.length(minutes.Costs(*costs), seconds) == minutes.Length(epochs, every)
+
+
+def test_detection_minutes_goes_on_after_a_stop_and_shows_what_it_has(tmp_path, monkeypatch, capsys):
+    minutes, path = import_module("detection_minutes"), tmp_path / "rows.jsonl"
+    measured = []
+
+    def measure(trial):
+        measured.append(trial.name)
+        if trial.name == "ssd":
+            raise SystemExit("on purpose")
+        return {**ROW, "name": trial.name, "seconds": trial.seconds, "map": 0.5 + 0.1 * len(trial.name) / 10}
+
+    monkeypatch.setattr(minutes, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["x", "--only", "yolo", "ssd", "--rows", str(path)])
+    with pytest.raises(SystemExit, match="on purpose"):
+        minutes.main()
+    path.write_text(path.read_text() + '\n{"data": "scenes", "na')  # a line that was cut
+    monkeypatch.setattr(minutes, "measure", lambda trial: measured.append(trial.name) or {**ROW, "name": trial.name})
+    minutes.main()
+    assert measured == ["yolo", "ssd", "ssd"]
+    assert {row["name"] for row in minutes.read_rows(path)} == {"yolo", "ssd"}
+    judge(capsys.readouterr().out.replace("2026-11-28, X", minutes.machine_line()))
+    monkeypatch.setattr(sys, "argv", ["x", "--show", "--rows", str(tmp_path / "none.jsonl")])
+    with pytest.raises(SystemExit, match="nothing is measured"):
+        minutes.main()
+    assert measured == ["yolo", "ssd", "ssd"]
+
+
+def test_longer_trainings_are_of_one_stage_and_photographs_where_there_are_any(monkeypatch, tmp_path):
+    minutes = import_module("detection_minutes")
+    asked = {"seconds": [240.0, 480.0], "only": None, "seed": 1, "raccoon": None, "weights": None, "set": ["a=1"]}
+    found = minutes.trials(SimpleNamespace(**asked, raccoon_seconds=600.0))
+    assert len(found) == len({trial.key for trial in found}) == 16
+    assert [trial.name for trial in found if trial.seconds == 480] == list(minutes.ONE_STAGE)
+    assert {trial.seed for trial in found} == {1}
+    assert {trial.overrides for trial in found} == {("a=1",)}
+    asked |= {"only": ["ssd"], "raccoon": tmp_path, "weights": tmp_path / "w"}
+    found = minutes.trials(SimpleNamespace(**asked, raccoon_seconds=600.0))
+    assert [(trial.data, trial.seconds) for trial in found] == [("scenes", 240), ("scenes", 480), ("raccoon", 600)]
+    assert f"data.root={tmp_path}" in found[-1].overrides
+    for trial in minutes.of_raccoon(SimpleNamespace(**asked), 600.0):
+        config = minutes.experiment(trial).config
+        assert str(config.data.root) == str(tmp_path)
+        assert (config.train.threads, config.loader.workers, config.train.measure_train) == (1, 0, 0)
+        assert (config.finetune is not None) == trial.name.endswith(minutes.FROM_WEIGHTS)
+
+
+def test_what_detection_minutes_shows(tmp_path, monkeypatch):
+    from mlcli.show import figure
+    from tests.conftest import drawn
+
+    monkeypatch.setattr(figure, "image_of", drawn)
+    minutes = import_module("detection_minutes")
+    rows = [ROW, {**ROW, "name": "fcos", "map": 0.75, "ms": 30.0}, {**ROW, "name": "ssd", "map": 0.6, "ms": 20.0},
+            {**ROW, "data": "raccoon"}, {**ROW, "seconds": 480.0, "map": 0.8}, {**ROW, "seed": 1}]  # fmt: skip
+    first, longer, raccoon = minutes.sections(rows)
+    assert first.startswith("scenes, 240 CPU seconds of training (2026-11-28)\n\n| detector |")
+    assert [line.split(" | ")[0] for line in first.splitlines()[4:]] == ["| fcos", "| yolo", "| yolo, seed 1", "| ssd"]
+    assert "| yolo | 240 | 8 of 9 | 0.713 | 0.950 | 12.3 | 1,234,567 |" in first.replace("0.712 |", "0.713 |")
+    assert "480" in longer
+    assert "raccoon" in raccoon
+    assert [row["name"] for row in minutes.frontier(rows[:3], lambda row: row["ms"])] == ["yolo", "fcos"]
+    minutes.draw(rows, tmp_path / "m.png")
+    assert (tmp_path / "m.png").stat().st_size > 10_000
+
+
 def test_all_of_them_are_tried_here_and_run_by_make_bench():
     scripts = {path.stem for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text()} - {"everything"}
     by_bench = {script.name for script in everything.SCRIPTS}
@@ -153,6 +240,10 @@ def test_all_of_them_are_tried_here_and_run_by_make_bench():
 def test_the_page_shows_the_results():
     page, results = (ROOT / "docs/performance.md").read_text(), (BENCHMARKS / "results.md").read_text()
     assert everything.put_between(page, everything.on_page(results)) == page
+    of_detectors = (ROOT / "docs/detection.md").read_text()
+    shown = everything.on_detection_page(results)
+    assert "| yolo |" in shown
+    assert everything.put_between(of_detectors, shown, everything.BEGIN_DETECTION) == of_detectors
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
         assert (ROOT / "docs" / picture).exists()
 
