@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mlcli.data.randomness import KeyedRandom
 from mlcli.tasks.detection.targets import Targets
@@ -178,17 +179,18 @@ class KeyedSampler:
     def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """labels: B times [A], above 0 for objects, 0 for background, below to be left out. Returns what is drawn of
         objects and of background: B times uint8 [A] each, 1 for those drawn."""
-        keys = torch.randint(2**62, (len(labels), 1)) if self.keys is None else self.keys[:, None]
-        positives, negatives = [], []
-        self.drawn, self.positive = 0, 0
-        for label, key in zip(labels, keys.to(labels[0].device), strict=True):
-            order = KeyedRandom(key, self.stream).bits((len(label),))[0]
-            positive, num_positive = _first(order, label >= 1, int(self.most * self.positive_share))
-            negative, num_negative = _first(order, label == 0, self.most - num_positive)
-            positives.append(positive)
-            negatives.append(negative)
-            self.positive += num_positive
-            self.drawn += num_positive + num_negative
+        keys = torch.randint(2**62, (len(labels),)) if self.keys is None else self.keys
+        padded = pad_sequence(labels, batch_first=True, padding_value=-1)
+        order = KeyedRandom(keys.to(padded.device), self.stream).bits(
+            (padded.shape[1],)
+        )  # of the first places the same
+        positive = _first(order, padded >= 1, torch.full_like(keys, int(self.most * self.positive_share)), self.most)
+        negative = _first(order, padded == 0, self.most - positive.sum(dim=1), self.most)
+        self.positive, num_negative = torch.stack([positive.sum(), negative.sum()]).tolist()
+        self.drawn = self.positive + num_negative
+        sizes = [len(label) for label in labels]
+        positives, negatives = ([row[:size] for row, size in zip(drawn, sizes, strict=True)]
+                                for drawn in (positive, negative))  # fmt: skip
         return positives, negatives
 
 
@@ -202,10 +204,11 @@ def draw_by_keys(part: Any, number: int) -> KeyedSampler:
     return part.fg_bg_sampler
 
 
-def _first(order: Tensor, allowed: Tensor, most: int) -> tuple[Tensor, int]:
-    """The first by order [A] of those that are allowed, at most `most`: uint8 [A], 1 for those; and how many."""
-    places = allowed.nonzero().flatten()
-    num = min(most, len(places))
-    chosen = torch.zeros_like(allowed, dtype=torch.uint8)
-    chosen[places[order[places].topk(num, largest=False).indices]] = 1
-    return chosen, num
+def _first(order: Tensor, allowed: Tensor, wanted: Tensor, most: int) -> Tensor:
+    """Choose the first by order [B, A] of those that are allowed, `wanted` [B] of each row, which is `most` or less:
+    uint8 [B, A], 1 for those."""
+    ranked = order.masked_fill(~allowed, torch.iinfo(order.dtype).max)
+    first = ranked.topk(min(most, order.shape[1]), largest=False).values
+    num = torch.minimum(wanted.to(order.device), allowed.sum(dim=1))[:, None]
+    last = first.gather(1, (num - 1).clamp(min=0))
+    return (allowed & (ranked <= last) & (num > 0)).to(torch.uint8)

@@ -17,12 +17,12 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import RoIAlign, RoIPool, roi_align
 
 from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import iou_matrix
 from mlcli.tasks.detection.models.backbone import CompactBackbone, Conv, PyramidPooling, Residual
+from mlcli.tasks.detection.models.batched import Regions
 from mlcli.tasks.detection.models.detector import Common, Detector
 from mlcli.tasks.detection.models.matching import draw_by_keys, max_iou
 from mlcli.tasks.detection.models.proposers import sliding_windows
@@ -97,7 +97,7 @@ class RegionDetector(Detector):
         windows = torch.empty(0, 4) if propose else sliding_windows(*image_size, most)
         self.register_buffer("windows", windows, persistent=False)
         self.features = features
-        self.roi_heads = RoIHeads(
+        self.roi_heads = Regions(
             box_roi_pool=look,
             box_head=nn.Identity(),
             box_predictor=_FullPrecisionPredictor(hidden, num_classes + 1),

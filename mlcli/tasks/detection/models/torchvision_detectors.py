@@ -1,21 +1,20 @@
 """Faster R-CNN, Mask R-CNN, RetinaNet and FCOS: torchvision's parts, called the way our detectors are.
 
-Matching, sampling, losses and suppression are torchvision's. What it does to lists of pictures
-of any size (normalise, resize, pad, and back) is left out: our batches have one shape and are ready.
+Losses and suppression are torchvision's, matching and sampling give what its own would. What it does to lists of
+pictures of any size (normalise, resize, pad, and back) is left out: our batches have one shape and are ready.
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
 
 from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import clip, iou_matrix
+from mlcli.tasks.detection.models.batched import Proposals, Regions, matched_anchors, matched_points
 from mlcli.tasks.detection.models.detector import Common, Detector
 from mlcli.tasks.detection.models.matching import draw_by_keys, max_iou
 from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
@@ -155,6 +154,7 @@ class TwoStage(TorchvisionBase):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        self.net.rpn.__class__, self.net.roi_heads.__class__ = Proposals, Regions  # the same parts, by the batch
         self._anchors, self._regions = draw_by_keys(self.net.rpn, 0), draw_by_keys(self.net.roi_heads, 1)
 
     @property
@@ -271,7 +271,11 @@ class RetinaNetDetector(OneStage):
     def losses(
         self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
     ) -> tuple[dict[str, Tensor], Tensor | int]:
-        return self.net.compute_loss(targets, outputs, anchors), len(targets)  # the mean of each picture's own means
+        matcher, boxes = self.net.proposal_matcher, [target["boxes"] for target in targets]
+        matched = matched_anchors(boxes, anchors[0], high=matcher.high_threshold, low=matcher.low_threshold,
+                                  allow_low_quality=True)  # fmt: skip
+        losses = self.net.head.compute_loss(targets, outputs, anchors, list(matched.unbind()))
+        return losses, len(targets)  # the mean of each picture's own means
 
 
 class FcosDetector(OneStage):
@@ -289,12 +293,9 @@ class FcosDetector(OneStage):
     def losses(
         self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
     ) -> tuple[dict[str, Tensor], Tensor | int]:
-        # torchvision hands what it has matched to the head, which counts it and does not say so
-        handed = SimpleNamespace(compute_loss=lambda *arguments: arguments[-1])
-        matcher = SimpleNamespace(center_sampling_radius=self.net.center_sampling_radius, head=handed)
-        matched = FCOS.compute_loss(matcher, targets, outputs, anchors, places)
-        count = (torch.stack(matched) >= 0).sum()
-        return self.net.head.compute_loss(targets, outputs, anchors, matched), count
+        boxes = [target["boxes"] for target in targets]
+        matched = matched_points(boxes, anchors[0], places, self.net.center_sampling_radius)
+        return self.net.head.compute_loss(targets, outputs, anchors, list(matched.unbind())), (matched >= 0).sum()
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
