@@ -1,6 +1,7 @@
 """Every command's signature and help line. Heavy imports wait inside the function bodies, so that help is instant."""
 
 import contextlib
+import functools
 import os
 import sys
 import traceback
@@ -461,9 +462,15 @@ def split(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     return split_arguments(arguments or [], typed_command())
 
 
+@functools.cache
+def all_commands() -> Any:
+    """Return the commands, as typer makes them of the functions here: once, as it takes a while."""
+    return typer.main.get_command(app)
+
+
 def typed_command() -> Any:
     """Return the command that was typed, as typer has it."""
-    command: Any = typer.main.get_command(app)
+    command = all_commands()
     for word in sys.argv[1:]:
         if word not in getattr(command, "commands", {}):
             break
@@ -499,7 +506,7 @@ def _run_command(stop: Unwinding) -> Any:
     try:
         with stop:
             spin_briefly()
-            return app(standalone_mode=False)
+            return all_commands()(standalone_mode=False)
     except TyperException as error:
         from mlcli.commands.typed import explained
 

@@ -27,8 +27,9 @@ drawn = figure.image_of
 
 
 def undrawn(chart) -> Image.Image:
-    """A chart's empty paper: drawing takes longer than most trainings of these tests, and few look at the picture."""
-    return Image.new("RGB", tuple(round(inches * figure.DPI) for inches in chart.get_size_inches()), "white")
+    """Empty paper of a chart's shape, and small: to draw it, and to pack it into a PNG file, takes longer than most
+    trainings of these tests, and few look at the picture."""
+    return Image.new("RGB", tuple(round(10 * inches) for inches in chart.get_size_inches()), "white")
 
 
 figure.image_of = undrawn

@@ -163,6 +163,8 @@ class TableFile(OwnFiles):
     """Column of train, val or test; null to split by `val` and `test`."""
     decimal: Literal["auto", "point", "comma"] = "auto"
     """Decimal mark of the numbers: auto reads 3.1, and 3,1 where it cannot be three thousand one hundred."""
+    missing_values: tuple[str | float, ...] = ()
+    """Cells that hold no value, besides empty ones, NA, null and the like: [-999, "not asked"]. In new rows too."""
     missing_target: Literal["error", "drop"] = "error"
     """Treatment of rows without a value to predict: an error, or left out."""
     select: FeatureSelection | None = None

@@ -66,6 +66,7 @@ Side = Annotated[int, Field(ge=1, le=MOST_INPUTS)]
 class Encoding(BaseModel):
     """How a column becomes features. missing: the number that stands for a gap; values: the categories.
 
+    missing_values: what cells hold no value, besides what never is one.
     decimal, affix: how its numbers are written, see `mlcli.data.sources.columns.Form`.
     """
 
@@ -73,6 +74,7 @@ class Encoding(BaseModel):
     kind: Literal["number", "category"]
     missing: FiniteFloat = 0.0
     values: list[str] = Field(default_factory=list)
+    missing_values: list[str | FiniteFloat] = Field(default_factory=list)
     decimal: Literal["plain", "point", "comma"] = "plain"
     affix: str = ""
 

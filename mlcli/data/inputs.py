@@ -16,7 +16,7 @@ import numpy as np
 from mlcli.data.decode import Preparation, read_image
 from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
-from mlcli.data.sources.columns import MISSING
+from mlcli.data.sources.columns import MISSING, without
 from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.sources.listing import find_images
 from mlcli.data.sources.rows import prepare_rows
@@ -111,6 +111,7 @@ class RowInputs:
         found = []
         for encoding in self.preparation["columns"]:
             cell = (self.rows[position].get(encoding["name"]) or "").strip()
+            (cell,) = without([cell], encoding.get("missing_values", ()))
             if encoding["kind"] == "category" and cell.lower() not in MISSING and cell not in encoding["values"]:
                 found.append(f"{encoding['name']}={cell}")
         return "; ".join(found)

@@ -18,6 +18,7 @@ _WORDS = {
     "test": ("test", "testing", "eval", "evaluation", "holdout", "heldout"),
 }
 _CALLED = {word: split for split, words in _WORDS.items() for word in words}
+_JOINT = re.compile(r"\s*[;,|/+&]\s*")
 _WORD = re.compile(
     rf"(seg|my|the)?({'|'.join(sorted(_CALLED, key=len, reverse=True))})(set|data|dataset|images|imgs|img|split)?\d*"
 )
@@ -71,6 +72,13 @@ def told_alike(class_names: Sequence[str]) -> list[str]:
     """Return a sentence about classes whose names are plainly the same; none if there are none."""
     pairs = [" / ".join(map(repr, names)) for names in alike(class_names)]
     return [f"WARNING: different classes whose names {ALIKE}: {first_few(pairs)}; spell each one way"] if pairs else []
+
+
+def told_several(class_names: Sequence[str]) -> list[str]:
+    """Return a sentence about classes that are named after several others (cat;bird); none if there are none."""
+    names = [name for name in class_names if len(parts := _JOINT.split(name)) > 1 and {*parts} <= {*class_names}]
+    what = f"WARNING: classes that are named after several others: {first_few(map(repr, names))}"
+    return [f"{what}; a sample has one label here, so each of these is learned as one more class"] if names else []
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,8 @@ from mlcli.commands.data import run_check, run_convert
 from mlcli.errors import ConfigError, ExitCode
 from tests.data.check_images import write_clean
 
+DRAWS = True
+
 YAML = "task: classification\ndata: {name: folder, root: images}\nmodel: {name: linear}\n"
 
 

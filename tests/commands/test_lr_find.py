@@ -7,6 +7,8 @@ from PIL import Image
 
 from mlcli.experiment import Experiment
 
+DRAWS = True
+
 DIGITS = """# keep me
 task: classification
 data: {name: digits}   # small

@@ -11,6 +11,8 @@ from mlcli.commands import runs
 from mlcli.engine.run import list_runs, open_run
 from mlcli.errors import CheckpointError, OutputError
 
+DRAWS = True
+
 
 @pytest.fixture
 def broken_root(runs_root, tmp_path) -> Path:

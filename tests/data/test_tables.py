@@ -11,6 +11,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from mlcli.data.config import FeatureSelection, TableFile
 from mlcli.data.info import DataInfo
+from mlcli.data.inputs import RowInputs
 from mlcli.data.sources.build import build_source
 from mlcli.data.sources.columns import read_column, read_number
 from mlcli.data.sources.csv_file import read_csv
@@ -462,6 +463,30 @@ def test_numbers_that_stand_for_no_value_are_told(tmp_path):
     (note,) = (note for note in notes if "if it stands for no value" in note)
     assert "column 'depth' is -999 in 7 rows, 0 to 49 in others" in note
     assert "line 4, line 13" in note
+    assert note.endswith("data.missing_values=[-999]")
+
+
+def test_values_that_are_missing_by_the_config_are_gaps_in_new_rows_too(tmp_path):
+    table = [[row[0] or "-999", row[1] if row[1] != "NA" else "not asked", *row[2:]] for row in rows()]
+    coded = build(write(tmp_path / "coded.csv", table), missing_values=("not asked", -999.0))
+    plain = build(write(tmp_path / "plain.csv", rows()))
+    for split, samples in plain.splits.items():
+        assert torch.equal(all_inputs(coded.splits[split]), all_inputs(samples))
+    row = {"length": "-999.0", "colour": "not asked", "code": "1"}
+    gaps = {"length": "", "colour": "", "code": "1"}
+    prepared = prepare_rows(coded.info.preparation, [row])
+    assert (prepared == prepare_rows(plain.info.preparation, [gaps])).all()
+    assert RowInputs([], [row], coded.info.preparation).unknown(0) == ""
+    assert RowInputs([], [row], plain.info.preparation).unknown(0) == "colour=not asked"
+    assert DataInfo.from_plain(coded.info.to_plain()).preparation == coded.info.preparation
+
+
+def test_classes_that_are_named_after_several_others_are_told(tmp_path):
+    table = [[*row[:3], "yes; no" if number % 10 == 1 else row[3]] for number, row in enumerate(rows())]
+    notes = build(write(tmp_path / "t.csv", table)).notes
+    assert any(note.startswith("WARNING: classes that are named after several others: 'yes; no';") for note in notes)
+    table = [[*row[:3], "yes; but" if number % 10 == 1 else row[3]] for number, row in enumerate(rows())]
+    assert not any("several others" in note for note in build(write(tmp_path / "t.csv", table)).notes)
 
 
 def test_classes_that_are_plainly_the_same_are_told(tmp_path):

@@ -4,6 +4,7 @@ Numbers may have a decimal comma, thousands separators, and a percent or currenc
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -166,6 +167,13 @@ def _form_of(values: list[str], decimal: Decimal) -> tuple[Form, bool]:
     if missed == missed_by_comma and all(point.read(value) == comma.read(value) for value in values):
         return point, False
     return comma, pointed or (missed == missed_by_comma and decimal == "auto")
+
+
+def without(cells: list[str], values: Sequence[str | float]) -> list[str]:
+    """Return cells with nothing in those that are one of these values, as a text or, -999.0, as a number."""
+    texts = {str(value) for value in values}
+    numbers = {number for text in texts if not np.isnan(number := read_number(text))}
+    return ["" if cell in texts or read_number(cell) in numbers else cell for cell in cells]
 
 
 def read_number(text: str) -> float:

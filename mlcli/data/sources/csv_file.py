@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mlcli.data.finding import Finding
-from mlcli.data.sources.columns import read_number
+from mlcli.data.sources.columns import read_number, without
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
 from mlcli.schema.explain import closest
@@ -58,6 +58,10 @@ class CsvFile:
     def only(self, chosen: np.ndarray) -> "CsvFile":
         """The rows at these positions."""
         return replace(self, rows=[self.rows[row] for row in chosen.tolist()], lines=self.lines[chosen])
+
+    def without(self, values: Sequence[str | float]) -> "CsvFile":
+        """The file with nothing in its cells that are one of these values."""
+        return replace(self, rows=[without(row, values) for row in self.rows]) if values else self
 
     def indicators(self, among: Sequence[str], of: str = "") -> tuple[str, ...]:
         """Return columns that together are one label, in the file's order: in each row one of them is 1, the others 0.

@@ -15,7 +15,15 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import common_size, count_pixels, find_damaged, imagenet_statistics, pixel_statistics
 from mlcli.data.source import ImageFilesSamples, Source
 from mlcli.data.sources.listing import Listing
-from mlcli.data.splits import check_same_classes, groups_together, one_of_each, refuse_emptied, rows_of, told_alike
+from mlcli.data.splits import (
+    check_same_classes,
+    groups_together,
+    one_of_each,
+    refuse_emptied,
+    rows_of,
+    told_alike,
+    told_several,
+)
 from mlcli.engine.membership import Fingerprints, KnownData
 from mlcli.errors import DataError
 from mlcli.text import first_few, plural
@@ -34,7 +42,8 @@ def image_source(listing: Listing, config: ImageFiles, known: KnownData | None =
         raise DataError(what, where=listing.origin, fix="give a folder or label for each of at least two classes")
     size = config.image_size or (1, 1)  # until the files have been measured
     preparation = Preparation((size, size) if isinstance(size, int) else size, config.fit, config.channels)
-    notes = [*map(str, listing.findings), *told_alike(listing.class_names)]
+    said = [*told_alike(listing.class_names), *told_several(listing.class_names)]
+    notes = [*map(str, listing.findings), *said]
     if config.bad_images == "skip":
         listing = _without_damaged(listing, preparation, config.max_bad_share, notes)
     if config.duplicates != "keep":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlcli.data.info import features_of
-from mlcli.data.sources.columns import Column, Form, read_column
+from mlcli.data.sources.columns import Column, Form, read_column, without
 from mlcli.errors import DataError
 from mlcli.schema.explain import closest
 from mlcli.text import first_few
@@ -43,7 +43,8 @@ def features(
         raise DataError(what, where=f"columns found: {first_few(map(repr, cells_of))}", fix=fix)
     parts = []
     for encoding in encodings:
-        name, cells = encoding["name"], cells_of[encoding["name"]]
+        name = encoding["name"]
+        cells = without(cells_of[name], encoding.get("missing_values", ()))
         form = Form(encoding.get("decimal", "plain"), encoding.get("affix", ""))
         column = read_column(name, cells, numeric=encoding["kind"] == "number", form=form)
         if len(wrong := column.wrong.tolist()):

@@ -39,6 +39,7 @@ from mlcli.data.splits import (
     rows_of,
     sorted_classes,
     told_alike,
+    told_several,
 )
 from mlcli.engine.contract import Samples
 from mlcli.engine.membership import KnownData
@@ -59,6 +60,7 @@ class FeatureTable:
     split_of: int8 [N], positions in SPLITS; train where the rows could not be divided.
     labels: int64 [N] (-1 for a missing label) where classes are predicted, otherwise amounts: float64 [N] (NaN).
     findings: what is wrong with single cells, rows and columns.
+    missing_values: what cells held no value, besides what never is one.
     refusal: why the target or the splits are not fit to learn from; None if they are.
     known: the rows of each split, int64 [n], as a run divided them; other rows are in none.
     """
@@ -73,6 +75,7 @@ class FeatureTable:
     amounts: np.ndarray | None = None
     numbering: str = "line "
     findings: tuple[Finding, ...] = ()
+    missing_values: tuple[str | float, ...] = ()
     refusal: DataError | None = None
     known: dict[str, np.ndarray] | None = None
 
@@ -101,7 +104,7 @@ def read_table(config: TableFile, *, regression: bool = False, known: KnownData 
         regression: whether the target is a number to predict; otherwise it is a class.
         known: what a run knows of the rows, which are divided as it did.
     """
-    table, target = read_csv(config.file), config.target
+    table, target = read_csv(config.file).without(config.missing_values), config.target
     targets = [target] if isinstance(target, str) else [*target]
     findings = [*table.faults, *table.absent(targets, "data.target")]
     if isinstance(target, str):
@@ -175,7 +178,7 @@ def read_table(config: TableFile, *, regression: bool = False, known: KnownData 
         columns = [_typed(table, name, mark, split_of == 0, name in config.categorical, findings) for name in used]
     return FeatureTable(
         empty.origin, columns, split_of, table.lines, target, class_names, labels, column.numbers,
-        findings=tuple(findings), refusal=refusal, known=of_run,
+        findings=tuple(findings), missing_values=config.missing_values, refusal=refusal, known=of_run,
     )  # fmt: skip
 
 
@@ -339,7 +342,8 @@ def _codes(table: CsvFile, column: Column) -> list[Finding]:
         if len(rows) > 1 and (apart or value > high + (high - low)):
             what = f"column '{column.name}' is {value:g} in {plural(len(rows), 'row')}, {low:g} to {high:g} in others: "
             what += "if it stands for no value, it is learned as a number all the same"
-            found.append(Finding("warning", "code-for-missing", what, table.places(rows), "empty these cells"))
+            fix = f"data.missing_values=[{value:g}]"
+            found.append(Finding("warning", "code-for-missing", what, table.places(rows), fix))
     return found
 
 
@@ -377,8 +381,9 @@ def table_source(
         return Source(replace(known, target=target), splits)
     train = table.split_of == 0
     notes = [f"{finding}; {finding.fix}" if finding.fix else str(finding) for finding in table.findings]
-    notes += told_alike(table.class_names)
-    encodings = [_learned(column, train, notes) for column in table.columns]
+    notes += told_alike(table.class_names) + told_several(table.class_names)
+    gaps = {"missing_values": [*table.missing_values]} if table.missing_values else {}
+    encodings = [_learned(column, train, notes) | gaps for column in table.columns]
     parts = [encoded(column, encoding) for column, encoding in zip(table.columns, encodings, strict=True)]
     return feature_source(
         np.concatenate(parts, axis=1, dtype=float),

@@ -157,6 +157,16 @@ def test_voc_pictures_by_the_name_in_the_file(folder):
     assert "other name.png" in contents(build_source(voc(folder)).splits["train"])
 
 
+def test_voc_a_second_box_of_an_object_is_not_dropped_unsaid(folder):
+    path = folder / "Annotations" / "p1.xml"
+    text = path.read_text()
+    box = text[text.index("<bndbox>") : text.index("</bndbox>") + len("</bndbox>")]
+    path.write_text(text.replace(box, box + box, 1))
+    with pytest.raises(DataError, match="1 malformed") as error:
+        build_source(voc(folder))
+    assert "more than one <bndbox>" in error.value.where
+
+
 def test_voc_entities_are_refused(folder):
     bomb = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>\n<annotation>&b;</annotation>'
     (folder / "Annotations" / "p1.xml").write_text(bomb)

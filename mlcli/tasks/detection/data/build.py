@@ -15,7 +15,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inspection import MAX_COUNTED, count_pixels, imagenet_statistics, pixel_counts, pixel_statistics
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.sources.shards import has_shards
-from mlcli.data.splits import SPLITS, Divisible, split_indices, told_alike
+from mlcli.data.splits import SPLITS, Divisible, split_indices, told_alike, told_several
 from mlcli.engine.membership import NEW, Fingerprints, KnownData, OtherData
 from mlcli.errors import ConfigError, DataError
 from mlcli.outputs import refuse_unfinished
@@ -330,7 +330,7 @@ def _given(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[Record
     unlearned = [repr(name) for label, name in enumerate(checked.class_names, 1) if label not in learned]
     if unlearned:
         notes.append(f"no training picture shows {first_few(unlearned)}")
-    notes += told_alike(checked.class_names)
+    notes += told_alike(checked.class_names) + told_several(checked.class_names)
     return everything, positions, notes
 
 

@@ -24,6 +24,8 @@ from mlcli.tasks.detection.data.annotations.contents import (
 from mlcli.text import first_few, plural
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+AGAIN = "a second <bndbox>"
+"""Path, which no element has, of the texts of an object that has more than one box."""
 
 
 def read_voc(
@@ -242,7 +244,10 @@ class _XmlContent:
         path, text = self._paths.pop(), self._text.strip()
         self._text = ""
         if text:
-            (self.objects[-1][0] if path.startswith("/object/") else self.texts).setdefault(path, text)
+            texts = self.objects[-1][0] if path.startswith("/object/") else self.texts
+            if path in texts and path.startswith("/object/bndbox/"):
+                texts[AGAIN] = text
+            texts.setdefault(path, text)
 
 
 def _as_utf8(data: bytes) -> bytes:
@@ -295,6 +300,9 @@ def _add_object(
         return
     except ValueError as error:
         found.add_fault("malformed", f"<bndbox>: {error}", where)
+        return
+    if AGAIN in texts:
+        found.add_fault("malformed", "an object with more than one <bndbox>", where)
         return
     try:
         difficult = not use_difficult and read_flag(texts.get("/object/difficult"))
