@@ -17,6 +17,7 @@ from mlcli.experiment import TASKS, Experiment, config_type, json_schema, sectio
 from mlcli.schema.reference import field_docs
 from mlcli.schema.words import Slot, slots, walk
 from mlcli.schema.yaml12 import parse
+from tests.reliability.soak import LONG
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 CLASSIFICATION = "task: classification\ndata: {name: digits}\nmodel: {name: mlp}\n"
@@ -115,7 +116,7 @@ def _some_section(kind: type[BaseModel], tag: str) -> st.SearchStrategy[dict[str
 
 
 @pytest.mark.parametrize("task", TASKS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 if LONG else 25, deadline=None)
 @given(data=st.data())
 def test_every_experiment_loads_back_equal(tmp_path_factory, task, data):
     plain = data.draw(_some_section(config_type(task), "")) | {"task": task}
