@@ -214,6 +214,21 @@ class ResizedCrop:
         return self.samples.read_crops(indices, boxes.numpy())
 
 
+class Reader(Protocol):
+    """Makes the inputs of a micro-batch, uint8 [B, ...] on the CPU, of samples that have names."""
+
+    @property
+    def samples(self) -> "Named": ...
+
+    def __call__(self, part: Part) -> Tensor: ...
+
+
+class Named(Protocol):
+    """What says what its samples are called."""
+
+    def name(self, index: int) -> str: ...
+
+
 @dataclass(frozen=True)
 class FileReader:
     """Reads the inputs of a micro-batch, whole or cut: uint8 [B, C, H, W] on the CPU. Raises DataError, naming the

@@ -30,6 +30,7 @@ from mlcli.data.batches import (
     TrainOrder,
     in_order,
 )
+from mlcli.data.changing import Changer, Rows
 from mlcli.data.choose import MOST_WORKERS, choose_cache, choose_workers, fastest_workers
 from mlcli.data.config import Augmentation, RandomResizedCrop
 from mlcli.data.disk_cache import READ_BATCH, CachedFiles, DiskCache, default_folder
@@ -89,6 +90,8 @@ class BatchFeed(ABC):
             crops=cuts,
             batch_size=self._order.largest_part,
         )
+        self._changing = 0
+        """Worker processes that change held training samples; none but where the data say so."""
         self._eval_batch_size = self._evaluated_at_once()
         self._inputs: dict[str, InputStream] = {}
 
@@ -97,6 +100,8 @@ class BatchFeed(ABC):
         """Decisions where the YAML says auto, and what an epoch leaves out; the first access may take
         `choose.BUDGET_S`."""
         workers, why = self._workers
+        if self._changing:
+            workers, why = max(workers, self._changing), "as asked; they change what is held, ahead of training"
         found = [Choice("cache", self._cache, self._why_cache), Choice("workers", str(workers), why)]
         samples, size = len(self._source.splits["train"]), self._order.batch_size
         left_out = self._order.samples - self.steps_per_epoch * size
@@ -133,10 +138,38 @@ class BatchFeed(ABC):
         return one_ahead(batches, SideStream(self._device)) if is_ahead else batches
 
     def _made(self, start_step: int) -> Iterator[Batch]:
-        parts = self._order.parts(start_step, whole=self.mixes)
-        for part, inputs in self._inputs_of("train", training=True)[0].fetch(parts):
-            batch = Batch(*self.changed(inputs, part), part.indices)
+        parts, held = self._order.parts(start_step, whole=self.mixes), self._inputs_of("train", training=True)[0]
+        batches = self._changed_by_workers(held, parts) if self._changing else self._changed_here(held, parts)
+        for batch in batches:
             yield from (batch[cut] for cut in self._order.cuts) if self.mixes else [batch]
+
+    def _changed_here(self, held: InputStream, parts: Iterator[Part]) -> Iterator[Batch]:
+        for part, inputs in held.fetch(parts):
+            yield self._batch(inputs, part)
+
+    def _changed_by_workers(self, held: InputStream, parts: Iterator[Part]) -> Iterator[Batch]:
+        """The same batches, made by other processes, which share what is held."""
+        first = next(parts)
+        ((_, inputs),) = held.fetch([first])  # reads the files, where there are any, before there are others
+        example = self._batch(inputs, first)
+        yield example
+        rows = Rows(example.tensors())
+        if (key := f"changed in rows of {rows.width}") not in self._inputs:
+            at_once = self._order.batch_size if self.mixes else self._order.largest_part
+            self._inputs[key] = WorkerPool(
+                Changer(self._source.splits["train"], held, self._batch, rows),
+                Tensor.clone,
+                num_workers=self._changing,
+                prefetch=self._loader.prefetch,
+                batch_shape=(at_once, rows.width),
+                timeout_s=self._loader.timeout,
+            )
+        for part, packed in self._inputs[key].fetch(parts):
+            found = iter(rows.unpacked(packed))
+            yield replace(example.each(lambda _, found=found: next(found)), indices=part.indices)
+
+    def _batch(self, inputs: Tensor, part: Part) -> Batch:
+        return Batch(*self.changed(inputs, part), part.indices)
 
     def cut(self, parts: int, taken: slice = slice(None)) -> None:
         """Have every step's batch cut into that many micro-batches from the next `train_batches` on.
@@ -283,10 +316,14 @@ class SampleFeed(BatchFeed):
         device: torch.device,
     ) -> None:
         samples, found = source.splits["train"], cut_of(augment)
-        cut = None
-        if found and isinstance(found[0], RandomResizedCrop) and not isinstance(samples, Arrays):
-            cut = ResizedCrop(cast(FileSamples, samples), *found)
-        super().__init__(source, cut, train=train, loader=loader, device=device, cuts=found[0].name if found else "")
+        cut, cuts = None, ""
+        if found:
+            config, stream = found
+            assert isinstance(config, RandomResizedCrop)
+            cuts = config.name
+            if not isinstance(samples, Arrays):
+                cut = ResizedCrop(cast(FileSamples, samples), config, stream)
+        super().__init__(source, cut, train=train, loader=loader, device=device, cuts=cuts)
         self._augment = Augment(augment, source.info, already_cropped=self._cache == "none")
         self._targets: dict[str, Tensor] = {}
 

@@ -28,7 +28,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch import Tensor
 
-from mlcli.data.batches import FileReader, Part, some_of
+from mlcli.data.batches import Part, Reader, some_of
 from mlcli.engine.processes import end_with_parent
 from mlcli.engine.stop import SIGNALS
 from mlcli.errors import DataError, OutputError, UserError
@@ -51,13 +51,13 @@ class WorkerPool:
         copy: moves a batch out of its slot, for example to a GPU; it must not return the slot's own memory.
         num_workers: processes.
         prefetch: batches each worker may be ahead; as many slots does it have.
-        batch_shape: of the largest batch, [B, C, H, W]; uint8.
+        batch_shape: of the largest batch, [B, C, H, W] or [B, bytes]; uint8.
         timeout_s: how long one batch may take before its worker is held to hang.
     """
 
     def __init__(
         self,
-        read: FileReader,
+        read: Reader,
         copy: Callable[[Tensor], Tensor],
         *,
         num_workers: int,
@@ -190,7 +190,7 @@ class _Worker:
         self._questions[slot, 1, : len(part)] = part.keys
         self.asked.append(part)
         try:
-            self._pipe.send((slot, len(part)))
+            self._pipe.send((slot, len(part), (part.epoch, part.seed, part.step)))
         except OSError:
             raise self._died() from None
 
@@ -232,18 +232,18 @@ class _Worker:
 # --- in the worker process -------------------------------------------------------------------------------------------
 
 
-def _serve(read: FileReader, pipe: Connection, questions: Tensor, slots: Tensor, parent: int) -> None:
+def _serve(read: Reader, pipe: Connection, questions: Tensor, slots: Tensor, parent: int) -> None:
     """Fill slots as asked; answers None, the UserError, or what else was raised and in which line."""
     _belong_to(parent)
     torch.set_num_threads(1)  # one process a core is parallel enough
     while True:
         try:
-            slot, count = pipe.recv()
+            slot, count, place = pipe.recv()
         except EOFError:  # the trainer is gone
             return
         answer: UserError | str | None = None
         try:
-            slots[slot, :count] = read(Part(*questions[slot, :, :count].clone()))
+            slots[slot, :count] = read(Part(*questions[slot, :, :count].clone(), *place))
         except UserError as error:
             answer = error
         except Exception as error:

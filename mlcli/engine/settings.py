@@ -315,7 +315,8 @@ class Loader(Strict):
     """Folder in which `cache: disk` keeps its files; null for mlcli/samples in the user's folder for caches."""
     workers: NonNegativeInt | Literal["auto"] = "auto"
     """Processes that read and decode files; auto measures which number is fastest where files are read while training
-    (1.5 s at most, no result depends on it). Data held in memory need none."""
+    (1.5 s at most, no result depends on it). Data held in memory need none; where a number is asked for and the device
+    is the CPU, that many processes change annotated pictures that are held, ahead of training, with the same result."""
     sampler: Literal["shuffle", "balanced", "repeat_factor"] = "shuffle"
     """shuffle visits each sample once an epoch; balanced draws with replacement so that classes come equally often;
     repeat_factor shows samples with rare classes more than once an epoch (LVIS, Gupta et al. 2019)."""

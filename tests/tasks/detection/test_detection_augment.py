@@ -360,3 +360,20 @@ def _bilinear(image, x: float, y: float) -> torch.Tensor:
     near = SimpleNamespace(top=image[:, row, column : column + 2], bottom=image[:, row + 1, column : column + 2])
     top, bottom = ((1 - a) * line[:, 0] + a * line[:, 1] for line in (near.top, near.bottom))
     return (1 - b) * top + b * bottom
+
+
+def test_flips_alternate_from_epoch_to_epoch():
+    """Each picture is mirrored in every other epoch, whatever order it comes in."""
+    images, targets = scene(6, 3, 0)
+    alternate = HorizontalFlip(name="horizontal_flip", alternate=True)
+    mirrored = []
+    for epoch in range(4):
+        changed, _ = augment(alternate)(images, targets, part(6, epoch=epoch))
+        turned, plain = images.float().flip(3), images.float()
+        is_mirrored = (changed - turned).abs().amax((1, 2, 3)) < 1
+        assert torch.equal(is_mirrored, (changed - plain).abs().amax((1, 2, 3)) >= 1)
+        mirrored.append(is_mirrored)
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert torch.equal(mirrored[1], mirrored[3])
+    assert 0 < mirrored[0].sum() < 6

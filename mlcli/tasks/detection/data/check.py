@@ -173,11 +173,11 @@ def _examine_objects(
     examination.findings += [finding for finding in found if not (one_class and finding.kind == "one-class")]
     examination.findings += _sizes(source, strides, augment)
     examination.sheets.append(_sheet(source))
-    if found := tile_of(augment):
-        line, warnings = told_of_tiles(found[0], source.splits["train"], min_visibility)
+    if random_tile := tile_of(augment):
+        line, warnings = told_of_tiles(random_tile[0], source.splits["train"], min_visibility)
         examination.facts.append(("training", line))
         examination.findings += [Finding("warning", "tiles", text) for text in warnings]
-        examination.sheets.append(_tiles_sheet(source, *found, min_visibility))
+        examination.sheets.append(_tiles_sheet(source, *random_tile, min_visibility))
     examination.figures["objects"] = {
         name: {split: int(count[label]) for split, count in table.items()} for label, name in enumerate(names)
     }

@@ -1,5 +1,6 @@
 """Batches on the device from annotated pictures: images and padded targets, augmented while training."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.batches import Part
+from mlcli.data.choose import LEAST_CAP
 from mlcli.data.feed import BatchFeed
 from mlcli.data.randomness import KeyedRandom, sample_keys
 from mlcli.data.source import ImageFilesSamples
@@ -22,6 +24,8 @@ from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.masks import placed, run_length
 from mlcli.tasks.detection.targets import Targets
 
+FORKS = sys.platform == "linux"
+"""Whether worker processes share what this one holds."""
 SIZES = 1_000
 """The stream that sizes of inputs are drawn from; augmentations have the numbers of their places."""
 
@@ -84,6 +88,9 @@ class DetectionFeed(BatchFeed):
         )
         self._records, self._masks = source.splits, masks
         self._sizes, self._steps_at_one = sizes, steps_at_one
+        asked = loader.workers
+        if asked != "auto" and augment and not sizes and device.type == "cpu" and self._cache != "none" and FORKS:
+            self._changing = min(asked, LEAST_CAP)
         self._tables: dict[str, TargetTable] = {}
         self._augment = BoxAugment(
             augment,

@@ -104,6 +104,12 @@ class BoxAugment:
         for stream, _, keywords in self._colours:
             images = random_colour(images, randoms[stream], **keywords)
         chosen = [move for move in self._moves if self._on(move.config, part.epoch)]
+        for place, (stream, config, _) in enumerate(chosen):
+            if isinstance(config, HorizontalFlip):
+                others = config.alternate and part.epoch % 2 == 1
+                chosen[place] = _Numbered(stream, config, {"p": config.p, "others": others})
+                if config.alternate:
+                    randoms[stream] = KeyedRandom(part.first_keys().to(images.device), stream)
         if chosen:
             images, targets = self._moved(images, targets, randoms, chosen, shown)
         for stream, config, keywords in self._mixups:

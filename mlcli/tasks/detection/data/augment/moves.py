@@ -22,9 +22,9 @@ MEETING = (0.3, 0.7)  # where the four meet, in shares of width and height: none
 MIXED = (0.4, 0.6)  # share of a blend: both stay visible, as the objects of both are to be found
 
 
-def flip(random: KeyedRandom, image_size: tuple[int, int], *, p: float) -> Tensor:
-    """Mirror left and right with probability p."""
-    mirrored = random.bernoulli(p).float()
+def flip(random: KeyedRandom, image_size: tuple[int, int], *, p: float, others: bool = False) -> Tensor:
+    """Mirror left and right with probability p; or those that would not be."""
+    mirrored = (random.bernoulli(p) ^ others).float()
     none = torch.zeros_like(mirrored)
     return scaled(1 - 2 * mirrored, none + 1, mirrored * image_size[1], none)
 

@@ -152,11 +152,11 @@ def told_of_tiles(config: RandomTile, records: Records, least_visible: float) ->
     """
     tiles, objects = tiles_of(config, records), np.flatnonzero(~records.ignored)
     width, height = tiles.size_wh.tolist()
-    whole = (records.sizes <= tiles.size_wh).all(axis=1)
+    whole = np.all(records.sizes <= tiles.size_wh, axis=1)
     line = f"learned from in tiles of {width}x{height} pixels"
     line += f", {config.per_picture} a picture and epoch" if config.per_picture > 1 else ""
     line += (
-        f"; {share(int(whole.sum()), len(whole))} of the pictures are no larger and seen whole" if whole.any() else ""
+        f"; {share(int(whole.sum()), len(records))} of the pictures are no larger and seen whole" if whole.any() else ""
     )
     warnings = []
     if whole.all():
