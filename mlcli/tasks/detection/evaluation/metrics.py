@@ -8,6 +8,7 @@ import contextlib
 import gc
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from mlcli.engine.contract import Batch, Direction
+from mlcli.engine.limits import usable_cpus
 from mlcli.tasks.detection.data.records import Records
 from mlcli.tasks.detection.evaluation.coco_numbers import (
     COCO_MOST,
@@ -179,31 +181,35 @@ class DetectionMetrics:
         return FlatDetections(*(column[order] for column in columns))
 
     def _mask_results(self) -> list[dict[str, Any]]:
-        """COCO's results with masks, and their area instead of the boxes'.
+        """COCO's results with masks, and their area instead of the boxes'. Some batches are at work on each CPU."""
+        firsts = range(0, len(self._batches), BATCHES_TOGETHER)
+        with ThreadPoolExecutor(usable_cpus()) as pool:
+            parts = pool.map(self._results_of, (self._batches[first:][:BATCHES_TOGETHER] for first in firsts))
+            return [result for part in parts for result in part]
+
+    @torch.inference_mode()
+    def _results_of(self, batches: Sequence[tuple[torch.Tensor, Detections]]) -> list[dict[str, Any]]:
+        """COCO's results with masks of some batches.
 
         Where there is nothing of a class in a picture, COCO compares no mask with another: their areas are all it asks.
         """
-        kinds = len(self.class_names) + 1
+        kinds, columns = len(self.class_names) + 1, []
+        for indices, detections in batches:
+            assert detections.masks is not None, "this model makes no masks"
+            there = (detections.labels > 0).cpu()
+            boxes = original_boxes(detections, indices, self.records)[there]
+            found = (detections.masks, detections.labels, detections.scores)
+            pictures = indices[:, None].expand(there.shape)[there]
+            columns.append((pictures, boxes, *(column.cpu()[there] for column in found)))
+        pictures, boxes, masks, labels, scores = (torch.cat(column) for column in zip(*columns, strict=True))
         there_are = self.records.picture_of * kinds + self.records.labels
-        results: list[dict[str, Any]] = []
-        for first in range(0, len(self._batches), BATCHES_TOGETHER):
-            columns = []
-            for indices, detections in self._batches[first : first + BATCHES_TOGETHER]:
-                assert detections.masks is not None, "this model makes no masks"
-                there = (detections.labels > 0).cpu()
-                boxes = original_boxes(detections, indices, self.records)[there]
-                found = (detections.masks, detections.labels, detections.scores)
-                pictures = indices[:, None].expand(there.shape)[there]
-                columns.append((pictures, boxes, *(column.cpu()[there] for column in found)))
-            pictures, boxes, masks, labels, scores = (torch.cat(column) for column in zip(*columns, strict=True))
-            compared = np.isin((pictures * kinds + labels).numpy(), there_are)
-            codes, areas = pasted(masks, boxes.numpy(), self.records.sizes[pictures.numpy()], compared)
-            numbers = (self.records.ids[pictures.numpy()], labels, scores, areas)
-            results += [
-                {"image_id": picture, "category_id": label, "score": score, "area": area, "segmentation": code}
-                for picture, label, score, area, code in zip(*(of.tolist() for of in numbers), codes, strict=True)
-            ]
-        return results
+        compared = np.isin((pictures * kinds + labels).numpy(), there_are)
+        codes, areas = pasted(masks, boxes.numpy(), self.records.sizes[pictures.numpy()], compared)
+        numbers = (self.records.ids[pictures.numpy()], labels, scores, areas)
+        return [
+            {"image_id": picture, "category_id": label, "score": score, "area": area, "segmentation": code}
+            for picture, label, score, area, code in zip(*(of.tolist() for of in numbers), codes, strict=True)
+        ]
 
 
 def original_boxes(detections: Detections, indices: torch.Tensor, records: Records) -> torch.Tensor:
