@@ -42,10 +42,10 @@ RUNS = {"mlp": "photos/test", "regression": "diabetes.csv", "detection": "boxes/
 
 
 def cases(count: int, *, soak: int) -> list[int]:
-    """Numbers of the cases to try: `count` of them in the suite, `soak` in a soak, or the one asked for."""
+    """Numbers of the cases to try: `count` of them in the suite, `soak` in a soak, or those asked for: 7,100-199."""
     if CHOSEN:
-        first, _, last = CHOSEN.partition("-")
-        return [*range(int(first), int(last or first) + 1)]
+        ends = [part.partition("-") for part in CHOSEN.split(",")]
+        return [case for first, _, last in ends for case in range(int(first), int(last or first) + 1)]
     return [*range(soak if soaked(1) > 1 else count)]
 
 
