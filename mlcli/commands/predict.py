@@ -1,10 +1,7 @@
 """`mlcli predict`: answers for files the model has not seen. The training data are not needed."""
 
 import contextlib
-import csv
 import glob
-import io
-import json
 import re
 import shlex
 import sys
@@ -16,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.common import find_run, is_exported, refuse_failed, refuse_input, tiles_asked
 from mlcli.commands.frames import answer_frames, video_among
+from mlcli.commands.records import write_records
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.schema.explain import closest
-from mlcli.show.terminal import bar
-from mlcli.text import csv_cell, first_few, numbers, plural, screen_width, table
+from mlcli.text import first_few, plural
 
 if TYPE_CHECKING:
     from mlcli.engine.contract import Inputs, Predictor, Record
@@ -118,37 +115,15 @@ def run(
 
     Raises UserError; DataError, after everything was written, if an input could not be read.
     """
-    predictor: Any  # Answers or a Predictor: what only some have is asked for where it is used
-    compute: Callable[[Any], Any]
-    video = video_among(inputs, {"--to": to, "--image-ids": image_ids, "--explain": explain})
-    keep: list[Path | str]
+    asked = {"--to": to, "--image-ids": image_ids, "--explain": explain}
+    video = video_among(inputs, asked)
     if explain and pictures is None:
         pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
-    if is_exported(run):  # without torch from here to the end
-        for option, is_given, what in (
-            ("--explain", explain, "an exported file gives answers, not what they come from"),
-            ("--size", wanted.size is not None, "an exported file takes images of the size it was exported with"),
-        ):
-            if is_given:
-                raise ConfigError(what, where=option, fix="give the run that it was exported from")
-        from mlcli.export.file import open_exported
 
-        keep = [run, *inputs]
-        refuse_replacing(keep, output, pictures)
-        file = open_exported(Path(run))
-        predictor, compute = file.answers, file.predict
-    else:
-        folder = find_run(run, root)
+    def refuse(keep: Sequence[Path | str]) -> None:
+        _refuse_replacing([*keep, *inputs], output, pictures)
 
-        from mlcli.saved import computing, load_predictor
-
-        keep = [*inputs]
-        with contextlib.suppress(CheckpointError, ConfigError):  # what cannot be read names no files to be kept
-            section = folder.config_plain().get("data")
-            keep += [value for value in section.values() if isinstance(value, str)] if isinstance(section, dict) else []
-        refuse_replacing(keep, output, pictures)
-        predictor, runtime = load_predictor(str(folder.path), checkpoint, root, wanted.size)
-        compute = computing(predictor, runtime)
+    predictor, compute = _opened(run, root, checkpoint, wanted, explain, refuse)
     formats = [*FORMATS, *predictor.formats]
     if to is not None and output is None:
         raise ConfigError("a data set needs a folder", where="--to", fix=f"--to {to} --output labelled")
@@ -163,33 +138,22 @@ def run(
 
         return answer_frames(video, of_frames, predictor, output, pictures)
     found = predictor.inputs(inputs, invert=wanted.invert)
-    if called and found.paths is None:
-        what = "this model takes rows of a table, and standard input is a picture"
-        raise ConfigError(what, where="-", fix="name the CSV file")
-    for option, value in (("--to", to), ("--image-ids", image_ids)):
-        if value is not None and not hasattr(predictor, "write_data_set"):
-            raise ConfigError("this model finds no objects", where=option, fix="leave it out")
-    if image_ids is not None and hasattr(predictor, "use_image_ids"):
+    _refuse_unable(predictor, found, asked | {"--pictures": pictures, "-": called})
+    if image_ids is not None:
         predictor.use_image_ids(found, image_ids)
     records = answers(predictor, compute, found, wanted)
     if called:
         records = (record | {"input": called.get(record["input"], record["input"])} for record in records)
     if pictures is not None:
-        if found.paths is None or not hasattr(predictor, "picture"):  # asking engine.contract would load torch
-            option = "--explain" if explain else "--pictures"
-            raise ConfigError("this model takes rows of a table, so there are no pictures", where=option)
-        if explain and not hasattr(predictor, "explained"):
-            what = "heat maps explain answers about whole images; this model finds objects, whose boxes say where"
-            raise ConfigError(what, where="--explain", fix="--pictures shows the boxes")
         records = _with_pictures(records, predictor, found, pictures, explain)
-    if to is not None and output is not None and hasattr(predictor, "write_data_set"):
+    if to is not None and output is not None:
         kept = list(records)
         told = predictor.write_data_set(kept, found.paths or (), to, output)
         failed, unknown, count = [record for record in kept if "error" in record], 0, len(kept)
         print("\n".join([*told, ""]))
     else:
         as_table = output is None and not as_json and sys.stdout.isatty()
-        failed, unknown, count = _write(records, output, predictor, found, as_table)
+        failed, unknown, count = write_records(records, output, predictor, found, as_table)
     report = f"{count - len(failed):,} of {count:,} answered" + (f": {output}" if output else "")
     strange = f"{plural(unknown, 'row has', 'rows have')} categories that training never saw: see 'unknown'"
     for line in filter(None, (report, strange if unknown else "", predictor.caveat)):
@@ -198,7 +162,55 @@ def run(
     return ExitCode.OK
 
 
-def refuse_replacing(keep: Sequence[Path | str], output: Path | None, pictures: Path | None) -> None:
+def _opened(
+    run: str, root: Path, checkpoint: str, wanted: Wanted, explain: bool, refuse: Callable[[Sequence[Path | str]], None]
+) -> tuple[Any, Callable[[Any], Any]]:
+    """Return what answers, `Answers` or a `Predictor`, and what it computes by; a file of its own without torch.
+
+    refuse: raises where files of the model, or of its data, would be replaced. Raises UserError.
+    """
+    if is_exported(run):
+        for option, is_given, what in (
+            ("--explain", explain, "an exported file gives answers, not what they come from"),
+            ("--size", wanted.size is not None, "an exported file takes images of the size it was exported with"),
+        ):
+            if is_given:
+                raise ConfigError(what, where=option, fix="give the run that it was exported from")
+        from mlcli.export.file import open_exported
+
+        refuse([run])
+        file = open_exported(Path(run))
+        return file.answers, file.predict
+    folder = find_run(run, root)
+
+    from mlcli.saved import computing, load_predictor
+
+    keep: list[Path | str] = []
+    with contextlib.suppress(CheckpointError, ConfigError):  # what cannot be read names no files to be kept
+        section = folder.config_plain().get("data")
+        keep += [value for value in section.values() if isinstance(value, str)] if isinstance(section, dict) else []
+    refuse(keep)
+    predictor, runtime = load_predictor(str(folder.path), checkpoint, root, wanted.size)
+    return predictor, computing(predictor, runtime)
+
+
+def _refuse_unable(predictor: Any, inputs: "Inputs", asked: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what this model cannot do. asked: what was typed, by option."""
+    if asked["-"] and inputs.paths is None:
+        what = "this model takes rows of a table, and standard input is a picture"
+        raise ConfigError(what, where="-", fix="name the CSV file")
+    for option in ("--to", "--image-ids"):
+        if asked[option] is not None and not hasattr(predictor, "write_data_set"):
+            raise ConfigError("this model finds no objects", where=option, fix="leave it out")
+    option = "--explain" if asked["--explain"] else "--pictures"
+    if asked["--pictures"] is not None and (inputs.paths is None or not hasattr(predictor, "picture")):
+        raise ConfigError("this model takes rows of a table, so there are no pictures", where=option)
+    if asked["--explain"] and not hasattr(predictor, "explained"):
+        what = "heat maps explain answers about whole images; this model finds objects, whose boxes say where"
+        raise ConfigError(what, where=option, fix="--pictures shows the boxes")
+
+
+def _refuse_replacing(keep: Sequence[Path | str], output: Path | None, pictures: Path | None) -> None:
     """Raise ConfigError if what is to be written is one of the files and folders that are to be kept."""
     for option, path in (("--output", output), ("--pictures", pictures)):
         if path is not None:
@@ -290,77 +302,3 @@ def _with_pictures(
                 made = True
             write_atomically(folder / f"{number:05d}-{answer}-{stem}.png", png(picture))
         yield record
-
-
-def _write(
-    records: "Iterable[Record]", output: Path | None, predictor: "Answers | Predictor", inputs: "Inputs", as_table: bool
-) -> "tuple[list[Record], int, int]":
-    """Print the records, as a table once all are there, or write them as one file. Returns those with an error, the
-    number of those with something unknown in them, and that of all."""
-    failed, kept, unknown, count = [], [], 0, 0
-    try:
-        at_end = output is not None or as_table
-        with bar("answering", len(inputs.names), "input") if at_end else contextlib.nullcontext() as shown:
-            for count, record in enumerate(records, start=1):  # noqa: B007
-                if "error" in record:
-                    failed.append(record)
-                unknown += "unknown" in record
-                if shown is None:
-                    print(json.dumps(record, ensure_ascii=False))
-                else:
-                    kept.append(record)
-                    shown.update(1)
-    finally:  # what is answered is shown, whatever keeps the rest from it
-        if as_table and kept:
-            print(_as_table(kept, predictor))
-    if output is not None:
-        from mlcli.files import write_output
-
-        if output.suffix == ".csv":
-            text = _as_csv(kept, predictor, inputs)
-        elif output.suffix == ".jsonl":
-            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        else:
-            text = predictor.formats[output.suffix](kept)
-        write_output(output, text.encode())
-    return failed, unknown, count
-
-
-def _rows(records: "list[Record]", predictor: "Answers | Predictor") -> "list[Record]":
-    return [row for record in records for row in ([record] if "error" in record else predictor.rows(record))]
-
-
-def _as_table(records: "list[Record]", predictor: "Answers | Predictor") -> str:
-    """Return a table for people: texts first, then numbers, but for those of single classes."""
-    of_classes = {key for row in _rows(records[:1], predictor) for key in row.keys() - records[0] if key[:2] == "p_"}
-    rows = [{key: row[key] for key in row if key not in of_classes} for row in _rows(records, predictor)]
-    longest = max(20, screen_width() - 44)
-    columns: dict[str, list[str]] = {}
-    for key in dict.fromkeys(key for row in rows for key in row):
-        values = [row.get(key) for row in rows]
-        if all(isinstance(value, int | float | None) for value in values):
-            columns[key] = numbers(values)
-        else:  # the end of a path tells more than its beginning
-            texts = ["" if value is None else str(value) for value in values]
-            columns[key] = [text if len(text) <= longest else f"…{text[1 - longest :]}" for text in texts]
-    texts = [key for key in columns if not all(isinstance(row.get(key), int | float | None) for row in rows)]
-    header = [*texts, *(key for key in columns if key not in texts)]
-    return table(header, list(zip(*(columns[key] for key in header), strict=True)), left=len(texts))
-
-
-def _as_csv(records: "list[Record]", predictor: "Answers | Predictor", inputs: "Inputs") -> str:
-    """A column per entry, and `error` at the end; before them, for rows of a table, the columns these have, whose names
-    they keep: an entry of the same name becomes `predicted_label`."""
-    from mlcli.data.inputs import RowInputs
-
-    rows = _rows(records, predictor)
-    if isinstance(inputs, RowInputs):
-        given = {name for row in inputs.rows[:1] for name in row}
-        named = ({f"predicted_{key}" if key in given else key: value for key, value in row.items()} for row in rows)
-        rows = [asked | row for asked, row in zip(inputs.rows, named, strict=True)]
-    columns = dict.fromkeys(key for row in rows for key in row if key != "error")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, "error"], lineterminator="\n")
-    writer.writerow({key: csv_cell(key) for key in writer.fieldnames})
-    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
-    return text.getvalue()
