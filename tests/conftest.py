@@ -41,6 +41,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or Triton complains of what is never freed
+
+
 def pytest_collection_modifyitems(items) -> None:
     """`make test` looks for measurements in tests/machine alone: reading all of the tests takes half a minute."""
     elsewhere = [item.nodeid for item in items if item.get_closest_marker("alone") and "machine" not in item.path.parts]

@@ -88,3 +88,17 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches():
     with torch.no_grad():
         losses = [mean_loss([task.losses(task.model, part) for part in cut(batch, parts)]) for parts in (1, 2, 3, 16)]
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("section", DETECTORS.values(), ids=DETECTORS)
+def test_a_model_that_diverged_has_a_loss_that_says_so(section, weight):
+    """And no error of an index far away, which a GPU does not survive; the guard of the trainer looks at the loss."""
+    task, batch = Detecting(**section), uneven_batch()
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.fill_(weight)
+    terms = task.losses(task.model, batch[:4])
+    assert not torch.isfinite(sum(term.mean for term in terms.values()))
+    with torch.no_grad():
+        task.model.eval()(batch.inputs[:2])

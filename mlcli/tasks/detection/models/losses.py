@@ -42,7 +42,7 @@ def distribution_focal(logits: Tensor, wanted: Tensor) -> Tensor:
     Their shares are such that their mean is the one wanted. logits: [..., n]; wanted: [...] in 0..n - 1. Returns [...].
     """
     below = wanted.detach().floor().clamp(max=logits.shape[-1] - 2)
-    both = torch.stack([below, below + 1], dim=-1).long()
+    both = torch.stack([below, below + 1], dim=-1).nan_to_num().long()  # of a model that diverged: the loss is NaN
     log_below, log_above = logits.log_softmax(dim=-1).gather(-1, both).unbind(-1)
     return -torch.lerp(log_below, log_above, wanted - below)
 
