@@ -5,7 +5,7 @@ processes. Either way augmentation happens here, on whole batches and on the dev
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
@@ -165,8 +165,7 @@ class BatchFeed(ABC):
                 timeout_s=self._loader.timeout,
             )
         for part, packed in self._inputs[key].fetch(parts):
-            found = iter(rows.unpacked(packed))
-            yield replace(example.each(lambda _, found=found: next(found)), indices=part.indices)
+            yield replace(_filled(example, rows.unpacked(packed)), indices=part.indices)
 
     def _batch(self, inputs: Tensor, part: Part) -> Batch:
         return Batch(*self.changed(inputs, part), part.indices)
@@ -293,6 +292,12 @@ class BatchFeed(ABC):
         if self._device.type == "cuda":
             return images.pin_memory().to(self._device, non_blocking=True)
         return images.to(self._device, copy=True)
+
+
+def _filled(example: Batch, tensors: Iterable[Tensor]) -> Batch:
+    """Return a batch of the same kind with other tensors, in the order of `Batch.tensors`."""
+    given = iter(tensors)
+    return example.each(lambda _: next(given))
 
 
 class SampleFeed(BatchFeed):
