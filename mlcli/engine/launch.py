@@ -248,10 +248,11 @@ def _rehearsed(
     # An evaluation pass is a forward without a backward: about a third of the work per sample.
     share = task.splits.get("val", task.splits["train"]) / task.splits["train"] + settings.train.measure_train
     left_s = part_s * parts.parts * steps_left * (1 + share / 3 / settings.train.evaluate_every)
-    if settings.train.device == "auto" and runtime.device.type == "cuda" and task.is_static:
+    trained = sum(one.numel() for one in task.model.parameters() if one.requires_grad)
+    # Counting takes a pass on the CPU: only for a model whose weights alone do not rule the advice out.
+    if settings.train.device == "auto" and task.is_static and advise_device(runtime, 0, trained):
         batch = next(batches)
         batches = itertools.chain([batch], batches)
-        trained = sum(one.numel() for one in task.model.parameters() if one.requires_grad)
         say(advise_device(runtime, step_flops(task, batch, settings.train.samples_per_step), trained))
     say([("check", f"first batches forward and backward: ok, about {duration(max(1.0, left_s))} to go")])
     return batches, left_s

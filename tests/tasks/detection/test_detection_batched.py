@@ -7,6 +7,7 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
+from mlcli.data.randomness import KeyedRandom
 from mlcli.engine.terms import total
 from mlcli.tasks.detection.models import batched, torchvision_detectors
 from mlcli.tasks.detection.models.batched import matched_anchors, matched_points
@@ -100,6 +101,24 @@ def test_what_is_proposed_is_torchvisions(threshold):
     theirs = net.propose(images, 30)
     assert sum(map(len, ours)) > 0
     assert all(map(torch.equal, ours, theirs))
+
+
+def test_samples_are_drawn_as_picture_by_picture():
+    """The first by each picture's own order: objects up to their share, background for what is left."""
+    random = torch.Generator().manual_seed(0)
+    labels = [torch.randint(-1, 3, (size,), generator=random) for size in (40, 9, 25, 0)] + [torch.zeros(30)]
+    labels.append(torch.ones(30))
+    sampler = KeyedSampler(16, 0.25, stream=3)
+    sampler.keys = torch.randint(2**62, (len(labels),), generator=random)
+    drawn, positive = 0, 0
+    for label, key, objects, background in zip(labels, sampler.keys, *sampler(labels), strict=True):
+        order = KeyedRandom(key[None], 3).bits((len(label),))[0].argsort().tolist()
+        first = [place for place in order if label[place] >= 1][:4]
+        others = [place for place in order if label[place] == 0][: 16 - len(first)]
+        assert objects.nonzero().flatten().tolist() == sorted(first)
+        assert background.nonzero().flatten().tolist() == sorted(others)
+        drawn, positive = drawn + len(first) + len(others), positive + len(first)
+    assert (sampler.drawn, sampler.positive) == (drawn, positive)
 
 
 def test_no_objects_at_all_and_no_regions():
