@@ -12,10 +12,11 @@ a warm-up, the last weights) on the same pictures in the same size, without the 
 
 With `--raccoon` also on the 200 photographs of configs/detection/*-raccoon.yaml, with `--weights` from those as well.
 
-Rows are kept in a file as they come, and found there again: the same command goes on after a stop.
+Rows are kept in a file as they come, and found there again: the same command goes on after a stop. Several may run at
+the same time, each on a core and with a file of its own.
 
     python benchmarks/detection_minutes.py [--seconds 240 480] [--raccoon FOLDER] [--raccoon-seconds 600]
-        [--weights FILE] [--only yolo ssd] [--seed 0] [--rows FILE] [--show] [--picture docs/detection-minutes.png]
+        [--weights FILE] [--only yolo ssd] [--seed 0] [--rows FILE ...] [--show] [--picture docs/detection-minutes.png]
 """
 
 import argparse
@@ -333,9 +334,9 @@ def of_raccoon(chosen: argparse.Namespace, seconds: float) -> list[Trial]:
     return found
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a file; of those that measure the same, the last."""
-    lines = path.read_text().splitlines() if path.exists() else []
+def read_rows(paths: Sequence[Path]) -> list[Row]:
+    """Return the rows of some files; of those that measure the same, the last."""
+    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
     rows = [json.loads(line) for line in lines if line.endswith("}")]  # not one that was cut
     return list({(row["data"], row["name"], row["seconds"], row["seed"]): row for row in rows}.values())
 
@@ -486,7 +487,8 @@ def main() -> None:
     arguments.add_argument("--weights", type=Path, help="of timm's tf_efficientnet_lite0, for the photographs")
     arguments.add_argument("--set", nargs="*", default=[], help="changes to the configs, key=value; for trying out")
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--rows", type=Path, default=ROWS)
+    rows_found = sorted(ROWS.parent.glob(f"{ROWS.stem}*.jsonl")) or [ROWS]
+    arguments.add_argument("--rows", type=Path, nargs="+", default=rows_found, help="new ones go to the first file")
     arguments.add_argument("--show", action="store_true", help="train nothing, show the rows that there are")
     arguments.add_argument("--picture", type=Path, help="file for the charts")
     arguments.add_argument("--part", help=argparse.SUPPRESS)
@@ -500,13 +502,13 @@ def main() -> None:
         if trial.key in known:
             continue
         row = measure(trial)
-        chosen.rows.parent.mkdir(parents=True, exist_ok=True)
-        with chosen.rows.open("a") as file:
+        chosen.rows[0].parent.mkdir(parents=True, exist_ok=True)
+        with chosen.rows[0].open("a") as file:
             file.write("\n" + json.dumps(row))  # in front: a stop may have cut the line before
         print(f"{trial.data} {trial.name} {trial.seconds:g}: {json.dumps(row)}", file=sys.stderr, flush=True)
     rows = read_rows(chosen.rows)
     if not rows:
-        raise SystemExit(f"nothing is measured yet in {chosen.rows}; run the script without --show")
+        raise SystemExit(f"nothing is measured yet in {chosen.rows[0]}; run the script without --show")
     print(f"{rows[-1]['machine']}, one of them training\n")
     print("\n\n".join(sections(rows)))
     if chosen.picture:

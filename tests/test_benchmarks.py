@@ -183,7 +183,7 @@ def test_detection_minutes_goes_on_after_a_stop_and_shows_what_it_has(tmp_path, 
     monkeypatch.setattr(minutes, "measure", lambda trial: measured.append(trial.name) or {**ROW, "name": trial.name})
     minutes.main()
     assert measured == ["yolo", "ssd", "ssd"]
-    assert {row["name"] for row in minutes.read_rows(path)} == {"yolo", "ssd"}
+    assert {row["name"] for row in minutes.read_rows([path, tmp_path / "none"])} == {"yolo", "ssd"}
     judge(capsys.readouterr().out.replace("2026-11-28, X", minutes.machine_line()))
     monkeypatch.setattr(sys, "argv", ["x", "--show", "--rows", str(tmp_path / "none.jsonl")])
     with pytest.raises(SystemExit, match="nothing is measured"):

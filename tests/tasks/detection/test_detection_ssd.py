@@ -172,9 +172,21 @@ def test_the_first_map_is_scaled_to_one_length():
     [
         ({"weights": "imagenet"}, "are for backbone vgg16, not for compact"),
         ({"backbone": "vgg16", "weights": "coco"}, "set batch_norm to false"),
+        ({"scales": [0.5, 0.5]}, "must rise"),
+        ({"backbone": "vgg16", "scales": [0.1, 0.5]}, "are for other backbones than vgg16"),
     ],
-    ids=["compact", "coco with batch norm"],
+    ids=["compact", "coco with batch norm", "scales of one size", "scales of the paper's network"],
 )
-def test_weights_that_cannot_fit_are_refused(section, message):
+def test_what_cannot_fit_is_refused(section, message):
     with pytest.raises(ValidationError, match=message):
         detector(facts(64, 64), name="ssd", **section)
+
+
+def test_default_boxes_have_the_sizes_asked_for():
+    """Of four maps, the finest with 16 x 16 cells of six boxes; the first of a cell is its square."""
+    plain, closer = (detector(facts(128, 128), name="ssd", **given) for given in ({}, {"scales": [0.25, 0.5]}))
+    sides = closer.boxes_xyxy[:, 2] - closer.boxes_xyxy[:, 0]
+    assert sides[0] == 32.0
+    assert sides[16 * 16 * 6 + 8 * 8 * 6 + 4 * 4 * 6] == 64.0
+    assert (plain.boxes_xyxy[0, 2] - plain.boxes_xyxy[0, 0]).item() == pytest.approx(12.8)
+    assert closer.boxes_xyxy.shape == plain.boxes_xyxy.shape

@@ -218,6 +218,26 @@ def test_boxes_stay_exact_in_half_precision(name):
     assert all(term.mean.dtype == torch.float32 and torch.isfinite(term.mean) for term in terms.values())
 
 
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_towers_begin_at_the_size_of_their_input(name):
+    """With torchvision's 0.01 each of AdamW's first steps, of the learning rate, would turn the weights by a third."""
+    head = detector(facts(64, 64), name=name).net.head
+    for tower in (head.classification_head.conv, head.regression_head.conv):
+        weights = [layer.weight for layer in tower.modules() if isinstance(layer, torch.nn.Conv2d)]
+        assert len(weights) == 4
+        for weight in weights:
+            assert weight.std().item() == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.05)
+    assert head.classification_head.cls_logits.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_distances_of_fcos_begin_where_a_relu_lets_them_learn():
+    images, _ = rectangles(64, 64, 2)
+    net = detector(facts(64, 64), name="fcos").net
+    with torch.no_grad():
+        distances = net.head(list(net.backbone(images / 255).values()))["bbox_regression"]
+    assert (distances > 1).all()
+
+
 # --- archs and weights -----------------------------------------------------------------------------------------------
 
 

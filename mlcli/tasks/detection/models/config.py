@@ -103,6 +103,17 @@ class Ssd(CompactSingleShot):
     """For vgg16: none; torchvision's for ImageNet or COCO (network or its cache needed); or a file."""
     negatives: PositiveFloat = 3.0
     """Background boxes learned from for each object, the hardest first (section 2.2)."""
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.1, 0.9)
+    """Sides of the default boxes of the finest and of the coarsest map, as shares of the picture's; between them as the
+    maps between. The closer to the objects' sizes, the sooner it learns. Not for vgg16, which has the paper's."""
+
+    @model_validator(mode="after")
+    def scales_rise(self):
+        if self.scales[0] >= self.scales[1]:
+            raise ValueError(f"scales {list(self.scales)} must rise: the finest map looks for the smallest objects")
+        if self.backbone == "vgg16" and self.scales != Ssd.model_fields["scales"].default:
+            raise ValueError("scales are for other backbones than vgg16, whose default boxes are the paper's")
+        return self
 
     @model_validator(mode="after")
     def weights_fit(self):

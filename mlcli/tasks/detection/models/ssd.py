@@ -42,9 +42,6 @@ LEAST_CELLS = 2
 COMPACT_RATIOS = (2.0, 3.0)
 """Default boxes are also 2 and 3 times as wide as high, and the reverse: 6 a cell with the two squares."""
 
-MIN_SCALE, MAX_SCALE = 0.1, 0.9
-"""Sides of the default boxes of the finest and coarsest map as shares of the picture's (0.1 as in section 3.1)."""
-
 LEAST_SIDE = 64
 """Smaller pictures would leave VGG's second map fewer than 4 cells a side."""
 
@@ -72,6 +69,8 @@ class SsdDetector(SingleShot):
         width: channels of the compact backbone at stride 2.
         batch_norm: for "vgg16", after each of VGG's convolutions, as torchvision's vgg16_bn; the paper has none.
         negatives: background boxes learned from for each object, the hardest first.
+        scales: sides of the default boxes of the finest and of the coarsest map, as shares of the picture's; for
+            "vgg16" the paper's.
     """
 
     boxes_xyxy: Tensor
@@ -85,12 +84,13 @@ class SsdDetector(SingleShot):
         width: int = 16,
         batch_norm: bool = True,
         negatives: float = 3.0,
+        scales: tuple[float, float] = (0.1, 0.9),
         **common: Unpack[CommonSingleShot],
     ) -> None:
         super().__init__(num_classes, image_size, **common)
         other = backbone if isinstance(backbone, nn.Module) else None
         vgg = backbone == "vgg16"
-        layout = vgg_layout(image_size, batch_norm) if vgg else compact_layout(image_size, width, other)
+        layout = vgg_layout(image_size, batch_norm) if vgg else compact_layout(image_size, width, other, scales)
         self.negatives = negatives
         self.backbone = layout.backbone
         self.locate = _predictors(layout, 4)
@@ -140,13 +140,18 @@ class Layout(NamedTuple):
     boxes_xyxy: Tensor
 
 
-def compact_layout(image_size: tuple[int, int], width: int = 16, backbone: nn.Module | None = None) -> Layout:
+def compact_layout(
+    image_size: tuple[int, int],
+    width: int = 16,
+    backbone: nn.Module | None = None,
+    scales: tuple[float, float] = (0.1, 0.9),
+) -> Layout:
     """Lay out the compact backbone, or another of its strides, with maps from stride 8 on, as coarse as the picture's
     size allows."""
     strides = [stride for stride in COMPACT_STRIDES if min(map_size(image_size, stride)) >= LEAST_CELLS] or [8]
     sizes = [map_size(image_size, stride) for stride in strides]
     pyramid, count = compact_fpn(width, strides, backbone), len(strides)
-    boxes_xyxy = default_boxes(image_size, sizes, [COMPACT_RATIOS] * count, MIN_SCALE, MAX_SCALE)
+    boxes_xyxy = default_boxes(image_size, sizes, [COMPACT_RATIOS] * count, *scales)
     return Layout(pyramid, (pyramid.out_channels,) * count, (2 + 2 * len(COMPACT_RATIOS),) * count, boxes_xyxy)
 
 
