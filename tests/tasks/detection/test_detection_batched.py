@@ -106,13 +106,13 @@ def test_what_is_proposed_is_torchvisions(threshold):
 def test_samples_are_drawn_as_picture_by_picture():
     """The first by each picture's own order: objects up to their share, background for what is left."""
     random = torch.Generator().manual_seed(0)
-    labels = [torch.randint(-1, 3, (size,), generator=random) for size in (40, 9, 25, 0)] + [torch.zeros(30)]
+    labels = [torch.randint(-1, 2, (size,), generator=random) for size in (90, 9, 60, 0)] + [torch.zeros(30)]
     labels.append(torch.ones(30))
     sampler = KeyedSampler(16, 0.25, stream=3)
     sampler.keys = torch.randint(2**62, (len(labels),), generator=random)
     drawn, positive = 0, 0
     for label, key, objects, background in zip(labels, sampler.keys, *sampler(labels), strict=True):
-        order = KeyedRandom(key[None], 3).bits((len(label),))[0].argsort().tolist()
+        order = KeyedRandom(key[None], 3).bits((90,))[0, : len(label)].argsort().tolist()
         first = [place for place in order if label[place] >= 1][:4]
         others = [place for place in order if label[place] == 0][: 16 - len(first)]
         assert objects.nonzero().flatten().tolist() == sorted(first)
