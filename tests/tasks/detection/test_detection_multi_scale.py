@@ -109,6 +109,7 @@ def test_it_is_measured_at_the_size_of_the_configuration():
     assert before == pytest.approx(after, nan_ok=True)
 
 
+@pytest.mark.skipif(not LONG, reason="two processes and one: make soak")
 def test_several_processes_take_the_same_sizes():
     """They come to the weights of one process that takes each step in two parts, to the bit."""
     config = config_of(threads=1, precision="fp32", sync_batch_norm=False)
