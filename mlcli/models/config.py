@@ -3,12 +3,15 @@
 The number of outputs and the shape of the inputs come from the data.
 """
 
+from functools import partial
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
 from mlcli.schema import ConfigPath, Strict
+from mlcli.schema.explain import closest
 
 if TYPE_CHECKING:
     from mlcli.data.info import DataInfo
@@ -20,6 +23,18 @@ Width = Annotated[int, Field(gt=0, le=1_000_000)]
 Extent = Annotated[int, Field(gt=0, le=10_000)]
 Padding = Annotated[int, Field(ge=0, le=10_000)]
 """Pixels."""
+
+
+def no_word_misspelt(words: tuple[str, ...], path: Path, info: ValidationInfo) -> Path:
+    """Refuse a path that is nearly one of the words that may stand in its place, where there is no such file."""
+    is_read = info.context is not None  # not the config of a run, whose file may have gone
+    if is_read and not path.suffix and not path.exists() and (word := closest(path.name, words)):
+        raise ValueError(f"there is no file {path.name} (did you mean '{word}'?)")
+    return path
+
+
+WEIGHTS = ("none", "default")
+Weights = Literal["none", "default"] | Annotated[ConfigPath, AfterValidator(partial(no_word_misspelt, WEIGHTS))]
 
 
 def _width(factor: float) -> str:
@@ -223,7 +238,7 @@ class TorchvisionModel(ModelBase):
     name: Literal["torchvision"]
     arch: str
     """The model's name in torchvision.models, such as mobilenet_v3_small."""
-    weights: Literal["none", "default"] | ConfigPath = "none"
+    weights: Weights = "none"
     """none: from scratch; default: torchvision's best ImageNet weights (needs network or its cache); or a .pth file."""
 
     def describe(self, info: "DataInfo") -> str:
@@ -240,7 +255,7 @@ class TimmModel(ModelBase):
     name: Literal["timm"]
     arch: str
     """The model's name in timm, such as mobilenetv3_small_100; a tag behind a dot chooses among its weights."""
-    weights: Literal["none", "default"] | ConfigPath = "none"
+    weights: Weights = "none"
     """none: from scratch; default: timm's own (network or its cache needed); or a .safetensors or .pth file."""
 
     def describe(self, info: "DataInfo") -> str:

@@ -3,15 +3,21 @@
 All of them train from scratch with the compact backbone; build.py makes the detectors.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from mlcli.models.config import Weights, no_word_misspelt
 from mlcli.schema import ConfigPath, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Gain = Annotated[float, Field(ge=0)]
+WEIGHTS = ("none", "imagenet", "coco")
+TorchvisionWeights = (
+    Literal["none", "imagenet", "coco"] | Annotated[ConfigPath, AfterValidator(partial(no_word_misspelt, WEIGHTS))]
+)
 
 
 class DetectorBase(Strict):
@@ -35,7 +41,7 @@ class TimmBackbone(Strict):
     arch: str
     """A model of timm with maps of strides 4, 8, 16 and 32, such as mobilenetv3_small_100; most transformers have
     none."""
-    weights: Literal["none", "default"] | ConfigPath = "none"
+    weights: Weights = "none"
     """none: from scratch; default: timm's own (network or its cache needed); or a .safetensors or .pth file."""
 
 
@@ -99,7 +105,7 @@ class Ssd(CompactSingleShot):
     """The compact one, the paper's VGG-16 (24 million parameters), or one of timm as a section of its own."""
     batch_norm: bool = True
     """For vgg16: batch normalisation, which makes it trainable from scratch; false for the paper's, as for COCO."""
-    weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
+    weights: TorchvisionWeights = "none"
     """For vgg16: none; torchvision's for ImageNet or COCO (network or its cache needed); or a file."""
     negatives: PositiveFloat = 3.0
     """Background boxes learned from for each object, the hardest first (section 2.2)."""
@@ -175,7 +181,7 @@ class TorchvisionDetector(Pyramid):
     """Ren et al. 2015; He et al. 2017 (needs masks); Lin et al. 2017; Tian et al. 2019."""
     arch: str | None = None
     """A builder of torchvision.models.detection, such as fasterrcnn_resnet50_fpn; null for the compact backbone."""
-    weights: Literal["none", "imagenet", "coco"] | ConfigPath = "none"
+    weights: TorchvisionWeights = "none"
     """For arch: none; torchvision's weights for the backbone or for all (network or its cache needed); or a file."""
 
     @model_validator(mode="after")
