@@ -43,7 +43,7 @@ train: {epochs: 1, batch_size: 128, log_every: 4, device: cpu, threads: 1, preci
 def typed(ranks: Ranks, folder: Path, *overrides: str) -> int:
     """The exit code of `mlcli train` by one of the ranks, which have met already."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlcli.engine.launch, "joined", lambda device: contextlib.nullcontext(ranks))
+        patch.setattr(mlcli.engine.launch, "joined_ranks", lambda device: contextlib.nullcontext(ranks))
         return int(train.run(folder / "x.yaml", [*overrides], name="r", resume=None, root=folder / "runs"))
 
 
@@ -310,7 +310,7 @@ def stopped_in(ranks: Ranks, folder: Path, step: int, resume: str | None) -> int
         return gradients(stepper, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlcli.engine.launch, "joined", lambda device: contextlib.nullcontext(ranks))
+        patch.setattr(mlcli.engine.launch, "joined_ranks", lambda device: contextlib.nullcontext(ranks))
         patch.setattr(mlcli.engine.step.Stepper, "gradients", stopping)
         config = None if resume else folder / "x.yaml"
         return int(train.run(config, [], name=None if resume else "r", resume=resume, root=folder / "runs"))

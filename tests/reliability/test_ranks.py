@@ -109,7 +109,7 @@ def folder(tmp_path) -> Path:
 def gone_on(ranks: Ranks, folder: Path) -> int:
     """What `mlcli train x.yaml --resume auto` returns to one of the ranks, which have met already."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlcli.engine.launch, "joined", lambda device: contextlib.nullcontext(ranks))
+        patch.setattr(mlcli.engine.launch, "joined_ranks", lambda device: contextlib.nullcontext(ranks))
         return int(train.run(folder / "x.yaml", [], name=None, resume="auto", root=folder / "runs"))
 
 
