@@ -11,7 +11,6 @@ from mlcli.models.build import build_seeded
 from mlcli.models.config import Cnn, Linear, Mlp, Resnet, TorchvisionModel, Vgg
 from mlcli.models.filters import feature_maps, filters
 from mlcli.show.drawing import Tile, fitted, font, picture_of, rising, sheet, shortened, signed
-from mlcli.show.figure import image_of, new_figure
 
 
 def info_of(shape: tuple[int, ...], classes: int = 10) -> DataInfo:
@@ -153,13 +152,3 @@ def test_values_become_colours_and_flat_ones_do_not_fail():
     assert [ends.getpixel((x, 0)) for x in (0, 1)] == [(68, 1, 84), (253, 231, 37)]
     assert signed(np.zeros((2, 2))).getpixel((0, 0)) == (247, 247, 247)
     assert rising(np.ones((2, 2))).getpixel((0, 0)) == (68, 1, 84)
-
-
-def test_a_figure_becomes_a_picture_without_a_window():
-    import matplotlib.pyplot
-
-    figure = new_figure(3, 2)
-    figure.subplots().plot([0, 1])
-    picture = image_of(figure)
-    assert picture.size == (330, 220)
-    assert matplotlib.pyplot.get_fignums() == []

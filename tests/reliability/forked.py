@@ -120,7 +120,8 @@ def _begin(folder: Path, out: Path) -> None:
     os.setsid()
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # also where the tests were started by nohup
+        signal.signal(number, signal.SIG_DFL)
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(file, standard)

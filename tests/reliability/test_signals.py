@@ -95,7 +95,7 @@ def test_a_closed_terminal_stops_a_run_as_sigterm_does(data, root):
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_a_signal_while_simple_models_are_fitted_costs_only_them(root, number):
     def comparing() -> None:
-        at_call(baselines, "measure", sender(number, False), when=lambda *_: True)
+        at_call(baselines, "measure_baselines", sender(number, False), when=lambda *_: True)
 
     stopped = typed_in_child(root, *TRAIN, "train.baselines=true", prepare=comparing)
     assert stopped.code == CODES[number], stopped.out

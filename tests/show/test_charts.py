@@ -158,3 +158,13 @@ def test_calibration_is_drawn_of_any_bins():
     assert near(figure.image(*charts), BLUE).sum() > 50
     assert "mean gap 0.100" in charts[0].note
     assert evaluation.calibration({"calibration": []}) == ()
+
+
+def test_a_figure_becomes_a_picture_without_a_window():
+    import matplotlib.pyplot
+
+    chart = figure.new_figure(3, 2)
+    chart.subplots().plot([0, 1])
+    picture = figure.image_of(chart)
+    assert picture.size == (330, 220)
+    assert matplotlib.pyplot.get_fignums() == []
