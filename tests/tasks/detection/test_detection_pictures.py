@@ -28,6 +28,8 @@ from mlcli.tasks.detection.targets import Targets
 from tests.tasks.detection.overfit import detector, facts
 from tests.tasks.detection.published import feed, made_up, records_of
 
+DRAWS = True
+
 
 def count(image: Image.Image, colour: tuple[int, int, int]) -> int:
     return int((np.asarray(image) == np.array(colour)).all(axis=2).sum())
