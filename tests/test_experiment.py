@@ -67,7 +67,7 @@ def test_written_out_it_is_complete_and_in_order(write, text):
     experiment = Experiment.load(write(text))
     plain = json.loads(json.dumps(experiment.plain()))
     order = section_order(config_type(task) for task in TASKS)
-    assert order[:6] == ["task", "data", "augment", "min_visibility", "model", "loss"]
+    assert order[:7] == ["task", "data", "augment", "min_visibility", "multi_scale", "model", "loss"]
     assert list(plain) == [key for key in order if key in plain]
     assert set(plain) == set(type(experiment.config).model_fields)
     assert all(next(iter(plain[key])) == "name" for key in ("data", "model", "loss", "optimizer", "schedule"))

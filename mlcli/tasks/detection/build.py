@@ -15,9 +15,9 @@ from mlcli.tasks.detection.config import Detection
 from mlcli.tasks.detection.data.augment.random_tile import learned_sides
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.build import build_source, new_data
-from mlcli.tasks.detection.data.config import Scenes
+from mlcli.tasks.detection.data.config import STRIDES, Scenes, side_unit
 from mlcli.tasks.detection.data.records import DetectionSource
-from mlcli.tasks.detection.data.strides import STRIDES, USUAL_STRIDES, side_unit
+from mlcli.tasks.detection.data.strides import USUAL_STRIDES
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
 from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector

@@ -8,8 +8,7 @@ from mlcli.engine.settings import TaskSettings
 from mlcli.models.config import FineTune
 from mlcli.schema import Strict
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
-from mlcli.tasks.detection.data.config import DetectionData
-from mlcli.tasks.detection.data.strides import side_unit
+from mlcli.tasks.detection.data.config import DetectionData, side_unit
 from mlcli.tasks.detection.models.config import DetectionModel, without_weights
 
 

@@ -3,6 +3,8 @@
 Plain data without torch; `build.py` reads what they describe.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -11,7 +13,14 @@ from mlcli.data.config import ShardsOfSplits
 from mlcli.schema import Address, ConfigPath, Seed, Strict
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Side = Annotated[int, Field(ge=32, le=16_384, multiple_of=32)]
+STRIDES = (4, 8, 16, 32)
+"""Of the compact backbone, in pixels; the coarsest divides the sides of its input."""
+Side = Annotated[int, Field(ge=STRIDES[-1], le=16_384, multiple_of=STRIDES[-1])]
+
+
+def side_unit(image_size: Sequence[int]) -> int:
+    """Return what the longer side of inputs of this shape is a multiple of, at any size whose sides both fit."""
+    return max(image_size) // math.gcd(*(length // STRIDES[-1] for length in image_size))
 
 
 class AnnotatedImages(Strict):

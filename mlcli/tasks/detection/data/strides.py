@@ -1,15 +1,13 @@
 """Strides of the maps that predict, and the sizes of objects that they fit. No torch."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mlcli.tasks.detection.data.config import STRIDES
 from mlcli.text import plural, share
 
-STRIDES = (4, 8, 16, 32)
-"""Of the compact backbone, in pixels."""
 USUAL_STRIDES = (8, 16, 32)
 """Of the models' maps where no key sets them."""
 REACH = 15
@@ -18,11 +16,6 @@ SPAN = 8
 """Cells that an object spans at most on the coarsest map that is proposed for it, which sees it whole."""
 MANY = 0.05
 """Share of the objects that must not fit for it to be said."""
-
-
-def side_unit(image_size: Sequence[int]) -> int:
-    """Return what the longer side of inputs of this shape is a multiple of, at any size whose sides both fit."""
-    return max(image_size) // math.gcd(*(length // STRIDES[-1] for length in image_size))
 
 
 def fitting_strides(sides_wh: np.ndarray) -> tuple[int, ...]:
