@@ -117,5 +117,9 @@ class MeanTerms:
         return {"sums": dict(self.sums), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take over what `state_dict` returned. Raises ValueError for sums that are of another kind."""
+        for name, value in state["sums"].items():
+            if value.shape or value.dtype != torch.float32:
+                raise ValueError(f"its sum of '{name}' is not as it should be")
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.steps = state["steps"]

@@ -9,7 +9,7 @@ from mlcli.engine.checkpoint import by_age, load_checkpoint
 from mlcli.engine.log import read_metrics
 from mlcli.engine.terms import Term
 from mlcli.engine.trainer import fit
-from mlcli.errors import ConfigError, DivergedError
+from mlcli.errors import CheckpointError, ConfigError, DivergedError
 from tests.engine.rig import TIME_FIELDS, StopAfter, as_if_long_ago, fingerprint, settings_of, train, training
 from tests.engine.toy import ToyFeed, ToyMetrics, ToyTask
 
@@ -216,6 +216,15 @@ def test_a_checkpoint_without_the_best_loss_goes_on(tmp_path):
     del saved["progress"]["reference_loss"]
     t.state.load_state_dict(saved)
     assert (t.state.progress.best_loss, t.state.progress.best_value) == (None, saved["progress"]["best_value"])
+
+
+@pytest.mark.parametrize("value", [torch.tensor([False, False]), torch.tensor(1), torch.zeros(1)])
+def test_sums_of_losses_of_another_kind_are_refused(tmp_path, value):
+    t, _ = train(tmp_path, ToyTask(), settings_of())
+    saved = load_checkpoint(t.run.checkpoint("last"))
+    saved["window"] = {"sums": {"loss": value}, "steps": 1}
+    with pytest.raises(CheckpointError, match="its sum of 'loss' is not as it should be"):
+        t.state.load_state_dict(saved)
 
 
 def test_early_stopping_stops_when_the_metric_stands_still(tmp_path):
