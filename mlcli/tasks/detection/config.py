@@ -20,6 +20,9 @@ class DetectionLoss(Strict):
     """Factors on terms by name, such as {box: 2.0}; 1 for the others. The terms are named in the log."""
 
 
+Longest = Annotated[int, Field(gt=0, le=16_384)]
+
+
 class MultiScale(Strict):
     """Another size of the input every few steps, so that objects are learned at several (Redmon & Farhadi 2017, YOLOv2,
     section 2): what comes out of the augmentations is resized, and the model follows.
@@ -28,9 +31,9 @@ class MultiScale(Strict):
     shape stays. The model is measured, saved and used at data.image_size.
     """
 
-    least: PositiveInt | None = None
+    least: Longest | None = None
     """Pixels of the longer side at least; null for three quarters of that of data.image_size."""
-    most: PositiveInt | None = None
+    most: Longest | None = None
     """Pixels of the longer side at most; null for five quarters. Twice the side is four times the work and memory."""
     every: PositiveInt = 10
     """Steps at one size."""

@@ -283,6 +283,8 @@ def test_what_cannot_be_is_refused(folder):
         ({"augment": [{"name": "random_tile", "side": 8}]}, "greater than or equal to 16"),
         ({"augment": [{"name": "random_tile", "overlap": 1.0}]}, "less than or equal to 0.9"),
         ({"augment": [{"name": "random_tile", "per_picture": 0}]}, "greater than 0"),
+        ({"augment": [{"name": "random_tile", "per_picture": 2**63}]}, "less than or equal to 1000"),
+        ({"multi_scale": {"most": 2**40}}, "less than or equal to 16384"),
     ):
         with pytest.raises(ValueError, match=words):
             config_of(folder, **keys)

@@ -6,7 +6,7 @@ that move pixels are maps of the plane; they are multiplied into one per picture
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from mlcli.data.config import Affine, AreaShare, ColorJitter, CutsOriginals, HorizontalFlip, Odds
 from mlcli.schema import Strict
@@ -25,7 +25,7 @@ class RandomTile(CutsOriginals):
     side: Annotated[int, Field(ge=16)] | None = None
     """Pixels of the picture along a tile's longer side; the tile has the shape of data.image_size and is brought to it.
     null for as many pixels as that has: nothing is made smaller."""
-    per_picture: PositiveInt = 1
+    per_picture: Annotated[int, Field(gt=0, le=1000)] = 1
     """Tiles drawn of each picture in an epoch."""
     empty: Odds = 0.1
     """Share of the tiles that may lie anywhere, where mostly there is nothing; each of the others holds an object, as
