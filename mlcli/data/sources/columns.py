@@ -171,9 +171,12 @@ def _form_of(values: list[str], decimal: Decimal) -> tuple[Form, bool]:
 
 def without(cells: list[str], values: Sequence[str | float]) -> list[str]:
     """Return cells with nothing in those that are one of these values, as a text or, -999.0, as a number."""
+    if not values:
+        return cells
     texts = {str(value) for value in values}
     numbers = {number for text in texts if not np.isnan(number := read_number(text))}
-    return ["" if cell in texts or read_number(cell) in numbers else cell for cell in cells]
+    gone = {cell for cell in set(cells) if cell in texts or read_number(cell) in numbers}
+    return ["" if cell in gone else cell for cell in cells]
 
 
 def read_number(text: str) -> float:

@@ -61,7 +61,10 @@ class CsvFile:
 
     def without(self, values: Sequence[str | float]) -> "CsvFile":
         """The file with nothing in its cells that are one of these values."""
-        return replace(self, rows=[without(row, values) for row in self.rows]) if values else self
+        if not values or not self.rows:
+            return self
+        cells, width = without([cell for row in self.rows for cell in row], values), len(self.header)
+        return replace(self, rows=[cells[first : first + width] for first in range(0, len(cells), width)])
 
     def indicators(self, among: Sequence[str], of: str = "") -> tuple[str, ...]:
         """Return columns that together are one label, in the file's order: in each row one of them is 1, the others 0.
