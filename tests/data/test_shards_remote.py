@@ -34,6 +34,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
     ranges, failing, odd = True, 0, ""
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's word that it has the headers
 
     def do_GET(self) -> None:
         path = self.translate_path(self.path)
@@ -72,6 +73,13 @@ class Server(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class Serving(http.server.ThreadingHTTPServer):
+    """Takes as many connections at once as real servers do; Python's own five are lost in a crowd, and waited for."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     """A folder of shards, the class of its server, and its address with a user, a password and a key in it."""
@@ -81,9 +89,8 @@ def served(tmp_path, monkeypatch):
     write_tar(tmp_path / "s" / "train-001.tar", labelled(10, 60))
     write_tar(tmp_path / "s" / "val" / "0.tar", labelled(80, 6))
     kind = type("Own", (Server,), {})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(tmp_path / "s")))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    server = Serving(("127.0.0.1", 0), partial(kind, directory=str(tmp_path / "s")))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield tmp_path / "s", kind, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
