@@ -31,21 +31,31 @@ def rectangles(
     return images, Targets(boxes, labels, masks)
 
 
-def learn(net: nn.Module, images: Tensor, targets: Targets, steps: int, lr: float = 5e-3) -> list[float]:
-    """The loss of each step on the one batch."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr)
+def learn_by_heart(net: nn.Module, images: Tensor, targets: Targets) -> tuple[list[float], Detections]:
+    """The loss of each step on the one batch, and what is found in it afterwards.
+
+    From 40 steps on it ends as soon as most objects are found, and at 200: how many it takes depends on how a machine
+    rounds.
+    """
+    optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
     torch.manual_seed(0)
-    net.train()
-    losses = []
-    for _ in range(steps):
-        terms, _ = net(images, targets)
-        loss = total(terms)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 10)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    losses = list[float]()
+    while True:
+        net.train()
+        for _ in range(20):
+            terms, _ = net(images, targets)
+            loss = total(terms)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 10)
+            optimizer.step()
+            losses.append(loss.item())
+        net.eval()
+        with torch.no_grad():
+            terms, found = net(images)
+        assert terms == {}
+        if len(losses) >= 200 or (len(losses) >= 40 and found_share(found, targets) >= 0.85):
+            return losses, found
 
 
 def found_share(found: Detections, targets: Targets, *, score: float = 0.3, iou: float = 0.5) -> float:
