@@ -150,6 +150,7 @@ class FeatureSelection(Strict):
 class TableFile(OwnFiles):
     """A CSV file of numbers and categories, one sample a row."""
 
+    holds_data = frozenset({"missing_values"})
     name: Literal["csv"]
     file: ConfigPath
     """The CSV file, with a header line."""

@@ -6,17 +6,33 @@ explain.py and words.py put its errors in plain words, places.py points at the s
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from mlcli.text import as_text
 
+MOST = 1e15
+"""Of any number with a fraction: float32, in which training computes, holds the product of two of them."""
+
 
 class Strict(BaseModel):
-    """Base of all config classes: unknown keys are errors, numbers are finite, nothing changes afterwards."""
+    """Base of all config classes: unknown keys are errors, numbers are moderate, nothing changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    holds_data: ClassVar[frozenset[str]] = frozenset()
+    """Keys whose numbers are values of the data, and may be any."""
+
+    @field_validator("*")
+    @classmethod
+    def is_moderate(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse numbers that PyTorch would answer with an overflow. Raises ValueError."""
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        if info.field_name not in cls.holds_data:
+            for number in numbers:
+                if isinstance(number, float) and abs(number) > MOST:
+                    raise ValueError(f"{number:g} is too large: numbers here are between -{MOST:g} and {MOST:g}")
+        return value
 
 
 def _from_the_yaml(path: Path, info: ValidationInfo) -> Path:
