@@ -383,8 +383,9 @@ def test_message_for_an_override(write, override, answer):
 
 def test_numbers_are_those_whose_products_float32_holds_but_for_values_of_the_data(write):
     path = write(VALID)
-    for number in ("optimizer.clip_value=1e16", "schedule.warmup_epochs=1e300", "loss.class_weights=[1.0, 1e16]"):
-        with pytest.raises(ConfigError, match=r"is too large: numbers here are between -1e\+15 and 1e\+15"):
+    for number in ("optimizer.clip_value=1e16", "schedule.warmup_epochs=1e300", "loss.class_weights=[1.0, 1e16]",
+                   "optimizer.lr=5e-324"):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"is too (large|small): numbers here are 0, or in size 1e-30 to 1e\+15"):
             Experiment.load(path, [number])
     assert Experiment.load(path, ["optimizer.clip_value=1e15"]).config.optimizer.clip_value == 1e15
     table = ["data={name: csv, file: t.csv, target: y}", "data.missing_values=[1e20, -9.96921e36]"]

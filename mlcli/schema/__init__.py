@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from mlcli.text import as_text
 
-MOST = 1e15
-"""Of any number with a fraction: float32, in which training computes, holds the product of two of them."""
+LEAST, MOST = 1e-30, 1e15
+"""Size of any number with a fraction but 0: float32, in which training computes, holds the product of two of them."""
 
 
 class Strict(BaseModel):
@@ -26,12 +26,13 @@ class Strict(BaseModel):
     @field_validator("*")
     @classmethod
     def is_moderate(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse numbers that PyTorch would answer with an overflow. Raises ValueError."""
+        """Refuse numbers that computing with would bring to infinity or to 0. Raises ValueError."""
         numbers = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
         if info.field_name not in cls.holds_data:
             for number in numbers:
-                if isinstance(number, float) and abs(number) > MOST:
-                    raise ValueError(f"{number:g} is too large: numbers here are between -{MOST:g} and {MOST:g}")
+                if isinstance(number, float) and number and not LEAST <= abs(number) <= MOST:
+                    what = "large" if abs(number) > MOST else "small"
+                    raise ValueError(f"{number:g} is too {what}: numbers here are 0, or in size {LEAST:g} to {MOST:g}")
         return value
 
 

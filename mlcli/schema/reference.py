@@ -28,7 +28,7 @@ INTRODUCTION = """\
 
 One YAML file describes one experiment. Only `task`, `data` and `model` must be there; everything else has a default.
 A section that has one may leave its `name` out: `optimizer: {lr: 0.05}` is SGD.
-Numbers with a fraction lie between -1e15 and 1e15.
+Numbers with a fraction are 0, or in size 1e-30 to 1e15.
 
 ```yaml
 # yaml-language-server: $schema=./mlcli.schema.json
