@@ -27,6 +27,7 @@ from mlcli.data.randomness import (
     sample_keys,
 )
 from mlcli.data.source import Samples
+from mlcli.engine.runtime import to_device
 from mlcli.engine.settings import Train
 from mlcli.errors import ConfigError, UserError
 from mlcli.show.terminal import bar
@@ -280,7 +281,7 @@ class HeldInputs:
         inputs, device, pinned = self._inputs, self._device, self._device.type == "cuda"
         for part in parts:
             if inputs.device.type == device.type:
-                yield part, inputs.index_select(0, part.indices.to(device, non_blocking=True))
+                yield part, inputs.index_select(0, to_device(part.indices, device))
                 continue
             # Gathered straight into page-locked memory, from which a GPU copies while this process goes on.
             rows = torch.empty((len(part), *inputs.shape[1:]), dtype=inputs.dtype, pin_memory=pinned)

@@ -38,7 +38,7 @@ from mlcli.data.source import Arrays, Source
 from mlcli.data.workers import WorkerPool
 from mlcli.engine.contract import Batch
 from mlcli.engine.limits import usable_cpus
-from mlcli.engine.runtime import Choice
+from mlcli.engine.runtime import Choice, to_device
 from mlcli.engine.settings import Loader, Train
 
 _EVAL_FACTOR = 4  # without gradients to keep, this many training batches fit at once ...
@@ -337,12 +337,12 @@ class SampleFeed(BatchFeed):
         return self._augment.mixes
 
     def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-        targets = self._targets_of("train").index_select(0, part.indices.to(self._device, non_blocking=True))
+        targets = self._targets_of("train").index_select(0, to_device(part.indices, self._device))
         first_keys = part.first_keys() if self._augment.alternates else None
         return self._augment(inputs, targets, part.keys, first_keys, part.epoch)
 
     def targets(self, split: str, part: Part) -> Tensor:
-        return self._targets_of(split)[part.indices.to(self._device)]
+        return self._targets_of(split)[to_device(part.indices, self._device)]
 
     def _targets_of(self, split: str) -> Tensor:
         if split not in self._targets:

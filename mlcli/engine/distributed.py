@@ -25,7 +25,7 @@ from mlcli.engine.presence import Presence
 from mlcli.engine.processes import Place, place, rendezvous_of_slurm
 from mlcli.engine.ranks import ALONE, Ranks
 from mlcli.engine.resume import differences
-from mlcli.engine.runtime import is_out_of_memory
+from mlcli.engine.runtime import is_out_of_memory, to_device
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.sync_norm import is_synchronised, synchronise
 from mlcli.engine.terms import Term, Terms
@@ -171,7 +171,7 @@ class DistributedRanks(Ranks):
             for value in (term.mean * term.divisor, term.count)
         ]
         device = next(iter(terms.values())).mean.device
-        sums = torch.stack([number.to(device, non_blocking=True) for number in numbers])
+        sums = torch.stack([to_device(number, device) for number in numbers])
         with self._noticing("while gradients are summed"):
             for bucket in _buckets([sums, *averaged, *gradients]):
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])

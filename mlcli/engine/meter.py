@@ -82,8 +82,9 @@ class Meter:
         if timed and self._event:
             self._read()
             self._unread.append([])
-        else:
-            self._timed_steps += timed
+        elif timed:
+            self._synchronize()  # what the device has still to do of earlier steps is no part of this one
+            self._timed_steps += 1
 
     def mark(self, phase: str) -> None:
         """This phase of the step is over."""
@@ -137,10 +138,12 @@ class Meter:
         self._waiting_since = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._marked = time.perf_counter()
-        self.wait_s += self._marked - self._waiting_since
+        self.wait_s += time.perf_counter() - self._waiting_since
         if self._timed and self._event:
             self._record("")
+        elif self._timed:
+            self._synchronize()  # nor is what the device has still to do for the batch part of the forward pass
+        self._marked = time.perf_counter()
 
     def count(self, samples: int) -> None:
         self.samples += samples

@@ -109,6 +109,8 @@ def error_in_words(error: Exception, last_layer: str, batch_size: int) -> UserEr
     fix = "a larger image_size, or a model with fewer poolings and strides"
     if "more than 1 value per channel" in reason:
         fix = "batch normalisation needs two samples at once: a larger train.batch_size or a smaller train.accumulate"
+    if "deterministic" in reason:  # of a GPU's kernels
+        fix = "train.deterministic=false, or a model without this layer"
     return ConfigError(f"the model cannot take this input: {reason}", where=last_layer, fix=fix)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlcli.engine.limits import has_bf16_units, usable_threads
 from mlcli.engine.meter import Event
@@ -133,6 +133,14 @@ class Runtime:
             torch.mps.synchronize()
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device that is not waited for: CUDA has read pageable memory once the call returns.
+
+    mps reads it later, when something else may lie there (pytorch#189690), so that one is waited for.
+    """
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
 def _crashes(layer: nn.Module) -> bool:
     """Whether a layer's backward pass is the one of `CRASHES_IN`."""
     return (
@@ -171,6 +179,7 @@ def decide_runtime(settings: TrainerSettings, ranks: Ranks = ALONE) -> Runtime:
     torch.set_num_threads(threads)
     # The legacy call: mixing it with torch.backends.*.fp32_precision breaks torch.compile (pytorch#166387).
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"  # by default cuDNN takes tf32 for convolutions of fp32
     if train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

@@ -112,11 +112,20 @@ def test_by_events_the_phases_are_the_devices_and_nobody_waits(monkeypatch, ever
     assert sum(times.values()) == pytest.approx(device.host_s, rel=1e-6)
 
 
+def test_by_the_clock_a_step_is_not_charged_for_those_before_it(monkeypatch):
+    device = Device()
+    monkeypatch.setattr(meter, "time", device)
+    times = steps_on(device, Meter(device.synchronize), every=4)
+    assert times["forward"] == pytest.approx(24, rel=0.02)
+    assert times["backward"] == pytest.approx(48, rel=0.02)
+    assert times["optimizer"] == pytest.approx(12, rel=0.02)
+
+
 def test_by_the_clock_the_device_is_waited_for_after_each_phase(monkeypatch):
     device = Device()
     monkeypatch.setattr(meter, "time", device)
     times = steps_on(device, Meter(device.synchronize), every=1)
-    assert device.waits == 36
+    assert device.waits == 12 * 5, "once before the step, once for the batch, and after each of three phases"
     assert times["data"] == pytest.approx(12)
     assert [times[phase] for phase in meter.PHASES] == pytest.approx([24, 48, 12], rel=0.02)
 

@@ -42,6 +42,19 @@ def test_a_first_loss_that_is_not_finite_is_said_before_training():
         check_batches(task, RUNTIME, first_batches(task))
 
 
+class OfAGpu(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation")
+
+
+def test_an_operation_without_fixed_bits_names_the_key_that_asks_for_them():
+    task = ToyTask()
+    task.model = nn.Sequential(OfAGpu())
+    with pytest.raises(ConfigError, match="does not have a deterministic implementation") as caught:
+        check_batches(task, RUNTIME, first_batches(task))
+    assert "train.deterministic=false" in caught.value.fix
+
+
 class Hungry(nn.Module):
     def forward(self, x):
         return x + torch.empty(2**50)

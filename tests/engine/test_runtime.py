@@ -50,6 +50,13 @@ def test_what_is_absent_is_refused(wish):
     assert "auto" in caught.value.fix
 
 
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("bf16", True)])
+def test_fp32_is_no_tf32_in_convolutions_either(precision, tf32):
+    decide_runtime(settings_of(device="cpu", precision=precision))
+    assert torch.backends.cudnn.allow_tf32 is tf32
+    assert (torch.get_float32_matmul_precision() != "highest") is tf32
+
+
 def test_random_numbers_are_a_function_of_seed_and_step():
     runtime = decide_runtime(settings_of(device="cpu"))
     runtime.seed_step(5)

@@ -46,6 +46,11 @@ def test_sizes_rise_until_an_epoch_would_have_too_few_steps():
     assert f"{size}: " in why
 
 
+def test_no_graph_is_captured_for_each_size():
+    config = Classification.model_validate({**CONFIG, "train": {**CONFIG["train"], "cuda_graphs": True}})
+    assert measure_learner(build_task(config), config, decide_runtime(config), [8]), "a CPU would refuse graphs"
+
+
 def test_memory_that_runs_out_bounds_the_size():
     config = Classification.model_validate(CONFIG)
 

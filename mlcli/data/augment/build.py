@@ -13,6 +13,7 @@ from mlcli.data.augment import colour, geometry, policy
 from mlcli.data.augment.mix import Mix, Mixing
 from mlcli.data.info import DataInfo
 from mlcli.data.randomness import KeyedRandom
+from mlcli.engine.runtime import to_device
 from mlcli.errors import ConfigError
 
 Operation = Callable[[Tensor, KeyedRandom], Tensor]
@@ -63,11 +64,11 @@ class Augment:
         [B, num_classes].
         """
         if self._operations:
-            randoms = KeyedRandom.of_streams(keys.to(inputs.device, non_blocking=True), self._operations[-1][0] + 1)
+            randoms = KeyedRandom.of_streams(to_device(keys, inputs.device), self._operations[-1][0] + 1)
             for stream, operation in self._operations:
                 if isinstance(operation, AlternatingFlip):
                     lasting = keys if first_keys is None else first_keys
-                    random = KeyedRandom(lasting.to(inputs.device, non_blocking=True), stream)
+                    random = KeyedRandom(to_device(lasting, inputs.device), stream)
                     inputs = geometry.flip(inputs, random.bernoulli(operation.p) ^ bool(epoch % 2), 3)
                 else:
                     inputs = operation(inputs, randoms[stream])

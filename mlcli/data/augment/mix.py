@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.randomness import KeyedRandom
+from mlcli.engine.runtime import to_device
 
 
 class Mixing(NamedTuple):
@@ -35,7 +36,7 @@ class Mix:
         if not self._choices:
             return images, targets
         targets = functional.one_hot(targets, self._num_classes).float()
-        partners = KeyedRandom(keys, self._stream).uniform().argsort(stable=True).to(images.device, non_blocking=True)
+        partners = to_device(KeyedRandom(keys, self._stream).uniform().argsort(stable=True), images.device)
         batch = KeyedRandom(keys[:1], self._stream + 1)
         choice = self._choices[int(batch.integers(len(self._choices)))]
         share = float(batch.beta(choice.alpha))

@@ -173,7 +173,8 @@ def smallest_fast_enough(trials: list[Trial]) -> Trial:
 
 def measure_learner(task: Task, settings: TrainerSettings, runtime: Runtime, sizes: list[int]) -> list[Trial]:
     """Samples per second by size, the sizes rising."""
-    train = settings.train.model_copy(update={"batch_size": sizes[-1], "accumulate": 1})
+    plain = {"batch_size": sizes[-1], "accumulate": 1, "cuda_graphs": False}  # each size's graph would keep its memory
+    train = settings.train.model_copy(update=plain)
     whole = settings.model_copy(update={"train": train})
     trials = list[Trial]()
     with contextlib.closing(task.feed(runtime, train=train)) as feed:

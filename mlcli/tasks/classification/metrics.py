@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mlcli.engine.contract import Batch, Direction
+from mlcli.engine.runtime import to_device
 
 TOP = 5
 CALIBRATION_BINS = 15
@@ -74,7 +75,7 @@ class ClassificationMetrics:
         sums = [inside.sum(1), (inside * confidence).sum(1), (inside & (answer == truth)).sum(1)]
         self._bins += torch.stack(sums).to(self._bins.dtype)
         self._curves.update(predictions, truth)
-        self.mistakes.update(confidence, answer, truth, batch.indices.to(truth.device, non_blocking=True))
+        self.mistakes.update(confidence, answer, truth, to_device(batch.indices, truth.device))
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes from one process to another: without the names of the samples, which each has."""

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mlcli.engine.runtime import to_device
 from mlcli.tasks.detection.boxes import Overlap, overlap_matrix
 from mlcli.tasks.detection.targets import Detections, padded
 
@@ -158,7 +159,7 @@ def reduced(
                 kept.append(best[0])
                 softened.append(best[1])
     place = padded(kept, max_detections)  # [B, D]
-    numbers = torch.tensor([len(one) for one in kept]).to(place.device, non_blocking=True)
+    numbers = to_device(torch.tensor([len(one) for one in kept]), place.device)
     missing = torch.arange(max_detections, device=place.device) >= numbers[:, None]
     return Detections(
         boxes.gather(1, place[..., None].expand(-1, -1, 4)).masked_fill(missing[..., None], 0),

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mlcli.engine.runtime import to_device
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -26,10 +28,8 @@ class Rows:
     def __getitem__(self, images: slice | Tensor) -> Self:
         return replace(self, **{name: value[images] for name, value in self._present().items()})
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
-        return replace(
-            self, **{name: value.to(device, non_blocking=non_blocking) for name, value in self._present().items()}
-        )
+    def to(self, device: torch.device) -> Self:
+        return replace(self, **{name: to_device(value, device) for name, value in self._present().items()})
 
     def _present(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

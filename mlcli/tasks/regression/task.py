@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mlcli.data.source import Source
 from mlcli.engine.contract import Batch, Direction
+from mlcli.engine.runtime import to_device
 from mlcli.tasks.regression.answers import NumberAnswers
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.samples import SamplePredictor, SampleTask
@@ -59,7 +60,7 @@ class RegressionMetrics:
         self._squared += miss.square().sum()
         mean = truth[0] + (truth - truth[0]).mean()  # exactly equal to all if they are equal, in float32 too
         self._merge_spread(torch.full_like(self._count, len(batch)), mean, (truth - mean).square().sum())
-        indices = batch.indices.to(truth.device, non_blocking=True)
+        indices = to_device(batch.indices, truth.device)
         self._keep(indices * _HASH_FACTOR % 2**_HASH_BITS, indices, torch.stack([truth, truth + miss]))
 
     def merge(self, other: "RegressionMetrics") -> None:

@@ -15,6 +15,7 @@ from mlcli.data.choose import LEAST_CAP
 from mlcli.data.feed import BatchFeed
 from mlcli.data.randomness import KeyedRandom, sample_keys
 from mlcli.data.source import ImageFilesSamples
+from mlcli.engine.runtime import to_device
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.data.augment import LEAST_SIDE, BoxAugment
@@ -113,7 +114,7 @@ class DetectionFeed(BatchFeed):
             images, targets = self._augment(inputs, targets, part, shares)
         if self._sizes:
             images, targets = at_size(images, targets, self._size(part))
-        return images, replace(targets, keys=part.keys.to(self._device, non_blocking=True))
+        return images, replace(targets, keys=to_device(part.keys, self._device))
 
     def _size(self, part: Part) -> tuple[int, int]:
         """Height and width of the inputs of a step."""
@@ -134,7 +135,7 @@ def at_size(images: Tensor, targets: Targets, size: tuple[int, int]) -> tuple[Te
     height, width = images.shape[2:]
     if (height, width) == size:
         return images, targets
-    scale = torch.tensor([size[1] / width, size[0] / height] * 2, device=images.device)
+    scale = to_device(torch.tensor([size[1] / width, size[0] / height] * 2), images.device)
     resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=size[0] < height)
     masks, proposals = targets.masks, targets.proposals_xyxy
     return resized, replace(
@@ -174,12 +175,12 @@ class TargetTable:
 
     def __call__(self, indices: Tensor) -> Targets:
         """indices: int64 [B] on the CPU."""
-        there = indices.to(self._first.device, non_blocking=True)
+        there = to_device(indices, self._first.device)
         real = self._rows < self.counts[there, None]  # [B, M]
         objects = torch.where(real, self._first[there, None] + self._rows, 0)
         masks = None
         if self._masks is not None:
-            masks = self._masks(indices, len(self._rows)).to(there.device, non_blocking=True)
+            masks = to_device(self._masks(indices, len(self._rows)), there.device)
         return Targets(
             boxes_xyxy=self._boxes_xyxy[objects] * real[..., None],
             labels=self._labels[objects] * real,
@@ -286,4 +287,4 @@ class CutTargets:
         targets = Targets(torch.from_numpy(boxes), torch.from_numpy(labels), None)
         if masks is not None:
             targets = replace(targets, masks=torch.from_numpy(masks))
-        return targets.to(self._device, non_blocking=True), torch.from_numpy(shares).to(self._device)
+        return targets.to(self._device), to_device(torch.from_numpy(shares), self._device)

@@ -18,6 +18,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.places import Root
 from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.engine.membership import Membership, mixed
+from mlcli.engine.runtime import to_device
 from mlcli.tasks.detection.boxes import placement
 from mlcli.tasks.detection.masks import Segmentation
 
@@ -156,7 +157,8 @@ class Records:
     def _placement(self, boxes_xyxy: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         shape = (len(indices), *[1] * (boxes_xyxy.ndim - 2), 4)
         scale, shift = (
-            part.repeat(1, 2).to(boxes_xyxy, non_blocking=True).view(shape) for part in self.placements(indices.cpu())
+            to_device(part.repeat(1, 2).to(boxes_xyxy.dtype), boxes_xyxy.device).view(shape)
+            for part in self.placements(indices.cpu())
         )
         return scale, shift
 

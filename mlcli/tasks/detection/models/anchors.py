@@ -170,4 +170,5 @@ def _centre_size(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _like(values: Sequence[float], tensor: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=tensor.dtype, device=tensor.device)
+    # Filled there, not copied there: each step would wait for the copy, and no CUDA graph can hold it.
+    return torch.stack([tensor.new_full((), value) for value in values])

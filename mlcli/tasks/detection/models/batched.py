@@ -13,6 +13,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import batched_nms
 
+from mlcli.engine.runtime import to_device
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED, max_iou
 
@@ -83,7 +84,7 @@ def _for_some_at_once(
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """B times [n, ...] -> [B, M, ...], zeros for what is not there, and which rows are: bool [B, M]."""
     values = pad_sequence(list(rows), batch_first=True)
-    counts = torch.tensor([len(one) for one in rows]).to(values.device, non_blocking=True)
+    counts = to_device(torch.tensor([len(one) for one in rows]), values.device)
     return values, torch.arange(values.shape[1], device=values.device) < counts[:, None]
 
 

@@ -17,6 +17,7 @@ from mlcli.data.augment.colour import random_colour
 from mlcli.data.batches import Part
 from mlcli.data.config import HorizontalFlip
 from mlcli.data.randomness import KeyedRandom
+from mlcli.engine.runtime import to_device
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.boxes import area
 from mlcli.tasks.detection.data.augment import moves
@@ -100,7 +101,7 @@ class BoxAugment:
         images: uint8 [B, 3, H, W]. shown: float32 [B, M], how much of each object the pictures show; None for all.
         """
         num_proposals = 0 if targets.proposals_xyxy is None else targets.proposals_xyxy.shape[1]
-        randoms = KeyedRandom.of_streams(part.keys.to(images.device, non_blocking=True), self._streams)
+        randoms = KeyedRandom.of_streams(to_device(part.keys, images.device), self._streams)
         for stream, _, keywords in self._colours:
             images = random_colour(images, randoms[stream], **keywords)
         chosen = [move for move in self._moves if self._on(move.config, part.epoch)]
@@ -109,7 +110,7 @@ class BoxAugment:
                 others = config.alternate and part.epoch % 2 == 1
                 chosen[place] = _Numbered(stream, config, {"p": config.p, "others": others})
                 if config.alternate:
-                    randoms[stream] = KeyedRandom(part.first_keys().to(images.device), stream)
+                    randoms[stream] = KeyedRandom(to_device(part.first_keys(), images.device), stream)
         if chosen:
             images, targets = self._moved(images, targets, randoms, chosen, shown)
         for stream, config, keywords in self._mixups:
