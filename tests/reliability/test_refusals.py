@@ -124,6 +124,16 @@ def test_another_image_shape(here):
     assert "data.image_size was None, is 12" in said
 
 
+@pytest.mark.parametrize("command", [("evaluate", REGRESSION), ("predict", REGRESSION, "diabetes.csv")])
+def test_a_regression_that_has_lost_its_unit(here, command):
+    (here / "diabetes.csv").write_text("age,sex,bmi,bp,s1,s2,s3,s4,s5,s6\n" + "0.1," * 9 + "0.1\n")
+    for path in (here / REGRESSION / "checkpoints").iterdir():
+        saved = load_checkpoint(path)
+        del saved["facts"]["data"]["preparation"]["target_mean"]
+        save_checkpoint(path, saved)
+    assert "the checkpoint lacks the mean or the spread of the target" in refusal(5, *command)
+
+
 # --- another model, another task -------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ from mlcli.data.check.examine import examine as examine_data
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.build import build_source, new_data
 from mlcli.engine.membership import KnownData
-from mlcli.errors import CheckpointError
 from mlcli.tasks.regression.config import L1, Loss, Mse, Regression, SmoothL1
 from mlcli.tasks.regression.task import Criterion, RegressionTask, Regressor
 
@@ -27,11 +26,9 @@ def build_task(config: Regression, known: KnownData | None = None) -> Regression
 
 def build_predictor(config: Regression, facts: dict[str, Any]) -> Regressor:
     """Make what predicts with a saved model, from the facts in its checkpoint; the data are not touched."""
-    info = DataInfo.from_plain(facts["data"])
-    if None in (info.preparation.get("target_mean"), info.preparation.get("target_std")):
-        what = "the checkpoint lacks the mean or the spread of the target"
-        raise CheckpointError(what, where="facts.data.preparation")
-    return Regressor(config.from_scratch(), info)
+    predictor = Regressor(config.from_scratch(), DataInfo.from_plain(facts["data"]))
+    predictor.adopt(facts)
+    return predictor
 
 
 def on_new_data(config: Regression, path: Path, facts: dict[str, Any]) -> Regression:

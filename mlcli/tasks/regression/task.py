@@ -14,6 +14,7 @@ from torch import Tensor
 from mlcli.data.source import Source
 from mlcli.engine.contract import Batch, Direction
 from mlcli.engine.runtime import to_device
+from mlcli.errors import CheckpointError
 from mlcli.tasks.regression.answers import NumberAnswers
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.samples import SamplePredictor, SampleTask
@@ -134,6 +135,13 @@ class Regressor(SamplePredictor, NumberAnswers):
     def target_std(self) -> float:
         """Standard deviation of the training targets, in their unit; above 0."""
         return self.info.preparation["target_std"]
+
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Use the facts of a checkpoint from here on. Raises CheckpointError if the target's unit is not in them."""
+        super().adopt(facts)
+        if None in (self.info.preparation.get("target_mean"), self.info.preparation.get("target_std")):
+            what = "the checkpoint lacks the mean or the spread of the target"
+            raise CheckpointError(what, where="facts.data.preparation")
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return the model's outputs [B, 1] in the target's unit, without its offset: float32 [B]."""
