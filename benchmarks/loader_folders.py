@@ -32,7 +32,7 @@ from torch import Tensor
 from mlcli.data.config import Augmentation, HorizontalFlip, ImageFolder, RandomCrop, RandomResizedCrop
 from mlcli.data.feed import SampleFeed
 from mlcli.data.sources.image_files import image_source
-from mlcli.data.sources.listing import read_folder
+from mlcli.data.sources.image_folder import read_folder
 from mlcli.engine.settings import Loader, Train
 
 SMALL, LARGE = 10_240, 512  # files

@@ -121,7 +121,10 @@ def run(
         pictures = output.with_name(f"{output.stem}-explained") if output else Path("explained")
 
     def refuse(keep: Sequence[Path | str]) -> None:
-        _refuse_replacing([*keep, *inputs], output, pictures)
+        """Raise ConfigError if what is to be written is one of the files and folders that are to be kept."""
+        for option, path in (("--output", output), ("--pictures", pictures)):
+            if path is not None:
+                refuse_input(option, path, [*keep, *inputs])
 
     predictor, compute = _opened(run, root, checkpoint, wanted, explain, refuse)
     formats = [*FORMATS, *predictor.formats]
@@ -208,13 +211,6 @@ def _refuse_unable(predictor: Any, inputs: "Inputs", asked: Mapping[str, Any]) -
     if asked["--explain"] and not hasattr(predictor, "explained"):
         what = "heat maps explain answers about whole images; this model finds objects, whose boxes say where"
         raise ConfigError(what, where=option, fix="--pictures shows the boxes")
-
-
-def _refuse_replacing(keep: Sequence[Path | str], output: Path | None, pictures: Path | None) -> None:
-    """Raise ConfigError if what is to be written is one of the files and folders that are to be kept."""
-    for option, path in (("--output", output), ("--pictures", pictures)):
-        if path is not None:
-            refuse_input(option, path, keep)
 
 
 def thresholds_typed(texts: Sequence[str]) -> dict[str, float]:

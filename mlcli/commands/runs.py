@@ -71,7 +71,10 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
     if as_json:
         print(json.dumps({"runs": summaries, "config": differing, "picture": str(drawn) if drawn else None}, indent=2))
         return
-    rows = [[key, *map(_value, values)] for key, values in differing.items()]
+    rows = []
+    for key, values in differing.items():
+        texts = [ABSENT if v is None else v if isinstance(v, str) else json.dumps(v) for v in values]
+        rows.append([key, *(truncated(text, WIDEST_VALUE) for text in texts)])
     rows = rows or [["(no difference in config)", *[""] * len(folders)]]
     rows += [[""] * (len(folders) + 1), *_outcomes(summaries)]
     print(table(["", *(s["run"] for s in summaries)], rows))
@@ -166,8 +169,3 @@ def _best(s: dict[str, Any]) -> str:
     if not best or best["value"] is None:
         return ABSENT
     return f"{best['split'] or 'val'} {best['metric']} {number(best['value'])}"
-
-
-def _value(value: Any) -> str:
-    text = ABSENT if value is None else value if isinstance(value, str) else json.dumps(value)
-    return truncated(text, WIDEST_VALUE)

@@ -200,6 +200,11 @@ def read_size(source: ImageSource) -> tuple[int, int]:
         return upright_size(image)
 
 
+def is_image_name(name: str) -> bool:
+    """Return whether a file of this name is opened as an image, by its ending."""
+    return name.lower().endswith(EXTENSIONS)
+
+
 @contextmanager
 def opened(source: ImageSource, name: str = "") -> Iterator[Image.Image]:
     """Open an image and read its header. Any error of Pillow, here or in the body, becomes a DataError."""

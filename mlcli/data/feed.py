@@ -5,7 +5,7 @@ processes. Either way augmentation happens here, on whole batches and on the dev
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
@@ -139,13 +139,9 @@ class BatchFeed(ABC):
 
     def _made(self, start_step: int) -> Iterator[Batch]:
         parts, held = self._order.parts(start_step, whole=self.mixes), self._inputs_of("train", training=True)[0]
-        batches = self._changed_by_workers(held, parts) if self._changing else self._changed_here(held, parts)
-        for batch in batches:
+        made_here = (self._batch(inputs, part) for part, inputs in held.fetch(parts))
+        for batch in self._changed_by_workers(held, parts) if self._changing else made_here:
             yield from (batch[cut] for cut in self._order.cuts) if self.mixes else [batch]
-
-    def _changed_here(self, held: InputStream, parts: Iterator[Part]) -> Iterator[Batch]:
-        for part, inputs in held.fetch(parts):
-            yield self._batch(inputs, part)
 
     def _changed_by_workers(self, held: InputStream, parts: Iterator[Part]) -> Iterator[Batch]:
         """The same batches, made by other processes, which share what is held."""
@@ -165,7 +161,8 @@ class BatchFeed(ABC):
                 timeout_s=self._loader.timeout,
             )
         for part, packed in self._inputs[key].fetch(parts):
-            yield replace(_filled(example, rows.unpacked(packed)), indices=part.indices)
+            tensors = iter(rows.unpacked(packed))
+            yield replace(example.each(lambda _: next(tensors)), indices=part.indices)  # noqa: B023 - called at once
 
     def _batch(self, inputs: Tensor, part: Part) -> Batch:
         return Batch(*self.changed(inputs, part), part.indices)
@@ -292,12 +289,6 @@ class BatchFeed(ABC):
         if self._device.type == "cuda":
             return images.pin_memory().to(self._device, non_blocking=True)
         return images.to(self._device, copy=True)
-
-
-def _filled(example: Batch, tensors: Iterable[Tensor]) -> Batch:
-    """Return a batch of the same kind with other tensors, in the order of `Batch.tensors`."""
-    given = iter(tensors)
-    return example.each(lambda _: next(given))
 
 
 class SampleFeed(BatchFeed):

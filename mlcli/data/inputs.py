@@ -18,7 +18,7 @@ from mlcli.data.finding import refuse
 from mlcli.data.info import DataInfo
 from mlcli.data.sources.columns import MISSING, without
 from mlcli.data.sources.csv_file import read_csv
-from mlcli.data.sources.listing import find_images
+from mlcli.data.sources.image_folder import find_images
 from mlcli.data.sources.rows import prepare_rows
 from mlcli.engine.limits import usable_cpus
 from mlcli.errors import CheckpointError, ConfigError, DataError

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from mlcli.data import places
-from mlcli.data.decode import EXTENSIONS, opened, upright_size
+from mlcli.data.decode import is_image_name, opened, upright_size
 from mlcli.data.finding import Finding, refuse
 from mlcli.data.sources.columns import FEW, read_column
 from mlcli.data.sources.csv_file import CsvFile, read_csv
-from mlcli.data.sources.listing import Listing, picture_folder, read_folder, read_image_csv
+from mlcli.data.sources.image_csv import picture_folder, read_image_csv
+from mlcli.data.sources.image_folder import read_folder
+from mlcli.data.sources.listing import Listing
 from mlcli.data.sources.shards import has_shards, read_shards
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
@@ -185,7 +187,8 @@ def look_into_csv(path: Path, target: str = "", task: str = "") -> TableSurvey:
         what = f"there is one column only, '{file.header[0]}'"
         raise DataError(what, where=str(path), fix="add a column to predict")
     refuse(file.absent([target] if target else [], "--target"), str(path))
-    split_column = next((name for name in file.header if name != target and _says_splits(file.column(name))), None)
+    named = {name: {*map(named_split, set(file.column(name)))} for name in file.header if name != target}
+    split_column = next((name for name, splits in named.items() if "train" in splits and "" not in splits), None)
     candidates = [name for name in file.header if name not in (split_column, target)]
     lists = ((name, folder) for name in candidates if (folder := _pictures_of(file, name)))
     path_column, root = next(lists, (None, path.parent))
@@ -222,25 +225,17 @@ def _guessed(file: CsvFile, names: list[str]) -> tuple[str, str, tuple[str, ...]
     """Return the column that is probably to be predicted, why, and the others that could be: neither constant, nor a
     text of its own in most rows, nor a copy of another. Empty if there is none."""
     columns = {name: file.column(name) for name in names}
-    contents = Counter(tuple(cells) for cells in columns.values())
-    fit = [name for name, cells in columns.items() if contents[tuple(cells)] == 1 and _can_be_told(cells)]
+    contents, fit = Counter(tuple(cells) for cells in columns.values()), []
+    for name, cells in columns.items():
+        most = len(cells) if len(_numbers(cells)) else max(FEW, len(cells) // 2)
+        if contents[tuple(cells)] == 1 and 1 < len(set(cells)) <= most:
+            fit.append(name)
     if not fit:
         return "", "", ()
     named = [name for wanted in TARGET_NAMES for name in fit if name.lower() == wanted]
     target = (named or fit)[0 if named else -1]
     reason = "of its name" if named else "it is the last that is no id, no name and no copy of another"
     return target, f"guessed because {reason}", tuple(name for name in fit if name != target)
-
-
-def _can_be_told(cells: list[str]) -> bool:
-    """Whether a column is no constant, and no text of its own in most rows."""
-    different = len(set(cells))
-    return 1 < different <= (len(cells) if len(_numbers(cells)) else max(FEW, len(cells) // 2))
-
-
-def _says_splits(cells: list[str]) -> bool:
-    splits = {named_split(cell) for cell in set(cells)}
-    return "train" in splits and "" not in splits
 
 
 def _pictures_of(file: CsvFile, name: str) -> Path | None:
@@ -250,7 +245,7 @@ def _pictures_of(file: CsvFile, name: str) -> Path | None:
     if there is little else in the file and they are in no folder near.
     """
     cells = file.column(name)
-    named = 2 * sum(cell.lower().endswith(EXTENSIONS) for cell in cells) > len(cells)
+    named = 2 * sum(map(is_image_name, cells)) > len(cells)
     folder = picture_folder(cells[:50], file.path.parent, 1 if named else 25)
     if folder is None and named and len(file.header) <= LIST_COLUMNS:
         what = f"column '{name}' lists images, but they are not there, such as '{cells[0]}'"

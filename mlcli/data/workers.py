@@ -87,18 +87,24 @@ class WorkerPool:
         for worker in self._workers:
             while worker.asked:  # by an earlier round that was not taken to its end
                 worker.answer(self._timeout_s)
-        places = [(worker, slot) for slot in range(self._prefetch) for worker in self._workers]
         parts = iter(parts)
         pending: deque[tuple[_Worker, int, Part]] = deque()
-        for worker, slot in places:
-            pending.extend(_ask(worker, slot, part) for part in islice(parts, 1))
+
+        def ask(worker: _Worker, slot: int) -> None:
+            for part in islice(parts, 1):
+                worker.ask(slot, part)
+                pending.append((worker, slot, part))
+
+        for slot in range(self._prefetch):
+            for worker in self._workers:
+                ask(worker, slot)
         while pending:
             worker, slot, part = pending.popleft()
             error = worker.answer(self._timeout_s)
             if error is not None:
                 raise error
             images = self._copy(worker.slots[slot, : len(part)])
-            pending.extend(_ask(worker, slot, following) for following in islice(parts, 1))
+            ask(worker, slot)
             yield part, images
 
     def close(self) -> None:
@@ -155,11 +161,6 @@ def _cannot_start(started: int, wanted: int, error: OSError) -> OutputError:
         fix += f"; or raise the limit ({command}{', and that of the container' if error.errno == errno.EAGAIN else ''})"
     what = f"worker {started + 1} of {wanted} cannot be started: {error.strerror or error}"
     return OutputError(what, where=where, fix=fix)
-
-
-def _ask(worker: "_Worker", slot: int, part: Part) -> tuple["_Worker", int, Part]:
-    worker.ask(slot, part)
-    return worker, slot, part
 
 
 def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -5,13 +5,15 @@ is, and the trainer's optimizer looks for a better one. What only some tasks hav
 `isinstance` asks for. What makes a task from its configuration is `mlcli.experiment.TaskBuilder`.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Choice, Runtime
@@ -51,24 +53,28 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """Return all tensors of inputs and targets, always in the same order."""
         found: list[Tensor] = []
-        _each(found.append, [self.inputs, self.targets])
+        each_tensor(found.append, [self.inputs, self.targets])
         return found
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return a batch with what `change` makes of each tensor of inputs and targets."""
-        inputs, targets = _each(change, [self.inputs, self.targets])
+        inputs, targets = each_tensor(change, [self.inputs, self.targets])
         return Batch(inputs, targets, self.indices)
 
 
-def _each(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """The same with every tensor in it replaced by what `change` returns; it may hold data classes and lists."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, list):
-        return [_each(change, item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{one.name: _each(change, getattr(value, one.name)) for one in fields(value)})
-    return value
+def each_tensor(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """Return a copy of nested values and plain objects with what `change` makes of each tensor in them."""
+
+    def changed(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return change(leaf)
+        if not hasattr(leaf, "__dict__") or isinstance(leaf, type) or callable(leaf):
+            return leaf
+        copied = copy.copy(leaf)
+        vars(copied).update(each_tensor(change, vars(leaf)))
+        return copied
+
+    return tree_map(changed, value)
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ backward pass runs; a rank that fails in there leaves the others hanging.
 """
 
 import contextlib
-import copy
 import datetime
 import json
 import os
@@ -21,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mlcli.engine.contract import each_tensor
 from mlcli.engine.presence import Presence
 from mlcli.engine.processes import Place, place, rendezvous_of_slurm
 from mlcli.engine.ranks import ALONE, Ranks
@@ -143,7 +143,7 @@ class DistributedRanks(Ranks):
 
     def _to_send(self, value: T) -> T:
         """Return the value with its tensors in the memory of the host: another process has another GPU."""
-        return on_host(value) if self._device.type == "cuda" else value
+        return each_tensor(lambda tensor: tensor.cpu(), value) if self._device.type == "cuda" else value
 
     def same(self, what: str, value: dict[str, Any]) -> None:
         texts = self.gathered(json.dumps(value, sort_keys=True, default=str))
@@ -256,22 +256,6 @@ def _join(device: str, here: Place) -> Ranks:
         raise RankError(what, where=address, fix=fix) from error
     finally:
         told.cancel()
-
-
-def on_host(value: Any) -> Any:
-    """Return a copy of nested values and plain objects whose tensors lie in the memory of the host."""
-    if isinstance(value, Tensor):
-        return value.cpu()
-    if isinstance(value, dict):
-        return {key: on_host(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [on_host(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
-        copied = copy.copy(value)
-        vars(copied).update((name, on_host(item)) for name, item in vars(copied).items())
-        return copied
-    return value
 
 
 def _group(timeout: datetime.timedelta, backend: str | None) -> dist.ProcessGroup:

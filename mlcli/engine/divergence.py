@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from mlcli.engine.contract import Feed, Task
 from mlcli.engine.hooks import leaves, watch
@@ -115,7 +116,9 @@ class _Trace:
 
     def look(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         label = f"{name or 'model'} ({type(module).__name__})"
-        for value in _tensors(output):
+        for value in tree_leaves(output):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
             if self._forward is None and not _is_finite(value):
                 self._forward = (label, _bad_rows(value, len(value) if value.ndim else 0))
             if value.requires_grad:
@@ -138,15 +141,6 @@ class _Trace:
             if parameter.grad is not None and not _is_finite(parameter.grad):
                 return f"in the gradient of {name}", None
         return "", None
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """The floating-point tensors in what a module puts out."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, dict):
-        output = list(output.values())
-    return [tensor for item in output for tensor in _tensors(item)] if isinstance(output, list | tuple) else []
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -114,7 +114,9 @@ class Captured:
             parameter.grad = gradient if before is None else gradient.add_(before)
         meter.mark("forward")  # both passes are one work now; all of its time counts as this one's
         meter.mark("backward")
-        return {name: Term(term.mean.clone(), _own(term.count)) for name, term in self._terms.items()}
+        counts = {name: term.count for name, term in self._terms.items()}
+        own = {name: count.clone() if isinstance(count, Tensor) else count for name, count in counts.items()}
+        return {name: Term(term.mean.clone(), own[name]) for name, term in self._terms.items()}
 
     def _capture(self, compute: Compute, batch: Batch) -> None:
         """Raises ConfigError where what the model does cannot be captured, OutOfMemoryError."""
@@ -156,20 +158,16 @@ class StepGraphs:
 
     def __call__(self, compute: Compute, batch: Batch, meter: Meter, divisors: Divisors | None) -> Terms:
         """Compute one part. divisors: by which `compute` divides, which is captured as well."""
-        kind = self._kind(batch, divisors)
+        shapes = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in batch.tensors())
+        modes = tuple(layer.training for layer in self._layers)
+        learn = tuple(parameter.requires_grad for parameter in self._parameters)
+        kind = len(batch), shapes, modes, learn, divisors  # all that changes which kernels are launched
         is_watched = any(layer._forward_hooks or layer._forward_pre_hooks for layer in self._layers)
         if is_watched or (kind not in self._captured and len(self._captured) == MOST_GRAPHS):
             return _detached(compute(batch, meter))
         if kind not in self._captured:
             self._captured[kind] = Captured(self._make_graph(), self._parameters)
         return self._captured[kind](compute, batch, meter)
-
-    def _kind(self, batch: Batch, divisors: Divisors | None) -> Hashable:
-        """All that changes which kernels are launched."""
-        shapes = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in batch.tensors())
-        modes = tuple(layer.training for layer in self._layers)
-        learn = tuple(parameter.requires_grad for parameter in self._parameters)
-        return len(batch), shapes, modes, learn, divisors
 
 
 def kernel_by_kernel(compute: Compute, batch: Batch, meter: Meter, divisors: Divisors | None) -> Terms:
@@ -181,7 +179,3 @@ def _detached(terms: Terms) -> Terms:
     """The terms without what they were computed from: its nodes belong to a stream, and while they live, a capture on
     another one would fail."""
     return {name: Term(term.mean.detach(), term.count) for name, term in terms.items()}
-
-
-def _own(count: Tensor | int) -> Tensor | int:
-    return count.clone() if isinstance(count, Tensor) else count

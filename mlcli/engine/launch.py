@@ -20,7 +20,6 @@ from mlcli.engine.checkpoint import load_checkpoint, model_weights
 from mlcli.engine.contract import Batch, DrawsBatches, Feed, HasEmbeddings, HasMembership, Task
 from mlcli.engine.distributed import joined_ranks
 from mlcli.engine.evaluate import Interrupted, as_json, choose_metric, evaluation_record
-from mlcli.engine.graphs import refuse_graphs
 from mlcli.engine.log import RunLog, Screen
 from mlcli.engine.membership import KnownData
 from mlcli.engine.processes import write_into
@@ -92,7 +91,6 @@ def launch(
             run = ending.enter_context(_held(run, ranks))
         plan, task, runtime = _task(plan, run, ranks, say, choose_batch_size)
         settings = plan.config if ranks.is_first else _quiet(plan.config)
-        refuse_graphs(task, settings.train, runtime)
         feed = ranks.in_turn(lambda: task.feed(runtime))
         ending.callback(feed.close)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))

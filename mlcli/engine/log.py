@@ -161,7 +161,10 @@ class Screen:
         self.left.epoch(epoch)
         cells = {"epoch": f"{epoch + 1}"}
         for split, values in scores.items():
-            cells |= {f"{split} {name}": _score(values[name]) for name in ("loss", self.metric) if name in values}
+            for name in ("loss", self.metric):
+                if name in values:  # four decimals as long as that is a number to be read: one format for all lines
+                    form = ".4f" if abs(values[name]) < 10_000 else ".4g"
+                    cells[f"{split} {name}"] = f"{values[name]:{form}}"
         cells |= {"lr": f"{lr:.2e}", "samples/s": f"{rates.samples_per_s:,.0f}", "wait": f"{rates.wait_share:.0%}"}
         left_s = self.left.seconds()
         cells["left"] = ABSENT if left_s is None else duration(left_s)
@@ -173,8 +176,3 @@ class Screen:
             print("\n" + paint("".join(title.rjust(width) for title, width in self._columns.items()), "bold"))
         row = "".join(cells.get(title, ABSENT).rjust(width) for title, width in self._columns.items())
         print(row + (paint(self.BEST, "green") if best else ""), flush=True)
-
-
-def _score(value: float) -> str:
-    """Four decimals as long as that is a number to be read: one format for all lines."""
-    return f"{value:.4f}" if abs(value) < 10_000 else f"{value:.4g}"

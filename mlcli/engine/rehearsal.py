@@ -34,19 +34,19 @@ def rehearse(
     Returns all batches from there, those checked included, and the seconds a micro-batch takes.
     Raises as check_batches, unless `cut_smaller` has the feed cut smaller batches, with which it is tried again.
     """
+
+    def first_batches() -> tuple[Iterator[Batch], float]:
+        batches = feed.train_batches(start_step)
+        first = list(itertools.islice(batches, REHEARSED_BATCHES))
+        return itertools.chain(first, batches), check_batches(task, runtime, first)
+
     while True:
         try:
-            return runtime.ranks.together(lambda: _rehearsed(task, feed, runtime, start_step))
+            return runtime.ranks.together(first_batches)
         except OutOfMemoryError as error:
             if cut_smaller is None:
                 raise
             cut_smaller(error)
-
-
-def _rehearsed(task: Task, feed: Feed, runtime: Runtime, start_step: int) -> tuple[Iterator[Batch], float]:
-    batches = feed.train_batches(start_step)
-    first = list(itertools.islice(batches, REHEARSED_BATCHES))
-    return itertools.chain(first, batches), check_batches(task, runtime, first)
 
 
 def check_batches(task: Task, runtime: Runtime, batches: Iterable[Batch]) -> float:

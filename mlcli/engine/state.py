@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mlcli.engine.contract import Feed, Task
 from mlcli.engine.evaluate import SelectBy
+from mlcli.engine.graphs import refuse_graphs
 from mlcli.engine.lookahead import SlowWeights
 from mlcli.engine.optimizer import build_optimizer, parameter_groups
 from mlcli.engine.runtime import Runtime
@@ -115,7 +116,11 @@ class TrainingState:
         cls, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, select_by: SelectBy,
         model: nn.Module | None = None,
     ) -> "TrainingState":  # fmt: skip
-        """The state before the first step. model: a copy to train in place of the task's own."""
+        """The state before the first step. model: a copy to train in place of the task's own.
+
+        Raises ConfigError where steps are to be CUDA graphs and cannot be.
+        """
+        refuse_graphs(task, settings.train, runtime)
         model = runtime.place(model or task.model)
         groups = parameter_groups(model, settings.optimizer, task.lr_scale)
         scaler = runtime.scaler()

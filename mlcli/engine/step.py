@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcli.engine.contract import Batch, Feed, Task
-from mlcli.engine.graphs import StepGraphs, kernel_by_kernel, refuse_graphs
+from mlcli.engine.graphs import StepGraphs, kernel_by_kernel
 from mlcli.engine.meter import Meter
 from mlcli.engine.optimizer import clip_gradients, set_lr
 from mlcli.engine.ranks import ALONE, Ranks
@@ -114,8 +114,6 @@ class Stepper:
         state: whose weights are trained; `progress.step` seeds the dropout of a step, and is advanced by the caller.
         meter: gets the samples, the waiting for batches, and the phases.
         guarded: whether to look for gradients and losses that are not finite; loss scaling does so by itself.
-
-    Raises ConfigError where steps are to be CUDA graphs and cannot be.
     """
 
     def __init__(
@@ -125,7 +123,6 @@ class Stepper:
         self.task, self.state, self.runtime, self.meter = task, state, runtime, meter
         self.clipping, self.samples_per_step = settings.optimizer, settings.train.samples_per_step
         self.parameters = list(state.model.parameters())
-        refuse_graphs(task, settings.train, runtime)
         self.launch = StepGraphs(state.model) if settings.train.cuda_graphs else kernel_by_kernel
         self.guard: Guard | NoGuard = NoGuard()
         if guarded and not state.scaler.is_enabled():

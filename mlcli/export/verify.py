@@ -52,11 +52,9 @@ def verify(
         sizes: bytes of the model's weights and of the file.
     """
     if isinstance(found, UserError):
-        batches, scored, on = (
-            _noise(predictor),
-            "",
-            f"{SAMPLES} samples of noise, as the data cannot be had: {found.what}",
-        )
+        noise = torch.from_numpy(random_inputs(predictor.info.input_shape, predictor.info.kind, SAMPLES))
+        batches, scored = [Batch(noise, torch.zeros(SAMPLES), torch.arange(SAMPLES))], ""
+        on = f"{SAMPLES} samples of noise, as the data cannot be had: {found.what}"
     else:
         split = "val" if "val" in found.task.splits else "train"
         batches, scored = _samples(found, split), split
@@ -113,11 +111,6 @@ def _samples(found: SavedTask, split: str) -> list[Batch]:
     finally:
         feed.close()
     return batches
-
-
-def _noise(predictor: Any) -> list[Batch]:
-    inputs = torch.from_numpy(random_inputs(predictor.info.input_shape, predictor.info.kind, SAMPLES))
-    return [Batch(inputs, torch.zeros(SAMPLES), torch.arange(SAMPLES))]
 
 
 def _outputs(predictor: Any, batches: Sequence[Batch], model: nn.Module | None = None) -> list[Outputs]:

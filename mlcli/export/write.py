@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +48,9 @@ def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
 
     Raises ConfigError for a model that cannot be exported, with the operator and the layer, or a missing package.
     """
-    if form.to == "onnx":
-        _refuse_missing()
+    missing = [name for name in NEEDED if find_spec(name) is None] if form.to == "onnx" else []
+    if missing:
+        raise ConfigError(f"writing ONNX needs {', '.join(missing)}, not installed", where="--to onnx", fix=PIP)
     module = predictor.exportable().eval()
     info = predictor.info
     example = torch.from_numpy(random_inputs(info.input_shape, info.kind, form.batch or 2))
@@ -120,13 +122,6 @@ def _translations() -> dict[Any, Any]:
         return found, found
 
     return {torch.ops.torchvision.roi_pool.default: roi_pool}
-
-
-def _refuse_missing() -> None:
-    from importlib.util import find_spec
-
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise ConfigError(f"writing ONNX needs {', '.join(missing)}, not installed", where="--to onnx", fix=PIP)
 
 
 def _refused(error: Exception, module: nn.Module, program: Any) -> ConfigError:

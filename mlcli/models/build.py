@@ -40,7 +40,9 @@ def build(config: c.Model, info: DataInfo) -> nn.Module:
                        batch_norm=config.batch_norm, init=init)  # fmt: skip
         case c.Cnn():
             shape = _image_shape(info, config.name)
-            return cnn.CNN([_block(block) for block in config.blocks], image=shape, outputs=outputs, init=init)
+            # The function of a block's name, whose keywords are the block's keys.
+            blocks = [getattr(cnn, block.name)(**block.model_dump(exclude={"name"})) for block in config.blocks]
+            return cnn.CNN(blocks, image=shape, outputs=outputs, init=init)
         case c.Vgg():
             channels, height, width = _image_shape(info, config.name)
             refuse_small_images(config.depth, height, width)
@@ -67,11 +69,6 @@ def build(config: c.Model, info: DataInfo) -> nn.Module:
             return timm_model(config.arch, image=shape, outputs=outputs, weights=config.weights, init=init)
         case _:
             assert_never(config)
-
-
-def _block(config: c.Block) -> cnn.Block:
-    """The function of the block's name, whose keywords are the block's keys."""
-    return getattr(cnn, config.name)(**config.model_dump(exclude={"name"}))
 
 
 def _image_shape(info: DataInfo, model: str) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ The number of outputs and the shape of the inputs come from the data.
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
@@ -33,8 +33,8 @@ def no_word_misspelt(words: tuple[str, ...], path: Path, info: ValidationInfo) -
     return path
 
 
-WEIGHTS = ("none", "default")
-Weights = Literal["none", "default"] | Annotated[ConfigPath, AfterValidator(partial(no_word_misspelt, WEIGHTS))]
+Word = Literal["none", "default"]
+Weights = Word | Annotated[ConfigPath, AfterValidator(partial(no_word_misspelt, get_args(Word)))]
 
 
 def _width(factor: float) -> str:

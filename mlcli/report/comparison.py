@@ -19,7 +19,10 @@ def comparison(records: Sequence[Record]) -> list[LineChart]:
     records = list(records)[:MOST_RUNS]
     metric = next((r.metric for r in records if r.metric != "loss" and _watched(r, r.metric)), "")
     scores, losses = [], []
-    for group, (name, record) in enumerate(zip(_names(records), records, strict=True)):
+    short = [as_text(record.path.parent.name) for record in records]
+    for group, record in enumerate(records):
+        name = short[group] if short.count(short[group]) == 1 else record.name  # where two share it, with the time
+        name = record.path.name if len(set(short)) == 1 < len(short) else name
         loss, train = _watched(record, "loss"), curve(record.entries, "train", "loss")
         scores.append(Line(name, _watched(record, metric) if metric else (), group=group))
         losses.append(Line("" if loss else name, train, "quiet", group=group))
@@ -30,15 +33,6 @@ def comparison(records: Sequence[Record]) -> list[LineChart]:
 
 def _watched(record: Record, metric: str) -> Curve:
     return curve(record.entries, str(record.best.get("split", "val")), metric)
-
-
-def _names(records: Sequence[Record]) -> list[str]:
-    """The name of a run, or where two share it, the time that distinguishes them."""
-    short = [as_text(record.path.parent.name) for record in records]
-    return [
-        record.path.name if len(set(short)) == 1 and len(short) > 1 else name if short.count(name) == 1 else record.name
-        for name, record in zip(short, records, strict=True)
-    ]
 
 
 def _chart(title: str, lines: list[Line], note: str = "") -> LineChart | None:

@@ -107,19 +107,16 @@ def _folded(layers: Sequence[Layer]) -> list[Row]:
     runs: list[list[Layer]] = []
     for layer in layers:
         parent = layer.name.rpartition(".")[0]
-        if runs and _is_small(layer) and (not parent or runs[-1][0].name.startswith(f"{parent}.")):
+        plain = layer.parameters == 0 or "Norm" in layer.kind or "PReLU" in layer.kind
+        computes = layer.kernel or layer.neurons or layer.flops or "Pool" in layer.kind
+        is_near = runs and (not parent or runs[-1][0].name.startswith(f"{parent}."))
+        if is_near and plain and not computes:
             runs[-1].append(layer)
         else:
             runs.append([layer])
     # Only the first has a window; what follows a sum of branches would show the field of the sum.
     kinds = [" ".join(filter(None, map(_short_kind, run))) or run[-1].kind.lower() for run in runs]
     return [_row(run, kind, field=run[0].field) for run, kind in zip(runs, kinds, strict=True)]
-
-
-def _is_small(layer: Layer) -> bool:
-    """Normalisation, activation, dropout and the like: no window, no neurons, no work to speak of."""
-    plain = layer.parameters == 0 or "Norm" in layer.kind or "PReLU" in layer.kind
-    return plain and not layer.kernel and not layer.neurons and not layer.flops and "Pool" not in layer.kind
 
 
 def _short_kind(layer: Layer) -> str:

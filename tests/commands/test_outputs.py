@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mlcli.data.sources.build import build_source
-from mlcli.data.sources.listing import find_images, read_folder
+from mlcli.data.sources.image_folder import find_images, read_folder
 from mlcli.data.survey import Place
 from mlcli.errors import DataError, OutputError
 from mlcli.experiment import Experiment

@@ -17,7 +17,8 @@ from mlcli.data.likeness import find_pairs
 from mlcli.data.scan import Collection, HeldPictures
 from mlcli.data.source import Arrays
 from mlcli.data.sources.build import build_source
-from mlcli.data.sources.listing import read_folder, read_image_csv
+from mlcli.data.sources.image_csv import read_image_csv
+from mlcli.data.sources.image_folder import read_folder
 from mlcli.data.splits import SPLITS
 from tests.data.check_images import CLASSES, picture, write_clean, write_split
 

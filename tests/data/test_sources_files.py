@@ -16,7 +16,7 @@ from mlcli.data.config import ImageCsv, ImageFolder
 from mlcli.data.decode import Preparation
 from mlcli.data.source import ImageFilesSamples
 from mlcli.data.sources.build import build_source
-from mlcli.data.sources.listing import read_folder
+from mlcli.data.sources.image_folder import read_folder
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 

@@ -209,18 +209,19 @@ def test_nor_do_those_of_numbers():
 
 
 def test_what_is_sent_to_another_gpu_is_a_copy_on_the_host_of_all_of_it():
-    from mlcli.engine.distributed import on_host
+    from mlcli.engine.contract import each_tensor
     from mlcli.tasks.classification.metrics import ClassificationMetrics
 
     metrics = ClassificationMetrics(3, ("a", "b", "c"), name_of=str)
     metrics.confusion += 2
-    copied, terms, state = on_host((metrics, [{"loss": Term(torch.tensor(2.0), 3)}], {"model": {"w": torch.ones(2)}}))
+    nested = (metrics, [{"loss": Term(torch.tensor(2.0), 3)}], {"model": {"w": torch.ones(2)}})
+    copied, terms, state = each_tensor(torch.Tensor.cpu, nested)
     assert copied is not metrics
     assert copied.compute() == metrics.compute()
     assert terms == [{"loss": Term(torch.tensor(2.0), 3)}]
     assert isinstance(terms[0]["loss"], Term)
     assert torch.equal(state["model"]["w"], torch.ones(2))
-    assert on_host((None, "text", 3, str)) == (None, "text", 3, str)
+    assert each_tensor(torch.Tensor.cpu, (None, "text", 3, str)) == (None, "text", 3, str)
 
 
 class OfGpu(torch.Tensor):

@@ -13,7 +13,7 @@ from mlcli import files
 from mlcli.data.decode import Preparation, read_image, read_size
 from mlcli.data.inputs import ImageInputs
 from mlcli.data.sources.csv_file import read_csv
-from mlcli.data.sources.listing import read_folder
+from mlcli.data.sources.image_folder import read_folder
 from mlcli.engine.run import RunFolder, create_run
 from mlcli.errors import CheckpointError, ConfigError, DataError, OutputError
 from mlcli.files import refuse_links

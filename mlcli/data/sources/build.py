@@ -10,8 +10,10 @@ from typing import assert_never
 from mlcli.data import config as c
 from mlcli.data.source import Source
 from mlcli.data.sources.arrays import digits, embedded_table, xor
+from mlcli.data.sources.image_csv import read_image_csv
 from mlcli.data.sources.image_files import image_source
-from mlcli.data.sources.listing import Listing, read_folder, read_image_csv
+from mlcli.data.sources.image_folder import read_folder
+from mlcli.data.sources.listing import Listing
 from mlcli.data.sources.shards import has_shards, read_shards
 from mlcli.data.sources.tables import read_table, table_source
 from mlcli.data.sources.torchvision_sets import torchvision_set

@@ -90,7 +90,10 @@ class CsvFile:
 
     def one_label(self, names: Sequence[str]) -> "tuple[CsvFile, str]":
         """Return the file with one column in place of these indicators, and its name; its cells are the names of those
-        that are 1, and empty where not exactly one is."""
+        that are 1, and empty where not exactly one is. For one name, or where some are not there, it stays as it is.
+        """
+        if len(names) == 1 or not set(names) <= set(self.header):
+            return self, names[0]
         positions = [self.header.index(name) for name in names]
         rest = [position for position in range(len(self.header)) if position not in positions]
         rows, label = [], ", ".join(names)
@@ -151,7 +154,11 @@ def read_csv(path: Path) -> CsvFile:
     if "\0" in text:
         what = f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} holds a NUL character, which no text has"
         faults.append(Finding("error", "csv", what, (), "save the file as UTF-8; it may be UTF-16, or damaged"))
-    delimiter = _delimiter(text)
+    # The one that most of the first lines have as many of as the header has; of several its commonest.
+    first = [line for line in re.sub(r'"[^"]*"', "", text[:10_000]).splitlines() if line.strip()][:21] or [""]
+    counts = {one: [line.count(one) for line in first] for one in DELIMITERS}
+    there = [one for one in DELIMITERS if counts[one][0]] or [","]
+    delimiter = max(there, key=lambda one: (counts[one].count(counts[one][0]), counts[one][0]))
     rows: list[list[str]] = []
     lines: list[int] = []
     for strict in (True, False):
@@ -221,14 +228,6 @@ def _read_text(path: Path) -> tuple[str, list[Finding]]:
         line = data.count(b"\n", 0, error.start) + 1
         fault = Finding("error", "csv", f"line {line} is not {called} text", (), "save the file as UTF-8")
         return data.decode(encoding, errors="replace"), [fault]
-
-
-def _delimiter(text: str) -> str:
-    """The one of , ; tab | that most of the first lines have as many of as the header has; of several its commonest."""
-    lines = [line for line in re.sub(r'"[^"]*"', "", text[:10_000]).splitlines() if line.strip()][:21] or [""]
-    counts = {one: [line.count(one) for line in lines] for one in DELIMITERS}
-    there = [one for one in DELIMITERS if counts[one][0]] or [","]
-    return max(there, key=lambda one: (counts[one].count(counts[one][0]), counts[one][0]))
 
 
 def _header(cells: list[str], rows: list[list[str]], faults: list[Finding]) -> list[str]:

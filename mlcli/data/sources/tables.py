@@ -14,7 +14,7 @@ std 1), so that a value that training never saw, or none, is zero everywhere.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -104,40 +104,23 @@ def read_table(config: TableFile, *, regression: bool = False, known: KnownData 
         regression: whether the target is a number to predict; otherwise it is a class.
         known: what a run knows of the rows, which are divided as it did.
     """
-    table, target = read_csv(config.file).without(config.missing_values), config.target
-    targets = [target] if isinstance(target, str) else [*target]
-    findings = [*table.faults, *table.absent(targets, "data.target")]
-    if isinstance(target, str):
-        findings += _one_of_several(table, target, config.drop, regression) if known is None else []
-    else:
-        table, target = table.one_label(targets) if set(targets) <= set(table.header) else (table, targets[0])
-    if known is None or known.purpose != "measure":  # new data have what the model needs, or that is told
-        findings += table.absent(config.drop, "data.drop") + table.absent(config.categorical, "data.categorical")
-    split_of = np.zeros(len(table.rows), dtype=np.int8)
-    if config.split_column is not None:
-        split_of, problems = table.split_of(config.split_column)
-        findings += problems
+    table, target, split_of, findings = _rows(config, regression, known)
     empty = FeatureTable(str(config.file), [], split_of[:0], table.lines[:0], target)
     if target not in table.header or not table.rows:
         return replace(empty, findings=tuple(findings))
     used = [name for name in table.header if name not in {target, config.split_column, *config.drop}]
-    of_target = partial(read_column, target, numeric=regression, form=_form_of_target(table, target, config.decimal))
+    form = read_column(target, table.column(target), decimal=config.decimal).form
+    if form.decimal == "comma" and config.decimal != "comma":  # of a target only where the config says so
+        form = Form()
+    of_target = partial(read_column, target, numeric=regression, form=form)
     if config.missing_target == "drop":
         kept = np.flatnonzero(~of_target(table.column(target)).missing)
         if dropped := len(table.rows) - len(kept):
             what = f"the target '{target}' is missing in {plural(dropped, 'row')}, left out"
             findings.append(Finding("note", "target-missing", what))
         table, split_of = table.only(kept), split_of[kept]
-    copies, as_given = None, split_of
-    if config.duplicates == "one_split":
-        copies = _equal_rows(table, used)
-        split_of = groups_together(copies, split_of)
-    elif config.duplicates == "drop":
-        kept = one_of_each(_equal_rows(table, [*used, target]), split_of)
-        if dropped := len(table.rows) - len(kept):
-            what = f"{plural(dropped, 'row equals another and is', 'rows equal others and are')} left out"
-            findings.append(Finding("note", "duplicates-settled", what))
-        table, split_of = table.only(kept), split_of[kept]
+    as_given = split_of
+    table, split_of, copies = _settled(table, split_of, config.duplicates, used, target, findings)
     try:
         if known is None:
             refuse_emptied(as_given, split_of, empty.origin)
@@ -158,12 +141,12 @@ def read_table(config: TableFile, *, regression: bool = False, known: KnownData 
         findings.append(Finding("error", "no-columns", what, (), "drop fewer columns: data.drop"))
     mark: Decimal = "auto_comma" if config.decimal == "auto" and table.delimiter == ";" else config.decimal
     if known is not None and used:
-        raw = [read_column(name, table.column(name), decimal=mark) for name in used]
         values = column.numbers if labels is None else labels
         assert values is not None, "a column that is read as numbers has them"
+        raw = [read_column(name, table.column(name), decimal=mark) for name in used]
+        prints = of_samples(of_columns(raw)[:, None], values, class_names)
         now, refusal = {} if refusal else rows_of(split_of), None
         try:
-            prints = of_samples(of_columns(raw)[:, None], values, class_names)
             of_run = known.divide(prints, now, () if config.split_column else SPLITS, empty.origin)
             if labels is not None:
                 of_run, labels = known.relabelled(of_run, labels, class_names, empty.origin)
@@ -180,6 +163,26 @@ def read_table(config: TableFile, *, regression: bool = False, known: KnownData 
         empty.origin, columns, split_of, table.lines, target, class_names, labels, column.numbers,
         findings=tuple(findings), missing_values=config.missing_values, refusal=refusal, known=of_run,
     )  # fmt: skip
+
+
+def _rows(
+    config: TableFile, regression: bool, known: KnownData | None
+) -> tuple[CsvFile, str, np.ndarray, list[Finding]]:
+    """Return the file with the target as one column, that column's name, the split of each row, int8 [N], and what is
+    wrong with the file and its columns."""
+    table, target = read_csv(config.file).without(config.missing_values), config.target
+    targets = [target] if isinstance(target, str) else [*target]
+    findings = [*table.faults, *table.absent(targets, "data.target")]
+    if isinstance(target, str) and known is None:
+        findings += _one_of_several(table, target, config.drop, regression)
+    table, target = table.one_label(targets)
+    if known is None or known.purpose != "measure":  # new data have what the model needs, or that is told
+        findings += table.absent(config.drop, "data.drop") + table.absent(config.categorical, "data.categorical")
+    split_of = np.zeros(len(table.rows), dtype=np.int8)
+    if config.split_column is not None:
+        split_of, problems = table.split_of(config.split_column)
+        findings += problems
+    return table, target, split_of, findings
 
 
 def _one_of_several(table: CsvFile, target: str, drop: Sequence[str], regression: bool) -> list[Finding]:
@@ -205,10 +208,26 @@ def _equal_rows(table: CsvFile, names: Sequence[str]) -> np.ndarray:
     return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].ravel()
 
 
-def _form_of_target(table: CsvFile, target: str, decimal: Decimal) -> Form:
-    """How the numbers to predict are written; a decimal comma only where the config says so."""
-    form = read_column(target, table.column(target), decimal=decimal).form
-    return Form() if form.decimal == "comma" and decimal != "comma" else form
+def _settled(
+    table: CsvFile,
+    split_of: np.ndarray,
+    duplicates: Literal["keep", "one_split", "drop"],
+    used: Sequence[str],
+    target: str,
+    findings: list[Finding],
+) -> tuple[CsvFile, np.ndarray, np.ndarray | None]:
+    """Return the rows and their splits with equal rows in one split, or left out but for one, which is a finding; and
+    the group of each row, int64 [N], where equal ones are to be divided together."""
+    if duplicates == "one_split":
+        copies = _equal_rows(table, used)
+        return table, groups_together(copies, split_of), copies
+    if duplicates == "keep":
+        return table, split_of, None
+    kept = one_of_each(_equal_rows(table, [*used, target]), split_of)
+    if dropped := len(table.rows) - len(kept):
+        what = f"{plural(dropped, 'row equals another and is', 'rows equal others and are')} left out"
+        findings.append(Finding("note", "duplicates-settled", what))
+    return table.only(kept), split_of[kept], None
 
 
 def _target_faults(table: CsvFile, column: Column) -> list[Finding]:

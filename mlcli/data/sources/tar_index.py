@@ -15,7 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -133,7 +133,7 @@ def index_of(storage: Storage, shards: Sequence[Shard], label: str) -> TarIndex:
         write_atomically(path, _to_bytes(index, told))
     except OutputError as error:
         note = Finding("note", "index-not-kept", f"the index of the shards is made anew each time: {error.what}")
-        return TarIndex(**{**vars(index), "findings": (*index.findings, note)})
+        return replace(index, findings=(*index.findings, note))
     return index
 
 

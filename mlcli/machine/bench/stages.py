@@ -33,22 +33,16 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
             Stage(READ_WARM, warm, "worker", size),
         ]
         warm_s = warm.seconds
-    read_all, images = _read(reader, list(zip(indices.split(CHUNK), keys.split(CHUNK), strict=True)), budget_s / 2)
-    laps = [max(lap - warm_s, 0.0) for lap in read_all]
-    what = "decode and crop" if reader.cut else "decode and resize"
-    return [*stages, Stage(what if stages else f"read, {what}", Timing.of(laps), "worker")], images
-
-
-def _read(reader: FileReader, chunks: Sequence[tuple[Tensor, Tensor]], budget_s: float) -> tuple[list[float], Tensor]:
-    """Seconds per sample of each chunk that the budget allowed, the first left out, and the images."""
-    began, laps, images = time.perf_counter(), [], []
-    for indices, keys in [chunks[0], *chunks]:
+    chunks = list(zip(indices.split(CHUNK), keys.split(CHUNK), strict=True))
+    began, laps, images = time.perf_counter(), list[float](), list[Tensor]()
+    for numbers, of_numbers in [chunks[0], *chunks]:  # the first goes untimed
         lap_began = time.perf_counter()
-        images.append(reader(Part(indices, keys)))
-        laps.append((time.perf_counter() - lap_began) / len(indices))
-        if time.perf_counter() - began > budget_s and len(laps) > 1:
+        images.append(reader(Part(numbers, of_numbers)))
+        laps.append(max((time.perf_counter() - lap_began) / len(numbers) - warm_s, 0.0))
+        if time.perf_counter() - began > budget_s / 2 and len(laps) > 1:
             break
-    return laps[1:], torch.cat(images[1:])
+    what = "decode and crop" if reader.cut else "decode and resize"
+    return [*stages, Stage(what if stages else f"read, {what}", Timing.of(laps[1:]), "worker")], torch.cat(images[1:])
 
 
 def assembly_stage(held: bool, images: Tensor, num: int, targets: Tensor, runtime: Runtime, budget_s: float) -> Stage:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mlcli.machine.env.advice import InstallAdvice, advise, driver_install
 from mlcli.machine.env.chain import VERSION_MISMATCH, Chain
 from mlcli.machine.env.compatibility import capability_range, dotted, runs_on, translated_on
-from mlcli.machine.env.facts import Gpu, MachineFinding, Severity
+from mlcli.machine.env.facts import MachineFinding, Severity
 
 LIBRARY_NOT_FOUND, GPU_LOST = 12, 15
 """nvmlReturn_t"""
@@ -151,8 +151,13 @@ def driver_too_old(chain: Chain) -> Iterator[MachineFinding]:
     found = f"{chain.driver} runs CUDA up to {dotted(runs)}"
     built = f"this PyTorch is built for CUDA {dotted(needs)}"
     gpus, advice = chain.visible_gpus or chain.facts.gpu.gpus, advise(chain)
-    if gpus and not _newer_driver_helps(chain, gpus[0]):
-        known = table.architecture(gpus[0].capability)
+    capability = gpus[0].capability if gpus else None
+    if (
+        capability
+        and chain.codes
+        and not (runs_on(chain.codes, capability, chain.build_cuda) or translated_on(chain.codes, capability))
+    ):
+        known = table.architecture(capability)
         if known and known.last_toolkit and needs[0] > known.last_toolkit:
             reason = f"CUDA {needs[0]} no longer supports {known.name}"
         else:
@@ -164,13 +169,6 @@ def driver_too_old(chain: Chain) -> Iterator[MachineFinding]:
         )
         text += f"; {advice.why}" if advice.is_driver else f". Update the driver, or take {advice.why}"
     yield MachineFinding("error", "CUDA", text, advice.command)
-
-
-def _newer_driver_helps(chain: Chain, gpu: Gpu) -> bool:
-    """Whether the installed PyTorch would run on this GPU if only the driver were new enough."""
-    if gpu.capability is None or not chain.codes:
-        return True
-    return runs_on(chain.codes, gpu.capability, chain.build_cuda) or translated_on(chain.codes, gpu.capability)
 
 
 def _last(advice: InstallAdvice) -> str:

@@ -12,17 +12,20 @@ from mlcli.schema import Strict
 ClassWeights = Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
 
 
-class CrossEntropy(Strict):
+class LossBase(Strict):
+    class_weights: ClassWeights = "none"
+    """balanced weighs each class by 1 / its frequency (mean 1); or one weight per class in label order."""
+
+
+class CrossEntropy(LossBase):
     """Negative log-likelihood of the true class under softmax."""
 
     name: Literal["cross_entropy"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread over all classes (Szegedy et al. 2016, section 7)."""
-    class_weights: ClassWeights = "none"
-    """balanced weighs each class by 1 / its frequency (mean 1); or one weight per class in label order."""
 
 
-class Hinge(Strict):
+class Hinge(LossBase):
     """Multi-class hinge (Weston & Watkins 1999); a linear model with it and weight decay is a linear SVM."""
 
     name: Literal["hinge"]
@@ -30,46 +33,37 @@ class Hinge(Strict):
     """Least lead of the true class's score."""
     power: Literal[1, 2] = 1
     """1 for the hinge, 2 for the squared hinge."""
-    class_weights: ClassWeights = "none"
-    """Same as for cross_entropy."""
 
 
-class BinaryCrossEntropy(Strict):
+class BinaryCrossEntropy(LossBase):
     """One yes-or-no question per class: sigmoid and binary cross-entropy, averaged over classes."""
 
     name: Literal["bce"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Targets move from 0 and 1 towards 0.5 by half of this."""
-    class_weights: ClassWeights = "none"
-    """Same as for cross_entropy."""
 
 
-class Focal(Strict):
-    """Cross-entropy that fades out for samples already right (Lin et al. 2017, arXiv:1708.02002, softmax form)."""
+class Focal(LossBase):
+    """Cross-entropy that fades out for samples already right (Lin et al. 2017, arXiv:1708.02002, softmax form). Its
+    class_weights are the paper's alpha."""
 
     name: Literal["focal"]
     gamma: NonNegativeFloat = 2.0
     """Focusing strength: the loss is multiplied by (1 - p) ** gamma; 0 is plain cross-entropy."""
-    class_weights: ClassWeights = "none"
-    """Same as for cross_entropy; the paper's alpha."""
 
 
-class ProbabilityError(Strict):
+class ProbabilityError(LossBase):
     """Distance between softmax and the one-hot target, summed over classes: squared (Brier 1950) or absolute."""
 
     name: Literal["mse", "l1"]
-    class_weights: ClassWeights = "none"
-    """Same as for cross_entropy."""
 
 
-class SmoothProbabilityError(Strict):
+class SmoothProbabilityError(LossBase):
     """Distance between softmax and the one-hot target: squared where small, absolute beyond (Girshick 2015)."""
 
     name: Literal["smooth_l1"]
     beta: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Transition from squared to absolute error; probabilities differ by at most 1, so 1 is half of mse."""
-    class_weights: ClassWeights = "none"
-    """Same as for cross_entropy."""
 
 
 Loss = Annotated[

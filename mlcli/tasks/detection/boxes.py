@@ -101,16 +101,11 @@ def overlap(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Tensor:
         return iou - _share(hull_area - union, hull_area)
     apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
     diou = iou - _share(apart.square().sum(-1), hull.square().sum(-1))
-    return diou if kind == "diou" else diou - _aspect_penalty(a, b, iou)
-
-
-def _aspect_penalty(a: Tensor, b: Tensor, iou: Tensor) -> Tensor:
-    """Return `alpha * v` of CIoU (equations 8 to 11); alpha is a weight, through which no gradient flows."""
-    difference = _angle(a) - _angle(b)
-    v = 4 / math.pi**2 * difference.square()
-    with torch.no_grad():
-        alpha = _share(v, 1 - iou + v)
-    return alpha * v
+    if kind == "diou":
+        return diou
+    v = 4 / math.pi**2 * (_angle(a) - _angle(b)).square()  # equations 8 to 11
+    alpha = _share(v, 1 - iou + v).detach()  # a weight, through which no gradient flows
+    return diou - alpha * v
 
 
 def _angle(boxes_xyxy: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ All of them train from scratch with the compact backbone; build.py makes the det
 
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -14,10 +14,8 @@ from mlcli.schema import ConfigPath, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Gain = Annotated[float, Field(ge=0)]
-WEIGHTS = ("none", "imagenet", "coco")
-TorchvisionWeights = (
-    Literal["none", "imagenet", "coco"] | Annotated[ConfigPath, AfterValidator(partial(no_word_misspelt, WEIGHTS))]
-)
+Word = Literal["none", "imagenet", "coco"]
+TorchvisionWeights = Word | Annotated[ConfigPath, AfterValidator(partial(no_word_misspelt, get_args(Word)))]
 
 
 class DetectorBase(Strict):

@@ -134,7 +134,10 @@ class AnchorHead(nn.Module):
         matched = torch.full((batch, len(self.boxes)), BACKGROUND, device=targets.labels.device)
         if objects == 0:
             return matched
-        fit = self._fit(targets.boxes_xyxy)  # [B, M, L * n]
+        # IoU of objects with each anchor, were it on their centre: [B, M, L * n]
+        sizes_wh = targets.boxes_xyxy[..., 2:] - targets.boxes_xyxy[..., :2]
+        centred = torch.cat((-sizes_wh, sizes_wh), dim=-1) / 2
+        fit = iou_matrix(centred, torch.cat((-self.anchors_wh, self.anchors_wh), dim=-1) / 2)
         best = fit == fit.amax(dim=-1, keepdim=True)
         learns = (best | (fit > POSITIVE_IOU)) & targets.valid[..., None]
         # Of two objects that want a box, one whose best anchor it is goes first, then the one that comes later.
@@ -143,12 +146,6 @@ class AnchorHead(nn.Module):
         claimed = matched.scatter_reduce(1, self._places_of(targets.boxes_xyxy).flatten(1), claim.flatten(1), "amax")
         near = (iou_matrix(targets.boxes_xyxy, self.boxes_xyxy) > IGNORE_IOU).any(dim=1)  # [B, N]
         return torch.where(claimed >= 0, claimed % objects, torch.where(near, IGNORED, BACKGROUND))
-
-    def _fit(self, boxes_xyxy: Tensor) -> Tensor:
-        """IoU of objects [B, M, 4] with each anchor, were it on their centre: [B, M, L * n]."""
-        sizes_wh = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
-        centred = torch.cat((-sizes_wh, sizes_wh), dim=-1) / 2
-        return iou_matrix(centred, torch.cat((-self.anchors_wh, self.anchors_wh), dim=-1) / 2)
 
     def _places_of(self, boxes_xyxy: Tensor) -> Tensor:
         """Return which of the N boxes each anchor is in the cell of an object's centre: int64 [B, M, L * n]."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlcli.data.decode import EXTENSIONS
-from mlcli.data.sources.listing import look_below
+from mlcli.data.sources.image_folder import look_below
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
 from mlcli.reading import MOST_TEXT_BYTES, read_file, why_absent
