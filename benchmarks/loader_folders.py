@@ -29,7 +29,8 @@ from rounds import alternate, spread, table
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from mlcli.data.config import Augmentation, HorizontalFlip, ImageFolder, RandomCrop, RandomResizedCrop
+from mlcli.data.augmentations import Augmentation, HorizontalFlip, RandomCrop, RandomResizedCrop
+from mlcli.data.config import ImageFolder
 from mlcli.data.feed import SampleFeed
 from mlcli.data.sources.image_files import image_source
 from mlcli.data.sources.image_folder import read_folder

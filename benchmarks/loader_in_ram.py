@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from mlcli.data.config import HorizontalFlip, RandomCrop
+from mlcli.data.augmentations import HorizontalFlip, RandomCrop
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Arrays, Source

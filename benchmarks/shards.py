@@ -26,7 +26,8 @@ from machine_line import machine_line
 from PIL import Image
 from rounds import alternate, spread, table
 
-from mlcli.data.config import HorizontalFlip, ImageFolder, ImageShards
+from mlcli.data.augmentations import HorizontalFlip
+from mlcli.data.config import ImageFolder, ImageShards
 from mlcli.data.feed import SampleFeed
 from mlcli.data.source import Source
 from mlcli.data.sources.build import build_source

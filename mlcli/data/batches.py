@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlcli.data.augment.geometry import sample_crop_boxes
-from mlcli.data.config import RandomResizedCrop
+from mlcli.data.augmentations import RandomResizedCrop
 from mlcli.data.disk_cache import READ_BATCH, DiskCache
 from mlcli.data.randomness import (
     KeyedRandom,

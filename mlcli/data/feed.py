@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlcli.data.ahead import SideStream, one_ahead
 from mlcli.data.augment.build import Augment, cut_of
+from mlcli.data.augmentations import Augmentation, RandomResizedCrop
 from mlcli.data.batches import (
     Cut,
     DecodedInputs,
@@ -32,7 +33,6 @@ from mlcli.data.batches import (
 )
 from mlcli.data.changing import Changer, Rows
 from mlcli.data.choose import MOST_WORKERS, choose_cache, choose_workers, fastest_workers
-from mlcli.data.config import Augmentation, RandomResizedCrop
 from mlcli.data.disk_cache import READ_BATCH, CachedFiles, DiskCache, default_folder
 from mlcli.data.source import Arrays, Source
 from mlcli.data.workers import WorkerPool

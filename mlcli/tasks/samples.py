@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlcli.data.config import Augmentation, ClassificationData, ImageCsv, RegressionData
+from mlcli.data.augmentations import Augmentation
+from mlcli.data.config import ClassificationData, ImageCsv, RegressionData
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo, features_of
 from mlcli.data.source import Source, describe_data

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlcli.data import config as c
+from mlcli.data import augmentations as c
 from mlcli.data.augment.build import Augment, cut_of
 from mlcli.data.batches import TrainOrder
 from mlcli.data.info import DataInfo

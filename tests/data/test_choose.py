@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from mlcli.data import choose
+from mlcli.data.augmentations import RandomResizedCrop
 from mlcli.data.batches import Part
 from mlcli.data.choose import fastest_workers
-from mlcli.data.config import RandomResizedCrop
 from mlcli.data.decode import Preparation
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo

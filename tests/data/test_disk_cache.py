@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mlcli.data import disk_cache
-from mlcli.data.config import HorizontalFlip, RandomCrop
+from mlcli.data.augmentations import HorizontalFlip, RandomCrop
 from mlcli.data.decode import Preparation
 from mlcli.data.disk_cache import READ_BATCH, DiskCache, default_folder
 from mlcli.data.feed import SampleFeed

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.data import config as c
+from mlcli.data import augmentations as c
 from mlcli.data.augment.geometry import sample_crop_boxes
 from mlcli.data.decode import Preparation
 from mlcli.data.disk_cache import READ_BATCH

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from mlcli.data.decode import resize
+from mlcli.data.resize import resize
 
 
 def noise(height: int, width: int, channels: int) -> np.ndarray:

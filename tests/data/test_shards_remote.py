@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlcli.data.config import ImageShards, RandomResizedCrop
+from mlcli.data.augmentations import RandomResizedCrop
+from mlcli.data.config import ImageShards
 from mlcli.data.feed import SampleFeed
 from mlcli.data.sources import storage
 from mlcli.data.sources.build import build_source

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mlcli import load
 from mlcli.commands import export as export_command
-from mlcli.data import decode
+from mlcli.data.resize import resize
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.export import run as export_run
 from mlcli.export.file import open_exported
@@ -234,9 +234,9 @@ def test_resizing_gives_the_same_bits_without_torch(monkeypatch):
         pixels = generator.integers(0, 256, (tall, wide, 3), dtype=np.uint8)
         box = (0.0, 0.0, max(0.6, wide - generator.random()), float(tall))
         with_torch, without = (np.zeros((3, height, width), np.uint8) for _ in range(2))
-        decode.resize(pixels, box, with_torch)
+        resize(pixels, box, with_torch)
         with monkeypatch.context() as patch:
             patch.delitem(sys.modules, "torch")
-            decode.resize(pixels, box, without)
+            resize(pixels, box, without)
         assert np.array_equal(with_torch, without)
     assert torch is sys.modules["torch"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.data.config import CutMix, HorizontalFlip, RandomCrop, RandomResizedCrop
+from mlcli.data.augmentations import CutMix, HorizontalFlip, RandomCrop, RandomResizedCrop
 from mlcli.data.feed import BatchFeed
 from mlcli.data.source import Source
 from mlcli.engine.runtime import decide_runtime

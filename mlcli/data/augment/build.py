@@ -8,7 +8,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from mlcli.data import config as c
+from mlcli.data import augmentations as c
 from mlcli.data.augment import colour, geometry, policy
 from mlcli.data.augment.mix import Mix, Mixing
 from mlcli.data.info import DataInfo

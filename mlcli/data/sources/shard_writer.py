@@ -19,7 +19,7 @@ from mlcli.data import places
 from mlcli.data.decode import ENDINGS, EXTENSIONS, opened
 from mlcli.data.source import Arrays, ImageFilesSamples, Source
 from mlcli.data.sources.shards import CLASSES
-from mlcli.data.sources.tar_index import BLOCK
+from mlcli.data.sources.tar import BLOCK
 from mlcli.engine.contract import Samples
 from mlcli.errors import ConfigError, DataError
 from mlcli.files import Write, fill_atomically, write_atomically

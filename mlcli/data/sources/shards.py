@@ -18,7 +18,8 @@ import numpy as np
 from mlcli.data.finding import Finding
 from mlcli.data.sources.listing import Listing, nothing
 from mlcli.data.sources.storage import TAR, Shard, Storage, expanded, storage_at
-from mlcli.data.sources.tar_index import CONNECTIONS, Damage, Member, TarIndex, index_of, members, window_of
+from mlcli.data.sources.tar import Damage, Member, members
+from mlcli.data.sources.tar_index import CONNECTIONS, TarIndex, index_of, window_of
 from mlcli.data.splits import SPLITS, named_split, sorted_classes
 from mlcli.errors import DataError, UserError
 from mlcli.outputs import refuse_unfinished

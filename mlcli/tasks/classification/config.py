@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from mlcli.data.config import Augmentation, ClassificationData
+from mlcli.data.augmentations import Augmentation
+from mlcli.data.config import ClassificationData
 from mlcli.engine.settings import TaskSettings
 from mlcli.models.config import Airbench, FineTune, Linear, Mlp, Model, TimmModel, TorchvisionModel
 from mlcli.schema import Strict

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlcli.data.decode import PAD_VALUE, resize
+from mlcli.data.decode import PAD_VALUE
+from mlcli.data.resize import resize
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.arrays import Found, areas, common_area, placement
 from mlcli.text import plural

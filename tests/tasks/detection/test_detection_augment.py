@@ -12,8 +12,8 @@ from torchvision.ops import box_iou, masks_to_boxes
 from torchvision.transforms.v2 import functional as vision
 from torchvision.tv_tensors import BoundingBoxes
 
+from mlcli.data.augmentations import HorizontalFlip
 from mlcli.data.batches import Part
-from mlcli.data.config import HorizontalFlip
 from mlcli.data.randomness import KeyedRandom, sample_keys
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.data import augmentations as c

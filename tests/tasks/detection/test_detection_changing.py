@@ -6,8 +6,8 @@ import functools
 import pytest
 import torch
 
+from mlcli.data.augmentations import HorizontalFlip
 from mlcli.data.changing import Rows
-from mlcli.data.config import HorizontalFlip
 from mlcli.engine.settings import Loader, Train
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data import augmentations as c

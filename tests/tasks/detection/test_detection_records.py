@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcli.data.config import HorizontalFlip
+from mlcli.data.augmentations import HorizontalFlip
 from mlcli.data.decode import Preparation
 from mlcli.data.source import ImageFilesSamples
 from mlcli.engine.settings import Loader, Train

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from mlcli.data.config import Affine, AreaShare, ColorJitter, CutsOriginals, HorizontalFlip, Odds
+from mlcli.data.augmentations import Affine, AreaShare, ColorJitter, CutsOriginals, HorizontalFlip, Odds
 from mlcli.schema import Strict
 
 MinIou = Annotated[float, Field(ge=0, lt=1)]

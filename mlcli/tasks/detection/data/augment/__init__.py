@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.augment.colour import random_colour
+from mlcli.data.augmentations import HorizontalFlip
 from mlcli.data.batches import Part
-from mlcli.data.config import HorizontalFlip
 from mlcli.data.randomness import KeyedRandom
 from mlcli.engine.runtime import to_device
 from mlcli.errors import ConfigError

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mlcli.data.batches import Part
-from mlcli.data.decode import PAD_VALUE, resize
+from mlcli.data.decode import PAD_VALUE
 from mlcli.data.randomness import KeyedRandom, sample_keys
+from mlcli.data.resize import resize
 from mlcli.data.source import ImageFilesSamples
 from mlcli.errors import ConfigError
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation, RandomTile
