@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from mlcli.show import evaluation, figure, svg
+from mlcli.report.page import svg
+from mlcli.show import evaluation, figure
 from mlcli.show.charts import Bar, BarChart, Line, LineChart, Rule, apart, axis, log_axis, nice, thinned
 from mlcli.show.palette import BLUE, ORANGE
 

@@ -14,8 +14,9 @@ from mlcli.data.decode import opened
 from mlcli.data.jpeg import MOST_FILE_BYTES
 from mlcli.errors import DataError
 from mlcli.reading import read_file
+from mlcli.report.page import svg
 from mlcli.report.record import SPLITS, Record, in_words, is_number, mapping
-from mlcli.show import evaluation, svg
+from mlcli.show import evaluation
 from mlcli.show.charts import Confusion
 from mlcli.show.palette import PAPER
 from mlcli.text import number

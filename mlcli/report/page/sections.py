@@ -15,11 +15,11 @@ from markupsafe import Markup, escape
 
 from mlcli.engine.documents import TRAIN_MEASURED
 from mlcli.report.evidence import Evidence
+from mlcli.report.page import svg
 from mlcli.report.page.answers import Values, classes, confusion, errors, importance, pictures, quality, residuals
 from mlcli.report.record import SHARES, SPLITS, Record, in_words, is_number, mapping, score_text
 from mlcli.report.summary import command_for, layer_troubles
 from mlcli.report.verdict import judge
-from mlcli.show import svg
 from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Rule, axis, log_axis
 from mlcli.text import ABSENT, command_line, duration, number, shown, whole
 

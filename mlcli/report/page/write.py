@@ -5,25 +5,16 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mlcli.engine.run import RunFolder
 from mlcli.files import write_atomically
 from mlcli.report.page.sections import SECTIONS, TOP, Make
+from mlcli.report.page.templates import TEMPLATES, macros
 from mlcli.report.record import Record
 from mlcli.show.palette import DARK, LIGHT
-from mlcli.text import visible
 
 NAME = "report.html"
-TEMPLATES = Environment(
-    loader=PackageLoader("mlcli.report", "page"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    keep_trailing_newline=True,
-    finalize=lambda value: type(value)(visible(value)) if isinstance(value, str) else value,
-)
 
 
 def write_report(run: RunFolder) -> Path:
@@ -57,9 +48,8 @@ def _part(name: str, make: Make, record: Record) -> Markup | None:
 
     A page that shows the rest is worth more than none, above all at the end of a long run.
     """
-    macros = TEMPLATES.get_template("sections.html").module
     try:
         values = make(record)
-        return None if values is None else getattr(macros, name)(**values)
+        return None if values is None else getattr(macros("sections.html"), name)(**values)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
-        return macros.broken(name, repr(error))  # type: ignore[attr-defined]
+        return macros("sections.html").broken(name, repr(error))
