@@ -34,7 +34,15 @@ def given(inputs: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]
     Yields the files, and what those are called that were not typed. Raises DataError, ConfigError.
     """
     if Path("-") not in inputs:
-        yield [match for path in inputs for match in _matching(path)], {}
+        found: list[Path] = []
+        for path in inputs:
+            matches = [path]
+            if glob.has_magic(str(path)) and not path.exists():
+                matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+            if not matches:
+                raise DataError("no file is matched by this pattern", where=str(path), fix="check the spelling")
+            found += matches
+        yield found, {}
         return
     if len(inputs) > 1:
         raise ConfigError("standard input is asked about alone", where="-", fix="leave the other files out")
@@ -47,14 +55,6 @@ def given(inputs: Sequence[Path]) -> Iterator[tuple[list[Path], dict[str, str]]]
         path = Path(folder) / "stdin"
         path.write_bytes(sys.stdin.buffer.read(MOST_FILE_BYTES))
         yield [path], {str(path): "-"}
-
-
-def _matching(path: Path) -> list[Path]:
-    if not glob.has_magic(str(path)) or path.exists():
-        return [path]
-    if not (found := sorted(glob.glob(str(path), recursive=True))):
-        raise DataError("no file is matched by this pattern", where=str(path), fix="check the spelling")
-    return [Path(match) for match in found]
 
 
 @dataclass(frozen=True)

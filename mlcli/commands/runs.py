@@ -26,7 +26,13 @@ MOST_COLUMNS = 4
 
 def run_list(root: Path, as_json: bool = False) -> None:
     """Print a table of all runs under `root`, oldest first. A folder that cannot be read is listed as unreadable."""
-    summaries = [summary(run) for run in _found(root)]
+    from mlcli.engine.run import RunFolder, folders_below, list_runs
+
+    runs = list_runs(root)
+    known = {run.path for run in runs}  # the others were begun as runs but have no status
+    begun = {path.absolute() for path in folders_below(root, 2) if os.path.isdir(path / "checkpoints")} - known
+    runs = sorted([*runs, *map(RunFolder, begun)], key=lambda run: (run.path.name, str(run.path)))
+    summaries = [summary(run) for run in runs]
     if as_json:
         print(json.dumps(summaries, indent=2))
     elif not summaries:
@@ -109,16 +115,6 @@ def summary(run: "RunFolder") -> dict[str, Any]:
         "scores": status.get("scores") or {},
         "seconds": status.get("seconds"),
     }
-
-
-def _found(root: Path) -> list["RunFolder"]:
-    """The runs there are, and folders that were begun as runs but have no status."""
-    from mlcli.engine.run import RunFolder, folders_below, list_runs
-
-    runs = list_runs(root)
-    known = {run.path for run in runs}
-    begun = {path.absolute() for path in folders_below(root, 2) if os.path.isdir(path / "checkpoints")} - known
-    return sorted([*runs, *map(RunFolder, begun)], key=lambda run: (run.path.name, str(run.path)))
 
 
 def _planned_epochs(run: "RunFolder", status: dict[str, Any]) -> int | None:

@@ -51,7 +51,10 @@ def run(
         else:
             experiment = load_experiment("train", config, overrides)
         if resume == AUTO:
-            folder = _newest(name or experiment.name, root)
+            from mlcli.engine.run import list_runs
+
+            runs = reversed(list_runs(root / (name or experiment.name)))
+            folder = next((run for run in runs if any(run.checkpoints.glob("step-*.ckpt"))), None)
             if folder and folder.status().get("state") == "finished":
                 print(f"run        {shown(folder.path)} is complete; nothing to do")
                 return ExitCode.OK
@@ -62,14 +65,6 @@ def run(
                 parts_of_step(experiment.config.train, count)  # too small a batch is told before they are started
             return launch_here(count)
         return train_experiment(experiment, name=name, resume=str(folder.path) if folder else None, root=root)[0]
-
-
-def _newest(name: str, root: Path) -> "RunFolder | None":
-    """Return the newest run of a name; None where there is none that could go on."""
-    from mlcli.engine.run import list_runs
-
-    runs = [run for run in list_runs(root / name) if any(run.checkpoints.glob("step-*.ckpt"))]
-    return runs[-1] if runs else None
 
 
 def train_experiment(

@@ -164,21 +164,18 @@ class _VideoWriter:
 
     def add(self, image: Image.Image, frame: Frame) -> None:
         if self._container is None:
-            self._begin(image.width + image.width % 2, image.height + image.height % 2)
+            self._container = self._av.open(str(self._path), "w", format=self._kind)
+            known = self._av.codecs_available
+            codec = next(name for name in CODECS.get(self._kind, USUAL_CODECS) if name in known)
+            self._stream = self._container.add_stream(codec, rate=1000)
+            self._stream.width, self._stream.height = image.width + image.width % 2, image.height + image.height % 2
+            self._stream.pix_fmt, self._stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
         size = (self._stream.width, self._stream.height)
         picture = self._av.VideoFrame.from_image(image.crop((0, 0, *size)))
         picture.pts, picture.time_base = round(1000 * frame.seconds), self._stream.codec_context.time_base
         if picture.pts > self._last:  # frames that are shown at once are one
             self._last = picture.pts
             self._container.mux(self._stream.encode(picture))
-
-    def _begin(self, width: int, height: int) -> None:
-        self._container = self._av.open(str(self._path), "w", format=self._kind)
-        known = self._av.codecs_available
-        codec = next(name for name in CODECS.get(self._kind, USUAL_CODECS) if name in known)
-        self._stream = self._container.add_stream(codec, rate=1000)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._stream.codec_context.time_base = Fraction(1, 1000)
 
     def close(self) -> None:
         if self._container is not None:

@@ -7,7 +7,6 @@ step can be repeated as it was. Looking at every layer costs time, which only a 
 import itertools
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -116,17 +115,18 @@ class _Trace:
 
     def look(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         label = f"{name or 'model'} ({type(module).__name__})"
+
+        def look_back(gradient: Tensor) -> None:
+            if self._backward is None and not _is_finite(gradient):
+                self._backward = label
+
         for value in tree_leaves(output):
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 continue
             if self._forward is None and not _is_finite(value):
                 self._forward = (label, _bad_rows(value, len(value) if value.ndim else 0))
             if value.requires_grad:
-                value.register_hook(partial(self._look_back, label))
-
-    def _look_back(self, label: str, gradient: Tensor) -> None:
-        if self._backward is None and not _is_finite(gradient):
-            self._backward = label
+                value.register_hook(look_back)
 
     def first(self, model: nn.Module, losses: dict[str, float]) -> tuple[str, list[bool] | None]:
         """Return where it began, in words (empty if unknown), and whether each sample is concerned, if known."""

@@ -62,7 +62,12 @@ class LearningRate:
             case settings.Cosine(final=final):
                 return lambda progress: _half_cosine(1.0, final, progress)
             case settings.OneCycle(peak_at=peak_at, start=first, final=final):
-                between = _half_cosine if config.curve == "cosine" else _straight
+
+                def between(first: float, last: float, progress: float) -> float:
+                    if config.curve == "cosine":
+                        return _half_cosine(first, last, progress)
+                    return first + (last - first) * min(progress, 1.0)
+
                 return lambda progress: (
                     between(first, 1.0, progress / peak_at)
                     if progress < peak_at
@@ -78,10 +83,6 @@ class LearningRate:
 
 def _half_cosine(first: float, last: float, progress: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-
-
-def _straight(first: float, last: float, progress: float) -> float:
-    return first + (last - first) * min(progress, 1.0)
 
 
 class PlateauMemory:

@@ -143,9 +143,17 @@ def _repeats_once(rows: list[Row], depth: int = 0) -> list[Row]:
 
     depth: of the number in the names; rows have all names before it in common.
     """
+
+    def shown(row: Row) -> tuple:
+        """All that is shown of a row but its field; its name without the number at `depth`."""
+        parts = row.name.split(".")
+        parts[depth : depth + 1] = [re.sub(r"\d+$", "#", part) for part in parts[depth : depth + 1]]
+        window = (row.first.kernel, row.first.stride, row.first.padding, row.first.dilation)
+        return (parts, row.kind, window, row.last.output_shape, row.parameters, row.flops, round(row.saved_bytes))
+
     blocks = [list(block) for _, block in groupby(rows, lambda row: row.name.split(".")[: depth + 1])]
     out: list[Row] = []
-    for _, alike in groupby(blocks, lambda block: [_signature(row, depth) for row in block]):
+    for _, alike in groupby(blocks, lambda block: [*map(shown, block)]):
         first, *others = alike
         if others:
             out += [
@@ -158,14 +166,6 @@ def _repeats_once(rows: list[Row], depth: int = 0) -> list[Row]:
         else:
             out += first
     return out
-
-
-def _signature(row: Row, depth: int) -> tuple:
-    """All that is shown of a row but its field; its name without the number at `depth`."""
-    parts = row.name.split(".")
-    parts[depth : depth + 1] = [re.sub(r"\d+$", "#", part) for part in parts[depth : depth + 1]]
-    window = (row.first.kernel, row.first.stride, row.first.padding, row.first.dilation)
-    return (parts, row.kind, window, row.last.output_shape, row.parameters, row.flops, round(row.saved_bytes))
 
 
 def _span(first: str, last: str, depth: int) -> str:

@@ -1,4 +1,4 @@
-"""Charts as data: lines over two axes, bars and matrices. Two pens draw them: `report.page.svg` for the page, `figure` for images.
+"""Charts as data: lines over two axes, bars and matrices. Two pens draw them: `figure` images, report/page/svg.py HTML.
 
 Names stand at the ends of lines instead of in a legend, grid lines are few, there is no frame: Tufte 1983, "The Visual
 Display of Quantitative Information", chapters 4 and 6.

@@ -6,6 +6,7 @@ Both draw from the same fourteen operations, each sample its own. Strengths are 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -118,16 +119,10 @@ def _solarize(images: Tensor, strength: Tensor, _limits: Limits) -> Tensor:
     return torch.where(images >= threshold, 255 - images, images)
 
 
-def _autocontrast(images: Tensor, _strength: Tensor, _limits: Limits) -> Tensor:
+def _of_torchvision(name: str, images: Tensor, *_: object) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    return functional.autocontrast(images)
-
-
-def _equalize(images: Tensor, _strength: Tensor, _limits: Limits) -> Tensor:
-    from torchvision.transforms.v2 import functional
-
-    return functional.equalize(images)
+    return getattr(functional, name)(images)
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor, Limits], Tensor]] = {
@@ -143,6 +138,6 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor, Limits], Tensor]] = {
     "sharpness": _sharpness,
     "posterize": _posterize,
     "solarize": _solarize,
-    "autocontrast": _autocontrast,
-    "equalize": _equalize,
+    "autocontrast": partial(_of_torchvision, "autocontrast"),
+    "equalize": partial(_of_torchvision, "equalize"),
 }

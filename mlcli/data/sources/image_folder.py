@@ -4,6 +4,7 @@ No image is opened but one of each unknown ending; 60,000 files are listed in a 
 for its status.
 """
 
+import contextlib
 import os
 from collections import Counter
 from pathlib import Path, PurePath
@@ -145,8 +146,9 @@ class _Walk:
                     images.append(os.fsencode(entry.path[skip:]))
                 else:
                     others[ending := os.path.splitext(entry.name)[1].lower()] += 1
-                    if others[ending] == 1 and ending not in OTHER_PICTURES and _is_image_inside(entry.path):
-                        self._nameless[ending] = entry.path[skip:]
+                    if others[ending] == 1 and ending not in OTHER_PICTURES:
+                        with contextlib.suppress(DataError), opened(entry.path):  # an image, whatever it is called
+                            self._nameless[ending] = entry.path[skip:]
         if others:
             self._others[folder] = others
         return images
@@ -314,12 +316,3 @@ def _outside_of_classes(root: Path, has_classes: bool, empty: list[str], loose: 
         fix = "move each into the folder of its class, or remove it"
         found.append(Finding("note", "loose-images", what, tuple(loose), fix))
     return found
-
-
-def _is_image_inside(path: str) -> bool:
-    """Whether a file is an image, whatever it is called."""
-    try:
-        with opened(path):
-            return True
-    except DataError:
-        return False

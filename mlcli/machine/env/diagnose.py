@@ -61,19 +61,16 @@ def diagnose(chain: Chain) -> Diagnosis:
     warnings = [finding for finding in findings if finding.severity == "warning"]
     code = UNUSABLE if errors else WARNINGS if warnings else FINE
     command = next((finding.fix for finding in errors + warnings), "") or NOTHING_TO_DO
+    torch = chain.facts.torch
     if errors:
         verdict = f"{'The GPU' if chain.has_gpu else 'PyTorch'} cannot be used: {errors[0].text}."
+    elif chain.visible_gpus:
+        verdict = f"The GPU can be used: {', '.join(gpu.name for gpu in chain.visible_gpus)}."
+    elif chain.uses_rocm:
+        verdict = "The GPU can be used (ROCm)."
+    elif torch and torch.mps_available:
+        verdict = "Apple's GPU can be used (MPS)."
     else:
-        verdict = _usable(chain) + (f" But {warnings[0].text}." if warnings else "")
+        verdict = "PyTorch works; without a GPU, training runs on the CPU."
+    verdict += f" But {warnings[0].text}." if warnings and not errors else ""
     return Diagnosis(tuple(findings), verdict, command, code, chain.sources)
-
-
-def _usable(chain: Chain) -> str:
-    """Say what training runs on here."""
-    if chain.visible_gpus:
-        return f"The GPU can be used: {', '.join(gpu.name for gpu in chain.visible_gpus)}."
-    if chain.uses_rocm:
-        return "The GPU can be used (ROCm)."
-    if chain.facts.torch and chain.facts.torch.mps_available:
-        return "Apple's GPU can be used (MPS)."
-    return "PyTorch works; without a GPU, training runs on the CPU."

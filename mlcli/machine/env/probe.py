@@ -105,7 +105,10 @@ def probe_torch(timeout_s: float = TORCH_TIMEOUT_S, environment: Mapping[str, st
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
-            _end(process)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):  # a wedged driver holds it inside the kernel
+                    process.wait(5)
             process.stdin.close()  # type: ignore[union-attr]
         out.seek(0)
         err.seek(0)
@@ -119,16 +122,6 @@ def probe_torch(timeout_s: float = TORCH_TIMEOUT_S, environment: Mapping[str, st
         report = {"stage": "start Python"} | report
         report |= {"state": "crashed", "error": ": ".join([died_of, *last_words])}
     return TorchFacts(**report)
-
-
-def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # left behind: a wedged driver holds it inside the kernel
-            process.wait(5)
 
 
 def _reported(text: str) -> dict[str, Any]:
