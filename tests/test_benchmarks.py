@@ -215,17 +215,17 @@ def test_what_detection_minutes_shows(tmp_path, monkeypatch):
     from tests.conftest import drawn
 
     monkeypatch.setattr(figure, "image_of", drawn)
-    minutes = import_module("detection_minutes")
+    shown = import_module("detection_rows")
     rows = [ROW, {**ROW, "name": "fcos", "map": 0.75, "ms": 30.0}, {**ROW, "name": "ssd", "map": 0.6, "ms": 20.0},
             {**ROW, "data": "raccoon"}, {**ROW, "seconds": 480.0, "map": 0.8}, {**ROW, "seed": 1}]  # fmt: skip
-    first, longer, raccoon = minutes.sections(rows)
+    first, longer, raccoon = shown.sections(rows)
     assert first.startswith("scenes, 240 CPU seconds of training (2026-11-28)\n\n| detector |")
     assert [line.split(" | ")[0] for line in first.splitlines()[4:]] == ["| fcos", "| yolo", "| yolo, seed 1", "| ssd"]
     assert "| yolo | 240 | 8 of 9 | 0.713 | 0.950 | 12.3 | 1,234,567 |" in first.replace("0.712 |", "0.713 |")
     assert "480" in longer
     assert "raccoon" in raccoon
-    assert [row["name"] for row in minutes.frontier(rows[:3], lambda row: row["ms"])] == ["yolo", "fcos"]
-    minutes.draw(rows, tmp_path / "m.png")
+    assert [row["name"] for row in shown.frontier(rows[:3], lambda row: row["ms"])] == ["yolo", "fcos"]
+    shown.draw(rows, tmp_path / "m.png", ["ssd"])
     assert (tmp_path / "m.png").stat().st_size > 10_000
 
 

@@ -1,0 +1,110 @@
+"""Measured detectors as tables and charts: what detection_minutes.py shows of its rows."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rounds import table
+
+Row = dict[str, Any]
+"""One trained detector: data, name, seconds, seed, map, map50, ms, parameters, cpu_s, epochs, best_epoch, machine."""
+LINE = 11.0
+"""Points of type from one text of the charts to the next above it."""
+HEAD = ("detector", "CPU s", "epochs", "test mAP", "mAP@0.5", "ms a picture", "parameters")
+
+
+def sections(rows: Sequence[Row]) -> Iterator[str]:
+    """Tables by data and time, the best first."""
+    kinds = dict.fromkeys((row["data"], row["seconds"]) for row in rows)
+    for data, seconds in sorted(kinds, key=lambda kind: (kind[0] != "scenes", *kind)):
+        own = sorted((row for row in rows if (row["data"], row["seconds"]) == (data, seconds)),
+                     key=lambda row: -row["map"])  # fmt: skip
+        lines = [
+            [title(row), f"{row['cpu_s']:.0f}", f"{row['best_epoch']} of {row['epochs']}", f"{row['map']:.3f}",
+             f"{row['map50']:.3f}", f"{row['ms']:.1f}", f"{row['parameters']:,}"]
+            for row in own
+        ]  # fmt: skip
+        yield f"{data}, {seconds:g} CPU seconds of training ({days(own)})\n\n{table(HEAD, lines)}"
+
+
+def title(row: Row) -> str:
+    """`yolo`, or of other than the first seed `yolo, seed 1`."""
+    return row["name"] + (f", seed {row['seed']}" if row["seed"] else "")
+
+
+def days(rows: Sequence[Row]) -> str:
+    found = sorted({row["machine"].split(",")[0] for row in rows})
+    return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def draw(rows: Sequence[Row], path: Path, peers: Collection[str]) -> None:
+    """Three charts beside each other: mAP on the scenes by training minutes, time a picture, and parameters.
+
+    peers: names that are drawn in orange. A stepped line runs along what nothing cheaper is better than. Of the two
+    costs that do not depend on the length of the training, each detector's best is shown.
+    """
+    from mlcli.show.figure import headline, image_of, new_figure, plain_axes
+    from mlcli.show.palette import BLUE, INK, ORANGE, PAPER, RULE
+
+    scenes = sorted((row for row in rows if row["data"] == "scenes"), key=lambda row: row["map"])
+    best = list({row["name"]: row for row in scenes}.values())
+    kinds: tuple[tuple[str, str, list[Row], Callable[[Row], float]], ...] = (
+        ("Training", "CPU minutes", scenes, lambda row: row["cpu_s"] / 60),
+        ("Looking", "CPU milliseconds a picture", best, lambda row: row["ms"]),
+        ("Size", "million parameters", best, lambda row: row["parameters"] / 1e6),
+    )
+    figure = new_figure(13, 5.2)
+    for axes, (title_of, unit, shown, cost) in zip(figure.subplots(1, 3, sharey=True), kinds, strict=True):
+        axes.set(xscale="log", xlabel=unit, xlim=(0.8 * min(map(cost, shown)), 2.2 * max(map(cost, shown))))
+        axes.xaxis.set_major_locator(_locator(axes))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.margins(y=0.08)
+        edge = frontier(shown, cost)
+        axes.step([cost(row) for row in edge], [row["map"] for row in edge], where="post", color=RULE, linewidth=1.2)
+        for row in shown:
+            axes.plot(cost(row), row["map"], "o", color=ORANGE if row["name"] in peers else BLUE, zorder=4)
+        headline(axes, title_of, "test mAP on the scenes; up and to the left is better")
+        plain_axes(axes)
+        places = labels([(math.log(cost(row)), row["map"], short(row)) for row in shown], axes)
+        for row, lift in zip(shown, places, strict=True):
+            axes.annotate(short(row), (cost(row), row["map"]), xytext=(6, lift), textcoords="offset points",
+                          va="center", fontsize=8, color=INK, parse_math=False, zorder=3,
+                          bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
+    image_of(figure).save(path)
+
+
+def short(row: Row) -> str:
+    return row["name"].replace("_mobilenet_v3_large", "").replace("in torchvision's loop", "(their loop)")
+
+
+def _locator(axes: Any) -> Any:
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=(1.0, 2.0, 5.0))
+
+
+def labels(points: Sequence[tuple[float, float, str]], axes: Any) -> list[float]:
+    """Return how many points of type each text is lifted so that none lies on another; points: x, y and text, by y."""
+    width, height = 300.0, 330.0  # of the axes in points of type, about
+    low, high = (math.log(edge) for edge in axes.get_xlim())
+    tall = max(y for _, y, _ in points) - min(y for _, y, _ in points) or 1.0
+    taken: list[tuple[float, float, float]] = []
+    for x, y, text in points:
+        left = width * (x - low) / (high - low)
+        right, level = left + 5.0 * len(text), height * y / tall
+        for other_left, other_right, other in sorted(taken, key=lambda one: one[2]):
+            if left < other_right and other_left < right and abs(level - other) < LINE:
+                level = other + LINE
+        taken.append((left, right, level))
+    return [level - height * y / tall for (_, _, level), (_, y, _) in zip(taken, points, strict=True)]
+
+
+def frontier(rows: Sequence[Row], cost: Callable[[Row], float]) -> list[Row]:
+    """Return the rows of which none that costs as little or less is better, the cheapest first."""
+    found: list[Row] = []
+    for row in sorted(rows, key=lambda row: (cost(row), -row["map"])):
+        if not found or row["map"] > found[-1]["map"]:
+            found.append(row)
+    return found
