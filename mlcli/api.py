@@ -11,6 +11,7 @@
 The run folder is the same as the commands', so both may be mixed. What goes wrong is a `mlcli.errors.UserError`.
 """
 
+import csv
 import html
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -269,7 +270,11 @@ def _as_files(inputs: Any, folder: Path) -> tuple[list[Path], dict[str, str]]:
     if isinstance(inputs, str | Path) or not isinstance(inputs, Sequence):
         inputs = [inputs]
     if inputs and all(isinstance(row, Mapping) for row in inputs):
-        return [_table(inputs, folder / "table.csv")], {}
+        with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*dict.fromkeys(key for row in inputs for key in row)])
+            writer.writeheader()
+            writer.writerows(inputs)
+        return [folder / "table.csv"], {}
     paths, names = [], {}
     for number, each in enumerate(inputs):
         if isinstance(each, str | Path):
@@ -280,16 +285,6 @@ def _as_files(inputs: Any, folder: Path) -> tuple[list[Path], dict[str, str]]:
         paths.append(path)
         names[str(path)] = f"image {number}"
     return paths, names
-
-
-def _table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    import csv
-
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*dict.fromkeys(key for row in rows for key in row)])
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def _image(value: Any) -> Any:

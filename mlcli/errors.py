@@ -6,6 +6,7 @@ Everything else that escapes is a bug of ours (exit code 1, traceback kept). `as
 
 import os
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 
@@ -58,15 +59,11 @@ class UserError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:  # worker processes send their errors to the trainer by pickle
-        return _rebuild, (type(self), self.what, self.where, self.fix)
+        return partial(type(self), self.what, where=self.where, fix=self.fix), ()
 
     def _render_traceback_(self) -> list[str]:
         """Lines that a notebook shows of it: the message alone (an interface of IPython)."""
         return [str(self)]
-
-
-def _rebuild(kind: type[UserError], what: str, where: str, fix: str) -> UserError:
-    return kind(what, where=where, fix=fix)
 
 
 class ConfigError(UserError):

@@ -227,8 +227,10 @@ def _guessed(file: CsvFile, names: list[str]) -> tuple[str, str, tuple[str, ...]
     columns = {name: file.column(name) for name in names}
     contents, fit = Counter(tuple(cells) for cells in columns.values()), []
     for name, cells in columns.items():
-        most = len(cells) if len(_numbers(cells)) else max(FEW, len(cells) // 2)
-        if contents[tuple(cells)] == 1 and 1 < len(set(cells)) <= most:
+        different = len(set(cells))
+        if contents[tuple(cells)] > 1 or different < 2:
+            continue
+        if different <= (len(cells) if len(_numbers(cells)) else max(FEW, len(cells) // 2)):
             fit.append(name)
     if not fit:
         return "", "", ()

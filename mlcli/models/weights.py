@@ -106,18 +106,12 @@ class LoadReport:
         return lines
 
 
-def load_matching(model: nn.Module, weights_path: Path) -> LoadReport:
-    """Copy the tensors of a file whose name and shape fit into `model`.
+def copy_matching(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> LoadReport:
+    """Copy the tensors whose name and shape fit into `model`. origin: the file that they are from, for errors.
 
     Names may differ by the `net.` of `Normalized`. Its mean and std, or a detector's, are never overwritten: they
-    describe the data that this model is about to see. Raises CheckpointError if the file cannot be read or nothing in
-    it fits.
+    describe the data that this model is about to see. Raises CheckpointError if nothing fits.
     """
-    return copy_matching(model, read_weights(weights_path), weights_path)
-
-
-def copy_matching(model: nn.Module, weights: dict[str, Tensor], origin: Path) -> LoadReport:
-    """`load_matching` with the tensors at hand; `origin` is the file named in errors."""
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in STATISTICS}
     weights = {name: tensor for name, tensor in weights.items() if name not in STATISTICS}
     loaded, unexpected = [], []
@@ -191,7 +185,7 @@ class FineTuning:
         if isinstance(model, Normalized):
             new |= {f"net.{name}" for name in getattr(model.net, "unloaded", ())}
         if weights:
-            report = load_matching(model, weights)
+            report = copy_matching(model, read_weights(weights), weights)
             first, *others = report.lines()
             self._lines += [f"{first} from {weights}", *others]
             new = {*report.missing, *report.mismatched}

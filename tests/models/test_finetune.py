@@ -11,7 +11,7 @@ from mlcli.engine.checkpoint import save_checkpoint
 from mlcli.engine.run import create_run
 from mlcli.errors import CheckpointError, ConfigError, ExitCode
 from mlcli.models.layers import Normalized
-from mlcli.models.weights import FineTuning, load_matching, read_weights
+from mlcli.models.weights import FineTuning, LoadReport, copy_matching, read_weights
 
 RESNET = {"name": "resnet", "width": 0.0625, "zero_init_residual": False}
 
@@ -25,6 +25,10 @@ def model(images, build):
         return Normalized(build(info, **RESNET), mean=info.mean, std=info.std, image=True)
 
     return make
+
+
+def load_matching(model, path) -> LoadReport:
+    return copy_matching(model, read_weights(path), path)
 
 
 def states_equal(a: nn.Module, b: nn.Module) -> bool:
