@@ -8,9 +8,9 @@ import torch
 
 from mlcli.engine.contract import Batch
 from mlcli.engine.evaluate import evaluate_split
+from mlcli.engine.graphs import refuse_graphs
 from mlcli.engine.ranks import ALONE
 from mlcli.engine.runtime import decide_runtime
-from mlcli.engine.step import refuse_graphs
 from mlcli.engine.terms import total
 from mlcli.errors import ConfigError
 from mlcli.models.build import seeded
