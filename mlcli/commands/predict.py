@@ -266,10 +266,12 @@ def answers(
     names, at_once = inputs.names, BATCH_SIZE if wanted.tiles is None else 1
     for start in range(0, len(names), at_once):
         positions = range(start, min(start + at_once, len(names)))
-        good, batch, errors = inputs.read(positions)
-        answers = {position: {"error": error} for position, error in errors.items()}
-        if good:
-            answers |= dict(zip(good, predictor.records(compute(batch), inputs, good, wanted.top), strict=True))
+        answers: dict[int, Record] = {}
+        for together in inputs.alike(positions) if hasattr(inputs, "alike") else [positions]:
+            good, batch, errors = inputs.read(together)
+            answers |= {position: {"error": error} for position, error in errors.items()}
+            if good:
+                answers |= dict(zip(good, predictor.records(compute(batch), inputs, good, wanted.top), strict=True))
         for position in positions:
             yield {"input": names[position], **answers[position]}
 

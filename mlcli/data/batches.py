@@ -135,15 +135,24 @@ class TrainOrder:
         return indices % len(self._targets), sample_keys(self._seed, epoch, indices)
 
 
-def in_order(num: int, batch_size: int, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Part]:
+def in_order(
+    num: int,
+    batch_size: int,
+    rank: int = 0,
+    ranks: int = 1,
+    samples: int | None = None,
+    alike: np.ndarray | None = None,
+) -> Iterator[Part]:
     """Every sample of a split once, front to back; the last part may be smaller. Nothing is random, so keys are 0.
 
     rank, ranks: which share of the parts is given, of so many. samples: only so many, at even distances.
+    alike: int64 [N], numbers that the samples of a part have in common: the parts with the least one come first.
     """
     taken = num if samples is None else min(num, samples)
-    count = -(-taken // batch_size)
-    for part in range(count * rank // ranks, count * (rank + 1) // ranks):
-        indices = torch.arange(part * batch_size, min(taken, (part + 1) * batch_size)) * num // taken
+    chosen = torch.arange(taken) * num // max(1, taken)
+    kinds = torch.zeros_like(chosen) if alike is None else torch.from_numpy(alike)[chosen]
+    parts = [part for kind in kinds.unique() for part in chosen[kinds == kind].split(batch_size)]
+    for indices in parts[len(parts) * rank // ranks : len(parts) * (rank + 1) // ranks]:
         yield Part(indices, torch.zeros_like(indices))
 
 

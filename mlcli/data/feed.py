@@ -128,6 +128,10 @@ class BatchFeed(ABC):
     def targets(self, split: str, part: Part) -> Any:
         """Targets of samples of a split, as they are."""
 
+    def alike(self, split: str) -> np.ndarray | None:
+        """Numbers, int64 [N], of which each batch that is evaluated has samples of one only; None for any samples."""
+        return None
+
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Endless micro-batches, `accumulate` per optimizer step, beginning with those of step `start_step`.
 
@@ -176,7 +180,8 @@ class BatchFeed(ABC):
         self._eval_batch_size = self._evaluated_at_once()
 
     def eval_batches(self, split: str, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Batch]:
-        """Every sample of a split once, in order, without augmentation; of several ranks, those of one.
+        """Every sample of a split once, in order, or kind after kind where some are `alike`, without augmentation; of
+        several ranks, those of one.
 
         samples: only so many, at even distances.
 
@@ -184,7 +189,8 @@ class BatchFeed(ABC):
         of the stream path stay for the next evaluation.
         """
         inputs_of, begin = self._inputs_of(split, training=False)
-        parts = in_order(len(self._source.splits[split]), self._eval_batch_size, rank, ranks, samples)
+        num, alike = len(self._source.splits[split]), self.alike(split)
+        parts = in_order(num, self._eval_batch_size, rank, ranks, samples, alike)
         for asked, inputs in inputs_of.fetch(replace(part, indices=part.indices + begin) for part in parts):
             part = replace(asked, indices=asked.indices - begin)
             yield Batch(inputs, self.targets(split, part), part.indices)

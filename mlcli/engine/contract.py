@@ -151,7 +151,7 @@ class Feed(Protocol):
         """
 
     def eval_batches(self, split: str, rank: int = 0, ranks: int = 1, samples: int | None = None) -> Iterator[Batch]:
-        """Every sample of a split once, in order, without augmentation.
+        """Every sample of a split once, always in the same order, without augmentation.
 
         rank, ranks: the part of the batches to be given, of so many; the batches of all parts in turn are the same.
         samples: only so many, at even distances.
@@ -382,7 +382,8 @@ class HasViews(Protocol):
 
 
 class Inputs(Protocol):
-    """Samples without answers."""
+    """Samples without answers. Those of several shapes have `alike`, from positions to groups of them of one shape, of
+    which each is to be read by itself."""
 
     @property
     def names(self) -> Sequence[str]:

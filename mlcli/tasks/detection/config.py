@@ -80,6 +80,13 @@ class Detection(TaskSettings):
         return self
 
     @model_validator(mode="after")
+    def model_takes_rectangles(self):
+        if self.data.rectangular and self.model.name in ("ssd", "rcnn", "fast_rcnn"):
+            what = "default boxes are shares of" if self.model.name == "ssd" else "regions are proposed in"
+            raise ValueError(f"{what} the whole input: {self.model.name} cannot be used with data.rectangular")
+        return self
+
+    @model_validator(mode="after")
     def some_sizes_fit(self):
         if self.multi_scale is None:
             return self

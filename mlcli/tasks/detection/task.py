@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
 from mlcli.errors import ConfigError
-from mlcli.models.build import fine_tuning, seeded
+from mlcli.models.build import fine_tuning
 from mlcli.models.layers import count_parameters, megabytes
 from mlcli.tasks.detection.arrays import Found
 from mlcli.tasks.detection.config import Detection
@@ -30,13 +29,12 @@ from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
 from mlcli.tasks.detection.evaluation.coco_numbers import COCO_MOST
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
-from mlcli.tasks.detection.models.build import build, describe, shaped_by_classes
-from mlcli.tasks.detection.models.config import without_weights
+from mlcli.tasks.detection.models.build import describe, shaped_by_classes
 from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.models.rcnn import RegionDetector
-from mlcli.tasks.detection.models.sizes import Sizes
 from mlcli.tasks.detection.nms import both
 from mlcli.tasks.detection.predictor import ObjectDetector
+from mlcli.tasks.detection.rectangles import rectangles, without_bars
 from mlcli.tasks.detection.targets import Detections
 from mlcli.text import first_few, plural
 from mlcli.text import sides as sides_of
@@ -60,13 +58,11 @@ class DetectionTask(ObjectDetector):
     def __init__(self, config: Detection, annotated: DetectionSource, notes: Sequence[str] = ()) -> None:
         super().__init__(config, annotated.info)
         self.annotated, self._notes = annotated, notes
-        self._sizes: Sizes | None = None
         if config.multi_scale:
-            plain = without_weights(config.model)
-            asked = [*dict.fromkeys([config.image_size, *config.multi_scale.sizes(config.image_size)])]
-            with seeded(0):
-                self._sizes = Sizes(lambda size: build(plain, replace(self.info, input_shape=(3, *size))), asked)
             self.is_static = False  # from size to size
+        asked = config.multi_scale.sizes(config.image_size) if config.multi_scale else []
+        for size in [*asked, *self._rectangles()[:1]]:
+            self._sizes.buffers(self._plain(self.model), size)  # or it is refused, before training
         by_classes = shaped_by_classes(config.from_scratch().model, self.info) if config.finetune else ()
         self.finetuning = fine_tuning(self.model, config.finetune, by_classes)
         self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
@@ -102,6 +98,9 @@ class DetectionTask(ObjectDetector):
                 lines.append(
                     ("warning", "train.compile: the model is compiled again for other sizes, which takes time")
                 )
+        if shapes := self._rectangles():
+            line = f"{plural(len(shapes), 'shape')}, {sides_of(shapes[0])} to {sides_of(shapes[-1])}"
+            lines.append(("measured", f"without grey bars, at {line}"))
         tile = tile_of(self.config.augment)
         if tile:
             line, warnings = told_of_tiles(tile[0], records, self.config.min_visibility)
@@ -132,6 +131,7 @@ class DetectionTask(ObjectDetector):
             max_objects=config.data.max_objects,
             sizes=config.multi_scale.sizes(config.image_size) if config.multi_scale else (),
             steps_at_one=config.multi_scale.every if config.multi_scale else 1,
+            rectangular=config.data.rectangular,
         )
 
     def train_mode(self, epoch: int) -> None:
@@ -141,31 +141,24 @@ class DetectionTask(ObjectDetector):
         return self.finetuning.lr_scale(parameter_name)
 
     def losses(self, net: nn.Module, batch: Batch) -> Terms:
-        self._fit(net, batch.inputs)
+        height, width = batch.inputs.shape[2:]
+        self._fit(net, (height, width))
         terms, _ = net(batch.inputs, batch.targets)
         return self._weighted(terms)
 
     def evaluate(self, net: nn.Module, batch: Batch) -> tuple[Terms, Detections]:
         """Return the loss terms, for detectors that have them at no further cost, and what was found."""
-        self._fit(net, batch.inputs)
-        terms, found = net(batch.inputs, batch.targets)
+        terms, found = self.computed(net, batch.inputs, batch.targets)
         return self._weighted(terms), found
 
-    def predict(self, net: nn.Module, inputs: Tensor) -> Detections:
-        self._fit(net, inputs)
-        return super().predict(net, inputs)
-
-    def _fit(self, net: nn.Module, inputs: Tensor) -> None:
-        """Have the model, or the copy of it that is called, take inputs of this size."""
-        if self._sizes is not None:
-            detector = net if isinstance(net, Detector) else self.model
-            assert isinstance(detector, Detector)
-            self._sizes.fit(detector, inputs)
-
     def measured(self, split: str) -> Callable[[nn.Module, Batch], tuple[Terms, Any]]:
-        """Return how a split is measured: in tiles, without a loss, of a model that learns from tiles."""
+        """Return how a split is measured: in tiles, without a loss, of a model that learns from tiles; without grey
+        bars, where the configuration says so."""
         if not (found := tile_of(self.config.augment)):
-            return self.evaluate
+            if not self.config.data.rectangular:
+                return self.evaluate
+            sizes_wh = self.annotated.splits[split].sizes
+            return lambda net, batch: self.evaluate(net, without_bars(batch, sizes_wh[batch.indices.numpy()]))
         assert isinstance(self.model, Detector)
         self.tiles, device = tiles_of(found[0], self.annotated.splits[split]), self.model.mean.device
         in_tiles = self.tiles.found
@@ -216,13 +209,22 @@ class DetectionTask(ObjectDetector):
 
         names, nms_iou = self.info.class_names, self.config.model.nms_iou
         assert isinstance(self.model, Detector)
-        self._fit(self.model, batch.inputs)
+        height, width = batch.inputs.shape[2:]
+        self._fit(self.model, (height, width))
         return inspection_pictures(self.model, batch.inputs, batch.targets, names, nms_iou)
 
     def pictures(self, split: str, metrics: DetectionMetrics) -> dict[str, "Image"]:
         from mlcli.tasks.detection.pictures.sheets import answer_sheets
 
         return answer_sheets(self.annotated.splits[split], metrics)
+
+    def _rectangles(self) -> list[tuple[int, int]]:
+        """Heights and widths that pictures are looked at in without bars, the least pixels first; none if with."""
+        if not self.config.data.rectangular:
+            return []
+        sizes_wh = np.concatenate([records.sizes for records in self.annotated.splits.values()])
+        found = {(height, width) for height, width in rectangles(sizes_wh, self.config.image_size).tolist()}
+        return sorted(found, key=lambda size: (size[0] * size[1], size))
 
     def _weighted(self, terms: Terms) -> Terms:
         weights = self.config.loss.weights

@@ -30,6 +30,9 @@ class AnnotatedImages(Strict):
     """Side, or height and width, in pixels that pictures are brought to; multiples of 32, the coarsest stride."""
     fit: Literal["pad", "stretch"] = "pad"
     """pad: longer side resized, grey bars (letterbox); stretch: to the shape, aspect ratio lost (as in SSD)."""
+    rectangular: bool = False
+    """Measure and predict without the grey bars of `pad`, each picture at its own aspect ratio, with others of like
+    shape: both sides are brought to multiples of 32 only. Training sees whole inputs."""
     normalize: Literal["train", "imagenet"] = "train"
     """Mean and standard deviation from the training split, or ImageNet's, which pretrained weights expect."""
     on_invalid: Literal["error", "drop", "fix"] = "error"
@@ -43,6 +46,12 @@ class AnnotatedImages(Strict):
     """Share of the pictures held out for the final test where the data set names none."""
     split_seed: Seed = 0
     """Seed of the division into splits; independent of train.seed."""
+
+    @model_validator(mode="after")
+    def there_are_bars(self):
+        if self.rectangular and self.fit == "stretch":
+            raise ValueError("rectangular leaves grey bars out, and fit: stretch has none; use fit: pad")
+        return self
 
     @model_validator(mode="after")
     def some_are_left_to_train_on(self):

@@ -23,6 +23,7 @@ from mlcli.tasks.detection.data.augment.random_tile import RandomTiles, shown, t
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.masks import placed, run_length
+from mlcli.tasks.detection.rectangles import rectangles
 from mlcli.tasks.detection.targets import Targets
 
 FORKS = sys.platform == "linux"
@@ -43,6 +44,7 @@ class DetectionFeed(BatchFeed):
         max_objects: most objects of a training picture, the largest being kept; None for as many as there are.
         sizes: heights and widths that training batches are brought to, by turns at random; none for one size.
         steps_at_one: steps before another is drawn.
+        rectangular: evaluate pictures together that fill alike parts of their inputs.
 
     Raises ConfigError as `BatchFeed`.
     """
@@ -60,6 +62,7 @@ class DetectionFeed(BatchFeed):
         max_objects: int | None = None,
         sizes: Sequence[tuple[int, int]] = (),
         steps_at_one: int = 1,
+        rectangular: bool = False,
     ) -> None:
         records = source.splits["train"]
         counted = ~records.ignored
@@ -88,7 +91,7 @@ class DetectionFeed(BatchFeed):
             holds=holds,
         )
         self._records, self._masks = source.splits, masks
-        self._sizes, self._steps_at_one = sizes, steps_at_one
+        self._sizes, self._steps_at_one, self._rectangular = sizes, steps_at_one, rectangular
         asked = loader.workers
         if asked != "auto" and augment and not sizes and device.type == "cpu" and self._cache != "none" and FORKS:
             self._changing = min(asked, LEAST_CAP)
@@ -120,6 +123,12 @@ class DetectionFeed(BatchFeed):
         """Height and width of the inputs of a step."""
         keys = sample_keys(part.seed, part.step // self._steps_at_one, torch.zeros(1, dtype=torch.int64))
         return self._sizes[int(KeyedRandom(keys, SIZES).integers(len(self._sizes)))]
+
+    def alike(self, split: str) -> np.ndarray | None:
+        if not self._rectangular:
+            return None
+        records = self._records[split]
+        return np.unique(rectangles(records.sizes, records.preparation.image_size), axis=0, return_inverse=True)[1]
 
     def targets(self, split: str, part: Part) -> Targets:
         if split not in self._tables:
