@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 COVERAGE ?=
+# Where Python keeps no compiled modules, each of the hundreds of processes that tests start would compile PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo demo-detection test coverage test-gpu soak lint types docs bench clean
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from mlcli.engine.settings import Train
 from mlcli.errors import CheckpointError, ConfigError, ExitCode
 from mlcli.experiment import TASKS, Experiment, config_type, json_schema, section_order
+from mlcli.schema import LEAST
 from mlcli.schema.reference import field_docs
 from mlcli.schema.words import Slot, slots, walk
 from mlcli.schema.yaml12 import parse
@@ -100,7 +101,7 @@ def _some_member(slot: Slot) -> st.SearchStrategy[Any]:
         )
     plain = {
         bool: st.booleans(),
-        float: st.floats(low, high, **outside),
+        float: st.floats(low, high, **outside).filter(lambda number: number == 0 or abs(number) >= LEAST),
         str: TEXT,
         Path: TEXT.filter(lambda t: t[:1] != "~"),
     }
@@ -121,6 +122,7 @@ def _some_section(kind: type[BaseModel], tag: str) -> st.SearchStrategy[dict[str
 def test_every_experiment_loads_back_equal(tmp_path_factory, task, data):
     plain = data.draw(_some_section(config_type(task), "")) | {"task": task}
     plain.pop("finetune", None)  # its checks across keys refuse most of what is drawn
+    plain["data"].pop("rectangular", None)  # as do those of this one
     try:
         experiment = Experiment.from_plain(plain)
     except CheckpointError as error:  # keys that do not fit together

@@ -63,6 +63,9 @@ CONVERT = "convert them to JPEG or PNG, with ImageMagick for example: magick mog
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB as RGB, where Pillow begins to warn
 PAD_VALUE = 128  # middle grey, next to zero after normalisation
 _ORIENTATION = 0x0112  # EXIF's tag
+_RAW_EXIF = "Raw profile type exif"
+"""Under this word older programs keep EXIF in a PNG, as text."""
+_MOST_CHUNKS = 100_000
 
 # `opened` refuses bombs itself, at the size from which Pillow only warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -184,10 +187,7 @@ def read_image(source: ImageSource, channels: int, *, name: str = "") -> Image.I
 
 
 def read_size(source: ImageSource) -> tuple[int, int]:
-    """Width and height of the upright image, from the file's header alone. Raises DataError.
-
-    An orientation stored behind the pixels (some PNGs) is not seen here.
-    """
+    """Width and height of the upright image, without decoding its pixels. Raises DataError."""
     data = read_jpeg(source, HEADER)
     header = read_header(data) if data else None
     if header and header.is_bare and header.width * header.height <= MAX_PIXELS:
@@ -231,9 +231,35 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height once the EXIF orientation is applied, without loading the pixels."""
     if image.format == "TIFF":  # Pillow has turned it already
         return image.size
-    exif = Image.Image.getexif(image) if image.format != "PNG" or "exif" in image.info else {}  # PNG's own would load
-    sideways = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if sideways else image.size
+    return (image.height, image.width) if orientation(image) in (5, 6, 7, 8) else image.size
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's word for how an opened image is turned, 1 to 8 and 1 for upright. Pixels are loaded only where a PNG has
+    stored it behind them."""
+    if image.format != "PNG" or image.info.keys() & {"exif", _RAW_EXIF}:
+        return Image.Image.getexif(image).get(_ORIENTATION, 1)  # that of PngImageFile may load
+    file = getattr(image, "fp", None)  # none once it is loaded
+    return image.getexif().get(_ORIENTATION, 1) if file is None or _names_exif(file) else 1
+
+
+def _names_exif(file: BinaryIO) -> bool:
+    """Whether one of a PNG's chunks holds EXIF; its place is what it was. https://www.w3.org/TR/png-3/#5Chunk-layout"""
+    place = file.tell()
+    file.seek(8)
+    try:
+        for _ in range(_MOST_CHUNKS):
+            head = file.read(8)
+            if len(head) < 8 or head.endswith(b"IEND"):
+                break
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            word = file.read(min(length, len(_RAW_EXIF))) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if kind == b"eXIf" or word == _RAW_EXIF.encode():
+                return True
+            file.seek(length - len(word) + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
 def _upright(image: Image.Image) -> Image.Image:

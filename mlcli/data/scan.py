@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mlcli.data import places
-from mlcli.data.decode import ImageSource, Preparation, opened, read_image, upright_size
+from mlcli.data.decode import ImageSource, Preparation, opened, orientation, read_image, upright_size
 from mlcli.data.inspection import CHUNK, MAX_THREADS, THREADS_PAY_S, chunks_of, drawn, in_chunks
 from mlcli.data.source import Arrays, Samples
 from mlcli.engine.limits import usable_cpus
@@ -253,9 +253,8 @@ def _files(pictures: FilePictures, indices: np.ndarray) -> Part:
 def _look(source: ImageSource) -> Look:
     with opened(source) as image:
         width, height = upright_size(image)
-        orientation = 1 if image.format == "PNG" and "exif" not in image.info else image.getexif().get(0x0112, 1)
+        rotated = orientation(image) in range(2, 9)
         frames = getattr(image, "n_frames", 1)  # formats of one picture have none
-        rotated = orientation in range(2, 9)
         return Look(image.format or "", image.mode, width, height, frames, rotated, image.has_transparency_data)
 
 

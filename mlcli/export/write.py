@@ -1,6 +1,7 @@
 """A predictor's model written as ONNX or torch's `.pt2`: preparation of pixels, model and answers in one graph."""
 
 import contextlib
+import importlib.util
 import io
 import logging
 import re
@@ -8,7 +9,6 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ def exported(predictor: Exportable, facts: Facts, form: Form) -> bytes:
 
     Raises ConfigError for a model that cannot be exported, with the operator and the layer, or a missing package.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None] if form.to == "onnx" else []
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None] if form.to == "onnx" else []
     if missing:
         raise ConfigError(f"writing ONNX needs {', '.join(missing)}, not installed", where="--to onnx", fix=PIP)
     module = predictor.exportable().eval()

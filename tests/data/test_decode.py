@@ -173,7 +173,25 @@ def test_first_frame_of_many(kind):
 # --- orientation -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def with_exif_elsewhere(png: bytes, where: str) -> bytes:
+    """The same PNG with its EXIF behind the pixels, or as the text that older programs write, before or behind them."""
+    chunks, at = [], 8
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        chunks.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
+        at += 12 + length
+    (exif,) = [content for kind, content in chunks if kind == b"eXIf"]
+    moved = (b"eXIf", exif)
+    if "text" in where:
+        moved = (b"tEXt", b"Raw profile type exif\0\nexif\n%8d\n%s\n" % (len(exif), exif.hex().encode()))
+    kept = [chunk for chunk in chunks if chunk[0] != b"eXIf"]
+    kept.insert(-1 if "behind" in where else 1, moved)
+    parts = [struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+             for kind, content in kept]  # fmt: skip
+    return png[:8] + b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PNG, behind", "PNG, text", "PNG, text behind", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_once(kind, orientation, tmp_path):
     """The upright picture is turned away as each orientation says; reading must bring it back."""
@@ -192,10 +210,14 @@ def test_orientation_is_applied_once(kind, orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    kind, _, where = kind.partition(", ")
+    data = encoded(stored, kind, exif=exif, **options)
     path = tmp_path / f"turned.{kind}"
-    path.write_bytes(encoded(stored, kind, exif=exif, **options))
+    path.write_bytes(with_exif_elsewhere(data, where) if where else data)
     assert np.abs(pixels(path) - np.asarray(upright)).max() <= 6
     assert read_size(path) == (48, 32)
+    with decode.opened(path) as image:
+        assert decode.orientation(image) == orientation
     out = np.empty((3, 32, 48), np.uint8)
     Preparation((32, 48)).decode(path, out, exact=True)
     assert np.abs(out.transpose(1, 2, 0).astype(int) - np.asarray(upright)).max() <= 6

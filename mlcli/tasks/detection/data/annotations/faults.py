@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlcli.data import places
-from mlcli.data.decode import ImageSource, opened, read_image, stream, upright_size
+from mlcli.data.decode import ImageSource, opened, orientation, read_image, stream, upright_size
 from mlcli.data.inspection import in_chunks
 from mlcli.errors import DataError
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
@@ -95,12 +95,12 @@ def _header(root: places.Root, address: places.Address) -> tuple[tuple[int, int,
         source = places.source(root, address)
         with opened(source) as image:
             upright, stored = upright_size(image), image.size
-            orientation = image.getexif().get(0x0112, 1) if upright != stored else 1
+            turned = orientation(image) if upright != stored else 1
         if _may_be_cut_off(source):
             read_image(source, 3)
     except DataError as error:
         return (0, 0, 0, 0, 1), error.what.removeprefix("cannot read image: ")
-    return (*upright, *stored, orientation), ""
+    return (*upright, *stored, turned), ""
 
 
 def _may_be_cut_off(source: ImageSource) -> bool:
