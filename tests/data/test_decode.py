@@ -217,7 +217,8 @@ def test_orientation_is_applied_once(kind, orientation, tmp_path):
     assert np.abs(pixels(path) - np.asarray(upright)).max() <= 6
     assert read_size(path) == (48, 32)
     with decode.opened(path) as image:
-        assert decode.orientation(image) == orientation
+        found = decode.orientation(image)
+    assert found == orientation
     out = np.empty((3, 32, 48), np.uint8)
     Preparation((32, 48)).decode(path, out, exact=True)
     assert np.abs(out.transpose(1, 2, 0).astype(int) - np.asarray(upright)).max() <= 6
