@@ -267,6 +267,7 @@ def answers(
     for start in range(0, len(names), at_once):
         positions = range(start, min(start + at_once, len(names)))
         answers: dict[int, Record] = {}
+        # Not asked by a protocol of the contract, which would load torch: exported models answer without.
         for together in inputs.alike(positions) if hasattr(inputs, "alike") else [positions]:
             good, batch, errors = inputs.read(together)
             answers |= {position: {"error": error} for position, error in errors.items()}

@@ -5,8 +5,10 @@ What is left out are whole rows and columns of grey: the pixels of the picture a
 is the same box moved by whole pixels.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -63,6 +65,7 @@ class Rectangles:
 
     def __init__(self, inputs: ImageInputs) -> None:
         self._inputs, self.names, self.paths = inputs, inputs.names, inputs.paths
+        self._rectangle = lru_cache(maxsize=1024)(self._read_rectangle)  # asked for twice: to group, and to cut
 
     def alike(self, positions: Sequence[int]) -> list[list[int]]:
         """Return the positions in groups, each of one rectangle."""
@@ -78,11 +81,9 @@ class Rectangles:
         top, left = begins(pixels.shape[2:], (height, width))
         return good, pixels[:, :, top : top + height, left : left + width], errors
 
-    def _rectangle(self, position: int) -> Size:
+    def _read_rectangle(self, position: int) -> Size:
         """Of one picture; the whole input of what cannot be read."""
-        whole = self._inputs.preparation.image_size
-        try:
+        height, width = whole = self._inputs.preparation.image_size
+        with contextlib.suppress(DataError):
             height, width = rectangles(np.array(read_size(self.paths[position])), whole).tolist()
-        except DataError:
-            return whole
         return height, width
