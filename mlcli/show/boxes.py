@@ -1,13 +1,15 @@
 """Boxes, masks and names drawn on a picture, distinguishable and legible at any size."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+from PIL.ImageFont import FreeTypeFont
 
-from mlcli.show.drawing import font, scaled
+from mlcli.show.drawing import font, scaled, shortened
 from mlcli.show.palette import INK, PAPER
 
 Colour = tuple[int, int, int]
@@ -22,18 +24,23 @@ SMALLEST_TYPE, LARGEST_TYPE = 11, 24
 """Heights of names in pixels; between them, a 36th of the picture's longer side."""
 MASK_SHARE = 0.45  # of the colour in a mask, the rest is the picture
 TAG_GAP = 3  # pixels between a name and the edge of its tag
+SIDE_BY_LINE = 12  # pixels of a box's side for each of its line's at least: a line hides no small object
+MOST_HIDDEN = 0.04
+"""Share of a box that names may hide, on average of a picture's boxes; where it would be more, a legend names them."""
 
 
 class Thing(NamedTuple):
     """Marks drawn for one object.
 
     box_xyxy: in pixels of the picture before it is scaled; without area it becomes a dot. caption: its name; none if
-    empty. dashed: instead of a full line. thin: one pixel, without an edge. mask: bool [H, W] of the picture.
+    empty. detail: follows it, and stands alone where a legend names the objects. dashed: instead of a full line. thin:
+    one pixel, without an edge. mask: bool [H, W] of the picture.
     """
 
     box_xyxy: Sequence[float]
     colour: Colour
     caption: str = ""
+    detail: str = ""
     dashed: bool = False
     thin: bool = False
     mask: np.ndarray | None = None
@@ -51,24 +58,30 @@ def colour_of(label: int) -> Colour:
 
 
 def drawn(image: Image.Image, things: Sequence[Thing], side: int) -> Image.Image:
-    """The picture, scaled to a longer side of `side` pixels, with everything on it: large boxes first, names last."""
+    """The picture, scaled to a longer side of `side` pixels, with everything on it: large boxes first, names last.
+
+    Where names would hide the objects, details stand alone, or nothing does, and a legend is added below.
+    """
     factor = side / max(image.size)
     canvas = _with_masks(scaled(image, side), things)
     draw = ImageDraw.Draw(canvas)
     width = max(2, round(side / 240))
-    ordered = sorted(things, key=lambda thing: -_area(thing.box_xyxy))
-    placed = [(thing, [factor * edge for edge in thing.box_xyxy]) for thing in ordered]
-    for thing, box in placed:
-        _outline(draw, box, thing, width)
-    tags: list[tuple[float, float, float, float]] = []
-    for thing, box in placed:
-        if thing.caption:
-            tags.append(_tag(draw, box, thing, canvas.size, tags))
-    return canvas
-
-
-def _area(box: Sequence[float]) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
+    boxes = np.array([thing.box_xyxy for thing in things], dtype=np.float64).reshape(-1, 4) * factor
+    order = np.argsort(-_areas(boxes), kind="stable")
+    boxes, ordered = boxes[order], [things[place] for place in order.tolist()]
+    for thing, box in zip(ordered, boxes.tolist(), strict=True):
+        narrow = min(box[2] - box[0], box[3] - box[1])
+        _outline(draw, box, thing, min(width, max(1, round(narrow / SIDE_BY_LINE))) if narrow > 0 else width)
+    type_ = font(min(LARGEST_TYPE, max(SMALLEST_TYPE, side // 36)))
+    named = [f"{thing.caption} {thing.detail}".rstrip() if thing.caption else "" for thing in ordered]
+    for texts in (named, [thing.detail for thing in ordered]):
+        tags, hidden = _tags(boxes, texts, canvas.size, type_)
+        if hidden <= MOST_HIDDEN:
+            for text, thing, tag in zip(texts, ordered, tags, strict=True):
+                if text:
+                    _write(draw, tag.tolist(), text, thing.colour, type_)
+            break
+    return canvas if texts is named and hidden <= MOST_HIDDEN else _with_legend(canvas, things, type_)
 
 
 def _with_masks(canvas: Image.Image, things: Sequence[Thing]) -> Image.Image:
@@ -110,48 +123,68 @@ def _dashes(start: tuple[float, float], end: tuple[float, float], length: float)
     return [(points[step], points[step + 1]) for step in range(0, count, 2)]
 
 
-def _tag(
-    draw: ImageDraw.ImageDraw,
-    box: Sequence[float],
-    thing: Thing,
-    size: tuple[int, int],
-    others: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    """Write the name above the box, below or inside it, where it hides least. Return the place taken."""
-    height = min(LARGEST_TYPE, max(SMALLEST_TYPE, max(size) // 36))
-    type_ = font(height)
-    across, down = type_.getlength(thing.caption) + 2 * TAG_GAP, round(1.35 * height)
-    left, top, right, bottom = box
-    corners = [
-        (left, top - down),
-        (left, bottom),
-        (left, top),
-        (right - across, top - down),
-        (right - across, bottom),
-        (right, top),
-        (left - across, top),
-        (left, bottom - down),
-        (right - across, top),
-        (right - across, bottom - down),
-    ]
-    places = []
-    for x, y in corners:
-        x, y = max(0.0, min(x, size[0] - across)), max(0.0, min(y, size[1] - down))
-        places.append((x, y, x + across, y + down))
+def _tags(
+    boxes: np.ndarray, texts: Sequence[str], size: tuple[int, int], type_: FreeTypeFont
+) -> tuple[np.ndarray, float]:
+    """Place each text above its box, below or inside it, where it hides least.
 
-    def cost(number: int) -> float:
-        """Pixels of other names hidden; small boxes should stay visible too; of equals, the first."""
-        hidden = sum(_common(places[number], other) for other in others)
-        own = _common(places[number], box) / max(_area(box), 1.0)
-        return hidden + across * down * (own + 0.02 * number)
+    Returns the places, float64 [n, 4], and the share of a box that is hidden, the mean of all boxes.
+    """
+    down, areas = round(1.35 * type_.size), np.maximum(_areas(boxes), 1)
+    tags, hidden = np.zeros_like(boxes), np.zeros(len(boxes))
+    for place, text in enumerate(texts):
+        if not text:
+            continue
+        across = type_.getlength(text) + 2 * TAG_GAP
+        left, top, right, bottom = boxes[place]
+        corners = np.array([
+            (left, top - down), (left, bottom), (left, top), (right - across, top - down), (right - across, bottom),
+            (right, top), (left - across, top), (left, bottom - down), (right - across, top),
+            (right - across, bottom - down),
+        ])  # fmt: skip
+        corners = np.clip(corners, 0, np.maximum(0, np.array(size) - np.array((across, down))))
+        places = np.concatenate([corners, corners + np.array((across, down))], axis=1)
+        shares = _common(places, boxes) / areas  # [10, n]: small boxes should stay visible
+        # of names, pixels are hidden; of equals, the first is taken
+        cost = _common(places, tags[:place]).sum(axis=1) + across * down * (shares.sum(axis=1) + 0.02 * np.arange(10))
+        best = int(cost.argmin())
+        tags[place] = places[best]
+        hidden += shares[best]
+    return tags, float(np.minimum(hidden, 1).mean()) if len(boxes) else 0.0
 
-    place = places[min(range(len(places)), key=cost)]
-    draw.rectangle(place, fill=thing.colour)
-    red, green, blue = thing.colour
+
+def _write(draw: ImageDraw.ImageDraw, tag: Sequence[float], text: str, colour: Colour, type_: FreeTypeFont) -> None:
+    draw.rectangle(tag, fill=colour)
+    red, green, blue = colour
     ink = INK if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else PAPER
-    draw.text((place[0] + TAG_GAP, (place[1] + place[3]) / 2), thing.caption, fill=ink, font=type_, anchor="lm")
-    return place
+    draw.text((tag[0] + TAG_GAP, (tag[1] + tag[3]) / 2), text, fill=ink, font=type_, anchor="lm")
 
 
-def _common(a: Sequence[float], b: Sequence[float]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _with_legend(canvas: Image.Image, things: Sequence[Thing], type_: FreeTypeFont) -> Image.Image:
+    """The picture with the names below it, each as a tag of its colour, and how many of it there are."""
+    counts = Counter((thing.caption, thing.colour) for thing in things if thing.caption)
+    down, gap, x, y = round(1.35 * type_.size), 2 * TAG_GAP, 0.0, canvas.height + 2 * TAG_GAP
+    tags = []
+    for (caption, colour), count in counts.most_common():
+        text = shortened(f"{caption} {count:,}", type_, canvas.width - 2 * TAG_GAP)
+        across = type_.getlength(text) + 2 * TAG_GAP
+        if x and x + across > canvas.width:
+            x, y = 0.0, y + down + gap
+        tags.append(((x, y, x + across, y + down), text, colour))
+        x += across + gap
+    page = Image.new("RGB", (canvas.width, y + down + 1), PAPER)
+    page.paste(canvas)
+    draw = ImageDraw.Draw(page)
+    for tag, text, colour in tags:
+        _write(draw, tag, text, colour, type_)
+    return page
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pixels that boxes share: [n, 4] and [m, 4] -> [n, m]."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    return np.maximum(sides, 0).prod(axis=2)

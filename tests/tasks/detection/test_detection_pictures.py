@@ -92,6 +92,48 @@ def test_names_hide_neither_each_other_nor_small_boxes():
     assert np.asarray(shown)[9, 310].tolist() == [255, 255, 255], "what is in the box is seen"
 
 
+def crowd(step: int) -> list[Thing]:
+    """Boxes of 40 pixels, of two classes, in rows and columns `step` pixels apart."""
+    corners = [(x, y) for y in range(20, 340, step) for x in range(20, 340, step)]
+    return [
+        Thing((x, y, x + 40, y + 40), ((250, 0, 1), (0, 250, 1))[n % 2], ("a long name", "two")[n % 2], "87%")
+        for n, (x, y) in enumerate(corners)
+    ]
+
+
+def seen(shown: Image.Image, things: list[Thing]) -> float:
+    """Share of the pixels inside boxes, lines apart, that are still the picture's white."""
+    pixels = (np.asarray(shown) == 255).all(axis=2)
+    inside = [pixels[int(y) + 4 : int(y) + 36, int(x) + 4 : int(x) + 36] for (x, y, _, _), *_ in things]
+    return float(np.mean(inside))
+
+
+@pytest.mark.parametrize(("step", "says"), [(110, "all"), (60, "scores"), (42, "nothing")])
+def test_names_that_would_hide_the_objects_stand_below_the_picture(step, says):
+    image, things = Image.new("RGB", (400, 400), "white"), crowd(step)
+    shown = drawn(image, things, 400)
+    assert seen(shown, things) > 0.93
+    assert (shown.height > 400) == (says != "all")
+    plain = drawn(image, [thing._replace(caption="", detail="") for thing in things], 400)
+    marked = count(shown.crop((0, 0, 400, 400)), (0, 250, 1)) - count(plain, (0, 250, 1))
+    assert (marked > 0) == (says != "nothing")
+    legend = shown.crop((0, 400, *shown.size))
+    assert all((count(legend, colour) > 100) == (says != "all") for colour in ((250, 0, 1), (0, 250, 1)))
+
+
+def test_a_legend_of_many_names_takes_more_lines():
+    image = Image.new("RGB", (400, 400), "white")
+    things = [thing._replace(caption=f"class {n}", colour=(n, 200, 3)) for n, thing in enumerate(crowd(42))]
+    legend = drawn(image, things, 400)
+    assert legend.height > 500
+    assert all(count(legend.crop((0, 400, *legend.size)), thing.colour) > 100 for thing in things)
+
+
+def test_the_lines_of_small_boxes_leave_what_is_in_them():
+    image, things = Image.new("RGB", (1200, 1200), "white"), [Thing((600, 600, 612, 612), (250, 0, 1))]
+    assert (np.asarray(drawn(image, things, 1200))[602:610, 602:610] == 255).all()
+
+
 def test_masks_tint_the_pixels_inside():
     mask = np.zeros((40, 40), dtype=bool)
     mask[10:30, 10:30] = True

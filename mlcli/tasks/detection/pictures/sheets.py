@@ -44,9 +44,9 @@ def annotate(image_path: Path, record: dict[str, Any], class_names: Sequence[str
         left, top, width, height = found["bbox"]
         code = found.get("segmentation")
         mask = None if code is None else decode(code, image.height, image.width)
-        caption = _caption(found["label"], found["score"])
-        colour = colour_of(label_of[found["label"]])
-        things.append(Thing((left, top, left + width, top + height), colour, caption, mask=mask))
+        name, score = found["label"], f"{found['score']:.0%}"
+        box_xyxy = (left, top, left + width, top + height)
+        things.append(Thing(box_xyxy, colour_of(label_of[name]), name, score, mask=mask))
     side = readable_side(image, LEAST_SIDE, MOST_SIDE)
     return drawn(image, things, max(side, *image.size) if whole else side)
 
@@ -122,14 +122,15 @@ def truth_and_answer(
         for t in objects:
             mark = " (crowd)" if records.crowd[t] else " (difficult)" if records.difficult[t] else ""
             colour = GREY if records.ignored[t] else colour_of(int(records.labels[t]))
-            name = names[records.labels[t] - 1] + mark
-            truth.append(Thing(records.boxes_xyxy[t].tolist(), colour, name, dashed=bool(missed[t])))
+            name, box = names[records.labels[t] - 1] + mark, records.boxes_xyxy[t].tolist()
+            truth.append(Thing(box, colour, name, dashed=bool(missed[t])))
         rows = np.flatnonzero(shown & (found.pictures == index)).tolist()
         answer = [
             Thing(
                 found.boxes_xyxy[d].tolist(),
                 GREY if matches.ignored[d] else colour_of(int(found.labels[d])),
-                _caption(names[found.labels[d] - 1], found.scores[d]),
+                names[found.labels[d] - 1],
+                f"{found.scores[d]:.0%}",
                 dashed=bool(wrong[d]),
             )
             for d in rows
@@ -198,7 +199,7 @@ def before_and_after_nms(
     most_certain = scores.argsort(descending=True)[:MOST_CANDIDATES].flip(0).tolist()
     before = [Thing(boxes[n], colour_of(names[n]), thin=True) for n in most_certain]
     after = [
-        Thing(boxes[n], colour_of(names[n]), _caption(class_names[names[n] - 1], float(scores[n])))
+        Thing(boxes[n], colour_of(names[n]), class_names[names[n] - 1], f"{float(scores[n]):.0%}")
         for n in kept.tolist()
     ]
     shown = f", the {len(before)} most certain drawn" if len(before) < len(boxes) else ""
@@ -217,7 +218,3 @@ def _mistakes(metrics: "DetectionMetrics", threshold: float) -> tuple[np.ndarray
     missed = matches.counted.copy()
     missed[matches.object_of[matches.correct & shown]] = False
     return matches.wrong & shown, missed
-
-
-def _caption(name: str, score: float) -> str:
-    return f"{name} {score:.0%}"
