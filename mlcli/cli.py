@@ -95,6 +95,9 @@ def init(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Fine-tune ImageNet's weights on photographs.")
     ] = False,
+    model: Annotated[
+        str, typer.Option("--model", help="For annotated pictures: ssd, retinanet, fcos or faster_rcnn, not yolo.")
+    ] = "",
 ) -> None:
     """Write a commented YAML to start from; for a folder or file it looks at the data first.
 
@@ -104,7 +107,7 @@ def init(
     """
     from mlcli.commands import init
 
-    init.run(what, output, force, target=target, task=task, minutes=minutes, pretrained=pretrained)
+    init.run(what, output, force, target=target, task=task, minutes=minutes, pretrained=pretrained, model=model)
 
 
 @app.command()

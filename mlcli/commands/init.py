@@ -32,12 +32,13 @@ def run(
     task: str = "",
     minutes: float | None = None,
     pretrained: bool = False,
+    model: str = "",
 ) -> None:
     """Write a YAML for `what` (a built-in data set, a folder or a file), and the editors' schema.
 
     target: the column of a CSV file to predict; task: the only one to ask; minutes: how long the training may take. All
     are guessed where they are not given.
-    pretrained: start from weights learned elsewhere.
+    pretrained: start from weights learned elsewhere. model: the detector to propose.
 
     Raises ConfigError if there is nothing of that name or the file exists, DataError if nothing can be learned from the
     data, OutputError if the files cannot be written.
@@ -49,10 +50,13 @@ def run(
         raise ConfigError(f"there is no task '{task}'", where="--task", fix=f"give {listed([*experiment.TASKS], 'or')}")
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"{minutes:g} minutes are no time to train in", where="--minutes", fix="--minutes 10")
-    draft = _draft(what, output.parent, target, task, minutes, pretrained)
+    draft = _draft(what, output.parent, target, task, minutes, pretrained, model)
     if minutes is not None and not draft.is_timed:
         what = "only for annotated pictures is the length known from the time"
         raise ConfigError(what, where="--minutes", fix="leave it out, and change train.epochs after the first epoch")
+    if model and not draft.model:
+        what = "only for annotated pictures is there a choice of models"
+        raise ConfigError(what, where="--model", fix="leave it out, and change the model section of the YAML")
     if pretrained and not draft.pretrained:
         what = f"for {what} there are no weights learned elsewhere"
         raise ConfigError(what, where="--pretrained", fix="leave it out; it is for images in class folders or a list")
@@ -97,7 +101,9 @@ def run_schema(markdown: bool = False) -> None:
         print(json.dumps(experiment.json_schema(), indent=2))
 
 
-def _draft(what: str, folder: Path, target: str, task: str, minutes: float | None, pretrained: bool) -> Draft:
+def _draft(
+    what: str, folder: Path, target: str, task: str, minutes: float | None, pretrained: bool, model: str
+) -> Draft:
     """Return the template of that name, or what the first task proposes that recognises a path.
 
     folder: of the YAML, which relative paths start from. Raises ConfigError or DataError.
@@ -115,7 +121,7 @@ def _draft(what: str, folder: Path, target: str, task: str, minutes: float | Non
 
     from mlcli.data.survey import Place
 
-    place = Place(path, folder, target, task, minutes, pretrained)
+    place = Place(path, folder, target, task, minutes, pretrained, model)
     if draft := next(filter(None, (starter.propose(place) for starter in starters)), None):
         return draft
     if task:

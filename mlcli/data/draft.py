@@ -23,13 +23,15 @@ class Draft:
     facts: lines of comment on top; those that begin with "WARNING: " are said on the screen too.
     sections: the YAML below; a tab sets off a comment, which is moved to the column of all comments.
     is_timed: whether the training is as long as `Place.minutes` says.
-    pretrained: whether it starts from weights learned elsewhere.
+    pretrained: whether it starts from weights learned elsewhere. model: what `Place.model` asked for, if there is a
+    choice.
     """
 
     facts: Sequence[str]
     sections: str
     is_timed: bool = False
     pretrained: bool = False
+    model: str = ""
 
 
 def in_yaml(place: "Place", path: Path | None = None) -> str:

@@ -96,7 +96,7 @@ class Place:
     base: folder of the YAML, which relative paths in it start from.
     target: the column of a CSV file to predict; task: which is to be learned. Empty where they are to be guessed.
     minutes: time that the training may take; None where the length is to be guessed.
-    pretrained: whether to start from weights learned elsewhere.
+    pretrained: whether to start from weights learned elsewhere. model: the one to propose; empty for the usual.
     """
 
     path: Path
@@ -105,6 +105,7 @@ class Place:
     task: str = ""
     minutes: float | None = None
     pretrained: bool = False
+    model: str = ""
 
     @cached_property
     def table(self) -> TableSurvey | None:

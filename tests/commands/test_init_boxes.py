@@ -230,6 +230,42 @@ def test_what_is_proposed_fits_the_pictures(mlcli):
     assert config.train.epochs > proposed(mlcli, "bugs", "--minutes", "0.1")[0].config.train.epochs >= 1
 
 
+@pytest.mark.parametrize("model", ["ssd", "retinanet", "fcos", "faster_rcnn"])
+def test_another_model_is_proposed_and_trains(mlcli, model):
+    voc(Path("bugs"))
+    usual = proposed(mlcli, "bugs")[0].config
+    config = proposed(mlcli, "bugs", "--model", model)[0].config
+    assert config.model.name == model
+    assert (config.train.epochs < usual.train.epochs) == (model != "ssd"), "the slower, the fewer"
+    small = ("train.epochs=1", "model.width=4", "train.device=cpu", "train.tensorboard.pictures=false")
+    done = mlcli("train", "config.yaml", "train.baselines=false", "loader.workers=0", *small)
+    assert done.code == ExitCode.OK, done.err
+
+
+def test_scales_of_ssd_fit_the_objects(mlcli):
+    for n in range(20):
+        Image.fromarray(np.random.default_rng(n).integers(0, 255, (320, 320, 3), dtype=np.uint8)).save(f"{n}.png")
+    scales = []
+    for side in (40, 240):
+        lines = [
+            f"{n}.png,{n % 2},{5 * n % 60},{7 * n % 60},{5 * n % 60 + side},{7 * n % 60 + side}\n" for n in range(20)
+        ]
+        Path("boxes.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n" + "".join(lines))
+        scales.append(proposed(mlcli, "boxes.csv", "--model", "ssd")[0].config.model.scales)
+    (least, most), (_, largest) = scales
+    assert least <= 40 / 320 * 1.3, "an eighth of the picture is overlapped"
+    assert most < 0.5
+    assert largest >= 0.7
+
+
+def test_a_model_is_named_for_boxes_only(mlcli):
+    voc(Path("bugs"))
+    done = mlcli("init", "bugs", "--model", "vgg")
+    assert (done.code, "yolo, ssd, retinanet, fcos or faster_rcnn" in done.err) == (ExitCode.CONFIG, True)
+    done = mlcli("init", "digits", "--model", "ssd")
+    assert (done.code, "--model" in done.err, Path("config.yaml").exists()) == (ExitCode.CONFIG, True, False)
+
+
 def test_small_objects_get_a_larger_input_and_digits_are_not_mirrored(mlcli):
     for n in range(20):
         Image.fromarray(np.random.default_rng(n).integers(0, 255, (640, 640, 3), dtype=np.uint8)).save(f"{n}.png")

@@ -14,12 +14,12 @@ import numpy as np
 from mlcli.data.decode import Preparation
 from mlcli.data.draft import Draft, as_comment, in_yaml
 from mlcli.engine.limits import usable_threads
-from mlcli.errors import DataError
+from mlcli.errors import ConfigError, DataError
 from mlcli.schema.yaml12 import as_scalar
 from mlcli.tasks.detection.data.config import AnnotationFiles
 from mlcli.tasks.detection.data.recognise import recognise
 from mlcli.tasks.detection.data.strides import fitting_strides
-from mlcli.text import command_line, duration, first_few, plural
+from mlcli.text import command_line, duration, first_few, listed, plural
 
 if TYPE_CHECKING:
     from mlcli.data.survey import Place
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from mlcli.tasks.detection.data.records import Records
 
 MINUTES = 10.0
-PIXELS_PER_S = 1.4e6
-"""Input pixels that a core trains the proposed YOLO on in a second (EPYC, fp32); the first epoch says the truth."""
+PIXELS_PER_S = {"yolo": 1.4e6, "ssd": 1.4e6, "retinanet": 0.75e6, "fcos": 0.9e6, "faster_rcnn": 0.4e6}
+"""Input pixels that a core trains each model on in a second (EPYC, fp32); the first epoch says the truth."""
+LOOKED_AT = 200
+"""Objects that the scales of SSD are fitted to, drawn at random from a fixed seed."""
 SMALLEST = 16.0
 """Pixels that the shorter side of nine objects in ten should have in the input: two cells of the finest map."""
 SIDES = (224, 640)
@@ -50,7 +52,10 @@ def proposal(place: "Place") -> Draft | None:
     from mlcli.tasks.detection.data.annotations.faults import CheckedAnnotations
     from mlcli.tasks.detection.data.build import given_splits, read_annotations
 
-    config = found[0]
+    config, name = found[0], place.model or "yolo"
+    if name not in PIXELS_PER_S:
+        what = f"there is no model '{name}' to propose"
+        raise ConfigError(what, where="--model", fix=f"give {listed([*PIXELS_PER_S], 'or')}; others in the YAML")
     annotations, mended, trouble = read_annotations(config), config.model_copy(update={"on_invalid": "fix"}), ""
     checked = CheckedAnnotations(annotations)
     try:
@@ -69,7 +74,8 @@ def proposal(place: "Place") -> Draft | None:
     batch_size = 16 if count >= 160 else max(1, min(8, count))
     cores = usable_threads()[0]
     minutes = MINUTES if place.minutes is None else place.minutes
-    epoch_s = max(1, count) * height * width / (PIXELS_PER_S * cores)
+    speed = PIXELS_PER_S[name]
+    epoch_s = max(1, count) * height * width / (speed * cores)
     epochs = int(min(1000, max(1, minutes * 60 / epoch_s)))
     every, minutes = max(1, epochs // 30), epochs * epoch_s / 60
     takes = plural(round(minutes), "minute") if minutes >= 2 else duration(60 * minutes)
@@ -100,9 +106,8 @@ augment:\t# random changes to training pictures; boxes go along
 {augment}
 # Step 1: the set of functions that is searched
 model:
-  name: yolo\t# or ssd, retinanet, fcos, faster_rcnn
-  strides: {[*fitting_strides(train.input_sides())]}\t# of the maps that predict, in pixels
-
+  name: {name}\t# others by init --model: {', '.join(other for other in PIXELS_PER_S if other != name)}
+{_fitted(name, train)}
 # Step 2: how wrong a function is: the model's own terms, by name
 loss: {{weights: {{box: 1.0, class: 1.0}}}}
 
@@ -110,12 +115,29 @@ loss: {{weights: {{box: 1.0, class: 1.0}}}}
 optimizer: {{name: adamw, lr: 2e-3, weight_decay: 0.05}}
 schedule: {{name: one_cycle}}
 train:
-  epochs: {epochs}\t# about {takes} on {plural(cores, 'core')} at {PIXELS_PER_S / 1e6:g} million pixels a second each
+  epochs: {epochs}\t# about {takes} on {plural(cores, 'core')} at {speed / 1e6:g} million pixels a second each
   evaluate_every: {every}
   batch_size: {batch_size}
   ema: {{decay: {0.998 if epochs * count > 2000 * batch_size else 0.99}}}
   seed: 0
-""", is_timed=True)  # fmt: skip
+""", is_timed=True, model=name)  # fmt: skip
+
+
+def _fitted(name: str, train: "Records") -> str:
+    """Return the lines of what a model has to know of the objects' sizes."""
+    if name == "yolo":
+        return f"  strides: {[*fitting_strides(train.input_sides())]}\t# of the maps that predict, in pixels\n"
+    if name != "ssd":
+        return ""
+    import torch
+
+    from mlcli.tasks.detection.models.ssd import fitting_scales
+
+    objects = np.random.default_rng(0).permutation(np.flatnonzero(~train.ignored))[:LOOKED_AT]
+    boxes, pictures = train.boxes_xyxy[objects], train.picture_of[objects]
+    input_xyxy = train.to_input(torch.from_numpy(boxes), torch.from_numpy(pictures))
+    scales = fitting_scales(input_xyxy, train.preparation.image_size)
+    return f"  scales: {[*scales]}\t# of the smallest and largest default boxes, shares of the picture\n"
 
 
 def _facts(

@@ -7,6 +7,7 @@ batch norm and for 300x300 the whole is the same function as ssd300_vgg16. Other
 
 import re
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple, Unpack
 
@@ -41,6 +42,12 @@ LEAST_CELLS = 2
 
 COMPACT_RATIOS = (2.0, 3.0)
 """Default boxes are also 2 and 3 times as wide as high, and the reverse: 6 a cell with the two squares."""
+
+FINEST_SCALES, COARSEST_SCALES = (0.05, 0.08, 0.12, 0.16, 0.2, 0.3, 0.4), (0.3, 0.4, 0.5, 0.7, 0.9)
+"""Scales that are tried for the objects of a data set, of the finest and of the coarsest map."""
+
+NEARLY = 0.02
+"""Of scales that leave so small a share of the objects more without a default box than the best, which is equal."""
 
 LEAST_SIDE = 64
 """Smaller pictures would leave VGG's second map fewer than 4 cells a side."""
@@ -148,11 +155,34 @@ def compact_layout(
 ) -> Layout:
     """Lay out the compact backbone, or another of its strides, with maps from stride 8 on, as coarse as the picture's
     size allows."""
-    strides = [stride for stride in COMPACT_STRIDES if min(map_size(image_size, stride)) >= LEAST_CELLS] or [8]
-    sizes = [map_size(image_size, stride) for stride in strides]
+    strides = _compact_strides(image_size)
     pyramid, count = compact_fpn(width, strides, backbone), len(strides)
-    boxes_xyxy = default_boxes(image_size, sizes, [COMPACT_RATIOS] * count, *scales)
+    boxes_xyxy = _compact_boxes(image_size, scales)
     return Layout(pyramid, (pyramid.out_channels,) * count, (2 + 2 * len(COMPACT_RATIOS),) * count, boxes_xyxy)
+
+
+def _compact_strides(image_size: tuple[int, int]) -> list[int]:
+    return [stride for stride in COMPACT_STRIDES if min(map_size(image_size, stride)) >= LEAST_CELLS] or [8]
+
+
+def _compact_boxes(image_size: tuple[int, int], scales: tuple[float, float]) -> Tensor:
+    sizes = [map_size(image_size, stride) for stride in _compact_strides(image_size)]
+    return default_boxes(image_size, sizes, [COMPACT_RATIOS] * len(sizes), *scales)
+
+
+def fitting_scales(boxes_xyxy: Tensor, image_size: tuple[int, int]) -> tuple[float, float]:
+    """Return the scales whose default boxes overlap the most objects by MATCH_IOU; of those that are nearly as good,
+    the ones with which the most boxes learn an object.
+
+    boxes_xyxy: float32 [n, 4], the objects in pixels of the input; n > 0.
+    """
+    found = []
+    for scales in product(FINEST_SCALES, COARSEST_SCALES):
+        if scales[0] < scales[1]:
+            overlaps = iou_matrix(boxes_xyxy, _compact_boxes(image_size, scales)) >= MATCH_IOU
+            found.append((float((~overlaps.any(dim=1)).float().mean()), -float(overlaps.float().sum()), scales))
+    least = min(without for without, _, _ in found)
+    return min((one for one in found if one[0] <= least + NEARLY), key=lambda one: one[1])[2]
 
 
 def vgg_layout(image_size: tuple[int, int], batch_norm: bool = True) -> Layout:
