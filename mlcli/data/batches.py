@@ -41,6 +41,7 @@ class Part:
     indices, keys: int64 [B] on the CPU: positions in the split, and what each sample's random changes follow from.
     epoch, step: passes over the split, and steps of all, before this one; 0 where nothing is random.
     seed: of the training.
+    size: height and width that the whole step's samples fill of their inputs; None for all of them.
     """
 
     indices: Tensor
@@ -48,6 +49,7 @@ class Part:
     epoch: int = 0
     seed: int = 0
     step: int = 0
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -73,6 +75,8 @@ class TrainOrder:
         sampler, repeat_below: as in the loader section.
         holds: int64 [T] and int64 [T], which sample holds which class, for repeat_factor; each its target's if None.
         times: how often each sample comes in an epoch, each time changed in another way.
+        filled: int64 [N, 2], height and width that each sample fills of its input, for steps of samples of like shape;
+            None for samples as they come.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class TrainOrder:
         repeat_below: float = 0.001,
         holds: tuple[np.ndarray, np.ndarray] | None = None,
         times: int = 1,
+        filled: np.ndarray | None = None,
     ) -> None:
         num = len(targets)
         if train.samples_per_step > num * times:
@@ -92,7 +97,7 @@ class TrainOrder:
             what = f"a {sampler} sampler needs classes, but the target is a number"
             raise ConfigError(what, where="loader.sampler", fix="loader.sampler=shuffle")
         self._targets, self._seed, self._sampler = targets, train.seed, sampler
-        self._times = times
+        self._times, self._filled = times, filled
         self.repeats = np.ones(num)
         if sampler == "repeat_factor":
             samples, classes = holds or (np.arange(num), targets.numpy())
@@ -114,11 +119,32 @@ class TrainOrder:
         first_epoch, first_step = divmod(start_step, self.steps_per_epoch)
         for epoch in itertools.count(first_epoch):
             indices, keys = self._epoch(epoch)
+            if self._filled is not None:
+                order = self._alike(self._filled[indices.numpy()], epoch)
+                indices, keys = indices[order], keys[order]
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
                 begin = step * self.batch_size
+                size = self._size(indices[begin : begin + self.batch_size])
                 for cut in cuts:
                     rows = slice(begin + cut.start, begin + cut.stop)
-                    yield Part(indices[rows], keys[rows], epoch, self._seed, epoch * self.steps_per_epoch + step)
+                    place = epoch * self.steps_per_epoch + step
+                    yield Part(indices[rows], keys[rows], epoch, self._seed, place, size)
+
+    def _alike(self, filled: np.ndarray, epoch: int) -> np.ndarray:
+        """Return the order of an epoch's samples, without those that wait, in which those of a step are of like shape.
+
+        filled: int64 [M, 2], of the samples as they were drawn. Steps come in an order of their own.
+        """
+        height, width = filled[: self.steps_per_epoch * self.batch_size].T
+        steps = np.argsort(width / height, kind="stable").reshape(self.steps_per_epoch, self.batch_size)
+        return steps[permutation(self.steps_per_epoch, self._seed, epoch)].ravel()
+
+    def _size(self, step: Tensor) -> tuple[int, int] | None:
+        """Return the size that holds what all samples of a step fill of their inputs."""
+        if self._filled is None:
+            return None
+        height, width = self._filled[step.numpy()].max(axis=0).tolist()
+        return height, width
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Indices and keys of a whole epoch, int64 [N] each."""

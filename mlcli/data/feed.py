@@ -57,6 +57,8 @@ class BatchFeed(ABC):
         device: where batches are wanted.
         times: how often each sample comes in an epoch.
         holds: which training sample holds which class, int64 [T] each, where a target does not say it.
+        filled: height and width that each training sample fills of its input, int64 [N, 2], where the samples of a step
+            are to be alike in that.
 
     Attributes:
         steps_per_epoch: optimizer steps in an epoch.
@@ -75,10 +77,11 @@ class BatchFeed(ABC):
         cuts: str = "",
         times: int = 1,
         holds: tuple[np.ndarray, np.ndarray] | None = None,
+        filled: np.ndarray | None = None,
     ) -> None:
         self._source, self._loader, self._device = source, loader, device
         targets = source.splits["train"].targets
-        self._order = TrainOrder(targets, train, loader.sampler, loader.repeat_below, holds, times)
+        self._order = TrainOrder(targets, train, loader.sampler, loader.repeat_below, holds, times, filled)
         self.steps_per_epoch = self._order.steps_per_epoch
         self._cut = cut
         self._disk = self._disk_caches()

@@ -51,6 +51,43 @@ def test_parts_of_a_step_are_nearly_equal_and_make_up_the_whole(batch_size, accu
     assert torch.equal(torch.cat([part.keys for part in parts]), whole.keys)
 
 
+FILLED = np.array([(32, 96)] * 7 + [(64, 96)] * 11 + [(96, 32)] * 9)[np.random.default_rng(0).permutation(27)]
+
+
+def alike(count: int, start: int = 0, filled: np.ndarray | None = FILLED, **train) -> list:
+    order = TrainOrder(TARGETS, Train(batch_size=4, **train), "shuffle", filled=filled)
+    return list(islice(order.parts(start), count))
+
+
+def test_samples_of_a_step_are_of_like_shape_and_the_same_as_ever_wait():
+    found, usual = alike(12), alike(12, filled=None)
+    for epoch in (slice(0, 6), slice(6, 12)):
+        indices, plain = (torch.cat([part.indices for part in parts[epoch]]) for parts in (found, usual))
+        keys, theirs = (torch.cat([part.keys for part in parts[epoch]]) for parts in (found, usual))
+        assert dict(zip(indices.tolist(), keys.tolist(), strict=True)) == dict(
+            zip(plain.tolist(), theirs.tolist(), strict=True)
+        )
+        shapes = [{*map(tuple, FILLED[part.indices.numpy()].tolist())} for part in found[epoch]]
+        assert sum(len(some) > 1 for some in shapes) <= 2, "where one shape ends and the next begins"
+        assert not any({(32, 96), (96, 32)} <= some for some in shapes)
+        assert [part.size for part in found[epoch]] == [
+            (max(height for height, _ in some), max(width for _, width in some)) for some in shapes
+        ]
+    areas = [[part.size[0] * part.size[1] for part in found[epoch]] for epoch in (slice(0, 6), slice(6, 12))]
+    assert any(steps not in (sorted(steps), sorted(steps)[::-1]) for steps in areas), "steps are in no order of size"
+    assert {part.size for part in usual} == {None}
+
+
+def test_steps_of_like_shape_are_cut_and_resumed_as_any():
+    whole, parts, later = alike(9), alike(18, accumulate=2), alike(4, start=5)
+    for step, (first, second) in zip(whole, zip(parts[::2], parts[1::2], strict=True), strict=True):
+        assert torch.equal(torch.cat([first.indices, second.indices]), step.indices)
+        assert first.size == second.size == step.size
+    for ours, theirs in zip(later, whole[5:], strict=True):
+        assert torch.equal(ours.indices, theirs.indices)
+        assert ours.size == theirs.size
+
+
 def test_keys_follow_the_sample_not_its_place():
     large, small = take(1, batch_size=27)[0], take(3, batch_size=9)
     assert torch.equal(large.keys, torch.cat([part.keys for part in small]))

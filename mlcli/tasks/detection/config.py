@@ -87,6 +87,15 @@ class Detection(TaskSettings):
         return self
 
     @model_validator(mode="after")
+    def training_takes_rectangles(self):
+        if self.data.rectangular == "train":
+            if any(one.name == "random_tile" for one in self.augment):
+                raise ValueError("rectangular: train is for whole pictures, and random_tile shows tiles; use true")
+            if self.multi_scale:
+                raise ValueError("rectangular: train and multi_scale both set the size of a step; leave one out")
+        return self
+
+    @model_validator(mode="after")
     def some_sizes_fit(self):
         if self.multi_scale is None:
             return self

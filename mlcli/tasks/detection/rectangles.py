@@ -12,14 +12,16 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mlcli.data.decode import read_size
 from mlcli.data.inputs import Errors, ImageInputs
 from mlcli.engine.contract import Batch
+from mlcli.engine.runtime import to_device
 from mlcli.errors import DataError
 from mlcli.tasks.detection.arrays import placement
 from mlcli.tasks.detection.data.config import STRIDES
-from mlcli.tasks.detection.targets import Detections
+from mlcli.tasks.detection.targets import Detections, Targets
 
 Size = tuple[int, int]
 
@@ -43,14 +45,19 @@ def without_bars(batch: Batch, sizes_wh: np.ndarray) -> Batch:
 
     sizes_wh: int [B, 2], of the originals.
     """
-    targets, whole = batch.targets, batch.inputs.shape[2:]
-    height, width = rectangles(sizes_wh, whole).max(axis=0).tolist()
-    top, left = begins(whole, (height, width))
-    there = ..., slice(top, top + height), slice(left, left + width)
-    corner = torch.tensor([left, top] * 2, device=targets.boxes_xyxy.device)
+    height, width = rectangles(sizes_wh, batch.inputs.shape[2:]).max(axis=0).tolist()
+    inputs, targets = cut(batch.inputs, batch.targets, (height, width))
+    return replace(batch, inputs=inputs, targets=targets)
+
+
+def cut(inputs: Tensor, targets: Targets, size: Size) -> tuple[Tensor, Targets]:
+    """Return the rectangles of a height and width in the middle of whole inputs [B, 3, H, W], and their targets."""
+    top, left = begins(inputs.shape[2:], size)
+    there = ..., slice(top, top + size[0]), slice(left, left + size[1])
+    corner = to_device(torch.tensor([left, top] * 2), targets.boxes_xyxy.device)
     boxes_xyxy = targets.boxes_xyxy - corner * targets.valid[..., None]
     masks = None if targets.masks is None else targets.masks[there]
-    return replace(batch, inputs=batch.inputs[there], targets=replace(targets, boxes_xyxy=boxes_xyxy, masks=masks))
+    return inputs[there], replace(targets, boxes_xyxy=boxes_xyxy, masks=masks)
 
 
 def in_whole(found: Detections, whole: Sequence[int], size: Size) -> Detections:

@@ -58,7 +58,7 @@ class DetectionTask(ObjectDetector):
     def __init__(self, config: Detection, annotated: DetectionSource, notes: Sequence[str] = ()) -> None:
         super().__init__(config, annotated.info)
         self.annotated, self._notes = annotated, notes
-        if config.multi_scale:
+        if config.multi_scale or config.data.rectangular == "train":
             self.is_static = False  # from size to size
         asked = config.multi_scale.sizes(config.image_size) if config.multi_scale else []
         for size in [*asked, *self._rectangles()[:1]]:
@@ -94,13 +94,12 @@ class DetectionTask(ObjectDetector):
             sizes = [sides_of(size) for size in scale.sizes(self.config.image_size)]
             line = f"{len(sizes)} by turns, {sizes[0]} to {sizes[-1]}, another every {plural(scale.every, 'step')}"
             lines.append(("sizes", f"{line}; measured at {sides_of(self.config.image_size)}"))
-            if self.config.train.compile is True:
-                lines.append(
-                    ("warning", "train.compile: the model is compiled again for other sizes, which takes time")
-                )
         if shapes := self._rectangles():
             line = f"{plural(len(shapes), 'shape')}, {sides_of(shapes[0])} to {sides_of(shapes[-1])}"
-            lines.append(("measured", f"without grey bars, at {line}"))
+            what = "trained" if self.config.data.rectangular == "train" else "measured"
+            lines.append((what, f"without grey bars, at {line}"))
+        if self.config.train.compile is True and (scale or self.config.data.rectangular == "train"):
+            lines.append(("warning", "train.compile: the model is compiled again for other sizes, which takes time"))
         tile = tile_of(self.config.augment)
         if tile:
             line, warnings = told_of_tiles(tile[0], records, self.config.min_visibility)
@@ -131,7 +130,8 @@ class DetectionTask(ObjectDetector):
             max_objects=config.data.max_objects,
             sizes=config.multi_scale.sizes(config.image_size) if config.multi_scale else (),
             steps_at_one=config.multi_scale.every if config.multi_scale else 1,
-            rectangular=config.data.rectangular,
+            rectangular=bool(config.data.rectangular),
+            trained_so=config.data.rectangular == "train",
         )
 
     def train_mode(self, epoch: int) -> None:

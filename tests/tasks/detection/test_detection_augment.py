@@ -54,9 +54,7 @@ def scene(batch: int, rows: int, seed: int, *, empty: bool = False) -> tuple[tor
 
 def augment(*configs, visibility: float = 0.3, epochs: int = 10, rows: int = 3, most: int | None = None) -> BoxAugment:
     counts = np.array([rows] * 50)
-    return BoxAugment(
-        configs, image_size=SIZE, counts=counts, epochs=epochs, min_visibility=visibility, max_objects=most
-    )
+    return BoxAugment(configs, counts=counts, epochs=epochs, min_visibility=visibility, max_objects=most)
 
 
 def keywords(config) -> dict:

@@ -194,7 +194,7 @@ def test_further_changes_count_what_the_tile_has_cut_off():
 
     def kept(visibility: float, shown: torch.Tensor | None) -> torch.Tensor:
         moves = (BoxAffine(name="affine", translate=0.6, scale=(1.0, 1.0)),)
-        augment = BoxAugment(moves, image_size=(SIDE, SIDE), counts=np.ones(1, int), epochs=1,
+        augment = BoxAugment(moves, counts=np.ones(1, int), epochs=1,
                              min_visibility=visibility, max_objects=None)  # fmt: skip
         return augment(images, targets, part, shown)[1].labels
 

@@ -64,7 +64,9 @@ def mixed(tmp_path_factory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("mixed"), SIZES * 3)
 
 
-def config_of(folder: Path, model=MODELS[0], rectangular: bool = True, cache: str = "ram", **sections) -> Detection:
+def config_of(
+    folder: Path, model=MODELS[0], rectangular: bool | str = True, cache: str = "ram", **sections
+) -> Detection:
     data = {"name": "box_csv", "file": folder / "boxes.csv", "image_size": SIDE, "rectangular": rectangular, "val": 0.4}
     train = {"epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1, "precision": "fp32", "baselines": False}
     return Detection.model_validate({
@@ -221,8 +223,9 @@ def test_files_are_answered_in_their_order_each_at_its_shape(mixed):
     assert sorted(shape[2:] for shape in model.shapes) == [(32, 96), (64, 96), (96, 64), (96, 96)]
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_scores(mixed, tmp_path):
-    config = config_of(mixed, augment=[{"name": "affine"}, {"name": "horizontal_flip"}])
+@pytest.mark.parametrize("rectangular", [True, "train"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_scores(mixed, tmp_path, rectangular):
+    config = config_of(mixed, rectangular=rectangular, augment=[{"name": "affine"}, {"name": "horizontal_flip"}])
     whole, _ = session(tmp_path / "whole", config)
     stopped, outcome = session(tmp_path / "stopped", config, stop=StopAfter(4))
     assert outcome != "finished"
@@ -236,9 +239,68 @@ def test_any_number_of_ranks_finds_the_scores_of_one(mixed):
     check_scores(config_of(mixed), detection, (1, 5, 13), sizes=(2, 3) if LONG else (3,))
 
 
+def test_training_on_rectangles_sees_what_the_pictures_fill(mixed):
+    """The pictures of whole inputs without the grey around them, each once an epoch, their boxes where they were."""
+    task = build_task(config_of(mixed, rectangular="train", data={"val": 0.2}))
+    with contextlib.closing(task.feed(decide_runtime(task.config))) as feed:
+        whole = {int(index): (picture, boxes) for batch in feed.eval_batches("train") for index, picture, boxes in
+                 zip(batch.indices, batch.inputs, batch.targets.boxes_xyxy, strict=True)}  # fmt: skip
+        batches = [batch for _, batch in zip(range(feed.steps_per_epoch), feed.train_batches(0), strict=False)]
+    sizes = task.annotated.splits["train"].sizes
+    seen = [index for batch in batches for index in batch.indices.tolist()]
+    assert len(seen) == len({*seen}) == feed.steps_per_epoch * 4
+    for batch in batches:
+        size = tuple(batch.inputs.shape[2:])
+        assert size == tuple(rectangles(sizes[batch.indices.numpy()], (SIDE, SIDE)).max(axis=0))
+        top, left = begins((SIDE, SIDE), size)
+        for index, picture, boxes, labels in zip(
+            batch.indices.tolist(), batch.inputs, batch.targets.boxes_xyxy, batch.targets.labels, strict=True
+        ):
+            original, there = whole[index]
+            assert torch.equal(picture, original[:, top : top + size[0], left : left + size[1]])
+            moved = there - torch.tensor([left, top] * 2)
+            assert torch.equal(boxes[labels > 0], moved[: int((labels > 0).sum())])
+            bright = (picture[0] > 200).nonzero()
+            assert boxes[0, [1, 0]].tolist() == pytest.approx(bright.amin(0).tolist(), abs=1.5)
+    assert sum(batch.inputs.numel() for batch in batches) < 0.8 * len(seen) * 3 * SIDE * SIDE
+
+
+def test_moves_keep_to_the_rectangle(mixed):
+    moves = [{"name": "photometric"}, {"name": "affine"}, {"name": "mosaic", "p": 1.0}, {"name": "mixup", "p": 1.0}]
+    task = build_task(config_of(mixed, rectangular="train", augment=moves))
+    with contextlib.closing(task.feed(decide_runtime(task.config))) as feed:
+        batches = [batch for _, batch in zip(range(6), feed.train_batches(0), strict=False)]
+        resumed = [batch for _, batch in zip(range(2), feed.train_batches(4), strict=False)]
+    assert len({batch.inputs.shape for batch in batches}) > 1
+    for batch in batches:
+        height, width = batch.inputs.shape[2:]
+        boxes = batch.targets.boxes_xyxy[batch.targets.valid]
+        assert len(boxes)
+        assert (boxes >= 0).all()
+        assert (boxes <= torch.tensor([width, height] * 2)).all()
+    for ours, theirs in zip(batches[4:], resumed, strict=True):
+        assert all(map(torch.equal, ours.tensors(), theirs.tensors()))
+
+
+def test_each_part_of_a_step_has_the_size_of_the_whole(mixed):
+    """So that several processes, or parts one after the other, take the step of one."""
+    task = build_task(config_of(mixed, rectangular="train", augment=[{"name": "photometric"}]))
+    with contextlib.closing(task.feed(decide_runtime(task.config))) as feed:
+        whole = [batch for _, batch in zip(range(6), feed.train_batches(0), strict=False)]
+        for taken in (slice(0, 1), slice(1, 2)):
+            feed.cut(2, taken)
+            halves = [batch for _, batch in zip(range(6), feed.train_batches(0), strict=False)]
+            for half, batch in zip(halves, whole, strict=True):
+                rows = slice(2 * taken.start, 2 * taken.stop)
+                assert torch.equal(half.inputs, batch.inputs[rows])
+                assert torch.equal(half.targets.boxes_xyxy, batch.targets.boxes_xyxy[rows])
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
+        ({"rectangular": "train", "augment": [{"name": "random_tile"}]}, "random_tile shows tiles"),
+        ({"rectangular": "train", "multi_scale": {"least": 64, "most": 128}}, "both set the size of a step"),
         ({"data": {"fit": "stretch"}}, "fit: stretch has none"),
         ({"model": {"name": "ssd"}}, "default boxes are shares of the whole input: ssd cannot"),
         ({"model": {"name": "fast_rcnn"}}, "regions are proposed in the whole input: fast_rcnn cannot"),
@@ -251,4 +313,7 @@ def test_what_has_no_rectangles_is_refused(mixed, sections, message):
 
 def test_it_is_said_before_training(mixed):
     assert dict(build_task(config_of(mixed)).describe())["measured"] == "without grey bars, at 4 shapes, 32x96 to 96x96"
+    lines = build_task(config_of(mixed, rectangular="train", train={"epochs": 1, "compile": True})).describe()
+    assert ("trained", "without grey bars, at 4 shapes, 32x96 to 96x96") in lines
+    assert any("compiled again for other sizes" in line for _, line in lines)
     assert "measured" not in dict(build_task(config_of(mixed, rectangular=False)).describe())

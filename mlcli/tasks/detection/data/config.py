@@ -30,9 +30,9 @@ class AnnotatedImages(Strict):
     """Side, or height and width, in pixels that pictures are brought to; multiples of 32, the coarsest stride."""
     fit: Literal["pad", "stretch"] = "pad"
     """pad: longer side resized, grey bars (letterbox); stretch: to the shape, aspect ratio lost (as in SSD)."""
-    rectangular: bool = False
+    rectangular: bool | Literal["train"] = False
     """Measure and predict without the grey bars of `pad`, each picture at its own aspect ratio, with others of like
-    shape: both sides are brought to multiples of 32 only. Training sees whole inputs."""
+    shape: both sides are brought to multiples of 32 only. true: training sees whole inputs; train: it does so too."""
     normalize: Literal["train", "imagenet"] = "train"
     """Mean and standard deviation from the training split, or ImageNet's, which pretrained weights expect."""
     on_invalid: Literal["error", "drop", "fix"] = "error"

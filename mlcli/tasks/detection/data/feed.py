@@ -23,7 +23,7 @@ from mlcli.tasks.detection.data.augment.random_tile import RandomTiles, shown, t
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.records import DetectionSource, Records
 from mlcli.tasks.detection.masks import placed, run_length
-from mlcli.tasks.detection.rectangles import rectangles
+from mlcli.tasks.detection.rectangles import cut, rectangles
 from mlcli.tasks.detection.targets import Targets
 
 FORKS = sys.platform == "linux"
@@ -44,7 +44,7 @@ class DetectionFeed(BatchFeed):
         max_objects: most objects of a training picture, the largest being kept; None for as many as there are.
         sizes: heights and widths that training batches are brought to, by turns at random; none for one size.
         steps_at_one: steps before another is drawn.
-        rectangular: evaluate pictures together that fill alike parts of their inputs.
+        rectangular: evaluate pictures together that fill alike parts of their inputs. trained_so: train on them so.
 
     Raises ConfigError as `BatchFeed`.
     """
@@ -63,12 +63,13 @@ class DetectionFeed(BatchFeed):
         sizes: Sequence[tuple[int, int]] = (),
         steps_at_one: int = 1,
         rectangular: bool = False,
+        trained_so: bool = False,
     ) -> None:
         records = source.splits["train"]
         counted = ~records.ignored
         holds, counts = (records.picture_of[counted], records.labels[counted]), records.learned_counts
         self._cut_targets: CutTargets | None = None
-        cut, times = None, 1
+        tiled, times = None, 1
         if found := tile_of(augment):
             config, stream = found
             tiles, times = RandomTiles(config, stream, records), config.per_picture
@@ -76,29 +77,30 @@ class DetectionFeed(BatchFeed):
             most = max(1, int(counts.max()))
             rows = min(most, max_objects or most)
             self._cut_targets = CutTargets(records, tiles, min_visibility, rows, device, masks=masks)
-            cut = tiles if tiles.cuts else None
+            tiled = tiles if tiles.cuts else None
             if loader.cache not in ("auto", "none") and isinstance(records.images, ImageFilesSamples):
                 what = "random_tile cuts from the files' own pixels, which are not held"
                 raise ConfigError(what, where=f"loader.cache={loader.cache}", fix="loader.cache=none")
         super().__init__(
             source.pictures,
-            cut,
+            tiled,
             train=train,
             loader=loader,
             device=device,
-            cuts="random_tile" if cut else "",
+            cuts="random_tile" if tiled else "",
             times=times,
             holds=holds,
+            filled=rectangles(records.sizes, records.preparation.image_size) if trained_so else None,
         )
         self._records, self._masks = source.splits, masks
         self._sizes, self._steps_at_one, self._rectangular = sizes, steps_at_one, rectangular
         asked = loader.workers
-        if asked != "auto" and augment and not sizes and device.type == "cpu" and self._cache != "none" and FORKS:
+        one_size = not sizes and not trained_so
+        if asked != "auto" and augment and one_size and device.type == "cpu" and self._cache != "none" and FORKS:
             self._changing = min(asked, LEAST_CAP)
         self._tables: dict[str, TargetTable] = {}
         self._augment = BoxAugment(
             augment,
-            image_size=records.preparation.image_size,
             counts=counts,
             epochs=train.epochs,
             min_visibility=min_visibility,
@@ -111,7 +113,10 @@ class DetectionFeed(BatchFeed):
 
     def changed(self, inputs: Tensor, part: Part) -> tuple[Tensor, Targets]:
         if self._cut_targets is None:
-            images, targets = self._augment(inputs, self.targets("train", part), part)
+            targets = self.targets("train", part)
+            if part.size:
+                inputs, targets = cut(inputs, targets, part.size)
+            images, targets = self._augment(inputs, targets, part)
         else:
             targets, shares = self._cut_targets(part)
             images, targets = self._augment(inputs, targets, part, shares)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from mlcli.errors import ConfigError
@@ -27,6 +28,7 @@ class Sizes:
         self._build, self._key = build, key
         self._buffers: dict[Size, dict[str, Tensor]] = {}
 
+    @torch.inference_mode(mode=False)
     def buffers(self, detector: Detector, size: Size) -> dict[str, Tensor]:
         """Return a size's by name. Raises ConfigError if its weights have other shapes than the detector's."""
         if size not in self._buffers:
@@ -57,6 +59,7 @@ class Sizes:
             _exchange(detector, before, own)
 
 
+@torch.inference_mode(mode=False)  # what an evaluation has made is trained with as well
 def _exchange(detector: Detector, size: Size, buffers: dict[str, Tensor]) -> None:
     detector.image_size = size
     for name, value in buffers.items():

@@ -52,7 +52,6 @@ class BoxAugment:
 
     Args:
         augment: as in the YAML.
-        image_size: height and width of all pictures.
         counts: int64 [N], objects of each training picture.
         epochs: of the training, at whose end mosaic and mixup are switched off.
         min_visibility: least share of a moved box that must still be seen for its object to be kept.
@@ -69,7 +68,6 @@ class BoxAugment:
         self,
         augment: Sequence[DetectionAugmentation],
         *,
-        image_size: tuple[int, int],
         counts: np.ndarray,
         epochs: int,
         min_visibility: float,
@@ -87,7 +85,7 @@ class BoxAugment:
         if mosaics > 1:
             raise ConfigError("mosaic can be named once only", where="augment", fix="remove all but one")
         self.mixes = mosaics > 0 or bool(self._mixups)
-        self._image_size, self._epochs, self._min_visibility = image_size, epochs, min_visibility
+        self._epochs, self._min_visibility = epochs, min_visibility
         pictures = moves.PARTS**mosaics * 2 ** len(self._mixups)
         together = np.random.default_rng(0).choice(counts, (_DRAWS, pictures)).sum(axis=1)
         crowded = np.quantile(together, CROWDED) if pictures > 1 else 0
@@ -130,25 +128,31 @@ class BoxAugment:
         chosen: Sequence[_Numbered],
         shown: Tensor | None,
     ) -> tuple[Tensor, Targets]:
-        placement = Placement.unchanged(len(images), images.device)
+        placement, size = Placement.unchanged(len(images), images.device), (images.shape[2], images.shape[3])
         for move in chosen:
-            placement = self._next(placement, targets, randoms[move.stream], move, shown)
-        boxes, valid = self._seen(placement, targets, shown)
-        resample = Resample(placement, self._image_size)
+            placement = self._next(placement, targets, randoms[move.stream], move, shown, size)
+        boxes, valid = self._seen(placement, targets, shown, size)
+        resample = Resample(placement, size)
         labels = targets.labels[placement.picture].flatten(1) * valid
         masks = None if targets.masks is None else resample.masks(targets.masks) * valid[:, :, None, None]
         proposals = None
         if targets.proposals_xyxy is not None:
-            looked_at, visible = placement.move(targets.proposals_xyxy, self._image_size)
+            looked_at, visible = placement.move(targets.proposals_xyxy, size)
             proposals = looked_at * (visible >= self._min_visibility)[..., None]
             # The best of each picture, then the second of each, and so on.
             proposals = proposals.unflatten(1, (*placement.picture.shape[1:], -1)).transpose(1, 2).flatten(1, 2)
         return resample.images(images), Targets(boxes * valid[..., None], labels, masks, proposals)
 
     def _next(
-        self, placement: Placement, targets: Targets, random: KeyedRandom, move: _Numbered, shown: Tensor | None
+        self,
+        placement: Placement,
+        targets: Targets,
+        random: KeyedRandom,
+        move: _Numbered,
+        shown: Tensor | None,
+        size: tuple[int, int],
     ) -> Placement:
-        size, keywords = self._image_size, move.keywords
+        keywords = move.keywords
         match move.config:
             case HorizontalFlip():
                 return placement.then(moves.flip(random, size, **keywords))
@@ -157,7 +161,8 @@ class BoxAugment:
             case BoxAffine():
                 return placement.then(moves.affine(random, size, **keywords))
             case IouCrop():
-                return placement.then(moves.iou_crop(random, size, *self._seen(placement, targets, shown), **keywords))
+                seen = self._seen(placement, targets, shown, size)
+                return placement.then(moves.iou_crop(random, size, *seen, **keywords))
             case Mosaic():
                 return moves.mosaic(random, size, placement, **keywords)
             case RandomTile() | Photometric() | BoxMixup():
@@ -165,9 +170,11 @@ class BoxAugment:
             case _:
                 assert_never(move.config)
 
-    def _seen(self, placement: Placement, targets: Targets, shown: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _seen(
+        self, placement: Placement, targets: Targets, shown: Tensor | None, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         """Return the boxes as moved so far, [B, P * M, 4], and the mask of objects still visible, bool [B, P * M]."""
-        boxes, visible = placement.move(targets.boxes_xyxy, self._image_size)
+        boxes, visible = placement.move(targets.boxes_xyxy, size)
         if shown is not None:
             visible = visible * shown[placement.picture].flatten(1)
         sides = boxes[..., 2:] - boxes[..., :2]
