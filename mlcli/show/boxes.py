@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from PIL.ImageFont import FreeTypeFont
 
 from mlcli.show.drawing import font, scaled, shortened
-from mlcli.show.palette import INK, PAPER
+from mlcli.show.palette import INK, PAPER, TRACK
 
 Colour = tuple[int, int, int]
 
@@ -25,7 +25,7 @@ SMALLEST_TYPE, LARGEST_TYPE = 11, 24
 MASK_SHARE = 0.45  # of the colour in a mask, the rest is the picture
 TAG_GAP = 3  # pixels between a name and the edge of its tag
 SIDE_BY_LINE = 12  # pixels of a box's side for each of its line's at least: a line hides no small object
-MOST_HIDDEN = 0.04
+MOST_HIDDEN = 0.03
 """Share of a box that names may hide, on average of a picture's boxes; where it would be more, a legend names them."""
 
 
@@ -172,7 +172,7 @@ def _with_legend(canvas: Image.Image, things: Sequence[Thing], type_: FreeTypeFo
             x, y = 0.0, y + down + gap
         tags.append(((x, y, x + across, y + down), text, colour))
         x += across + gap
-    page = Image.new("RGB", (canvas.width, y + down + 1), PAPER)
+    page = Image.new("RGB", (canvas.width, y + down + 1), TRACK)
     page.paste(canvas)
     draw = ImageDraw.Draw(page)
     for tag, text, colour in tags:

@@ -9,6 +9,7 @@ WORRYING, SERIOUS = 0.005, 0.01
 """Share of a split that nearly equals something in another, from which its score is too good by a visible amount; and
 share that surely is in another from which the score cannot be trusted."""
 REMEDY = "data.duplicates=one_split keeps copies in one split, data.duplicates=drop keeps one of each"
+BY_HAND = "take one of each out of its split"  # of annotated pictures, for which there is no such key
 
 
 def duplicate_findings(collection: Collection, pairs: list[Pair]) -> list[Finding]:
@@ -20,14 +21,15 @@ def duplicate_findings(collection: Collection, pairs: list[Pair]) -> list[Findin
         differ = collection.labels[pair.first] != collection.labels[pair.second]
         for kind in (["across"] if between else []) + (["conflict"] if differ else []) or ["within"]:
             kinds.setdefault((sure, kind), []).append(pair)
-    found = []
+    found, is_annotated = list[Finding](), not collection.class_names
+    remedy = BY_HAND if is_annotated else REMEDY
 
     def note(severity: Severity, kind: str, what: str, pairs: list[Pair], fix: str, *, labels: bool = False) -> None:
         found.append(Finding(severity, kind, what, _places(collection, pairs, labels=labels), fix))
 
     if across := kinds.get((True, "across")):
         what, largest = _across(collection, across, "also in")
-        note("error" if largest >= SERIOUS else "warning", "duplicates-across-splits", what, across, REMEDY)
+        note("error" if largest >= SERIOUS else "warning", "duplicates-across-splits", what, across, remedy)
     if conflict := kinds.get((True, "conflict")):
         what = f"{plural(len(conflict), 'pair')} of the same picture under different labels"
         note("error", "duplicates-with-different-labels", what, conflict, "decide on one label for each", labels=True)
@@ -42,7 +44,8 @@ def duplicate_findings(collection: Collection, pairs: list[Pair]) -> list[Findin
     if within := kinds.get((True, "within")):
         extra = len({pair.second for pair in within})
         what = f"{plural(extra, 'image repeats another', 'images repeat another')} of the same split"
-        note("warning", "duplicates", what, within, "they count twice; data.duplicates=drop keeps one of each")
+        fix = "they count twice; " + (BY_HAND if is_annotated else "data.duplicates=drop keeps one of each")
+        note("warning", "duplicates", what, within, fix)
     if within := kinds.get((False, "within")):
         one, many = "pair of images in one split is nearly equal", "pairs of images in one split are nearly equal"
         note("note", "near-duplicates", plural(len(within), one, many), within, "")

@@ -77,8 +77,10 @@ def _uneven(train: np.ndarray, class_names: Sequence[str], one_label: bool) -> l
     ratio = present.max() / present.min()
     shares = class_balance(np.repeat(np.arange(len(train)), train), class_names)
     what = f"the largest class is {ratio:.3g} times the smallest in train: {shares}"
-    ways = "loader.sampler=balanced" + (" or loss.class_weights=balanced" if one_label else "")
-    fix = f"{ways} makes up for it" + ("; judge by macro_f1 rather than accuracy" if one_label else "")
+    fix = "mAP counts each class alike; loader.sampler=repeat_factor shows pictures of rare classes more often"
+    if one_label:
+        ways = "loader.sampler=balanced or loss.class_weights=balanced"
+        fix = f"{ways} makes up for it; judge by macro_f1 rather than accuracy"
     return [Finding("warning" if ratio >= VERY_UNEVEN else "note", "unbalanced", what, (), fix)]
 
 

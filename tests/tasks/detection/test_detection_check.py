@@ -63,11 +63,10 @@ def test_faults_and_oddities_are_found_in_one_pass(tmp_path, boxes):
     assert found(examination, "unreadable").places[0].startswith("6.png")
     across = found(examination, "duplicates-across-splits")
     assert across.places == ("7.png (train) = 30.png (test)", "8.png (train) = 31.png (test)")
-    refusal = found(examination, "refused")  # the kinds that have findings of their own are not told again
-    assert (refusal.severity, refusal.text) == (
-        "error",
-        "training refuses this: 2 faults in the annotations (1 unreadable, 1 shared_image)",
-    )
+    errors = [finding.kind for finding in examination.findings if finding.severity == "error"]
+    assert len(errors) == len({*errors}) == 5, "each once, and the refusal is none of its own"
+    assert "refused" not in errors
+    assert not any("data.duplicates" in finding.fix for finding in examination.findings), "there is no such key"
     assert [sheet.name for sheet in examination.sheets] == ["duplicates", "objects"]
     assert "training refuses this data set" in verdict(examination)
 
@@ -77,6 +76,13 @@ def test_faults_are_told_once(tmp_path, boxes):
     examination = check(tmp_path, boxes)
     assert [finding.kind for finding in examination.findings if finding.severity == "error"] == ["swapped-corners"]
     assert verdict(examination) == "1 error and 1 note: training refuses this data set as it is."
+
+
+def test_a_copy_that_training_refuses_is_an_error_by_its_name(tmp_path, boxes):
+    (tmp_path / "9.png").write_bytes((tmp_path / "7.png").read_bytes())
+    examination = check(tmp_path, boxes)
+    assert [finding.kind for finding in examination.findings if finding.severity == "error"] == ["duplicate-image"]
+    assert examination.refuses
 
 
 def test_faults_that_training_mends_are_warnings(tmp_path, boxes):

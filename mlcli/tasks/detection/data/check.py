@@ -21,7 +21,7 @@ from mlcli.errors import DataError
 from mlcli.show.boxes import Thing, colour_of, drawn
 from mlcli.show.drawing import Tile, sheet
 from mlcli.tasks.detection.data.annotations.contents import AnnotationFault, Annotations
-from mlcli.tasks.detection.data.annotations.faults import KINDS, CheckedAnnotations, refuse
+from mlcli.tasks.detection.data.annotations.faults import KINDS, CheckedAnnotations
 from mlcli.tasks.detection.data.augment.random_tile import RandomTiles, learned_sides, tile_of, told_of_tiles
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation, RandomTile
 from mlcli.tasks.detection.data.build import build_source, checked_source, read_annotations
@@ -33,8 +33,8 @@ from mlcli.text import plural
 
 SHOWN, PANEL = 24, 240
 """Pictures on the sheet of objects, and pixels of each one's longer side."""
-BY_PIXELS = {"unreadable", "duplicate_image", "shared_image"}
-"""Faults that looking at the pixels finds as well, and more of."""
+BY_PIXELS = {"unreadable": "unreadable", "shared_image": "duplicates-across-splits"}
+"""Faults that looking at the pixels finds as well, and more of, and the kinds of these findings."""
 
 
 def examine(
@@ -62,11 +62,11 @@ def examine(
         return examination
     source, refusal = _cleaned(config, checked)
     collection = _listed(checked.annotations) if source is None else _collection(source)
-    by_pixels = source is None and collection is not None
-    told = [fault for fault in checked.faults if not (by_pixels and fault.kind in BY_PIXELS)]
-    examination.findings += _fault_findings(config, told)
     if collection is not None:
         _examine_pictures(examination, collection)
+    errors = {finding.kind for finding in examination.findings if finding.severity == "error"} if not source else set()
+    told = [fault for fault in checked.faults if BY_PIXELS.get(fault.kind) not in errors]
+    examination.findings[:0] = _fault_findings(config, told)
     # Where training refuses, look at what would be left if faults were fixed.
     left = source or _cleaned(config.model_copy(update={"on_invalid": "fix"}), checked)[0]
     if left is not None:
@@ -75,20 +75,9 @@ def examine(
     said = told_alike(checked.class_names)  # a finding of its own
     examination.findings += [Finding("note", "training-says", note) for note in notes if note not in said]
     examination.refuses = refusal is not None
-    if refusal is not None and config.on_invalid == "error" and told:  # those are told one by one
-        rest = [fault for fault in checked.faults if fault not in told]
-        refusal = _refusal(rest, checked.annotations.root)
-    if refusal is not None:
+    if refusal is not None and not (config.on_invalid == "error" and checked.faults):  # those are told one by one
         examination.findings.append(refusal)
     return examination
-
-
-def _refusal(faults: list[AnnotationFault], root: str) -> Finding | None:
-    try:
-        refuse(faults, root)
-    except DataError as error:
-        return refused(error)
-    return None
 
 
 def _cleaned(config: AnnotationFiles, checked: CheckedAnnotations) -> tuple[DetectionSource | None, Finding | None]:
