@@ -121,6 +121,11 @@ def test_names_that_would_hide_the_objects_stand_below_the_picture(step, says):
     assert all((count(legend, colour) > 100) == (says != "all") for colour in ((250, 0, 1), (0, 250, 1)))
 
 
+def test_a_name_alone_stands_in_its_box_where_that_fills_the_picture():
+    image = Image.new("RGB", (400, 150), "white")
+    assert drawn(image, [Thing((0, 0, 400, 150), (250, 0, 1), "a long name")], 240).size == (240, 90)
+
+
 def test_a_legend_of_many_names_takes_more_lines():
     image = Image.new("RGB", (400, 400), "white")
     things = [thing._replace(caption=f"class {n}", colour=(n, 200, 3)) for n, thing in enumerate(crowd(42))]
