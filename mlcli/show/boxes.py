@@ -26,7 +26,8 @@ MASK_SHARE = 0.45  # of the colour in a mask, the rest is the picture
 TAG_GAP = 3  # pixels between a name and the edge of its tag
 SIDE_BY_LINE = 12  # pixels of a box's side for each of its line's at least: a line hides no small object
 MOST_HIDDEN = 0.03
-"""Share of a box that names of others may hide, on average; where it would be more, a legend names all."""
+"""Share of a box that names may hide, on average; where it would be more, a legend names all."""
+OWN_HIDDEN = 0.1  # share of a box that its own name hides without harm
 
 
 class Thing(NamedTuple):
@@ -128,7 +129,7 @@ def _tags(
 ) -> tuple[np.ndarray, float]:
     """Place each text above its box, below or inside it, where it hides least.
 
-    Returns the places, float64 [n, 4], and the share of a box that names of others hide, the mean of all boxes.
+    Returns the places, float64 [n, 4], and the share of a box that is hidden, the mean of all boxes.
     """
     down, areas = round(1.35 * type_.size), np.maximum(_areas(boxes), 1)
     tags, hidden = np.zeros_like(boxes), np.zeros(len(boxes))
@@ -149,7 +150,7 @@ def _tags(
         cost = _common(places, tags[:place]).sum(axis=1) + across * down * (shares.sum(axis=1) + 0.02 * np.arange(10))
         best = int(cost.argmin())
         tags[place] = places[best]
-        shares[best, place] = 0  # a name in its own box is no riddle
+        shares[best, place] = max(0.0, shares[best, place] - OWN_HIDDEN)
         hidden += shares[best]
     return tags, float(np.minimum(hidden, 1).mean()) if len(boxes) else 0.0
 
