@@ -1,6 +1,6 @@
 """Build models from their configs, with first weights drawn by a seed or loaded."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import assert_never
@@ -22,7 +22,7 @@ from mlcli.models.resnet import ResNet
 from mlcli.models.timm_models import timm_model
 from mlcli.models.torchvision_models import torchvision_model
 from mlcli.models.vgg import VGG, refuse_small_images
-from mlcli.models.weights import FineTuning
+from mlcli.models.weights import ClassRows, FineTuning
 from mlcli.text import size
 
 
@@ -144,10 +144,10 @@ def describe_model(config: c.Model, info: DataInfo, model: nn.Module) -> str:
     return f"{config.describe(info)}  {count:,} parameters ({megabytes(model):.2f} MB)"
 
 
-def fine_tuning(model: nn.Module, config: c.FineTune | None, by_classes: Collection[str] = ()) -> FineTuning:
+def fine_tuning(model: nn.Module, config: c.FineTune | None, classes: ClassRows | None = None) -> FineTuning:
     """Build the fine-tuning of a config; with None everything learns, at one learning rate, from current weights.
 
-    by_classes: see `FineTuning`."""
+    classes: see `FineTuning`."""
     config = config or c.FineTune()
     return FineTuning(model, weights=config.weights, freeze=config.freeze, freeze_from=config.freeze_from,
-                      unfreeze_at=config.unfreeze_at, trunk_lr=config.trunk_lr, by_classes=by_classes)  # fmt: skip
+                      unfreeze_at=config.unfreeze_at, trunk_lr=config.trunk_lr, classes=classes)  # fmt: skip

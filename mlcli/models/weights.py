@@ -7,7 +7,7 @@ them, so only tensors are read from them: never code, by no flag.
 import mmap
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -40,21 +40,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError if the path does not exist, is of no known kind, is damaged, or holds more than plain data.
     """
-    if path.is_dir():
-        run = open_run(path)  # a folder of several runs stands for the newest of them
-        best = run.checkpoints / "best.ckpt"
-        return model_weights(load_checkpoint(best) if best.is_file() else load_newest(run.checkpoints)[0])
+    if checkpoint := _saved(path):
+        return model_weights(checkpoint)
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}", fix=f"give {KINDS} file that exists")
     match path.suffix:
-        case ".ckpt":
-            content: Any = model_weights(load_checkpoint(path))
         case ".safetensors":
             from safetensors import SafetensorError
             from safetensors.torch import load_file
 
             try:
-                content = load_file(path)
+                content: Any = load_file(path)
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{path} is damaged: {error}", fix="copy or download it again") from None
         case ".pth" | ".pt":
@@ -76,6 +72,64 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         refuse_unless_dense(f"'{name}'", tensor, path)
     return tensors
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a run or a checkpoint was trained on; none of another file."""
+    facts = (_saved(path) or {}).get("facts", {}).get("data", {})
+    return tuple(facts.get("class_names", ()))
+
+
+def _saved(path: Path) -> dict[str, Any] | None:
+    """Return the checkpoint that a run folder or a .ckpt file stands for."""
+    if path.is_dir():
+        run = open_run(path)  # a folder of several runs stands for the newest of them
+        best = run.checkpoints / "best.ckpt"
+        return load_checkpoint(best) if best.is_file() else load_newest(run.checkpoints)[0]
+    return load_checkpoint(path) if path.is_file() and path.suffix == ".ckpt" else None
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """Place of each class in the parameters that are shaped by the classes.
+
+    names: of the classes. each: by parameter, how many of its rows (of its first dimension) each class has. The classes
+    follow what belongs to none (background, objectness), and that is repeated for each anchor.
+    together: the parameters in which the rows of a class stand side by side instead.
+    """
+
+    names: tuple[str, ...]
+    each: Mapping[str, int]
+    together: Collection[str] = ()
+
+    def moved(self, weights: dict[str, Tensor], others: Sequence[str], model: nn.Module) -> dict[str, Tensor]:
+        """Return weights of other classes with those of equal names in their places, and the model's own for the rest.
+
+        others: names of the weights' classes.
+        """
+        own, moved = dict(model.named_parameters()), dict(weights)
+        for parameter in self.each.keys() & weights.keys():
+            mine, theirs = own[parameter].detach().clone(), weights[parameter]
+            here, there = (self._grid(*one) for one in ((parameter, mine, self.names), (parameter, theirs, others)))
+            if here is None or there is None or here.shape[2:] != there.shape[2:] or len(here) != len(there):
+                continue  # of another model: loading says so
+            first, begin = here.shape[1] - len(self.names), there.shape[1] - len(others)
+            if first == begin:
+                here[:, :first] = there[:, :first]
+            for place, name in enumerate(self.names):
+                if name in others:
+                    here[:, first + place] = there[:, begin + others.index(name)]
+            moved[parameter] = mine
+        return moved
+
+    def _grid(self, parameter: str, tensor: Tensor, names: Sequence[str]) -> Tensor | None:
+        """A view [rows of a class, what belongs to none and the classes, ...]; None of a tensor that has no such."""
+        each = self.each[parameter]
+        if not tensor.ndim or len(tensor) % each or len(tensor) // each < len(names):
+            return None
+        if parameter in self.together:
+            return tensor.unflatten(0, (-1, each)).transpose(0, 1)
+        return tensor.unflatten(0, (each, -1))
 
 
 @dataclass(frozen=True)
@@ -163,7 +217,8 @@ class FineTuning:
         freeze_from: epoch, counted from 1, from whose start these stay as they are; until then they learn.
         unfreeze_at: epoch, counted from 1, from whose start nothing is frozen; None for never.
         trunk_lr: learning rate of all but the head, as a share of the head's.
-        by_classes: names of the parameters whose shape follows from the classes, besides the last layer's.
+        classes: where the classes are in the parameters that they shape: those of equal names are taken over from a
+            run, and these parameters belong to the head besides the last layer's.
 
     Raises CheckpointError or ConfigError if weights or patterns do not fit the model, or nothing is left to train.
     """
@@ -177,7 +232,7 @@ class FineTuning:
         freeze_from: int = 1,
         unfreeze_at: int | None = None,
         trunk_lr: float = 1.0,
-        by_classes: Collection[str] = (),
+        classes: ClassRows | None = None,
     ) -> None:
         # A model with weights of its own (model.weights) says in its notes what of them did not fit.
         self._lines = list(getattr(getattr(model, "net", model), "notes", ()))
@@ -185,10 +240,19 @@ class FineTuning:
         if isinstance(model, Normalized):
             new |= {f"net.{name}" for name in getattr(model.net, "unloaded", ())}
         if weights:
-            report = copy_matching(model, read_weights(weights), weights)
+            tensors, renamed = read_weights(weights), list[str]()
+            theirs = read_classes(weights) if classes else ()
+            if classes and theirs and theirs != classes.names:
+                tensors = classes.moved(tensors, theirs, model)
+                known = [name for name in classes.names if name in theirs]
+                told = first_few(known) if known else "none"
+                renamed = [f"classes taken over by name: {told} ({len(known)} of {len(classes.names)})"]
+            report = copy_matching(model, tensors, weights)
             first, *others = report.lines()
-            self._lines += [f"{first} from {weights}", *others]
+            self._lines += [f"{first} from {weights}", *renamed, *others]
             new = {*report.missing, *report.mismatched}
+            if classes and theirs and not {*classes.names} <= {*theirs}:
+                new |= classes.each.keys()  # some of their rows are as they were drawn
         self._model, self._trunk_lr = model, trunk_lr
         self._freeze_from, self._unfreeze_at = freeze_from, unfreeze_at
         self._net = model.net if isinstance(model, Normalized) else model
@@ -207,7 +271,8 @@ class FineTuning:
             raise ConfigError(what, where="finetune.freeze", fix=fix)
         name, layer = last_layer(model)
         last = {f"{name}.{own}" if name else own for own, _ in layer.named_parameters()}
-        self.head = {name for name, _ in model.named_parameters() if name in {*last, *new, *by_classes}}
+        shaped = classes.each.keys() if classes else set[str]()
+        self.head = {name for name, _ in model.named_parameters() if name in {*last, *new, *shaped}}
         """Parameters of the last layer with weights, those shaped by the classes, and those that no file had, named as
         in `model.named_parameters()`."""
 

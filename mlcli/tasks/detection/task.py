@@ -29,7 +29,7 @@ from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.data.strides import USUAL_STRIDES, misfits
 from mlcli.tasks.detection.evaluation.coco_numbers import COCO_MOST
 from mlcli.tasks.detection.evaluation.metrics import DetectionMetrics
-from mlcli.tasks.detection.models.build import describe, shaped_by_classes
+from mlcli.tasks.detection.models.build import class_rows, describe
 from mlcli.tasks.detection.models.detector import Detector
 from mlcli.tasks.detection.models.rcnn import RegionDetector
 from mlcli.tasks.detection.nms import both
@@ -63,8 +63,8 @@ class DetectionTask(ObjectDetector):
         asked = config.multi_scale.sizes(config.image_size) if config.multi_scale else []
         for size in [*asked, *self._rectangles()[:1]]:
             self._sizes.buffers(self._plain(self.model), size)  # or it is refused, before training
-        by_classes = shaped_by_classes(config.from_scratch().model, self.info) if config.finetune else ()
-        self.finetuning = fine_tuning(self.model, config.finetune, by_classes)
+        classes = class_rows(config.from_scratch().model, self.info) if config.finetune else None
+        self.finetuning = fine_tuning(self.model, config.finetune, classes)
         self.splits = {name: len(records) for name, records in self.annotated.splits.items()}
         self.facts: dict[str, Any] = {"task": "detection", "data": self.annotated.info.to_plain()}
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mlcli.tasks.detection.models.backbone import PyramidPooling, by_box, cells, compact_fpn, map_size
-from mlcli.tasks.detection.models.build import shaped_by_classes
+from mlcli.tasks.detection.models.build import class_rows
 from tests.tasks.detection.overfit import MODEL, facts
 
 STRIDES = {
@@ -91,4 +91,4 @@ def test_what_the_classes_shape_is_known_for_every_map(section, layers):
     """Fine-tuning learns it at the full rate: the last layer in module order is only that of the coarsest map."""
     config = MODEL.validate_python({"width": 4, **section})
     expected = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
-    assert shaped_by_classes(config, facts(64, 64)) == expected
+    assert class_rows(config, facts(64, 64)).each.keys() == expected

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from mlcli.data.info import DataInfo
 from mlcli.models.build import fine_tuning
 from mlcli.models.config import FineTune
-from mlcli.tasks.detection.models.build import build, describe, shaped_by_classes
+from mlcli.tasks.detection.models.build import build, class_rows, describe
 from mlcli.tasks.detection.models.config import DetectionModel, without_weights
 from mlcli.tasks.detection.targets import Targets
 
@@ -56,7 +56,7 @@ def test_the_backbone_freezes_and_the_rest_is_the_head(weights):
     asked = config("yolo", weights)
     detector = build(asked, INFO)
     tuning = fine_tuning(
-        detector, FineTune(freeze=("neck.backbone.*",), trunk_lr=0.1), shaped_by_classes(without_weights(asked), INFO)
+        detector, FineTune(freeze=("neck.backbone.*",), trunk_lr=0.1), class_rows(without_weights(asked), INFO)
     )
     assert tuning.frozen == {n for n, _ in detector.named_parameters() if n.startswith("neck.backbone.")}
     assert all(tuning.lr_scale(n) == 1 for n, _ in detector.named_parameters() if not n.startswith("neck.backbone."))

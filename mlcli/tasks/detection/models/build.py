@@ -12,7 +12,7 @@ from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError
 from mlcli.models.build import seeded
 from mlcli.models.timm_models import TimmMaps
-from mlcli.models.weights import load_saved
+from mlcli.models.weights import ClassRows, load_saved
 from mlcli.tasks.detection.models.backbone import BACKBONE_STRIDES
 from mlcli.tasks.detection.models.config import (
     DetectionModel,
@@ -105,14 +105,15 @@ def _made(config: DetectionModel, info: DataInfo, keywords: dict[str, Any]) -> D
             assert_never(config)
 
 
-def shaped_by_classes(config: DetectionModel, info: DataInfo) -> set[str]:
-    """Return the names of a detector's parameters that would have another shape if there were a class more."""
+def class_rows(config: DetectionModel, info: DataInfo) -> ClassRows:
+    """Return where a detector's parameters have each class: they would have so many rows more with a class more."""
     with seeded(0):
         own, other = (
             {name: parameter.shape for name, parameter in build(config, facts).named_parameters()}
             for facts in (info, replace(info, class_names=(*info.class_names, "one more")))
         )
-    return {name for name, shape in own.items() if shape != other[name]}
+    each = {name: other[name][0] - shape[0] for name, shape in own.items() if shape != other[name]}
+    return ClassRows(info.class_names, each, {name for name in each if "bbox_pred" in name})
 
 
 def describe(config: DetectionModel) -> str:
