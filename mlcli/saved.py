@@ -58,10 +58,14 @@ def load_predictor(run: str, checkpoint: str, root: Path, side: int | None = Non
         with _size_named(side):
             load_saved(predictor.model, weights, path)
     config = experiment.config
-    anywhere = {"device": "auto", "precision": "fp32", "threads": None, "deterministic": False}
-    runtime = decide_runtime(config.model_copy(update={"train": config.train.model_copy(update=anywhere)}))
+    runtime = decide_runtime(_with(config, device="auto", precision="fp32", threads=None, deterministic=False))
     runtime.place(predictor.model).eval()
     return predictor, runtime
+
+
+def _with(config: Any, **train: Any) -> Any:
+    """The configuration with other settings in its train section."""
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
 def computing(predictor: Predictor, runtime: Runtime) -> Callable[[Any], Any]:
@@ -109,6 +113,8 @@ def load_task(
 ) -> SavedTask:
     """Return the task of a run with the model of a checkpoint, on the data there are now, each sample in its split.
 
+    It computes in fp32, as what predicts does, unless an override names a precision.
+
     overrides: `key=value` changes to the run's config, such as where the data now are. on: new data to be all of the
     split `NEW`. size: pixels of the longer side of the inputs, if not that of training. Raises CheckpointError if
     the data found are not those the model was made for, or its weights do not fit.
@@ -151,7 +157,8 @@ def load_task(
                 error.fix = error.fix or f"restore the data; {new_data} measures all of new data"
                 raise
     refuse_other_data(facts["data"], task.facts["data"])
-    runtime = decide_runtime(experiment.config)
+    asked = any(override.strip().startswith("train.precision") for override in overrides)
+    runtime = decide_runtime(experiment.config if asked else _with(experiment.config, precision="fp32"))
     task.adopt(facts)
     with newer_version_named(saved), models_named(saved["config"], experiment.plain()), _size_named(size):
         load_saved(task.model, model_weights(saved), path)

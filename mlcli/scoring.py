@@ -126,7 +126,9 @@ def _ready(asked: Asked) -> tuple[SavedTask, str, list[str]]:
     """The task with its model, the split to measure, and what a person should hear."""
     loaded = load_task(asked.folder, asked.path, asked.overrides, on=asked.on, size=asked.size)
     task, changes = loaded.task, loaded.known.changes if loaded.known else None
-    notes = list(loaded.notes)
+    notes, now = list(loaded.notes), loaded.runtime.precision
+    if (then := asked.folder.environment_or_empty().get("precision", now)) != now:
+        notes.append(f"measured in {now}, as predict answers; training measured in {then}: train.precision={then}")
     if asked.on is not None:
         if asked.split is not None:
             raise ConfigError("--on measures all of the data", where="--split", fix="leave it out")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
 
-from mlcli.commands import evaluate
+from mlcli.commands import evaluate, train
 from mlcli.engine.membership import Membership
 from mlcli.engine.run import open_run
 from mlcli.errors import CheckpointError, ConfigError, DataError
@@ -57,6 +57,21 @@ def test_it_measures_what_training_measured(run, runs_root, capsys):
     best = status["best"]
     assert evaluated(capsys, run, runs_root, split="val")["metrics"][best["metric"]] == pytest.approx(best["value"])
     assert evaluated(capsys, run, runs_root)["metrics"] == pytest.approx(status["scores"]["test"])
+
+
+def test_it_computes_in_the_precision_of_predict_and_says_so(runs_root, capsys):
+    yaml, overrides = runs_root.parent / "digits.yaml", ["train.precision=bf16", "train.epochs=2"]
+    train.run(yaml, overrides, name="half", resume=None, root=runs_root)
+    result = evaluated(capsys, "half", runs_root)
+    p, truth = answers("half", runs_root, "test")
+    loss = -p.log()[torch.arange(len(truth)), truth].mean().item()
+    assert result["precision"] == "fp32"
+    assert result["metrics"]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert any("in fp32, as predict answers; training measured in bf16" in note for note in result["notes"])
+    again = evaluated(capsys, "half", runs_root, "train.precision=bf16")
+    assert (again["precision"], again["notes"]) == ("bf16", [])
+    assert again["metrics"]["loss"] == pytest.approx(open_run("half", runs_root).status()["scores"]["test"]["loss"])
+    assert again["metrics"]["loss"] != pytest.approx(loss, rel=1e-5)
 
 
 def test_the_page_and_the_file(runs_root, capsys):
