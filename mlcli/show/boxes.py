@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from PIL.ImageFont import FreeTypeFont
 
 from mlcli.show.drawing import font, scaled, shortened
 from mlcli.show.palette import INK, PAPER, TRACK
@@ -73,16 +72,16 @@ def drawn(image: Image.Image, things: Sequence[Thing], side: int) -> Image.Image
     for thing, box in zip(ordered, boxes.tolist(), strict=True):
         narrow = min(box[2] - box[0], box[3] - box[1])
         _outline(draw, box, thing, min(width, max(1, round(narrow / SIDE_BY_LINE))) if narrow > 0 else width)
-    type_ = font(min(LARGEST_TYPE, max(SMALLEST_TYPE, side // 36)))
+    height = min(LARGEST_TYPE, max(SMALLEST_TYPE, side // 36))
     named = [f"{thing.caption} {thing.detail}".rstrip() if thing.caption else "" for thing in ordered]
     for texts in (named, [thing.detail for thing in ordered]):
-        tags, hidden = _tags(boxes, texts, canvas.size, type_)
+        tags, hidden = _tags(boxes, texts, canvas.size, height)
         if hidden <= MOST_HIDDEN:
             for text, thing, tag in zip(texts, ordered, tags, strict=True):
                 if text:
-                    _write(draw, tag.tolist(), text, thing.colour, type_)
+                    _write(draw, tag.tolist(), text, thing.colour, height)
             break
-    return canvas if texts is named and hidden <= MOST_HIDDEN else _with_legend(canvas, things, type_)
+    return canvas if texts is named and hidden <= MOST_HIDDEN else _with_legend(canvas, things, height)
 
 
 def _with_masks(canvas: Image.Image, things: Sequence[Thing]) -> Image.Image:
@@ -124,19 +123,17 @@ def _dashes(start: tuple[float, float], end: tuple[float, float], length: float)
     return [(points[step], points[step + 1]) for step in range(0, count, 2)]
 
 
-def _tags(
-    boxes: np.ndarray, texts: Sequence[str], size: tuple[int, int], type_: FreeTypeFont
-) -> tuple[np.ndarray, float]:
+def _tags(boxes: np.ndarray, texts: Sequence[str], size: tuple[int, int], height: int) -> tuple[np.ndarray, float]:
     """Place each text above its box, below or inside it, where it hides least.
 
     Returns the places, float64 [n, 4], and the share of a box that is hidden, the mean of all boxes.
     """
-    down, areas = round(1.35 * type_.size), np.maximum(_areas(boxes), 1)
+    down, areas = round(1.35 * height), np.maximum(_areas(boxes), 1)
     tags, hidden = np.zeros_like(boxes), np.zeros(len(boxes))
     for place, text in enumerate(texts):
         if not text:
             continue
-        across = type_.getlength(text) + 2 * TAG_GAP
+        across = font(height).getlength(text) + 2 * TAG_GAP
         left, top, right, bottom = boxes[place]
         corners = np.array([
             (left, top - down), (left, bottom), (left, top), (right - across, top - down), (right - across, bottom),
@@ -155,21 +152,21 @@ def _tags(
     return tags, float(np.minimum(hidden, 1).mean()) if len(boxes) else 0.0
 
 
-def _write(draw: ImageDraw.ImageDraw, tag: Sequence[float], text: str, colour: Colour, type_: FreeTypeFont) -> None:
+def _write(draw: ImageDraw.ImageDraw, tag: Sequence[float], text: str, colour: Colour, height: int) -> None:
     draw.rectangle(tag, fill=colour)
     red, green, blue = colour
     ink = INK if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else PAPER
-    draw.text((tag[0] + TAG_GAP, (tag[1] + tag[3]) / 2), text, fill=ink, font=type_, anchor="lm")
+    draw.text((tag[0] + TAG_GAP, (tag[1] + tag[3]) / 2), text, fill=ink, font=font(height), anchor="lm")
 
 
-def _with_legend(canvas: Image.Image, things: Sequence[Thing], type_: FreeTypeFont) -> Image.Image:
+def _with_legend(canvas: Image.Image, things: Sequence[Thing], height: int) -> Image.Image:
     """The picture with the names below it, each as a tag of its colour, and how many of it there are."""
     counts = Counter((thing.caption, thing.colour) for thing in things if thing.caption)
-    down, gap, x, y = round(1.35 * type_.size), 2 * TAG_GAP, 0.0, canvas.height + 2 * TAG_GAP
+    down, gap, x, y = round(1.35 * height), 2 * TAG_GAP, 0.0, canvas.height + 2 * TAG_GAP
     tags = []
     for (caption, colour), count in counts.most_common():
-        text = shortened(f"{caption} {count:,}", type_, canvas.width - 2 * TAG_GAP)
-        across = type_.getlength(text) + 2 * TAG_GAP
+        text = shortened(f"{caption} {count:,}", font(height), canvas.width - 2 * TAG_GAP)
+        across = font(height).getlength(text) + 2 * TAG_GAP
         if x and x + across > canvas.width:
             x, y = 0.0, y + down + gap
         tags.append(((x, y, x + across, y + down), text, colour))
@@ -178,7 +175,7 @@ def _with_legend(canvas: Image.Image, things: Sequence[Thing], type_: FreeTypeFo
     page.paste(canvas)
     draw = ImageDraw.Draw(page)
     for tag, text, colour in tags:
-        _write(draw, tag, text, colour, type_)
+        _write(draw, tag, text, colour, height)
     return page
 
 

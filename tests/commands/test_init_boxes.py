@@ -233,8 +233,8 @@ def test_what_is_proposed_fits_the_pictures(mlcli):
 @pytest.mark.parametrize("model", ["ssd", "retinanet", "fcos", "faster_rcnn"])
 def test_another_model_is_proposed_and_trains(mlcli, model):
     voc(Path("bugs"))
-    usual = proposed(mlcli, "bugs")[0].config
-    config = proposed(mlcli, "bugs", "--model", model)[0].config
+    usual = proposed(mlcli, "bugs", "--minutes", "0.2")[0].config
+    config = proposed(mlcli, "bugs", "--minutes", "0.2", "--model", model)[0].config
     assert config.model.name == model
     assert (config.train.epochs < usual.train.epochs) == (model != "ssd"), "the slower, the fewer"
     small = ("train.epochs=1", "model.width=4", "train.device=cpu", "train.tensorboard.pictures=false")
