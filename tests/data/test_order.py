@@ -73,8 +73,10 @@ def test_samples_of_a_step_are_of_like_shape_and_the_same_as_ever_wait():
         assert [part.size for part in found[epoch]] == [
             (max(height for height, _ in some), max(width for _, width in some)) for some in shapes
         ]
-    areas = [[part.size[0] * part.size[1] for part in found[epoch]] for epoch in (slice(0, 6), slice(6, 12))]
-    assert any(steps not in (sorted(steps), sorted(steps)[::-1]) for steps in areas), "steps are in no order of size"
+    shapes = [[FILLED[part.indices[0]].tolist() for part in found[epoch]] for epoch in (slice(0, 6), slice(6, 12))]
+    ordered = [sorted(steps, key=lambda size: size[1] / size[0]) for steps in shapes]
+    assert shapes[0] != ordered[0], "steps are in no order of shape"
+    assert shapes != [shapes[0]] * 2, "each epoch in another"
     assert {part.size for part in usual} == {None}
 
 
