@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mlcli.engine.contract import Predictor
     from mlcli.engine.runtime import Runtime
     from mlcli.export.run import Result
+    from mlcli.show.details import Evaluation
 
 PAGE_HEIGHT = 640
 """Pixels that a report takes in a notebook."""
@@ -201,7 +202,7 @@ class Run:
         size: int | None = None,
         tiles: int | None = None,
         overlap: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> "Evaluation":
         """Measure the best model on a split as `mlcli evaluate` does: "metrics", "classes", "notes" on the data ...
 
         Args:

@@ -17,6 +17,7 @@ from mlcli.engine.run import RunFolder
 from mlcli.engine.terms import Terms
 from mlcli.errors import ConfigError, DataError
 from mlcli.saved import SavedTask, computing, load_task
+from mlcli.show.details import Evaluation, Robustness
 from mlcli.text import listed
 
 
@@ -37,7 +38,7 @@ class Asked:
     size: int | None = None
 
 
-def measure(asked: Asked, *, views: Sequence[str] = (), tiles: tuple[int, float] | None = None) -> dict[str, Any]:
+def measure(asked: Asked, *, views: Sequence[str] = (), tiles: tuple[int, float] | None = None) -> Evaluation:
     """Measure a model.
 
     Args:
@@ -46,8 +47,8 @@ def measure(asked: Asked, *, views: Sequence[str] = (), tiles: tuple[int, float]
         tiles: side in pixels of the original images and overlap of the tiles that the model looks at, in place of whole
             images; there is no loss then.
 
-    Returns what evaluation-<split>.json holds, "notes" for people among it. Raises CheckpointError if the data found
-    are not those the model was made for, DataError for a missing split, ConfigError.
+    Raises CheckpointError if the data found are not those the model was made for, DataError for a missing split,
+    ConfigError.
     """
     loaded, split, notes = _ready(asked)
     task, changes = loaded.task, loaded.known.changes if loaded.known else None
@@ -73,22 +74,23 @@ def measure(asked: Asked, *, views: Sequence[str] = (), tiles: tuple[int, float]
     result = evaluation_record(
         asked.folder.name, asked.path.name, loaded.saved, task, split, loaded.runtime, scores, metrics
     )
-    compared = asdict(changes) if changes else None
-    more = {"overrides": list(asked.overrides), "on": asked.on and str(asked.on), "notes": notes, "changes": compared}
-    how = {"tta": list(views)} if views else {"tiles": {"side": tiles[0], "overlap": tiles[1]}} if tiles else {}
-    return result | more | how
+    result["overrides"] = list(asked.overrides)
+    result["on"] = None if asked.on is None else str(asked.on)
+    result["notes"] = notes
+    result["changes"] = asdict(changes) if changes else None
+    if views:
+        result["tta"] = list(views)
+    if tiles is not None:
+        result["tiles"] = {"side": tiles[0], "overlap": tiles[1]}
+    return result
 
 
-def measure_changed(asked: Asked, kind: Change, amounts: Sequence[float]) -> dict[str, Any]:
-    """Measure a model on images changed by each of several amounts; raises what `measure` does.
-
-    Returns, as JSON's types, what was measured, "unit" and "metric", the score that decides, and "scores": a dict of
-    all scores for each amount, which is among them as "amount".
-    """
+def measure_changed(asked: Asked, kind: Change, amounts: Sequence[float]) -> Robustness:
+    """Measure a model on images changed by each of several amounts; raises what `measure` does."""
     loaded, split, notes = _ready(asked)
     task = loaded.task
     refuse_unless((kind,), task.changes if isinstance(task, HasViews) else (), f"--{kind}")
-    found = []
+    found = list[dict[str, float | None]]()
     for amount in amounts:
 
         def answer(net: nn.Module, batch: Batch, amount: float = amount) -> tuple[Terms, Any]:

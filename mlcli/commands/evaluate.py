@@ -7,6 +7,7 @@ from typing import Any
 
 from mlcli.commands.common import find_run, is_exported, load_experiment, tiles_asked
 from mlcli.errors import ConfigError
+from mlcli.show.details import ClassScore, Evaluation, Robustness
 from mlcli.text import number, numbers, paragraphs, plural, table, truncated
 
 MOST_CLASSES = 30
@@ -15,6 +16,8 @@ MOST_COLUMNS = 15
 """Rows of the table of columns, which the JSON has all of, too."""
 AMOUNTS, MOST_AMOUNTS = 5, 50
 """Amounts that a range of changes is measured at, and those of a list at most."""
+CLASS_SCORES: tuple[ClassScore, ...] = ("ap", "ap50", "precision", "recall", "f1")
+"""Columns of the table of classes."""
 LARGEST_MATRIX = 20
 """Classes up to which a confusion matrix is printed."""
 
@@ -84,20 +87,21 @@ def run(
     measured = Asked(folder, folder.checkpoint(checkpoint), split, overrides, on, size)
     if changed:
         ((kind, amounts),) = changed.items()
-        result = measure_changed(measured, kind, amounts)
-        stem, page, drawn = f"robustness-{result['split']}-{kind}", _robustness_page, " and .png"
-        folder.write_bytes(f"{stem}.png", png(image(*robustness(result))))
+        scores = measure_changed(measured, kind, amounts)
+        stem, page = f"robustness-{scores['split']}-{kind}", _robustness_page(scores)
+        text = json.dumps(scores, indent=2)
+        folder.write_bytes(f"{stem}.png", png(image(*robustness(scores))))
     else:
         seen = tuple(dict.fromkeys(views.replace(" ", "").split(","))) if views is not None else ()
         result = measure(measured, views=seen, tiles=tiling)
         how = f"{'-tta' if seen else '-tiles' if tiling else ''}{f'-size{size}' if size else ''}"
-        stem, page, drawn = f"evaluation-{result['split']}{how}", _page, ""
-    text = json.dumps(result, indent=2)
+        stem, page = f"evaluation-{result['split']}{how}", _page(result)
+        text = json.dumps(result, indent=2)
     folder.write_text(f"{stem}.json", text + "\n")
-    print(text if as_json else f"{page(result)}\n\nwritten: {folder.path / stem}.json{drawn}")
+    print(text if as_json else f"{page}\n\nwritten: {folder.path / stem}.json{' and .png' if changed else ''}")
 
 
-def _page(result: dict[str, Any]) -> str:
+def _page(result: Evaluation) -> str:
     """The result as text for a terminal."""
     head = [
         ("run", f"{result['run']} ({result['checkpoint']}, epoch {result['epoch']})"),
@@ -110,7 +114,7 @@ def _page(result: dict[str, Any]) -> str:
     scores = [[name.replace("_", " "), number(value)] for name, value in result["metrics"].items()]
     parts = [paragraphs(head, 8), table(scores[0], scores[1:])]
     if classes := result.get("classes", []):
-        keys = [key for key in ("ap", "ap50", "precision", "recall", "f1") if key in classes[0]]
+        keys = [key for key in CLASS_SCORES if key in classes[0]]
         rows = [[c["name"], *(number(c[key]) for key in keys), f"{c['support']:,}"] for c in classes[:MOST_CLASSES]]
         left_out = len(classes) - len(rows)
         more = f"\n... and {left_out} more classes; all of them with --json" if left_out else ""
@@ -123,8 +127,8 @@ def _page(result: dict[str, Any]) -> str:
             counts = [[str(count) if count else "·" for count in row] for row in result["confusion"]]
             rows = [[name, *row] for name, row in zip(short, counts, strict=True)]
             parts.append("confusion: rows are the truth, columns the predictions\n" + table(["", *short], rows))
-    if result.get("breakdown"):
-        rows = [[kind["name"], f"{kind['count']:,}", number(kind["delta_map50"])] for kind in result["breakdown"]]
+    if kinds := result.get("breakdown"):
+        rows = [[kind["name"], f"{kind['count']:,}", number(kind["delta_map50"])] for kind in kinds]
         parts.append(table(["mistakes", "count", "map50 lost to them"], rows))
     if "importance" in result:
         found = result["importance"]
@@ -133,7 +137,7 @@ def _page(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _robustness_page(result: dict[str, Any]) -> str:
+def _robustness_page(result: Robustness) -> str:
     """The scores by amount as text for a terminal."""
     names = list(dict.fromkeys(name for row in result["scores"] for name in row if name != "amount"))
     columns = [numbers([row.get(name) for row in result["scores"]]) for name in ("amount", *names)]

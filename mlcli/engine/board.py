@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mlcli.engine.layer_stats import Activation, Histogram, LayerStats
 from mlcli.engine.run import png
+from mlcli.show.details import Details
 from mlcli.text import visible
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ LAYER_CHARTS = {
 """Charts of all layers in one, and the groups of tags they show."""
 COMPARED_FIRST = ("model.name", "optimizer.name", "optimizer.lr", "train.batch_size", "train.epochs")
 """Settings that the HPARAMS tab shows unasked; of dozens it shows five."""
-_CURVE_COLUMNS = ("tp", "fp", "tn", "fn", "precision", "recall")
 
 Plain = int | float | str | bool
 
@@ -113,12 +113,14 @@ class Board:
             values.append(Summary.Value(tag=_tag(title, split), image=image))
         self._add(Summary(value=values), step)
 
-    def evaluation(self, split: str, details: dict[str, Any], step: int) -> None:
-        """The curves of `details["pr_curves"]`, if there are any, as `pr_curve_<split>/<class>`."""
+    def evaluation(self, split: str, details: Details, step: int) -> None:
+        """The precision-recall curves, if there are any, as `pr_curve_<split>/<class>`."""
         for name, curve in list(details.get("pr_curves", {}).items())[:MOST_CURVES]:
-            tp, fp, tn, fn, precision, recall = (curve[key] for key in _CURVE_COLUMNS)
+            counts = curve["tp"], curve["fp"], curve["tn"], curve["fn"]
             tag, thresholds = _tag(f"pr curve {split}", name), len(curve["threshold"])
-            self._writer.add_pr_curve_raw(tag, tp, fp, tn, fn, precision, recall, step, num_thresholds=thresholds)
+            self._writer.add_pr_curve_raw(
+                tag, *counts, curve["precision"], curve["recall"], step, num_thresholds=thresholds
+            )
 
     def embeddings(
         self, split: str, features: Tensor, labels: Sequence[str], sprites: Tensor | None, step: int

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from mlcli.engine.membership import Membership
 from mlcli.engine.runtime import Choice, Runtime
 from mlcli.engine.terms import Terms
+from mlcli.show.details import Details, Importance
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -195,13 +196,8 @@ class Metrics(Protocol):
         """Settings of the model that this evaluation chose, such as a score threshold, as JSON's types; kept among the
         facts of the best checkpoint."""
 
-    def details(self) -> dict[str, Any]:
-        """Return what single numbers do not show, as JSON's types: tables, matrices, curves. Waits for the device.
-
-        Keys that others know how to show: "classes", a list of dicts that begin with "name"; "confusion", counts by
-        truth (row) and answer (column); "confusion_names", where its rows are more than the classes; "pr_curves", for
-        each class name the lists threshold, precision, recall, tp, fp, tn, fn; "mistakes", a list of dicts.
-        """
+    def details(self) -> Details:
+        """Return what single numbers do not show: tables, matrices, curves. Waits for the device."""
 
 
 class Task(Protocol):
@@ -350,12 +346,11 @@ class HasEmbeddings(Protocol):
 class HasImportance(Protocol):
     """A task that can say what its model's answers rest on."""
 
-    def importance(self, split: str) -> dict[str, Any]:
-        """Return how much worse the answers to samples of a split become without a column, as JSON's types.
+    def importance(self, split: str) -> Importance | None:
+        """Return how much worse the answers to samples of a split become without a column.
 
-        "metric", "repeats", "samples", and "columns": dicts of name, mean and std, the most important first. Empty
-        where there are no columns, or too many, or the answers are not finite. The model is put into evaluation mode
-        and left in it.
+        None where there are no columns, or too many, or the answers are not finite. The model is put into evaluation
+        mode and left in it.
         """
 
 

@@ -96,8 +96,8 @@ class Summary(Document):
     facts: SavedFacts | None = None
 
 
-class Evaluation(Document):
-    """evaluation-<split>.json: scores on a split, and the details its charts are drawn of."""
+class EvaluationFile(Document):
+    """evaluation-<split>.json, a `mlcli.show.details.Evaluation`: only what pages cannot do without is checked."""
 
     split: str = ""
     checkpoint: str = "best.ckpt"

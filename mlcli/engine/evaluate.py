@@ -13,6 +13,7 @@ from mlcli.engine.runtime import Runtime
 from mlcli.engine.stop import StopRequest
 from mlcli.engine.terms import Terms, mean_loss
 from mlcli.errors import ConfigError
+from mlcli.show.details import Evaluation
 from mlcli.show.terminal import bar
 
 
@@ -74,13 +75,12 @@ def evaluation_record(
     runtime: Runtime,
     scores: dict[str, float],
     metrics: Metrics,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Return the content of evaluation-<split>.json: model, split, scores and their details.
 
     run: its name; saved: the checkpoint's content.
     """
-    importance = task.importance(split) if isinstance(task, HasImportance) else {}
-    return {
+    record: Evaluation = {
         "run": run,
         "checkpoint": checkpoint,
         "step": saved["step"],
@@ -93,8 +93,10 @@ def evaluation_record(
         "caveat": task.caveat,
         "metrics": as_json(scores),
         **metrics.details(),
-        **({"importance": importance} if importance else {}),
     }
+    if isinstance(task, HasImportance) and (importance := task.importance(split)):
+        record["importance"] = importance
+    return record
 
 
 def as_json(scores: dict[str, float]) -> dict[str, float | None]:

@@ -13,18 +13,19 @@ from mlcli.experiment import Experiment
 from mlcli.export.file import open_exported
 from mlcli.saved import SavedTask, refuse_other_data
 from mlcli.scoring import chosen_split
+from mlcli.show.details import Evaluation
 from mlcli.show.terminal import bar
 
 
 def measure_file(
     path: Path, experiment: Experiment, split: str | None = None, tiles: tuple[int, float] | None = None
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure an ONNX file on a split of the data that a configuration names.
 
     split: train, val or test; None for test, or for val where there is no test split.
     tiles: as in `scoring.measure`.
 
-    Returns what evaluation-<split>.json of a run holds, without what takes the model itself: loss and importance.
+    Returns no loss and no importance, which take the model itself.
     Raises CheckpointError if the file is of another task, model, classes or form of data than the configuration's.
     """
     file = open_exported(path)

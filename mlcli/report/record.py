@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from mlcli.engine.documents import Document, Entry, Evaluation, LayerLook, Summary, read_document, read_entries
+from mlcli.engine.documents import Document, Entry, EvaluationFile, LayerLook, Summary, read_document, read_entries
 from mlcli.engine.run import RunFolder
 from mlcli.errors import UserError
 from mlcli.report.baselines import Baselines, read_baselines
 from mlcli.schema.yaml12 import read_text
+from mlcli.show.details import Evaluation
 from mlcli.text import number
 
 SPLITS = ("test", "val", "train")
@@ -38,7 +39,7 @@ class Record:
     config_text: str
     environment: dict[str, Any]
     summary: dict[str, Any]
-    evaluations: dict[str, dict[str, Any]]
+    evaluations: dict[str, Evaluation]
     baselines: Baselines | None
     layers: list[dict[str, Any]]
     pictures: list[Path]
@@ -47,7 +48,7 @@ class Record:
     def read(cls, run: RunFolder) -> "Record":
         """Read what is there."""
         path = run.path
-        evaluations = {split: _document(path / f"evaluation-{split}.json", Evaluation) for split in SPLITS}
+        evaluations = {split: _document(path / f"evaluation-{split}.json", EvaluationFile) for split in SPLITS}
         return cls(
             name=run.name,
             path=path,
@@ -57,7 +58,7 @@ class Record:
             config_text=_or(lambda: read_text(path / "resolved.yaml"), ""),
             environment=run.environment_or_empty(),
             summary=_document(path / "summary.json", Summary),
-            evaluations={split: found for split, found in evaluations.items() if found},
+            evaluations={split: cast(Evaluation, found) for split, found in evaluations.items() if found},
             baselines=read_baselines(path / "baselines.json"),
             layers=_or(lambda: read_entries(path / "layers.jsonl", LayerLook, MOST_LINES), []),
             pictures=sorted((path / "pictures").glob("*.png")),
@@ -104,7 +105,7 @@ class Record:
         return next((split for split in SPLITS if split in self.scores), "val")
 
     @property
-    def detail(self) -> dict[str, Any]:
+    def detail(self) -> Evaluation:
         """The evaluation whose details are shown, of the headline's split if there is one."""
         order = (self.split, *SPLITS)
         return next((self.evaluations[split] for split in order if split in self.evaluations), {})

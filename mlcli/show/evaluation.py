@@ -1,16 +1,16 @@
-"""The charts of an evaluation, from its details as plain data: for the page and as pictures alike, under one name each.
+"""The charts of an evaluation, from its details: for the page and as pictures alike, under one name each.
 
-The keys are those of `mlcli.engine.contract.Metrics.details`, whichever task they come from. A chart whose keys are not
-there is not drawn.
+A chart whose keys are not there is not drawn.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mlcli.show.charts import Axis, Bar, BarChart, Chart, Line, LineChart, Matrix, Points, Rule, axis
+from mlcli.show.details import Curve, Details, Evaluation, Robustness
 from mlcli.text import plural
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ KINDS = {
     "missed": "not found",
 }
 """Explanations of the kinds of a detector's mistakes."""
-
-Details = dict[str, Any]
 
 
 def confusion(details: Details) -> tuple[Matrix, ...]:
@@ -88,11 +86,17 @@ def precision_recall(details: Details) -> tuple[LineChart, ...]:
     lines = sorted(lines, key=lambda line: line[0])[:MOST_CURVES]
     named = [Line(f"{name} ({area:.2f})", p, group=i) for i, (area, name, p) in enumerate(lines[:NAMED_CURVES])]
     faint = [Line("", points, "faint") for _, _, points in lines[NAMED_CURVES:]]
-    rows = {str(row["name"]): row for row in details.get("classes") or [] if row.get("threshold") is not None}
+    best_points = {
+        row["name"]: (recall, precision)
+        for row in details.get("classes") or []
+        if row.get("threshold") is not None
+        and (recall := row.get("recall")) is not None
+        and (precision := row.get("precision")) is not None
+    }
     best = [
-        Line("", [(rows[name]["recall"], rows[name]["precision"])], dots=True, group=i)
+        Line("", [best_points[name]], dots=True, group=i)
         for i, (_, name, _) in enumerate(lines[:NAMED_CURVES])
-        if name in rows
+        if name in best_points
     ]
     note = "weakest: " + ", ".join(line.name for line in named) + ("; dots where F1 is best" if best else "")
     return (
@@ -131,11 +135,10 @@ def mistakes(details: Details) -> tuple[BarChart, ...]:
     return (BarChart("Kinds of mistakes", bars, most, "gain in mean AP50 if that kind alone were fixed"),)
 
 
-def importance(details: Details) -> tuple[BarChart, ...]:
+def importance(evaluation: Evaluation) -> tuple[BarChart, ...]:
     """The columns of a table, by how much worse the answers become when one's values are dealt out anew."""
-    found = details.get("importance") or {}
-    columns = found.get("columns")
-    if not columns:
+    found = evaluation.get("importance")
+    if not found or not (columns := found["columns"]):
         return ()
     most, left_out = max(1e-9, float(columns[0]["mean"])), len(columns) - MOST_COLUMNS
     bars = [
@@ -149,15 +152,16 @@ def importance(details: Details) -> tuple[BarChart, ...]:
     return (BarChart("Importance of columns", bars, most, note + more),)
 
 
-def robustness(details: Details) -> tuple[LineChart, ...]:
-    """The score by the amount by which images are changed; see `mlcli.scoring.measure_changed`."""
-    metric, rows = details["metric"], details["scores"]
-    points = [(float(row["amount"]), float(row[metric])) for row in rows if row.get(metric) is not None]
+def robustness(found: Robustness) -> tuple[LineChart, ...]:
+    """The score by the amount by which images are changed."""
+    metric, rows = found["metric"], found["scores"]
+    pairs = ((row["amount"], row.get(metric)) for row in rows)
+    points = [(amount, score) for amount, score in pairs if amount is not None and score is not None]
     lines = [Line("", points), Line("", points, dots=True)]
-    note = f"{details['split']}, {details['samples']:,} samples; {details['unit']}"
-    across = axis([x for x, _ in points] or [0.0], str(details["change"]), tight=True)
+    note = f"{found['split']}, {found['samples']:,} samples; {found['unit']}"
+    across = axis([x for x, _ in points] or [0.0], found["change"], tight=True)
     return (
-        LineChart(f"{metric.replace('_', ' ')} by {details['change']}", lines, across, _unit(metric.replace("_", " ")),
+        LineChart(f"{metric.replace('_', ' ')} by {found['change']}", lines, across, _unit(metric.replace("_", " ")),
                   note, shown="{:.3f}".format, named=False),
     )  # fmt: skip
 
@@ -234,7 +238,7 @@ def _answers(details: Details) -> Points:
     return [(float(t), float(a)) for t, a in zip(found["truth"], found["answer"], strict=False)]
 
 
-def _points(curve: dict[str, Any], key: str) -> Points:
+def _points(curve: Curve, key: Literal["precision", "recall", "f1"]) -> Points:
     return list(zip(curve["threshold"], curve[key], strict=True))
 
 

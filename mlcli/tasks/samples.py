@@ -23,6 +23,7 @@ from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
 from mlcli.models.build import begin_with_data, build_seeded, describe_model, fine_tuning
 from mlcli.models.config import FineTune, Model
+from mlcli.show.details import ColumnImportance, Importance
 from mlcli.tasks.answers import SampleAnswers
 from mlcli.tasks.exporting import Again, Check, closeness, same_labels
 
@@ -196,7 +197,7 @@ class SampleTask(SamplePredictor):
     def lr_scale(self, parameter_name: str) -> float:
         return self.finetuning.lr_scale(parameter_name)
 
-    def importance(self, split: str) -> dict[str, Any]:
+    def importance(self, split: str) -> Importance | None:
         """Return the permutation importance of a table's columns; see `mlcli.engine.contract.HasImportance`.
 
         Breiman 2001, "Random Forests", section 10: the values of a column are dealt out anew among the rows, all its
@@ -207,7 +208,7 @@ class SampleTask(SamplePredictor):
         names = self.info.preparation.get("features", [])
         places = {c["name"]: [names.index(f) for f in features_of(c) if f in names] for c in columns}
         if not places or 2 * len(places) > MOST_PASSES:
-            return {}
+            return None
         samples, device = self.source.splits[split], next(self.model.parameters()).device
         rows = np.unique(np.linspace(0, len(samples) - 1, min(MOST_ROWS, len(samples))).round().astype(np.int64))
         inputs, indices = samples.read(rows).to(device), torch.from_numpy(rows)
@@ -221,7 +222,7 @@ class SampleTask(SamplePredictor):
         self.model.eval()
         sign = 1 if self.metrics(split).directions[self.primary] == "max" else -1
         repeats = min(MOST_REPEATS, MOST_PASSES // len(places))
-        found = []
+        found = list[ColumnImportance]()
         with torch.inference_mode():
             whole = score(inputs)
             for name, features in places.items():
@@ -233,7 +234,7 @@ class SampleTask(SamplePredictor):
                     losses.append(sign * (whole - score(dealt)))
                 found.append({"name": name, "mean": float(np.mean(losses)), "std": float(np.std(losses))})
         if not np.isfinite([column["std"] for column in found]).all():  # nor are the answers
-            return {}
+            return None
         found.sort(key=lambda column: -column["mean"])
         return {"metric": self.primary, "repeats": repeats, "samples": len(rows), "columns": found}
 

@@ -8,7 +8,7 @@ import pytest
 from mlcli.engine.documents import (
     Entry,
     Environment,
-    Evaluation,
+    EvaluationFile,
     LayerLook,
     Saved,
     Status,
@@ -66,7 +66,7 @@ def test_a_document_that_is_no_file_is_refused(tmp_path):
     (tmp_path / "evaluation-test.json").mkdir()
     for name in ("evaluation-test.json", "nothing.json"):
         with pytest.raises(CheckpointError, match="cannot be read"):
-            read_document(tmp_path / name, Evaluation)
+            read_document(tmp_path / name, EvaluationFile)
 
 
 def test_lines_end_where_one_is_no_json_and_others_of_another_kind_are_left_out(tmp_path):

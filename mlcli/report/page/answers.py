@@ -18,6 +18,7 @@ from mlcli.report.page import svg
 from mlcli.report.record import SPLITS, Record, in_words, is_number, mapping
 from mlcli.show import evaluation
 from mlcli.show.charts import Confusion
+from mlcli.show.details import Evaluation
 from mlcli.show.palette import PAPER
 from mlcli.text import number
 
@@ -62,7 +63,7 @@ def _confused(pair: Confusion, nothing: str | None) -> tuple[str, str, str]:
 
 def residuals(record: Record) -> Values | None:
     """Predictions of a regression over the truth, and how far they miss."""
-    detail = {**record.detail, "unit": record.data_facts.get("target")}
+    detail: Evaluation = {**record.detail, "unit": record.data_facts.get("target", "")}
     charts = [*evaluation.predicted_and_true(detail), *evaluation.residuals(detail)]
     if not charts:
         return None
@@ -93,7 +94,9 @@ def importance(record: Record) -> Values | None:
 
 def classes(record: Record) -> Values | None:
     """A row per class with every number there is on it, the weakest first."""
-    rows = [c for c in record.detail.get("classes") or [] if isinstance(c, dict) and "name" in c]
+    rows: list[dict[str, Any]] = [
+        dict(c) for c in record.detail.get("classes") or [] if isinstance(c, dict) and "name" in c
+    ]
     keys = [key for key in (rows[0] if rows else ()) if key != "name" and any(is_number(row.get(key)) for row in rows)]
     if not keys:
         return None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlcli.engine.contract import Batch, Direction
 from mlcli.engine.runtime import to_device
+from mlcli.show.details import CalibrationBin, ClassRow, Curve, Details, WrongAnswer
 
 TOP = 5
 CALIBRATION_BINS = 15
@@ -106,11 +107,8 @@ class ClassificationMetrics:
         }
         return {name: float(scores[name]) for name in self.directions}
 
-    def per_class(self) -> list[dict]:
-        """name, precision, recall, f1 and support (samples of that class) of each class, in label order.
-
-        Without samples of a class the three are None: not measurable.
-        """
+    def per_class(self) -> list[ClassRow]:
+        """Return precision, recall, f1 and support of each class, in label order."""
         confusion = self.confusion.cpu().double()
         columns = (*_per_class(confusion), confusion.sum(1))
         return [
@@ -119,8 +117,8 @@ class ClassificationMetrics:
             for name, p, r, f, s in zip(self.class_names, *(column.tolist() for column in columns), strict=True)
         ]  # fmt: skip
 
-    def calibration(self) -> list[dict[str, Any]]:
-        """Of each bin of confidence that holds samples, from low to high: samples, mean confidence and accuracy."""
+    def calibration(self) -> list[CalibrationBin]:
+        """Return the bins that hold samples, from low to high confidence."""
         rows = self._bins.cpu().double().T.tolist()
         return [{"samples": int(n), "confidence": c / n, "accuracy": hits / n} for n, c, hits in rows if n]
 
@@ -128,29 +126,22 @@ class ClassificationMetrics:
         """No settings: the most probable class is the answer."""
         return {}
 
-    def details(self) -> dict[str, Any]:
-        """Return what single numbers do not show, as plain data; see `mlcli.engine.contract.Metrics.details`.
-
-        classes: `per_class`. confusion: counts, a list of rows by truth. pr_curves: at 101 thresholds, by class name.
-        mistakes: index, name, truth, answer (names of classes) and probability of the answer, the surest first.
-        calibration: samples, confidence, accuracy of each bin.
-        """
+    def details(self) -> Details:
+        """Return the classes, the confusion matrix, curves at 101 thresholds, the surest mistakes, the calibration."""
         return {
             "classes": self.per_class(),
             "confusion": self.confusion.tolist(),
             "pr_curves": self._curves.curves(self.class_names),
-            "mistakes": [
-                {
-                    "index": position,
-                    **({"name": self._name_of(position)} if self._name_of else {}),
-                    "truth": self.class_names[truth],
-                    "answer": self.class_names[answer],
-                    "probability": probability,
-                }
-                for position, truth, answer, probability in self.mistakes.read()
-            ],
+            "mistakes": [self._named(mistake) for mistake in self.mistakes.read()],
             "calibration": self.calibration(),
         }
+
+    def _named(self, mistake: "Mistake") -> WrongAnswer:
+        named: WrongAnswer = {"index": mistake.position}
+        if self._name_of:
+            named["name"] = self._name_of(mistake.position)
+        truth, answer = self.class_names[mistake.truth], self.class_names[mistake.answer]
+        return {**named, "truth": truth, "answer": answer, "probability": mistake.probability}
 
 
 def _per_class(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,8 +189,8 @@ class PrecisionRecallCounts:
         self._all += other._all.to(self._all.device)
         self._true += other._true.to(self._true.device)
 
-    def curves(self, class_names: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-        """By class name the lists threshold, precision, recall, tp, fp, tn, fn; the 20 classes with most samples.
+    def curves(self, class_names: Sequence[str]) -> dict[str, Curve]:
+        """Return the curves by class name, of the 20 classes with most samples.
 
         Precision is 1 where nothing reaches the threshold, as at the end of scikit-learn's curve. Classes without
         samples have no recall and are left out. Waits for the device.
@@ -212,10 +203,17 @@ class PrecisionRecallCounts:
         precision = torch.where(answered > 0, tp / answered.clamp(min=1).double(), 1.0)
         recall = tp / support[:, None].clamp(min=1).double()
         most = support.argsort(descending=True, stable=True)[:MOST_CURVES].sort().values
-        columns = {"precision": precision, "recall": recall, "tp": tp, "fp": fp, "tn": tn, "fn": fn}
         thresholds = [step / (THRESHOLDS - 1) for step in range(THRESHOLDS)]
         return {
-            class_names[c]: {"threshold": thresholds, **{key: column[c].tolist() for key, column in columns.items()}}
+            class_names[c]: {
+                "threshold": thresholds,
+                "precision": precision[c].tolist(),
+                "recall": recall[c].tolist(),
+                "tp": tp[c].tolist(),
+                "fp": fp[c].tolist(),
+                "tn": tn[c].tolist(),
+                "fn": fn[c].tolist(),
+            }
             for c in most.tolist()
             if support[c] > 0
         }

@@ -20,6 +20,7 @@ from mlcli.engine.contract import Batch, Embeddings, Record
 from mlcli.engine.hooks import watch
 from mlcli.errors import ConfigError
 from mlcli.models.layers import last_layer
+from mlcli.show.details import Details
 from mlcli.tasks.classification.answers import ClassAnswers
 from mlcli.tasks.classification.config import Classification
 from mlcli.tasks.classification.losses import Criterion, SampleLoss
@@ -115,9 +116,9 @@ class ClassificationTask(SampleTask, Classifier):
         from mlcli.models.filters import feature_maps, filters
         from mlcli.show.evaluation import pictures
 
-        details = {
-            "confusion": metrics.confusion.cpu().numpy(),
-            "confusion_names": self.info.class_names,
+        details: Details = {
+            "confusion": metrics.confusion.tolist(),
+            "confusion_names": [*self.info.class_names],
             "calibration": metrics.calibration(),
         }
         drawn: dict[str, Image | None] = {**pictures(details, f"{split}: ")}

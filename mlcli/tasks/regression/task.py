@@ -15,6 +15,7 @@ from mlcli.data.source import Source
 from mlcli.engine.contract import Batch, Direction
 from mlcli.engine.runtime import to_device
 from mlcli.errors import CheckpointError
+from mlcli.show.details import Details, Residuals
 from mlcli.tasks.regression.answers import NumberAnswers
 from mlcli.tasks.regression.config import Regression
 from mlcli.tasks.samples import SamplePredictor, SampleTask
@@ -104,16 +105,14 @@ class RegressionMetrics:
         """No settings: the output is the answer."""
         return {}
 
-    def details(self) -> dict[str, Any]:
-        """Under "residuals": count of all samples; index, truth and answer of up to 2,000, evenly chosen, by position;
-        and quantiles of answer - truth by share ("5 %").
-        """
+    def details(self) -> Details:
+        """Return the residuals of up to 2,000 samples, evenly chosen."""
         kept = ((self._order < 2**_HASH_BITS) & self._pairs.isfinite().all(0)).cpu()  # JSON knows no NaN
         indices, by_position = self._indices.cpu()[kept].sort()
         truth, answer = self._pairs.cpu().double()[:, kept][:, by_position] + self._offset
         shares = torch.tensor(QUANTILES, dtype=torch.float64)
         values = torch.quantile(answer - truth, shares).tolist() if len(truth) else []
-        residuals = {
+        residuals: Residuals = {
             "count": int(self._count),
             "index": indices.tolist(),
             "truth": truth.tolist(),
@@ -179,8 +178,8 @@ class RegressionTask(SampleTask, Regressor):
         """Predicted over true values, and the residuals; nothing if no answer is finite."""
         from mlcli.show.evaluation import pictures
 
-        details = {**metrics.details(), "metrics": metrics.compute(), "unit": self.info.target}
-        return {**pictures(details, f"{split}: ")}
+        details: Details = {**metrics.details(), "metrics": {**metrics.compute()}, "unit": self.info.target}
+        return pictures(details, f"{split}: ")
 
     def _standardised(self, targets: Tensor) -> Tensor:
         return (targets - self.target_mean) / self.target_std

@@ -4,10 +4,11 @@ VOC's average precision: Everingham et al. 2010, all points as since 2010 (devki
 """
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
+from mlcli.show.details import ClassRow, Curve
 from mlcli.tasks.detection.data.records import Records
 from mlcli.tasks.detection.evaluation.matches import RIGHT_IOU, FlatDetections, Matches, OverlapPairs
 
@@ -37,7 +38,16 @@ def average_precision(correct: np.ndarray, support: int, *, all_points: bool = F
     return float(np.append(falling, 0)[reached].mean())
 
 
-def best_threshold(scores: np.ndarray, correct: np.ndarray, support: int) -> dict[str, float]:
+class AtThreshold(TypedDict):
+    """Scores of what is found at a threshold."""
+
+    precision: float
+    recall: float
+    f1: float
+    threshold: float
+
+
+def best_threshold(scores: np.ndarray, correct: np.ndarray, support: int) -> AtThreshold:
     """Return the threshold with the best F1, halfway to the next less certain detection, so that rounding moves none.
 
     scores, correct: [n], most certain first, the ignored left out. Without any detection: threshold 1, all else 0.
@@ -57,8 +67,8 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, support: int) -> dic
     }
 
 
-def sampled(scores: np.ndarray, correct: np.ndarray, support: int) -> dict[str, list[float] | list[int]]:
-    """The curves at THRESHOLDS: lists threshold, precision, recall, f1, tp, fp, tn, fn.
+def sampled(scores: np.ndarray, correct: np.ndarray, support: int) -> Curve:
+    """Return the curves at THRESHOLDS.
 
     scores, correct: [n], most certain first, the ignored left out. Precision is 1 where nothing is kept; tn is 0, as
     places without an object and without a detection cannot be counted.
@@ -66,17 +76,16 @@ def sampled(scores: np.ndarray, correct: np.ndarray, support: int) -> dict[str, 
     kept = np.searchsorted(-scores, -THRESHOLDS, side="right")
     tp = np.append(0, np.cumsum(correct))[kept]
     fp, fn = kept - tp, support - tp
-    values = {
-        "threshold": THRESHOLDS,
-        "precision": np.where(kept > 0, tp / np.maximum(kept, 1), 1.0),
-        "recall": tp / max(support, 1),
-        "f1": 2 * tp / np.maximum(kept + support, 1),
-        "tp": tp,
-        "fp": fp,
-        "tn": np.zeros_like(tp),
-        "fn": fn,
+    return {
+        "threshold": THRESHOLDS.round(6).tolist(),
+        "precision": np.where(kept > 0, tp / np.maximum(kept, 1), 1.0).round(6).tolist(),
+        "recall": (tp / max(support, 1)).round(6).tolist(),
+        "f1": (2 * tp / np.maximum(kept + support, 1)).round(6).tolist(),
+        "tp": tp.tolist(),
+        "fp": fp.tolist(),
+        "tn": [0] * len(tp),
+        "fn": fn.tolist(),
     }
-    return {name: column.round(6).tolist() for name, column in values.items()}
 
 
 def voc_ap50(found: FlatDetections, pairs: OverlapPairs, records: Records, support: np.ndarray) -> float:
@@ -137,17 +146,17 @@ def confusion(matches: Matches, threshold: float, num_classes: int) -> list[list
 
 def class_rows(
     matches: Matches, class_names: tuple[str, ...], ap: np.ndarray, ap50: np.ndarray
-) -> tuple[list[dict[str, Any]], dict[str, dict]]:
+) -> tuple[list[ClassRow], dict[str, Curve]]:
     """The table of classes, each at its own best threshold, and the curves of each by name.
 
     Classes without objects cannot be measured: None in the table, and no curve.
     """
     support = matches.support(len(class_names)).tolist()
-    rows, curves = [], {}
+    rows, curves = list[ClassRow](), dict[str, Curve]()
     for label, name in enumerate(class_names, start=1):
         if not support[label]:
-            unmeasured = dict.fromkeys(("ap", "ap50", "precision", "recall", "f1", "threshold"))
-            rows.append({"name": name, **unmeasured, "support": 0})
+            rows.append({"name": name, "ap": None, "ap50": None, "precision": None, "recall": None, "f1": None,
+                         "threshold": None, "support": 0})  # fmt: skip
             continue
         scores, correct = of_class(matches, label)
         rows.append(

@@ -17,6 +17,7 @@ import torch
 
 from mlcli.engine.contract import Batch, Direction
 from mlcli.engine.limits import usable_cpus
+from mlcli.show.details import Details
 from mlcli.tasks.detection.data.records import Records
 from mlcli.tasks.detection.evaluation.coco_numbers import (
     COCO_MOST,
@@ -114,19 +115,10 @@ class DetectionMetrics:
         """score_threshold: the one that gave the best F1."""
         return {"score_threshold": self.details()["best_threshold"]}
 
-    def details(self) -> dict[str, Any]:
-        """Tables and curves at an IoU of 0.5, as plain data:
+    def details(self) -> Details:
+        """Return tables and curves at an IoU of 0.5; ap is COCO's, and the confusion that at the best threshold.
 
-        * classes: for each name, ap (COCO's) and ap50; precision, recall, f1 and threshold where its F1 is best, None
-          for a class without objects; support, the objects there are;
-        * pr_curves: for each class name, lists over thresholds (see `curves.sampled`); f1_curve: the same over all;
-          empty where there is nothing to find;
-        * best_threshold: where the F1 over all objects is best, for use in prediction; best_f1: how good it is there,
-          None where there is nothing to find;
-        * confusion: objects (rows) by predicted class at that threshold (columns); confusion_names: the classes
-          and background;
-        * breakdown: kinds of mistakes, how many, and what correcting each would add to map50 (see `tide.KINDS`); empty
-          where there is nothing to find.
+        Where there is nothing to find, curves and breakdown are empty, and best_f1 is None.
         """
         matches, names = self.matches, self.class_names
         classes, curves = class_rows(matches, names, self._coco.ap, self._coco.ap50)

@@ -4,10 +4,9 @@ TIDE (Bolya et al. 2020, arXiv:2008.08115), sections 2.2 and 2.3, with the order
 mistake is of one kind; its cost is what the mean AP at an IoU of 0.5 would gain if that kind alone were corrected.
 """
 
-from typing import Any
-
 import numpy as np
 
+from mlcli.show.details import MistakeKind
 from mlcli.tasks.detection.evaluation.curves import average_precision, mean_over_classes
 from mlcli.tasks.detection.evaluation.matches import FAINT_IOU, RIGHT_IOU, Matches, OverlapPairs
 
@@ -19,8 +18,8 @@ in class and place; missed: objects that none of the first two is about."""
 LOCALISATION, CLASS, DUPLICATE, BACKGROUND, BOTH, MISSED = range(len(KINDS))
 
 
-def breakdown(matches: Matches, num_classes: int) -> list[dict[str, Any]]:
-    """For each of KINDS: name, count, and delta_map50, the gain of the mean AP at 0.5 (0 to 1) if it were corrected."""
+def breakdown(matches: Matches, num_classes: int) -> list[MistakeKind]:
+    """Return how many mistakes there are of each of KINDS, and what they cost."""
     kinds, targets = _kinds(matches)
     taken, aimed_at = np.zeros(len(matches.counted), dtype=bool), np.zeros(len(matches.counted), dtype=bool)
     taken[matches.object_of[matches.correct]] = True
@@ -33,7 +32,7 @@ def breakdown(matches: Matches, num_classes: int) -> list[dict[str, Any]]:
     correctable = np.zeros(len(targets), dtype=bool)
     correctable[aimed[np.unique(targets[aimed], return_index=True)[1]]] = True
     before = _map50(matches, matches.correct, matches.wrong, matches.found.labels, matches.counted, num_classes)
-    rows = []
+    rows = list[MistakeKind]()
     for kind, name in enumerate(KINDS):
         labels, correct, wrong, counted = matches.found.labels, matches.correct, matches.wrong, matches.counted
         mine = kinds == kind
