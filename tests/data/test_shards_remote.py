@@ -16,7 +16,7 @@ import torch
 from mlcli.data.augmentations import RandomResizedCrop
 from mlcli.data.config import ImageShards
 from mlcli.data.feed import SampleFeed
-from mlcli.data.sources import storage
+from mlcli.data.sources import remote_storage
 from mlcli.data.sources.build import build_source
 from mlcli.data.sources.shards import read_shards
 from mlcli.engine.settings import Loader, Train
@@ -85,7 +85,7 @@ class Serving(http.server.ThreadingHTTPServer):
 def served(tmp_path, monkeypatch):
     """A folder of shards, the class of its server, and its address with a user, a password and a key in it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(storage, "PAUSE_S", 0.01)
+    monkeypatch.setattr(remote_storage, "PAUSE_S", 0.01)
     write_tar(tmp_path / "s" / "train-000.tar", labelled(0, 10))
     write_tar(tmp_path / "s" / "train-001.tar", labelled(10, 60))
     write_tar(tmp_path / "s" / "val" / "0.tar", labelled(80, 6))

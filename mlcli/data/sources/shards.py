@@ -17,7 +17,8 @@ import numpy as np
 
 from mlcli.data.finding import Finding
 from mlcli.data.sources.listing import Listing, nothing
-from mlcli.data.sources.storage import TAR, Shard, Storage, expanded, storage_at
+from mlcli.data.sources.remote_storage import RemoteStorage
+from mlcli.data.sources.storage import TAR, LocalStorage, Shard, Storage, expanded
 from mlcli.data.sources.tar import Damage, Member, members
 from mlcli.data.sources.tar_index import CONNECTIONS, TarIndex, index_of, window_of
 from mlcli.data.splits import SPLITS, named_split, sorted_classes
@@ -65,6 +66,11 @@ class OpenShards:
 def hash_of(text: str) -> int:
     """A number of 63 bits that is another for another text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def storage_at(root: Path | str) -> Storage:
+    """Return the storage that a folder, a tar file or an address means. Raises ConfigError without what it needs."""
+    return RemoteStorage(str(root)) if "://" in str(root) else LocalStorage(Path(root))
 
 
 def open_shards(

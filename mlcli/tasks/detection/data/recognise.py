@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 from mlcli.data.decode import EXTENSIONS
 from mlcli.data.sources.csv_file import CsvFile, read_csv
-from mlcli.data.sources.shards import first_sample, has_shards
-from mlcli.data.sources.storage import storage_at
+from mlcli.data.sources.shards import first_sample, has_shards, storage_at
 from mlcli.data.sources.tar_index import MOST_JSON
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError, UserError
