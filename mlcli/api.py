@@ -40,7 +40,7 @@ from mlcli.scoring import Asked, measure
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlcli.engine.contract import Predictor
+    from mlcli.engine.predicting import Predictor
     from mlcli.engine.runtime import Runtime
     from mlcli.export.run import Result
     from mlcli.show.details import Evaluation
@@ -182,7 +182,7 @@ class Run:
         of_classes = threshold if isinstance(threshold, Mapping) else {} if threshold is None else {"": threshold}
         wanted = Wanted(top, invert, of_classes, size, tiles, overlap)
         loaded, runtime = self._loaded if size is None else self._load(size)
-        predictor: Any = copy(loaded)  # it is to answer so this once
+        predictor = copy(loaded)  # it is to answer so this once
         compute = prepared(predictor, computing(predictor, runtime), wanted)
 
         def of_files(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -191,7 +191,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             paths, names = _as_files(inputs, Path(folder))
             video = video_among(paths, {})
-            found = [*(frame_records(video, of_files, predictor) if video else of_files(paths))]
+            found = [*(frame_records(video, of_files) if video else of_files(paths))]
         return [record | {"input": names.get(record["input"], record["input"])} for record in found]
 
     def evaluate(

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mlcli.data.check.examination import Examination
     from mlcli.data.draft import Draft
     from mlcli.data.survey import Place
-    from mlcli.engine.contract import Predictor, Task
+    from mlcli.engine.contract import Task
     from mlcli.engine.membership import KnownData
+    from mlcli.engine.predicting import Predictor
     from mlcli.tasks.classification import build as of_classification
     from mlcli.tasks.classification import start as start_of_classification
     from mlcli.tasks.classification.config import Classification
@@ -113,8 +114,8 @@ class TaskEntry:
     config: "package.module:Class", a `TaskSettings` in a module that imports no torch.
     build: "package.module", which is a `TaskBuilder`.
     start: "package.module", which is a `Starter` and imports no torch; empty if the task has none.
-    answers: "package.module:Class", a `mlcli.tasks.exporting.Answers` in a module that imports no torch; empty if the
-        task's models cannot be exported.
+    answers: "package.module:Class", a `mlcli.tasks.exporting.ExportedAnswers` in a module that imports no torch; empty
+        if the task's models cannot be exported.
     asked: the lower, the earlier `mlcli init` asks the task: annotated pictures lie in folders, as labelled ones do.
     """
 

@@ -11,14 +11,10 @@ from packaging.version import InvalidVersion, Version
 
 from mlcli.data.info import PlainInfo
 from mlcli.engine.checkpoint import load_checkpoint, model_weights
-from mlcli.engine.contract import (
-    Feed,
-    HasMembership,
-    Predictor,
-    Task,
-)
+from mlcli.engine.contract import Feed, HasMembership, Task
 from mlcli.engine.documents import Saved, refuse_unlike
 from mlcli.engine.membership import KnownData, OtherData
+from mlcli.engine.predicting import Predictor
 from mlcli.engine.resume import differences
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime

@@ -10,9 +10,10 @@ from torch import nn
 
 from mlcli.data.changes import KINDS, Change, changed
 from mlcli.data.inputs import in_tiles
-from mlcli.engine.contract import Batch, HasViews, LooksInTiles, Metrics, Predictor
+from mlcli.engine.contract import Batch, HasViews, MeasuresInTiles, Metrics
 from mlcli.engine.evaluate import as_json, evaluate_split, evaluation_record
 from mlcli.engine.membership import NEW, Changes
+from mlcli.engine.predicting import Predictor
 from mlcli.engine.run import RunFolder
 from mlcli.engine.terms import Terms
 from mlcli.errors import ConfigError, DataError
@@ -64,11 +65,11 @@ def measure(asked: Asked, *, views: Sequence[str] = (), tiles: tuple[int, float]
         if "flip" in views:
             notes.append("flip is only right where a mirrored image means the same, unlike with letters and digits")
     if tiles is not None:
-        looking = cast(LooksInTiles, task)
         compute = in_tiles(task, computing(cast(Predictor, task), loaded.runtime), tiles)
+        assert isinstance(task, MeasuresInTiles)
 
         def answer(net: nn.Module, batch: Batch) -> tuple[Terms, Any]:
-            return {}, looking.found_in_tiles(compute, split, batch.indices)
+            return {}, task.found_in_tiles(compute, split, batch.indices)
 
     scores, metrics = _scores(loaded, split, answer)
     result = evaluation_record(

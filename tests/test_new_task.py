@@ -10,13 +10,13 @@ import pytest
 from mlcli import experiment
 from mlcli.data.info import DataInfo
 from mlcli.engine.contract import (
-    DrawsAnswers,
     DrawsBatches,
     DrawsUntrained,
     HasBaselines,
     HasChanceLevel,
     HasEmbeddings,
 )
+from mlcli.engine.predicting import DrawsAnswers
 from mlcli.experiment import Converter, Experiment
 from tests.points.build import build_predictor, build_task
 
@@ -51,6 +51,7 @@ def trained(mlcli) -> str:
 def test_it_needs_nothing_but_the_contract():
     allowed = {
         "contract",
+        "predicting",
         "terms",
         "settings",
         "runtime",

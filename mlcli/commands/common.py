@@ -21,7 +21,7 @@ from mlcli.text import command_line, paragraphs, shown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mlcli.engine.contract import Record
+    from mlcli.engine.predicting import Record
     from mlcli.engine.run import RunFolder
 
 

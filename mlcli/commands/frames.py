@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.common import refuse_failed, refuse_input, show_progress
+from mlcli.engine.predicting import Answers, DrawsAnswers, Record
 from mlcli.errors import ConfigError, DataError, ExitCode
 from mlcli.text import plural
 
 if TYPE_CHECKING:
     from mlcli.data.video import Frame
-    from mlcli.engine.contract import Record
 
 FRAMES = 8
 """That are in memory at once."""
@@ -45,8 +45,8 @@ def video_among(inputs: Sequence[Path], options: Mapping[str, Any]) -> Path | No
 
 def answer_frames(
     video: Path,
-    of_pictures: "Callable[[Sequence[Path]], Iterator[Record]]",
-    predictor: Any,
+    of_pictures: Callable[[Sequence[Path]], Iterator[Record]],
+    predictor: Answers,
     output: Path | None,
     pictures: Path | None,
 ) -> ExitCode:
@@ -65,14 +65,16 @@ def answer_frames(
             fix = f"end its name in .jsonl for the answers, or in {ending} for a video of them"
             raise ConfigError(f"cannot tell the format of {output}", where="--output", fix=fix)
         drawn, output = output, None
+    drawing: tuple[Path, DrawsAnswers] | None = None
     if drawn is not None:
-        if not hasattr(predictor, "picture"):
+        if not isinstance(predictor, DrawsAnswers):
             raise ConfigError("the answers of this model cannot be drawn", where="--pictures", fix="leave it out")
+        drawing = drawn, predictor
         refuse_input("--pictures", drawn, [video])
         make_output_folder(drawn.parent, marked=False)
     lines, count, failed = list[str](), 0, list[dict[str, Any]]()
     try:
-        with contextlib.closing(frame_records(video, of_pictures, predictor, drawn)) as records:
+        with contextlib.closing(frame_records(video, of_pictures, drawing)) as records:
             for count, record in enumerate(records, start=1):
                 line = json.dumps(record, ensure_ascii=False)
                 if "error" in record:
@@ -96,28 +98,27 @@ def answer_frames(
 
 def frame_records(
     video: Path,
-    of_pictures: "Callable[[Sequence[Path]], Iterator[Record]]",
-    predictor: Any,
-    drawn: Path | None = None,
-) -> "Generator[Record]":
+    of_pictures: Callable[[Sequence[Path]], Iterator[Record]],
+    drawing: tuple[Path, DrawsAnswers] | None = None,
+) -> Generator[Record]:
     """Return a record for each frame: input, frame (from 0), seconds, and what `of_pictures` says of it.
 
-    A video that cannot be read on ends with a record that has `error`. drawn: a video to write with the answers drawn,
-    by a predictor that is a `DrawsAnswers`. Raises ConfigError without PyAV, OutputError.
+    A video that cannot be read on ends with a record that has `error`. drawing: a video to write with the answers
+    drawn, and the predictor that draws them. Raises ConfigError without PyAV, OutputError.
     """
     from mlcli.data.video import frames, writing
 
     fault, count = list[DataError](), 0
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        writer = stack.enter_context(writing(drawn)) if drawn is not None else None
+        writer = stack.enter_context(writing(drawing[0])) if drawing else None
         for batch in _batches(frames(video), fault):
             paths = [folder / f"{number}.png" for number in range(len(batch))]
             for frame, path in zip(batch, paths, strict=True):
                 frame.image.save(path, compress_level=1)
             for frame, path, record in zip(batch, paths, of_pictures(paths), strict=True):
-                if writer is not None:
-                    writer.add(frame.image if "error" in record else predictor.picture(path, record), frame)
+                if writer is not None and drawing is not None:
+                    writer.add(frame.image if "error" in record else drawing[1].picture(path, record), frame)
                 place = {"input": str(video), "frame": frame.number, "seconds": round(frame.seconds, 3)}
                 yield place | record | {"input": str(video)}
                 count = frame.number + 1

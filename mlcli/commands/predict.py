@@ -9,18 +9,23 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlcli.commands.common import find_run, is_exported, refuse_failed, refuse_input, tiles_asked
 from mlcli.commands.frames import answer_frames, video_among
 from mlcli.commands.records import write_records
+from mlcli.engine.predicting import (
+    Answers,
+    DrawsAnswers,
+    ExplainsAnswers,
+    Inputs,
+    Record,
+    ScoresObjects,
+    WritesDataSets,
+)
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
 from mlcli.schema.explain import closest
 from mlcli.text import first_few, plural
-
-if TYPE_CHECKING:
-    from mlcli.engine.contract import Inputs, Predictor, Record
-    from mlcli.tasks.exporting import Answers
 
 BATCH_SIZE = 64
 FORMATS = (".jsonl", ".csv")
@@ -136,13 +141,14 @@ def run(
     compute = prepared(predictor, compute, wanted)
     if video is not None:
 
-        def of_frames(paths: Sequence[Path]) -> "Iterator[Record]":
+        def of_frames(paths: Sequence[Path]) -> Iterator[Record]:
             return answers(predictor, compute, predictor.inputs(paths, invert=wanted.invert), wanted)
 
         return answer_frames(video, of_frames, predictor, output, pictures)
     found = predictor.inputs(inputs, invert=wanted.invert)
     _refuse_unable(predictor, found, asked | {"--pictures": pictures, "-": called})
     if image_ids is not None:
+        assert isinstance(predictor, WritesDataSets)
         predictor.use_image_ids(found, image_ids)
     records = answers(predictor, compute, found, wanted)
     if called:
@@ -150,6 +156,7 @@ def run(
     if pictures is not None:
         records = _with_pictures(records, predictor, found, pictures, explain)
     if to is not None and output is not None:
+        assert isinstance(predictor, WritesDataSets)
         kept = list(records)
         told = predictor.write_data_set(kept, found.paths or (), to, output)
         failed, unknown, count = [record for record in kept if "error" in record], 0, len(kept)
@@ -167,8 +174,8 @@ def run(
 
 def _opened(
     run: str, root: Path, checkpoint: str, wanted: Wanted, explain: bool, refuse: Callable[[Sequence[Path | str]], None]
-) -> tuple[Any, Callable[[Any], Any]]:
-    """Return what answers, `Answers` or a `Predictor`, and what it computes by; a file of its own without torch.
+) -> tuple[Answers, Callable[[Any], Any]]:
+    """Return what answers, and what it computes by; a file of its own without torch.
 
     refuse: raises where files of the model, or of its data, would be replaced. Raises UserError.
     """
@@ -197,18 +204,18 @@ def _opened(
     return predictor, computing(predictor, runtime)
 
 
-def _refuse_unable(predictor: Any, inputs: "Inputs", asked: Mapping[str, Any]) -> None:
+def _refuse_unable(predictor: Answers, inputs: Inputs, asked: Mapping[str, Any]) -> None:
     """Raise ConfigError for what this model cannot do. asked: what was typed, by option."""
     if asked["-"] and inputs.paths is None:
         what = "this model takes rows of a table, and standard input is a picture"
         raise ConfigError(what, where="-", fix="name the CSV file")
     for option in ("--to", "--image-ids"):
-        if asked[option] is not None and not hasattr(predictor, "write_data_set"):
+        if asked[option] is not None and not isinstance(predictor, WritesDataSets):
             raise ConfigError("this model finds no objects", where=option, fix="leave it out")
     option = "--explain" if asked["--explain"] else "--pictures"
-    if asked["--pictures"] is not None and (inputs.paths is None or not hasattr(predictor, "picture")):
+    if asked["--pictures"] is not None and (inputs.paths is None or not isinstance(predictor, DrawsAnswers)):
         raise ConfigError("this model takes rows of a table, so there are no pictures", where=option)
-    if asked["--explain"] and not hasattr(predictor, "explained"):
+    if asked["--explain"] and not isinstance(predictor, ExplainsAnswers):
         what = "heat maps explain answers about whole images; this model finds objects, whose boxes say where"
         raise ConfigError(what, where=option, fix="--pictures shows the boxes")
 
@@ -230,11 +237,11 @@ def _no_score(name: str, value: object) -> ConfigError:
     return ConfigError(f"scores lie between 0 and 1, and {value} does not", where="--threshold", fix=fix)
 
 
-def prepared(predictor: Any, compute: Callable[[Any], Any], wanted: Wanted) -> Callable[[Any], Any]:
+def prepared(predictor: Answers, compute: Callable[[Any], Any], wanted: Wanted) -> Callable[[Any], Any]:
     """Have a predictor answer as it is asked to, and return what it is to compute by. Raises ConfigError for what this
     model cannot do."""
     if wanted.thresholds:
-        if not hasattr(predictor, "score_threshold"):
+        if not isinstance(predictor, ScoresObjects):
             fix = "leave it out; it is for models that find objects"
             raise ConfigError("the answers of this model have no score to filter by", where="--threshold", fix=fix)
         of_classes, names = dict(wanted.thresholds), predictor.info.class_names
@@ -256,9 +263,7 @@ def prepared(predictor: Any, compute: Callable[[Any], Any], wanted: Wanted) -> C
     return in_tiles(predictor, compute, tiling)
 
 
-def answers(
-    predictor: "Answers | Predictor", compute: Callable[[Any], Any], inputs: "Inputs", wanted: Wanted
-) -> "Iterator[Record]":
+def answers(predictor: Answers, compute: Callable[[Any], Any], inputs: Inputs, wanted: Wanted) -> Iterator[Record]:
     """Return a record for each input, in order.
 
     compute: from inputs as in `Inputs.read` to predictions, as `prepared` returns it.
@@ -267,8 +272,7 @@ def answers(
     for start in range(0, len(names), at_once):
         positions = range(start, min(start + at_once, len(names)))
         answers: dict[int, Record] = {}
-        # Not asked by a protocol of the contract, which would load torch: exported models answer without.
-        for together in inputs.alike(positions) if hasattr(inputs, "alike") else [positions]:
+        for together in inputs.alike(positions):
             good, batch, errors = inputs.read(together)
             answers |= {position: {"error": error} for position, error in errors.items()}
             if good:
@@ -278,21 +282,20 @@ def answers(
 
 
 def _with_pictures(
-    records: "Iterable[Record]", predictor: Any, inputs: "Inputs", folder: Path, explain: bool
-) -> "Iterator[Record]":
-    """Pass the records on; save each answered image as <number>-<answer>-<file>.png.
-
-    predictor: a `DrawsAnswers`; to explain, an `ExplainsAnswers` as well.
-    """
+    records: Iterable[Record], predictor: Answers, inputs: Inputs, folder: Path, explain: bool
+) -> Iterator[Record]:
+    """Pass the records on; save each answered image as <number>-<answer>-<file>.png."""
     from mlcli.engine.run import png
     from mlcli.files import write_atomically
     from mlcli.outputs import make_output_folder
 
+    assert isinstance(predictor, DrawsAnswers)
     made = False
     for number, (path, record) in enumerate(zip(inputs.paths or (), records, strict=True), start=1):
         if "error" not in record:
             answer, stem = (re.sub(r"[^\w.-]+", "_", text)[:60] for text in (predictor.caption(record), path.stem))
             if explain:
+                assert isinstance(predictor, ExplainsAnswers)
                 picture = predictor.explained(inputs.read([number - 1])[1], record, path.name)
             else:
                 picture = predictor.picture(path, record)

@@ -6,20 +6,16 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mlcli.engine.predicting import Answers, Inputs, Record
 from mlcli.files import write_output
 from mlcli.show.terminal import bar
 from mlcli.text import csv_cell, numbers, screen_width, table
 
-if TYPE_CHECKING:
-    from mlcli.engine.contract import Inputs, Predictor, Record
-    from mlcli.tasks.exporting import Answers
-
 
 def write_records(
-    records: "Iterable[Record]", output: Path | None, predictor: "Answers | Predictor", inputs: "Inputs", as_table: bool
-) -> "tuple[list[Record], int, int]":
+    records: Iterable[Record], output: Path | None, predictor: Answers, inputs: Inputs, as_table: bool
+) -> tuple[list[Record], int, int]:
     """Write records as one file, or print them: as JSON lines, or as a table once all are there.
 
     Returns those with an error, the number of those with something unknown in them, and that of all. Raises
@@ -52,11 +48,11 @@ def write_records(
     return failed, unknown, count
 
 
-def _rows(records: "list[Record]", predictor: "Answers | Predictor") -> "list[Record]":
+def _rows(records: list[Record], predictor: Answers) -> list[Record]:
     return [row for record in records for row in ([record] if "error" in record else predictor.rows(record))]
 
 
-def _as_table(records: "list[Record]", predictor: "Answers | Predictor") -> str:
+def _as_table(records: list[Record], predictor: Answers) -> str:
     """Return a table for people: texts first, then numbers, but for those of single classes."""
     of_classes = {key for row in _rows(records[:1], predictor) for key in row.keys() - records[0] if key[:2] == "p_"}
     rows = [{key: row[key] for key in row if key not in of_classes} for row in _rows(records, predictor)]
@@ -74,7 +70,7 @@ def _as_table(records: "list[Record]", predictor: "Answers | Predictor") -> str:
     return table(header, list(zip(*(columns[key] for key in header), strict=True)), left=len(texts))
 
 
-def _as_csv(records: "list[Record]", predictor: "Answers | Predictor", inputs: "Inputs") -> str:
+def _as_csv(records: list[Record], predictor: Answers, inputs: Inputs) -> str:
     """A column per entry, and `error` at the end; before them, for rows of a table, the columns these have, whose names
     they keep: an entry of the same name becomes `predicted_label`."""
     from mlcli.data.inputs import RowInputs

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,9 @@ from mlcli.data.sources.csv_file import read_csv
 from mlcli.data.sources.image_folder import find_images
 from mlcli.data.sources.rows import prepare_rows
 from mlcli.engine.limits import usable_cpus
+from mlcli.engine.predicting import Inputs, LooksInTiles
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.text import as_text, listed
-
-if TYPE_CHECKING:
-    from mlcli.engine.contract import Inputs
 
 Errors = dict[int, str]
 """Errors of inputs, by their position."""
@@ -46,6 +44,10 @@ class ImageInputs:
     def names(self) -> list[str]:
         """The paths, with bytes that are no text escaped, so that they can always be written."""
         return [as_text(path) for path in self.paths]
+
+    def alike(self, positions: Sequence[int]) -> list[Sequence[int]]:
+        """All of them: they are brought to one size."""
+        return [positions]
 
     def read(self, positions: Sequence[int]) -> tuple[list[int], np.ndarray, Errors]:
         """uint8 [B, C, H, W]; files are decoded in threads, as Pillow lets go of the interpreter meanwhile."""
@@ -84,6 +86,10 @@ class WholeImages:
     def paths(self) -> list[Path]:
         return self.inputs.paths
 
+    def alike(self, positions: Sequence[int]) -> list[Sequence[int]]:
+        """All of them: each is handed on by itself."""
+        return [positions]
+
     def read(self, positions: Sequence[int]) -> tuple[list[int], list[np.ndarray], Errors]:
         """uint8 [H, W, C] each"""
         found: dict[int, np.ndarray] = {}
@@ -105,6 +111,10 @@ class RowInputs:
     rows: list[dict[str, str]]
     preparation: dict
     paths: None = None
+
+    def alike(self, positions: Sequence[int]) -> list[Sequence[int]]:
+        """All of them."""
+        return [positions]
 
     def unknown(self, position: int) -> str:
         """The categories of a row that training never saw, `colour=mauve; size=XL`: their features are all zeros."""
@@ -130,7 +140,7 @@ class RowInputs:
         return good, np.concatenate([rows for _, rows, _ in parts]), errors
 
 
-def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "path", invert: bool = False) -> "Inputs":
+def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "path", invert: bool = False) -> Inputs:
     """The inputs named on the command line, in that order, each once.
 
     Args:
@@ -170,12 +180,12 @@ def find_inputs(paths: Sequence[Path], info: DataInfo, *, path_column: str = "pa
     return ImageInputs(list(found), Preparation.from_plain(info.preparation), invert)
 
 
-def in_tiles(predictor: Any, compute: Callable[[Any], Any], tiles: tuple[int, float]) -> Callable[[Any], Any]:
-    """Have a predictor look at large images in tiles; see `engine.contract.LooksInTiles`.
+def in_tiles(predictor: object, compute: Callable[[Any], Any], tiles: tuple[int, float]) -> Callable[[Any], Any]:
+    """Have a predictor look at large images in tiles; see `mlcli.engine.predicting.LooksInTiles`.
 
     tiles: side and overlap. Raises ConfigError for a predictor that answers about whole images.
     """
-    if not hasattr(predictor, "in_tiles"):
+    if not isinstance(predictor, LooksInTiles):
         what, fix = "this model says what an input is as a whole", "leave it out: it is for models that find objects"
         raise ConfigError(what, where="--tiles", fix=fix)
     return predictor.in_tiles(compute, *tiles)

@@ -1,4 +1,4 @@
-"""Interface of a task; the trainer and the commands know nothing else about it.
+"""Interface of a task; the trainer and the commands know nothing else about it but what predicts (`predicting`).
 
 The three steps of machine learning: the task's `model` is the set of functions, its `losses` say how wrong one of them
 is, and the trainer's optimizer looks for a better one. What only some tasks have is a protocol of its own, which
@@ -8,7 +8,6 @@ is, and the trainer's optimizer looks for a better one. What only some tasks hav
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from mlcli.engine.settings import Loader, Train
 
 Direction = Literal["max", "min"]
-Record = dict[str, Any]
-"""One answer as JSON's types."""
 
 
 @dataclass
@@ -373,108 +370,9 @@ class HasViews(Protocol):
         """Return predictions from all views of the batch together."""
 
 
-# --- predicting ------------------------------------------------------------------------------------------------------
-
-
-class Inputs(Protocol):
-    """Samples without answers. Those of several shapes have `alike`, from positions to groups of them of one shape, of
-    which each is to be read by itself."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The file or row behind each."""
-
-    @property
-    def paths(self) -> Sequence[Path] | None:
-        """The image file of each; None of rows of a table."""
-
-    def read(self, positions: Sequence[int]) -> tuple[list[int], Any, dict[int, str]]:
-        """The positions that could be read, their inputs as in `Samples.read`, or as an array of the same, and by
-        position why others could not."""
-
-
-class Predictor(Protocol):
-    """A saved model without its data: all that predicting needs."""
-
-    model: nn.Module
-
-    @property
-    def formats(self) -> Mapping[str, Callable[[list[Record]], str]]:
-        """Formats other than JSON lines and CSV: the file's ending, and a function from all records to its text."""
-
-    @property
-    def caveat(self) -> str:
-        """Notes on the answers for the reader; may be empty."""
-
-    def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> Inputs:
-        """Return the inputs named by the user, prepared as the training data were. invert: swap dark and bright first.
-
-        Raises DataError for what does not exist or holds nothing, ConfigError for what the model cannot take.
-        """
-
-    def predict(self, net: nn.Module, inputs: Tensor) -> Any:
-        """The model's predictions for some inputs, on the inputs' device."""
-
-    def records(self, predictions: Any, inputs: Inputs, positions: Sequence[int], top: int | None) -> list[Record]:
-        """Predictions for the inputs at some positions as plain data; only an `error` where one is not finite.
-
-        top: how many probabilities or objects a record has at most, the likeliest; None for all.
-        """
-
-    def rows(self, record: Record) -> list[Record]:
-        """A record in the rows of a table: usually one."""
-
-
 @runtime_checkable
-class DrawsAnswers(Protocol):
-    """A predictor that can draw its answers."""
-
-    def picture(self, image_path: Path, record: Record) -> "Image":
-        """The image with its answer. Raises DataError if it cannot be read."""
-
-    def caption(self, record: Record) -> str:
-        """The answer in a few words."""
-
-
-@runtime_checkable
-class ExplainsAnswers(Protocol):
-    """A predictor that can show what in an input decided."""
-
-    def explained(self, inputs: Any, record: Record, name: str) -> "Image":
-        """Return one input, as in `Inputs.read`, beside what in it spoke for the answer in its record.
-
-        name: of the input, to be written below it. Raises ConfigError for a model of which nothing can be said.
-        """
-
-
-@runtime_checkable
-class WritesDataSets(Protocol):
-    """A predictor whose answers can be written as a data set that a person corrects and training reads."""
-
-    def write_data_set(self, records: Sequence[Record], paths: Sequence[Path], format: str, folder: Path) -> list[str]:
-        """Write images and their answers to a new folder, but those with an error; returns lines for people.
-
-        format: as `mlcli data convert` knows it. Raises ConfigError for another, OutputError.
-        """
-
-    def use_image_ids(self, inputs: Inputs, file: Path) -> None:
-        """Call the inputs by the ids that a file of a data set gives them. Raises DataError for those without one."""
-
-
-@runtime_checkable
-class LooksInTiles(Protocol):
-    """A predictor that can look at large images in overlapping tiles; of a task, it can be measured so."""
-
-    def in_tiles(self, compute: Callable[[Any], Any], side: int, overlap: float) -> Callable[[Any], Any]:
-        """Return the function from whole images, uint8 [H, W, C] each, to predictions for them, as `records` takes.
-
-        From then on `inputs` are whole images, and `caveat` says how many tiles there were.
-
-        compute: from inputs as in `Samples.read` to the model's predictions.
-        side: pixels of an image along a tile's longer side. overlap: share of it that the next tile sees too.
-
-        Raises ConfigError for a side or an overlap out of range.
-        """
+class MeasuresInTiles(Protocol):
+    """A task that can be measured while its model looks in tiles; a `LooksInTiles` as well."""
 
     def found_in_tiles(self, compute: Callable[[Any], Any], split: str, indices: Tensor) -> Any:
         """Return the predictions, as `Metrics.update` takes, for some samples of a split; compute: of `in_tiles`."""

@@ -19,7 +19,7 @@ from mlcli.reading import read_file, why_absent
 from mlcli.text import first_few
 
 if TYPE_CHECKING:
-    from mlcli.tasks.exporting import Answers
+    from mlcli.tasks.exporting import ExportedAnswers
 
 MOST_BYTES = 2**31 - 1
 """Of an ONNX file in one piece: a protocol buffer cannot be larger."""
@@ -37,7 +37,7 @@ class ExportedModel:
 
     path: Path
     facts: Facts
-    answers: "Answers"
+    answers: "ExportedAnswers"
     session: Any
 
     def predict(self, inputs: Any) -> Any:
@@ -106,7 +106,7 @@ def read_facts(content: bytes, path: Path) -> Facts:
         raise _refused(path, f"its metadata are not as mlcli writes them: {error}") from None
 
 
-def answers_of(facts: Facts, path: Path) -> "Answers":
+def answers_of(facts: Facts, path: Path) -> "ExportedAnswers":
     """Return what makes answers of the file's outputs. Raises CheckpointError if this mlcli does not know its task."""
     find_installed_tasks()
     entry = TASKS.get(facts.task)
@@ -135,7 +135,7 @@ def _session(content: bytes, path: Path, threads: int) -> Any:
         raise _refused(path, f"onnxruntime does not take it: {_first_line(error)}") from error
 
 
-def _refuse_other_interface(session: Any, facts: Facts, answers: "Answers", path: Path) -> None:
+def _refuse_other_interface(session: Any, facts: Facts, answers: "ExportedAnswers", path: Path) -> None:
     """Raise CheckpointError unless inputs and outputs are those that the facts speak of."""
     info = answers.info
     word, _ = DTYPES[info.kind]

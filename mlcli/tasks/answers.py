@@ -14,7 +14,7 @@ from mlcli.data.info import DataInfo
 from mlcli.data.inputs import RowInputs, find_inputs
 
 if TYPE_CHECKING:
-    from mlcli.engine.contract import Inputs, Record
+    from mlcli.engine.predicting import Inputs, Record
 
 NOT_FINITE = "the model's answer is not finite"
 
@@ -51,7 +51,7 @@ class SampleAnswers(ABC):
 
     @abstractmethod
     def plain(self, predictions: np.ndarray, top: int | None = None) -> "list[Record]":
-        """Return finite predictions as plain data; see `mlcli.engine.contract.Predictor.records`."""
+        """Return finite predictions as plain data; see `mlcli.engine.predicting.Predictor.records`."""
 
     def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> "Inputs":
         """Return what a person named, prepared as the training data were. Raises DataError or ConfigError."""

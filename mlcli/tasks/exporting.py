@@ -3,18 +3,16 @@
 No torch in here but for types.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from mlcli.data.info import DataInfo
+from mlcli.engine.predicting import Answers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from mlcli.engine.contract import Inputs, Record
 
 LEAST_COSINE = 0.999
 MOST_OF_SPREAD, LEAST_SPREAD = 0.01, 1e-3
@@ -27,23 +25,18 @@ Again = Callable[[int], Sequence[np.ndarray]]
 """Outputs of the model itself for the same samples, each weight changed at random by a hundred-thousandth of it."""
 
 
-class Answers(Protocol):
+class ExportedAnswers(Answers, Protocol):
     """What an exported model's predictions become for people; made by `from_facts` of a class that `TaskEntry.answers`
-    names. See `mlcli.engine.contract.Predictor` for what it shares with that."""
+    names."""
 
     info: DataInfo
-    caveat: str
     output_names: Any
 
-    @property
-    def formats(self) -> "Mapping[str, Callable[[list[Record]], str]]": ...
-    def output_shapes(self) -> tuple[tuple[int, ...], ...]: ...
-    def predictions(self, outputs: Sequence[np.ndarray]) -> Any: ...
-    def inputs(self, paths: Sequence[Path], *, invert: bool = False) -> "Inputs": ...
-    def records(
-        self, predictions: Any, inputs: "Inputs", positions: Sequence[int], top: int | None
-    ) -> "list[Record]": ...
-    def rows(self, record: "Record") -> "list[Record]": ...
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shape of each output for one sample. Raises CheckpointError where the facts say none."""
+
+    def predictions(self, outputs: Sequence[np.ndarray]) -> Any:
+        """Return what `records` takes, from the outputs."""
 
 
 class Check(NamedTuple):
@@ -67,7 +60,7 @@ class Exportable(Protocol):
     output_names: Any
 
     def answer_facts(self) -> dict[str, Any]:
-        """Return what `Answers.from_facts` takes, as JSON's types."""
+        """Return what `ExportedAnswers.from_facts` takes, as JSON's types."""
 
     def exportable(self) -> "nn.Module":
         """Return a module from inputs [B, ...] to a tuple of outputs by `output_names`, [B, ...] each, of shapes that

@@ -16,8 +16,9 @@ from mlcli.data.config import ClassificationData, ImageCsv, RegressionData
 from mlcli.data.feed import SampleFeed
 from mlcli.data.info import DataInfo, features_of
 from mlcli.data.source import Source, describe_data
-from mlcli.engine.contract import Batch, Inputs, Metrics, Named, Record
+from mlcli.engine.contract import Batch, Metrics, Named
 from mlcli.engine.membership import Membership
+from mlcli.engine.predicting import Inputs, Record
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
@@ -51,7 +52,7 @@ class SampleSettings(Protocol):
 
 
 class SamplePredictor(SampleAnswers):
-    """A model and the facts about its data; see `mlcli.engine.contract.Predictor`.
+    """A model and the facts about its data; see `mlcli.engine.predicting.Predictor`.
 
     Args:
         config: of the run.

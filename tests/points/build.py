@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mlcli.data.check.examination import Examination, Finding
 from mlcli.data.info import DataInfo
-from mlcli.engine.contract import Batch, Choice, DataSource, Direction, Feed, Inputs, Predictor, Record, Task
+from mlcli.engine.contract import Batch, Choice, DataSource, Direction, Feed, Task
+from mlcli.engine.predicting import Inputs, Predictor, Record
 from mlcli.engine.runtime import Runtime
 from mlcli.engine.settings import Loader, Train
 from mlcli.engine.terms import Term, Terms
@@ -119,6 +120,9 @@ class Typed:
     names: list[str]
     lines: list[str]
     paths: None = None
+
+    def alike(self, positions: Sequence[int]) -> list[Sequence[int]]:
+        return [positions]
 
     def read(self, positions: Sequence[int]) -> tuple[list[int], Tensor, dict[int, str]]:
         good, rows, errors = [], [], {}

@@ -10,7 +10,7 @@ from mlcli.tasks.answers import SampleAnswers
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mlcli.engine.contract import Record
+    from mlcli.engine.predicting import Record
 
 
 class ClassAnswers(SampleAnswers):

@@ -16,8 +16,9 @@ from mlcli.data.changes import KINDS
 from mlcli.data.changes import views as views_of
 from mlcli.data.info import DataInfo
 from mlcli.data.source import Source
-from mlcli.engine.contract import Batch, Embeddings, Record
+from mlcli.engine.contract import Batch, Embeddings
 from mlcli.engine.hooks import watch
+from mlcli.engine.predicting import Record
 from mlcli.errors import ConfigError
 from mlcli.models.layers import last_layer
 from mlcli.show.details import Details
@@ -46,7 +47,7 @@ class Classifier(SamplePredictor, ClassAnswers):
         return self._probabilities(outputs.float())
 
     def explained(self, inputs: Any, record: Record, name: str) -> Image:
-        """Return an input [1, C, H, W] beside what in it spoke for its answer; see `mlcli.engine.contract`."""
+        """Return an input [1, C, H, W] beside what in it spoke for its answer; see `mlcli.engine.predicting`."""
         from mlcli.models.explain import heat_maps
         from mlcli.tasks.classification.pictures import ALONE_SIDE, explained_sheet
 

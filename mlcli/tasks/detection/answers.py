@@ -18,7 +18,7 @@ from mlcli.tasks.exporting import Again, Check, told_ties
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mlcli.engine.contract import Inputs, Record
+    from mlcli.engine.predicting import Inputs, Record
 
 DEFAULT_THRESHOLD = 0.3
 """Score from which a detection is reported where no validation has found a better one."""
@@ -112,7 +112,7 @@ class ObjectAnswers:
     def in_tiles(
         self, compute: Callable[[Any], Any], side: int, overlap: float
     ) -> Callable[[Iterable[np.ndarray]], Found]:
-        """Look at pictures in tiles from here on; see `engine.contract.LooksInTiles` and `Tiles`."""
+        """Look at pictures in tiles from here on; see `engine.predicting.LooksInTiles` and `Tiles`."""
         _, height, width = self.info.input_shape
         self.tiles = tiles = Tiles(side, overlap, (height, width), self.info.preparation["fit"])
         return lambda pictures: tiles.found(lambda inputs: self.arrays(compute(inputs)), pictures)
@@ -120,7 +120,7 @@ class ObjectAnswers:
     def records(
         self, predictions: Any, inputs: "Inputs", positions: Sequence[int], top: int | None = None
     ) -> "list[Record]":
-        """Return what was found in the pictures at some positions; see `answers` and `engine.contract.Predictor`."""
+        """Return what was found in the pictures at some positions; see `answers` and `engine.predicting.Predictor`."""
         assert inputs.paths is not None
         predictions = self.arrays(predictions)
         numbers = [part for part in (predictions.boxes_xyxy, predictions.scores, predictions.masks) if part is not None]
@@ -163,7 +163,7 @@ class ObjectAnswers:
     def write_data_set(
         self, records: "Sequence[Record]", paths: Sequence[Path], format: str, folder: Path
     ) -> list[str]:
-        """Write the answers as a data set; see `engine.contract.WritesDataSets`."""
+        """Write the answers as a data set; see `engine.predicting.WritesDataSets`."""
         from mlcli.tasks.detection.data.annotations.convert import Thing, write_answers
 
         answers: list[tuple[Path, list[Thing]]] = []

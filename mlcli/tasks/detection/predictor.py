@@ -25,7 +25,7 @@ from mlcli.tasks.detection.targets import Detections, Targets
 from mlcli.tasks.exporting import Again, Check
 
 if TYPE_CHECKING:
-    from mlcli.engine.contract import Inputs
+    from mlcli.engine.predicting import Inputs
 
 
 class ObjectDetector(ObjectAnswers):

@@ -7,7 +7,7 @@ import numpy as np
 from mlcli.tasks.answers import SampleAnswers
 
 if TYPE_CHECKING:
-    from mlcli.engine.contract import Record
+    from mlcli.engine.predicting import Record
 
 
 class NumberAnswers(SampleAnswers):
