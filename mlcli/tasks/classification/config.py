@@ -13,12 +13,14 @@ from mlcli.schema import Strict
 ClassWeights = Literal["none", "balanced"] | Annotated[tuple[PositiveFloat, ...], Field(min_length=2)]
 
 
-class LossBase(Strict):
+class ClassWeighted(Strict):
+    """Base of all losses: classes may count differently."""
+
     class_weights: ClassWeights = "none"
     """balanced weighs each class by 1 / its frequency (mean 1); or one weight per class in label order."""
 
 
-class CrossEntropy(LossBase):
+class CrossEntropy(ClassWeighted):
     """Negative log-likelihood of the true class under softmax."""
 
     name: Literal["cross_entropy"]
@@ -26,7 +28,7 @@ class CrossEntropy(LossBase):
     """Share of the target spread over all classes (Szegedy et al. 2016, section 7)."""
 
 
-class Hinge(LossBase):
+class Hinge(ClassWeighted):
     """Multi-class hinge (Weston & Watkins 1999); a linear model with it and weight decay is a linear SVM."""
 
     name: Literal["hinge"]
@@ -36,7 +38,7 @@ class Hinge(LossBase):
     """1 for the hinge, 2 for the squared hinge."""
 
 
-class BinaryCrossEntropy(LossBase):
+class BinaryCrossEntropy(ClassWeighted):
     """One yes-or-no question per class: sigmoid and binary cross-entropy, averaged over classes."""
 
     name: Literal["bce"]
@@ -44,7 +46,7 @@ class BinaryCrossEntropy(LossBase):
     """Targets move from 0 and 1 towards 0.5 by half of this."""
 
 
-class Focal(LossBase):
+class Focal(ClassWeighted):
     """Cross-entropy that fades out for samples already right (Lin et al. 2017, arXiv:1708.02002, softmax form). Its
     class_weights are the paper's alpha."""
 
@@ -53,13 +55,13 @@ class Focal(LossBase):
     """Focusing strength: the loss is multiplied by (1 - p) ** gamma; 0 is plain cross-entropy."""
 
 
-class ProbabilityError(LossBase):
+class ProbabilityError(ClassWeighted):
     """Distance between softmax and the one-hot target, summed over classes: squared (Brier 1950) or absolute."""
 
     name: Literal["mse", "l1"]
 
 
-class SmoothProbabilityError(LossBase):
+class SmoothProbabilityError(ClassWeighted):
     """Distance between softmax and the one-hot target: squared where small, absolute beyond (Girshick 2015)."""
 
     name: Literal["smooth_l1"]
