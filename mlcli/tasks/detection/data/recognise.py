@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mlcli.data.decode import EXTENSIONS
+from mlcli.data.decode import is_image_name
 from mlcli.data.sources.csv_file import CsvFile, read_csv
 from mlcli.data.sources.shards import first_sample, has_shards, storage_at
 from mlcli.data.sources.tar_index import MOST_JSON
@@ -133,12 +133,17 @@ def _first_label_file(folder: Path) -> Path | None:
     splits = (f"labels/{name}" for name in _named_after_splits(folder / "labels"))
     for below in ("labels", "obj_train_data", ".", *splits):
         names = _listed(folder / below)
-        stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(EXTENSIONS)}
+        stems = _stems(names)
         for name in names:
             beside = "labels" in below or name[:-4] in stems
             if name.endswith(".txt") and beside and LABEL.match(_head(folder / below / name)):
                 return folder / below / name
     return None
+
+
+def _stems(names: Iterable[str]) -> set[str]:
+    """Names of picture files without their endings."""
+    return {os.path.splitext(name)[0] for name in filter(is_image_name, names)}
 
 
 # --- Pascal VOC ------------------------------------------------------------------------------------------------------
@@ -155,8 +160,7 @@ def _voc(folder: Path) -> Iterator[Voc]:
         return
     stem = os.path.splitext(_first_xml(folder / annotations))[0]
     pictures = ["JPEGImages", "images", annotations, ".", *_folders(folder)]
-    shown = {name: {os.path.splitext(one)[0] for one in _listed(folder / name) if one.lower().endswith(EXTENSIONS)}
-             for name in pictures}  # fmt: skip
+    shown = {name: _stems(_listed(folder / name)) for name in pictures}
     images = next((name for name in pictures if stem in shown[name]), None)
     images = images or next((name for name in pictures if shown[name]), "JPEGImages")
     lists: dict[Any, Path] = _by_split(folder, ("", "data"), ".csv", lambda path: {"filename"} <= _header(path))
@@ -216,7 +220,7 @@ def _has_boxes(path: Path) -> bool:
     if header >= COLUMNS:
         return {*table.header} >= COLUMNS or _refuse_names(path, table)
     corners = any(header >= names for names in CORNERS)
-    if corners and any(cell.lower().endswith(EXTENSIONS) for row in table.rows[:20] for cell in row):
+    if corners and any(is_image_name(cell) for row in table.rows[:20] for cell in row):
         _refuse_names(path, table)
     return False
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from mlcli.data.decode import EXTENSIONS
+from mlcli.data.decode import is_image_name
 from mlcli.data.sources.columns import read_number
 from mlcli.data.splits import SPLITS, named_split
 from mlcli.errors import DataError
@@ -147,7 +147,7 @@ def _files_by_stem(folder: Path) -> dict[str, list[str]]:
         ) from error
     found: dict[str, list[str]] = {}
     for name in names:
-        if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+        if is_image_name(name) and not name.startswith("."):
             found.setdefault(os.path.splitext(name)[0], []).append(name)
     return found
 
@@ -196,8 +196,7 @@ def _from_text(path: Path, split: str, found: Annotations) -> Iterator[tuple[str
 
 def _stem(name: str) -> str:
     """Without the extension of a picture; dots may be part of a name."""
-    stem, extension = os.path.splitext(name)
-    return stem if extension.lower() in EXTENSIONS else name
+    return os.path.splitext(name)[0] if is_image_name(name) else name
 
 
 # --- one file --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlcli.data.decode import EXTENSIONS
+from mlcli.data.decode import is_image_name
 from mlcli.data.sources.image_folder import look_below
 from mlcli.data.splits import named_split
 from mlcli.errors import DataError
@@ -142,7 +142,7 @@ def _pictures(entry: Any, root: Path, where: str, notes: list[str]) -> Iterator[
             pictures, passed_over = look_below(path)
             notes += [str(found) for found in passed_over if found.kind != "other-files"]  # labels may lie there
             yield from ((str(picture), str(picture)) for picture in pictures)
-        elif path.name.lower().endswith(EXTENSIONS):
+        elif is_image_name(path.name):
             yield str(path), where
         elif os.path.isfile(path):
             try:
