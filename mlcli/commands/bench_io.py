@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli.commands.common import apply_advice, is_override_of, load_experiment, refuse_apply, show_progress
+from mlcli.commands.common import apply_advice, is_override_of, load_experiment, open_task, refuse_apply, show_progress
 from mlcli.engine.launcher import number_of_processes
 from mlcli.engine.processes import as_one_of, place
 from mlcli.errors import ExitCode, OutputError
@@ -53,20 +53,15 @@ def run(
     experiment = load_experiment("bench-io", config, overrides)
     assert config is not None
 
-    from mlcli.engine.run import check_writable
-    from mlcli.engine.runtime import decide_runtime
     from mlcli.machine.bench.bottleneck import as_shown, compared, find_bottleneck, memory_checks
     from mlcli.machine.bench.page import advice, page, picture
     from mlcli.machine.bench.throughput import Bench, share_of_one
 
     if apply:
         refuse_apply(config, overrides, "loader")
-    check_writable(root)
     processes = 1 if devices is None else number_of_processes(devices, place())
     with as_one_of(processes):
-        runtime = decide_runtime(experiment.config)
-        task = experiment.build()
-        runtime = runtime.for_model(task.model)
+        task, runtime = open_task(experiment, root)
         model = dict(task.describe())["model"]
         settings = share_of_one(experiment.config, processes)
         left_s = time_left(budget_s, time.perf_counter() - began)

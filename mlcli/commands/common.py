@@ -21,8 +21,10 @@ from mlcli.text import command_line, paragraphs, shown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mlcli.engine.contract import Task
     from mlcli.engine.predicting import Record
     from mlcli.engine.run import RunFolder
+    from mlcli.engine.runtime import Runtime
 
 
 SUBJECT = 11
@@ -48,6 +50,18 @@ def load_experiment(command: str, config: Path | None, overrides: Sequence[str])
         fix = f"{command_line('init', config)} writes one for it"
         raise ConfigError(f"{config} is a table, and {command} takes a YAML", fix=fix)
     return Experiment.load(config, overrides)
+
+
+def open_task(experiment: Experiment, root: Path) -> "tuple[Task, Runtime]":
+    """Find the data and make the task, and say where it computes. Raises UserError, first where nothing can be written
+    below `root`."""
+    from mlcli.engine.run import check_writable
+    from mlcli.engine.runtime import decide_runtime
+
+    check_writable(root)
+    runtime = decide_runtime(experiment.config)
+    task = experiment.build()
+    return task, runtime.for_model(task.model)
 
 
 def is_exported(text: str) -> bool:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlcli.commands.common import load_experiment, write_picture
+from mlcli.commands.common import load_experiment, open_task, write_picture
 from mlcli.errors import ExitCode
 from mlcli.text import command_line, commands, paragraphs
 
@@ -48,15 +48,10 @@ def run(
     from mlcli.engine.contract import DrawsBatches, DrawsUntrained
     from mlcli.engine.optimizer import kept_bytes, size_of
     from mlcli.engine.rehearsal import check_batches
-    from mlcli.engine.run import check_writable
-    from mlcli.engine.runtime import decide_runtime
     from mlcli.report import layer_table as pages
 
-    check_writable(root)
     settings = experiment.config
-    runtime = decide_runtime(settings)
-    task = experiment.build()
-    runtime = runtime.for_model(task.model)
+    task, runtime = open_task(experiment, root)
     with contextlib.closing(task.feed(runtime)) as feed:
         batch = next(feed.train_batches(0))
     runtime.place(task.model)

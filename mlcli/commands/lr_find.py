@@ -10,6 +10,7 @@ from mlcli.commands.common import (
     apply_advice,
     is_override_of,
     load_experiment,
+    open_task,
     refuse_apply,
     show_progress,
     write_picture,
@@ -41,18 +42,13 @@ def run(
     assert config is not None
 
     from mlcli.engine.lr_range import suggest, sweep
-    from mlcli.engine.run import check_writable
-    from mlcli.engine.runtime import decide_runtime
     from mlcli.report.lr_curve import chart, ending, page
     from mlcli.show.figure import image
 
     if apply:
         refuse_apply(config, overrides, "optimizer")
-    check_writable(root)
     settings = experiment.config
-    runtime = decide_runtime(settings)
-    task = experiment.build()
-    runtime = runtime.for_model(task.model)
+    task, runtime = open_task(experiment, root)
     model, optimizer = dict(task.describe())["model"], settings.optimizer
     feed = task.feed(runtime)
     show_progress("measuring ...")
