@@ -36,9 +36,9 @@ class Splits(Strict):
     """Division of samples without a given split: stratified by class, and the same for the same seed."""
 
     val: Share = 0.15
-    """Share of the samples held out for validation."""
+    """Share of the samples held out for validation where the data set names none."""
     test: Share = 0.15
-    """Share of the samples held out for the final test."""
+    """Share of the samples held out for the final test where the data set names none."""
     split_seed: Seed = 0
     """Seed of the division into splits; independent of train.seed, so that runs stay comparable."""
 

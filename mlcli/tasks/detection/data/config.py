@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from mlcli.data.config import ShardsOfSplits
-from mlcli.schema import Address, ConfigPath, Seed, Strict
+from mlcli.data.config import ShardsOfSplits, Share, Splits
+from mlcli.schema import Address, ConfigPath, Seed
 
-Share = Annotated[float, Field(ge=0, lt=1)]
 STRIDES = (4, 8, 16, 32)
 """Of the compact backbone, in pixels; the coarsest divides the sides of its input."""
 Side = Annotated[int, Field(ge=STRIDES[-1], le=16_384, multiple_of=STRIDES[-1])]
@@ -23,9 +22,11 @@ def side_unit(image_size: Sequence[int]) -> int:
     return max(image_size) // math.gcd(*(length // STRIDES[-1] for length in image_size))
 
 
-class AnnotatedImages(Strict):
+class AnnotatedImages(Splits):
     """Keys that all sources of annotated pictures share."""
 
+    test: Share = 0.0
+    """Share of the samples held out for the final test where the data set names none."""
     image_size: Side | tuple[Side, Side] = 320
     """Side, or height and width, in pixels that pictures are brought to; multiples of 32, the coarsest stride."""
     fit: Literal["pad", "stretch"] = "pad"
@@ -40,23 +41,11 @@ class AnnotatedImages(Strict):
     (clip to the image, swap corners, remove a duplicate) and drop it where not. Either way it is counted."""
     max_objects: PositiveInt | None = None
     """Most objects kept of one picture while training; null for the most that any picture has, mosaics cut to it."""
-    val: Share = 0.15
-    """Share of the pictures held out for validation where the data set names none."""
-    test: Share = 0.0
-    """Share of the pictures held out for the final test where the data set names none."""
-    split_seed: Seed = 0
-    """Seed of the division into splits; independent of train.seed."""
 
     @model_validator(mode="after")
     def there_are_bars(self):
         if self.rectangular and self.fit == "stretch":
             raise ValueError("rectangular leaves grey bars out, and fit: stretch has none; use fit: pad")
-        return self
-
-    @model_validator(mode="after")
-    def some_are_left_to_train_on(self):
-        if self.val + self.test >= 1:
-            raise ValueError(f"val ({self.val}) and test ({self.test}) leave nothing to train on")
         return self
 
 
