@@ -231,8 +231,8 @@ class Joined:
         return self._splits[place], self._first[place]
 
 
-Cut = Callable[[Part], Tensor]
-"""Cuts parts of training samples at random from their original pixels: uint8 [B, C, H, W] on the CPU."""
+Crop = Callable[[Part], Tensor]
+"""Reads random parts of training samples from their original pixels: uint8 [B, C, H, W] on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -254,27 +254,27 @@ class Reader(Protocol):
     """Makes the inputs of a micro-batch, uint8 [B, ...] on the CPU, of samples that have names."""
 
     @property
-    def samples(self) -> "Named": ...
+    def samples(self) -> "HasNames": ...
 
     def __call__(self, part: Part) -> Tensor: ...
 
 
-class Named(Protocol):
-    """What says what its samples are called."""
+class HasNames(Protocol):
+    """What knows the names of its samples."""
 
     def name(self, index: int) -> str: ...
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads the inputs of a micro-batch, whole or cut: uint8 [B, C, H, W] on the CPU. Raises DataError, naming the
+    """Reads the inputs of a micro-batch, whole or cropped: uint8 [B, C, H, W] on the CPU. Raises DataError, naming the
     file."""
 
     samples: Samples | Joined
-    cut: Cut | None = None
+    crop: Crop | None = None
 
     def __call__(self, part: Part) -> Tensor:
-        return self.samples.read(part.indices.numpy()) if self.cut is None else self.cut(part)
+        return self.samples.read(part.indices.numpy()) if self.crop is None else self.crop(part)
 
 
 class ReadHere:

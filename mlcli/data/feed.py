@@ -18,7 +18,7 @@ from mlcli.data.ahead import SideStream, one_ahead
 from mlcli.data.augment.build import Augment, cut_of
 from mlcli.data.augmentations import Augmentation, RandomResizedCrop
 from mlcli.data.batches import (
-    Cut,
+    Crop,
     DecodedInputs,
     FileReader,
     FileSamples,
@@ -50,8 +50,8 @@ class BatchFeed(ABC):
 
     Args:
         source: the data set.
-        cut: cuts parts of training samples from their original pixels; None where they are read whole.
-        cuts: the name of the augmentation that does so.
+        crop: reads parts of training samples from their original pixels; None where they are read whole.
+        cropped_by: the name of the augmentation that does so.
         train: batch size, accumulation and seed.
         loader: cache, workers, sampler, prefetch and timeout.
         device: where batches are wanted.
@@ -69,12 +69,12 @@ class BatchFeed(ABC):
     def __init__(
         self,
         source: Source,
-        cut: Cut | None,
+        crop: Crop | None,
         *,
         train: Train,
         loader: Loader,
         device: torch.device,
-        cuts: str = "",
+        cropped_by: str = "",
         times: int = 1,
         holds: tuple[np.ndarray, np.ndarray] | None = None,
         filled: np.ndarray | None = None,
@@ -83,14 +83,14 @@ class BatchFeed(ABC):
         targets = source.splits["train"].targets
         self._order = TrainOrder(targets, train, loader.sampler, loader.repeat_below, holds, times, filled)
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._cut = cut
+        self._crop = crop
         self._disk = self._disk_caches()
         self._cache, self._why_cache = choose_cache(
             source,
             loader,
             device,
             self._disk.values(),
-            crops=cuts,
+            crops=cropped_by,
             batch_size=self._order.largest_part,
         )
         self._changing = 0
@@ -219,7 +219,7 @@ class BatchFeed(ABC):
         """
         samples, key, begin = self._source.splits[split], split, 0
         if isinstance(samples, Arrays):
-            key = "to cut from" if training and self._cut else split
+            key = "to cut from" if training and self._crop else split
         elif self._cache == "none":
             key, begin = ("to train on", 0) if training else ("to evaluate", self._joined.begins[split])
         if key not in self._inputs:
@@ -229,7 +229,7 @@ class BatchFeed(ABC):
     @property
     def training_reader(self) -> FileReader:
         """What reads training samples where they are not held."""
-        return FileReader(self._source.splits["train"], self._cut)
+        return FileReader(self._source.splits["train"], self._crop)
 
     @cached_property
     def _joined(self) -> Joined:
@@ -240,8 +240,8 @@ class BatchFeed(ABC):
         samples, workers = self._source.splits[split], self._workers[0]
         held_on = self._device if self._cache == "device" else torch.device("cpu")
         if isinstance(samples, Arrays):
-            if training and self._cut:
-                return ReadHere(FileReader(samples, self._cut), self._copy)
+            if training and self._crop:
+                return ReadHere(FileReader(samples, self._crop), self._copy)
             return HeldInputs(samples.inputs.to(held_on), self._device)
         files = cast(FileSamples, samples)
         if self._cache == "none":
@@ -321,14 +321,14 @@ class SampleFeed(BatchFeed):
         device: torch.device,
     ) -> None:
         samples, found = source.splits["train"], cut_of(augment)
-        cut, cuts = None, ""
+        crop, cropped_by = None, ""
         if found:
             config, stream = found
             assert isinstance(config, RandomResizedCrop)
-            cuts = config.name
+            cropped_by = config.name
             if not isinstance(samples, Arrays):
-                cut = ResizedCrop(cast(FileSamples, samples), config, stream)
-        super().__init__(source, cut, train=train, loader=loader, device=device, cuts=cuts)
+                crop = ResizedCrop(cast(FileSamples, samples), config, stream)
+        super().__init__(source, crop, train=train, loader=loader, device=device, cropped_by=cropped_by)
         self._augment = Augment(augment, source.info, already_cropped=self._cache == "none")
         self._targets: dict[str, Tensor] = {}
 

@@ -18,6 +18,8 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerBase(Strict):
+    """What all optimizers have."""
+
     lr: PositiveFloat
     """Peak learning rate; the schedule multiplies it."""
     weight_decay: NonNegativeFloat = 0.0
@@ -96,18 +98,20 @@ Optimizer = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name")]
 # --- schedule --------------------------------------------------------------------------------------------------------
 
 
-class ScheduleBase(Strict):
+class WithWarmup(Strict):
+    """Base of all schedules."""
+
     warmup_epochs: NonNegativeFloat = 0.0
     """Epochs (fractions allowed) in which the learning rate climbs linearly from near 0 to where the curve starts."""
 
 
-class Constant(ScheduleBase):
+class Constant(WithWarmup):
     """The same learning rate from the end of warm-up to the end."""
 
     name: Literal["constant"]
 
 
-class Step(ScheduleBase):
+class Step(WithWarmup):
     """Multiply the learning rate by `factor` at each milestone."""
 
     name: Literal["step"]
@@ -123,7 +127,7 @@ class Step(ScheduleBase):
         return self
 
 
-class Cosine(ScheduleBase):
+class Cosine(WithWarmup):
     """Half a cosine from the peak to `final` (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts)."""
 
     name: Literal["cosine"]
@@ -131,7 +135,7 @@ class Cosine(ScheduleBase):
     """Learning rate at the end, as a share of the peak."""
 
 
-class OneCycle(ScheduleBase):
+class OneCycle(WithWarmup):
     """Up from `start` to the peak and down to `final` (Smith & Topin 2018, arXiv:1708.07120)."""
 
     name: Literal["one_cycle"]
@@ -145,7 +149,7 @@ class OneCycle(ScheduleBase):
     """Last learning rate, as a share of the peak."""
 
 
-class Polynomial(ScheduleBase):
+class Polynomial(WithWarmup):
     """`(1 - progress) ** power` from the peak down to `final`; power 1 is a straight line."""
 
     name: Literal["polynomial"]
@@ -155,7 +159,7 @@ class Polynomial(ScheduleBase):
     """Learning rate at the end, as a share of the peak."""
 
 
-class Plateau(ScheduleBase):
+class Plateau(WithWarmup):
     """Multiply the learning rate by `factor` when the watched validation metric has stopped improving."""
 
     name: Literal["plateau"]

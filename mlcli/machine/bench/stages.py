@@ -41,7 +41,7 @@ def reading_stages(reader: FileReader, parts: Sequence[Part], budget_s: float) -
         laps.append(max((time.perf_counter() - lap_began) / len(numbers) - warm_s, 0.0))
         if time.perf_counter() - began > budget_s / 2 and len(laps) > 1:
             break
-    what = "decode and crop" if reader.cut else "decode and resize"
+    what = "decode and crop" if reader.crop else "decode and resize"
     return [*stages, Stage(what if stages else f"read, {what}", Timing.of(laps[1:]), "worker")], torch.cat(images[1:])
 
 

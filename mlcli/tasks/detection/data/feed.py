@@ -87,7 +87,7 @@ class DetectionFeed(BatchFeed):
             train=train,
             loader=loader,
             device=device,
-            cuts="random_tile" if tiled else "",
+            cropped_by="random_tile" if tiled else "",
             times=times,
             holds=holds,
             filled=rectangles(records.sizes, records.preparation.image_size) if trained_so else None,
