@@ -1,16 +1,21 @@
 """Folders that mlcli fills: marked, so that no reader takes them for data, and whole, or named as not whole."""
 
 import contextlib
+import io
 import os
 import re
 import shlex
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlcli.errors import DataError, OutputError
 from mlcli.files import cannot_write, make_folder, remove, write_atomically
 from mlcli.reading import ANY_SIZE, open_regular
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MARK = ".mlcli"
 """A file of this name says that its folder holds what mlcli wrote (as CACHEDIR.TAG does of caches)."""
@@ -56,6 +61,17 @@ def make_output_folder(folder: Path, *, marked: bool = True) -> None:
 def holds_output(names: Collection[str]) -> bool:
     """Whether a folder with files of these names holds what mlcli wrote: it is marked, or the folder of a run."""
     return MARK in names or ("status.json" in names and "resolved.yaml" in names)
+
+
+def png(picture: "Image") -> bytes:
+    """Return a picture as the bytes of a PNG file that says who wrote it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    target, info = io.BytesIO(), PngInfo()
+    info.add_text("Software", SOFTWARE)
+    # 6, the usual level, takes twice as long for 3 % less.
+    picture.save(target, "PNG", compress_level=4, pnginfo=info)
+    return target.getvalue()
 
 
 def is_own_picture(folder: str, name: str) -> bool:

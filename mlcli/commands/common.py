@@ -14,7 +14,7 @@ from mlcli.commands.typed import yaml_here
 from mlcli.errors import CheckpointError, ConfigError, DataError
 from mlcli.experiment import Experiment
 from mlcli.files import refuse_links, write_atomically
-from mlcli.outputs import make_output_folder
+from mlcli.outputs import make_output_folder, png
 from mlcli.show.terminal import paint
 from mlcli.text import command_line, paragraphs, shown
 
@@ -139,8 +139,6 @@ def refuse_failed(failed: "Sequence[Record]", count: int, what: str) -> None:
 
 def write_picture(path: Path, picture: "Image") -> str:
     """Write a picture as PNG, like `write_file`."""
-    from mlcli.engine.run import png
-
     return write_file(path, png(picture))
 
 

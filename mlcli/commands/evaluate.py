@@ -7,6 +7,7 @@ from typing import Any
 
 from mlcli.commands.common import find_run, is_exported, load_experiment, tiles_asked
 from mlcli.errors import ConfigError
+from mlcli.outputs import png
 from mlcli.show.details import ClassScore, Evaluation, Robustness
 from mlcli.text import number, numbers, paragraphs, plural, table, truncated
 
@@ -79,7 +80,6 @@ def run(
     folder = find_run(run, root)
     changed = {kind: _amounts(kind, text) for kind, text in asked.items()}
 
-    from mlcli.engine.run import png
     from mlcli.scoring import Asked, measure, measure_changed
     from mlcli.show.evaluation import robustness
     from mlcli.show.figure import image

@@ -24,6 +24,8 @@ from mlcli.engine.predicting import (
     WritesDataSets,
 )
 from mlcli.errors import CheckpointError, ConfigError, DataError, ExitCode
+from mlcli.files import write_atomically
+from mlcli.outputs import make_output_folder, png
 from mlcli.schema.explain import closest
 from mlcli.text import first_few, plural
 
@@ -285,10 +287,6 @@ def _with_pictures(
     records: Iterable[Record], predictor: Answers, inputs: Inputs, folder: Path, explain: bool
 ) -> Iterator[Record]:
     """Pass the records on; save each answered image as <number>-<answer>-<file>.png."""
-    from mlcli.engine.run import png
-    from mlcli.files import write_atomically
-    from mlcli.outputs import make_output_folder
-
     assert isinstance(predictor, DrawsAnswers)
     made = False
     for number, (path, record) in enumerate(zip(inputs.paths or (), records, strict=True), start=1):

@@ -52,8 +52,9 @@ def run_compare(runs: Sequence[str], root: Path, as_json: bool = False, picture:
     `picture`. Raises CheckpointError if a run cannot be found or read, OutputError if the picture cannot be written.
     """
     from mlcli.engine.resume import flatten
-    from mlcli.engine.run import list_runs, open_run, png
+    from mlcli.engine.run import list_runs, open_run
     from mlcli.files import write_atomically
+    from mlcli.outputs import png
     from mlcli.report.comparison import comparison
     from mlcli.report.record import Record
     from mlcli.show.figure import image

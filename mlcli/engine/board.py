@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcli.engine.layer_stats import Activation, Histogram, LayerStats
-from mlcli.engine.run import png
+from mlcli.outputs import png
 from mlcli.show.details import Details
 from mlcli.text import visible
 

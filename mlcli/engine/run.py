@@ -29,7 +29,7 @@ from mlcli.files import (
     sweep_temporaries,
     write_atomically,
 )
-from mlcli.outputs import SOFTWARE, make_output_folder
+from mlcli.outputs import make_output_folder, png
 from mlcli.reading import open_regular, read_file
 from mlcli.schema.explain import closest
 from mlcli.schema.read import read
@@ -229,17 +229,6 @@ def _is_taken(file: IO[str]) -> bool:
     question[_KIND] = fcntl.F_WRLCK
     answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, *question))
     return struct.unpack(_FLOCK, answer)[_KIND] != fcntl.F_UNLCK
-
-
-def png(picture: "Image") -> bytes:
-    """A picture as the bytes of a PNG file that says who wrote it."""
-    from PIL.PngImagePlugin import PngInfo
-
-    target, info = io.BytesIO(), PngInfo()
-    info.add_text("Software", SOFTWARE)
-    # 6, the usual level, takes twice as long for 3 % less.
-    picture.save(target, "PNG", compress_level=4, pnginfo=info)
-    return target.getvalue()
 
 
 def utc_now() -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from mlcli.engine.meter import TOLERATED_WAIT
-from mlcli.engine.run import png
 from mlcli.machine.bench.bottleneck import (
     ENOUGH,
     GAIN,
@@ -18,6 +17,7 @@ from mlcli.machine.bench.bottleneck import (
     times,
 )
 from mlcli.machine.bench.measurements import LARGE_SPREAD, READ_COLD, Measurements, Timing
+from mlcli.outputs import png
 from mlcli.show.charts import Axis, Bar, BarChart, Line, LineChart, Role, Rule, axis
 from mlcli.show.figure import image
 from mlcli.text import ABSENT, duration, paragraphs, plural, size, table
