@@ -85,37 +85,31 @@ def launch(
     owns the folder. Raises UserError.
     """
     with joined_ranks(plan.config.train.device) as ranks, contextlib.ExitStack() as ending:
-        ending.enter_context(_told(root))
-        run = ranks.from_first(lambda: _claimed(resume, root, name or plan.name))
+        ending.enter_context(_machine_errors_explained(root))
+        run = ranks.from_first(lambda: _run_to_resume(resume, root, name or plan.name))
         if run:
-            run = ending.enter_context(_held(run, ranks))
-        plan, task, runtime = _task(plan, run, ranks, say, choose_batch_size)
-        settings = plan.config if ranks.is_first else _quiet(plan.config)
+            run = ending.enter_context(_written_by(run, ranks))
+        plan, task, runtime = _build_task(plan, run, ranks, say, choose_batch_size)
+        settings = plan.config if ranks.is_first else _without_drawings(plan.config)
         feed = ranks.in_turn(lambda: task.feed(runtime))
         ending.callback(feed.close)
         say((what, f"{value}: {why}") for what, value, why in (*runtime.choices, *feed.choices))
         say(_warmup_warnings(settings))
         select_by = choose_metric(task, settings.train.watch)
         state = TrainingState.start(task, feed, settings, runtime, select_by)
-        offset = _restored(state, run, plan, task, feed, runtime, say) if run else 0
-        batches, left_s = _rehearsed(state, task, feed, settings, runtime, say)
+        offset = _restore_state(state, run, plan, task, feed, runtime, say) if run else 0
+        batches, left_s = _rehearse_steps(state, task, feed, settings, runtime, say)
         if settings.train.sync_batch_norm:
             ranks.synchronise(state.model)
         if settings.train.compile == "auto":
-            by_graphs = settings.train.cuda_graphs
-            choice = ranks.from_first(
-                lambda: decide_compile(runtime, left_s, is_static=task.is_static, by_graphs=by_graphs)
-            )
-            say([(choice.what, f"{choice.value}: {choice.why}")])
-            runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
-            state.net = runtime.callable_form(state.model)
+            runtime = _compile_if_worth_it(state, task, settings, runtime, left_s, say)
         stop = ending.enter_context(StopRequest())  # from here on there is something to be resumed
         ranks.follow(stop, settings.loader.timeout)
         if run is None:
             members = task.membership() if isinstance(task, HasMembership) else None
             ranks.same("samples", members.digests() if members else {})
             made = ranks.from_first(lambda: create_run(root, name or plan.name))
-            run = ending.enter_context(_held(made, ranks, is_new=True))
+            run = ending.enter_context(_written_by(made, ranks, is_new=True))
             if members:
                 run.write_membership(members)
         if ranks.is_first:
@@ -129,11 +123,25 @@ def launch(
         _write_documents(run, plan, runtime, task)
         identity = {"config": plan.plain(), "facts": task.facts, "versions": _versions()}
         training = Training(task, feed, settings, runtime, select_by, state, run, log, board, screen, stop, identity)
-        yield training, _introduced(training, batches, plan.to_yaml())
+        yield training, _with_first_shown(training, batches, plan.to_yaml())
+
+
+def _compile_if_worth_it(
+    state: TrainingState, task: Task, settings: TrainerSettings, runtime: Runtime, left_s: float, say: Say
+) -> Runtime:
+    """Decide, now that it is known how long the training takes, whether the model is compiled. left_s: without that."""
+    by_graphs = settings.train.cuda_graphs
+    choice = runtime.ranks.from_first(
+        lambda: decide_compile(runtime, left_s, is_static=task.is_static, by_graphs=by_graphs)
+    )
+    say([(choice.what, f"{choice.value}: {choice.why}")])
+    runtime = replace(runtime, compile=choice.value == "yes", choices=(*runtime.choices, choice))
+    state.net = runtime.callable_form(state.model)
+    return runtime
 
 
 @contextlib.contextmanager
-def _told(place: Path) -> Iterator[None]:
+def _machine_errors_explained(place: Path) -> Iterator[None]:
     """Raise errors of the machine, a full disk or memory, as what a person can do about them. place: written to."""
     try:
         yield
@@ -150,11 +158,11 @@ def _told(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(run: RunFolder, ranks: Ranks, *, is_new: bool = False) -> Iterator[RunFolder]:
+def _written_by(run: RunFolder, ranks: Ranks, *, is_new: bool = False) -> Iterator[RunFolder]:
     """The run as this rank may write it; unlocked at the end, and discarded if it is new and not made whole."""
     run = run if ranks.is_first else SilentRun(run.path)
     try:
-        with _told(run.path):
+        with _machine_errors_explained(run.path):
             yield run
     finally:
         if is_new and not (run.path / "status.json").exists():
@@ -162,7 +170,7 @@ def _held(run: RunFolder, ranks: Ranks, *, is_new: bool = False) -> Iterator[Run
         run.unlock()
 
 
-def _claimed(resume: str | None, root: Path, name: str) -> RunFolder | None:
+def _run_to_resume(resume: str | None, root: Path, name: str) -> RunFolder | None:
     """Return the run to go on with, locked; None for a new one. Raises UserError where it cannot be written."""
     if resume is None:
         check_writable(root, name)
@@ -173,7 +181,7 @@ def _claimed(resume: str | None, root: Path, name: str) -> RunFolder | None:
     return run
 
 
-def _task(
+def _build_task(
     plan: Plan, run: RunFolder | None, ranks: Ranks, say: Say, choose_batch_size: ChooseBatchSize
 ) -> tuple[Plan, Task, Runtime]:
     """Make the task, for which the batch size may have to be found first, and decide where it computes."""
@@ -195,7 +203,7 @@ def _task(
     return plan, task, runtime.for_model(task.model)
 
 
-def _restored(
+def _restore_state(
     state: TrainingState, run: RunFolder, plan: Plan, task: Task, feed: Feed, runtime: Runtime, say: Say
 ) -> int:
     """Bring the state to where the run was. Returns the length of metrics.jsonl at that time."""
@@ -210,7 +218,7 @@ def _restored(
     return offset
 
 
-def _quiet(settings: TaskSettings) -> TaskSettings:
+def _without_drawings(settings: TaskSettings) -> TaskSettings:
     """Return the settings of a rank whose layers and pictures nobody looks at."""
     nothing = {"layers": False, "pictures": False, "graph": False, "embeddings": False}
     board = settings.train.tensorboard.model_copy(update=nothing)
@@ -227,7 +235,7 @@ def _warmup_warnings(settings: TrainerSettings) -> list[tuple[str, str]]:
     return [("warning", f"{what}: the learning rate only climbs; {fix}")]
 
 
-def _rehearsed(
+def _rehearse_steps(
     state: TrainingState, task: Task, feed: Feed, settings: TrainerSettings, runtime: Runtime, say: Say
 ) -> tuple[Iterator[Batch], float]:
     """Try whether steps work, in smaller parts where memory wants it.
@@ -354,7 +362,7 @@ def conclude(training: Training) -> dict[str, dict[str, float]]:
     return scores
 
 
-def _introduced(training: Training, batches: Iterator[Batch], config_text: str) -> Iterator[Batch]:
+def _with_first_shown(training: Training, batches: Iterator[Batch], config_text: str) -> Iterator[Batch]:
     """Show in TensorBoard what is about to be trained, on what. Returns all batches, the first one shown included."""
     task, board, step = training.task, training.board, training.state.progress.step
     shown_there, first = training.settings.train.tensorboard, next(batches)
