@@ -1,4 +1,4 @@
-"""The run folder: atomic creation, a lock for its only writer, status. No torch in here: listing runs needs none."""
+"""The run folder: atomic creation, one writer at a time, status. No torch in here: listing runs needs none."""
 
 import contextlib
 import csv
@@ -10,46 +10,24 @@ import re
 import secrets
 import shutil
 import socket
-import struct
-import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from mlcli.engine.documents import MOST_BYTES, Environment, Status, read_document
+from mlcli.engine import lock
+from mlcli.engine.documents import Environment, Status, read_document
 from mlcli.engine.membership import Membership
-from mlcli.errors import BusyError, CheckpointError, ConfigError, OutputError, UserError
-from mlcli.files import (
-    cannot_write,
-    claim_folder,
-    make_folder,
-    open_own,
-    refuse_links,
-    sweep_temporaries,
-    write_atomically,
-)
+from mlcli.errors import CheckpointError, ConfigError, OutputError, UserError
+from mlcli.files import cannot_write, claim_folder, make_folder, refuse_links, sweep_temporaries, write_atomically
 from mlcli.outputs import make_output_folder, png
-from mlcli.reading import open_regular, read_file
+from mlcli.reading import read_file
 from mlcli.schema.explain import closest
 from mlcli.schema.read import read
 from mlcli.text import as_text, csv_cell
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-
-_FLOCK, _KIND = ("hhqqi", 0) if sys.platform == "linux" else ("qqihh", 3)
-"""struct flock of 64-bit Linux, or of macOS, and where in it the kind of lock stands."""
-_held: dict[Path, IO[str]] = {}
-"""Lock files this process holds, by the resolved path of their run. Opening one a second time and closing it would
-release the lock (POSIX, fcntl)."""
-
 
 MOST_MEMBERSHIP_BYTES = 2**32
 """Of splits.safetensors: 128 million files."""
@@ -160,27 +138,9 @@ class RunFolder:
         """Become the only writer of this run, and clear away what a killed one left half written.
 
         Raises BusyError, naming the other, if there is one; OutputError if the run cannot be written.
-
-        POSIX record locks belong to the process: they end with it even by kill -9, and are not handed to forked
-        workers, as flock's would be.
         """
-        if self._key in _held:
-            raise BusyError("this process is writing the run already", where=str(self.path))
         refuse_links(*(self.path / name for name in ("checkpoints", "pictures", "tensorboard", *EVENT_FOLDERS)))
-        path = self.path / "run.lock"
-        try:
-            # Open for as long as the lock is held.
-            file = open(open_own(path), "r+", buffering=1, errors="replace")  # noqa: SIM115
-            if not _take(file):
-                owner = file.read(200).strip() or "another process"
-                file.close()
-                raise BusyError(f"the run is being written by {owner}", where=str(self.path),
-                                fix="wait for it, or stop it first")  # fmt: skip
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {utc_now()}\n")
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        _held[self._key] = file
+        lock.take(self._lock_file, f"pid {os.getpid()} on {socket.gethostname()} since {utc_now()}")
         sweep_temporaries(self.checkpoints, only_writer=True)
         for folder in (self.path, self.path / "pictures"):  # evaluations and reports of others are written here too
             sweep_temporaries(folder, only_writer=False)
@@ -193,42 +153,15 @@ class RunFolder:
 
     def unlock(self) -> None:
         """Let others write; nothing happens if the lock is not ours."""
-        if file := _held.pop(self._key, None):
-            file.close()
+        lock.release(self._lock_file)
 
     def is_held(self) -> bool:
-        """Whether a living process holds the lock; nobody does where its file is none or cannot be read."""
-        if self._key in _held:
-            return True
-        try:
-            with open(open_regular(self.path / "run.lock", MOST_BYTES)) as file:
-                return _is_taken(file)
-        except OSError:
-            return False
+        """Whether a living process is writing it."""
+        return lock.is_taken(self._lock_file)
 
     @property
-    def _key(self) -> Path:
-        return self.path.resolve()
-
-
-def _take(file: IO[str]) -> bool:
-    """Lock a run.lock opened for writing; False if another process has. Without locks (Windows), it is always ours."""
-    if fcntl is not None:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as systems choose
-            return False
-    return True
-
-
-def _is_taken(file: IO[str]) -> bool:
-    """Whether another process has locked a run.lock. Only asks: trying to lock it could be in another's way."""
-    if fcntl is None:
-        return False
-    question = [0] * 5  # all of the file
-    question[_KIND] = fcntl.F_WRLCK
-    answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, *question))
-    return struct.unpack(_FLOCK, answer)[_KIND] != fcntl.F_UNLCK
+    def _lock_file(self) -> Path:
+        return self.path / "run.lock"
 
 
 def utc_now() -> str:
