@@ -159,19 +159,9 @@ def bench_io(
     from mlcli.commands import bench_io
 
     config, overrides = split(arguments)
-    raise typer.Exit(
-        bench_io.run(
-            config,
-            overrides,
-            budget_s=bench_io.QUICK_S if quick else bench_io.FULL_S,
-            full=full,
-            apply=apply,
-            fail_under=fail_under,
-            devices=devices,
-            as_json=as_json,
-            root=out,
-        )
-    )
+    budget_s = bench_io.QUICK_S if quick else bench_io.FULL_S
+    raise typer.Exit(bench_io.run(config, overrides, budget_s=budget_s, full=full, apply=apply, fail_under=fail_under,
+                                  devices=devices, as_json=as_json, root=out))  # fmt: skip
 
 
 @app.command()
@@ -314,21 +304,8 @@ def evaluate(
     if is_exported(run):
         config, overrides = split_arguments(overrides, typed_command())
     changes = {"shift": shift, "scale": scale, "rotate": rotate, "blur": blur, "noise": noise}
-    evaluate.run(
-        run,
-        split,
-        overrides,
-        config=config,
-        on=on,
-        checkpoint=checkpoint,
-        root=out,
-        as_json=as_json,
-        views=tta,
-        changes=changes,
-        size=size,
-        tiles=tiles,
-        overlap=overlap,
-    )
+    evaluate.run(run, split, overrides, config=config, on=on, checkpoint=checkpoint, root=out, as_json=as_json,
+                 views=tta, changes=changes, size=size, tiles=tiles, overlap=overlap)  # fmt: skip
 
 
 @app.command()
@@ -379,22 +356,9 @@ def predict(
     thresholds = predict.thresholds_typed(threshold or ())
     wanted = predict.Wanted(top, invert, thresholds, size, tiles, overlap)
     with predict.given(inputs) as (paths, called):
-        raise typer.Exit(
-            predict.run(
-                run,
-                paths,
-                wanted,
-                output=output,
-                pictures=pictures,
-                explain=explain,
-                to=to,
-                image_ids=image_ids,
-                as_json=as_json,
-                checkpoint=checkpoint,
-                root=out,
-                called=called,
-            )
-        )
+        raise typer.Exit(predict.run(run, paths, wanted, output=output, pictures=pictures, explain=explain, to=to,
+                                     image_ids=image_ids, as_json=as_json, checkpoint=checkpoint, root=out,
+                                     called=called))  # fmt: skip
 
 
 @app.command()

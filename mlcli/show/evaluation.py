@@ -86,13 +86,8 @@ def precision_recall(details: Details) -> tuple[LineChart, ...]:
     lines = sorted(lines, key=lambda line: line[0])[:MOST_CURVES]
     named = [Line(f"{name} ({area:.2f})", p, group=i) for i, (area, name, p) in enumerate(lines[:NAMED_CURVES])]
     faint = [Line("", points, "faint") for _, _, points in lines[NAMED_CURVES:]]
-    best_points = {
-        row["name"]: (recall, precision)
-        for row in details.get("classes") or []
-        if row.get("threshold") is not None
-        and (recall := row.get("recall")) is not None
-        and (precision := row.get("precision")) is not None
-    }
+    rows = [row for row in details.get("classes") or [] if row.get("threshold") is not None]  # so are its scores
+    best_points = {row["name"]: (row["recall"] or 0.0, row["precision"] or 0.0) for row in rows}
     best = [
         Line("", [best_points[name]], dots=True, group=i)
         for i, (_, name, _) in enumerate(lines[:NAMED_CURVES])
