@@ -108,7 +108,7 @@ class Record:
     def detail(self) -> Evaluation:
         """The evaluation whose details are shown, of the headline's split if there is one."""
         order = (self.split, *SPLITS)
-        return next((self.evaluations[split] for split in order if split in self.evaluations), {})
+        return next((self.evaluations[split] for split in order if split in self.evaluations), Evaluation())
 
     @property
     def detail_split(self) -> str:
