@@ -62,7 +62,7 @@ def _calmer(e: Evidence) -> list[Advice]:
 
 def _more_certain(e: Evidence) -> list[Advice]:
     val, seed, found = _get(e.config, "data.val"), _get(e.config, "train.seed"), []
-    if isinstance(val, float) and 0 < val < 0.3:
+    if isinstance(val, float) and 0 < val < 0.3 and not e.val_given:
         found.append(Advice(f"data.val={_short(min(0.3, 2 * val))}", "evaluate on more samples"))
     if isinstance(seed, int):
         found.append(Advice(f"train.seed={seed + 1}", "the difference to another seed shows how much is chance"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlcli.report.baselines import Baselines
-from mlcli.report.record import SHARES, Record
+from mlcli.report.record import SHARES, Record, mapping
 
 Curve = tuple[tuple[int, float], ...]
 """Epochs from 1 and the values after them, ascending."""
@@ -27,7 +27,7 @@ class Evidence:
     best model's scores, train only where it was measured in the same way; score: of `split`, the headline's, with
     `score_samples`. train_loss, val_loss: curves; the former as logged, in training mode; lr: after each epoch.
     watched: the split by which the best was chosen, "train" where there is no validation split; macro_f1: its, if
-    classes are told apart; data: facts about it.
+    classes are told apart; data: facts about it. val_given: whether the data name the validation split themselves.
     """
 
     metric: str
@@ -49,6 +49,7 @@ class Evidence:
     baselines: Baselines | None = None
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    val_given: bool = False
 
     @classmethod
     def of(cls, record: Record) -> "Evidence":
@@ -76,6 +77,7 @@ class Evidence:
             baselines=fair,
             config=record.config,
             data=record.data_facts,
+            val_given=_val_given(record),
         )
 
     @property
@@ -172,3 +174,13 @@ def trend(points: Curve) -> Trend | None:
     missed = sum((v - line.intercept - line.slope * e) ** 2 for e, v in part)
     error = (missed / (len(part) - 2) / spread) ** 0.5
     return Trend(line.slope, error, part[-1][0] - part[0][0], len(part))
+
+
+def _val_given(record: Record) -> bool:
+    """Return whether the validation split is not the share of the others that `data.val` asks for."""
+    asked = mapping(record.config.get("data")).get("val")
+    train, val, test = map(record.samples, ("train", "val", "test"))
+    if not isinstance(asked, float) or not train or not val:
+        return False
+    shares = (val / (train + val), val / (train + val + (test or 0)))
+    return not any(abs(share - asked) < 0.01 + 1 / val for share in shares)

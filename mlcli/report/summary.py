@@ -160,7 +160,7 @@ def waiting_line(t: Training) -> str:
     in_memory = any(what == "cache" and value != "none" for what, value, _ in t.feed.choices)
     spent = "was spent making batches (the data are in memory)" if in_memory else "was spent waiting for data"
     why = command_line("bench-io", shown(t.run.path / "resolved.yaml"))
-    return f"\n{'wait':<{INDENT}}{share:.0%} of the training time {spent};\n{'':<{INDENT}}why: {why}"
+    return "\n" + paragraphs([("wait", f"{share:.0%} of the training time {spent};"), ("", f"why: {why}")], INDENT)
 
 
 def wait_share(entries: list[dict[str, Any]], batch_size: int) -> float:

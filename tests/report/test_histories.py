@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mlcli.report.advice import advise
 from mlcli.report.baselines import Baseline, Baselines
 from mlcli.report.evidence import Curve, Evidence
 from mlcli.report.record import Record
@@ -231,6 +232,23 @@ def test_models_that_were_left_out_stand_where_the_comparison_is_made():
     )
     part = replace(partial, rows_there=50_000)
     assert any("forest (on 5,000 of 50,000 rows)" in r for r in judge(replace(ahead, baselines=part)).reasons)
+
+
+@pytest.mark.parametrize(
+    ("counts", "given"),
+    [((205, 87, 72), True), ((133, 23, 40), False), ((140, 30, 30), False), ((170, 30, 0), False), ((9, 2, 0), False)],
+)
+def test_a_larger_share_is_no_advice_where_the_data_name_the_split(tmp_path, counts, given):
+    splits = {split: count for split, count in zip(("train", "val", "test"), counts, strict=True) if count}
+    scores = {split: {"accuracy": 0.8} for split in splits}
+    status = crafted.status("accuracy", "max", scores)
+    text = "task: classification\ndata: {name: digits, val: 0.15}\ntrain: {seed: 0}\n"
+    files = {"status": status, "metrics": crafted.metrics("accuracy", [0.5, 0.6, 0.7, 0.8]), "resolved.yaml": text}
+    run = crafted.craft(tmp_path, summary={"splits": splits}, **files)
+    evidence = Evidence.of(Record.read(run))
+    assert evidence.val_given == given
+    offered = [advice.override for advice in advise("too noisy to tell", evidence)]
+    assert ("data.val=0.3" in offered) != given
 
 
 def test_the_learning_rate_of_a_record_is_that_after_each_epoch(tmp_path):
