@@ -131,7 +131,7 @@ def _ready(asked: Asked) -> tuple[SavedTask, str, list[str]]:
     task, changes = loaded.task, loaded.known.changes if loaded.known else None
     notes, now = list(loaded.notes), loaded.runtime.precision
     if (then := asked.folder.environment_or_empty().get("precision", now)) != now:
-        notes.append(f"measured in {now}, as predict answers; training measured in {then}: train.precision={then}")
+        notes.append(f"measured in {now}, as predict answers; training measured in {then} (train.precision={then})")
     if asked.on is not None:
         if asked.split is not None:
             raise ConfigError("--on measures all of the data", where="--split", fix="leave it out")
