@@ -36,6 +36,8 @@ from mlcli.tasks.detection.data.config import DetectionData, Scenes
 from mlcli.tasks.detection.data.records import Records
 
 SHARDS = "shards"
+WITH_IDS = ("coco", SHARDS)
+"""Sources whose pictures have ids in the files; others number them as they are read."""
 WRITERS: dict[str, tuple[Callable[[Annotations, Path], dict[str, Any]], str]] = {
     "voc": (write_voc, "JPEGImages"),
     "coco": (write_coco, "images"),
@@ -88,7 +90,7 @@ def convert(config: DetectionData, format: str, out: Path, shard_bytes: int | No
             records.original(index).save(path)
 
     first, *section = _written(annotations, names, format, out, save)
-    return [first, *notes, *_lost(splits, category_ids, format), *section]
+    return [first, *notes, *_lost(splits, category_ids, format, config.name in WITH_IDS), *section]
 
 
 def _as_shards(
@@ -220,15 +222,16 @@ def _file_names(paths: dict[str, list[Path]]) -> dict[str, list[str]]:
     return names
 
 
-def _lost(splits: dict[str, Records], category_ids: tuple[int, ...], format: str) -> list[str]:
-    """Lines about what the format cannot express."""
+def _lost(splits: dict[str, Records], category_ids: tuple[int, ...], format: str, with_ids: bool) -> list[str]:
+    """Lines about what the format cannot express. with_ids: whether pictures have ids in the data set itself."""
     every = list(splits.values())
     own_ids = category_ids != tuple(range(1, len(category_ids) + 1))
     facts = {
         "masks": sum(mask is not None for records in every for mask in records.segmentations or ()),
         "marks of crowds": sum(int(records.crowd.sum()) for records in every),
         "marks of difficult objects": sum(int(records.difficult.sum()) for records in every),
-        "ids of pictures": sum(int((records.ids != np.arange(1, len(records) + 1)).sum()) for records in every),
+        "ids of pictures": with_ids
+        * sum(int((records.ids != np.arange(1, len(records) + 1)).sum()) for records in every),
         "ids of classes": len(category_ids) if own_ids else 0,
     }
     kept = {"coco": set(facts), "voc": {"marks of difficult objects"}}.get(format, set())
