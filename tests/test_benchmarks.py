@@ -161,8 +161,8 @@ ROW = {"data": "scenes", "name": "yolo", "seconds": 240.0, "seed": 0, "machine":
     ],
 )
 def test_a_training_is_as_long_as_its_time(costs, seconds, epochs, every):
-    minutes = import_module("detection_minutes")
-    assert minutes.length(minutes.Costs(*costs), seconds) == minutes.Length(epochs, every)
+    shared = import_module("detection_trials")
+    assert shared.length(shared.Costs(*costs), seconds) == shared.Length(epochs, every)
 
 
 def test_detection_minutes_goes_on_after_a_stop_and_shows_what_it_has(tmp_path, monkeypatch, capsys):
@@ -192,22 +192,30 @@ def test_detection_minutes_goes_on_after_a_stop_and_shows_what_it_has(tmp_path, 
 
 
 def test_longer_trainings_are_of_one_stage_and_photographs_where_there_are_any(monkeypatch, tmp_path):
-    minutes = import_module("detection_minutes")
-    asked = {"seconds": [240.0, 480.0], "only": None, "seed": 1, "raccoon": None, "weights": None, "set": ["a=1"]}
-    found = minutes.trials(SimpleNamespace(**asked, raccoon_seconds=600.0))
+    minutes, shared = import_module("detection_minutes"), import_module("detection_trials")
+    asked = {"seconds": [240.0, 480.0], "only": None, "seed": 1, "raccoon": None, "cells": None, "weights": None,
+             "set": ["a=1"], "photo_seconds": 600.0}  # fmt: skip
+    found = minutes.trials(SimpleNamespace(**asked))
     assert len(found) == len({trial.key for trial in found}) == 16
     assert [trial.name for trial in found if trial.seconds == 480] == list(minutes.ONE_STAGE)
     assert {trial.seed for trial in found} == {1}
     assert {trial.overrides for trial in found} == {("a=1",)}
-    asked |= {"only": ["ssd"], "raccoon": tmp_path, "weights": tmp_path / "w"}
-    found = minutes.trials(SimpleNamespace(**asked, raccoon_seconds=600.0))
-    assert [(trial.data, trial.seconds) for trial in found] == [("scenes", 240), ("scenes", 480), ("raccoon", 600)]
-    assert f"data.root={tmp_path}" in found[-1].overrides
-    for trial in minutes.of_raccoon(SimpleNamespace(**asked), 600.0):
-        config = minutes.experiment(trial).config
+    asked |= {"only": ["ssd"], "raccoon": tmp_path, "cells": tmp_path, "weights": tmp_path / "w", "set": []}
+    found = minutes.trials(SimpleNamespace(**asked))
+    assert [(trial.data, trial.seconds) for trial in found] == [
+        ("scenes", 240), ("scenes", 480), ("raccoon", 600), ("cells", 600)
+    ]  # fmt: skip
+    assert shared.experiment(found[-1]).config.model.name == "ssd"  # in the config of yolo
+    asked |= {"seconds": [], "only": None}
+    found = minutes.trials(SimpleNamespace(**asked))
+    assert {trial.data for trial in found} == {"raccoon", "cells"}
+    for trial in found:
+        if trial.name in minutes.PEERS:
+            continue
+        config = shared.experiment(trial).config
         assert str(config.data.root) == str(tmp_path)
         assert (config.train.threads, config.loader.workers, config.train.measure_train) == (1, 0, 0)
-        assert (config.finetune is not None) == trial.name.endswith(minutes.FROM_WEIGHTS)
+        assert (config.finetune is not None) == trial.name.endswith(shared.FROM_WEIGHTS)
 
 
 def test_what_detection_minutes_shows(tmp_path, monkeypatch):
