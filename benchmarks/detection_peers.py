@@ -152,7 +152,9 @@ class UltralyticsLoop:
         def note(trainer: Any) -> None:
             if len(spent) <= epochs:  # its last evaluation of the best weights is not counted, as mlcli's is not
                 spent.append(cpu_seconds() - self.prepared_s)
-                self.best_epoch = trainer.epoch + 1 if trainer.fitness == trainer.best_fitness else self.best_epoch
+                self.best_epoch = (
+                    trainer.epoch + 1 if spent[1:] and trainer.fitness == trainer.best_fitness else self.best_epoch
+                )
 
         model.add_callback("on_train_start", note)
         model.add_callback("on_fit_epoch_end", note)

@@ -58,7 +58,8 @@ def test_a_run_survives_kills_at_random_instants(alone, arena, seed):
 def kills_until_finished(folder: Path, duration_s: float, dice: random.Random, again: str) -> int:
     kills, newest = 0, 0
     while True:
-        ended = Trial(type_train, folder).kill_after(dice.uniform(0, duration_s))
+        patience = 1.1**kills  # on a machine that has become busier no trial might get as far as a save
+        ended = Trial(type_train, folder).kill_after(dice.uniform(0, duration_s * patience))
         if ended.code == 0:
             (run,) = finished_runs(folder)
             assert not leftovers(run.path), again
