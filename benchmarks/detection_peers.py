@@ -147,7 +147,7 @@ class UltralyticsLoop:
         """Train. Returns the CPU seconds that had been spent before the first epoch and after each."""
         from ultralytics import YOLO
 
-        model, spent = YOLO("yolo11n.yaml"), []
+        model, spent = YOLO("yolo11n.yaml"), list[float]()
 
         def note(trainer: Any) -> None:
             if len(spent) <= epochs:  # its last evaluation of the best weights is not counted, as mlcli's is not
