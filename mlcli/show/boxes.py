@@ -23,7 +23,7 @@ SMALLEST_TYPE, LARGEST_TYPE = 11, 24
 """Heights of names in pixels; between them, a 36th of the picture's longer side."""
 MASK_SHARE = 0.45  # of the colour in a mask, the rest is the picture
 TAG_GAP = 3  # pixels between a name and the edge of its tag
-SIDE_BY_LINE = 12  # pixels of a box's side for each of its line's at least: a line hides no small object
+SIDE_BY_LINE = 24  # pixels of a box's side for each of its line's at least: a line hides no small object
 MOST_HIDDEN = 0.05
 """Share of a box that names may hide, on average; where it would be more, a legend names all."""
 OWN_HIDDEN = 0.1  # share of a box that its own name hides without harm
