@@ -14,6 +14,7 @@ from mlcli.data.decode import PAD_VALUE, Preparation
 from mlcli.data.info import DataInfo
 from mlcli.engine.contract import Batch
 from mlcli.engine.evaluate import evaluate_split
+from mlcli.engine.ranks import ALONE
 from mlcli.engine.runtime import decide_runtime
 from mlcli.models.build import seeded
 from mlcli.saved import computing
@@ -26,8 +27,9 @@ from mlcli.tasks.detection.models.sizes import Sizes
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.rectangles import begins, rectangles, without_bars
 from mlcli.tasks.detection.targets import Detections
+from tests.engine.many import on_ranks
 from tests.engine.rig import StopAfter
-from tests.engine.test_ranks import check_scores
+from tests.engine.test_ranks import check_scores, trained
 from tests.reliability.soak import LONG
 from tests.reliability.tiny import metrics_without_times, session
 from tests.tasks.detection import rectangles as painted
@@ -294,6 +296,21 @@ def test_each_part_of_a_step_has_the_size_of_the_whole(mixed):
                 rows = slice(2 * taken.start, 2 * taken.stop)
                 assert torch.equal(half.inputs, batch.inputs[rows])
                 assert torch.equal(half.targets.boxes_xyxy, batch.targets.boxes_xyxy[rows])
+
+
+@pytest.mark.skipif(not LONG, reason="two processes and one: make soak")
+def test_several_processes_learn_from_the_same_rectangles(mixed):
+    """They come to the weights of one process that takes each step in two parts, to the bit."""
+    train = {"epochs": 2, "batch_size": 4, "device": "cpu", "threads": 1, "precision": "fp32", "sync_batch_norm": False}
+    config, halves = (
+        config_of(mixed, rectangular="train", train=train | more, augment=[{"name": "photometric"}])
+        for more in ({}, {"accumulate": 2})
+    )
+    expected, loss = trained(ALONE, halves, detection, 4)
+    for weights, theirs in on_ranks(2, trained, config, detection, 4):
+        assert theirs == loss
+        learned = [name for name in expected if "running" not in name and "num_batches" not in name]
+        assert all(torch.equal(expected[name], weights[name]) for name in learned)  # statistics are averaged
 
 
 @pytest.mark.parametrize(
