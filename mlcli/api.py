@@ -108,7 +108,7 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """state ("running", "finished", "stopped early", "interrupted", "failed", "diverged"), epochs, seconds ..."""
+        """state ("running", "finished", "interrupted", "killed", "failed", "diverged"), epochs, seconds ..."""
         return self._folder.status_or_empty()
 
     @property

@@ -107,6 +107,11 @@ class Starter(Protocol):
         """
 
 
+def is_override_of(section: str, override: str) -> bool:
+    """Return whether a `key=value` sets the section, or a key in it."""
+    return override.partition("=")[0].strip().partition(".")[0] == section
+
+
 @dataclass(frozen=True)
 class TaskEntry:
     """Names of a task's modules, so that nothing of it is imported before it is needed.

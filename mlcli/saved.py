@@ -19,7 +19,7 @@ from mlcli.engine.resume import differences
 from mlcli.engine.run import RunFolder, open_run
 from mlcli.engine.runtime import Runtime, decide_runtime
 from mlcli.errors import CheckpointError, ConfigError, DataError, OutOfMemoryError
-from mlcli.experiment import Experiment, TakesNewData, TakesSizes
+from mlcli.experiment import Experiment, TakesNewData, TakesSizes, is_override_of
 from mlcli.models.build import weights_within
 from mlcli.models.weights import load_saved
 from mlcli.text import first_few, sides
@@ -141,7 +141,7 @@ def load_task(
         if isinstance(task, HasMembership):
             notes.append("the run has not kept its splits: that none of these was trained on cannot be checked")
     else:
-        moved = any(override.strip().startswith("data.") for override in overrides)
+        moved = any(is_override_of("data", override) for override in overrides)
         known = KnownData("evaluate", members, facts["data"], elsewhere=moved)
         try:
             task = experiment.build(known)
@@ -153,7 +153,7 @@ def load_task(
                 error.fix = error.fix or f"restore the data; {new_data} measures all of new data"
                 raise
     refuse_other_data(facts["data"], task.facts["data"])
-    asked = any(override.strip().startswith("train.precision") for override in overrides)
+    asked = any(is_override_of("train", override) and "precision" in override for override in overrides)
     runtime = decide_runtime(experiment.config if asked else _with(experiment.config, precision="fp32"))
     task.adopt(facts)
     with newer_version_named(saved), models_named(saved["config"], experiment.plain()), _size_named(size):

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlcli.commands.common import apply_advice, is_override_of, load_experiment, open_task, refuse_apply, show_progress
+from mlcli.commands.common import apply_advice, load_experiment, open_task, refuse_apply, show_progress
 from mlcli.engine.launcher import number_of_processes
 from mlcli.engine.processes import as_one_of, place
 from mlcli.errors import ExitCode, OutputError
+from mlcli.experiment import is_override_of
 from mlcli.text import command_line, paragraphs, shown
 from mlcli.version import __version__
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.typed import yaml_here
 from mlcli.errors import CheckpointError, ConfigError, DataError
-from mlcli.experiment import Experiment
+from mlcli.experiment import Experiment, is_override_of
 from mlcli.files import refuse_links, write_atomically
 from mlcli.outputs import make_output_folder, png
 from mlcli.show.terminal import paint
@@ -140,11 +140,6 @@ def refuse_failed(failed: "Sequence[Record]", count: int, what: str) -> None:
 def write_picture(path: Path, picture: "Image") -> str:
     """Write a picture as PNG, like `write_file`."""
     return write_file(path, png(picture))
-
-
-def is_override_of(section: str, override: str) -> bool:
-    """Return whether a `key=value` sets the section, or a key in it."""
-    return override.partition("=")[0].strip().partition(".")[0] == section
 
 
 def refuse_apply(config: Path, overrides: Sequence[str], section: str) -> None:

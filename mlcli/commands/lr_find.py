@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlcli.commands.common import (
     apply_advice,
-    is_override_of,
     load_experiment,
     open_task,
     refuse_apply,
@@ -16,6 +15,7 @@ from mlcli.commands.common import (
     write_picture,
 )
 from mlcli.errors import ExitCode
+from mlcli.experiment import is_override_of
 from mlcli.text import command_line, commands, duration
 
 if TYPE_CHECKING:

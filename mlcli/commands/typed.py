@@ -226,13 +226,14 @@ def _unknown_command(word: str, argv: Sequence[str], commands: Sequence[str]) ->
 
 def unfinished(root: Path) -> str:
     """Return the commands that go on with runs that were stopped, the newest first, a line each."""
+    from mlcli.engine.documents import UNFINISHED
     from mlcli.engine.run import list_runs
 
     lines = []
     for run in reversed(list_runs(root)):
         with contextlib.suppress(UserError, OSError):
             status = run.status()
-            if (state := status.get("state")) in ("interrupted", "killed", "failed", "diverged"):
+            if (state := status.get("state")) in UNFINISHED:
                 done = f"{state} after epoch {status.get('epoch') or 0} of {status.get('epochs') or '?'}"
                 lines.append(f"{command_line('train', '--resume', run.name)}   # {done}")
     if not lines:

@@ -53,6 +53,10 @@ class Best(Document):
     step: Count | None = None
 
 
+UNFINISHED = ("interrupted", "killed", "failed", "diverged")
+"""States of runs that can be gone on with; the others are running and finished."""
+
+
 class Status(Document):
     """status.json: where a run stands. times: seconds by what they were spent on; memory_mb: peaks by phase."""
 

@@ -59,18 +59,19 @@ def test_it_measures_what_training_measured(run, runs_root, capsys):
     assert evaluated(capsys, run, runs_root)["metrics"] == pytest.approx(status["scores"]["test"])
 
 
-def test_it_computes_in_the_precision_of_predict_and_says_so(runs_root, capsys):
+def test_it_computes_in_the_precision_of_predict_and_says_so(runs_root, tmp_path, capsys):
     yaml, overrides = runs_root.parent / "digits.yaml", ["train.precision=bf16", "train.epochs=2"]
-    train.run(yaml, overrides, name="half", resume=None, root=runs_root)
-    result = evaluated(capsys, "half", runs_root)
-    p, truth = answers("half", runs_root, "test")
+    train.run(yaml, overrides, name="half", resume=None, root=tmp_path)
+    result = evaluated(capsys, "half", tmp_path)
+    p, truth = answers("half", tmp_path, "test")
     loss = -p.log()[torch.arange(len(truth)), truth].mean().item()
     assert result["precision"] == "fp32"
     assert result["metrics"]["loss"] == pytest.approx(loss, rel=1e-5)
     assert any("in fp32, as predict answers; training measured in bf16" in note for note in result["notes"])
-    again = evaluated(capsys, "half", runs_root, "train.precision=bf16")
+    again = evaluated(capsys, "half", tmp_path, "train.precision=bf16")
     assert (again["precision"], again["notes"]) == ("bf16", [])
-    assert again["metrics"]["loss"] == pytest.approx(open_run("half", runs_root).status()["scores"]["test"]["loss"])
+    assert evaluated(capsys, "half", tmp_path, "train={precision: bf16}")["precision"] == "bf16"
+    assert again["metrics"]["loss"] == pytest.approx(open_run("half", tmp_path).status()["scores"]["test"]["loss"])
     assert again["metrics"]["loss"] != pytest.approx(loss, rel=1e-5)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlcli.data.decode import is_image_name
 from mlcli.data.finding import Finding
 from mlcli.data.sources.columns import read_number, without
 from mlcli.data.splits import SPLITS, named_split
@@ -240,7 +241,7 @@ def _header(cells: list[str], rows: list[list[str]], faults: list[Finding]) -> l
     if repeated:
         faults.append(Finding("error", "csv", "columns of the same name", repeated, "rename all but one"))
     if _is_sample(cells, rows):
-        kind = "pictures" if any(map(_is_picture, cells)) else "numbers"
+        kind = "pictures" if any(map(is_image_name, cells)) else "numbers"
         what = f"the first line holds {kind} ({first_few(cells)}), not the columns' names"
         fix = "put a header line on top, or in its place if these are pandas' numbers of columns"
         faults.append(Finding("error", "csv", what, (), fix))
@@ -264,14 +265,10 @@ def _is_sample(names: list[str], rows: list[list[str]]) -> bool:
     below = [[read_number(row[place]) for row in rows] for place in range(len(names))]
     numeric = [place for place, values in enumerate(below) if rows and not np.isnan(values).any()]
     given = np.array([numbers[place] for place in numeric])
-    pictures = any(_is_picture(name) and rows and _is_picture(rows[0][at]) for at, name in enumerate(names))
+    pictures = any(is_image_name(name) and rows and is_image_name(rows[0][at]) for at, name in enumerate(names))
     if not len(given) or np.isnan(given).any():
         return pictures
     steps, whole = np.diff(given), bool((given == np.round(given)).all())
     years = len(given) > 1 and bool((steps > 0).all()) and 1800 <= given.min() <= given.max() <= 2100
     counts = len(given) == 1 or bool((steps == 1).all()) or (len(steps) > 1 and np.ptp(steps) == 0 < steps[0])
     return pictures or not (whole and (years or counts))
-
-
-def _is_picture(cell: str) -> bool:
-    return re.search(r"\.(jpe?g|png|bmp|tiff?|webp|gif)$", cell.lower()) is not None

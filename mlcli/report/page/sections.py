@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from mlcli.engine.documents import TRAIN_MEASURED
+from mlcli.engine.documents import TRAIN_MEASURED, UNFINISHED
 from mlcli.report.evidence import Evidence
 from mlcli.report.page import svg
 from mlcli.report.page.answers import Values, classes, confusion, errors, importance, pictures, quality, residuals
@@ -307,7 +307,7 @@ def environment(record: Record) -> Values | None:
 
 def next_commands(record: Record) -> Values:
     """Return the commands to go on with."""
-    unfinished = record.status.get("state") in ("interrupted", "killed", "diverged", "failed")
+    unfinished = record.status.get("state") in UNFINISHED
     return {
         "commands": [
             (command_line("train", "--resume", record.name), "continue where it stopped")
