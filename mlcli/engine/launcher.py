@@ -69,9 +69,11 @@ def launch_here(count: int) -> int:
         elastic_launch(config, sys.executable)(*safe, "-m", "mlcli", *sys.argv[1:])
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        if codes.get(0, -1) > 0:
-            return codes[0]
-        ended = [f"rank {rank} was ended by {signal.Signals(-code).name}" for rank, code in codes.items() if code < 0]
+        # As soon as one has ended, the others are asked to stop: that they did is no cause.
+        causes = {rank: code for rank, code in codes.items() if code != ExitCode.TERMINATED} or codes
+        if causes.get(0, -1) > 0:
+            return causes[0]
+        ended = [f"rank {rank} was ended by {signal.Signals(-code).name}" for rank, code in causes.items() if code < 0]
         print(f"error: {'; '.join(ended) or 'a rank failed'}", file=sys.stderr)
         print("fix:   mlcli train --resume latest --devices N goes on; mlcli runs shows the run", file=sys.stderr)
         return ExitCode.RANK

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from mlcli.engine import launcher, limits
 from mlcli.engine.launcher import number_of_processes
 from mlcli.engine.processes import SINGLE, Place, place, rendezvous_of_slurm
-from mlcli.errors import ConfigError
+from mlcli.errors import ConfigError, ExitCode
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
@@ -153,3 +154,33 @@ def test_what_runs_in_one_process_is_refused_in_several(mlcli, monkeypatch, comm
     typed = mlcli(command, "latest")
     assert typed.code == 2
     assert f"'{command}' runs in one process, but this is one of 4 that were started together" in typed.err
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected", "told"),
+    [
+        ({0: 143, 1: -9}, ExitCode.RANK, "rank 1 was ended by SIGKILL"),  # the first was quick to stop
+        ({0: 4, 1: 143}, 4, ""),
+        ({0: 9, 1: -9}, ExitCode.RANK, ""),  # and has said so
+        ({0: 143, 1: 143}, ExitCode.TERMINATED, ""),
+        ({0: 143, 1: 1}, ExitCode.RANK, "a rank failed"),
+        ({1: -9}, ExitCode.RANK, "rank 1 was ended by SIGKILL"),
+    ],
+)
+def test_the_exit_code_is_of_the_rank_that_ended_the_training(codes, expected, told, monkeypatch, capsys):
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    failures = {rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()}
+
+    def fail(*_):
+        error = ChildFailedError.__new__(ChildFailedError)
+        error.failures = failures
+        raise error
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: fail)
+    for name in ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(launcher.logging, "disable", lambda: None)
+    assert launcher.launch_here(2) == expected
+    shown = capsys.readouterr().err
+    assert told in shown if told else not shown
