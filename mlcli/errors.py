@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     BUG = 1
+    """Or no, from a command that was asked a question (`bench-io --fail-under`), as test runners and linters say it."""
     CONFIG = 2
     """Configuration or usage."""
     DIVERGED = 3

@@ -5,12 +5,10 @@ SLURM's srun by SLURM_PROCID and its like.
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -99,6 +97,8 @@ def rendezvous_of_slurm(variables: Mapping[str, str] = os.environ) -> tuple[str,
 def end_with_parent(number: signal.Signals) -> None:
     """Have this process sent a signal once the thread that has started it ends, however it does. On Linux only."""
     if sys.platform == "linux":
+        import ctypes  # here, like tempfile below: every command starts with this module
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
@@ -118,6 +118,8 @@ def hushed(here: Place) -> Iterator[None]:
     if not here.rank:
         yield
         return
+    import tempfile
+
     _unseen = unseen = tempfile.TemporaryFile("w+b", buffering=0)  # noqa: SIM115 - open to the end
     kept = {descriptor: os.dup(descriptor) for descriptor in ((1, 2) if here.local_rank else (1,))}
     sys.stdout.flush()

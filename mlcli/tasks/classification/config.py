@@ -1,6 +1,6 @@
 """Configuration of a classification. No torch in here."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -19,6 +19,9 @@ class ClassWeighted(Strict):
     class_weights: ClassWeights = "none"
     """balanced weighs each class by 1 / its frequency (mean 1); or one weight per class in label order."""
 
+    takes_blends: ClassVar[bool] = True
+    """Whether it can be said of labels that mixup and cutmix have blended."""
+
 
 class CrossEntropy(ClassWeighted):
     """Negative log-likelihood of the true class under softmax."""
@@ -30,6 +33,8 @@ class CrossEntropy(ClassWeighted):
 
 class Hinge(ClassWeighted):
     """Multi-class hinge (Weston & Watkins 1999); a linear model with it and weight decay is a linear SVM."""
+
+    takes_blends = False
 
     name: Literal["hinge"]
     margin: PositiveFloat = 1.0
@@ -95,8 +100,10 @@ class Classification(TaskSettings):
         if self.augment and self.data.name in ("csv", "iris", "wine", "breast_cancer", "xor"):
             raise ValueError(f"augment changes images, but data '{self.data.name}' has rows of features")
         mixes = [a.name for a in self.augment if a.name in ("mixup", "cutmix")]
-        if mixes and isinstance(self.loss, Hinge):
-            raise ValueError(f"{mixes[0]} blends labels, which the hinge loss cannot express; use cross_entropy or bce")
+        if mixes and not self.loss.takes_blends:
+            raise ValueError(
+                f"{mixes[0]} blends labels, which the {self.loss.name} loss cannot express; use cross_entropy or bce"
+            )
         return self
 
     @property

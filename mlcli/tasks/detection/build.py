@@ -19,7 +19,7 @@ from mlcli.tasks.detection.data.config import STRIDES, Scenes, side_unit
 from mlcli.tasks.detection.data.records import DetectionSource
 from mlcli.tasks.detection.data.strides import USUAL_STRIDES
 from mlcli.tasks.detection.models.anchors import kmeans_anchors
-from mlcli.tasks.detection.models.config import FastRCnn, RCnn, Yolo
+from mlcli.tasks.detection.models.config import FromProposals, Yolo
 from mlcli.tasks.detection.predictor import ObjectDetector
 from mlcli.tasks.detection.task import DetectionTask
 
@@ -33,7 +33,7 @@ def build_task(config: Detection, known: KnownData | None = None) -> DetectionTa
     source, notes, model = build_source(config.data, known), list[str](), config.model
     if isinstance(model, Yolo) and model.head == "anchors":
         source, notes = with_anchors(source, model.anchors_per_stride * len(model.strides), config.augment)
-    elif isinstance(model, RCnn | FastRCnn):
+    elif isinstance(model, FromProposals):
         from mlcli.tasks.detection.models.proposals import with_proposals
 
         source, notes = with_proposals(source, model.proposals)

@@ -9,7 +9,7 @@ from mlcli.models.config import FineTune
 from mlcli.schema import Strict
 from mlcli.tasks.detection.data.augmentations import DetectionAugmentation
 from mlcli.tasks.detection.data.config import DetectionData, side_unit
-from mlcli.tasks.detection.models.config import DetectionModel, without_weights
+from mlcli.tasks.detection.models.config import DetectionModel, FromProposals, without_weights
 
 
 class DetectionLoss(Strict):
@@ -67,13 +67,15 @@ class Detection(TaskSettings):
 
     @model_validator(mode="after")
     def masks_come_from_somewhere(self):
-        if self.model.name == "mask_rcnn" and self.data.name not in ("scenes", "coco"):
-            raise ValueError(f"mask_rcnn learns from masks, which data '{self.data.name}' does not have; use coco")
+        if self.model.learns_masks and self.data.name not in ("scenes", "coco"):
+            raise ValueError(
+                f"{self.model.name} learns from masks, which data '{self.data.name}' does not have; use coco"
+            )
         return self
 
     @model_validator(mode="after")
     def tiles_have_no_regions(self):
-        if self.model.name in ("rcnn", "fast_rcnn") and any(one.name == "random_tile" for one in self.augment):
+        if isinstance(self.model, FromProposals) and any(one.name == "random_tile" for one in self.augment):
             raise ValueError(
                 f"regions are proposed for whole pictures: {self.model.name} cannot learn from random_tile"
             )
@@ -81,9 +83,9 @@ class Detection(TaskSettings):
 
     @model_validator(mode="after")
     def model_takes_rectangles(self):
-        if self.data.rectangular and self.model.name in ("ssd", "rcnn", "fast_rcnn"):
-            what = "default boxes are shares of" if self.model.name == "ssd" else "regions are proposed in"
-            raise ValueError(f"{what} the whole input: {self.model.name} cannot be used with data.rectangular")
+        if self.data.rectangular and self.model.one_shape:
+            what = f"{self.model.one_shape} the whole input"
+            raise ValueError(f"{what}: {self.model.name} cannot be used with data.rectangular")
         return self
 
     @model_validator(mode="after")

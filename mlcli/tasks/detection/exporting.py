@@ -27,14 +27,14 @@ class ExportableDetector(nn.Module):
     """uint8 [B, 3, H, W] -> boxes float32 [B, D, 4] in pixels, scores float32 [B, D], labels int64 [B, D]; D is
     `max_detections`, and rows that stand for nothing are zeros at the end."""
 
-    def __init__(self, detector: Detector, method: Method = "hard") -> None:
+    def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector, self.method = detector, method
+        self.detector = detector
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         detector = self.detector
         found = self.candidates(detector.normalize(images))
-        return suppress(found, detector.nms_iou, detector.score_threshold, detector.max_detections, self.method)
+        return suppress(found, detector.nms_iou, detector.score_threshold, detector.max_detections, detector.nms)
 
     def candidates(self, pixels: Tensor) -> Candidates:
         """Return what is in normalised images [B, 3, H, W]."""
@@ -99,11 +99,11 @@ class ExportableRegions(ExportableDetector):
         return Candidates(boxes, torch.where(solid, scores, GONE), labels.repeat(count).expand_as(scores))
 
 
-def exportable(detector: Detector, method: Method = "hard") -> ExportableDetector:
+def exportable(detector: Detector) -> ExportableDetector:
     """Return the form of a detector that can be exported. Raises ConfigError if it has none."""
     match detector:
         case SingleShot():
-            return ExportableSingleShot(detector, method)
+            return ExportableSingleShot(detector)
         case OneStage():
             return ExportableOneStage(detector)
         case RegionDetector() if len(detector.windows):

@@ -105,7 +105,7 @@ class ObjectDetector(ObjectAnswers):
         """Return the detector in a form that can be exported; see `mlcli.tasks.exporting.Exportable`."""
         from mlcli.tasks.detection.exporting import exportable
 
-        return exportable(self.model, getattr(self.config.model, "nms", "hard"))  # type: ignore[arg-type]
+        return exportable(self._plain(self.model))
 
     def outputs_of(self, predictions: Detections) -> tuple[Tensor, ...]:
         """Return boxes, scores and labels."""

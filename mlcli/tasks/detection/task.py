@@ -185,8 +185,7 @@ class DetectionTask(ObjectDetector):
         """Return what was found in the pictures and in their mirrored selves, of doubles the surer one."""
         assert isinstance(self.model, Detector)
         plain, mirrored = self.predict(net, batch.inputs), self.predict(net, batch.inputs.flip(3))
-        nms: Any = getattr(self.config.model, "nms", "hard")
-        return both(plain, mirrored, self.model.image_size, self.model.nms_iou, nms)
+        return both(plain, mirrored, self.model.image_size, self.model.nms_iou, self.model.nms)
 
     def found_in_tiles(self, compute: Callable[[Any], Found], split: str, indices: Tensor) -> Detections:
         """Return what was found in some pictures of a split at their own sizes; compute: of `in_tiles`."""

@@ -5,7 +5,7 @@ All of them train from scratch with the compact backbone; build.py makes the det
 
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -27,6 +27,14 @@ class DetectorBase(Strict):
     """Of two boxes of one class that overlap by more than this, the less certain is dropped."""
     max_detections: PositiveInt = 100
     """Most detections kept of one picture."""
+
+    one_shape: ClassVar[str] = ""
+    """Why all inputs must have one shape, so that there can be no rectangular batches; empty if they need not."""
+
+    @property
+    def learns_masks(self) -> bool:
+        """Whether the data must have masks."""
+        return False
 
 
 class TimmBackbone(Strict):
@@ -98,6 +106,8 @@ class Yolo(CompactSingleShot):
 class Ssd(CompactSingleShot):
     """Single shot multibox detector (Liu et al. 2016, arXiv:1512.02325)."""
 
+    one_shape = "default boxes are shares of"
+
     name: Literal["ssd"]
     backbone: Literal["vgg16"] | Backbone = "compact"  # type: ignore[assignment]  # more than in the base class
     """The compact one, the paper's VGG-16 (24 million parameters), or one of timm as a section of its own."""
@@ -150,7 +160,15 @@ class Proposals(Strict):
         return self
 
 
-class RCnn(DetectorBase):
+class FromProposals(DetectorBase):
+    """Detectors that look at regions proposed beforehand, for whole pictures."""
+
+    one_shape = "regions are proposed in"
+
+    proposals: Proposals = Proposals()
+
+
+class RCnn(FromProposals):
     """Regions with CNN features: each proposal cut out, warped, and shown to a small CNN (Girshick et al. 2014)."""
 
     name: Literal["rcnn"]
@@ -160,16 +178,14 @@ class RCnn(DetectorBase):
     """By how much of its sides a proposal is widened before it is cut out, half at each end; 0.16 in the paper."""
     width: Annotated[int, Field(ge=4, le=128)] = 16
     """Channels of the CNN's first layer."""
-    proposals: Proposals = Proposals()
 
 
-class FastRCnn(Compact):
+class FastRCnn(FromProposals, Compact):
     """The picture through the CNN once, each proposal pooled from its map (Girshick 2015, arXiv:1504.08083)."""
 
     name: Literal["fast_rcnn"]
     roi: Literal["pool", "align"] = "pool"
     """RoI pooling as in the paper, or RoIAlign (He et al. 2017)."""
-    proposals: Proposals = Proposals()
 
 
 class TorchvisionDetector(Pyramid):
@@ -181,6 +197,10 @@ class TorchvisionDetector(Pyramid):
     """A builder of torchvision.models.detection, such as fasterrcnn_resnet50_fpn; null for the compact backbone."""
     weights: TorchvisionWeights = "none"
     """For arch: none; torchvision's weights for the backbone or for all (network or its cache needed); or a file."""
+
+    @property
+    def learns_masks(self) -> bool:
+        return self.name == "mask_rcnn"
 
     @model_validator(mode="after")
     def one_backbone(self):

@@ -55,6 +55,8 @@ class Detector(nn.Module):
     counts_alike: ClassVar[bool] = True
     has_masks: ClassVar[bool] = False
     """Whether it learns from masks and finds them. For the others see `mlcli.engine.contract.Task`."""
+    nms: Method = "hard"
+    """How boxes of one class that mean the same object are reduced to one; torchvision's have only this."""
 
     mean: Tensor
     std: Tensor
