@@ -277,6 +277,16 @@ def test_small_objects_get_a_larger_input_and_digits_are_not_mirrored(mlcli):
         assert "horizontal_flip" not in [change.name for change in config.augment]
 
 
+@pytest.mark.parametrize(("wide", "high", "expected"), [(640, 480, (192, 256)), (480, 640, (256, 192))])
+def test_the_input_has_the_pictures_shape(mlcli, wide, high, expected):
+    """Of two sizes 32 pixels apart the one of its shape, so that no part of the input is bars."""
+    for n in range(20):
+        Image.new("RGB", (wide, high), (n, 2 * n, 90)).save(f"{n}.png")
+    lines = [f"{n}.png,{'ant' if n % 2 else 'bee'},100,100,300,300\n" for n in range(20)]
+    Path("boxes.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n" + "".join(lines))
+    assert proposed(mlcli, "boxes.csv")[0].config.data.image_size == expected
+
+
 def test_what_cannot_be_told_is_asked_in_a_line(mlcli):
     labelimg_yolo(Path("bugs"))
     Path("bugs/classes.txt").unlink()

@@ -206,7 +206,12 @@ def _input_size(records: "Records") -> tuple[int, int]:
     low, middle, high = np.percentile(records.sizes[:, 1] / records.sizes[:, 0], [10, 50, 90])
     if low < 1 < high or 0.8 < middle < 1.25:
         return side, side
-    return (_by_32(side * middle), side) if middle < 1 else (side, _by_32(side / middle))
+    shape = min(middle, 1 / middle)
+    shorter, longer = min(
+        ((_by_32(longer * shape), longer) for longer in (side, min(side + 32, largest))),
+        key=lambda sides: sides[0] / sides[1],  # nearest to the shape: the least bars
+    )
+    return (shorter, longer) if middle < 1 else (longer, shorter)
 
 
 def _by_32(side: float) -> int:
