@@ -178,6 +178,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "WEBP": {"quality": 90},
     "TIFF": {"compression": "tiff_lzw"},
     "BMP": {},
+    "PPM": {},
 }
 
 

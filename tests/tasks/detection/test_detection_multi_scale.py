@@ -22,22 +22,11 @@ from mlcli.tasks.detection.models.build import build
 from tests.engine.many import on_ranks
 from tests.engine.test_ranks import trained
 from tests.reliability.soak import LONG
+from tests.tasks.detection.narrow import NARROW
 from tests.tasks.detection.rectangles import rectangles
 
-MODELS = (
-    {"name": "yolo", "width": 4},
-    {"name": "faster_rcnn", "width": 4},
-    {"name": "ssd", "width": 4},
-    {"name": "yolo", "width": 4, "head": "anchors"},
-    {"name": "retinanet", "width": 4},
-    {"name": "fcos", "width": 4},
-    {"name": "mask_rcnn", "width": 4},
-    {"name": "fast_rcnn", "width": 4},
-    {"name": "rcnn", "width": 4},
-)
 
-
-def config_of(model=MODELS[0], image_size=96, scale=None, **train) -> Detection:
+def config_of(model=NARROW[0], image_size=96, scale=None, **train) -> Detection:
     settings = {"epochs": 3, "batch_size": 8, "device": "cpu", **train}
     plain = {"task": "detection", "data": {"name": "scenes", "images": 24, "image_size": image_size}, "model": model,
              "optimizer": {"name": "adamw"}, "train": settings, "loader": {"workers": 0},
@@ -45,7 +34,7 @@ def config_of(model=MODELS[0], image_size=96, scale=None, **train) -> Detection:
     return Detection.model_validate(plain)
 
 
-@pytest.mark.parametrize("model", MODELS if LONG else MODELS[:3], ids=lambda model: "-".join(map(str, model.values())))
+@pytest.mark.parametrize("model", NARROW if LONG else NARROW[:3], ids=lambda model: "-".join(map(str, model.values())))
 def test_a_model_at_another_size_is_one_built_for_it(model):
     """Same loss, same detections, same weights, and back again."""
     sizes = (96, 128) if model["name"] == "ssd" else (64, 96)  # at 64 pixels it has fewer maps
