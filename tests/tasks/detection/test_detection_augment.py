@@ -12,7 +12,7 @@ from torchvision.ops import box_iou, masks_to_boxes
 from torchvision.transforms.v2 import functional as vision
 from torchvision.tv_tensors import BoundingBoxes
 
-from mlcli.data.augmentations import HorizontalFlip
+from mlcli.data.augmentations import HorizontalFlip, VerticalFlip
 from mlcli.data.batches import Part
 from mlcli.data.randomness import KeyedRandom, sample_keys
 from mlcli.errors import ConfigError
@@ -22,7 +22,7 @@ from mlcli.tasks.detection.data.augment.placement import Placement, Resample, in
 from mlcli.tasks.detection.targets import Targets
 
 SIZE = (48, 64)
-FLIP = HorizontalFlip(name="horizontal_flip")
+FLIP, UPSIDE_DOWN = HorizontalFlip(name="horizontal_flip"), VerticalFlip(name="vertical_flip")
 AFFINE = c.BoxAffine(name="affine", degrees=20, shear=10)
 ZOOM = c.ZoomOut(name="zoom_out", p=0.7)
 CROP = c.IouCrop(name="iou_crop", p=0.9)
@@ -68,7 +68,9 @@ def part(batch: int, seed: int = 0, epoch: int = 0) -> Part:
 
 # --- everything agrees -----------------------------------------------------------------------------------------------
 
-geometry = st.lists(st.sampled_from([FLIP, AFFINE, ZOOM, CROP, MOSAIC]), max_size=5, unique_by=lambda x: x.name)
+geometry = st.lists(
+    st.sampled_from([FLIP, UPSIDE_DOWN, AFFINE, ZOOM, CROP, MOSAIC]), max_size=5, unique_by=lambda x: x.name
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -126,7 +128,9 @@ def test_labels_of_rows_follow_their_boxes():
         }
 
 
-@pytest.mark.parametrize("configs", [(), (FLIP, AFFINE, CROP, ZOOM), (MOSAIC, MIXUP)], ids=["none", "maps", "mixing"])
+@pytest.mark.parametrize(
+    "configs", [(), (FLIP, UPSIDE_DOWN, AFFINE, CROP, ZOOM), (MOSAIC, MIXUP)], ids=["none", "maps", "mixing"]
+)
 def test_pictures_without_objects(configs):
     images, targets = scene(4, 2, 0, empty=True)
     seen, found = augment(*configs, COLOUR)(images, targets, part(4))
@@ -303,7 +307,7 @@ def test_rows_are_enough_for_mosaics_and_static():
 
 def test_keyed_by_sample_not_by_batch():
     images, targets = scene(6, 3, 10)
-    make = augment(COLOUR, CROP, AFFINE, FLIP, ZOOM)
+    make = augment(COLOUR, CROP, AFFINE, FLIP, UPSIDE_DOWN, ZOOM)
     whole = part(6)
     seen, found = make(images, targets, whole)
     for b in range(6):
@@ -336,7 +340,7 @@ def test_two_mosaics_are_refused():
 # --- proposals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [FLIP, CROP, MOSAIC], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [FLIP, UPSIDE_DOWN, CROP, MOSAIC], ids=lambda config: config.name)
 def test_proposals_move_as_boxes_do(config):
     images, targets = scene(8, 3, 12)
     given = Targets(targets.boxes_xyxy, targets.labels, proposals_xyxy=targets.boxes_xyxy)
@@ -358,6 +362,19 @@ def _bilinear(image, x: float, y: float) -> torch.Tensor:
     near = SimpleNamespace(top=image[:, row, column : column + 2], bottom=image[:, row + 1, column : column + 2])
     top, bottom = ((1 - a) * line[:, 0] + a * line[:, 1] for line in (near.top, near.bottom))
     return (1 - b) * top + b * bottom
+
+
+@pytest.mark.parametrize(("config", "axis"), [(FLIP, 3), (UPSIDE_DOWN, 2)], ids=["left-right", "top-bottom"])
+def test_flips_mirror_pixels_boxes_and_masks(config, axis):
+    images, targets = scene(4, 3, 2)
+    seen, found = augment(config.model_copy(update={"p": 1.0}))(images, targets, part(4))
+    assert (seen - images.float().flip(axis)).abs().max() < 1e-3
+    first, second, side = (0, 2, SIZE[1]) if axis == 3 else (1, 3, SIZE[0])
+    expected = targets.boxes_xyxy.clone()
+    expected[..., first], expected[..., second] = side - targets.boxes_xyxy[..., second], side - expected[..., first]
+    rows = [sorted(boxes[there].tolist()) for boxes, there in zip(found.boxes_xyxy, found.valid, strict=True)]
+    assert rows == [sorted(boxes[there].tolist()) for boxes, there in zip(expected, targets.valid, strict=True)]
+    assert torch.equal(found.masks.amax(1), targets.masks.amax(1).flip(axis - 1))
 
 
 def test_flips_alternate_from_epoch_to_epoch():

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
-from mlcli.data.augmentations import Affine, AreaShare, ColorJitter, CutsOriginals, HorizontalFlip, Odds
+from mlcli.data.augmentations import Affine, AreaShare, ColorJitter, CutsOriginals, HorizontalFlip, Odds, VerticalFlip
 from mlcli.schema import Strict
 
 MinIou = Annotated[float, Field(ge=0, lt=1)]
@@ -98,6 +98,6 @@ class BoxMixup(Strict):
 
 
 DetectionAugmentation = Annotated[
-    RandomTile | Photometric | IouCrop | ZoomOut | BoxAffine | HorizontalFlip | Mosaic | BoxMixup,
+    RandomTile | Photometric | IouCrop | ZoomOut | BoxAffine | HorizontalFlip | VerticalFlip | Mosaic | BoxMixup,
     Field(discriminator="name"),
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mlcli.data.augment.colour import random_colour
-from mlcli.data.augmentations import HorizontalFlip
+from mlcli.data.augmentations import HorizontalFlip, VerticalFlip
 from mlcli.data.batches import Part
 from mlcli.data.randomness import KeyedRandom
 from mlcli.engine.runtime import to_device
@@ -156,6 +156,8 @@ class BoxAugment:
         match move.config:
             case HorizontalFlip():
                 return placement.then(moves.flip(random, size, **keywords))
+            case VerticalFlip():
+                return placement.then(moves.flip_vertically(random, size, **keywords))
             case ZoomOut():
                 return placement.then(moves.zoom_out(random, size, **keywords))
             case BoxAffine():

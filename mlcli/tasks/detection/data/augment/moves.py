@@ -1,8 +1,8 @@
-"""Random moves of pictures, each picture by its own amount: flip, zoom out, affine, crop, mosaic, mixup.
+"""Random moves of pictures, each picture by its own amount: flips, zoom out, affine, crop, mosaic, mixup.
 
-The first four draw maps of the plane, float32 [B, 3, 3] (see placement.py). Partners of mosaic (Bochkovskiy et al.
-2020, arXiv:2004.10934, section 3.3) and mixup come from the same micro-batch, so these two depend on how batches are
-cut; nothing else does.
+All but mosaic and mixup draw maps of the plane, float32 [B, 3, 3] (see placement.py). Partners of mosaic (Bochkovskiy
+et al. 2020, arXiv:2004.10934, section 3.3) and mixup come from the same micro-batch, so these two depend on how batches
+are cut; nothing else does.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,13 @@ def flip(random: KeyedRandom, image_size: tuple[int, int], *, p: float, others: 
     mirrored = (random.bernoulli(p) ^ others).float()
     none = torch.zeros_like(mirrored)
     return scaled(1 - 2 * mirrored, none + 1, mirrored * image_size[1], none)
+
+
+def flip_vertically(random: KeyedRandom, image_size: tuple[int, int], *, p: float) -> Tensor:
+    """Mirror top and bottom with probability p."""
+    mirrored = random.bernoulli(p).float()
+    none = torch.zeros_like(mirrored)
+    return scaled(none + 1, 1 - 2 * mirrored, none, mirrored * image_size[0])
 
 
 def zoom_out(random: KeyedRandom, image_size: tuple[int, int], *, p: float, most: float) -> Tensor:
