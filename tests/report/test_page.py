@@ -90,6 +90,15 @@ def test_the_score_of_training_samples_stands_beside_that_of_validation(tmp_path
     assert notes_of("at the end", []) == (0, 1)
 
 
+def test_metrics_that_are_left_out_are_counted(tmp_path):
+    def lede(folder: str, count: int) -> str:
+        status = crafted.status("m0", "max", {"val": {f"m{n}": 0.5 for n in range(count)}})
+        return sections.scores(Record.read(crafted.craft(tmp_path, folder, status=status)))["lede"]
+
+    assert lede("few", 12) == "Of the best model, by split."
+    assert lede("many", 25).endswith("13 more are in status.json.")
+
+
 def test_updates_are_not_judged_by_the_last_step_of_a_schedule(tmp_path):
     looks = crafted.layers(["net.only"], looks=5)
     for look, ratio in zip(looks, (2e-3, 2e-3, 1e-3, 1e-4, 0.0), strict=True):

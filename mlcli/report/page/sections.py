@@ -119,7 +119,8 @@ def facts(record: Record) -> Values:
 def scores(record: Record) -> Values | None:
     """All metrics of all splits."""
     known = {split: record.scores[split] for split in reversed(SPLITS) if split in record.scores}
-    names = list(dict.fromkeys(name for values in known.values() for name in values))[:MOST_METRICS]
+    measured = list(dict.fromkeys(name for values in known.values() for name in values))
+    names = measured[:MOST_METRICS]
     if not names:
         return None
     rows = [
@@ -127,7 +128,8 @@ def scores(record: Record) -> Values | None:
         for split, values in known.items()
     ]
     explained = "".join(f" {text}" for word, text in JARGON.items() if any(word in name.split("_") for name in names))
-    lede = f"Of the best model, by split.{explained}"
+    more = f" {len(measured) - len(names)} more are in status.json." if len(measured) > len(names) else ""
+    lede = f"Of the best model, by split.{explained}{more}"
     return {"lede": lede, "header": ["split", *map(in_words, names), "samples"], "rows": rows}
 
 
