@@ -39,44 +39,55 @@ def days(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path, peers: Collection[str]) -> None:
-    """Three charts beside each other: mAP on the scenes by training minutes, time a picture, and parameters.
+    """Three charts beside each other for each data set: mAP by training minutes, time a picture, and parameters.
 
     peers: names that are drawn in orange. A stepped line runs along what nothing cheaper is better than. Of the two
     costs that do not depend on the length of the training, each detector's best is shown.
     """
-    from mlcli.show.figure import headline, image_of, new_figure, plain_axes
-    from mlcli.show.palette import BLUE, INK, ORANGE, PAPER, RULE
+    from mlcli.show.figure import image_of, new_figure
 
-    scenes = sorted((row for row in rows if row["data"] == "scenes"), key=lambda row: row["map"])
-    best = list({row["name"]: row for row in scenes}.values())
-    kinds: tuple[tuple[str, str, list[Row], Callable[[Row], float]], ...] = (
-        ("Training", "CPU minutes", scenes, lambda row: row["cpu_s"] / 60),
-        ("Looking", "CPU milliseconds a picture", best, lambda row: row["ms"]),
-        ("Size", "million parameters", best, lambda row: row["parameters"] / 1e6),
-    )
-    figure = new_figure(13, 5.2)
-    for axes, (title_of, unit, shown, cost) in zip(figure.subplots(1, 3, sharey=True), kinds, strict=True):
-        axes.set(xscale="log", xlabel=unit, xlim=(0.8 * min(map(cost, shown)), 2.2 * max(map(cost, shown))))
-        axes.xaxis.set_major_locator(_locator(axes))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
-        axes.margins(y=0.08)
-        edge = frontier(shown, cost)
-        axes.step([cost(row) for row in edge], [row["map"] for row in edge], where="post", color=RULE, linewidth=1.2)
-        for row in shown:
-            axes.plot(cost(row), row["map"], "o", color=ORANGE if row["name"] in peers else BLUE, zorder=4)
-        headline(axes, title_of, "test mAP on the scenes; up and to the left is better")
-        plain_axes(axes)
-        places = labels([(math.log(cost(row)), row["map"], short(row)) for row in shown], axes)
-        for row, lift in zip(shown, places, strict=True):
-            axes.annotate(short(row), (cost(row), row["map"]), xytext=(6, lift), textcoords="offset points",
-                          va="center", fontsize=8, color=INK, parse_math=False, zorder=3,
-                          bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
+    sets = sorted({row["data"] for row in rows}, key=lambda data: (data != "scenes", data))
+    figure = new_figure(13, 5.2 * len(sets))
+    for data, charts in zip(sets, figure.subplots(len(sets), 3, sharey="row", squeeze=False), strict=True):
+        shown = sorted((row for row in rows if row["data"] == data), key=lambda row: row["map"])
+        best = list({row["name"]: row for row in shown}.values())
+        _chart(charts[0], f"Training, {data}", "CPU minutes", shown, lambda row: row["cpu_s"] / 60, peers)
+        _chart(charts[1], f"Looking, {data}", "CPU milliseconds a picture", best, lambda row: row["ms"], peers)
+        _chart(charts[2], f"Size, {data}", "million parameters", best, lambda row: row["parameters"] / 1e6, peers)
     image_of(figure).save(path)
 
 
+def _chart(
+    axes: Any, title_of: str, unit: str, shown: Sequence[Row], cost: Callable[[Row], float], peers: Collection[str]
+) -> None:
+    from mlcli.show.figure import headline, plain_axes
+    from mlcli.show.palette import BLUE, INK, ORANGE, PAPER, RULE
+
+    axes.set(xscale="log", xlabel=unit, xlim=(0.8 * min(map(cost, shown)), 2.2 * max(map(cost, shown))))
+    axes.xaxis.set_major_locator(_locator(axes))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.margins(y=0.08)
+    edge = frontier(shown, cost)
+    axes.step([cost(row) for row in edge], [row["map"] for row in edge], where="post", color=RULE, linewidth=1.2)
+    for row in shown:
+        axes.plot(cost(row), row["map"], "o", color=ORANGE if row["name"] in peers else BLUE, zorder=4)
+    headline(axes, title_of, "test mAP; up and to the left is better")
+    plain_axes(axes)
+    places = labels([(math.log(cost(row)), row["map"], short(row)) for row in shown], axes)
+    for row, lift in zip(shown, places, strict=True):
+        axes.annotate(short(row), (cost(row), row["map"]), xytext=(6, lift), textcoords="offset points",
+                      va="center", fontsize=8, color=INK, parse_math=False, zorder=3,
+                      bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
+
+
 def short(row: Row) -> str:
-    return row["name"].replace("_mobilenet_v3_large", "").replace("in torchvision's loop", "(their loop)")
+    return (
+        row["name"]
+        .replace("_mobilenet_v3_large", "")
+        .replace("in torchvision's loop", "(their loop)")
+        .replace(" of ImageNet", "")
+    )
 
 
 def _locator(axes: Any) -> Any:
