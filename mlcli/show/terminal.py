@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -23,6 +24,7 @@ SOON_S = 1.0
 """Work that is done sooner shows no progress."""
 OURS = f"\ufdd0{os.urandom(4).hex()}"
 """Stands for the beginning of an escape sequence until it is written: no file's name can hold it."""
+_LOCK = threading.RLock()  # of bars
 STYLES = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "bold": 1, "dim": 2}
 
 
@@ -66,9 +68,13 @@ def bar(what: str, total: int, unit: str = "") -> "tqdm[Any]":
     """
     from tqdm import tqdm
 
+    # tqdm's own lock is shared with other processes: one that was killed with it would stop all that were forked beside
+    # it. Nor is there a thread of tqdm's, whose locks a fork could copy; so each update looks at the clock itself.
+    tqdm.set_lock(_LOCK)
+    tqdm.monitor_interval = 0
     hidden = sys.stderr is None or not sys.stderr.isatty()
     return tqdm(total=total, desc=what, unit=f" {unit}" if unit else "it", delay=SOON_S, leave=False, disable=hidden,
-                dynamic_ncols=True, file=sys.stderr)  # fmt: skip
+                miniters=1, dynamic_ncols=True, file=sys.stderr)  # fmt: skip
 
 
 def progress(items: Iterable[Item], what: str, *, total: int) -> Iterator[Item]:

@@ -1,6 +1,8 @@
 """The terminal: colours where they are wanted, progress on terminals alone, output in any encoding, widths."""
 
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -67,6 +69,29 @@ def test_progress_shows_on_a_terminal_once_it_takes_long_and_leaves_nothing(monk
     monkeypatch.setattr(sys, "stderr", None)  # closed by the caller
     with bar("reading", 3) as quiet:
         quiet.update()
+
+
+FORKS = """
+import os, signal
+from mlcli.show.terminal import bar
+with bar("before", 1) as shown:
+    lock = shown.get_lock()
+if not (killed := os.fork()):
+    lock.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(killed, 0)
+if not (other := os.fork()):
+    bar("beside", 1).close()
+    os._exit(0)
+print("status", os.waitpid(other, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_killed_while_it_draws_a_bar_stops_no_other():
+    """As with servers of processes that have drawn one before they fork."""
+    ended = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout == "status 0\n"
 
 
 @pytest.mark.parametrize(
