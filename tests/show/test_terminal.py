@@ -72,10 +72,10 @@ def test_progress_shows_on_a_terminal_once_it_takes_long_and_leaves_nothing(monk
 
 
 FORKS = """
-import os, signal
+import os, signal, threading
 from mlcli.show.terminal import bar
 with bar("before", 1) as shown:
-    lock = shown.get_lock()
+    lock, threads = shown.get_lock(), threading.active_count()
 if not (killed := os.fork()):
     lock.acquire()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -83,7 +83,7 @@ os.waitpid(killed, 0)
 if not (other := os.fork()):
     bar("beside", 1).close()
     os._exit(0)
-print("status", os.waitpid(other, 0)[1])
+print("status", os.waitpid(other, 0)[1], "threads", threads)
 """
 
 
@@ -91,7 +91,7 @@ print("status", os.waitpid(other, 0)[1])
 def test_a_process_killed_while_it_draws_a_bar_stops_no_other():
     """As with servers of processes that have drawn one before they fork."""
     ended = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=120, check=True)
-    assert ended.stdout == "status 0\n"
+    assert ended.stdout == "status 0 threads 1\n"
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,7 @@ from mlcli.tasks.detection.evaluation.coco_numbers import (
     ground_truth,
     measured,
 )
-from mlcli.tasks.detection.evaluation.curves import (
-    AtThreshold,
-    best_threshold,
-    class_rows,
-    confusion,
-    of_class,
-    sampled,
-    voc_ap50,
-)
+from mlcli.tasks.detection.evaluation.curves import best_threshold, class_rows, confusion, of_class, sampled, voc_ap50
 from mlcli.tasks.detection.evaluation.matches import FlatDetections, Matches, match
 from mlcli.tasks.detection.evaluation.tide import breakdown
 from mlcli.tasks.detection.masks import pasted
@@ -121,7 +113,8 @@ class DetectionMetrics:
 
     def learned(self) -> dict[str, Any]:
         """score_threshold: the one that gave the best F1."""
-        return {"score_threshold": self._best()["threshold"]}
+        support = int(self.matches.counted.sum())
+        return {"score_threshold": best_threshold(*of_class(self.matches), support)["threshold"]}
 
     def details(self) -> Details:
         """Return tables and curves at an IoU of 0.5; ap is COCO's, and the confusion that at the best threshold.
@@ -131,7 +124,8 @@ class DetectionMetrics:
         matches, names = self.matches, self.class_names
         classes, curves = class_rows(matches, names, self._coco.ap, self._coco.ap50)
         scores, correct = of_class(matches)
-        support, best = int(matches.counted.sum()), self._best()
+        support = int(matches.counted.sum())
+        best = best_threshold(scores, correct, support)
         return {
             "classes": classes,
             "confusion": confusion(matches, best["threshold"], len(names)),
@@ -142,10 +136,6 @@ class DetectionMetrics:
             "best_f1": best["f1"] if support else None,
             "breakdown": breakdown(matches, len(names)) if support else [],
         }
-
-    def _best(self) -> AtThreshold:
-        """Return the threshold with the best F1 over all classes, and what it gives."""
-        return best_threshold(*of_class(self.matches), int(self.matches.counted.sum()))
 
     @property
     def seen(self) -> np.ndarray:
