@@ -47,17 +47,17 @@ def random_grey(images: Tensor, random: KeyedRandom, *, p: float = 0.1) -> Tenso
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
     """0 is black, 1 changes nothing. factor: float32 [B], here and below."""
-    return (images * _per_sample(factor)).clamp(0, 255)
+    return (images * _per_sample(factor)).clamp_(0, 255)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """0 is the image's mean grey everywhere, 1 changes nothing."""
-    return _blend(images, grey(images).mean(dim=(1, 2, 3), keepdim=True), factor)
+    return _blend(images, _luma(images).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """0 is grey, 1 changes nothing."""
-    return _blend(images, grey(images), factor) if images.shape[1] == 3 else images
+    return _blend(images, _luma(images), factor) if images.shape[1] == 3 else images
 
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
@@ -67,31 +67,39 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
     red, green, blue = images.float().unbind(1)
     value = torch.maximum(red, torch.maximum(green, blue))
     chroma = value - torch.minimum(red, torch.minimum(green, blue))
-    width = torch.where(chroma > 0, chroma, 1)  # grey has no hue; any will do
-    sextant = torch.where(
+    width = chroma.clamp(min=1e-9)  # grey has no hue: all of its differences are 0, and so is what is divided here
+    hue = torch.where(
         value == red,
-        (green - blue) / width,
-        torch.where(value == green, 2 + (blue - red) / width, 4 + (red - green) / width),
-    )
-    sextant = sextant + 6 * turns[:, None, None]
-    # How far each channel lies below the brightest one: a trapezium around the circle, shifted from channel to channel.
-    below = [((shift + sextant) % 6) for shift in (5, 3, 1)]
-    return torch.stack([value - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in below], dim=1)
+        green - blue,
+        torch.where(value == green, torch.add(blue - red, width, alpha=2), torch.add(red - green, width, alpha=4)),
+    ).div_(width)
+    hue = hue.add_(6 * turns[:, None, None]).remainder_(6)  # in sextants: red is 0, green 2, blue 4
+    changed = torch.empty_like(images, dtype=torch.float32)
+    # How far each channel lies below the brightest one, in chromas: a trapezium around the circle.
+    for channel, below in zip(
+        changed.unbind(1), (2 - (hue - 3).abs_(), (hue - 2).abs_() - 1, (hue - 4).abs_() - 1), strict=True
+    ):
+        torch.addcmul(value, chroma, below.clamp_(0, 1), value=-1, out=channel)
+    return changed
 
 
 def grey(images: Tensor) -> Tensor:
     """Luma, with as many channels as the image has; float32."""
+    return _luma(images).expand_as(images)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Luma, float32 [B, 1, H, W]."""
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().unbind(1)
-    luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
-    return luma.unsqueeze(1).expand_as(images)
+    return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])[:, None]
 
 
 def _blend(images: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    """`share` of the image and the rest of the other; shares above 1 lead away from the other."""
+    """`share` of the image and the rest of the other, which broadcasts; shares above 1 lead away from the other."""
     share = _per_sample(share)
-    return (share * images + (1 - share) * other).clamp(0, 255)
+    return (share * images).add_((1 - share) * other).clamp_(0, 255)
 
 
 def _per_sample(values: Tensor) -> Tensor:
