@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from mlcli import cli
+from mlcli.engine.limits import usable_cpus
 from mlcli.show import figure
 
 # The first backward pass of a process decides whether autograd has threads, which do not outlive a fork: on a CPU it
@@ -33,6 +34,12 @@ def undrawn(chart) -> Image.Image:
 
 
 figure.image_of = undrawn
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are CPUs: a fifth of the tests' time is spent waiting, for processes and for disks."""
+    return usable_cpus() + 1
 
 
 def pytest_collection_finish() -> None:

@@ -38,12 +38,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Hostile:
-    """A file's bytes; `named` is what a refusal must name, nothing where the file is merely broken."""
+    """A file, made where its bytes are asked for; `named` is what a refusal must name, nothing where it is merely
+    broken."""
 
     name: str
-    content: bytes
+    make: Callable[[], bytes]
     named: str = ""
     ending: str = ".pth"
+
+    @property
+    def content(self) -> bytes:
+        return self.make()
 
 
 def sealed(archive: bytes) -> bytes:
@@ -70,56 +75,61 @@ def with_call(function: Callable[..., Any], *arguments: Any) -> bytes:
 def programs() -> Iterator[Hostile]:
     """Pickles that call something; each is named by what it would call."""
     inner = pickle.dumps(Call(os.system, KILL_CANARY))
-    yield Hostile("os.system", with_call(os.system, KILL_CANARY), "posix.system")
-    yield Hostile("eval", with_call(eval, KILL_IN_PYTHON), "eval")
-    yield Hostile("exec", with_call(exec, KILL_IN_PYTHON), "exec")
-    yield Hostile("a process", with_call(subprocess.check_call, ["sh", "-c", KILL_CANARY]), "check_call")
-    yield Hostile("a module", with_call(runpy.run_path, "evil.py"), "runpy.run_path")
-    yield Hostile("pickle in a pickle", with_call(pickle.loads, inner), "pickle.loads")
-    yield Hostile("torch.load", with_call(torch.load, "inner.pth", None, None), "torch.serialization.load")
-    yield Hostile("torch's own loader", with_call(torch.storage._load_from_bytes, inner), "_load_from_bytes")
-    yield Hostile("a function for later", with_call(functools.partial, os.system, KILL_CANARY), "functools.partial")
-    yield Hostile("an attribute", with_call(getattr, "text", "format"), "getattr")
+    yield Hostile("os.system", lambda: with_call(os.system, KILL_CANARY), "posix.system")
+    yield Hostile("eval", lambda: with_call(eval, KILL_IN_PYTHON), "eval")
+    yield Hostile("exec", lambda: with_call(exec, KILL_IN_PYTHON), "exec")
+    yield Hostile("a process", lambda: with_call(subprocess.check_call, ["sh", "-c", KILL_CANARY]), "check_call")
+    yield Hostile("a module", lambda: with_call(runpy.run_path, "evil.py"), "runpy.run_path")
+    yield Hostile("pickle in a pickle", lambda: with_call(pickle.loads, inner), "pickle.loads")
+    yield Hostile("torch.load", lambda: with_call(torch.load, "inner.pth", None, None), "torch.serialization.load")
+    yield Hostile("torch's own loader", lambda: with_call(torch.storage._load_from_bytes, inner), "_load_from_bytes")
+    yield Hostile(
+        "a function for later", lambda: with_call(functools.partial, os.system, KILL_CANARY), "functools.partial"
+    )
+    yield Hostile("an attribute", lambda: with_call(getattr, "text", "format"), "getattr")
     array = np.array([Call(os.system, KILL_CANARY)])
-    yield Hostile("an array of objects", saved(weights() | {"extra": array}), "numpy")
-    yield Hostile("a whole model", saved({"model": torch.nn.Linear(2, 2)}), "torch.nn.modules.linear.Linear")
+    yield Hostile("an array of objects", lambda: saved(weights() | {"extra": array}), "numpy")
+    yield Hostile("a whole model", lambda: saved({"model": torch.nn.Linear(2, 2)}), "torch.nn.modules.linear.Linear")
     deep: Any = Call(os.system, KILL_CANARY)
     for _ in range(30):
         deep = {"state": [deep]}
-    yield Hostile("deep in the optimizer", saved(weights() | {"optimizer": deep}), "posix.system")
-    yield Hostile("the format of 2018", saved(Call(os.system, KILL_CANARY), _use_new_zipfile_serialization=False),
-                  "posix.system")  # fmt: skip
-    yield Hostile("a storage's type", zipped({"data.pkl": _call_as_storage_type(), "data/0": bytes(16)}))
-    yield Hostile("a newer protocol", zipped({"data.pkl": pickle.dumps(Call(os.system, KILL_CANARY), protocol=4)}))
+    yield Hostile("deep in the optimizer", lambda: saved(weights() | {"optimizer": deep}), "posix.system")
+    call = Call(os.system, KILL_CANARY)
+    yield Hostile("the format of 2018", lambda: saved(call, _use_new_zipfile_serialization=False), "posix.system")
+    yield Hostile("a storage's type", lambda: zipped({"data.pkl": _call_as_storage_type(), "data/0": bytes(16)}))
+    yield Hostile(
+        "a newer protocol", lambda: zipped({"data.pkl": pickle.dumps(Call(os.system, KILL_CANARY), protocol=4)})
+    )
     good, evil = _member(saved({}), "data.pkl"), pickle.dumps(Call(os.system, KILL_CANARY), protocol=2)
-    yield Hostile("a second pickle of the same name", zipped({"data.pkl": good}, ("data.pkl", evil)))
-    yield Hostile("a first pickle of the same name", zipped({"data.pkl": evil}, ("data.pkl", good)))
-    yield Hostile("a pickle alone", pickle.dumps(Call(os.system, KILL_CANARY)))
-    yield Hostile("the format of 2016", _tar_of_2016())
+    yield Hostile("a second pickle of the same name", lambda: zipped({"data.pkl": good}, ("data.pkl", evil)))
+    yield Hostile("a first pickle of the same name", lambda: zipped({"data.pkl": evil}, ("data.pkl", good)))
+    yield Hostile("a pickle alone", lambda: pickle.dumps(call))
+    yield Hostile("the format of 2016", _tar_of_2016)
 
 
 def broken() -> Iterator[Hostile]:
     """Files that ask for more memory than there is, or are not what they say."""
-    yield Hostile("a compressed bomb", _compressed_bomb(), "compressed")
-    yield Hostile("a tensor beyond its storage", zipped({"data.pkl": _tensor_of(2**40), "data/0": bytes(16)}))
-    yield Hostile("TorchScript", _torch_script())
-    yield Hostile("text", b"import os; os.system('echo dead > canary')\n" * 50)
-    yield Hostile("nothing", b"")
+    yield Hostile("a compressed bomb", _compressed_bomb, "compressed")
+    yield Hostile("a tensor beyond its storage", lambda: zipped({"data.pkl": _tensor_of(2**40), "data/0": bytes(16)}))
+    yield Hostile("TorchScript", _torch_script)
+    yield Hostile("text", lambda: b"import os; os.system('echo dead > canary')\n" * 50)
+    yield Hostile("nothing", lambda: b"")
 
 
 def safetensors() -> Iterator[Hostile]:
     """The format made against all this, spoiled."""
-    yield Hostile("a pickle", pickle.dumps(Call(os.system, KILL_CANARY)), ending=".safetensors")
-    yield Hostile("a header of 2^60 bytes", struct.pack("<Q", 2**60) + b"{}", ending=".safetensors")
-    yield Hostile("a header of 90 MB", _headed(b'{"a":' + b" " * 90_000_000), ending=".safetensors")
-    yield Hostile("a deep header", _headed(b'{"a":' * 100_000), ending=".safetensors")
+    yield Hostile("a pickle", lambda: pickle.dumps(Call(os.system, KILL_CANARY)), ending=".safetensors")
+    yield Hostile("a header of 2^60 bytes", lambda: struct.pack("<Q", 2**60) + b"{}", ending=".safetensors")
+    yield Hostile("a header of 90 MB", lambda: _headed(b'{"a":' + b" " * 90_000_000), ending=".safetensors")
+    yield Hostile("a deep header", lambda: _headed(b'{"a":' * 100_000), ending=".safetensors")
     for name, tensor in {
         "bytes beyond the file": {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**50]},
         "a shape that overflows": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]},
         "bytes that run backwards": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]},
         "a dtype of its own": {"dtype": "os.system", "shape": [2], "data_offsets": [0, 8]},
     }.items():
-        yield Hostile(name, _headed(json.dumps({"a": tensor}).encode()) + bytes(8), ending=".safetensors")
+        described = json.dumps({"a": tensor}).encode()
+        yield Hostile(name, functools.partial(_headed, described, bytes(8)), ending=".safetensors")
 
 
 def zipped(members: dict[str, bytes], *more: tuple[str, bytes]) -> bytes:
@@ -177,5 +187,5 @@ def _tar_of_2016() -> bytes:
     return file.getvalue()
 
 
-def _headed(header: bytes) -> bytes:
-    return struct.pack("<Q", len(header)) + header
+def _headed(header: bytes, tensors: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header + tensors

@@ -29,7 +29,7 @@ MOST_CALLS = 150 * MAX_VALUES
 """For a file of MAX_VALUES mistakes about 100 each are needed: to read, explain and sort them."""
 
 BYTES: dict[str, bytes] = {
-    "10 MB of keys": b"".join(b"key%d: value\n" % number for number in range(700_000)),
+    "10 MB of keys": b"".join(map(b"key%d: value\n".__mod__, range(700_000))),
     "10 MB on one line": b"task: " + b"x" * 10_000_000,
     "a megabyte of nothing": bytes(1_000_000),
     "a NUL byte": b"task: classification\0\ndata: {name: digits}\n",

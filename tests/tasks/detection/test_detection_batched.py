@@ -1,4 +1,5 @@
-"""Assignment by the batch is torchvision's own, picture by picture: the same bits of losses and gradients."""
+"""Assignment by the batch is torchvision's own, picture by picture: the same bits of losses and gradients; RetinaNet's
+loss of classes, which adds up all pictures at once, to rounding."""
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from mlcli.data.randomness import KeyedRandom
 from mlcli.engine.terms import total
 from mlcli.tasks.detection.models import batched, torchvision_detectors
-from mlcli.tasks.detection.models.batched import matched_anchors, matched_points
+from mlcli.tasks.detection.models.batched import matched_anchors, matched_labels, matched_points
 from mlcli.tasks.detection.models.matching import KeyedSampler
 from mlcli.tasks.detection.targets import Targets
 
@@ -18,7 +19,7 @@ from .overfit import detector, facts
 
 NAMES = ("mask_rcnn", "retinanet", "fcos")
 """Mask R-CNN does all that Faster R-CNN does."""
-OPERATIONS = {"mask_rcnn": 75, "retinanet": 70, "fcos": 10}
+OPERATIONS = {"mask_rcnn": 75, "retinanet": 40, "fcos": 10}
 """Most operations of a forward pass that each further picture may cost. One by one it was 221, 93 and 43."""
 
 
@@ -50,6 +51,7 @@ def one_by_one(net, monkeypatch):
     def theirs(kind):
         def losses(self, targets, outputs, anchors, places):
             found = []
+            targets = [target | {"labels": target["labels"] - 1} for target in targets]
             head, self.net.head.compute_loss = self.net.head.compute_loss, lambda *args: found.append(args[-1])
             own = (targets, outputs, anchors) if kind is RetinaNet else (targets, outputs, anchors, places)
             kind.compute_loss(self.net, *own)
@@ -70,7 +72,7 @@ def learned(net, images, targets) -> tuple[dict, dict]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_and_gradients_are_torchvisions_to_the_bit(name, monkeypatch):
+def test_losses_and_gradients_are_torchvisions(name, monkeypatch):
     def make():
         return detector(facts(64, 64), name=name, width=4)
 
@@ -83,11 +85,9 @@ def test_losses_and_gradients_are_torchvisions_to_the_bit(name, monkeypatch):
         one_by_one(net, monkeypatch)
         theirs.append(learned(net, *batch(seed)))
     for (terms, gradients), (their_terms, their_gradients) in zip(ours, [*theirs, theirs[1]], strict=True):
-        assert terms.keys() == their_terms.keys()
-        assert all(torch.equal(value, their_terms[term]) for term, value in terms.items())
-        for weight, gradient in gradients.items():
-            same = gradient is None and their_gradients[weight] is None
-            assert same or torch.equal(gradient, their_gradients[weight]), weight
+        rounding = {"rtol": 1e-4, "atol": 1e-6} if name == "retinanet" else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(terms, their_terms, **rounding)
+        torch.testing.assert_close(gradients, their_gradients, **rounding)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
@@ -125,6 +125,8 @@ def test_no_objects_at_all_and_no_regions():
     anchors, none = torch.rand(9, 4), [torch.zeros(0, 4)] * 2
     assert matched_anchors(none, anchors, high=0.5, low=0.4, allow_low_quality=True).tolist() == [[-1] * 9] * 2
     assert matched_points(none, anchors, [6, 3], 1.5).tolist() == [[-1] * 9] * 2
+    unlabelled = [torch.zeros(0, dtype=torch.int64)] * 2
+    assert matched_labels(unlabelled, torch.full((2, 9), -1)).tolist() == [[0] * 9] * 2
     positive, negative = KeyedSampler(4, 0.5, 0)([torch.tensor([1, 0, 0]), torch.zeros(0, dtype=torch.int64)])
     assert [len(one) for one in (*positive, *negative)] == [3, 0, 3, 0]
     assert positive[0].tolist() == [1, 0, 0]

@@ -1,7 +1,6 @@
 """torchvision's assignment of objects, for all pictures of a batch at once instead of one after the other.
 
-What is computed here is compared, selected and moved, never summed, so that losses are torchvision's to the last bit:
-its losses add up what each picture has learned from, and would be rounded otherwise over a whole batch.
+What is computed here is compared, selected and moved, never summed, so that all is torchvision's to the last bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,6 +61,14 @@ def matched_points(boxes: Sequence[Tensor], anchors_xyxy: Tensor, places: Sequen
         return torch.where(best < 1e-5, BACKGROUND, index)
 
     return _for_some_at_once(match, boxes, anchors_xyxy)
+
+
+def matched_labels(labels: Sequence[Tensor], matched: Tensor) -> Tensor:
+    """Return the label of what each anchor has got, 0 where that is no object: int64 [B, A].
+
+    labels: of the objects, B times [n], from 1 on. matched: int64 [B, A].
+    """
+    return _taken(labels, matched) * (matched >= 0)
 
 
 def _for_some_at_once(

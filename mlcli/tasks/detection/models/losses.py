@@ -1,8 +1,8 @@
-"""Step 2, the losses of detectors: hard negatives, the distance between boxes, and distributions over distances.
+"""Step 2, the losses of detectors: hard negatives, focus, the distance between boxes, distributions over distances.
 
-Hard negative mining: SSD (Liu et al. 2016), section 2.2. Box losses are 1 minus an
-overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py). Distribution focal loss: Li et al. 2020
-(arXiv:2006.04388), equation 6.
+Hard negative mining: SSD (Liu et al. 2016), section 2.2. Focal loss: RetinaNet (Lin et al. 2017), equation 5. Box
+losses are 1 minus an overlap: UnitBox (Yu et al. 2016), GIoU, DIoU, CIoU (see boxes.py). Distribution focal loss: Li et
+al. 2020 (arXiv:2006.04388), equation 6.
 """
 
 import torch
@@ -34,6 +34,16 @@ def box_loss(predicted_xyxy: Tensor, target_xyxy: Tensor, kind: Overlap = "ciou"
 def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
     """Of each yes-or-no question by itself: [...], [...] in 0..1 -> [...]"""
     return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+
+
+def focal(logits: Tensor, wanted: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Cross entropy of yes-or-no questions that counts the less the surer the right answer is: most are easy noes.
+
+    logits: [...]; wanted: 0 or 1, [...]. alpha: weight of a yes; a no has 1 - alpha. gamma: 0 for no focus. Returns
+    [...].
+    """
+    wrong = logits * (1 - 2 * wanted)  # the logit of the wrong answer, whose cross entropy is softplus
+    return (1 - alpha + (2 * alpha - 1) * wanted) * wrong.sigmoid() ** gamma * functional.softplus(wrong)
 
 
 def distribution_focal(logits: Tensor, wanted: Tensor) -> Tensor:

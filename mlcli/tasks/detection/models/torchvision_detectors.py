@@ -1,7 +1,7 @@
 """Faster R-CNN, Mask R-CNN, RetinaNet and FCOS: torchvision's parts, called the way our detectors are.
 
-Losses and suppression are torchvision's, matching and sampling give what its own would. What it does to lists of
-pictures of any size (normalise, resize, pad, and back) is left out: our batches have one shape and are ready.
+Losses and suppression are torchvision's; matching, sampling and the focal loss give what its own would. What it does to
+lists of pictures of any size (normalise, resize, pad, and back) is left out: our batches have one shape and are ready.
 """
 
 from pathlib import Path
@@ -14,9 +14,10 @@ from torchvision.models.detection.image_list import ImageList
 from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import clip, iou_matrix
-from mlcli.tasks.detection.models.batched import Proposals, Regions, matched_anchors, matched_points
+from mlcli.tasks.detection.models.batched import Proposals, Regions, matched_anchors, matched_labels, matched_points
 from mlcli.tasks.detection.models.detector import Common, Detector
-from mlcli.tasks.detection.models.matching import draw_by_keys, max_iou
+from mlcli.tasks.detection.models.losses import focal, one_hot
+from mlcli.tasks.detection.models.matching import IGNORED, draw_by_keys, max_iou
 from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
 from mlcli.tasks.detection.nms import Candidates, likeliest, reduced
 from mlcli.tasks.detection.targets import Detections, Targets, to_detections, to_lists
@@ -208,8 +209,7 @@ class OneStage(TorchvisionBase):
         rows = [count * (outputs["cls_logits"].shape[1] // sum(places)) for count in places]
         with _full_precision(images.tensors):
             if targets is not None:
-                lists = [target | {"labels": target["labels"] - 1} for target in to_lists(targets)]
-                losses, count = self.losses(lists, outputs, anchors, places)
+                losses, count = self.losses(to_lists(targets), outputs, anchors, places)
                 return {TERMS[name]: Term(loss, count) for name, loss in losses.items()}, None
             found = self.candidates(outputs, anchors[0], rows)
             scores, order = found.scores.sort(dim=1, descending=True)
@@ -243,7 +243,7 @@ class OneStage(TorchvisionBase):
     def losses(
         self, targets: Lists, outputs: dict[str, Tensor], anchors: list[Tensor], places: list[int]
     ) -> tuple[dict[str, Tensor], Tensor | int]:
-        """Return torchvision's loss terms, and what they are means over."""
+        """Return torchvision's loss terms, and what they are means over. Labels of the targets begin at 1."""
         raise NotImplementedError
 
 
@@ -274,8 +274,18 @@ class RetinaNetDetector(OneStage):
         matcher, boxes = self.net.proposal_matcher, [target["boxes"] for target in targets]
         matched = matched_anchors(boxes, anchors[0], high=matcher.high_threshold, low=matcher.low_threshold,
                                   allow_low_quality=True)  # fmt: skip
-        losses = self.net.head.compute_loss(targets, outputs, anchors, list(matched.unbind()))
-        return losses, len(targets)  # the mean of each picture's own means
+        return {
+            "classification": self._class_loss(targets, outputs["cls_logits"], matched),
+            "bbox_regression": self.net.head.regression_head.compute_loss(
+                targets, outputs, anchors, list(matched.unbind())
+            ),
+        }, len(targets)  # the mean of each picture's own means
+
+    def _class_loss(self, targets: Lists, logits: Tensor, matched: Tensor) -> Tensor:
+        """Return torchvision's, of all pictures at once, which takes a CPU a fifth of the time. logits: [B, A, K]."""
+        labels = matched_labels([target["labels"] for target in targets], matched)
+        of_anchors = focal(logits, one_hot(labels, logits.shape[2])).sum(dim=2) * (matched != IGNORED)
+        return (of_anchors.sum(dim=1) / (matched >= 0).sum(dim=1).clamp(min=1)).mean()
 
 
 class FcosDetector(OneStage):
@@ -295,7 +305,9 @@ class FcosDetector(OneStage):
     ) -> tuple[dict[str, Tensor], Tensor | int]:
         boxes = [target["boxes"] for target in targets]
         matched = matched_points(boxes, anchors[0], places, self.net.center_sampling_radius)
-        return self.net.head.compute_loss(targets, outputs, anchors, list(matched.unbind())), (matched >= 0).sum()
+        from_zero = [target | {"labels": target["labels"] - 1} for target in targets]
+        losses = self.net.head.compute_loss(from_zero, outputs, anchors, list(matched.unbind()))
+        return losses, (matched >= 0).sum()
 
 
 def _full_precision(tensor: Tensor) -> torch.autocast:
