@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detection_peers import PEERS, RATES, ULTRALYTICS, measured, peer
+from detection_peers import LIBREYOLO, PEERS, RATES, ULTRALYTICS, measured, peer
 from detection_rows import Row, draw, sections
 from detection_trials import (
     CALIBRATION,
@@ -51,7 +51,7 @@ ONE_STAGE = ("yolo", "yolo-anchors", "ssd", "retinanet", "fcos")
 REGIONS = ("faster-rcnn", "mask-rcnn", "fast-rcnn", "rcnn")
 PHOTOGRAPHS = {
     "raccoon": ("yolo", "ssd", "faster-rcnn"),
-    "cells": (*ONE_STAGE, "faster-rcnn", "retinanet in torchvision's loop", ULTRALYTICS),
+    "cells": (*ONE_STAGE, "faster-rcnn", "retinanet in torchvision's loop", ULTRALYTICS, LIBREYOLO),
 }
 
 

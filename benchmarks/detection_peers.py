@@ -1,9 +1,9 @@
 """Other detectors and loops in the same CPU time, for detection_minutes.py; measured by mlcli's metrics.
 
 torchvision's rows are its own networks in the loop of its references/detection (SGD, steps at 16 and 22 of 26 parts,
-a warm-up, the last weights) on the same pictures in the same size, without augmentations. Ultralytics' row is the
-smallest network of its newest family from scratch in its own loop, with its defaults but for the size of the input, on
-the same pictures as `mlcli data convert` writes them; its best weights by its own validation.
+a warm-up, the last weights) on the same pictures in the same size, without augmentations. The rows of Ultralytics and
+LibreYOLO (pip install libreyolo) are a small network of each from scratch in its own loop, with its defaults but for
+the size of the input, on the same pictures as `mlcli data convert` writes them; its best weights by its own validation.
 """
 
 import math
@@ -30,7 +30,8 @@ from detection_trials import (
 RATES = {"torchvision's ssdlite320_mobilenet_v3_large": 0.0125, "retinanet in torchvision's loop": 0.01}
 """Learning rates of the references for batches of 16; SSDLite's is for 192 and taken down in proportion."""
 ULTRALYTICS = "ultralytics' yolo11n"
-PEERS = (*RATES, ULTRALYTICS)
+LIBREYOLO = "libreyolo's yolo9-t"
+PEERS = (*RATES, ULTRALYTICS, LIBREYOLO)
 
 
 def measured(task: Any, feed: Any, look: Callable[[torch.Tensor], Any]) -> Row:
@@ -125,8 +126,8 @@ class TorchvisionLoop:
                 "parameters": sum(one.numel() for one in self.net.parameters())}  # fmt: skip
 
 
-class UltralyticsLoop:
-    """Ultralytics' own training on one thread, which writes into a folder that is deleted afterwards."""
+class OwnLoop:
+    """A package's own training on one thread, which writes into a folder that is deleted afterwards."""
 
     def __init__(self, trial: Trial) -> None:
         from mlcli.engine.runtime import decide_runtime
@@ -141,46 +142,68 @@ class UltralyticsLoop:
         self.pictures = Path(self.folder.name) / "pictures"
         convert(chosen.config.data, "yolo_txt", self.pictures)
         self.prepared_s = cpu_seconds()
-        """Spent on what a user of Ultralytics has already."""
+        """Spent on what a user of the package has already."""
+        self.spent_s: list[float] = []
+        """CPU seconds before the first epoch and after each."""
 
-    def epochs_s(self, epochs: int) -> list[float]:
-        """Train. Returns the CPU seconds that had been spent before the first epoch and after each."""
-        from ultralytics import YOLO
+    def asked(self, epochs: int) -> dict[str, Any]:
+        """Return what both packages call by the same names."""
+        return {"data": str(self.pictures / "data.yaml"), "epochs": epochs, "imgsz": self.side, "device": "cpu",
+                "workers": 0, "seed": self.seed, "project": self.folder.name, "name": "run",
+                "exist_ok": True}  # fmt: skip
 
-        model, spent = YOLO("yolo11n.yaml"), list[float]()
+    def note(self) -> None:
+        self.spent_s.append(cpu_seconds() - self.prepared_s)
 
-        def note(trainer: Any) -> None:
-            if len(spent) <= epochs:  # its last evaluation of the best weights is not counted, as mlcli's is not
-                spent.append(cpu_seconds() - self.prepared_s)
-                self.best_epoch = (
-                    trainer.epoch + 1 if spent[1:] and trainer.fitness == trainer.best_fitness else self.best_epoch
-                )
+    def run(self, epochs: int) -> None:
+        """Train, with a note before the first epoch and after each."""
+        raise NotImplementedError
 
-        model.add_callback("on_train_start", note)
-        model.add_callback("on_fit_epoch_end", note)
-        model.train(data=str(self.pictures / "data.yaml"), epochs=epochs, imgsz=self.side, device="cpu", workers=0,
-                    cache="ram", seed=self.seed, plots=False, project=self.folder.name, name="run",
-                    exist_ok=True)  # fmt: skip
-        return spent
+    def opened(self, path: Path) -> Any:
+        """Return a model of the package with the weights of a file."""
+        raise NotImplementedError
+
+    def look(self, inputs: torch.Tensor) -> Any:
+        """Return what is found in pictures, uint8 [B, 3, H, W]."""
+        raise NotImplementedError
 
     def costs(self) -> Costs:
         """Return what training costs: an epoch with its evaluation is one step."""
-        before, *_, second_last, last = self.epochs_s(3)
+        self.run(3)
+        before, *_, second_last, last = self.spent_s
         return Costs(before, last - second_last, 0.0, 1)
 
     def train(self, chosen: Length) -> Row:
         """Train and measure the best weights on the test split, by mlcli's metrics."""
-        from ultralytics import YOLO
-
-        spent_s = self.epochs_s(chosen.epochs)[-1]
-        best = Path(self.folder.name) / "run" / "weights" / "best.pt"
-        self.model = YOLO(best)
-        return {"cpu_s": spent_s, "best_epoch": self.best_epoch, "val": None,
+        self.run(chosen.epochs)
+        self.model = self.opened(next(Path(self.folder.name).rglob("best.pt")))
+        return {"cpu_s": self.spent_s[-1], "best_epoch": self.best_epoch, "val": None,
                 **measured(self.task, self.feed, self.look),
                 "parameters": sum(one.numel() for one in self.model.model.parameters())}  # fmt: skip
 
+
+class UltralyticsLoop(OwnLoop):
+    def run(self, epochs: int) -> None:
+        from ultralytics import YOLO
+
+        model = YOLO("yolo11n.yaml")
+
+        def note(trainer: Any) -> None:
+            if len(self.spent_s) <= epochs:  # its last evaluation of the best weights is not counted, as mlcli's is not
+                self.note()
+                if len(self.spent_s) > 1 and trainer.fitness == trainer.best_fitness:
+                    self.best_epoch = trainer.epoch + 1
+
+        model.add_callback("on_train_start", note)
+        model.add_callback("on_fit_epoch_end", note)
+        model.train(**self.asked(epochs), cache="ram", plots=False)
+
+    def opened(self, path: Path) -> Any:
+        from ultralytics import YOLO
+
+        return YOLO(path)
+
     def look(self, inputs: torch.Tensor) -> Any:
-        """Return what is found in pictures, uint8 [B, 3, H, W]."""
         from mlcli.tasks.detection.targets import to_detections
 
         found = self.model.predict(inputs / 255, imgsz=self.side, conf=0.001, max_det=100, device="cpu", verbose=False)
@@ -188,6 +211,42 @@ class UltralyticsLoop:
         return to_detections([{"boxes": of.xyxy, "scores": of.conf, "labels": of.cls.long() + 1} for of in boxes], 100)
 
 
+class LibreYoloLoop(OwnLoop):
+    def run(self, epochs: int) -> None:
+        from libreyolo import LibreYOLO9
+
+        model = LibreYOLO9._from_scratch(size="t", nb_classes=len(self.task.info.class_names), device="cpu")
+        model.train(**self.asked(epochs), callbacks=self)
+
+    def on_train_start(self, event: Any) -> None:
+        self.note()
+
+    def on_train_epoch_end(self, event: Any) -> None:
+        self.note()
+        self.best_epoch = event.best_epoch or self.best_epoch
+
+    def opened(self, path: Path) -> Any:
+        from libreyolo import LibreYOLO9
+
+        return LibreYOLO9(str(path), size="t", device="cpu")
+
+    def look(self, inputs: torch.Tensor) -> Any:
+        from mlcli.tasks.detection.targets import to_detections
+
+        pictures = [one.permute(1, 2, 0).numpy().copy() for one in inputs]
+        asked = {"imgsz": self.side, "conf": 0.001, "iou": 0.5, "max_det": 100, "color_format": "rgb"}
+        boxes = [self.model.predict(picture, **asked).boxes for picture in pictures]
+        found = [
+            {"boxes": torch.as_tensor(of.xyxy), "scores": torch.as_tensor(of.conf),
+             "labels": torch.as_tensor(of.cls).long() + 1}
+            for of in boxes
+        ]  # fmt: skip
+        return to_detections(found, 100)
+
+
+OWN_LOOPS = {ULTRALYTICS: UltralyticsLoop, LIBREYOLO: LibreYoloLoop}
+
+
 def peer(trial: Trial) -> Any:
     """Return the loop of a peer, which has `costs()` and `train(length)`."""
-    return UltralyticsLoop(trial) if trial.name == ULTRALYTICS else TorchvisionLoop(trial)
+    return OWN_LOOPS.get(trial.name, TorchvisionLoop)(trial)

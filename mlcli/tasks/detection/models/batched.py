@@ -68,7 +68,7 @@ def matched_labels(labels: Sequence[Tensor], matched: Tensor) -> Tensor:
 
     labels: of the objects, B times [n], from 1 on. matched: int64 [B, A].
     """
-    return _taken(labels, matched) * (matched >= 0)
+    return taken(labels, matched) * (matched >= 0)
 
 
 def _for_some_at_once(
@@ -95,7 +95,7 @@ def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return values, torch.arange(values.shape[1], device=values.device) < counts[:, None]
 
 
-def _taken(values: Sequence[Tensor], matched: Tensor) -> Tensor:
+def taken(values: Sequence[Tensor], matched: Tensor) -> Tensor:
     """Return each place's row of B times [n, ...], the first where there is none, zeros without any: [B, A, ...]."""
     padded, _ = _padded(values)
     if padded.shape[1] == 0:
@@ -115,7 +115,7 @@ class Proposals(RegionProposalNetwork):
         matched = matched_anchors(boxes, anchors[0], high=matcher.high_threshold, low=matcher.low_threshold,
                                   allow_low_quality=True)  # fmt: skip
         labels = (matched >= 0).float() - (matched == IGNORED).float()
-        return list(labels.unbind()), list(_taken(boxes, matched).unbind())
+        return list(labels.unbind()), list(taken(boxes, matched).unbind())
 
     def filter_proposals(
         self,
@@ -156,7 +156,7 @@ class Regions(RoIHeads):
         matcher = self.proposal_matcher
         matched = matched_anchors(gt_boxes, regions, high=matcher.high_threshold, low=matcher.low_threshold,
                                   allow_low_quality=False)  # fmt: skip
-        labels = torch.where(matched >= 0, _taken(gt_labels, matched), 0) - (matched == IGNORED).long()
+        labels = torch.where(matched >= 0, taken(gt_labels, matched), 0) - (matched == IGNORED).long()
         counts = [len(one) for one in proposals]
         rows = matched.clamp(min=0)
         return [row[:n] for row, n in zip(rows, counts, strict=True)], [

@@ -1,7 +1,7 @@
 """Faster R-CNN, Mask R-CNN, RetinaNet and FCOS: torchvision's parts, called the way our detectors are.
 
-Losses and suppression are torchvision's; matching, sampling and the focal loss give what its own would. What it does to
-lists of pictures of any size (normalise, resize, pad, and back) is left out: our batches have one shape and are ready.
+Losses and suppression are torchvision's; matching, sampling and RetinaNet's losses give what its own would. What it
+does to lists of pictures of any size (normalise, resize, pad, and back) is left out: our batches have one shape.
 """
 
 from pathlib import Path
@@ -10,11 +10,19 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import generalized_box_iou_loss
 
 from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.engine.terms import Term, Terms
 from mlcli.tasks.detection.boxes import clip, iou_matrix
-from mlcli.tasks.detection.models.batched import Proposals, Regions, matched_anchors, matched_labels, matched_points
+from mlcli.tasks.detection.models.batched import (
+    Proposals,
+    Regions,
+    matched_anchors,
+    matched_labels,
+    matched_points,
+    taken,
+)
 from mlcli.tasks.detection.models.detector import Common, Detector
 from mlcli.tasks.detection.models.losses import focal, one_hot
 from mlcli.tasks.detection.models.matching import IGNORED, draw_by_keys, max_iou
@@ -276,9 +284,7 @@ class RetinaNetDetector(OneStage):
                                   allow_low_quality=True)  # fmt: skip
         return {
             "classification": self._class_loss(targets, outputs["cls_logits"], matched),
-            "bbox_regression": self.net.head.regression_head.compute_loss(
-                targets, outputs, anchors, list(matched.unbind())
-            ),
+            "bbox_regression": self._box_loss(boxes, outputs["bbox_regression"], anchors[0], matched),
         }, len(targets)  # the mean of each picture's own means
 
     def _class_loss(self, targets: Lists, logits: Tensor, matched: Tensor) -> Tensor:
@@ -286,6 +292,17 @@ class RetinaNetDetector(OneStage):
         labels = matched_labels([target["labels"] for target in targets], matched)
         of_anchors = focal(logits, one_hot(labels, logits.shape[2])).sum(dim=2) * (matched != IGNORED)
         return (of_anchors.sum(dim=1) / (matched >= 0).sum(dim=1).clamp(min=1)).mean()
+
+    def _box_loss(self, boxes: list[Tensor], deltas: Tensor, anchors_xyxy: Tensor, matched: Tensor) -> Tensor:
+        """Return torchvision's, of all pictures at once. boxes: B times [n, 4]; deltas: [B, A, 4]."""
+        here, coder = matched >= 0, self.net.box_coder
+        shares = (1 / here.sum(dim=1).clamp(min=1))[:, None].expand_as(here)[here]  # [objects' anchors], and below
+        found, wanted, anchors = deltas[here], taken(boxes, matched)[here], anchors_xyxy.expand_as(deltas)[here]
+        if self.net.head.regression_head._loss_type == "giou":  # of retinanet_resnet50_fpn_v2
+            distances = generalized_box_iou_loss(coder.decode_single(found, anchors), wanted)
+        else:
+            distances = (found - coder.encode_single(wanted, anchors)).abs().sum(dim=1)
+        return (distances * shares).sum() / len(matched)
 
 
 class FcosDetector(OneStage):
