@@ -43,7 +43,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
         "optimizer={name: rmsprop, lr: 1e-3, momentum: 0.5}",
     ),
 }
-POLLS = (1, 6, 3, 9, 4) if LONG else (1, 9, 14, 6)
+POLLS = (1, 6, 3, 9, 4) if LONG else (1, 9, 22, 6)
 """How often a session asks whether to stop before it is told to: after each step, and for each batch it evaluates.
 9 leads past an evaluation, 1 into one."""
 
