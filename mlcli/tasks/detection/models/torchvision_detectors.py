@@ -288,7 +288,7 @@ class RetinaNetDetector(OneStage):
         }, len(targets)  # the mean of each picture's own means
 
     def _class_loss(self, targets: Lists, logits: Tensor, matched: Tensor) -> Tensor:
-        """Return torchvision's, of all pictures at once, which takes a CPU a fifth of the time. logits: [B, A, K]."""
+        """Return torchvision's, of all pictures at once. logits: [B, A, K]."""
         labels = matched_labels([target["labels"] for target in targets], matched)
         of_anchors = focal(logits, one_hot(labels, logits.shape[2])).sum(dim=2) * (matched != IGNORED)
         return (of_anchors.sum(dim=1) / (matched >= 0).sum(dim=1).clamp(min=1)).mean()
@@ -296,13 +296,13 @@ class RetinaNetDetector(OneStage):
     def _box_loss(self, boxes: list[Tensor], deltas: Tensor, anchors_xyxy: Tensor, matched: Tensor) -> Tensor:
         """Return torchvision's, of all pictures at once. boxes: B times [n, 4]; deltas: [B, A, 4]."""
         here, coder = matched >= 0, self.net.box_coder
-        shares = (1 / here.sum(dim=1).clamp(min=1))[:, None].expand_as(here)[here]  # [objects' anchors], and below
-        found, wanted, anchors = deltas[here], taken(boxes, matched)[here], anchors_xyxy.expand_as(deltas)[here]
+        picture, place = here.nonzero(as_tuple=True)  # of the anchors that learn an object
+        found, wanted, anchors = deltas[picture, place], taken(boxes, matched)[picture, place], anchors_xyxy[place]
         if self.net.head.regression_head._loss_type == "giou":  # of retinanet_resnet50_fpn_v2
             distances = generalized_box_iou_loss(coder.decode_single(found, anchors), wanted)
         else:
             distances = (found - coder.encode_single(wanted, anchors)).abs().sum(dim=1)
-        return (distances * shares).sum() / len(matched)
+        return (distances / here.sum(dim=1)[picture]).sum() / len(matched)
 
 
 class FcosDetector(OneStage):
