@@ -11,6 +11,8 @@ Row = dict[str, Any]
 """One trained detector: data, name, seconds, seed, map, map50, ms, parameters, cpu_s, epochs, best_epoch, machine."""
 LINE = 11.0
 """Points of type from one text of the charts to the next above it."""
+DOT = 12.0
+"""Points of type from the left edge of a dot to its text."""
 HEAD = ("detector", "CPU s", "epochs", "test mAP", "mAP@0.5", "ms a picture", "parameters")
 
 
@@ -97,19 +99,22 @@ def _locator(axes: Any) -> Any:
 
 
 def labels(points: Sequence[tuple[float, float, str]], axes: Any) -> list[float]:
-    """Return how many points of type each text is lifted so that none lies on another; points: x, y and text, by y."""
+    """Return how many points of type each text is lifted so that none lies on another or on a dot.
+
+    points: x, y and text, by y.
+    """
     width, height = 300.0, 330.0  # of the axes in points of type, about
     low, high = (math.log(edge) for edge in axes.get_xlim())
     tall = max(y for _, y, _ in points) - min(y for _, y, _ in points) or 1.0
-    taken: list[tuple[float, float, float]] = []
-    for x, y, text in points:
-        left = width * (x - low) / (high - low)
-        right, level = left + 5.0 * len(text), height * y / tall
+    places = [(width * (x - low) / (high - low), height * y / tall) for x, y, _ in points]
+    taken = [(left - DOT, left, level) for left, level in places]
+    for (left, level), (_, _, text) in zip(places, points, strict=True):
+        right = left + 5.0 * len(text)
         for other_left, other_right, other in sorted(taken, key=lambda one: one[2]):
             if left < other_right and other_left < right and abs(level - other) < LINE:
                 level = other + LINE
         taken.append((left, right, level))
-    return [level - height * y / tall for (_, _, level), (_, y, _) in zip(taken, points, strict=True)]
+    return [level - own for (_, _, level), (_, own) in zip(taken[len(points) :], places, strict=True)]
 
 
 def frontier(rows: Sequence[Row], cost: Callable[[Row], float]) -> list[Row]:
