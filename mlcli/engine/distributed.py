@@ -100,7 +100,9 @@ class DistributedRanks(Ranks):
         present = [parameter.grad is not None and code == FINE for parameter in parameters]
         said = torch.tensor([*[FINE] * self.size, received or 0, *present], dtype=torch.uint8)
         said[self.rank] = code
-        with self._noticing("in a step" if parameters else "before or after steps"):
+        place = "in a step" if parameters else "before or after steps"
+        # Who has told of its failure is not asked about others: they may have read it and left before this has ended.
+        with contextlib.suppress(RuntimeError) if code == FAILED else self._noticing(place):
             dist.all_reduce(said, dist.ReduceOp.MAX, group=group)
         codes, asked, self._present = said[: self.size].tolist(), int(said[self.size]), said[self.size + 1 :]
         if self._stop and asked:

@@ -321,6 +321,29 @@ def test_what_went_well_in_the_end_is_not_told_of_a_later_failure():
     assert on_ranks(3, full_then_failed) == ["odd", told, told]
 
 
+def failed_as_others_left(ranks: Ranks) -> object:
+    def work():
+        if ranks.is_first:
+            torch.distributed.all_reduce = lost
+            raise ValueError("odd")
+        return {"loss": Term(torch.tensor(1.0), 1)}
+
+    def lost(*_, **__):
+        raise RuntimeError("connection closed by peer")
+
+    try:
+        ranks.summed(work, [nn.Parameter(torch.ones(2))])
+    except (RankError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def test_who_failed_says_so_even_if_others_have_left_by_then():
+    """They know of it by the store, and may be gone before the exchange has ended for the one that failed."""
+    told = "error: rank 0 failed: ValueError: odd"
+    assert on_ranks(3, failed_as_others_left) == ["odd", told, told]
+
+
 def partly(ranks: Ranks) -> list[object]:
     """Gradients of two weights of which only the second rank reaches one and none reaches the third."""
     weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
