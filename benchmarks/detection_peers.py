@@ -163,9 +163,18 @@ class OwnLoop:
         """Return a model of the package with the weights of a file."""
         raise NotImplementedError
 
+    def boxes(self, inputs: torch.Tensor) -> list[Any]:
+        """Return the boxes of each of some pictures, uint8 [B, 3, H, W]; both packages name their parts alike."""
+        raise NotImplementedError
+
     def look(self, inputs: torch.Tensor) -> Any:
         """Return what is found in pictures, uint8 [B, 3, H, W]."""
-        raise NotImplementedError
+        from mlcli.tasks.detection.targets import to_detections
+
+        found = [tuple(map(torch.as_tensor, (of.xyxy, of.conf, of.cls))) for of in self.boxes(inputs)]
+        return to_detections(
+            [{"boxes": boxes, "scores": scores, "labels": classes.long() + 1} for boxes, scores, classes in found], 100
+        )
 
     def costs(self) -> Costs:
         """Return what training costs: an epoch with its evaluation is one step."""
@@ -203,12 +212,9 @@ class UltralyticsLoop(OwnLoop):
 
         return YOLO(path)
 
-    def look(self, inputs: torch.Tensor) -> Any:
-        from mlcli.tasks.detection.targets import to_detections
-
+    def boxes(self, inputs: torch.Tensor) -> list[Any]:
         found = self.model.predict(inputs / 255, imgsz=self.side, conf=0.001, max_det=100, device="cpu", verbose=False)
-        boxes = [one.boxes for one in found]
-        return to_detections([{"boxes": of.xyxy, "scores": of.conf, "labels": of.cls.long() + 1} for of in boxes], 100)
+        return [one.boxes for one in found]
 
 
 class LibreYoloLoop(OwnLoop):
@@ -230,18 +236,10 @@ class LibreYoloLoop(OwnLoop):
 
         return LibreYOLO9(str(path), size="t", device="cpu")
 
-    def look(self, inputs: torch.Tensor) -> Any:
-        from mlcli.tasks.detection.targets import to_detections
-
+    def boxes(self, inputs: torch.Tensor) -> list[Any]:
         pictures = [one.permute(1, 2, 0).numpy().copy() for one in inputs]
         asked = {"imgsz": self.side, "conf": 0.001, "iou": 0.5, "max_det": 100, "color_format": "rgb"}
-        boxes = [self.model.predict(picture, **asked).boxes for picture in pictures]
-        found = [
-            {"boxes": torch.as_tensor(of.xyxy), "scores": torch.as_tensor(of.conf),
-             "labels": torch.as_tensor(of.cls).long() + 1}
-            for of in boxes
-        ]  # fmt: skip
-        return to_detections(found, 100)
+        return [self.model.predict(picture, **asked).boxes for picture in pictures]
 
 
 OWN_LOOPS = {ULTRALYTICS: UltralyticsLoop, LIBREYOLO: LibreYoloLoop}

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -301,6 +302,14 @@ def test_when_one_runs_out_of_memory_all_know_and_may_go_on():
         assert (gradient, mean, count) == ([6.0, 6.0, 6.0], 2.0, 3.0)
 
 
+def told_in_a_step(ranks: Ranks, work: Callable[[], dict[str, Term]]) -> str | None:
+    try:
+        ranks.summed(work, [nn.Parameter(torch.ones(2))])
+    except (RankError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def full_then_failed(ranks: Ranks) -> object:
     def work(failing: int, failure: Exception):
         if ranks.rank == failing:
@@ -309,11 +318,7 @@ def full_then_failed(ranks: Ranks) -> object:
 
     with contextlib.suppress(OutOfMemoryError):
         ranks.summed(lambda: work(1, OutOfMemoryError("too large")), [nn.Parameter(torch.ones(2))])
-    try:
-        ranks.summed(lambda: work(0, ValueError("odd")), [nn.Parameter(torch.ones(2))])
-    except (RankError, ValueError) as error:
-        return str(error)
-    return None
+    return told_in_a_step(ranks, lambda: work(0, ValueError("odd")))
 
 
 def test_what_went_well_in_the_end_is_not_told_of_a_later_failure():
@@ -331,11 +336,7 @@ def failed_as_others_left(ranks: Ranks) -> object:
     def lost(*_, **__):
         raise RuntimeError("connection closed by peer")
 
-    try:
-        ranks.summed(work, [nn.Parameter(torch.ones(2))])
-    except (RankError, ValueError) as error:
-        return str(error)
-    return None
+    return told_in_a_step(ranks, work)
 
 
 def test_who_failed_says_so_even_if_others_have_left_by_then():
