@@ -122,6 +122,11 @@ class ClassRows:
             moved[parameter] = mine
         return moved
 
+    def told(self, others: Sequence[str]) -> str:
+        """For people: which of the classes the weights of others know."""
+        known = [name for name in self.names if name in others]
+        return f"classes taken over by name: {first_few(known) if known else 'none'} ({len(known)} of {len(self.names)})"
+
     def _grid(self, parameter: str, tensor: Tensor, names: Sequence[str]) -> Tensor | None:
         """A view [rows of a class, what belongs to none and the classes, ...]; None of a tensor that has no such."""
         each = self.each[parameter]
@@ -244,9 +249,7 @@ class FineTuning:
             theirs = read_classes(weights) if classes else ()
             if classes and theirs and theirs != classes.names:
                 tensors = classes.moved(tensors, theirs, model)
-                known = [name for name in classes.names if name in theirs]
-                told = first_few(known) if known else "none"
-                renamed = [f"classes taken over by name: {told} ({len(known)} of {len(classes.names)})"]
+                renamed = [classes.told(theirs)]
             report = copy_matching(model, tensors, weights)
             first, *others = report.lines()
             self._lines += [f"{first} from {weights}", *renamed, *others]

@@ -1,6 +1,7 @@
 """torchvision's four detectors in our contract: the same losses and detections as by its own calls, and its traps."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ THEIR_NAMES = {
     "mask": "loss_mask",
     "centerness": "bbox_ctrness",
 }
+
+COCO = detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # the background first
 
 every_name = pytest.mark.parametrize("name", TERMS)
 
@@ -291,7 +294,7 @@ def old_names(weights, one_stage):
     ],
     ids=["mask_rcnn", "retinanet"],
 )
-def test_coco_weights_are_loaded_but_for_the_classes(name, build, file, tmp_path):
+def test_coco_weights_are_loaded_but_for_classes_that_coco_does_not_know(name, build, file, tmp_path):
     torch.manual_seed(1)
     coco = build(weights=None, weights_backbone=None, num_classes=91)
     for norm in coco.backbone.body.modules():
@@ -306,20 +309,31 @@ def test_coco_weights_are_loaded_but_for_the_classes(name, build, file, tmp_path
     overwrite_eps(frozen, 0.0)
     torch.save(saved, tmp_path / file)
 
-    info = facts(64, 64)
+    info = replace(facts(64, 64), class_names=("dog", "lemur", "person"))
     arch = build.__name__
     net: Any = detector(info, name=name, arch=arch, weights=tmp_path / file)
     said = " | ".join(net.notes)
-    head = (
-        "cls_score.weight 91x1024 -> 4x1024" if name == "mask_rcnn" else "cls_logits.weight 819x256x3x3 -> 27x256x3x3"
-    )
-    assert head in said
+    assert "classes taken over by name: dog, person (2 of 3)" in said
     assert "not in the file" not in said
+    assert "left as initialised" not in said
     assert "not used" not in said
     assert "data.normalize=imagenet" in said
     there = coco.state_dict()
     own = {n: t for n, t in net.net.state_dict().items() if "running_var" not in n and "num_batches" not in n}
     assert [n for n, t in own.items() if t.shape == there[n].shape and not torch.equal(t, there[n])] == []
+    shaped = {n: t for n, t in own.items() if t.shape != there[n].shape}
+    assert net.unloaded == {f"net.{n}" for n in shaped}  # lemurs are new
+    for layer, tensor in shaped.items():
+        first, rows = (1, len(tensor) // 4) if name == "mask_rcnn" else (0, len(tensor) // 3)  # has it a background?
+        mine, theirs = (
+            one.unflatten(0, (-1, rows) if "bbox_pred" in layer else (rows, -1)).movedim(int("bbox_pred" in layer), 0)
+            for one in (tensor, there[layer])
+        )
+        assert torch.equal(mine[:, first], theirs[:, COCO.index("dog")]), layer
+        if layer.endswith("weight"):
+            assert not (mine[:, [first + 1]] == theirs).flatten(2).all(2).any(), layer
+        assert torch.equal(mine[:, first + 2], theirs[:, COCO.index("person")]), layer
+        assert torch.equal(mine[:, :first], theirs[:, :first]), layer
 
     net.train()
     norms = [layer for layer in net.net.backbone.body.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -352,6 +366,7 @@ def test_second_versions_keep_learning_their_norms(tmp_path):
     net: Any = detector(
         facts(32, 32), name="retinanet", arch="retinanet_resnet50_fpn_v2", weights=tmp_path / "seven.pth"
     )
+    assert any("cls_logits.weight 63x256x3x3 -> 27x256x3x3" in line for line in net.notes)
     net.train()
     assert all(norm.training for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
     assert torch.equal(net.net.backbone.body.bn1.running_var, other.backbone.body.bn1.running_var)

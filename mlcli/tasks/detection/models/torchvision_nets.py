@@ -1,8 +1,8 @@
 """torchvision's four detectors: on the compact backbone, sized for a CPU, or as torchvision has them, with its weights.
 
 On the compact backbone anchors and heads are for pictures of 128 to 320 pixels, a third of the papers' 800. Of weights
-learned on ImageNet or COCO, a detector for K classes takes all but the layers that name the classes: their shapes
-differ, and they start anew.
+learned on ImageNet or COCO, a detector for K classes takes all but the layers that name the classes, whose shapes
+differ: of these it takes the classes that COCO calls alike, and the others start anew.
 """
 
 import re
@@ -26,7 +26,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from mlcli.errors import ConfigError
 from mlcli.models.layers import initialise
 from mlcli.models.pretrained import fetched
-from mlcli.models.weights import copy_matching, read_weights
+from mlcli.models.weights import ClassRows, copy_matching, read_weights
 from mlcli.tasks.detection.models.backbone import CompactFpn, compact_fpn
 
 Kind = Literal["faster_rcnn", "mask_rcnn", "retinanet", "fcos"]
@@ -210,43 +210,53 @@ def _begin(head: Any) -> None:
     initialise(nn.ModuleList([head.classification_head.conv, head.regression_head.conv]), "kaiming")
 
 
-def load_pretrained(net: nn.Module, arch: str, weights: str | Path) -> tuple[list[str], set[str]]:
-    """Load `imagenet` (the backbone), `coco` (everything that fits) or a file into one of torchvision's detectors.
+def load_pretrained(
+    detector: nn.Module, arch: str, weights: str | Path, classes: ClassRows
+) -> tuple[list[str], set[str]]:
+    """Load `imagenet` (the backbone), `coco` (everything that fits) or a file into the `net` of a detector.
 
-    Returns lines for people: what was loaded and what was not; and the names of what was. Raises DataError if
+    Of torchvision's own COCO weights, `coco` or the file of that name, the classes that are called alike in COCO
+    (`person`, `dining table`) are taken over too; classes says where they are in the detector. Returns lines for
+    people: what was loaded and what was not; and the names of what was, in the detector. Raises DataError if
     torchvision's weights can neither be found nor downloaded, CheckpointError if a file cannot be read or nothing in it
     fits.
     """
     if weights == "imagenet":
         path = fetched(_imagenet_url(arch))
-        body = net.get_submodule("backbone.body")
+        body = detector.get_submodule("net.backbone.body")
         # MobileNet keeps what we need under `features`; the classifier is left behind.
         kept = {name.removeprefix("features."): value for name, value in read_weights(path).items()}
         kept = {name: value for name, value in kept.items() if not name.startswith(("fc.", "classifier."))}
         report = copy_matching(body, kept, path)
         lines = [f"backbone of {arch} from {path.name}: {line}" for line in report.lines()]
-        return lines, {f"backbone.body.{name}" for name in report.loaded}
+        return lines, {f"net.backbone.body.{name}" for name in report.loaded}
 
-    builder_weights: Any = models.get_model_weights(arch)
-    url = builder_weights.COCO_V1.url
-    path = fetched(url) if weights == "coco" else Path(weights)
-    own = net.state_dict()
+    theirs: Any = models.get_model_weights(arch).COCO_V1
+    path = fetched(theirs.url) if weights == "coco" else Path(weights)
+    own = detector.state_dict()
     tensors = {}
     for name, value in read_weights(path).items():
-        name = name.removeprefix("net.")
+        name = f"net.{name.removeprefix('net.')}"
         if name not in own:  # FCOS still has layers named in the old way
             for old, new in RENAMED:
                 name = re.sub(old, new, name)
-        if name not in ("mean", "std"):
+        if name not in ("net.mean", "net.std"):
             tensors[name] = value
-    report = copy_matching(net, tensors, path)
-    if arch in EPSILON_FREE and path.name == Path(urlparse(url).path).name:
+    told, drawn = list[str](), set[str]()
+    is_theirs = path.name == Path(urlparse(theirs.url).path).name
+    categories = theirs.meta["categories"][1:]  # without the background
+    if is_theirs and {*classes.names} & {*categories}:
+        tensors, told = classes.moved(tensors, categories, detector), [classes.told(categories)]
+        if not {*classes.names} <= {*categories}:
+            drawn = {*classes.each}  # some of their rows are as they were drawn
+    report = copy_matching(detector, tensors, path)
+    if arch in EPSILON_FREE and is_theirs:
         # Take epsilon off the variances, so that adding it gives what was divided by when the weights were learned.
         # torchvision sets epsilon to 0; but epsilon is in no checkpoint, so a model rebuilt later would differ.
-        for layer in net.modules():
+        for layer in detector.modules():
             if isinstance(layer, nn.BatchNorm2d) and layer.running_var is not None:
                 layer.running_var -= layer.eps
-    return [f"{arch} from {path.name}: {line}" for line in report.lines()], set(report.loaded)
+    return [f"{arch} from {path.name}: {line}" for line in (*report.lines(), *told)], {*report.loaded} - drawn
 
 
 def _imagenet_url(arch: str) -> str:
