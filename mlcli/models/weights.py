@@ -125,7 +125,8 @@ class ClassRows:
     def told(self, others: Sequence[str]) -> str:
         """For people: which of the classes the weights of others know."""
         known = [name for name in self.names if name in others]
-        return f"classes taken over by name: {first_few(known) if known else 'none'} ({len(known)} of {len(self.names)})"
+        which = first_few(known) if known else "none"
+        return f"classes taken over by name: {which} ({len(known)} of {len(self.names)})"
 
     def _grid(self, parameter: str, tensor: Tensor, names: Sequence[str]) -> Tensor | None:
         """A view [rows of a class, what belongs to none and the classes, ...]; None of a tensor that has no such."""

@@ -139,10 +139,24 @@ class Proposals(RegionProposalNetwork):
             return super().filter_proposals(*whole)
         found_boxes, found_scores = [], []
         for of_picture in zip(boxes, scores, of_level, strict=True):
-            kept = batched_nms(*of_picture, self.nms_thresh)[: self.post_nms_top_n()]
+            kept = _kept_first(*of_picture, self.nms_thresh, self.post_nms_top_n())
             found_boxes.append(of_picture[0][kept])
             found_scores.append(of_picture[1][kept])
         return found_boxes, found_scores
+
+
+def _kept_first(boxes_xyxy: Tensor, scores: Tensor, levels: Tensor, iou: float, most: int) -> Tensor:
+    """Return what `batched_nms` would keep, the first of it, `most` at most.
+
+    Whether a box is kept depends on likelier ones only. So it looks among twice as many as are wanted first: of 1,400
+    boxes that takes a CPU a fifth of the time that all take.
+    """
+    order = scores.sort(descending=True, stable=True).indices
+    for tried in (order[: 2 * most], order):
+        kept = tried[batched_nms(boxes_xyxy[tried], scores[tried], levels[tried], iou)[:most]]
+        if len(kept) == most:
+            break
+    return kept
 
 
 class Regions(RoIHeads):

@@ -10,10 +10,11 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import MultiScaleRoIAlign, generalized_box_iou_loss
 
 from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.engine.terms import Term, Terms
+from mlcli.models.weights import ClassRows
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.models.batched import (
     Proposals,
@@ -26,6 +27,7 @@ from mlcli.tasks.detection.models.batched import (
 from mlcli.tasks.detection.models.detector import Common, Detector
 from mlcli.tasks.detection.models.losses import focal, one_hot
 from mlcli.tasks.detection.models.matching import IGNORED, draw_by_keys, max_iou
+from mlcli.tasks.detection.models.region_align import RegionAlign
 from mlcli.tasks.detection.models.torchvision_nets import Kind, load_pretrained, torchvision_net
 from mlcli.tasks.detection.nms import Candidates, likeliest, reduced
 from mlcli.tasks.detection.targets import Detections, Targets, to_detections, to_lists
@@ -102,16 +104,18 @@ class TorchvisionBase(Detector):
         self.first_stage.anchor_generator = AnchorsOnce(self.first_stage.anchor_generator)
         self._still: tuple[nn.Module, ...] = ()
 
-    def load(self, weights: str | Path) -> None:
+    def load(self, weights: str | Path, classes: ClassRows) -> None:
         """Load `imagenet`, `coco` or a file, with an arch; `notes` say what was loaded. Raises as `load_pretrained`.
+
+        classes: where the parameters have each class.
 
         The backbone's batch norms then keep the statistics they came with: learned on many pictures, these are better
         than what the few of a batch would make of them (He et al. 2017, section 3.1). torchvision freezes them, but not
         those of its second versions.
         """
         assert self.arch is not None, "the compact backbone has no weights to load"
-        notes, loaded = load_pretrained(self.net, self.arch, weights)
-        self.unloaded = frozenset(f"net.{name}" for name, _ in self.net.named_parameters() if name not in loaded)
+        notes, loaded = load_pretrained(self, self.arch, weights, classes)
+        self.unloaded = frozenset(name for name, _ in self.named_parameters() if name not in loaded)
         if not torch.equal(self.mean.flatten(), torch.tensor(IMAGENET_MEAN)):
             advice = "data.normalize=imagenet gives them"
             notes.append(f"{self.arch}: its weights expect ImageNet's mean and std; {advice}")
@@ -164,6 +168,9 @@ class TwoStage(TorchvisionBase):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.net.rpn.__class__, self.net.roi_heads.__class__ = Proposals, Regions  # the same parts, by the batch
+        for layer in self.net.roi_heads.modules():
+            if isinstance(layer, MultiScaleRoIAlign):
+                layer.__class__ = RegionAlign
         self._anchors, self._regions = draw_by_keys(self.net.rpn, 0), draw_by_keys(self.net.roi_heads, 1)
 
     @property
