@@ -64,6 +64,7 @@ SCRIPTS = (
     Script("layout", ("--rounds", "3", "--steps", "1"), limit_s=400),
     Script("checkpoint"),
     Script("nms"),
+    Script("region_align"),
     Script("detection_training", ("--rounds", "3", "--steps", "6"), limit_s=300),
     DETECTION,
     Script("scaling", ("--seconds", "1.5", "--rounds", "2", "--batches", "16", "128", "1024"), limit_s=400),

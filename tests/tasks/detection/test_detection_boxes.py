@@ -79,6 +79,17 @@ def test_pairs_are_the_diagonal_and_leading_dimensions_are_batches(kind):
     torch.testing.assert_close(overlap(a, b[..., :5, :], kind), matrix.diagonal(dim1=-2, dim2=-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64], ids=str)
+def test_the_matrix_is_the_overlap_of_each_pair_to_the_bit(dtype):
+    odd = torch.tensor([[5, 5, 5, 5], [2, 0, 2, 8], [8, 8, 3, 3], [0, 0, 1e6, 1e6], [0, 0, 1e-6, 1e-6]])
+    odd = odd if dtype == torch.int64 else torch.cat([odd, torch.full((1, 4), torch.nan)])
+    a, b = (torch.cat([random_boxes(60, seed), odd]).to(dtype).expand(2, -1, -1) for seed in (1, 2))
+    matrix = iou_matrix(a, b)
+    assert torch.equal(matrix, overlap(a[:, :, None], b[:, None]))
+    assert not matrix.isnan().any()
+    assert not iou_matrix(a.float().requires_grad_(), b).requires_grad
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("a", "b"),

@@ -16,8 +16,10 @@ from mlcli.engine.runtime import to_device
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.models.matching import BACKGROUND, IGNORED, max_iou
 
-MOST_PAIRS = 2**22
-"""Objects times places that are compared at once; several tensors of as many numbers are in memory then."""
+MOST_PAIRS = {"cpu": 2**18}
+"""Objects times places that are compared at once, by the kind of device: on a CPU what fits into its caches."""
+MOST_PAIRS_ELSEWHERE = 2**22
+"""There few kernels count; several tensors of as many numbers are in memory then."""
 
 
 def matched_anchors(
@@ -78,14 +80,15 @@ def _for_some_at_once(
 
     match: objects padded to M [b, M, 4], which of them are there, bool [b, M], and anchors -> int64 [b, A].
     """
-    objects, valid = _padded(boxes)
-    count = anchors_xyxy.shape[-2]
-    if objects.shape[1] == 0:
-        return torch.full((len(boxes), count), BACKGROUND, device=anchors_xyxy.device)
-    step = max(1, MOST_PAIRS // max(1, objects.shape[1] * count))
+    count, device = anchors_xyxy.shape[-2], anchors_xyxy.device
+    most = max(len(objects) for objects in boxes)
+    if most == 0:
+        return torch.full((len(boxes), count), BACKGROUND, device=device)
+    step = max(1, MOST_PAIRS.get(device.type, MOST_PAIRS_ELSEWHERE) // max(1, most * count))
     parts = [slice(start, start + step) for start in range(0, len(boxes), step)]
-    found = [match(objects[p], valid[p], anchors_xyxy[p] if anchors_xyxy.ndim == 3 else anchors_xyxy) for p in parts]
-    return torch.cat(found)
+    return torch.cat(
+        [match(*_padded(boxes[p]), anchors_xyxy[p] if anchors_xyxy.ndim == 3 else anchors_xyxy) for p in parts]
+    )
 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -46,8 +46,8 @@ def max_iou(
     if not allow_low_quality:
         return matched
     most = ious.amax(dim=-1, keepdim=True)  # of each object
-    # an object that no anchor touches ties with 0 everywhere: without the second condition it would take them all
-    is_best = ((ious == most) & (most > 0)).any(dim=-2)
+    # an object that no anchor touches ties with 0 everywhere: it would take them all
+    is_best = (ious == torch.where(most > 0, most, torch.inf)).any(dim=-2)
     return torch.where(is_best, index, matched)
 
 
