@@ -4,6 +4,7 @@ What is computed here is compared, selected and moved, never summed, so that all
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -46,20 +47,21 @@ def matched_points(boxes: Sequence[Tensor], anchors_xyxy: Tensor, places: Sequen
     boxes: of the objects, B times [n, 4]. anchors_xyxy: [N, 4], around the points. places: of each map, from the finest
     to the coarsest. radius: how near the middle, in sides of anchors.
     """
-    points, sides = (anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2, anchors_xyxy[:, 2] - anchors_xyxy[:, 0]
+    x, y = ((anchors_xyxy[:, :2] + anchors_xyxy[:, 2:]) / 2).T.contiguous().unbind()
+    sides = anchors_xyxy[:, 2] - anchors_xyxy[:, 0]
     least, most = sides * 4, sides * 8
     least[: places[0]] = 0
     most[-places[-1] :] = float("inf")
 
     def match(objects: Tensor, valid: Tensor, _: Tensor) -> Tensor:
-        low, high = objects[:, None, :, :2], objects[:, None, :, 2:]  # [b, 1, M, 2]
-        away = (points[:, None] - (low + high) / 2).abs().amax(dim=-1)  # [b, N, M]
-        distances = torch.cat([points[:, None] - low, high - points[:, None]], dim=-1)  # [b, N, M, 4]
-        farthest = distances.amax(dim=-1)
-        fits = (away < radius * sides[:, None]) & (distances.amin(dim=-1) > 0) & valid[:, None]
-        fits &= (farthest > least[:, None]) & (farthest < most[:, None])
-        size = (objects[..., 2] - objects[..., 0]) * (objects[..., 3] - objects[..., 1])
-        best, index = (fits * (1e8 - size)[:, None]).max(dim=-1)
+        left, top, right, bottom = (side[..., None] for side in objects.unbind(-1))  # [b, M, 1]
+        away = torch.maximum((x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs())  # [b, M, N]
+        distances = x - left, y - top, right - x, bottom - y
+        nearest, farthest = reduce(torch.minimum, distances), reduce(torch.maximum, distances)
+        fits = (away < radius * sides) & (nearest > 0) & valid[..., None]
+        fits &= (farthest > least) & (farthest < most)
+        size = (right - left) * (bottom - top)
+        best, index = (fits * (1e8 - size)).max(dim=1)
         return torch.where(best < 1e-5, BACKGROUND, index)
 
     return _for_some_at_once(match, boxes, anchors_xyxy)

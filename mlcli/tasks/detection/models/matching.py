@@ -118,7 +118,9 @@ def task_aligned(
     """
     if ious.shape[-2] == 0:
         return _nothing(ious), ious.sum(dim=-2)
-    inside = ((centres_xy > boxes_xyxy[..., None, :2]) & (centres_xy < boxes_xyxy[..., None, 2:])).all(dim=-1)
+    x, y = centres_xy.T.contiguous().unbind()
+    left, top, right, bottom = (side[..., None] for side in boxes_xyxy.unbind(-1))
+    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
     alignment = scores.pow(alpha) * ious.pow(beta) * (inside & valid[..., None])  # [..., M, A]
     least = alignment.topk(min(topk, alignment.shape[-1]), dim=-1).values[..., -1:]
     wanted = (alignment >= least) & (alignment > 0)
