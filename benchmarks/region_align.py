@@ -1,10 +1,10 @@
 """Pooling of regions: mlcli's RoIAlign beside torchvision's kernel, by itself and in a training's steps, on a CPU.
 
-By itself: 512 regions of 8 images pooled from maps of strides 8, 16 and 32 to 7x7, and 128 to 14x14, and the gradient
-led back to the maps. In steps: the trainer's own on the shipped configs, the one or the other pooling in the model.
+By itself: 64 regions an image pooled from maps of strides 8, 16 and 32 to 7x7, and 16 to 14x14, and the gradient led
+back to the maps. In steps: the trainer's own on the shipped configs, the one or the other pooling in the model.
 Alternating order, medians.
 
-    python benchmarks/region_align.py [--rounds 7] [--steps 4] [--threads 2] [--only faster-rcnn mask-rcnn]
+    python benchmarks/region_align.py [--images 8] [--rounds 7] [--steps 4] [--threads 2] [--only faster-rcnn mask-rcnn]
 """
 
 import argparse
@@ -26,24 +26,25 @@ from mlcli.machine.bench.learner import Learner
 from mlcli.tasks.detection.models.region_align import RegionAlign
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "detection"
-IMAGES, CHANNELS, SIDE = 8, 64, 320
+CHANNELS, SIDE = 64, 320
 KINDS = {"torchvision's": MultiScaleRoIAlign, "mlcli's": RegionAlign}
-POOLED = {"512 regions to 7x7": (512, 7), "128 regions to 14x14": (128, 14)}
+POOLED = ((64, 7), (16, 14))
+"""Regions an image, and parts along a side that each is pooled to."""
 
 
 class Pooling:
     """Regions and maps, the same for both kinds."""
 
-    def __init__(self, regions: int, cells: int) -> None:
+    def __init__(self, images: int, regions: int, cells: int) -> None:
         random = torch.Generator().manual_seed(0)
         self.maps = {
-            str(level): torch.randn(IMAGES, CHANNELS, SIDE // stride, SIDE // stride, generator=random)
+            str(level): torch.randn(images, CHANNELS, SIDE // stride, SIDE // stride, generator=random)
             .contiguous(memory_format=torch.channels_last)
             .requires_grad_()
             for level, stride in enumerate((8, 16, 32))
         }
-        corners = 0.7 * SIDE * torch.rand(IMAGES, regions // IMAGES, 2, generator=random)
-        sides = 8 + 0.3 * (SIDE - 8) * torch.rand(IMAGES, regions // IMAGES, 2, generator=random)
+        corners = 0.7 * SIDE * torch.rand(images, regions, 2, generator=random)
+        sides = 8 + 0.3 * (SIDE - 8) * torch.rand(images, regions, 2, generator=random)
         self.boxes = list(torch.cat([corners, corners + sides], dim=2))
         self.pools = {
             name: kind([*self.maps], cells, 2, canonical_scale=112, canonical_level=4) for name, kind in KINDS.items()
@@ -52,7 +53,7 @@ class Pooling:
     def milliseconds(self, name: str) -> tuple[float, float]:
         """Return those of pooling, and of leading the gradient back."""
         began = time.perf_counter()
-        parts = self.pools[name](self.maps, self.boxes, [(SIDE, SIDE)] * IMAGES)
+        parts = self.pools[name](self.maps, self.boxes, [(SIDE, SIDE)] * len(self.boxes))
         pooled = time.perf_counter()
         parts.backward(torch.ones_like(parts))
         return (pooled - began) * 1e3, (time.perf_counter() - pooled) * 1e3
@@ -85,15 +86,15 @@ class Steps:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in {"rounds": 7, "steps": 4, "threads": 2}.items():
+    for name, default in {"images": 8, "rounds": 7, "steps": 4, "threads": 2}.items():
         arguments.add_argument(f"--{name}", type=int, default=default)
     arguments.add_argument("--only", nargs="*", default=["faster-rcnn", "mask-rcnn"])
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
     print(f"{machine_line()}; median (least - most) of {chosen.rounds} alternating rounds, ms\n")
     rows = []
-    for title, (regions, cells) in POOLED.items():
-        pooling = Pooling(regions, cells)
+    for regions, cells in POOLED:
+        pooling, title = Pooling(chosen.images, regions, cells), f"{regions * chosen.images} regions to {cells}x{cells}"
         both = alternate({name: partial(pooling.milliseconds, name) for name in KINDS}, chosen.rounds + 2)
         for part, which in enumerate(("pooled", "gradient")):
             rows.append(row(f"{title}, {which}", {name: [one[part] for one in both[name][2:]] for name in KINDS}))

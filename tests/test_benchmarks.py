@@ -22,7 +22,7 @@ TOGETHER = {
     "loader_in_ram": ["--images", "300", "--rounds", "1"],
     "layout": ["--rounds", "1", "--steps", "1", "--only", "cnn-digits"],
     "nms": ["--boxes", "50", "--rounds", "1"],
-    "region_align": ["--rounds", "1", "--only"],
+    "region_align": ["--images", "1", "--rounds", "1", "--only"],
     "checkpoint": ["--rounds", "1", "--model", "squeezenet1_1", "--folder", "{tmp}"],
     "loader_folders": ["--rounds", "1", "--seconds", "0.1", "--small", "200", "--large", "50"],
     "detection_training": ["--size", "32", "--batch", "2", "--steps", "1", "--rounds", "1", "--threads", "1"],

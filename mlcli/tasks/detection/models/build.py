@@ -99,9 +99,7 @@ def _made(config: DetectionModel, info: DataInfo, keywords: dict[str, Any]) -> D
                 )
             detector = TORCHVISION[config.name](info.num_classes, **keywords)
             if weights != "none":
-                with torch.device("meta"):  # shapes are all that is asked
-                    rows = class_rows(without_weights(config), info)
-                detector.load(weights, rows)
+                detector.load(weights, info.class_names)
             return detector
         case _:
             assert_never(config)

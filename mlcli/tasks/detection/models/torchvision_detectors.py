@@ -4,6 +4,7 @@ Losses and suppression are torchvision's; matching, sampling and RetinaNet's los
 does to lists of pictures of any size (normalise, resize, pad, and back) is left out: our batches have one shape.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,7 +15,6 @@ from torchvision.ops import MultiScaleRoIAlign, generalized_box_iou_loss
 
 from mlcli.data.inspection import IMAGENET_MEAN
 from mlcli.engine.terms import Term, Terms
-from mlcli.models.weights import ClassRows
 from mlcli.tasks.detection.boxes import clip, iou_matrix
 from mlcli.tasks.detection.models.batched import (
     Proposals,
@@ -104,17 +104,15 @@ class TorchvisionBase(Detector):
         self.first_stage.anchor_generator = AnchorsOnce(self.first_stage.anchor_generator)
         self._still: tuple[nn.Module, ...] = ()
 
-    def load(self, weights: str | Path, classes: ClassRows) -> None:
+    def load(self, weights: str | Path, class_names: Sequence[str] = ()) -> None:
         """Load `imagenet`, `coco` or a file, with an arch; `notes` say what was loaded. Raises as `load_pretrained`.
-
-        classes: where the parameters have each class.
 
         The backbone's batch norms then keep the statistics they came with: learned on many pictures, these are better
         than what the few of a batch would make of them (He et al. 2017, section 3.1). torchvision freezes them, but not
         those of its second versions.
         """
         assert self.arch is not None, "the compact backbone has no weights to load"
-        notes, loaded = load_pretrained(self, self.arch, weights, classes)
+        notes, loaded = load_pretrained(self, self.arch, weights, class_names)
         self.unloaded = frozenset(name for name, _ in self.named_parameters() if name not in loaded)
         if not torch.equal(self.mean.flatten(), torch.tensor(IMAGENET_MEAN)):
             advice = "data.normalize=imagenet gives them"

@@ -6,6 +6,7 @@ differ: of these it takes the classes that COCO calls alike, and the others star
 """
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -211,15 +212,14 @@ def _begin(head: Any) -> None:
 
 
 def load_pretrained(
-    detector: nn.Module, arch: str, weights: str | Path, classes: ClassRows
+    detector: nn.Module, arch: str, weights: str | Path, class_names: Sequence[str]
 ) -> tuple[list[str], set[str]]:
     """Load `imagenet` (the backbone), `coco` (everything that fits) or a file into the `net` of a detector.
 
-    Of torchvision's own COCO weights, `coco` or the file of that name, the classes that are called alike in COCO
-    (`person`, `dining table`) are taken over too; classes says where they are in the detector. Returns lines for
-    people: what was loaded and what was not; and the names of what was, in the detector. Raises DataError if
-    torchvision's weights can neither be found nor downloaded, CheckpointError if a file cannot be read or nothing in it
-    fits.
+    Of torchvision's own COCO weights, `coco` or the file of that name, the classes that COCO calls as class_names does
+    (`person`, `dining table`) are taken over too. Returns lines for people: what was loaded and what was not; and the
+    names of what was, in the detector. Raises DataError if torchvision's weights can neither be found nor downloaded,
+    CheckpointError if a file cannot be read or nothing in it fits.
     """
     if weights == "imagenet":
         path = fetched(_imagenet_url(arch))
@@ -244,11 +244,14 @@ def load_pretrained(
             tensors[name] = value
     told, drawn = list[str](), set[str]()
     is_theirs = path.name == Path(urlparse(theirs.url).path).name
-    categories = theirs.meta["categories"][1:]  # without the background
-    if is_theirs and {*classes.names} & {*categories}:
+    background, *categories = theirs.meta["categories"]
+    if is_theirs and {*class_names} & {*categories}:
+        other = [name for name, value in tensors.items() if name in own and own[name].shape != value.shape]
+        rows = {name: len(tensors[name]) // len([background, *categories]) for name in other}
+        classes = ClassRows(tuple(class_names), rows, {name for name in rows if "bbox_pred" in name})
         tensors, told = classes.moved(tensors, categories, detector), [classes.told(categories)]
-        if not {*classes.names} <= {*categories}:
-            drawn = {*classes.each}  # some of their rows are as they were drawn
+        if not {*class_names} <= {*categories}:
+            drawn = {*rows}  # some of their rows are as they were drawn
     report = copy_matching(detector, tensors, path)
     if arch in EPSILON_FREE and is_theirs:
         # Take epsilon off the variances, so that adding it gives what was divided by when the weights were learned.
