@@ -58,6 +58,13 @@ def test_no_regions():
     parts.sum().backward()
 
 
+def test_a_region_that_is_nowhere_is_read_as_nothing():
+    """As a model that diverged would propose it."""
+    nowhere = torch.tensor([[torch.nan, 0.0, 9.0, 9.0], [torch.inf, 0.0, torch.inf, 9.0]])
+    parts = RegionAlign(["0"], 7, 2)(maps(torch.float32), [nowhere, *[torch.empty(0, 4)] * 2], [(96, 160)] * 3)
+    assert (parts == 0).all()
+
+
 @pytest.mark.parametrize(("most", "spread"), [(10, 300), (200, 300), (200, 5), (1000, 300)])
 def test_the_likeliest_of_some_are_those_of_all(most, spread):
     random = torch.Generator().manual_seed(2)

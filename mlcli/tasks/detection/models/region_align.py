@@ -1,4 +1,4 @@
-"""RoIAlign as looking up rows of a table, which takes a CPU an eighth of the time of torchvision's kernel.
+"""RoIAlign as looking up rows of a table, which takes a CPU a seventh of the time of torchvision's kernel.
 
 RoIAlign (He et al. 2017, arXiv:1703.06870, section 3) divides a region into parts, reads a map at a few points of each,
 between its cells, and takes their mean. A point is a weighted mean of the four cells around it; so a part is a weighted
@@ -28,16 +28,16 @@ class RegionAlign(MultiScaleRoIAlign):
             return super().forward(maps, boxes, image_sizes)
         scales, level_of = _setup_scales(used, image_sizes, self.canonical_scale, self.canonical_level)
         images = torch.cat([torch.full((len(some),), image) for image, some in enumerate(boxes)])
-        levels = level_of(boxes)
+        levels = level_of(boxes).clamp(0, len(used) - 1)  # of a region that is nowhere, too
         scaled = torch.cat(boxes) * torch.tensor(scales)[levels, None]
-        rows, weights = places(used, images, levels, scaled, self.output_size[0], self.sampling_ratio)
+        rows, weights = _cells_read(used, images, levels, scaled, self.output_size[0], self.sampling_ratio)
         table = torch.cat([values.permute(0, 2, 3, 1).flatten(0, 2) for values in used])
         parts = _WeightedRows.apply(table, rows.flatten(0, 2), weights.flatten(0, 2).to(table.dtype))
         return parts.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
-def places(
+def _cells_read(
     maps: list[Tensor], images: Tensor, levels: Tensor, corners: Tensor, cells: int, samples: int
 ) -> tuple[Tensor, Tensor]:
     """Return which cells each part of a region is read from and how much of each.
@@ -63,8 +63,8 @@ def _along_side(begin: Tensor, length: Tensor, size: Tensor, cells: int, samples
     share = (torch.arange(cells * samples, dtype=begin.dtype) + 0.5) / (cells * samples)
     points = begin[:, None] + length[:, None] * share
     size = size[:, None]
-    inside = (points >= -1) & (points <= size)  # farther out, a point counts as 0
-    points = torch.minimum(points.clamp(min=0), size - 1)
+    inside = (points >= -1) & (points <= size)  # farther out, or nowhere, a point counts as 0
+    points = torch.minimum(points.nan_to_num(nan=0.0).clamp(min=0), size - 1)
     low = points.floor()
     beyond = points - low
     pair = torch.stack([low, torch.minimum(low + 1, size - 1)], dim=-1).long()
