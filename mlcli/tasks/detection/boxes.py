@@ -86,9 +86,9 @@ def iou_matrix(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
 def overlap_matrix(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Tensor:
     """`overlap` of each with each: [..., N, 4], [..., M, 4] -> [..., N, M]"""
-    return (
-        iou_matrix(a_xyxy, b_xyxy) if kind == "iou" else overlap(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :], kind)
-    )
+    if kind == "iou":
+        return iou_matrix(a_xyxy, b_xyxy)
+    return overlap(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :], kind)
 
 
 def overlap(a_xyxy: Tensor, b_xyxy: Tensor, kind: Overlap = "iou") -> Tensor:
