@@ -6,6 +6,7 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms
 
 from mlcli.tasks.detection.models.batched import _kept_first
 from mlcli.tasks.detection.models.region_align import RegionAlign
+from mlcli.tasks.detection.models.torchvision_detectors import MaskRcnnDetector
 
 EDGES = [
     [3.0, 5.0, 40.0, 60.0],
@@ -50,6 +51,14 @@ def test_values_and_gradients_are_torchvisions(cells, samples, names):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     for our, their in zip(our_gradients, their_gradients, strict=True):
         torch.testing.assert_close(our, their, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("arch", [None, "maskrcnn_resnet50_fpn"])
+def test_detectors_pool_so(arch):
+    with torch.device("meta"):
+        net = MaskRcnnDetector(2, (64, 64), arch=arch)
+    pools = [layer for layer in net.modules() if isinstance(layer, MultiScaleRoIAlign)]
+    assert [type(pool) for pool in pools] == [RegionAlign] * 2  # for boxes and for masks
 
 
 def test_no_regions():

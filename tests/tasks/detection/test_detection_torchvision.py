@@ -352,6 +352,23 @@ def test_coco_weights_are_loaded_but_for_classes_that_coco_does_not_know(name, b
     assert torch.equal(a.boxes_xyxy, b.boxes_xyxy)
 
 
+def test_as_many_classes_as_coco_has_are_taken_over_by_name_not_by_place(tmp_path):
+    weights: Any = detection.FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1
+    build = detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    coco = build(weights=None, weights_backbone=None, num_classes=91)
+    path = tmp_path / weights.url.rpartition("/")[2]
+    torch.save(coco.state_dict(), path)
+    names = ("zebra", *(f"class{number}" for number in range(89)))
+    net: Any = detector(
+        replace(facts(64, 64), class_names=names), name="faster_rcnn", arch=build.__name__, weights=path
+    )
+    mine, theirs = (one.roi_heads.box_predictor.cls_score.weight for one in (net.net, coco))
+    assert mine.shape == theirs.shape
+    assert torch.equal(mine[:2], theirs[[0, COCO.index("zebra")]])
+    assert not (mine[2:] == theirs[2:]).all(dim=1).any()
+    assert net.unloaded == {name for name, value in net.named_parameters() if len(value) % 91 == 0}
+
+
 def freeze(net):
     """Batch norms as torchvision has them in pretrained detectors."""
     for module in net.backbone.body.modules():

@@ -244,10 +244,11 @@ def load_pretrained(
             tensors[name] = value
     told, drawn = list[str](), set[str]()
     is_theirs = path.name == Path(urlparse(theirs.url).path).name
-    background, *categories = theirs.meta["categories"]
+    categories = theirs.meta["categories"][1:]  # without the background
     if is_theirs and {*class_names} & {*categories}:
-        other = [name for name, value in tensors.items() if name in own and own[name].shape != value.shape]
-        rows = {name: len(tensors[name]) // len([background, *categories]) for name in other}
+        outputs = len(categories) + 1  # 91, which divides the sides of no other layer
+        shaped = [name for name, value in tensors.items() if name in own and value.ndim and len(value) % outputs == 0]
+        rows = {name: len(tensors[name]) // outputs for name in shaped}
         classes = ClassRows(tuple(class_names), rows, {name for name in rows if "bbox_pred" in name})
         tensors, told = classes.moved(tensors, categories, detector), [classes.told(categories)]
         if not {*class_names} <= {*categories}:
